@@ -1,0 +1,79 @@
+"""The command line: one file per command, no logic in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+import typer
+
+from makemore import __version__
+from makemore.cli import compare, data, evaluate, models, sample, train
+from makemore.errors import UserError
+
+app = typer.Typer(
+    help="Train, score, sample and compare character-level language models on any text file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.command)
+app.command("eval")(evaluate.command)
+app.command("sample")(sample.command)
+app.command("compare")(compare.command)
+app.command("models")(models.command)
+app.command("data")(data.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"makemore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Nothing to do before a command but to say the version."""
+
+
+def _fail(message: str, status: int = 2) -> int:
+    line = " ".join(message.split())
+    print(f"makemore: {line}", file=sys.stderr)
+    return status
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit status: 0 done, 2 the user's mistake, 130/143 stopped."""
+    try:
+        status = app(list(arguments), prog_name="makemore", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        return _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        # The reader (head, say) has had enough; nothing more may be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main(command: str | None = None) -> None:
+    """The ``makemore`` program; ``command`` is put first, for train.py and sample.py."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.exit(run([command, *sys.argv[1:]] if command else sys.argv[1:]))

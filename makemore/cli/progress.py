@@ -1,0 +1,109 @@
+"""What a person sees of training, on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from makemore.trainer import Record
+    from makemore.types import Score
+    from makemore.workflows.training import Plan
+
+
+def short(number: float) -> str:
+    """1234567 as 1.2M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def settings_line(config: Any) -> str:
+    """A dataclass's settings that say something, as ``key=value``."""
+    values = dataclasses.asdict(config).items()
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values if v is not None)
+
+
+def score_line(score: Score) -> str:
+    """The figures of a score in one line."""
+    low, high = score.ci95_bits_per_char
+    text = (
+        f"{score.split}: {score.nll:.4f} nats/token, perplexity {score.perplexity:.3f}, "
+        f"{score.bits_per_char:.4f} bits/char [{low:.4f}, {high:.4f}], {score.bits_per_byte:.4f} bits/byte "
+        f"({score.tokens:,} tokens, {score.chars:,} chars)"
+    )
+    if score.unspellable:
+        text += f"; {score.unspellable:,} characters outside the alphabet, charged"
+    if score.unseen is not None:
+        text += f"\n{score.unseen.split} in train: {score.unseen.nll:.4f} nats/token ({score.unseen.tokens:,} tokens)"
+    return text
+
+
+class ProgressObserver:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, label: str = "") -> None:
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.label = label
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._val: float | None = None
+        self._loss: float | None = None
+        self._told = -1
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def start(self, plan: Plan) -> None:
+        documents, split = plan.corpus.documents, plan.corpus.splits["train"]
+        self.note(
+            f"{plan.path.name}: {documents.mode} mode ({documents.reason}); {plan.tokenizer_spec} tokens, "
+            f"vocabulary {plan.corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
+            f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
+        )
+        self.note(
+            f"{plan.model_name}: {plan.model.n_parameters():,} parameters; {settings_line(plan.model.config)}"
+        )
+        self.note(
+            f"recipe: {settings_line(plan.train)} (on {plan.device}, "
+            f"{str(plan.precision).removeprefix('torch.')}{', compiled' if plan.compiled else ''})"
+        )
+        if self.console.is_terminal:
+            columns = (
+                TextColumn(self.label or plan.model_name),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=1.0, figures="")
+            self._bar.start()
+
+    def record(self, record: Record) -> None:
+        self._val = record.val if record.val is not None else self._val
+        self._loss = record.loss if record.loss is not None else self._loss
+        figures = [f"step {record.step:,}"]
+        figures += [f"loss {self._loss:.4f}"] if self._loss is not None else []
+        figures += [f"val {self._val:.4f}"] if self._val is not None else []
+        figures += [f"{short(record.tokens_per_second)} tokens/s"]
+        line = "  ".join(figures)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=record.progress, figures=line)
+        elif int(record.progress * 20) > self._told:
+            self._told = int(record.progress * 20)
+            self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s")
+
+    def scoring(self, done: int, total: int) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done / max(total, 1), figures="scoring")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,38 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from makemore.cli.progress import short
+
+if TYPE_CHECKING:
+    from makemore.workflows.comparison import Row
+
+COLUMNS = ("run", "parameters", "seconds", "tokens/s", "nats/token", "perplexity", "bits/char", "95 % interval")
+
+
+def comparison_table(rows: list[Row]) -> str:
+    """One line a run, as sorted by ``compare``."""
+    table = Table(*COLUMNS)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        low, high = row.score.ci95_bits_per_char
+        table.add_row(
+            row.name,
+            f"{row.parameters:,}",
+            f"{row.seconds:.1f}",
+            short(row.tokens / max(row.seconds, 1e-9)),
+            f"{row.score.nll:.4f}",
+            f"{row.score.perplexity:.3f}",
+            f"{row.score.bits_per_char:.4f}",
+            f"{low:.4f} to {high:.4f}",
+        )
+    out = io.StringIO()
+    Console(file=out, width=110).print(table)
+    return out.getvalue().rstrip()

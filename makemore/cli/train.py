@@ -1,0 +1,85 @@
+"""``makemore train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from makemore.cli.options import JSON, print_json, seconds
+
+MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
+COMPILE = typer.Option(None, "--compile/--no-compile", help="torch.compile the step (default: where it pays).")
+
+
+def command(
+    input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
+    model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
+    tokenizer: str = typer.Option("char", "--tokenizer", "-t", help="char or byte."),
+    mode: str | None = MODE,
+    out: Path | None = typer.Option(None, "--out", "-o", help="Run directory."),
+    steps: int | None = typer.Option(None, "--steps", help="Optimizer steps to take."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Training time, such as 90s or 5m."),
+    device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
+    dtype: str | None = typer.Option(None, "--dtype", help="auto, float32 or bfloat16."),
+    compile: bool | None = COMPILE,
+    seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
+    split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
+    encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
+    config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
+    settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
+    json: bool = JSON,
+) -> None:
+    """Train a model on a text, score it on val, and show samples."""
+    train: dict[str, Any] = {
+        "steps": steps,
+        "max_time": seconds(max_time),
+        "device": device,
+        "dtype": dtype,
+        "seed": seed,
+        "compile": None if compile is None else "yes" if compile else "no",
+    }
+    corpus = {"mode": mode, "split": split, "encoding": encoding}
+    from makemore.cli.progress import ProgressObserver, score_line
+    from makemore.cli.signals import stop_flag
+    from makemore.errors import UserError
+    from makemore.workflows.training import Interrupted, TrainRequest
+    from makemore.workflows.training import train as run_training
+
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    request = TrainRequest(
+        input,
+        model,
+        tokenizer,
+        out,
+        {k: v for k, v in train.items() if v is not None},
+        {k: v for k, v in corpus.items() if v is not None},
+        tuple(settings),
+        config,
+        resume,
+        overwrite,
+    )
+    observer = ProgressObserver()
+    with stop_flag() as flag:
+        try:
+            result = run_training(request, observer, flag)
+        except Interrupted as stopped:
+            observer.close()
+            observer.note(f"makemore: {stopped}")
+            raise typer.Exit(flag.status) from None
+        finally:
+            observer.close()
+    if json:
+        print_json(result.as_dict())
+        return
+    observer.note(score_line(result.score))
+    speed = result.tokens / max(result.seconds, 1e-9)
+    early = f"; stopped early, best at step {result.best_step:,}" if result.stopped_early else ""
+    observer.note(f"{result.steps:,} steps in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
+    observer.note("samples:")
+    print("\n".join(result.samples))
+    observer.note(f"more: makemore sample {result.run.folder.path}")

@@ -1,0 +1,174 @@
+"""Settings as frozen dataclasses: TOML file < command line < ``--set dotted.key=value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from makemore.errors import UserError, unknown_name
+
+C = TypeVar("C")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the line that ``makemore models`` prints for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """How a text becomes documents and splits."""
+
+    mode: Literal["auto", "lines", "text"] = setting(
+        "auto", "a document a line, one document in all, or chosen by looking"
+    )
+    split: str = setting("auto", "shares of train, val and test, e.g. 0.8,0.1,0.1")
+    encoding: str = setting("utf-8", "the file's encoding")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe: everything about training that isn't the model itself."""
+
+    steps: int | None = setting(None, "optimizer steps to take")
+    max_time: float | None = setting(None, "seconds from the first step to the last")
+    batch_tokens: int = setting(2048, "tokens a step")
+    block_size: int = setting(128, "longest row of a batch, in tokens")
+    loader: Literal["windows", "streams", "documents"] = setting(
+        "windows", "rows: shuffled windows, contiguous streams with carried state, or documents"
+    )
+    optimizer: Literal["adamw", "muon", "sgd", "none"] = setting(
+        "adamw", "muon: hidden matrices by Muon, the rest by AdamW"
+    )
+    lr: float = setting(3e-3, "peak learning rate (AdamW, SGD)")
+    matrix_lr: float = setting(0.02, "peak learning rate of Muon's matrices")
+    beta1: float = setting(0.9, "AdamW's first-moment decay; momentum of SGD")
+    beta2: float = setting(0.99, "AdamW's second-moment decay")
+    weight_decay: float = setting(0.0, "decoupled weight decay of matrices")
+    schedule: Literal["constant", "linear", "cosine"] = setting("linear", "shape of the decay")
+    warmup_steps: int = setting(50, "steps of linear warm-up")
+    decay_share: float = setting(0.6, "share of the budget at its end over which the rate falls")
+    final_lr: float = setting(0.01, "rate at the end, as a share of the peak")
+    clip: float = setting(1.0, "largest gradient norm (0: no clipping)")
+    eval_interval: int | None = setting(None, "steps between evaluations (none: 20 a budget)")
+    eval_tokens: int = setting(32768, "tokens of val scored at each evaluation in training")
+    patience: int = setting(6, "evaluations without progress before stopping (0: never)")
+    save_interval: float = setting(30.0, "seconds between states saved for resuming")
+    seed: int = setting(0, "seed of weights, batches and dropout")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
+    compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile the training step")
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """What a recipe may look at: the size and kind of the training text, the budget, the device."""
+
+    mode: Literal["lines", "text"]
+    train_tokens: int
+    vocab_size: int
+    documents: int
+    longest_document: int
+    """In tokens, of the training split."""
+    device: str
+    """``cpu``, ``cuda`` or ``mps``."""
+    steps: int | None = None
+    max_time: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model's settings (its own ``Config``) and how to train it."""
+
+    model: Any
+    train: TrainConfig
+
+
+def split_shares(spec: str, mode: str) -> tuple[float, float, float]:
+    """Shares of train, val and test: ``auto`` is 80/10/10 for lines and 90/5/5 for text.
+
+    Raises UserError where the shares aren't three numbers ≥ 0 that sum to 1.
+    """
+    if spec == "auto":
+        return (0.8, 0.1, 0.1) if mode == "lines" else (0.9, 0.05, 0.05)
+    try:
+        shares = tuple(float(part) for part in spec.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or not all(0 <= s <= 1 for s in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"--split {spec!r}: give three shares that sum to 1, such as 0.8,0.1,0.1")
+    if shares[0] == 0:
+        raise UserError(f"--split {spec!r} leaves nothing to train on")
+    return typing.cast("tuple[float, float, float]", shares)
+
+
+def _convert(value: Any, kind: Any, key: str) -> Any:
+    """Turn a command-line string or TOML value into the type a field declares."""
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        allowed = [str(a) for a in typing.get_args(kind)]
+        if str(value) not in allowed:
+            raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
+        return str(value)
+    if origin in (types.UnionType, typing.Union):
+        inner = [a for a in typing.get_args(kind) if a is not type(None)]
+        return None if value is None or str(value).lower() == "none" else _convert(value, inner[0], key)
+    if kind is bool:
+        known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in known:
+            raise UserError(f"{key}={value}: must be true or false")
+        return known[str(value).lower()]
+    try:
+        if kind is int:
+            number = float(value)
+            if number != int(number):
+                raise ValueError
+            return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+        if kind is float:
+            number = float(value)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
+    except (TypeError, ValueError, OverflowError):
+        noun = "a whole number" if kind is int else "a number"
+        raise UserError(f"{key}={value}: must be {noun}") from None
+    return str(value)
+
+
+def override(config: C, values: Mapping[str, Any], section: str) -> C:
+    """A copy of a dataclass with some fields replaced, converted to the declared types.
+
+    Raises UserError for an unknown key (with the nearest right one) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_name("setting", f"{section}.{key}", [f"{section}.{h}" for h in hints])
+        changes[key] = _convert(value, hints[key], f"{section}.{key}")
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UserError(f"{section}: {error}") from None
+
+
+def sections(settings: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Sort ``["model.order=2", …]`` into ``{"model": {"order": "2"}, …}``.
+
+    Raises UserError for a setting without ``section.key=value`` form or of an unknown section.
+    """
+    sorted_settings: dict[str, dict[str, str]] = {name: {} for name in names}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not equals or not dot:
+            raise UserError(f"--set {text!r}: write section.key=value, such as model.n_layer=4")
+        if section not in sorted_settings:
+            raise unknown_name("section of settings", section, names)
+        sorted_settings[section][name] = value.strip()
+    return sorted_settings

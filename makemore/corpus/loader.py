@@ -1,0 +1,142 @@
+"""Loaders: endless (or, for counting, one pass of) batches whose place fits in a few numbers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from makemore.corpus.rows import Rows, shuffled, to_batch
+from makemore.types import Batch, Split
+
+POOL_BATCHES = 16
+
+
+class Loader(ABC):
+    """Deterministic from a seed; ``state_dict`` says where it is, exactly."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.cursor = 0
+
+    @abstractmethod
+    def next(self) -> Batch:
+        """The next batch. Raises StopIteration where a finite loader has ended."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "cursor": self.cursor}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
+
+
+class ShuffledLoader(Loader):
+    """Every token once an epoch: whole documents, or windows of long ones, in random order.
+
+    Rows of like length share a batch, and a batch is cut by tokens, not by rows: little padding,
+    and every token weighs the same.
+    """
+
+    def __init__(
+        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, lead: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.split, self.boundary_id, self.seed = split, boundary_id, seed
+        self.batch_tokens, self.block_size, self.lead = batch_tokens, block_size, lead
+        self._planned = -1
+        self._batches: list[Rows] = []
+
+    def _plan(self) -> list[Rows]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = shuffled(self.split, self.block_size, self.lead, rng)
+        rows = rows.take(rng.permutation(len(rows.begin)))
+        counted = rows.end - rows.count_from
+        pool = (np.cumsum(counted) - counted) // (self.batch_tokens * POOL_BATCHES)
+        rows = rows.take(np.lexsort((rows.lengths, pool)))
+        return self._cut(rows, rng)
+
+    def _cut(self, rows: Rows, rng: np.random.Generator) -> list[Rows]:
+        counted = rows.end - rows.count_from
+        nth = (np.cumsum(counted) - counted) // self.batch_tokens
+        edges = np.flatnonzero(np.diff(nth, prepend=-1))
+        batches = [rows.take(slice(a, b)) for a, b in zip(edges, [*edges[1:], len(nth)], strict=True)]
+        # An unfilled last batch would weigh its tokens more: they come again next epoch.
+        last = int((batches[-1].end - batches[-1].count_from).sum())
+        if len(batches) > 1 and last < self.batch_tokens // 2:
+            batches.pop()
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def next(self) -> Batch:
+        if self._planned != self.epoch:
+            self._batches, self._planned = self._plan(), self.epoch
+        if self.cursor >= len(self._batches):
+            self.epoch, self.cursor = self.epoch + 1, 0
+            return self.next()
+        rows = self._batches[self.cursor]
+        self.cursor += 1
+        return to_batch(self.split, rows, self.boundary_id)
+
+
+class StreamLoader(Loader):
+    """Contiguous streams side by side, each batch going on where the last one ended."""
+
+    def __init__(
+        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.split, self.boundary_id, self.seed = split, boundary_id, seed
+        self.block_size = min(block_size, len(split.tokens_N))
+        self.rows = max(1, min(batch_tokens // block_size, len(split.tokens_N) // self.block_size))
+
+    def next(self) -> Batch:
+        size = len(self.split.tokens_N) // self.rows
+        # Streams begin elsewhere each epoch, so that their cold starts do.
+        phase = int(np.random.default_rng([self.seed, self.epoch]).integers(0, self.block_size))
+        begin = phase + self.cursor * self.block_size
+        end = min(begin + self.block_size, size)
+        if self.cursor and end - begin < self.block_size:
+            self.epoch, self.cursor = self.epoch + 1, 0
+            return self.next()
+        first = np.arange(self.rows) * size
+        continues = self.cursor > 0
+        self.cursor += 1
+        if end - begin < self.block_size:
+            begin = max(0, end - self.block_size)
+        rows = Rows(first + begin, first + begin, first + end)
+        return to_batch(self.split, rows, self.boundary_id, continues)
+
+
+class OrderedLoader(Loader):
+    """One pass over everything, for counting: documents by length, a long one in pieces."""
+
+    def __init__(self, split: Split, boundary_id: int, batch_tokens: int) -> None:
+        super().__init__()
+        self.split, self.boundary_id = split, boundary_id
+        sizes = split.ends_D - split.starts_D
+        self._batches: list[tuple[Rows, bool]] = []
+        short = np.flatnonzero(sizes <= batch_tokens)
+        self._plan_short(short[np.argsort(sizes[short], kind="stable")], batch_tokens)
+        for document in np.flatnonzero(sizes > batch_tokens):
+            self._plan_long(int(split.starts_D[document]), int(split.ends_D[document]), batch_tokens)
+
+    def _plan_short(self, documents: np.ndarray, batch_tokens: int) -> None:
+        sizes = (self.split.ends_D - self.split.starts_D)[documents]
+        nth = (np.cumsum(sizes) - sizes) // batch_tokens
+        for part in np.split(documents, np.flatnonzero(np.diff(nth)) + 1) if len(documents) else []:
+            begin = self.split.starts_D[part]
+            self._batches.append((Rows(begin, begin, self.split.ends_D[part]), False))
+
+    def _plan_long(self, begin: int, end: int, batch_tokens: int) -> None:
+        for at in range(begin, end, batch_tokens):
+            edge = np.array([at])
+            rows = Rows(edge, edge, np.array([min(at + batch_tokens, end)]))
+            self._batches.append((rows, at > begin))
+
+    def next(self) -> Batch:
+        if self.cursor >= len(self._batches):
+            raise StopIteration
+        rows, continues = self._batches[self.cursor]
+        self.cursor += 1
+        return to_batch(self.split, rows, self.boundary_id, continues)
+
+

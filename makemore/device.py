@@ -1,0 +1,64 @@
+"""Which device, which precision, and whether compiling pays there."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+
+import torch
+
+from makemore.config import TrainConfig
+from makemore.errors import UserError
+
+COMPILE_PAYS_AFTER = 60.0
+"""Seconds of training from which a CPU's compilation (16 to 30 s, cold) is earned back."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA, then Apple's MPS, then the CPU.
+
+    Raises UserError for a device that doesn't exist or isn't on this machine.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps") from None
+    if device.type == "cuda" and not cuda:
+        raise UserError("--device cuda: this machine has no CUDA (or torch was built without it)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "mps" and not mps:
+        raise UserError("--device mps: this machine has no Apple GPU that torch can use")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return False
+
+
+def pick_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products in training."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def pick_compile(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to compile the training step."""
+    if config.compile != "auto":
+        return config.compile == "yes"
+    if platform.system() == "Windows" or device.type == "mps":
+        return False
+    if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        return False
+    return config.max_time is not None and config.max_time >= COMPILE_PAYS_AFTER

@@ -1,0 +1,174 @@
+"""One training step, three ways: autograd, hand-written backprop, counting."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.config import TrainConfig
+from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.optim import Optimizers
+from makemore.types import IGNORE_INDEX, Batch, State
+
+
+class Metrics(NamedTuple):
+    """What a step says: mean nats per valid target, the gradient's norm (0-dim), valid targets."""
+
+    loss: Tensor | None
+    grad_norm: Tensor | None
+    tokens: int
+
+
+class Learner(ABC):
+    """Changes a model by one batch at a time."""
+
+    note: str = ""
+    """One line worth telling the user, such as why compiling was given up."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    @abstractmethod
+    def step(self, batch: Batch, step: int, progress: float) -> Metrics:
+        """Learn from a batch. ``progress``: the share of the budget used, in [0, 1]."""
+
+    def finish(self) -> None:  # noqa: B027 - only counting has something to finish
+        """All of train has been seen."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+
+
+class CountLearner(Learner):
+    """Observes each batch once."""
+
+    model: CountModel
+
+    def step(self, batch: Batch, step: int, progress: float) -> Metrics:
+        self.model.observe(batch)
+        return Metrics(None, None, int((batch.targets_BT != IGNORE_INDEX).sum()))
+
+    def finish(self) -> None:
+        self.model.finish()
+
+
+class GradientLearner(Learner):
+    """What the two gradient learners share: precision, optimizers, carried state."""
+
+    def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
+        super().__init__(model)
+        self.config, self.precision = config, precision
+        self.optimizers = Optimizers(model, config)
+        self.carried: State | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, self.precision)
+
+    @abstractmethod
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Set every parameter's ``grad``; returns the loss."""
+
+    def _carry(self, batch: Batch) -> None:
+        if self.config.loader != "streams":
+            return
+        if not batch.continues or self.carried is None:
+            rows, length = batch.inputs_BT.shape
+            self.carried = self.model.init_state(rows, length)
+
+    def step(self, batch: Batch, step: int, progress: float) -> Metrics:
+        device = self.model.device
+        self.model.train()
+        self._carry(batch)
+        inputs_BT = batch.inputs_BT.to(device, non_blocking=True)
+        targets_BT = batch.targets_BT.to(device, non_blocking=True)
+        loss = self.backward(inputs_BT, targets_BT)
+        norm = self.optimizers.clip()
+        self.optimizers.step(step, progress)
+        return Metrics(loss, norm, int((batch.targets_BT != IGNORE_INDEX).sum()))
+
+    def state_dict(self) -> dict[str, Any]:
+        carried = list(self.carried) if self.carried is not None else []
+        return {**super().state_dict(), "optimizers": self.optimizers.state_dict(), "carried": carried}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.carried = tuple(t.to(self.model.device) for t in state["carried"]) or None
+
+
+class AutogradLearner(GradientLearner):
+    """Loss and gradients by autograd, compiled where asked."""
+
+    def __init__(
+        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
+    ) -> None:
+        super().__init__(model, config, precision)
+        self._loss = torch.compile(self._eager_loss) if compiled else self._eager_loss
+        self._compiling = compiled
+
+    def _eager_loss(
+        self, inputs_BT: Tensor, targets_BT: Tensor, state: State | None
+    ) -> tuple[Tensor, State | None]:
+        """Summed nats over valid targets, divided once."""
+        valid_BT = targets_BT != IGNORE_INDEX
+        with self.autocast():
+            logits, state = self.model(inputs_BT, state, valid_BT)
+        total = F.cross_entropy(
+            logits.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return total / valid_BT.sum().clamp(min=1), state
+
+    def _call(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, State | None]:
+        if not self._compiling:
+            return self._loss(inputs_BT, targets_BT, self.carried)
+        try:
+            result = self._loss(inputs_BT, targets_BT, self.carried)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler dies of, training goes on
+            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no reason given"
+            self.note = f"not compiled ({type(error).__name__}: {reason}); going on without"
+            self._loss, self._compiling = self._eager_loss, False
+            return self._call(inputs_BT, targets_BT)
+        return result
+
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        loss, state = self._call(inputs_BT, targets_BT)
+        if state is not None:
+            self.carried = tuple(part.detach() for part in state)
+        penalty = self.model.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        return loss.detach()
+
+
+class ManualLearner(GradientLearner):
+    """Gradients from the model's own hand-written backward pass; no autograd graph at all."""
+
+    model: ManualModel
+
+    @torch.no_grad()
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        loss, grads = self.model.loss_and_grads(inputs_BT, targets_BT)
+        assert not loss.requires_grad
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = grads[name]
+        return loss
+
+
+def make_learner(
+    model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
+) -> Learner:
+    """The learner a model is made for."""
+    if isinstance(model, CountModel):
+        return CountLearner(model)
+    if isinstance(model, ManualModel):
+        return ManualLearner(model, config, torch.float32)
+    return AutogradLearner(model, config, precision, compiled)

@@ -1,0 +1,125 @@
+"""The contract of every rung.
+
+Laws, in eval mode, tested for every registered model: causal; the softmax sums to 1 over the whole
+vocabulary; any way of cutting a sequence into chunks gives the same logits as one call; a row's
+result does not depend on its batch-mates; no made-up context, except the boundary token where a
+document really begins.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from makemore.config import CorpusFacts, Recipe, TrainConfig
+from makemore.types import Batch, State
+
+
+class LanguageModel(nn.Module, ABC):
+    """Predicts the next token. A concrete model is never subclassed further."""
+
+    Config: ClassVar[type]
+    """A frozen dataclass of the model's settings, every field with a default and a help line."""
+    summary: ClassVar[str]
+    """One line for ``makemore models``."""
+
+    max_len: int | None
+    """The longest context it can look at, in tokens; None where it carries unbounded state."""
+    streams: bool = True
+    """True: input of any length may flow through with state of constant size.
+    False: what a state has seen and one call together may not be longer than ``max_len``."""
+
+    def __init__(self, config: Any, vocab_size: int, boundary_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.boundary_id = boundary_id
+
+    @abstractmethod
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """State of ``batch_size`` rows before any token, with room for ``capacity`` tokens."""
+
+    @abstractmethod
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Logits (B, T, V), where ``logits[:, t]`` is of the token after ``tokens_BT[:, t]``.
+
+        With a state, goes on from it and returns the next one (the given one may be overwritten);
+        without, rows begin at a document's start and no state is returned.
+        ``valid_BT`` (bool) marks real tokens, for layers whose statistics must ignore padding.
+        """
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        """Settings that need no tuning on a corpus of this size, within this budget."""
+        return Recipe(cls.Config(), base_training(facts))
+
+    @property
+    def lead(self) -> int:
+        """Tokens to feed before a window in mid-document, so that its first context is real."""
+        return self.max_len - 1 if self.streams and self.max_len else 0
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+
+    def penalty(self) -> Tensor | None:
+        """A scalar to add to the loss (nats per token), or None."""
+        return None
+
+    def hidden_matrices(self) -> list[str]:
+        """Names of the matrices between embeddings and output layer, which Muon may train.
+
+        By convention the output layer is called ``head``.
+        """
+        return [
+            f"{name}.weight"
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "head"
+        ]
+
+    def n_parameters(self) -> int:
+        """Trained numbers, each counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+class CountModel(LanguageModel):
+    """A model whose parameters are counts: it observes each batch once, without gradients."""
+
+    @abstractmethod
+    def observe(self, batch: Batch) -> None:
+        """Count a batch. Rows are whole documents or go on where the row before ended."""
+
+    def finish(self) -> None:  # noqa: B027 - a model that needs no finishing has nothing to do
+        """Called once all of train has been observed."""
+
+
+class ManualModel(LanguageModel):
+    """A model with a hand-written backward pass, checked against autograd through ``forward``."""
+
+    @abstractmethod
+    def loss_and_grads(
+        self, inputs_BT: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats over valid targets, and its gradient by parameter name. Builds no graph."""
+
+
+def window_pad(tokens_BT: Tensor, size: int, boundary_id: int) -> Tensor:
+    """``size`` boundary tokens before each row: the context at a document's start, (B, size + T)."""
+    return nn.functional.pad(tokens_BT, (size, 0), value=boundary_id)
+
+
+def base_training(facts: CorpusFacts, **changes: Any) -> TrainConfig:
+    """The recipe that all gradient rungs start from."""
+    if facts.mode == "lines":
+        changes = {
+            "loader": "documents",
+            "block_size": max(8, min(facts.longest_document, 256)),
+            **changes,
+        }
+    return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)

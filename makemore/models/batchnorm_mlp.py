@@ -1,0 +1,249 @@
+"""A deep MLP with batch normalisation whose backward pass is written by hand.
+
+The window of Bengio et al. 2003, batch normalisation (Ioffe & Szegedy 2015), Kaiming initialisation
+(He et al. 2015), and every gradient worked out in two ways: step by step through each intermediate
+value, or fused, where the cross-entropy and the normalisation each have a gradient in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore.config import CorpusFacts, Recipe, setting
+from makemore.models.base import ManualModel, base_training, window_pad
+from makemore.nn.batchnorm import BatchNorm
+from makemore.types import IGNORE_INDEX, State
+
+
+@dataclass(frozen=True)
+class BatchNormMLPConfig:
+    """Settings of ``batchnorm-mlp``."""
+
+    block_size: int = setting(3, "tokens of context")
+    n_embd: int = setting(24, "width of a token's embedding")
+    n_hidden: int = setting(256, "width of each hidden layer")
+    n_layer: int = setting(1, "hidden layers")
+    momentum: float = setting(0.1, "weight of a new batch in the running statistics")
+    eps: float = setting(1e-5, "added to the variance before its root")
+    backprop: Literal["fused", "steps"] = setting(
+        "fused", "backward in closed forms, or through every intermediate value"
+    )
+
+    def __post_init__(self) -> None:
+        if min(self.block_size, self.n_embd, self.n_hidden, self.n_layer) < 1:
+            raise ValueError("block_size, n_embd, n_hidden and n_layer must be at least 1")
+        if not 0 < self.momentum <= 1:
+            raise ValueError("momentum must be above 0 and at most 1")
+        if self.eps <= 0:
+            raise ValueError("eps must be above 0")
+
+
+class BatchNormMLP(ManualModel):
+    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+
+    Config: ClassVar[type] = BatchNormMLPConfig
+    summary = "deep tanh MLP with batch normalisation, its gradients written by hand"
+
+    def __init__(self, config: BatchNormMLPConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        self.max_len = config.block_size
+        self.embedding = nn.Embedding(vocab_size, config.n_embd)
+        widths = [config.block_size * config.n_embd] + [config.n_hidden] * config.n_layer
+        # No biases: the normalisation would take them away again.
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(
+            BatchNorm(config.n_hidden, config.momentum, config.eps) for _ in self.hidden
+        )
+        self.head = nn.Linear(config.n_hidden, vocab_size)
+        for layer in self.hidden:
+            # Kaiming with the gain of tanh keeps the units out of saturation.
+            nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
+        # A quiet head: the loss at step 0 is ln V.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """The window's tokens, (B, block_size - 1) int64."""
+        shape = (batch_size, self.config.block_size - 1)
+        return (torch.full(shape, self.boundary_id, device=self.device),)
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """In training, ``valid_BT`` must be ``targets != IGNORE_INDEX`` to match ``loss_and_grads``."""
+        windows_BTK, new_state = self._windows(tokens_BT, state)
+        hidden = self.embedding(windows_BTK).flatten(2)
+        for layer, norm in self._layers:
+            hidden = torch.tanh(norm(layer(hidden), valid_BT))
+        return self.head(hidden), new_state
+
+    @torch.no_grad()
+    def loss_and_grads(
+        self, inputs_BT: Tensor, targets_BT: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As the base says, in training mode: batch statistics, and the running ones move.
+
+        Only positions with valid targets are computed, and only they enter the statistics.
+        """
+        windows_NK, targets_N = self._examples(inputs_BT, targets_BT)
+        if self.config.backprop == "fused":
+            return self._fused(windows_NK, targets_N)
+        values = self._forward_steps(windows_NK, targets_N)
+        for i, (_, norm) in enumerate(self._layers):
+            mean, var = values[f"bnmeani.{i}"], values[f"bnvar.{i}"]
+            norm.observe(mean, var, mean.new_full((), len(targets_N)))
+        grads = self._backward_steps(values, windows_NK, targets_N)
+        return values["loss"], {name: grads[name] for name, _ in self.named_parameters()}
+
+    def intermediates(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        """Every value on the way to ``loss``, differentiable; layer i's names end in ``.i``."""
+        return self._forward_steps(*self._examples(inputs_BT, targets_BT))
+
+    @torch.no_grad()
+    def intermediate_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        """The loss's gradient in every intermediate and parameter by name, written by hand."""
+        examples = self._examples(inputs_BT, targets_BT)
+        return self._backward_steps(self._forward_steps(*examples), *examples)
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        return Recipe(BatchNormMLPConfig(), base_training(facts, batch_tokens=4096, lr=3e-3))
+
+    @property
+    def _layers(self) -> list[tuple[nn.Linear, BatchNorm]]:
+        layers = zip(self.hidden, self.norms, strict=True)
+        return cast("list[tuple[nn.Linear, BatchNorm]]", list(layers))
+
+    def _windows(self, tokens_BT: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """The last K = block_size tokens at each position, (B, T, K), and the next state."""
+        before = self.config.block_size - 1
+        if state is None:
+            context = window_pad(tokens_BT, before, self.boundary_id)
+        else:
+            context = torch.cat([state[0], tokens_BT], dim=1)
+        new_state = None if state is None else (context[:, context.shape[1] - before :],)
+        return context.unfold(1, before + 1, 1), new_state
+
+    def _examples(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (N, K) and targets (N,) of the N positions whose loss counts."""
+        valid_BT = targets_BT != IGNORE_INDEX
+        return self._windows(inputs_BT, None)[0][valid_BT], targets_BT[valid_BT]
+
+    def _fused(self, windows_NK: Tensor, targets_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward and backward with closed-form gradients of cross-entropy and normalisation."""
+        n = max(len(targets_N), 1)
+        x = F.embedding(windows_NK, self.embedding.weight).flatten(1)
+        kept = []
+        for layer, norm in self._layers:
+            hpreact, normal, inverse_std = norm.forward_by_hand(x @ layer.weight.T)
+            kept.append((x, normal, inverse_std))
+            x = hpreact.tanh_()
+
+        logprobs = F.log_softmax(self.head(x), dim=1)
+        loss = F.nll_loss(logprobs, targets_N, reduction="sum") / n
+        # d loss / d logits = (softmax - onehot(target)) / n
+        dlogits = logprobs.exp_()
+        dlogits[torch.arange(len(targets_N), device=targets_N.device), targets_N] -= 1
+        dlogits /= n
+        grads = {"head.weight": dlogits.T @ x, "head.bias": dlogits.sum(0)}
+        dx = dlogits @ self.head.weight
+        for i, (layer, norm) in reversed(list(enumerate(self._layers))):
+            spare = x.square_()  # the layer's output is not needed again: d tanh = 1 - h²
+            dx.addcmul_(dx, spare, value=-1)
+            x, normal, inverse_std = kept[i]
+            dx, dgain, dbias = norm.backward_by_hand(dx, normal, inverse_std, spare)
+            grads |= {f"norms.{i}.weight": dgain, f"norms.{i}.bias": dbias}
+            grads[f"hidden.{i}.weight"] = dx.T @ x
+            dx = dx @ layer.weight
+        grads["embedding.weight"] = self._embedding_grad(windows_NK, dx)
+        return loss, grads
+
+    def _embedding_grad(self, windows_NK: Tensor, dembcat: Tensor) -> Tensor:
+        """Each token's row is the sum of the gradients at the places that picked it, (V, E)."""
+        table = torch.zeros_like(self.embedding.weight)
+        return table.index_add_(0, windows_NK.flatten(), dembcat.view(-1, table.shape[1]))
+
+    def _forward_steps(self, windows_NK: Tensor, targets_N: Tensor) -> dict[str, Tensor]:
+        """The forward pass in the smallest steps, every value kept by name."""
+        v: dict[str, Tensor] = {}
+        n = max(len(targets_N), 1)
+        v["emb"] = self.embedding.weight[windows_NK]
+        v["embcat"] = x = v["emb"].flatten(1)
+        for i, (layer, norm) in enumerate(self._layers):
+            v[f"hprebn.{i}"] = x @ layer.weight.T
+            v[f"bnmeani.{i}"] = v[f"hprebn.{i}"].sum(0) / n
+            v[f"bndiff.{i}"] = v[f"hprebn.{i}"] - v[f"bnmeani.{i}"]
+            v[f"bndiff2.{i}"] = v[f"bndiff.{i}"] ** 2
+            v[f"bnvar.{i}"] = v[f"bndiff2.{i}"].sum(0) / n
+            v[f"bnvar_inv.{i}"] = (v[f"bnvar.{i}"] + norm.eps) ** -0.5
+            v[f"bnraw.{i}"] = v[f"bndiff.{i}"] * v[f"bnvar_inv.{i}"]
+            v[f"hpreact.{i}"] = norm.weight * v[f"bnraw.{i}"] + norm.bias
+            v[f"h.{i}"] = x = torch.tanh(v[f"hpreact.{i}"])
+        v["logits"] = x @ self.head.weight.T + self.head.bias
+        v["logit_maxes"] = v["logits"].max(1, keepdim=True).values
+        v["norm_logits"] = v["logits"] - v["logit_maxes"]
+        v["counts"] = v["norm_logits"].exp()
+        v["counts_sum"] = v["counts"].sum(1, keepdim=True)
+        v["counts_sum_inv"] = v["counts_sum"] ** -1
+        v["probs"] = v["counts"] * v["counts_sum_inv"]
+        v["logprobs"] = v["probs"].log()
+        v["loss"] = F.nll_loss(v["logprobs"], targets_N, reduction="sum") / n
+        return v
+
+    def _backward_steps(
+        self, v: dict[str, Tensor], windows_NK: Tensor, targets_N: Tensor
+    ) -> dict[str, Tensor]:
+        """The gradient of every value of ``_forward_steps`` and every parameter, last to first."""
+        g = _softmax_steps(v, targets_N)
+        last = self.config.n_layer - 1
+        g["head.weight"] = g["logits"].T @ v[f"h.{last}"]
+        g["head.bias"] = g["logits"].sum(0)
+        g[f"h.{last}"] = g["logits"] @ self.head.weight
+        for i, (layer, norm) in reversed(list(enumerate(self._layers))):
+            _norm_steps(i, norm.weight, v, g)
+            below = f"h.{i - 1}" if i else "embcat"
+            g[f"hidden.{i}.weight"] = g[f"hprebn.{i}"].T @ v[below]
+            g[below] = g[f"hprebn.{i}"] @ layer.weight
+        g["emb"] = g["embcat"].view_as(v["emb"])
+        g["embedding.weight"] = self._embedding_grad(windows_NK, g["embcat"])
+        return g
+
+
+def _softmax_steps(v: dict[str, Tensor], targets_N: Tensor) -> dict[str, Tensor]:
+    """Gradients from ``loss`` down to ``logits``."""
+    n = max(len(targets_N), 1)
+    g = {"loss": torch.ones_like(v["loss"])}
+    g["logprobs"] = torch.zeros_like(v["logprobs"]).scatter_(1, targets_N[:, None], -1 / n)
+    g["probs"] = g["logprobs"] / v["probs"]
+    g["counts_sum_inv"] = (g["probs"] * v["counts"]).sum(1, keepdim=True)
+    g["counts_sum"] = -g["counts_sum_inv"] * v["counts_sum_inv"] ** 2
+    g["counts"] = g["probs"] * v["counts_sum_inv"] + g["counts_sum"]
+    g["norm_logits"] = g["counts"] * v["counts"]
+    g["logit_maxes"] = -g["norm_logits"].sum(1, keepdim=True)
+    place = v["logits"].argmax(1, keepdim=True)
+    g["logits"] = g["norm_logits"].scatter_add(1, place, g["logit_maxes"])
+    return g
+
+
+def _norm_steps(i: int, weight: Tensor, v: dict[str, Tensor], g: dict[str, Tensor]) -> None:
+    """Gradients from layer i's ``h`` down to its ``hprebn``, into ``g``."""
+    n = max(len(v[f"h.{i}"]), 1)
+    g[f"hpreact.{i}"] = g[f"h.{i}"] * (1 - v[f"h.{i}"] ** 2)
+    g[f"norms.{i}.weight"] = (g[f"hpreact.{i}"] * v[f"bnraw.{i}"]).sum(0)
+    g[f"norms.{i}.bias"] = g[f"hpreact.{i}"].sum(0)
+    g[f"bnraw.{i}"] = g[f"hpreact.{i}"] * weight
+    g[f"bnvar_inv.{i}"] = (g[f"bnraw.{i}"] * v[f"bndiff.{i}"]).sum(0)
+    g[f"bnvar.{i}"] = -0.5 * g[f"bnvar_inv.{i}"] * v[f"bnvar_inv.{i}"] ** 3
+    g[f"bndiff2.{i}"] = (g[f"bnvar.{i}"] / n).expand_as(v[f"bndiff2.{i}"])
+    g[f"bndiff.{i}"] = (
+        g[f"bnraw.{i}"] * v[f"bnvar_inv.{i}"] + 2 * v[f"bndiff.{i}"] * g[f"bndiff2.{i}"]
+    )
+    g[f"bnmeani.{i}"] = -g[f"bndiff.{i}"].sum(0)
+    g[f"hprebn.{i}"] = g[f"bndiff.{i}"] + g[f"bnmeani.{i}"] / n

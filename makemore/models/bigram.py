@@ -1,0 +1,60 @@
+"""The neural bigram: one-hot times weights, so the logits are rows of a V x V table.
+
+Trained to its optimum it is the count bigram; a penalty on the squared weights pulls towards the
+uniform distribution, as additive smoothing does to counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from makemore.config import CorpusFacts, Recipe, setting
+from makemore.models.base import LanguageModel, base_training
+from makemore.types import State
+
+
+@dataclass(frozen=True)
+class BigramConfig:
+    """Settings of ``bigram``."""
+
+    weight_penalty: float = setting(0.0, "times the mean squared weight, added to the loss")
+
+    def __post_init__(self) -> None:
+        if self.weight_penalty < 0:
+            raise ValueError("weight_penalty must not be negative")
+
+
+class Bigram(LanguageModel):
+    """``logits = onehot(token) @ W``; a row of W is picked rather than multiplied out."""
+
+    Config: ClassVar[type] = BigramConfig
+    summary = "neural bigram: one-hot times a table of weights"
+    max_len = 1
+
+    def __init__(self, config: BigramConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        # Zero weights are the uniform distribution: the loss at step 0 is ln V.
+        self.W = nn.Parameter(torch.zeros(vocab_size, vocab_size))
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        return ()
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        return nn.functional.embedding(tokens_BT, self.W), state
+
+    def penalty(self) -> Tensor | None:
+        return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        # Convex and tiny: large batches, and steps bold enough for the rarest pairs.
+        train = base_training(
+            facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, decay_share=0.8, warmup_steps=0
+        )
+        return Recipe(BigramConfig(), train)

@@ -1,0 +1,80 @@
+"""The neural probabilistic language model (Bengio et al. 2003, "A Neural Probabilistic Language
+Model"): embeddings of the last few tokens, joined, through tanh layers to the next token's logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from makemore.config import CorpusFacts, Recipe, setting
+from makemore.models.base import LanguageModel, base_training, window_pad
+from makemore.types import State
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """Settings of ``mlp``."""
+
+    block_size: int = setting(8, "tokens of context")
+    n_embd: int = setting(32, "width of a token's embedding")
+    n_hidden: int = setting(512, "width of each hidden layer")
+    n_layer: int = setting(1, "hidden layers")
+    dropout: float = setting(0.0, "share of hidden units dropped in training")
+
+    def __post_init__(self) -> None:
+        if min(self.block_size, self.n_embd, self.n_hidden, self.n_layer) < 1:
+            raise ValueError("block_size, n_embd, n_hidden and n_layer must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be at least 0 and below 1")
+
+
+class MLP(LanguageModel):
+    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+
+    Config: ClassVar[type] = MLPConfig
+    summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
+
+    def __init__(self, config: MLPConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        self.max_len = config.block_size
+        self.embedding = nn.Embedding(vocab_size, config.n_embd)
+        widths = [config.block_size * config.n_embd] + [config.n_hidden] * config.n_layer
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.n_hidden, vocab_size)
+        for layer in self.hidden:
+            # Kaiming with the gain of tanh keeps the units out of saturation.
+            nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
+            nn.init.zeros_(layer.bias)
+        # A quiet head: the loss at step 0 is ln V.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """The window's tokens, (B, block_size - 1) int64."""
+        shape = (batch_size, self.config.block_size - 1)
+        return (torch.full(shape, self.boundary_id, device=self.device),)
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        before = self.config.block_size - 1
+        if state is None:
+            context = window_pad(tokens_BT, before, self.boundary_id)
+        else:
+            context = torch.cat([state[0], tokens_BT], dim=1)
+        windows = self.embedding(context).unfold(1, before + 1, 1)  # (B, T, n_embd, block_size)
+        hidden = windows.transpose(2, 3).flatten(2)
+        for layer in self.hidden:
+            hidden = self.dropout(torch.tanh(layer(hidden)))
+        new_state = None if state is None else (context[:, context.shape[1] - before :],)
+        return self.head(hidden), new_state
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        train = base_training(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
+        return Recipe(MLPConfig(), train)

@@ -1,0 +1,196 @@
+"""Counts of n-grams as a forward trie in flat sorted arrays: exact, without hashing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.types import IGNORE_INDEX
+
+Ints = NDArray[np.int64]
+
+ABSENT = -1
+"""In place of a token or context that would lie before the row or the document."""
+UNSEEN = -2
+"""In place of a context that isn't in the table."""
+
+
+@dataclass(frozen=True)
+class NgramTable:
+    """Every n-gram up to some order, and how often it was seen.
+
+    Level ``m`` (index ``m - 1`` of both lists) holds the m-grams sorted by key, which is
+    ``node * vocab_size + token``: ``token`` is the last one, ``node`` the index of the others in
+    the level below (0 at level 1, where each token of the vocabulary has a key, seen or not).
+    So a context's continuations lie side by side, and the levels up to ``m`` are the table of
+    order ``m``. A document begins with the boundary token, and no context reaches across one.
+    """
+
+    vocab_size: int
+    boundary_id: int
+    keys: list[Ints]
+    counts: list[Ints]
+    """Zero for an n-gram that was only seen as context."""
+
+    @classmethod
+    def empty(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
+        """The table of a text without tokens."""
+        keys = [np.arange(vocab_size)] + [np.empty(0, np.int64)] * (order - 1)
+        return cls(vocab_size, boundary_id, keys, [np.zeros_like(k) for k in keys])
+
+    @classmethod
+    def count(
+        cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints
+    ) -> Self:
+        """The n-grams that end in each target and whose context ends in the input beside it.
+
+        An input of ABSENT separates rows. A target of IGNORE_INDEX isn't counted, but the inputs
+        around it are still context of what follows.
+        """
+        table = cls.empty(order, vocab_size, boundary_id)
+        after_N = np.append(inputs_N[1:], ABSENT)
+        after_N[after_N == boundary_id] = ABSENT
+        counted_N = targets_N != IGNORE_INDEX
+        last_N = np.where(counted_N, targets_N, after_N)
+        goes_on_N = (after_N != ABSENT) & (after_N == last_N)
+        table.counts[0][:] = np.bincount(targets_N[counted_N], minlength=vocab_size)
+        contexts_N = inputs_N
+        index = np.flatnonzero(last_N != ABSENT)
+        for level in range(1, order):
+            index = index[contexts_N[index] != ABSENT]
+            table.keys[level], nodes = _unique(contexts_N[index] * vocab_size + last_N[index])
+            counted = nodes[counted_N[index]]
+            table.counts[level] = np.bincount(counted, minlength=len(table.keys[level]))
+            # What ends in this target is the context of the next, one token longer.
+            goes_on = goes_on_N[index]
+            contexts_N = np.full(len(inputs_N), ABSENT)
+            contexts_N[index[goes_on] + 1] = nodes[goes_on]
+        return table
+
+    @property
+    def order(self) -> int:
+        return len(self.keys)
+
+    @property
+    def size(self) -> int:
+        """N-grams of all lengths."""
+        return sum(map(len, self.keys))
+
+    def cut(self, order: int) -> NgramTable:
+        """The table of a lower order; it shares this one's arrays."""
+        return NgramTable(
+            self.vocab_size, self.boundary_id, self.keys[:order], self.counts[:order]
+        )
+
+    def merge(self, other: NgramTable) -> NgramTable:
+        """The table of both texts: counts are sums. Tables must agree in all but the counts."""
+        merged = NgramTable.empty(self.order, self.vocab_size, self.boundary_id)
+        tables = (self, other)
+        places = [np.zeros(1, np.int64)] * 2
+        for level in range(self.order):
+            # Contexts keep their order when they move, so each table's keys stay sorted.
+            moved = []
+            for table, place in zip(tables, places, strict=True):
+                nodes, tokens = table.split_keys(level)
+                moved.append(place[nodes] * self.vocab_size + tokens)
+            keys = _distinct(np.sort(np.concatenate(moved), kind="stable"))
+            places = [np.searchsorted(keys, m) for m in moved]
+            counts = np.zeros(len(keys), np.int64)
+            for table, place in zip(tables, places, strict=True):
+                counts[place] += table.counts[level]
+            merged.keys[level], merged.counts[level] = keys, counts
+        return merged
+
+    def split_keys(self, level: int) -> tuple[Ints, Ints]:
+        """Of each n-gram of ``level`` (from 0): its context's node and its last token."""
+        nodes = self.keys[level] // self.vocab_size
+        return nodes, self.keys[level] - nodes * self.vocab_size
+
+    def find(self, level: int, contexts_N: Ints, tokens_N: Ints) -> Ints:
+        """Nodes in ``level`` (from 0) of contexts of the level below, each with one more token.
+
+        ABSENT where the context is, UNSEEN where the table lacks the n-gram.
+        """
+        if level == 0:
+            return tokens_N
+        missing_N = np.where(contexts_N == ABSENT, ABSENT, UNSEEN)
+        keys = self.keys[level]
+        if not len(keys):
+            return missing_N
+        wanted_N = contexts_N * self.vocab_size + tokens_N
+        place_N = np.minimum(np.searchsorted(keys, wanted_N), len(keys) - 1)
+        return np.where((contexts_N >= 0) & (keys[place_N] == wanted_N), place_N, missing_N)
+
+    def contexts(self, tokens_N: Ints) -> list[Ints]:
+        """Nodes of the 0, 1, … order - 1 tokens that end at each position, each (N,).
+
+        A token of ABSENT separates rows.
+        """
+        begins_N = (tokens_N == self.boundary_id) | (tokens_N == ABSENT)
+        contexts = [np.zeros_like(tokens_N), tokens_N]
+        for level in range(1, self.order - 1):
+            before_N = np.append(ABSENT, contexts[-1][:-1])
+            before_N[begins_N] = ABSENT
+            contexts.append(self.find(level, before_N, tokens_N))
+        return contexts[: self.order]
+
+    @cached_property
+    def continuations(self) -> list[Ints]:
+        """Of each n-gram below the highest order, how many different tokens were seen before it.
+
+        Those that begin a document have nothing before them and keep their counts. Raises
+        ValueError where an n-gram is in the table and its ending isn't, which no text brings about.
+        """
+        result = []
+        suffixes, begins = np.zeros(self.vocab_size, np.int64), np.zeros(self.vocab_size, bool)
+        for level in range(1, self.order):
+            nodes, tokens = self.split_keys(level)
+            suffixes = self.find(level - 1, suffixes[nodes], tokens)
+            if suffixes.size and suffixes.min() < 0:
+                raise ValueError(f"{level + 1}-grams without the {level}-grams that end them")
+            seen = suffixes[self.counts[level] > 0]
+            before = np.bincount(seen, minlength=len(self.keys[level - 1]))
+            result.append(np.where(begins, self.counts[level - 1], before))
+            begins = begins[nodes] if level > 1 else nodes == self.boundary_id
+        return result
+
+    def validate(self) -> None:
+        """Raises ValueError, saying what is wrong, where the arrays can't be a table."""
+        n_contexts = 1
+        for n, (keys, counts) in enumerate(zip(self.keys, self.counts, strict=True), start=1):
+            if keys.shape != counts.shape or keys.ndim != 1:
+                raise ValueError(f"{n}-grams: {keys.shape} keys and {counts.shape} counts")
+            if counts.size and counts.min() < 0:
+                raise ValueError(f"{n}-grams: negative counts")
+            if (np.diff(keys) <= 0).any():
+                raise ValueError(f"{n}-grams: keys out of order")
+            if keys.size and not 0 <= keys[0] <= keys[-1] < n_contexts * self.vocab_size:
+                raise ValueError(f"{n}-grams: keys without a context")
+            n_contexts = len(keys)
+        if len(self.keys[0]) != self.vocab_size:
+            raise ValueError(f"{len(self.keys[0])} tokens, but the vocabulary has {self.vocab_size}")
+        _ = self.continuations
+
+
+def _distinct(sorted_N: Ints) -> Ints:
+    return sorted_N[np.diff(sorted_N, prepend=ABSENT) != 0]
+
+
+def _unique(keys_N: Ints) -> tuple[Ints, Ints]:
+    """The different keys, sorted, and where among them each one is."""
+    bits = len(keys_N).bit_length()
+    if not len(keys_N) or int(keys_N.max()).bit_length() + bits > 63:
+        unique, inverse = np.unique(keys_N, return_inverse=True)
+        return unique, inverse
+    # Key and position in one number: sorting values is several times faster than argsort.
+    packed_N = np.sort(keys_N << bits | np.arange(len(keys_N)))
+    position_N = packed_N & ((1 << bits) - 1)
+    packed_N >>= bits
+    new_N = np.diff(packed_N, prepend=ABSENT) != 0
+    inverse_N = np.empty_like(packed_N)
+    inverse_N[position_N] = np.cumsum(new_N) - 1
+    return packed_N[new_N], inverse_N

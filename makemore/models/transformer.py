@@ -1,0 +1,220 @@
+"""The decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), in two styles.
+
+``modern``: parameter-free RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
+query-key norm (Henry et al. 2020), squared ReLU (So et al. 2021), no biases, untied head, output
+projections that start at zero. ``gpt2``: LayerNorm, learned positions, GELU, biases, tied head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore.config import CorpusFacts, Recipe, setting
+from makemore.models.base import LanguageModel, base_training
+from makemore.nn.attention import (
+    attend,
+    cache_bias,
+    causal_bias,
+    rotary_table,
+    rotate,
+    write_cache,
+)
+from makemore.nn.norms import rms_norm
+from makemore.types import State
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Settings of ``transformer``."""
+
+    block_size: int = setting(128, "longest context in tokens")
+    n_layer: int = setting(4, "blocks")
+    n_head: int = setting(4, "attention heads")
+    n_embd: int = setting(128, "width")
+    dropout: float = setting(0.0, "share of activations dropped in training")
+    style: Literal["modern", "gpt2"] = setting("modern", "modern, or GPT-2 as nanoGPT has it")
+
+    def __post_init__(self) -> None:
+        if min(self.block_size, self.n_layer, self.n_head, self.n_embd) < 1:
+            raise ValueError("block_size, n_layer, n_head and n_embd must be at least 1")
+        if self.n_embd % (2 * self.n_head):
+            raise ValueError(f"n_embd must be a multiple of 2 x n_head ({2 * self.n_head})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be at least 0 and below 1")
+
+
+class RMSNorm(nn.Module):
+    """Parameter-free, so that a block reads the same in both styles."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x)
+
+
+def make_norm(config: TransformerConfig) -> nn.Module:
+    return nn.LayerNorm(config.n_embd) if config.style == "gpt2" else RMSNorm()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the queries of one call stand: shared by every layer."""
+
+    bias: Tensor
+    """Added to attention scores, broadcast to (B, H, T, S)."""
+    rotary: tuple[Tensor, Tensor] | None
+    position_B: Tensor | None
+    """First position of the call in the cache; None without a cache."""
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.modern = config.style == "modern"
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=not self.modern)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=not self.modern)
+
+    def forward(self, x_BTC: Tensor, place: Place, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        batch, length, width = x_BTC.shape
+        qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if place.rotary is not None:
+            q, k = rotate(rms_norm(q), *place.rotary), rotate(rms_norm(k), *place.rotary)
+        if cache is not None and place.position_B is not None:
+            write_cache(cache[0], k, place.position_B)
+            write_cache(cache[1], v, place.position_B)
+            k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
+        mixed = attend(q, k, v, place.bias, self.dropout if self.training else 0.0)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class FeedForward(nn.Module):
+    """Two layers, four times wider inside."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.modern = config.style == "modern"
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=not self.modern)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=not self.modern)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        h = self.up(x_BTC)
+        return self.down(F.relu(h).square() if self.modern else F.gelu(h, approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then the feed-forward layers."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = make_norm(config), make_norm(config)
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTC: Tensor, place: Place, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        x_BTC = x_BTC + self.dropout(self.attention(self.norm1(x_BTC), place, cache))
+        return x_BTC + self.dropout(self.feed_forward(self.norm2(x_BTC)))
+
+
+class Transformer(LanguageModel):
+    """Looks at up to ``block_size`` tokens; its state is every layer's keys and values."""
+
+    Config: ClassVar[type] = TransformerConfig
+    summary = "decoder-only transformer, modern or GPT-2 style"
+    streams = False
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        self.max_len = config.block_size
+        self.embedding = nn.Embedding(vocab_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
+        self.register_buffer("bias", causal_bias(config.block_size), persistent=False)
+        self.positions: nn.Embedding | None = None
+        if config.style == "gpt2":
+            self.positions = nn.Embedding(config.block_size, config.n_embd)
+            self._init_gpt2()
+        else:
+            cos, sin = rotary_table(config.block_size, config.n_embd // config.n_head)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
+            self._init_modern()
+
+    def _init_gpt2(self) -> None:
+        self.head.weight = self.embedding.weight
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            for layer in (block.attention.out, block.feed_forward.down):
+                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
+    def _init_modern(self) -> None:
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head.weight)
+        for block in self.blocks:
+            for layer in (block.attention.qkv, block.feed_forward.up):
+                nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.feed_forward.down.weight)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """Position (B,) int64, then keys and values of each layer, (B, H, capacity, D)."""
+        heads = self.config.n_head
+        shape = (batch_size, heads, min(capacity, self.config.block_size), self.config.n_embd // heads)
+        position = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        cache = [torch.zeros(shape, device=self.device) for _ in range(2 * self.config.n_layer)]
+        return (position, *cache)
+
+    def _place(self, length: int, state: State | None) -> tuple[Place, Tensor]:
+        """Biases and rotations of a call, and the positions (T,) or (B, T) of its tokens."""
+        if state is None:
+            index, bias, first = torch.arange(length, device=self.bias.device), self.bias[:length, :length], None
+        else:
+            first = state[0]
+            index = first[:, None] + torch.arange(length, device=first.device)
+            bias = cache_bias(first, length, state[1].shape[2])
+        if self.positions is not None:
+            return Place(bias, None, first), index
+        if state is None:
+            rotary = (self.cos[:length], self.sin[:length])
+        else:
+            rotary = (self.cos[index][:, None], self.sin[index][:, None])
+        return Place(bias, rotary, first), index
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Raises ValueError where tokens and state together pass ``block_size``."""
+        length = tokens_BT.shape[1]
+        if length > self.config.block_size:
+            raise ValueError(f"{length} tokens pass the context of {self.config.block_size}")
+        place, index = self._place(length, state)
+        x = self.embedding(tokens_BT)
+        x = rms_norm(x) if self.positions is None else x + self.positions(index)
+        x = self.dropout(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, place, None if state is None else (state[1 + 2 * i], state[2 + 2 * i]))
+        logits = self.head(self.norm(x))
+        return logits, None if state is None else (state[0] + length, *state[1:])
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        train = base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
+        if facts.mode == "lines":
+            block = train.block_size
+            return Recipe(TransformerConfig(block_size=block, n_embd=64, dropout=0.1), train)
+        return Recipe(TransformerConfig(block_size=128, n_embd=128), train)

@@ -1,0 +1,160 @@
+"""WaveNet (van den Oord et al. 2016, "WaveNet: A Generative Model for Raw Audio") over tokens.
+
+``tree``: windows of ``block_size`` tokens fused pair by pair, level by level, each fusion a linear
+layer, batch normalisation and tanh. ``gated``: the paper's residual blocks, tanh filter times
+sigmoid gate, with skip connections. Both are dilated causal convolutions: level l joins what stands
+``2**l`` positions earlier with what stands here, and no position is computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore.config import CorpusFacts, Recipe, setting
+from makemore.models.base import LanguageModel, base_training, window_pad
+from makemore.nn.batchnorm import BatchNorm
+from makemore.types import State
+
+
+@dataclass(frozen=True)
+class WaveNetConfig:
+    """Settings of ``wavenet``."""
+
+    block_size: int = setting(8, "tokens of context, a power of two")
+    n_embd: int = setting(24, "width of a token's embedding, in gated style of every block")
+    n_hidden: int = setting(128, "width of a level; in gated style of filter, gate and skips")
+    dropout: float = setting(0.0, "share of each level's output dropped in training")
+    style: Literal["tree", "gated"] = setting("tree", "fused pairs, or the paper's gated blocks")
+
+    def __post_init__(self) -> None:
+        if self.block_size < 2 or self.block_size & (self.block_size - 1):
+            raise ValueError("block_size must be a power of two, at least 2")
+        if min(self.n_embd, self.n_hidden) < 1:
+            raise ValueError("n_embd and n_hidden must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must be at least 0 and below 1")
+
+
+class Fusion(nn.Module):
+    """A pair becomes one vector, tanh(BatchNorm(W pair)), which is all that goes up the tree."""
+
+    def __init__(self, width: int, n_hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * width, n_hidden, bias=False)
+        self.norm = BatchNorm(n_hidden)
+
+    def forward(
+        self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        fused_BTH = torch.tanh(self.norm(self.linear(pair_BTC), valid_BT))
+        return fused_BTH, fused_BTH
+
+
+class GatedBlock(nn.Module):
+    """tanh filter times sigmoid gate; its output goes to the residual stream and to the head."""
+
+    def __init__(self, width: int, n_hidden: int, last: bool) -> None:
+        super().__init__()
+        self.filter_gate = nn.Linear(2 * width, 2 * n_hidden)
+        self.skip = nn.Linear(n_hidden, n_hidden)
+        # Nothing reads the last block's residual stream.
+        self.residual = nn.Identity() if last else nn.Linear(n_hidden, width)
+        self.last = last
+
+    def forward(
+        self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        filter_BTH, gate_BTH = self.filter_gate(pair_BTC).chunk(2, dim=-1)
+        z_BTH = torch.tanh(filter_BTH) * torch.sigmoid(gate_BTH)
+        return x_BTC if self.last else x_BTC + self.residual(z_BTH), self.skip(z_BTH)
+
+
+class WaveNet(LanguageModel):
+    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+
+    Config: ClassVar[type] = WaveNetConfig
+    summary = "van den Oord et al. 2016: dilated causal convolutions, a tree of fused pairs"
+
+    def __init__(self, config: WaveNetConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        self.max_len = config.block_size
+        n_levels = config.block_size.bit_length() - 1
+        self.dilations = [2**level for level in range(n_levels)]
+        self.embedding = nn.Embedding(vocab_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
+        self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
+        self.head = nn.Linear(config.n_hidden, vocab_size)
+        # A quiet head: the loss at step 0 is ln V.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def _gated(self) -> bool:
+        return bool(self.config.style == "gated")
+
+    def _level(self, index: int, last: bool) -> nn.Module:
+        n_embd, n_hidden = self.config.n_embd, self.config.n_hidden
+        if self._gated:
+            return GatedBlock(n_embd, n_hidden, last)
+        return Fusion(n_hidden if index else n_embd, n_hidden)
+
+    @torch.no_grad()
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """A queue a level, (B, 2**level, C): its inputs at the last positions, oldest first.
+
+        Before a document every position is a boundary token, so a queue is one vector repeated:
+        what the levels below make of endless boundary tokens.
+        """
+        training = self.training
+        self.eval()  # one token has no batch statistics
+        boundary = torch.full((1, 1), self.boundary_id, device=self.device)
+        _, queues = self._run(boundary, None, None)
+        self.train(training)
+        return tuple(queue.repeat(batch_size, 1, 1) for queue in queues)
+
+    def _run(
+        self, tokens_BT: Tensor, state: State | None, valid_BT: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Output of the levels, (B, T, n_hidden), and their queues after the last token.
+
+        Without a state the first token must be the boundary, and stands for all before it too.
+        """
+        length = tokens_BT.shape[1]
+        x = self.dropout(self.embedding(tokens_BT))
+        skips, queues = [], []
+        for i, (level, dilation) in enumerate(zip(self.levels, self.dilations, strict=True)):
+            queue = x[:, :1].expand(-1, dilation, -1) if state is None else state[i]
+            context = torch.cat([queue, x], dim=1)
+            queues.append(context[:, length:])
+            pair = torch.cat([context[:, :length], x], dim=-1)
+            x, skip = level(x, pair, valid_BT)
+            x = self.dropout(x)
+            skips.append(skip)
+        if self.mix is None:
+            return x, tuple(queues)
+        return self.dropout(F.relu(self.mix(F.relu(sum(skips))))), tuple(queues)
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        if state is not None:
+            hidden, queues = self._run(tokens_BT, state, valid_BT)
+            return self.head(hidden), queues
+        # One more boundary in front makes all context before the document; no statistics see it.
+        tokens = window_pad(tokens_BT, 1, self.boundary_id)
+        real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
+        hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))
+        return self.head(hidden[:, 1:]), None
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        if facts.mode == "lines":
+            return Recipe(WaveNetConfig(), base_training(facts, optimizer="muon", batch_tokens=2048))
+        train = base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
+        return Recipe(WaveNetConfig(block_size=32, n_embd=64, n_hidden=256), train)

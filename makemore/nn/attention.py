@@ -1,0 +1,58 @@
+"""Causal attention over a static cache, and rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def causal_bias(length: int, device: torch.device | None = None) -> Tensor:
+    """(T, T) float32: 0 where a query may look, minus infinity where the key is later."""
+    return torch.full((length, length), -math.inf, device=device).triu(1)
+
+
+def cache_bias(position_B: Tensor, new: int, capacity: int) -> Tensor:
+    """(B, 1, T, capacity) float32 bias for ``new`` queries at ``position_B`` onwards of a cache."""
+    query_BT = position_B[:, None] + torch.arange(new, device=position_B.device)
+    later = torch.arange(capacity, device=position_B.device) > query_BT[..., None]
+    return torch.zeros_like(later, dtype=torch.float32).masked_fill_(later, -math.inf)[:, None]
+
+
+def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> None:
+    """Put new keys or values at ``position_B`` onwards, in place."""
+    batch, _, length, _ = new_BHTD.shape
+    rows = torch.arange(batch, device=cache_BHCD.device)[:, None]
+    columns = position_B[:, None] + torch.arange(length, device=cache_BHCD.device)
+    cache_BHCD.transpose(1, 2)[rows, columns] = new_BHTD.transpose(1, 2).to(cache_BHCD.dtype)
+
+
+def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D).
+
+    On CPU plain products beat the fused kernel, whose backward pass is slow at short contexts.
+    """
+    if q_BHTD.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BHSD, v_BHSD, attn_mask=bias.to(q_BHTD.dtype), dropout_p=dropout
+        )
+    scores = (q_BHTD / math.sqrt(q_BHTD.shape[-1])) @ k_BHSD.transpose(-2, -1)
+    weights = torch.softmax(scores + bias, dim=-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights.to(v_BHSD.dtype) @ v_BHSD
+
+
+def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (T, D / 2) float32, of rotary positions (Su et al. 2021)."""
+    frequency = base ** (-torch.arange(0, head_dim, 2) / head_dim)
+    angle = torch.outer(torch.arange(length).float(), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
+    a, b = x_BHTD.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x_BHTD)

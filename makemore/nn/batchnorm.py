@@ -1,0 +1,95 @@
+"""Batch normalisation over the valid positions of a batch, with its gradient in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.Module):
+    """Normalises each of C features over a batch (Ioffe & Szegedy 2015, "Batch Normalization").
+
+    As in the paper, and as ``torch.nn.BatchNorm1d`` does: training normalises with the batch's
+    biased variance; ``running_var``, which inference uses, averages the unbiased one (Bessel's
+    correction). ``momentum`` is the new batch's weight in the running averages.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalise ``x`` (..., C); in training, by statistics of the positions ``valid`` (...).
+
+        Computes in the parameters' precision, under autocast too.
+        """
+        x = x.to(self.weight.dtype)
+        if not self.training:
+            scale = self.weight * (self.running_var + self.eps).rsqrt()
+            return torch.addcmul(self.bias - self.running_mean * scale, x, scale)
+        weights, count = _mean_weights(x, valid)
+        positions = tuple(range(x.dim() - 1))
+        mean = (x * weights).sum(positions)
+        centred = x - mean
+        var = (centred.square() * weights).sum(positions)
+        self.observe(mean, var, count)
+        return torch.addcmul(self.bias, centred, self.weight * (var + self.eps).rsqrt())
+
+    @torch.no_grad()
+    def observe(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
+        """Add a batch of ``count`` (a scalar) positions, of biased variance, to the running averages.
+
+        A batch of fewer than two positions has no variance to tell of and changes nothing.
+        """
+        share = self.momentum * (count > 1).to(mean_C)
+        self.running_mean.lerp_(mean_C, share)
+        self.running_var.lerp_(var_C * count / (count - 1).clamp(min=1), share)
+
+    def forward_by_hand(self, x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Training's forward pass for a hand-written backward; overwrites ``x_NC``.
+
+        Returns the output (N, C), and for ``backward_by_hand`` the normalised input (N, C) and the
+        inverse standard deviation (C,). The running averages move as in ``forward``.
+        """
+        n = max(len(x_NC), 1)
+        mean_C = x_NC.sum(0) / n
+        x_NC -= mean_C
+        out_NC = x_NC * x_NC
+        var_C = out_NC.sum(0) / n
+        self.observe(mean_C, var_C, x_NC.new_full((), len(x_NC)))
+        inverse_std_C = (var_C + self.eps).rsqrt()
+        normal_NC = x_NC.mul_(inverse_std_C)
+        torch.addcmul(self.bias, normal_NC, self.weight, out=out_NC)
+        return out_NC, normal_NC, inverse_std_C
+
+    def backward_by_hand(
+        self, grad_NC: Tensor, normal_NC: Tensor, inverse_std_C: Tensor, spare_NC: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of input (N, C), gain (C,) and bias (C,) from the output's.
+
+        The input moves the batch's mean and variance too, which takes from each feature's gradient
+        its mean and its component along the normalised feature. ``grad_NC`` becomes the input's
+        gradient; ``spare_NC`` is overwritten.
+        """
+        n = max(len(grad_NC), 1)
+        grad_bias_C = grad_NC.sum(0)
+        grad_weight_C = torch.mul(grad_NC, normal_NC, out=spare_NC).sum(0)
+        grad_NC.sub_(grad_bias_C / n).addcmul_(normal_NC, grad_weight_C / -n)
+        return grad_NC.mul_(self.weight * inverse_std_C), grad_weight_C, grad_bias_C
+
+
+def _mean_weights(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights (broadcast to ``x``) whose weighted sum is the mean of valid positions; their count."""
+    if valid is None:
+        count = x.new_full((), x.shape[:-1].numel())
+        return count.reciprocal(), count
+    count = valid.sum().to(x)
+    return valid.to(x)[..., None] / count.clamp(min=1), count

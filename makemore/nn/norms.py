@@ -1,0 +1,11 @@
+"""Normalisation without parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Divide by the root mean square over the last dimension (Zhang & Sennrich 2019)."""
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-6)

@@ -1,0 +1,130 @@
+"""Parameter groups, optimizers, and the learning rate over a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from makemore.config import TrainConfig
+from makemore.models.base import LanguageModel
+
+
+def rate(config: TrainConfig, step: int, progress: float) -> float:
+    """The learning rate as a share of its peak.
+
+    Warm-up counts in steps, decay in ``progress``, the share of the budget (steps or time) used.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return warmup
+    if config.schedule == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    else:
+        fall = min(1.0, max(0.0, (1 - progress) / config.decay_share)) if config.decay_share else 1.0
+    return warmup * (config.final_lr + (1 - config.final_lr) * fall)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration.
+
+    The quintic's coefficients are those of Muon (Jordan et al. 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, poly, x, beta=a)
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), with decoupled weight decay.
+
+    Matrices of one shape go through the iteration as one batched product.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        by_shape: dict[torch.Size, list[Tensor]] = {}
+        for parameter in params:
+            by_shape.setdefault(parameter.shape, []).append(parameter)
+        groups = [{"params": group} for group in by_shape.values()]
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params]
+            torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
+            nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
+            update = orthogonalise(torch.stack(nesterov))
+            # Root-mean-square size of an update is that of a square matrix, whatever the shape.
+            scale = math.sqrt(max(1.0, params[0].shape[0] / params[0].shape[1]))
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
+
+
+class Optimizers:
+    """The optimizers of one model, stepped together under one schedule."""
+
+    def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+        self.config = config
+        named = dict(model.named_parameters())
+        matrices = model.hidden_matrices() if config.optimizer == "muon" else []
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(
+                Muon([named[n] for n in matrices], config.matrix_lr, 0.95, config.weight_decay)
+            )
+        rest = [p for name, p in named.items() if name not in set(matrices)]
+        if rest:
+            self.parts.append(self._plain(rest))
+        self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+        self.parameters = [p for part in self.parts for g in part.param_groups for p in g["params"]]
+
+    def _plain(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        config = self.config
+        groups = [
+            {"params": [p for p in params if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.beta1)
+        fused = params[0].device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+
+    def step(self, step: int, progress: float) -> None:
+        """Update from the gradients that stand, at this step's learning rate; then forget them."""
+        share = rate(self.config, step, progress)
+        for part, peaks in zip(self.parts, self._peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def clip(self) -> Tensor:
+        """Scale gradients to the largest norm allowed; returns the norm before."""
+        limit = self.config.clip or math.inf
+        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(state[str(i)])

@@ -1,0 +1,40 @@
+"""Lazy registries: names to ``module:Class`` strings, imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from makemore.errors import unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Name to class, resolved lazily so that help and errors come without importing torch."""
+
+    def __init__(self, kind: str, entries: dict[str, str]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def register(self, name: str, path: str) -> None:
+        """Add an entry, ``package.module:Class``; the way in for rungs from outside the package."""
+        self._entries[name] = path
+
+    def path(self, name: str) -> str:
+        """The ``module:Class`` of a name. Raises UserError, naming the nearest, if unknown."""
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def get(self, name: str) -> type[T]:
+        """The class of a name. Raises UserError, naming the nearest, if unknown."""
+        module, _, attribute = self.path(name).partition(":")
+        return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,27 @@
+"""The tokenizer registry, and one spelling for all: ``name`` or ``name:option``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from makemore.registry import Registry
+from makemore.tokenizers.base import Tokenizer
+
+TOKENIZERS: Registry[Tokenizer] = Registry(
+    "tokenizer",
+    {
+        "char": "makemore.tokenizers.char:CharTokenizer",
+        "byte": "makemore.tokenizers.byte:ByteTokenizer",
+    },
+)
+
+
+def fit_tokenizer(spec: str, text: str) -> Tokenizer:
+    """Make the tokenizer that ``spec`` names for a text. Raises UserError if unknown or unfit."""
+    name, _, option = spec.partition(":")
+    return TOKENIZERS.get(name).fit(text, option)
+
+
+def tokenizer_from_dict(data: dict[str, Any]) -> Tokenizer:
+    """Remake a saved tokenizer. Raises KeyError, TypeError or ValueError where it is damaged."""
+    return TOKENIZERS.get(str(data["name"])).from_dict(data)

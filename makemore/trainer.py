@@ -1,0 +1,223 @@
+"""The only training loop: a generator of records that owns budget, cadence, best and last."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from makemore.config import TrainConfig
+from makemore.corpus.loader import Loader
+from makemore.errors import UserError
+from makemore.learners import Learner
+from makemore.models.base import CountModel
+
+LOG_SECONDS = 0.5
+EVALUATIONS = 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened since the last record. Losses in nats per token, rates per second."""
+
+    step: int
+    loss: float | None
+    val: float | None
+    lr: float
+    tokens: int
+    """Targets trained on so far."""
+    tokens_per_second: float
+    elapsed: float
+    progress: float
+    improved: bool = False
+    save: bool = False
+    """The state is worth saving now."""
+    note: str = ""
+
+
+class Trainer:
+    """Trains until the budget is used, val stops improving, data end, or someone asks to stop."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        loader: Loader,
+        config: TrainConfig,
+        evaluate: Callable[[], float] | None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``evaluate``: val in nats per token, None without a val split; ``stop``: asked every step."""
+        self.learner, self.loader, self.config = learner, loader, config
+        self.evaluate, self.stop = evaluate, stop
+        self.step = 0
+        self.tokens = 0
+        self.elapsed = 0.0
+        self.best_val = math.inf
+        self.best_step = 0
+        self.worse = 0
+        """Evaluations since the best."""
+        self.finished = False
+        self.stopped_early = False
+        self.stopped = False
+        """Someone asked to stop; the run can go on from here."""
+        self.best: dict[str, Tensor] = {}
+        self._evaluations = 0
+        self._eval_seconds = 0.0
+        self._saved_at = 0.0
+        self._sum: Tensor | None = None
+        self._count = 0
+        self._logged_tokens = 0
+        self._logged_at = 0.0
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget used, in [0, 1]."""
+        shares = [0.0]
+        if self.config.steps:
+            shares.append(self.step / self.config.steps)
+        if self.config.max_time:
+            # The last evaluation belongs to the budget.
+            shares.append((self.elapsed + self._eval_seconds) / self.config.max_time)
+        return min(1.0, max(shares))
+
+    def fit(self) -> Iterator[Record]:
+        """Train on. Yields a record now and then; what the caller does in between is timed too.
+
+        Raises UserError where the loss stops being a number.
+        """
+        self._begun = time.perf_counter() - self.elapsed
+        self._logged_at = self._saved_at = self.elapsed
+        yield from self._loop()
+        if not self.stopped:
+            self.learner.finish()
+            yield self._end()
+
+    def _loop(self) -> Iterator[Record]:
+        while self.progress < 1 and not self.stopped_early:
+            if self.stop():
+                self.stopped = True
+                yield self._record(save=True)
+                return
+            try:
+                batch = self.loader.next()
+            except StopIteration:
+                return
+            metrics = self.learner.step(batch, self.step, self.progress)
+            self.step += 1
+            self.tokens += metrics.tokens
+            if metrics.loss is not None:
+                self._sum = metrics.loss if self._sum is None else self._sum + metrics.loss
+                self._count += 1
+            self._tick()
+            if self._due_for_evaluation():
+                yield self._evaluated()
+            elif self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1:
+                yield self._record(save=self._due_for_saving())
+
+    def _tick(self) -> None:
+        self.elapsed = time.perf_counter() - self._begun
+
+    def _due_for_saving(self) -> bool:
+        return self.elapsed - self._saved_at >= self.config.save_interval
+
+    def _due_for_evaluation(self) -> bool:
+        if self.evaluate is None or isinstance(self.learner.model, CountModel) or self.progress >= 1:
+            return False
+        if self.config.eval_interval:
+            return self.step % self.config.eval_interval == 0
+        if self.config.steps and not self.config.max_time:
+            return self.step * EVALUATIONS // self.config.steps > self._evaluations
+        return self.progress * EVALUATIONS > self._evaluations + 1
+
+    def _run_evaluation(self) -> tuple[float | None, bool]:
+        """Val now, and whether it is the best; keeps the best weights."""
+        val = None
+        if self.evaluate is not None:
+            begun = time.perf_counter()
+            val = self.evaluate()
+            self._eval_seconds = time.perf_counter() - begun
+            self._evaluations += 1
+        improved = val is None or val < self.best_val or not self.best
+        if improved:
+            self.best_val, self.best_step, self.worse = val if val is not None else math.inf, self.step, 0
+            self.best = {k: v.detach().clone() for k, v in self.learner.model.state_dict().items()}
+        else:
+            self.worse += 1
+        return val, improved
+
+    def _evaluated(self) -> Record:
+        val, improved = self._run_evaluation()
+        self._tick()
+        if self.config.patience and self.worse >= self.config.patience:
+            self.stopped_early = True
+        return self._record(val, improved, save=self._due_for_saving())
+
+    def _end(self) -> Record:
+        val, improved = self._run_evaluation()
+        self._tick()
+        self.finished = True
+        return self._record(val, improved, save=True)
+
+    def _record(self, val: float | None = None, improved: bool = False, save: bool = False) -> Record:
+        loss = None
+        if self._sum is not None:
+            loss = float(self._sum) / self._count
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} by step {self.step}: training diverged; lower the learning "
+                    "rate, such as --set train.lr=1e-3; the best model so far is kept"
+                )
+            self._sum, self._count = None, 0
+        seconds = max(self.elapsed - self._logged_at, 1e-9)
+        speed = (self.tokens - self._logged_tokens) / seconds
+        self._logged_at, self._logged_tokens = self.elapsed, self.tokens
+        if save:
+            self._saved_at = self.elapsed
+        note, self.learner.note = self.learner.note, ""
+        parts = getattr(getattr(self.learner, "optimizers", None), "parts", [])
+        lr = parts[-1].param_groups[0]["lr"] if parts else 0.0
+        return Record(
+            self.step, loss, val, lr, self.tokens, speed, self.elapsed, self.progress, improved, save, note
+        )
+
+    _SCALARS = (
+        "step",
+        "tokens",
+        "elapsed",
+        "best_val",
+        "best_step",
+        "worse",
+        "finished",
+        "stopped_early",
+        "_evaluations",
+        "_eval_seconds",
+        "_count",
+    )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs: what was learned, the place in the data, random states."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
+            "trainer": {name: getattr(self, name) for name in self._SCALARS},
+            "sum": self._sum,
+            "best": self.best,
+            "learner": self.learner.state_dict(),
+            "loader": self.loader.state_dict(),
+            "random": {"torch": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self._SCALARS:
+            setattr(self, name, state["trainer"][name])
+        self._sum, self.best = state["sum"], state["best"]
+        self._logged_tokens = self.tokens
+        self.learner.load_state_dict(state["learner"])
+        self.loader.load_state_dict(state["loader"])
+        torch.set_rng_state(state["random"]["torch"])
+        if state["random"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])

@@ -1,0 +1,136 @@
+"""What every part agrees on. Shape suffixes: B batch, T time (tokens), V vocabulary,
+N tokens of a split, D documents, U bootstrap units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Target of a position whose loss does not count (padding, lead-in)."""
+
+State = tuple["Tensor", ...]
+"""What a model remembers between calls: a flat tuple of tensors, dimension 0 is B in each."""
+
+
+class Batch(NamedTuple):
+    """One step's data. ``inputs_BT``, ``targets_BT``: int64; targets may hold IGNORE_INDEX."""
+
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    continues: bool = False
+    """True where every row goes on where the previous batch's row ended (carried state)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a corpus as tokens to predict, document after document.
+
+    The input of target ``i`` is target ``i - 1``, and the boundary token where a document begins.
+    In ``lines`` mode each document's last target is the boundary (the line's end).
+    """
+
+    name: str
+    tokens_N: np.ndarray
+    """The targets, in order, any integer type."""
+    starts_D: np.ndarray
+    """int64: index of each document's first target."""
+    chars_D: np.ndarray
+    """int64: characters of each document, line end included."""
+    bytes_D: np.ndarray
+    """int64: UTF-8 bytes of each document, line end included."""
+    seen_D: np.ndarray | None = None
+    """bool: the document stands verbatim in train (``lines`` mode only)."""
+    unspellable_D: np.ndarray | None = None
+    """int64: characters of each document that the tokenizer can't spell, left out of the tokens."""
+
+    @property
+    def ends_D(self) -> np.ndarray:
+        """int64: one past each document's last target."""
+        return np.append(self.starts_D[1:], len(self.tokens_N))
+
+    @property
+    def chars(self) -> int:
+        return int(self.chars_D.sum())
+
+    @property
+    def bytes(self) -> int:
+        return int(self.bytes_D.sum())
+
+    def inputs_at(self, index: np.ndarray, boundary_id: int) -> np.ndarray:
+        """The input tokens of targets ``index`` (any shape, negative allowed: boundary) as int64."""
+        before = self.tokens_N[np.maximum(index - 1, 0)].astype(np.int64)
+        return np.where(index > 0, before, boundary_id)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is on a split: every token scored once, nats summed in float64."""
+
+    split: str
+    tokens: int
+    chars: int
+    bytes: int
+    nats: float
+    unit_nats_U: np.ndarray
+    """float64: nats of each bootstrap unit (a document, or a block of bytes)."""
+    unit_bytes_U: np.ndarray
+    """int64: bytes of each bootstrap unit."""
+    ci95_bits_per_byte: tuple[float, float]
+    unspellable: int = 0
+    """Characters outside the tokenizer's alphabet, charged at a fixed price."""
+    unseen: Score | None = None
+    """The same over documents that don't stand verbatim in train, where some do."""
+
+    @property
+    def nll(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(min(self.nll, 700.0))
+
+    @property
+    def nats_per_char(self) -> float:
+        return self.nats / self.chars
+
+    @property
+    def bits_per_char(self) -> float:
+        return self.nats / math.log(2) / self.chars
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def ci95_bits_per_char(self) -> tuple[float, float]:
+        ratio = self.bytes / self.chars
+        return (self.ci95_bits_per_byte[0] * ratio, self.ci95_bits_per_byte[1] * ratio)
+
+    def as_dict(self) -> dict[str, object]:
+        """The figures for ``--json``; ``ci95`` is that of bits per byte."""
+        figures: dict[str, object] = {
+            "split": self.split,
+            "tokens": self.tokens,
+            "chars": self.chars,
+            "bytes": self.bytes,
+            "nll": self.nll,
+            "perplexity": self.perplexity,
+            "nats_per_char": self.nats_per_char,
+            "bits_per_char": self.bits_per_char,
+            "bits_per_byte": self.bits_per_byte,
+            "ci95": list(self.ci95_bits_per_byte),
+            "ci95_bits_per_char": list(self.ci95_bits_per_char),
+            "unspellable": self.unspellable,
+        }
+        if self.unseen is not None:
+            figures["unseen"] = self.unseen.as_dict()
+        return figures

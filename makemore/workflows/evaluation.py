@@ -1,0 +1,43 @@
+"""Scores of a saved run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from makemore.corpus.documents import SPLITS
+from makemore.corpus.source import read_text
+from makemore.corpus.splits import encode_documents
+from makemore.errors import UserError, unknown_name
+from makemore.scoring import Progress, score
+from makemore.types import Score, Split
+from makemore.workflows.runs import Run
+
+SPLIT_NAMES = (*SPLITS, "val+test")
+
+
+def split_of(run: Run, file: Path | None, split: str | None) -> Split:
+    """What to score: a split of the run's own text, a whole other text, or a split of that.
+
+    Raises UserError for an unknown split, or a text that is gone, changed or unreadable.
+    """
+    if split is not None and any(part not in SPLITS for part in split.split("+")):
+        raise unknown_name("split", split, SPLIT_NAMES)
+    if file is not None and split is None:
+        text = read_text(file, run.config["corpus"]["encoding"])
+        documents = [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
+        return encode_documents(file.name, documents, run.mode, run.tokenizer)
+    return run.corpus(file).split(split or "val")
+
+
+def evaluate(
+    run: Run,
+    file: Path | None = None,
+    split: str | None = None,
+    stride: int | None = None,
+    progress: Progress | None = None,
+) -> Score:
+    """Score a run by the one protocol. Raises UserError for nothing to score."""
+    target = split_of(run, file, split)
+    if not len(target.tokens_N):
+        raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
+    return score(run.model, target, run.tokenizer.token_bytes(), stride, progress)

@@ -1,0 +1,90 @@
+"""A trained run in memory: its model, its tokenizer, what it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from makemore.checkpoint import RunDir
+from makemore.config import CorpusConfig, override
+from makemore.corpus.documents import Documents, Mode, make_documents
+from makemore.corpus.source import read_text
+from makemore.corpus.splits import Corpus, make_corpus
+from makemore.device import pick_device
+from makemore.errors import UserError
+from makemore.models import MODELS
+from makemore.models.base import LanguageModel
+from makemore.tokenizers import Tokenizer, tokenizer_from_dict
+
+
+def build_model(name: str, settings: dict[str, Any], vocab_size: int, boundary_id: int) -> LanguageModel:
+    """A fresh model. Raises UserError for an unknown name or setting."""
+    kind = MODELS.get(name)
+    return kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, loaded."""
+
+    folder: RunDir
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    model: LanguageModel
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def mode(self) -> Mode:
+        return self.config["corpus"]["mode"]
+
+    def documents(self, path: Path | None = None) -> Documents:
+        """The text it was trained on (or another), split as it was then.
+
+        Raises UserError where the text is gone or has changed since.
+        """
+        corpus = self.config["corpus"]
+        config = CorpusConfig(self.mode, ",".join(map(str, corpus["shares"])), corpus["encoding"])
+        source = path or Path(corpus["path"])
+        if path is None and not source.is_file():
+            raise UserError(f"{source}, which {self.name} was trained on, is gone; name the file")
+        documents = make_documents(read_text(source, config.encoding), config)
+        if path is None and any(documents.digest(s) != d for s, d in corpus["digests"].items()):
+            raise UserError(f"{source} has changed since {self.name} was trained; name the file to score")
+        return documents
+
+    def corpus(self, path: Path | None = None) -> Corpus:
+        """As ``documents``, in this run's tokens."""
+        return make_corpus(self.documents(path), self.tokenizer)
+
+
+def load(path: str | Path, device: str = "auto") -> Run:
+    """Load a run directory. Raises UserError where it is none, damaged, or of an unknown rung."""
+    folder = RunDir(Path(path))
+    config = folder.read_config()
+    try:
+        run_id = config["run_id"]
+        tokenizer = tokenizer_from_dict(folder.read_tokenizer(run_id))
+        model = build_model(
+            config["model"]["name"], config["model"]["settings"], tokenizer.vocab_size, tokenizer.boundary_id
+        )
+        model.load_state_dict(folder.read_model(run_id))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is damaged or from another version: {reason}") from None
+    model.to(pick_device(device)).eval()
+    return Run(folder, config, tokenizer, model)
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    import platform
+
+    from makemore import __version__
+
+    return {"makemore": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,451 @@
+"""From a text to a trained, scored, saved run."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from makemore.checkpoint import RunDir
+from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
+from makemore.corpus.documents import make_documents
+from makemore.corpus.loader import Loader, OrderedLoader, ShuffledLoader, StreamLoader
+from makemore.corpus.source import read_text
+from makemore.corpus.splits import Corpus, make_corpus
+from makemore.datasets import find_input
+from makemore.device import pick_compile, pick_device, pick_precision
+from makemore.errors import UserError
+from makemore.learners import make_learner
+from makemore.models import MODELS
+from makemore.models.base import CountModel, LanguageModel
+from makemore.scoring import quick_loss, score
+from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer
+from makemore.trainer import Record, Trainer
+from makemore.types import Score
+from makemore.workflows.generation import SampleRequest, sample
+from makemore.workflows.runs import Run, load, versions
+
+SECTIONS = ("model", "train", "corpus")
+DEFAULT_SECONDS = 120.0
+"""Training time where neither steps nor time are given."""
+CONTEXT_CHARS = 256
+SAMPLES_SHOWN = 10
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; ``run`` holds a state that resumes."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(f"stopped; go on with --resume (state saved in {run})")
+        self.run = run
+
+
+class Observer(Protocol):
+    """Who watches a training run; the command line draws a progress bar."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+
+    def start(self, plan: Plan) -> None:
+        """Training begins."""
+
+    def record(self, record: Record) -> None:
+        """Progress."""
+
+    def scoring(self, done: int, total: int) -> None:
+        """Progress of the final score, in tokens."""
+
+
+class Silent:
+    """An observer that doesn't look."""
+
+    def note(self, text: str) -> None: ...
+    def start(self, plan: Plan) -> None: ...
+    def record(self, record: Record) -> None: ...
+    def scoring(self, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train. ``settings``: ``section.key=value`` strings, the last word."""
+
+    input: str | None = None
+    model: str = "transformer"
+    tokenizer: str = "char"
+    out: Path | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of TrainConfig that were asked for."""
+    corpus: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of CorpusConfig that were asked for."""
+    settings: tuple[str, ...] = ()
+    config: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything resolved: what will be trained, on what, how, and where to."""
+
+    folder: RunDir
+    path: Path
+    model_name: str
+    model: LanguageModel
+    tokenizer_spec: str
+    corpus: Corpus
+    train: TrainConfig
+    encoding: str
+    device: torch.device
+    precision: torch.dtype
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run and its figures."""
+
+    run: Run
+    score: Score
+    steps: int
+    best_step: int
+    tokens: int
+    seconds: float
+    stopped_early: bool
+    samples: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.folder.path),
+            "model": self.run.config["model"]["name"],
+            "parameters": self.run.model.n_parameters(),
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
+            "stopped_early": self.stopped_early,
+            self.score.split: self.score.as_dict(),
+            "samples": self.samples,
+        }
+
+
+def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML file. Raises UserError if missing, malformed or of unknown sections."""
+    if path is None:
+        return {name: {} for name in SECTIONS}
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    for name, section in data.items():
+        if name not in SECTIONS or not isinstance(section, dict):
+            raise UserError(f"{path}: sections are [{'], ['.join(SECTIONS)}], not {name!r}")
+    return {name: dict(data.get(name, {})) for name in SECTIONS}
+
+
+def _asked(request: TrainRequest) -> dict[str, dict[str, Any]]:
+    """Settings by section: TOML file < command line < --set."""
+    asked = _read_config(request.config)
+    asked["train"].update(request.train)
+    asked["corpus"].update(request.corpus)
+    for name, values in sections(list(request.settings), SECTIONS).items():
+        asked[name].update(values)
+    return asked
+
+
+def run_folder(request: TrainRequest, path: Path) -> Path:
+    """Where a request's run lives."""
+    return request.out or Path("checkpoints") / f"{path.stem}-{request.model}"
+
+
+def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
+    split = corpus.splits["train"]
+    config = override(TrainConfig(), train, "train")
+    if config.steps is not None and config.steps < 1:
+        raise UserError(f"--steps {config.steps}: must be 1 or more")
+    if config.max_time is not None and config.max_time <= 0:
+        raise UserError(f"--max-time {config.max_time:g}: must be above 0")
+    no_budget = config.steps is None and config.max_time is None
+    return CorpusFacts(
+        mode=corpus.mode,
+        train_tokens=len(split.tokens_N),
+        vocab_size=corpus.tokenizer.vocab_size,
+        documents=len(split.starts_D),
+        longest_document=int((split.ends_D - split.starts_D).max()),
+        device=device.type,
+        steps=config.steps,
+        max_time=DEFAULT_SECONDS if no_budget else config.max_time,
+    )
+
+
+def _shrink(
+    settings: dict[str, Any], name: str, limit: int, corpus: Corpus, observer: Observer
+) -> None:
+    """A context longer than the text becomes as long as the text, and says so."""
+    if corpus.mode == "text" and settings.get(name, 0) > limit:
+        observer.note(f"{name} shrinks from {settings[name]} to {limit}: the text is no longer")
+        settings[name] = limit
+
+
+def prepare(request: TrainRequest, observer: Observer) -> Plan:
+    """Check and resolve a request; touches nothing on disk. Raises UserError."""
+    kind = MODELS.get(request.model)
+    TOKENIZERS.path(request.tokenizer.partition(":")[0])
+    asked = _asked(request)
+    path = find_input(request.input)
+    folder = RunDir(run_folder(request, path))
+    if folder.occupied and not request.overwrite:
+        raise UserError(f"{folder.path} already holds a run; add --resume, --overwrite or --out DIR")
+    corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
+    documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
+    corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
+    if min(len(s.tokens_N) for n, s in corpus.splits.items() if documents.parts[n]) < 2:
+        raise UserError(f"{path} is too short for its splits: one of them has a single token")
+    if documents.blank_lines:
+        observer.note(f"{documents.blank_lines:,} blank lines left out")
+    device = pick_device(str(asked["train"].get("device", "auto")))
+    recipe = kind.recipe(_facts(corpus, asked["train"], device))
+    model_config = override(recipe.model, asked["model"], "model")
+    train = override(recipe.train, asked["train"], "train")
+    model_config, train = _fit_context(model_config, train, asked, corpus, observer)
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+
+
+def _fit_context(
+    model_config: Any, train: TrainConfig, asked: dict[str, dict[str, Any]], corpus: Corpus, observer: Observer
+) -> tuple[Any, TrainConfig]:
+    """Contexts that the text, and each other, have room for."""
+    train_tokens = len(corpus.splits["train"].tokens_N)
+    contexts = {"block_size": getattr(model_config, "block_size", 0)}
+    _shrink(contexts, "block_size", train_tokens, corpus, observer)
+    if contexts["block_size"] and contexts["block_size"] != model_config.block_size:
+        model_config = dataclasses.replace(model_config, block_size=contexts["block_size"])
+    rows = train.block_size if corpus.mode == "lines" else min(train.block_size, train_tokens)
+    return model_config, dataclasses.replace(train, block_size=max(1, rows))
+
+
+def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:
+    """A fresh model with weights from a seed."""
+    torch.manual_seed(seed)
+    return kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
+
+
+def plan_run(
+    request: TrainRequest,
+    folder: RunDir,
+    path: Path,
+    model: LanguageModel,
+    corpus: Corpus,
+    train: TrainConfig,
+    encoding: str,
+) -> Plan:
+    """The rest of a plan, which follows from model and recipe."""
+    if not model.streams and model.max_len and train.block_size > model.max_len:
+        train = dataclasses.replace(train, block_size=model.max_len)
+    for name, least in (("batch_tokens", 1), ("block_size", 1), ("eval_tokens", 1), ("warmup_steps", 0)):
+        if getattr(train, name) < least:
+            raise UserError(f"train.{name}={getattr(train, name)}: must be {least} or more")
+    device = pick_device(train.device)
+    return Plan(
+        folder,
+        path,
+        request.model,
+        model,
+        request.tokenizer,
+        corpus,
+        train,
+        encoding,
+        device,
+        pick_precision(train, device),
+        pick_compile(train, device),
+    )
+
+
+def _config_file(plan: Plan) -> dict[str, Any]:
+    documents = plan.corpus.documents
+    split = plan.corpus.splits["train"]
+    return {
+        "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
+        "tokenizer": plan.tokenizer_spec,
+        "corpus": {
+            "path": str(plan.path.resolve()),
+            "name": plan.path.stem,
+            "mode": documents.mode,
+            "reason": documents.reason,
+            "shares": list(documents.shares),
+            "encoding": plan.encoding,
+            "digests": {name: documents.digest(name) for name in documents.parts},
+            "tokens": {name: len(s.tokens_N) for name, s in plan.corpus.splits.items()},
+            "longest_document": int((split.ends_D - split.starts_D).max()),
+            "context": _last_lines(documents.parts["train"][-1]) if documents.mode == "text" else "",
+        },
+        "train": dataclasses.asdict(plan.train),
+        "precision": str(plan.precision).removeprefix("torch."),
+        "compiled": plan.compiled,
+        "device": str(plan.device),
+        "machine": platform.machine(),
+        "versions": versions(),
+    }
+
+
+def _last_lines(text: str) -> str:
+    """The end of a text, up to its last line end if it has one nearby: what samples go on from."""
+    tail = text[-2 * CONTEXT_CHARS :]
+    end = tail.rfind("\n") + 1
+    return tail[:end][-CONTEXT_CHARS:] if end > CONTEXT_CHARS // 4 else tail[-CONTEXT_CHARS:]
+
+
+def make_loader(plan: Plan) -> Loader:
+    """Batches of the training split, as the recipe has them."""
+    split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
+    if isinstance(plan.model, CountModel):
+        return OrderedLoader(split, boundary, train.batch_tokens)
+    if train.loader == "streams":
+        return StreamLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
+    lead = plan.model.lead
+    return ShuffledLoader(split, boundary, train.batch_tokens, train.block_size, lead, train.seed)
+
+
+def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
+    """Model on its device, learner, loader and evaluation, ready to fit."""
+    plan.model.to(plan.device)
+    val = plan.corpus.splits["val"]
+    tokens = plan.train.eval_tokens
+
+    def evaluate() -> float:
+        return quick_loss(plan.model, val, tokens)
+
+    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled)
+    return Trainer(
+        learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop
+    )
+
+
+def train(
+    request: TrainRequest, observer: Observer | None = None, stop: Callable[[], bool] = lambda: False
+) -> TrainResult:
+    """Train, score and save a run.
+
+    ``stop`` is asked at every step; once it says yes, the state is saved and Interrupted raised.
+    Raises UserError for what the user can mend, before anything is written.
+    """
+    observer = observer or Silent()
+    if request.resume:
+        return _resume(request, observer, stop)
+    plan = prepare(request, observer)
+    trainer = make_trainer(plan, stop)
+    if plan.folder.occupied:
+        plan.folder.clear()
+    run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+    return _fit(plan, trainer, run_id, observer)
+
+
+def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> TrainResult:
+    folder = plan.folder
+    observer.start(plan)
+    if not trainer.finished:
+        for record in trainer.fit():
+            if record.improved:
+                folder.write_model(trainer.best, run_id)
+            folder.append_metrics(_metrics(record))
+            if record.save:
+                folder.write_state(trainer.step, trainer.state_dict(), run_id)
+            if record.note:
+                observer.note(record.note)
+            observer.record(record)
+        if trainer.stopped:
+            if not trainer.best:
+                folder.write_model(plan.model.state_dict(), run_id)
+            raise Interrupted(folder.path)
+    return _conclude(plan, trainer, observer)
+
+
+def _metrics(record: Record) -> dict[str, Any]:
+    kept = dataclasses.asdict(record)
+    for name in ("improved", "save", "note"):
+        kept.pop(name)
+    return {k: v for k, v in kept.items() if v is not None}
+
+
+def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
+    """Score the best model on val (train where there is no val), sample it, save both."""
+    run = load(plan.folder.path, str(plan.device))
+    split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
+    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=observer.scoring)
+    n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
+    samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
+    result = TrainResult(
+        run,
+        figures,
+        trainer.step,
+        trainer.best_step,
+        trainer.tokens,
+        trainer.elapsed,
+        trainer.stopped_early,
+        samples,
+    )
+    plan.folder.write_samples("\n".join(samples) + "\n")
+    plan.folder.write_result(result.as_dict())
+    return result
+
+
+def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
+    """Go on where a run stopped; a larger budget may be given, other settings may not change."""
+    MODELS.path(request.model)
+    asked = _asked(request)
+    path = find_input(request.input)
+    folder = RunDir(run_folder(request, path))
+    config = folder.read_config()
+    run_id = config["run_id"]
+    budget = {k: asked["train"].pop(k) for k in ("steps", "max_time", "device") if k in asked["train"]}
+    saved = {"model": config["model"]["settings"], "train": config["train"]}
+    _refuse_changes(saved, asked, config, request)
+    train = override(TrainConfig(), {**config["train"], **budget}, "train")
+    corpus_config = CorpusConfig(
+        config["corpus"]["mode"], ",".join(map(str, config["corpus"]["shares"])), config["corpus"]["encoding"]
+    )
+    documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
+    if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
+        raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
+    from makemore.tokenizers import tokenizer_from_dict
+
+    corpus = make_corpus(documents, tokenizer_from_dict(folder.read_tokenizer(run_id)))
+    kind = MODELS.get(config["model"]["name"])
+    model_config = override(kind.Config(), config["model"]["settings"], "model")
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+    trainer = make_trainer(plan, stop)
+    state, problems = folder.read_state(run_id)
+    for problem in problems:
+        observer.note(f"{problem}; going back to the state before")
+    trainer.load_state_dict(state)
+    if trainer.finished and trainer.progress < 1 and not trainer.stopped_early:
+        trainer.finished = False
+    folder.cut_metrics(trainer.step)
+    observer.note(f"resuming at step {trainer.step:,}")
+    return _fit(plan, trainer, run_id, observer)
+
+
+def _refuse_changes(
+    saved: dict[str, dict[str, Any]], asked: dict[str, dict[str, Any]], config: dict[str, Any], request: TrainRequest
+) -> None:
+    """Raises UserError for a setting asked for now that the run wasn't begun with."""
+    if request.model != config["model"]["name"]:
+        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    for section, values in saved.items():
+        for key, value in asked[section].items():
+            if key not in values or str(values[key]) != str(value):
+                was = values.get(key, "unknown")
+                raise UserError(
+                    f"{section}.{key} was {was}, not {value}; a resumed run keeps its settings "
+                    "(--overwrite begins anew)"
+                )
