@@ -39,8 +39,10 @@ class TrainConfig:
     max_time: float | None = setting(None, "seconds from the first step to the last")
     batch_tokens: int = setting(2048, "tokens a step")
     block_size: int = setting(128, "longest row of a batch, in tokens")
-    loader: Literal["windows", "streams", "documents"] = setting(
-        "windows", "rows: shuffled windows, contiguous streams with carried state, or documents"
+    loader: Literal["windows", "streams", "documents", "by-length"] = setting(
+        "windows",
+        "rows: shuffled windows, contiguous streams with carried state, documents at random, "
+        "or documents of like length together",
     )
     optimizer: Literal["adamw", "muon", "sgd", "none"] = setting(
         "adamw", "muon: hidden matrices by Muon, the rest by AdamW"
@@ -104,7 +106,7 @@ def split_shares(spec: str, mode: str) -> tuple[float, float, float]:
         raise UserError(f"--split {spec!r}: give three shares that sum to 1, such as 0.8,0.1,0.1")
     if shares[0] == 0:
         raise UserError(f"--split {spec!r} leaves nothing to train on")
-    return typing.cast("tuple[float, float, float]", shares)
+    return shares
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:

@@ -87,9 +87,7 @@ class Optimizers:
         matrices = model.hidden_matrices() if config.optimizer == "muon" else []
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(
-                Muon([named[n] for n in matrices], config.matrix_lr, 0.95, config.weight_decay)
-            )
+            self.parts.append(Muon([named[n] for n in matrices], config.matrix_lr, 0.95, config.weight_decay))
         rest = [p for name, p in named.items() if name not in set(matrices)]
         if rest:
             self.parts.append(self._plain(rest))

@@ -24,6 +24,8 @@ from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 UNSPELLABLE_NATS = -math.log(1e-6 / 1_114_112)
 """Price of a character outside the alphabet: an escape of one in a million, then any code point."""
 LOGITS_A_CALL = 2**22
+TOKENS_A_CALL = 8192
+"""Small enough for a call's activations to stay in a CPU's caches."""
 STREAM_LENGTH = 512
 BLOCK_BYTES = 512
 RESAMPLES = 2000
@@ -43,14 +45,12 @@ def _row_groups(rows: Rows, vocab_size: int) -> Iterator[np.ndarray]:
     """Indices of rows of like length, as many at once as memory allows."""
     order = np.argsort(rows.lengths, kind="stable")
     longest = int(rows.lengths.max())
-    size = max(1, LOGITS_A_CALL // vocab_size // longest)
+    size = max(1, min(TOKENS_A_CALL, LOGITS_A_CALL // vocab_size) // longest)
     for at in range(0, len(order), size):
         yield order[at : at + size]
 
 
-def _forward(
-    model: LanguageModel, batch: Batch, state: State | None
-) -> tuple[np.ndarray, State | None]:
+def _forward(model: LanguageModel, batch: Batch, state: State | None) -> tuple[np.ndarray, State | None]:
     inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
     logits, state = model(inputs, state)
     return nats_of(logits, targets).double().cpu().numpy(), state
@@ -71,9 +71,7 @@ def _score_rows(
             progress(done, len(nats_N))
 
 
-def _score_streams(
-    model: LanguageModel, split: Split, nats_N: np.ndarray, progress: Progress | None
-) -> None:
+def _score_streams(model: LanguageModel, split: Split, nats_N: np.ndarray, progress: Progress | None) -> None:
     """Unbounded state, carried from a document's beginning to its end."""
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
     done = 0

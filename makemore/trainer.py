@@ -66,7 +66,7 @@ class Trainer:
         self.stopped = False
         """Someone asked to stop; the run can go on from here."""
         self.best: dict[str, Tensor] = {}
-        self._evaluations = 0
+        self._next_evaluation = 1 / EVALUATIONS
         self._eval_seconds = 0.0
         self._saved_at = 0.0
         self._sum: Tensor | None = None
@@ -101,7 +101,10 @@ class Trainer:
         while self.progress < 1 and not self.stopped_early:
             if self.stop():
                 self.stopped = True
-                yield self._record(save=True)
+                # Nothing is logged for a step that has been: resuming goes on as if undisturbed.
+                yield Record(
+                    self.step, None, None, 0.0, self.tokens, 0.0, self.elapsed, self.progress, save=True
+                )
                 return
             try:
                 batch = self.loader.next()
@@ -130,9 +133,7 @@ class Trainer:
             return False
         if self.config.eval_interval:
             return self.step % self.config.eval_interval == 0
-        if self.config.steps and not self.config.max_time:
-            return self.step * EVALUATIONS // self.config.steps > self._evaluations
-        return self.progress * EVALUATIONS > self._evaluations + 1
+        return self.progress >= self._next_evaluation
 
     def _run_evaluation(self) -> tuple[float | None, bool]:
         """Val now, and whether it is the best; keeps the best weights."""
@@ -141,7 +142,9 @@ class Trainer:
             begun = time.perf_counter()
             val = self.evaluate()
             self._eval_seconds = time.perf_counter() - begun
-            self._evaluations += 1
+            # A slow evaluation comes less often: it may take a tenth of the time.
+            pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
+            self._next_evaluation = self.progress + max(1 / EVALUATIONS, pause)
         improved = val is None or val < self.best_val or not self.best
         if improved:
             self.best_val, self.best_step, self.worse = val if val is not None else math.inf, self.step, 0
@@ -194,7 +197,7 @@ class Trainer:
         "worse",
         "finished",
         "stopped_early",
-        "_evaluations",
+        "_next_evaluation",
         "_eval_seconds",
         "_count",
     )

@@ -22,7 +22,11 @@ def seconds(text: str | None) -> float | None:
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
-    if not match or match[2] not in _UNITS or not 0 < (value := float(match[1]) * _UNITS[match[2]]) < math.inf:
+    if (
+        not match
+        or match[2] not in _UNITS
+        or not 0 < (value := float(match[1]) * _UNITS[match[2]]) < math.inf
+    ):
         raise UserError(f"--max-time {text!r}: give a time such as 90s, 2m or 1.5h")
     return value
 

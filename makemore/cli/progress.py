@@ -39,7 +39,8 @@ def score_line(score: Score) -> str:
     if score.unspellable:
         text += f"; {score.unspellable:,} characters outside the alphabet, charged"
     if score.unseen is not None:
-        text += f"\n{score.unseen.split} in train: {score.unseen.nll:.4f} nats/token ({score.unseen.tokens:,} tokens)"
+        unseen = score.unseen
+        text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
     return text
 
 

@@ -19,7 +19,9 @@ def command(
     temperature: float = typer.Option(1.0, "--temperature", help="Below 1 safer, above 1 bolder."),
     top_k: int | None = typer.Option(None, "--top-k", help="Choose among the K likeliest tokens."),
     top_p: float | None = typer.Option(None, "--top-p", help="Choose among the likeliest with this mass."),
-    min_p: float | None = typer.Option(None, "--min-p", help="Drop tokens below this share of the likeliest."),
+    min_p: float | None = typer.Option(
+        None, "--min-p", help="Drop tokens below this share of the likeliest."
+    ),
     greedy: bool = typer.Option(False, "--greedy", help="Always the likeliest token."),
     stop: str | None = typer.Option(None, "--stop", help="End a sample before this text."),
     seed: int | None = typer.Option(None, "--seed", help="The same seed gives the same samples."),

@@ -13,7 +13,16 @@ from makemore.cli.progress import short
 if TYPE_CHECKING:
     from makemore.workflows.comparison import Row
 
-COLUMNS = ("run", "parameters", "seconds", "tokens/s", "nats/token", "perplexity", "bits/char", "95 % interval")
+COLUMNS = (
+    "run",
+    "parameters",
+    "seconds",
+    "tokens/s",
+    "nats/token",
+    "perplexity",
+    "bits/char",
+    "95 % interval",
+)
 
 
 def comparison_table(rows: list[Row]) -> str:

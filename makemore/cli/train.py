@@ -10,7 +10,9 @@ import typer
 from makemore.cli.options import JSON, print_json, seconds
 
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
-COMPILE = typer.Option(None, "--compile/--no-compile", help="torch.compile the step (default: where it pays).")
+COMPILE = typer.Option(
+    None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
+)
 
 
 def command(

@@ -33,14 +33,22 @@ class Loader(ABC):
 class ShuffledLoader(Loader):
     """Every token once an epoch: whole documents, or windows of long ones, in random order.
 
-    Rows of like length share a batch, and a batch is cut by tokens, not by rows: little padding,
-    and every token weighs the same.
+    A batch is cut by tokens, not by rows: every token weighs the same. ``by_length`` puts rows of
+    like length into a batch, which saves padding.
     """
 
     def __init__(
-        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, lead: int, seed: int
+        self,
+        split: Split,
+        boundary_id: int,
+        batch_tokens: int,
+        block_size: int,
+        lead: int,
+        seed: int,
+        by_length: bool = False,
     ) -> None:
         super().__init__()
+        self.by_length = by_length
         self.split, self.boundary_id, self.seed = split, boundary_id, seed
         self.batch_tokens, self.block_size, self.lead = batch_tokens, block_size, lead
         self._planned = -1
@@ -50,9 +58,10 @@ class ShuffledLoader(Loader):
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = shuffled(self.split, self.block_size, self.lead, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
-        counted = rows.end - rows.count_from
-        pool = (np.cumsum(counted) - counted) // (self.batch_tokens * POOL_BATCHES)
-        rows = rows.take(np.lexsort((rows.lengths, pool)))
+        if self.by_length:
+            counted = rows.end - rows.count_from
+            pool = (np.cumsum(counted) - counted) // (self.batch_tokens * POOL_BATCHES)
+            rows = rows.take(np.lexsort((rows.lengths, pool)))
         return self._cut(rows, rng)
 
     def _cut(self, rows: Rows, rng: np.random.Generator) -> list[Rows]:
@@ -80,9 +89,7 @@ class ShuffledLoader(Loader):
 class StreamLoader(Loader):
     """Contiguous streams side by side, each batch going on where the last one ended."""
 
-    def __init__(
-        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int
-    ) -> None:
+    def __init__(self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int) -> None:
         super().__init__()
         self.split, self.boundary_id, self.seed = split, boundary_id, seed
         self.block_size = min(block_size, len(split.tokens_N))
@@ -138,5 +145,3 @@ class OrderedLoader(Loader):
         rows, continues = self._batches[self.cursor]
         self.cursor += 1
         return to_batch(self.split, rows, self.boundary_id, continues)
-
-

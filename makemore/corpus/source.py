@@ -36,9 +36,7 @@ def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
     if encoding == "utf-8":
         if b"\0" in data[:65536]:
             at = data.index(b"\0")
-            raise UserError(
-                f"{name} looks binary (zero byte at {at}); give a text file, or its --encoding"
-            )
+            raise UserError(f"{name} looks binary (zero byte at {at}); give a text file, or its --encoding")
         encoding = "utf-8-sig"
     try:
         text = data.decode(encoding)

@@ -11,6 +11,12 @@ MODELS: Registry[LanguageModel] = Registry(
         "count": "makemore.models.count:Count",
         "bigram": "makemore.models.bigram:Bigram",
         "mlp": "makemore.models.mlp:MLP",
+        "bow": "makemore.models.bow:BagOfWords",
+        "batchnorm-mlp": "makemore.models.batchnorm_mlp:BatchNormMLP",
+        "wavenet": "makemore.models.wavenet:WaveNet",
+        "rnn": "makemore.models.rnn:RNN",
+        "gru": "makemore.models.rnn:GRU",
+        "lstm": "makemore.models.rnn:LSTM",
         "transformer": "makemore.models.transformer:Transformer",
     },
 )

@@ -95,7 +95,7 @@ class CountModel(LanguageModel):
     def observe(self, batch: Batch) -> None:
         """Count a batch. Rows are whole documents or go on where the row before ended."""
 
-    def finish(self) -> None:  # noqa: B027 - a model that needs no finishing has nothing to do
+    def finish(self) -> None:
         """Called once all of train has been observed."""
 
 
@@ -103,9 +103,7 @@ class ManualModel(LanguageModel):
     """A model with a hand-written backward pass, checked against autograd through ``forward``."""
 
     @abstractmethod
-    def loss_and_grads(
-        self, inputs_BT: Tensor, targets_BT: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, and its gradient by parameter name. Builds no graph."""
 
 

@@ -62,7 +62,7 @@ class BatchNormMLP(ManualModel):
             BatchNorm(config.n_hidden, config.momentum, config.eps) for _ in self.hidden
         )
         self.head = nn.Linear(config.n_hidden, vocab_size)
-        for layer in self.hidden:
+        for layer, _ in self._layers:
             # Kaiming with the gain of tanh keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
         # A quiet head: the loss at step 0 is ln V.
@@ -77,7 +77,7 @@ class BatchNormMLP(ManualModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """In training, ``valid_BT`` must be ``targets != IGNORE_INDEX`` to match ``loss_and_grads``."""
+        """In training, give as ``valid_BT`` where targets count, as ``loss_and_grads`` does."""
         windows_BTK, new_state = self._windows(tokens_BT, state)
         hidden = self.embedding(windows_BTK).flatten(2)
         for layer, norm in self._layers:
@@ -171,7 +171,11 @@ class BatchNormMLP(ManualModel):
         return table.index_add_(0, windows_NK.flatten(), dembcat.view(-1, table.shape[1]))
 
     def _forward_steps(self, windows_NK: Tensor, targets_N: Tensor) -> dict[str, Tensor]:
-        """The forward pass in the smallest steps, every value kept by name."""
+        """The forward pass in the smallest steps, every value kept by name.
+
+        The softmax is the plain one, whose small probabilities underflow near 1e-45 in float32;
+        ``_fused`` works on logarithms and has no such end.
+        """
         v: dict[str, Tensor] = {}
         n = max(len(targets_N), 1)
         v["emb"] = self.embedding.weight[windows_NK]

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import CountModel, base_training
-from makemore.models.ngrams import ABSENT, Ints, NgramTable
+from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
 from makemore.types import IGNORE_INDEX, Batch, State
 
 Floats = NDArray[np.float64]
 
-COUNT_AT_ONCE = 1 << 20
-"""Tokens gathered before they are counted."""
 DENSE_AT_ONCE = 1 << 17
 """Probabilities worked on together: what fits a processor's cache."""
 
@@ -50,20 +48,20 @@ class CountConfig:
 class Level(NamedTuple):
     """One order of a smoothed model, ready for use.
 
-    The last two entries of ``share_G``, ``rest_C``, ``first_C`` and ``children_C`` are those of
-    ABSENT (-1) and UNSEEN (-2), as numpy indexes from the end: no share, and all the rest.
+    G n-grams, C contexts. The last two entries of all but ``tokens`` are those of ABSENT (-1) and
+    UNSEEN (-2), as numpy counts from the end: no share, no n-grams, all the rest.
     """
 
-    share_G: Floats
-    """Of each n-gram: its share beyond what the shorter context gives."""
-    token_G: Ints
-    """Of each n-gram: its last token."""
-    rest_C: Floats
-    """Of each context: the share that goes to the shorter context's distribution."""
-    first_C: Ints
-    """Of each context: its first n-gram."""
-    children_C: Ints
-    """Of each context: its number of n-grams."""
+    shares: Floats
+    """(G + 2,): each n-gram's probability beyond what the shorter context gives."""
+    tokens: Ints
+    """(G,): its last token."""
+    rests: Floats
+    """(C + 2,): the part of each context that goes to the shorter context's distribution."""
+    firsts: Ints
+    """(C + 2,): its first n-gram."""
+    children: Ints
+    """(C + 2,): its number of n-grams."""
 
 
 class Smoothed:
@@ -74,8 +72,7 @@ class Smoothed:
         self.uniform = 1 / table.vocab_size
         self.backs_off = config.smoothing != "additive"
         self.levels = [
-            _level(table, m, kept_G, given_C)
-            for m, (kept_G, given_C) in enumerate(_smooth(table, config))
+            _level(table, m, kept_G, given_C) for m, (kept_G, given_C) in enumerate(_smooth(table, config))
         ]
         root = np.zeros(1, np.int64)
         start = np.full((1, table.vocab_size), self.uniform)
@@ -95,21 +92,22 @@ class Smoothed:
             if not self.backs_off:
                 p_N[nodes_N != ABSENT] = self.uniform
             grams_N = self.table.find(m, nodes_N, targets_N)
-            p_N = p_N * level.rest_C[nodes_N] + level.share_G[grams_N]
+            p_N = p_N * level.rests[nodes_N] + level.shares[grams_N]
         return p_N
 
     def _apply(self, level: Level, nodes_N: Ints, p_NV: Floats) -> Floats:
         """From the shorter contexts' distributions to those of ``nodes_N``, in place."""
         if not self.backs_off:
             p_NV[nodes_N != ABSENT] = self.uniform
-        p_NV *= level.rest_C[nodes_N, None]
-        children_N = level.children_C[nodes_N]
+        p_NV *= level.rests[nodes_N, None]
+        children_N = level.children[nodes_N]
         ends_N = np.cumsum(children_N)
         total = int(ends_N[-1]) if len(ends_N) else 0
         # A context's n-grams lie side by side: number them all, then shift each row's run.
-        grams = np.arange(total) + np.repeat(level.first_C[nodes_N] - ends_N + children_N, children_N)
+        shifts_N = level.firsts[nodes_N] - (ends_N - children_N)
+        grams = np.arange(total) + np.repeat(shifts_N, children_N)
         row_starts = np.repeat(np.arange(len(nodes_N)) * p_NV.shape[1], children_N)
-        p_NV.reshape(-1)[row_starts + level.token_G[grams]] += level.share_G[grams]
+        p_NV.reshape(-1)[row_starts + level.tokens[grams]] += level.shares[grams]
         return p_NV
 
 
@@ -122,11 +120,11 @@ def _level(table: NgramTable, m: int, kept_G: Floats, given_C: Floats) -> Level:
     rest_C = np.where(known_C, given_C / total_C, 1.0)
     children_C = np.bincount(nodes_G, minlength=len(given_C))
     return Level(
-        share_G=np.append(kept_G / total_C[nodes_G], [0.0, 0.0]),
-        token_G=token_G,
-        rest_C=np.append(rest_C, [1.0, 1.0]),
-        first_C=np.append(np.cumsum(children_C) - children_C, [0, 0]),
-        children_C=np.append(children_C, [0, 0]),
+        shares=np.append(kept_G / total_C[nodes_G], [0.0, 0.0]),
+        tokens=token_G,
+        rests=np.append(rest_C, [1.0, 1.0]),
+        firsts=np.append(np.cumsum(children_C) - children_C, [0, 0]),
+        children=np.append(children_C, [0, 0]),
     )
 
 
@@ -136,16 +134,15 @@ def _smooth(table: NgramTable, config: CountConfig) -> list[tuple[Floats, Floats
         return _kneser_ney(table, config.order)
     added = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
     n_contexts = [1, *map(len, table.keys)]
-    return [
-        (table.counts[m].astype(np.float64), np.full(n_contexts[m], added))
-        for m in range(config.order)
-    ]
+    return [(table.counts[m].astype(np.float64), np.full(n_contexts[m], added)) for m in range(config.order)]
 
 
 def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
-    """Interpolated modified Kneser-Ney: an absolute discount for each count of 1, 2, 3 and more.
+    """Interpolated modified Kneser-Ney (Chen & Goodman 1998, "An Empirical Study of Smoothing
+    Techniques for Language Modeling"): a discount each for counts of 1, 2, 3 and more.
 
-    Below the highest order, counts are of different tokens seen before the n-gram.
+    Below the highest order, counts are of different tokens seen before the n-gram. An order whose
+    discounts can't be estimated takes those of the next higher one, whose n-grams are rarer.
     """
     counts = [*table.continuations[: order - 1], table.counts[order - 1]]
     result: list[tuple[Floats, Floats]] = []
@@ -156,17 +153,16 @@ def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
         discount_G = np.append(0.0, discounts)[np.minimum(counts[m], 3)]
         nodes_G = table.keys[m] // table.vocab_size
         given_C = np.bincount(nodes_G, weights=discount_G, minlength=n_contexts[m])
-        result.append((counts[m] - discount_G, given_C))
+        result.append((counts[m].astype(np.float64) - discount_G, given_C.astype(np.float64)))
     return result[::-1]
 
 
 def estimate_discounts(counts_G: Ints, fallback: Floats) -> Floats:
-    """Discounts of counts 1, 2, 3 and more (Chen & Goodman 1998, "An Empirical Study of Smoothing
-    Techniques for Language Modeling", equation 26), from how many n-grams have counts 1 to 4.
+    """Discounts of counts 1, 2, 3 and more, from how many n-grams have counts 1, 2, 3 and 4.
 
     A small alphabet's short n-grams are seldom rare, and then the estimate breaks. In its place
-    stands the single discount of Ney, Essen & Kneser (1994), or ``fallback`` where even that needs
-    counts of 1 and 2 that aren't there.
+    stands the single discount of Ney, Essen & Kneser (1994), or ``fallback`` where even the counts
+    of 1 and 2 that it needs aren't there.
     """
     n = np.bincount(np.minimum(counts_G, 5), minlength=6)[1:5].astype(np.float64)
     if n[0] == 0 or n[1] == 0:
@@ -185,38 +181,170 @@ class Count(CountModel):
 
     Config: ClassVar[type] = CountConfig
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
+    _ready: Smoothed | None
 
     def __init__(self, config: CountConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
         self.max_len = max(config.order - 1, 1)
-        self._pending: list[tuple[Ints, Ints]] = []
-        self._tables: list[NgramTable] = []
-        self.register_buffer("ends", torch.empty(0, config.order - 1, dtype=torch.int64))
+        # The last tokens of each row observed, so that training resumes in mid-document.
+        self.register_buffer("ends", self._no_tokens(0))
+        self.ends: Tensor
         self._set_table(NgramTable.empty(config.order, vocab_size, boundary_id))
 
-    def observe(self, batch: Batch) -> None:
-        """Count the targets of a batch after their contexts.
+    @property
+    def table(self) -> NgramTable:
+        """All that was observed so far."""
+        table = self._counter.table()
+        if table is not self._table:
+            self._set_table(table)
+        return table
 
-        Raises ValueError where a batch continues, and the one before had other rows or isn't there.
+    def observe(self, batch: Batch) -> None:
+        """Count a batch's targets after their contexts.
+
+        Raises ValueError where it continues a batch of other rows, or none.
         """
-        inputs_BT, targets_BT = batch.inputs_BT.cpu(), batch.targets_BT.cpu()
-        rows = len(inputs_BT)
-        if not batch.continues:
-            self.ends = self._no_tokens(rows)
-        elif len(self.ends) != rows:
-            raise ValueError(f"{rows} rows can't continue {len(self.ends)}")
-        before = self._no_tokens(rows, 1), self.ends.cpu()
-        inputs = torch.cat([*before, inputs_BT], dim=1)
-        targets = torch.nn.functional.pad(targets_BT, (self.config.order, 0), value=IGNORE_INDEX)
-        self.ends = inputs[:, inputs.shape[1] - self.config.order + 1 :]
-        self._pending.append((inputs.flatten().numpy(), targets.flatten().numpy()))
-        if sum(len(inputs_N) for inputs_N, _ in self._pending) >= COUNT_AT_ONCE:
-            self._count_pending()
+        inputs_N, targets_N, self.ends = self._flatten(batch, self.ends)
+        self._counter.add(inputs_N, targets_N)
 
     def finish(self) -> None:
         self.ends = self._no_tokens(0)
-        self._settle()
-        self._smoothed()
+        _ = self._smoothed
 
-    def _no_tokens(self, rows: int, length: int | None = None) -> Tensor:
-        return torch.full((rows, self.config.order - 1 if length is None else length), ABSENT)
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """The last order - 1 tokens, (B, order - 1) int64: none so far."""
+        return (self._no_tokens(batch_size),)
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Log-probabilities: computed in float64, returned in float32."""
+        (B, T), V = tokens_BT.shape, self.vocab_size
+        before = self._no_tokens(B) if state is None else state[0]
+        rows_BL = torch.cat([before.new_full((B, 1), ABSENT), before, tokens_BT], dim=1)
+        skip = rows_BL.shape[1] - T
+        contexts = [
+            nodes_N.reshape(B, skip + T)[:, skip:].ravel()
+            for nodes_N in self.table.contexts(rows_BL.flatten().cpu().numpy())
+        ]
+        smoothed = self._smoothed
+        logits = torch.empty(B * T, V)
+        step = max(1, DENSE_AT_ONCE // V)
+        with np.errstate(divide="ignore"):  # without smoothing, log 0
+            for i in range(0, B * T, step):
+                p_NV = smoothed.dense([nodes_N[i : i + step] for nodes_N in contexts])
+                logits[i : i + step] = torch.from_numpy(np.log(p_NV, out=p_NV))
+        new_state = None if state is None else (rows_BL[:, T + 1 :],)
+        return logits.view(B, T, V).to(tokens_BT.device), new_state
+
+    def with_order(self, order: int) -> Count:
+        """The model that counting with a lower order would have given. It shares the counts."""
+        if not 1 <= order <= self.config.order:
+            raise ValueError(f"order must be from 1 to {self.config.order}")
+        model = Count(replace(self.config, order=order), self.vocab_size, self.boundary_id)
+        model._set_table(self.table.cut(order))
+        return model
+
+    def losses_by_order(self, batches: Iterable[Batch]) -> dict[int, float]:
+        """Mean nats of the batches' targets under each order up to this one, without recounting.
+
+        The batches come as for ``observe`` and are held together, some 100 bytes a token.
+        """
+        rows, ends = [], self._no_tokens(0)
+        for batch in batches:
+            inputs_N, targets_N, ends = self._flatten(batch, ends)
+            rows.append((inputs_N, targets_N))
+        inputs_N, targets_N = (np.concatenate(part) for part in zip(*rows, strict=True))
+        scored_N = targets_N != IGNORE_INDEX
+        contexts = [nodes_N[scored_N] for nodes_N in self.table.contexts(inputs_N)]
+        losses: dict[int, float] = {}
+        with np.errstate(divide="ignore"):
+            for order in range(1, self.config.order + 1):
+                smoothed = Smoothed(self.table, replace(self.config, order=order))
+                p_N = smoothed.of_targets(contexts[:order], targets_N[scored_N])
+                losses[order] = float(-np.log(p_N).mean())
+        return losses
+
+    def n_parameters(self) -> int:
+        """Stored counts."""
+        return self.table.size
+
+    @classmethod
+    def recipe(cls, facts: CorpusFacts) -> Recipe:
+        # Rows as long as can be: a row that begins in mid-document has lost its context.
+        block_size = facts.longest_document if facts.mode == "lines" else 1 << 16
+        loader = "documents" if facts.mode == "lines" else "streams"
+        train = base_training(
+            facts,
+            loader=loader,
+            optimizer="none",
+            batch_tokens=max(block_size, 1 << 16),
+            block_size=block_size,
+        )
+        return Recipe(CountConfig(), train)
+
+    @property
+    def _smoothed(self) -> Smoothed:
+        table = self.table
+        if self._ready is None:
+            self._ready = Smoothed(table, self.config)
+        return self._ready
+
+    def _no_tokens(self, rows: int) -> Tensor:
+        return torch.full((rows, self.config.order - 1), ABSENT, device=self.device)
+
+    def _flatten(self, batch: Batch, ends: Tensor) -> tuple[Ints, Ints, Tensor]:
+        """A batch's rows one after the other, each with the context that ``ends`` gives it.
+
+        Returns inputs (N,), targets (N,) and the rows' own ends. Raises ValueError where the batch
+        continues other rows than ``ends`` has.
+        """
+        inputs_BT, targets_BT = batch.inputs_BT.to(self.device), batch.targets_BT
+        B, order = len(inputs_BT), self.config.order
+        if not batch.continues:
+            ends = self._no_tokens(B)
+        elif len(ends) != B:
+            raise ValueError(f"a batch of {B} rows can't continue one of {len(ends)}")
+        rows_BL = torch.cat([ends.new_full((B, 1), ABSENT), ends, inputs_BT], dim=1)
+        targets_BL = torch.nn.functional.pad(targets_BT, (order, 0), value=IGNORE_INDEX)
+        ends = rows_BL[:, rows_BL.shape[1] - order + 1 :].clone()
+        return rows_BL.flatten().cpu().numpy(), targets_BL.flatten().cpu().numpy(), ends
+
+    def _set_table(self, table: NgramTable) -> None:
+        self._table, self._counter = table, NgramCounter(table)
+        self._ready = None
+        device = self.device
+        for kind, levels in (("keys", table.keys), ("counts", table.counts)):
+            for n, array in enumerate(levels, start=1):
+                self.register_buffer(f"{kind}_{n}", torch.from_numpy(array).to(device))
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        _ = self.table  # count what is pending
+        super()._save_to_state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Takes tables of any size; what can't be a table becomes load_state_dict's error."""
+        errors: list[str] = args[4]
+        for name, buffer in self.named_buffers():
+            stored = state_dict.get(prefix + name, buffer)
+            if stored.dtype != torch.int64:
+                errors.append(f"{prefix}{name}: expected int64, found {stored.dtype}")
+            elif stored.shape[1:] == buffer.shape[1:]:
+                setattr(self, name, torch.empty_like(stored, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        orders = range(1, self.config.order + 1)
+        arrays = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
+        table = NgramTable(
+            self.vocab_size,
+            self.boundary_id,
+            [arrays[f"keys_{n}"] for n in orders],
+            [arrays[f"counts_{n}"] for n in orders],
+        )
+        try:
+            table.validate()
+        except ValueError as error:
+            errors.append(f"{prefix}counts: {error}")
+        else:
+            self._set_table(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -43,13 +44,16 @@ class MLP(LanguageModel):
         self.max_len = config.block_size
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         widths = [config.block_size * config.n_embd] + [config.n_hidden] * config.n_layer
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        self.hidden = nn.ModuleList(layers)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.n_hidden, vocab_size)
-        for layer in self.hidden:
+        for layer in layers:
             # Kaiming with the gain of tanh keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
+        # In running text the boundary is seen once: until learned, it says nothing.
+        nn.init.zeros_(self.embedding.weight[boundary_id])
         # A quiet head: the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

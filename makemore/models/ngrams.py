@@ -17,6 +17,8 @@ ABSENT = -1
 """In place of a token or context that would lie before the row or the document."""
 UNSEEN = -2
 """In place of a context that isn't in the table."""
+COUNT_AT_ONCE = 1 << 20
+"""Tokens gathered before they are counted."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,11 @@ class NgramTable:
     @classmethod
     def empty(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
         """The table of a text without tokens."""
-        keys = [np.arange(vocab_size)] + [np.empty(0, np.int64)] * (order - 1)
+        keys = [np.arange(size) for size in [vocab_size] + [0] * (order - 1)]
         return cls(vocab_size, boundary_id, keys, [np.zeros_like(k) for k in keys])
 
     @classmethod
-    def count(
-        cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints
-    ) -> Self:
+    def count(cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints) -> Self:
         """The n-grams that end in each target and whose context ends in the input beside it.
 
         An input of ABSENT separates rows. A target of IGNORE_INDEX isn't counted, but the inputs
@@ -82,9 +82,7 @@ class NgramTable:
 
     def cut(self, order: int) -> NgramTable:
         """The table of a lower order; it shares this one's arrays."""
-        return NgramTable(
-            self.vocab_size, self.boundary_id, self.keys[:order], self.counts[:order]
-        )
+        return NgramTable(self.vocab_size, self.boundary_id, self.keys[:order], self.counts[:order])
 
     def merge(self, other: NgramTable) -> NgramTable:
         """The table of both texts: counts are sums. Tables must agree in all but the counts."""
@@ -172,8 +170,48 @@ class NgramTable:
                 raise ValueError(f"{n}-grams: keys without a context")
             n_contexts = len(keys)
         if len(self.keys[0]) != self.vocab_size:
-            raise ValueError(f"{len(self.keys[0])} tokens, but the vocabulary has {self.vocab_size}")
+            raise ValueError(f"{len(self.keys[0])} tokens in place of {self.vocab_size}")
         _ = self.continuations
+
+
+class NgramCounter:
+    """Adds up the n-grams of a text that comes in pieces, in memory of the table's size."""
+
+    def __init__(self, start: NgramTable) -> None:
+        self._tables = [start]
+        self._pending: list[tuple[Ints, Ints]] = []
+        self._n_pending = 0
+
+    def add(self, inputs_N: Ints, targets_N: Ints) -> None:
+        """Rows of text, as ``NgramTable.count`` takes them; the last one ends here."""
+        self._pending.append((inputs_N, targets_N))
+        self._n_pending += len(inputs_N)
+        if self._n_pending >= COUNT_AT_ONCE:
+            self._count_pending()
+
+    def table(self) -> NgramTable:
+        """The table of all that was added."""
+        self._count_pending()
+        while len(self._tables) > 1:
+            self._merge_last()
+        return self._tables[0]
+
+    def _count_pending(self) -> None:
+        if not self._pending:
+            return
+        inputs_N, targets_N = (np.concatenate(p) for p in zip(*self._pending, strict=True))
+        self._pending, self._n_pending = [], 0
+        like = self._tables[0]
+        self._tables.append(
+            NgramTable.count(like.order, like.vocab_size, like.boundary_id, inputs_N, targets_N)
+        )
+        # As in a binary counter: tables of like size merge, so each n-gram moves seldom.
+        while len(self._tables) > 1 and self._tables[-2].size <= 2 * self._tables[-1].size:
+            self._merge_last()
+
+    def _merge_last(self) -> None:
+        last = self._tables.pop()
+        self._tables.append(self._tables.pop().merge(last))
 
 
 def _distinct(sorted_N: Ints) -> Ints:

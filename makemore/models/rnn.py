@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class Recurrent(LanguageModel):
 
     Config: ClassVar[type] = RecurrentConfig
     max_len = None
-    layer_type: ClassVar[type[nn.RNNBase]]
+    layer_type: ClassVar[Callable[..., nn.RNNBase]]
     n_states: ClassVar[int] = 1
     """Tensors of state: the hidden vectors, and the cells where there are any."""
 

@@ -107,7 +107,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         h = self.up(x_BTC)
-        return self.down(F.relu(h).square() if self.modern else F.gelu(h, approximate="tanh"))
+        return self.down(F.relu(h) * F.relu(h) if self.modern else F.gelu(h, approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -131,41 +131,45 @@ class Transformer(LanguageModel):
     Config: ClassVar[type] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
     streams = False
+    bias: Tensor
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: TransformerConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
         self.max_len = config.block_size
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        blocks = [Block(config) for _ in range(config.n_layer)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
         self.register_buffer("bias", causal_bias(config.block_size), persistent=False)
         self.positions: nn.Embedding | None = None
         if config.style == "gpt2":
             self.positions = nn.Embedding(config.block_size, config.n_embd)
-            self._init_gpt2()
+            self._init_gpt2(blocks)
         else:
             cos, sin = rotary_table(config.block_size, config.n_embd // config.n_head)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
-            self._init_modern()
+            self._init_modern(blocks)
 
-    def _init_gpt2(self) -> None:
+    def _init_gpt2(self, blocks: list[Block]) -> None:
         self.head.weight = self.embedding.weight
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for block in self.blocks:
+        for block in blocks:
             for layer in (block.attention.out, block.feed_forward.down):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def _init_modern(self) -> None:
+    def _init_modern(self, blocks: list[Block]) -> None:
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head.weight)
-        for block in self.blocks:
+        for block in blocks:
             for layer in (block.attention.qkv, block.feed_forward.up):
                 nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
             nn.init.zeros_(block.attention.out.weight)
@@ -182,7 +186,11 @@ class Transformer(LanguageModel):
     def _place(self, length: int, state: State | None) -> tuple[Place, Tensor]:
         """Biases and rotations of a call, and the positions (T,) or (B, T) of its tokens."""
         if state is None:
-            index, bias, first = torch.arange(length, device=self.bias.device), self.bias[:length, :length], None
+            index, bias, first = (
+                torch.arange(length, device=self.bias.device),
+                self.bias[:length, :length],
+                None,
+            )
         else:
             first = state[0]
             index = first[:, None] + torch.arange(length, device=first.device)

@@ -48,9 +48,7 @@ class Fusion(nn.Module):
         self.linear = nn.Linear(2 * width, n_hidden, bias=False)
         self.norm = BatchNorm(n_hidden)
 
-    def forward(
-        self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         fused_BTH = torch.tanh(self.norm(self.linear(pair_BTC), valid_BT))
         return fused_BTH, fused_BTH
 
@@ -66,9 +64,7 @@ class GatedBlock(nn.Module):
         self.residual = nn.Identity() if last else nn.Linear(n_hidden, width)
         self.last = last
 
-    def forward(
-        self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BTC: Tensor, pair_BTC: Tensor, valid_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         filter_BTH, gate_BTH = self.filter_gate(pair_BTC).chunk(2, dim=-1)
         z_BTH = torch.tanh(filter_BTH) * torch.sigmoid(gate_BTH)
         return x_BTC if self.last else x_BTC + self.residual(z_BTH), self.skip(z_BTH)
@@ -118,9 +114,7 @@ class WaveNet(LanguageModel):
         self.train(training)
         return tuple(queue.repeat(batch_size, 1, 1) for queue in queues)
 
-    def _run(
-        self, tokens_BT: Tensor, state: State | None, valid_BT: Tensor | None
-    ) -> tuple[Tensor, State]:
+    def _run(self, tokens_BT: Tensor, state: State | None, valid_BT: Tensor | None) -> tuple[Tensor, State]:
         """Output of the levels, (B, T, n_hidden), and their queues after the last token.
 
         Without a state the first token must be the boundary, and stands for all before it too.

@@ -45,9 +45,10 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def observe(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
-        """Add a batch of ``count`` (a scalar) positions, of biased variance, to the running averages.
+        """Move the running averages towards a batch of ``count`` (a scalar) positions.
 
-        A batch of fewer than two positions has no variance to tell of and changes nothing.
+        ``var_C`` is biased, as used in training. Fewer than two positions have no variance and
+        change nothing.
         """
         share = self.momentum * (count > 1).to(mean_C)
         self.running_mean.lerp_(mean_C, share)
@@ -87,7 +88,7 @@ class BatchNorm(nn.Module):
 
 
 def _mean_weights(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights (broadcast to ``x``) whose weighted sum is the mean of valid positions; their count."""
+    """Weights (broadcast to ``x``) that sum to the mean of valid positions; their count."""
     if valid is None:
         count = x.new_full((), x.shape[:-1].numel())
         return count.reciprocal(), count

@@ -7,6 +7,8 @@ from typing import Any
 from makemore.registry import Registry
 from makemore.tokenizers.base import Tokenizer
 
+__all__ = ["TOKENIZERS", "Tokenizer", "fit_tokenizer", "tokenizer_from_dict"]
+
 TOKENIZERS: Registry[Tokenizer] = Registry(
     "tokenizer",
     {

@@ -69,6 +69,4 @@ class Tokenizer(ABC):
         if unknown:
             shown = " ".join(repr(c) for c in sorted(unknown)[:8])
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-            raise UserError(
-                f"the model never saw {shown}{more}; leave them out, or pass --unknown skip"
-            )
+            raise UserError(f"the model never saw {shown}{more}; leave them out, or pass --unknown skip")

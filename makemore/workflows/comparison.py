@@ -86,7 +86,9 @@ def _compare_runs(request: CompareRequest) -> list[Row]:
     digests = [run.config["corpus"]["digests"] for run in runs]
     for run, digest in zip(runs, digests, strict=True):
         if digest != digests[0]:
-            raise UserError(f"{run.name} and {runs[0].name} were trained on different splits; can't rank them")
+            raise UserError(
+                f"{run.name} and {runs[0].name} were trained on different splits; can't rank them"
+            )
     return [_row(run, run.name, request.split) for run in runs]
 
 

@@ -25,7 +25,7 @@ from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.scoring import quick_loss, score
-from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer
+from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
 from makemore.trainer import Record, Trainer
 from makemore.types import Score
 from makemore.workflows.generation import SampleRequest, sample
@@ -38,7 +38,7 @@ CONTEXT_CHARS = 256
 SAMPLES_SHOWN = 10
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - a wish, not an error
     """Training was asked to stop; ``run`` holds a state that resumes."""
 
     def __init__(self, run: Path) -> None:
@@ -186,9 +186,7 @@ def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> Co
     )
 
 
-def _shrink(
-    settings: dict[str, Any], name: str, limit: int, corpus: Corpus, observer: Observer
-) -> None:
+def _shrink(settings: dict[str, Any], name: str, limit: int, corpus: Corpus, observer: Observer) -> None:
     """A context longer than the text becomes as long as the text, and says so."""
     if corpus.mode == "text" and settings.get(name, 0) > limit:
         observer.note(f"{name} shrinks from {settings[name]} to {limit}: the text is no longer")
@@ -221,7 +219,11 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
 
 
 def _fit_context(
-    model_config: Any, train: TrainConfig, asked: dict[str, dict[str, Any]], corpus: Corpus, observer: Observer
+    model_config: Any,
+    train: TrainConfig,
+    asked: dict[str, dict[str, Any]],
+    corpus: Corpus,
+    observer: Observer,
 ) -> tuple[Any, TrainConfig]:
     """Contexts that the text, and each other, have room for."""
     train_tokens = len(corpus.splits["train"].tokens_N)
@@ -311,8 +313,15 @@ def make_loader(plan: Plan) -> Loader:
         return OrderedLoader(split, boundary, train.batch_tokens)
     if train.loader == "streams":
         return StreamLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
-    lead = plan.model.lead
-    return ShuffledLoader(split, boundary, train.batch_tokens, train.block_size, lead, train.seed)
+    return ShuffledLoader(
+        split,
+        boundary,
+        train.batch_tokens,
+        train.block_size,
+        plan.model.lead,
+        train.seed,
+        by_length=train.loader == "by-length",
+    )
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
@@ -325,9 +334,7 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
         return quick_loss(plan.model, val, tokens)
 
     learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled)
-    return Trainer(
-        learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop
-    )
+    return Trainer(learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop)
 
 
 def train(
@@ -356,7 +363,8 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> Train
         for record in trainer.fit():
             if record.improved:
                 folder.write_model(trainer.best, run_id)
-            folder.append_metrics(_metrics(record))
+            if not trainer.stopped:
+                folder.append_metrics(_metrics(record))
             if record.save:
                 folder.write_state(trainer.step, trainer.state_dict(), run_id)
             if record.note:
@@ -406,7 +414,9 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     folder = RunDir(run_folder(request, path))
     config = folder.read_config()
     run_id = config["run_id"]
-    budget = {k: asked["train"].pop(k) for k in ("steps", "max_time", "device") if k in asked["train"]}
+    budget: dict[str, Any] = {
+        k: asked["train"].pop(k) for k in ("steps", "max_time", "device") if k in asked["train"]
+    }
     saved = {"model": config["model"]["settings"], "train": config["train"]}
     _refuse_changes(saved, asked, config, request)
     train = override(TrainConfig(), {**config["train"], **budget}, "train")
@@ -416,8 +426,6 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
         raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
-    from makemore.tokenizers import tokenizer_from_dict
-
     corpus = make_corpus(documents, tokenizer_from_dict(folder.read_tokenizer(run_id)))
     kind = MODELS.get(config["model"]["name"])
     model_config = override(kind.Config(), config["model"]["settings"], "model")
@@ -436,7 +444,10 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
 
 
 def _refuse_changes(
-    saved: dict[str, dict[str, Any]], asked: dict[str, dict[str, Any]], config: dict[str, Any], request: TrainRequest
+    saved: dict[str, dict[str, Any]],
+    asked: dict[str, dict[str, Any]],
+    config: dict[str, Any],
+    request: TrainRequest,
 ) -> None:
     """Raises UserError for a setting asked for now that the run wasn't begun with."""
     if request.model != config["model"]["name"]:

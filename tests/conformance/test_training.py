@@ -1,0 +1,97 @@
+"""Every registered rung learns, repeats itself, resumes and samples through the same workflows."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from makemore.models import MODELS
+from makemore.workflows.evaluation import evaluate
+from makemore.workflows.generation import SampleRequest, sample
+from makemore.workflows.runs import load
+from makemore.workflows.training import Interrupted, TrainRequest, train
+
+pytestmark = pytest.mark.parametrize("name", list(MODELS))
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Words of a tiny regular language: consonant, vowel, in turn, never the same vowel twice."""
+    rng = random.Random(7)
+    words = [
+        "".join(rng.choice("bdkl") + v for v in rng.sample("aeiou", rng.randint(2, 4))) for _ in range(300)
+    ]
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def prose(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text("the cat sat on the mat. the dog ate the hat. " * 120, encoding="utf-8")
+    return path
+
+
+def request_for(path, name, out, **train):
+    settings = {"steps": 60, "compile": "no", "dtype": "float32", **train}
+    return TrainRequest(str(path), name, out=out, train=settings)
+
+
+def test_learns_lines(name, lines, tmp_path):
+    result = train(request_for(lines, name, tmp_path / "run"))
+    # Uniform over the alphabet that can follow is ln 5; uniform over all is ln 10 = 2.3.
+    assert result.score.nll < 1.75
+    assert result.score.tokens == result.score.chars == result.score.bytes
+    assert not any("\n" in text for text in result.samples)
+
+
+def test_learns_text(name, prose, tmp_path):
+    result = train(request_for(prose, name, tmp_path / "run"))
+    assert result.score.nll < 2.2  # uniform: ln 16 = 2.77
+
+
+def test_same_seed_same_numbers(name, lines, tmp_path):
+    runs = [train(request_for(lines, name, tmp_path / str(i), steps=8)) for i in range(2)]
+    assert runs[0].score.nats == runs[1].score.nats
+    assert runs[0].samples == runs[1].samples
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_resuming_is_exact(name, mode, lines, prose, tmp_path):
+    path = lines if mode == "lines" else prose
+    whole = train(request_for(path, name, tmp_path / "whole", steps=12, eval_interval=5))
+    asked = iter([False] * 5 + [True] * 1000)
+    with pytest.raises(Interrupted) if name != "count" else pytest.raises((Interrupted, StopIteration)):
+        train(request_for(path, name, tmp_path / "cut", steps=12, eval_interval=5), stop=lambda: next(asked))
+        raise StopIteration  # counting was over before anyone asked
+    resumed = request_for(path, name, tmp_path / "cut")
+    again = train(TrainRequest(resumed.input, name, out=resumed.out, resume=True))
+    assert again.score.nats == whole.score.nats
+    assert again.steps == whole.steps
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut")
+    ]
+    assert steps[1][-1] == steps[0][-1]
+    assert sorted(set(steps[1])) == steps[1] or name == "count"
+
+
+def test_a_run_is_self_contained(name, lines, tmp_path):
+    trained = train(request_for(lines, name, tmp_path / "run", steps=5))
+    lines.rename(tmp_path / "gone.txt")
+    run = load(tmp_path / "run")
+    request = SampleRequest(n=5, seed=3, prompt="ba")
+    texts = list(sample(run, request))
+    assert texts == list(sample(trained.run, request))
+    assert len(texts) == 5
+    assert all(text.startswith("ba") for text in texts)
+    assert evaluate(run, tmp_path / "gone.txt", "val").nats == trained.score.nats
+
+
+def test_samples_do_not_depend_on_the_batch(name, lines, tmp_path):
+    run = train(request_for(lines, name, tmp_path / "run", steps=20)).run
+    many = list(sample(run, SampleRequest(n=6, seed=1)))
+    assert many[:2] == list(sample(run, SampleRequest(n=2, seed=1)))

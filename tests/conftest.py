@@ -1,0 +1,29 @@
+"""What every test can rely on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tests run side by side, one core each; more threads would fight.
+torch.set_num_threads(1)
+
+
+def _data(name: str) -> Path:
+    path = Path(os.environ.get("MAKEMORE_DATA", "data")) / name
+    if not path.is_file():
+        pytest.skip(f"{name} isn't here (MAKEMORE_DATA)")
+    return path
+
+
+@pytest.fixture
+def names_file() -> Path:
+    return _data("names.txt")
+
+
+@pytest.fixture
+def shakespeare_file() -> Path:
+    return _data("shakespeare.txt")
