@@ -169,6 +169,10 @@ class RunDir:
         write_json(self.path / CONFIG, {**config, "run_id": run_id})
         return run_id
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replace the settings of a run that is there."""
+        write_json(self.path / CONFIG, config)
+
     def read_config(self) -> dict[str, Any]:
         """Raises UserError where this is no run, a damaged one, or one of a later format."""
         if not self.path.is_dir():

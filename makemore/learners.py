@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -48,16 +49,20 @@ class Learner(ABC):
 
 
 class CountLearner(Learner):
-    """Observes each batch once."""
+    """Observes each batch once; ``held_out`` gives val's batches, for settings chosen on them."""
 
     model: CountModel
+
+    def __init__(self, model: CountModel, held_out: Callable[[], Iterable[Batch]]) -> None:
+        super().__init__(model)
+        self.held_out = held_out
 
     def step(self, batch: Batch, step: int, progress: float) -> Metrics:
         self.model.observe(batch)
         return Metrics(None, None, int((batch.targets_BT != IGNORE_INDEX).sum()))
 
     def finish(self) -> None:
-        self.model.finish()
+        self.model.finish(self.held_out())
 
 
 class GradientLearner(Learner):
@@ -164,11 +169,15 @@ class ManualLearner(GradientLearner):
 
 
 def make_learner(
-    model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
+    model: LanguageModel,
+    config: TrainConfig,
+    precision: torch.dtype,
+    compiled: bool,
+    held_out: Callable[[], Iterable[Batch]] = tuple,
 ) -> Learner:
     """The learner a model is made for."""
     if isinstance(model, CountModel):
-        return CountLearner(model)
+        return CountLearner(model, held_out)
     if isinstance(model, ManualModel):
         return ManualLearner(model, config, torch.float32)
     return AutogradLearner(model, config, precision, compiled)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from makemore.corpus.rows import Rows, cover, to_batch
 from makemore.errors import UserError
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, MixtureModel
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
 UNSPELLABLE_NATS = -math.log(1e-6 / 1_114_112)
@@ -113,6 +113,9 @@ def token_nats(
 
     Raises UserError where the model gives a value that is not a number, naming the position.
     """
+    if isinstance(model, MixtureModel):
+        member_nats = [token_nats(member, split, stride, progress) for member in model.members]
+        return mix_nats(np.stack(member_nats), model.weights.cpu().numpy())
     training = model.training
     model.eval()
     nats_N = np.full(len(split.tokens_N), np.nan)
@@ -127,6 +130,23 @@ def token_nats(
         at = int(np.flatnonzero(np.isnan(nats_N))[0])
         raise UserError(f"the model gives no probability at token {at} of {split.name}; it has diverged")
     return nats_N
+
+
+def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
+    """Nats (N,) of targets under the weighted sum of members' probabilities."""
+    return -np.logaddexp.reduce(np.log(np.maximum(weights_K, 1e-300))[:, None] - nats_KN, axis=0)
+
+
+def fit_weights(nats_KN: np.ndarray, steps: int = 200) -> np.ndarray:
+    """The weights (K,) under which targets are likeliest, by expectation maximisation
+    (Dempster, Laird & Rubin 1977; for interpolation Jelinek & Mercer 1980)."""
+    weights_K = np.full(len(nats_KN), 1 / len(nats_KN))
+    # Scaled by the best member's probability: ratios are all that counts.
+    ratio_KN = np.exp(nats_KN.min(axis=0) - nats_KN)
+    for _ in range(steps):
+        joint_KN = weights_K[:, None] * ratio_KN
+        weights_K = (joint_KN / joint_KN.sum(axis=0)).mean(axis=1)
+    return weights_K
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import click
 import typer
 
 from makemore import __version__
-from makemore.cli import compare, data, evaluate, models, sample, train
+from makemore.cli import compare, data, evaluate, gradcheck, mix, models, sample, train
 from makemore.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("sample")(sample.command)
 app.command("compare")(compare.command)
+app.command("mix")(mix.command)
+app.command("gradcheck")(gradcheck.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from makemore.cli.progress import short
 
 if TYPE_CHECKING:
+    from makemore.gradcheck import GradRow
     from makemore.workflows.comparison import Row
 
 COLUMNS = (
@@ -23,6 +24,26 @@ COLUMNS = (
     "bits/char",
     "95 % interval",
 )
+
+
+def gradcheck_table(rows: list[GradRow]) -> str:
+    """One line a gradient: is it exact, near, how far off at most."""
+    table = Table("gradient of", "against", "exact", "approximate", "largest difference")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.reference,
+            "yes" if row.exact else "no",
+            "yes" if row.approximate else "NO",
+            f"{row.max_difference:.2e}",
+        )
+    return _rendered(table)
+
+
+def _rendered(table: Table) -> str:
+    out = io.StringIO()
+    Console(file=out, width=110).print(table)
+    return out.getvalue().rstrip()
 
 
 def comparison_table(rows: list[Row]) -> str:
@@ -42,6 +63,4 @@ def comparison_table(rows: list[Row]) -> str:
             f"{row.score.bits_per_char:.4f}",
             f"{low:.4f} to {high:.4f}",
         )
-    out = io.StringIO()
-    Console(file=out, width=110).print(table)
-    return out.getvalue().rstrip()
+    return _rendered(table)

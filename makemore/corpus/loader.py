@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -138,6 +139,10 @@ class OrderedLoader(Loader):
             edge = np.array([at])
             rows = Rows(edge, edge, np.array([min(at + batch_tokens, end)]))
             self._batches.append((rows, at > begin))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.cursor < len(self._batches):
+            yield self.next()
 
     def next(self) -> Batch:
         if self.cursor >= len(self._batches):

@@ -18,5 +18,6 @@ MODELS: Registry[LanguageModel] = Registry(
         "gru": "makemore.models.rnn:GRU",
         "lstm": "makemore.models.rnn:LSTM",
         "transformer": "makemore.models.transformer:Transformer",
+        "mixture": "makemore.models.mixture:Mixture",
     },
 )

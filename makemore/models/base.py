@@ -9,6 +9,7 @@ document really begins.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -26,6 +27,9 @@ class LanguageModel(nn.Module, ABC):
     """A frozen dataclass of the model's settings, every field with a default and a help line."""
     summary: ClassVar[str]
     """One line for ``makemore models``."""
+
+    standalone: ClassVar[bool] = True
+    """False: made of trained runs rather than trained on a text."""
 
     max_len: int | None
     """The longest context it can look at, in tokens; None where it carries unbounded state."""
@@ -95,8 +99,25 @@ class CountModel(LanguageModel):
     def observe(self, batch: Batch) -> None:
         """Count a batch. Rows are whole documents or go on where the row before ended."""
 
-    def finish(self) -> None:
-        """Called once all of train has been observed."""
+    @abstractmethod
+    def finish(self, held_out: Iterable[Batch] = ()) -> None:
+        """Called once all of train has been observed; held-out batches may decide settings."""
+
+
+class MixtureModel(LanguageModel):
+    """A weighted sum of its members' probabilities, each of which is scored in its own way."""
+
+    standalone = False
+
+    @property
+    @abstractmethod
+    def members(self) -> list[LanguageModel]:
+        """The models that are mixed."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor:
+        """(members,) float64, not negative, sum 1."""
 
 
 class ManualModel(LanguageModel):

@@ -85,9 +85,7 @@ class BatchNormMLP(ManualModel):
         return self.head(hidden), new_state
 
     @torch.no_grad()
-    def loss_and_grads(
-        self, inputs_BT: Tensor, targets_BT: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """As the base says, in training mode: batch statistics, and the running ones move.
 
         Only positions with valid targets are computed, and only they enter the statistics.
@@ -246,8 +244,6 @@ def _norm_steps(i: int, weight: Tensor, v: dict[str, Tensor], g: dict[str, Tenso
     g[f"bnvar_inv.{i}"] = (g[f"bnraw.{i}"] * v[f"bndiff.{i}"]).sum(0)
     g[f"bnvar.{i}"] = -0.5 * g[f"bnvar_inv.{i}"] * v[f"bnvar_inv.{i}"] ** 3
     g[f"bndiff2.{i}"] = (g[f"bnvar.{i}"] / n).expand_as(v[f"bndiff2.{i}"])
-    g[f"bndiff.{i}"] = (
-        g[f"bnraw.{i}"] * v[f"bnvar_inv.{i}"] + 2 * v[f"bndiff.{i}"] * g[f"bndiff2.{i}"]
-    )
+    g[f"bndiff.{i}"] = g[f"bnraw.{i}"] * v[f"bnvar_inv.{i}"] + 2 * v[f"bndiff.{i}"] * g[f"bndiff2.{i}"]
     g[f"bnmeani.{i}"] = -g[f"bndiff.{i}"].sum(0)
     g[f"hprebn.{i}"] = g[f"bndiff.{i}"] + g[f"bnmeani.{i}"] / n

@@ -30,15 +30,16 @@ DENSE_AT_ONCE = 1 << 17
 class CountConfig:
     """Settings of ``count``."""
 
-    order: int = setting(5, "longest n-gram, in tokens: order - 1 tokens of context")
+    order: int = setting(0, "longest n-gram, in tokens (0: what is best on val, up to max_order)")
     smoothing: Literal["kneser-ney", "additive", "recursive-additive"] = setting(
         "kneser-ney", "how unseen continuations get their share"
     )
     alpha: float = setting(1.0, "constant of the additive smoothings (0: none)")
+    max_order: int = setting(12, "longest n-gram counted where the order is chosen on val")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 12:
-            raise ValueError("order must be from 1 to 12")
+        if not 0 <= self.order <= 12 or not 1 <= self.max_order <= 12:
+            raise ValueError("order must be from 0 to 12, max_order from 1 to 12")
         if self.smoothing not in ("kneser-ney", "additive", "recursive-additive"):
             raise ValueError("smoothing must be kneser-ney, additive or recursive-additive")
         if not 0 <= self.alpha < float("inf"):
@@ -185,11 +186,12 @@ class Count(CountModel):
 
     def __init__(self, config: CountConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
-        self.max_len = max(config.order - 1, 1)
+        self.order = config.order or config.max_order
+        self.max_len = max(self.order - 1, 1)
         # The last tokens of each row observed, so that training resumes in mid-document.
         self.register_buffer("ends", self._no_tokens(0))
         self.ends: Tensor
-        self._set_table(NgramTable.empty(config.order, vocab_size, boundary_id))
+        self._set_table(NgramTable.empty(self.order, vocab_size, boundary_id))
 
     @property
     def table(self) -> NgramTable:
@@ -207,9 +209,22 @@ class Count(CountModel):
         inputs_N, targets_N, self.ends = self._flatten(batch, self.ends)
         self._counter.add(inputs_N, targets_N)
 
-    def finish(self) -> None:
+    def finish(self, held_out: Iterable[Batch] = ()) -> None:
+        """Where no order was asked for, keep the one that is best on the held-out batches."""
+        batches = list(held_out)
+        if not self.config.order and batches:
+            losses = self.losses_by_order(batches)
+            self._keep_order(min(losses, key=losses.__getitem__))
         self.ends = self._no_tokens(0)
         _ = self._smoothed
+
+    def _keep_order(self, order: int) -> None:
+        table = self.table.cut(order)
+        for n in range(order + 1, self.order + 1):
+            del self._buffers[f"keys_{n}"], self._buffers[f"counts_{n}"]
+        self.config = replace(self.config, order=order)
+        self.order, self.max_len = order, max(order - 1, 1)
+        self._set_table(table)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The last order - 1 tokens, (B, order - 1) int64: none so far."""
@@ -239,8 +254,8 @@ class Count(CountModel):
 
     def with_order(self, order: int) -> Count:
         """The model that counting with a lower order would have given. It shares the counts."""
-        if not 1 <= order <= self.config.order:
-            raise ValueError(f"order must be from 1 to {self.config.order}")
+        if not 1 <= order <= self.order:
+            raise ValueError(f"order must be from 1 to {self.order}")
         model = Count(replace(self.config, order=order), self.vocab_size, self.boundary_id)
         model._set_table(self.table.cut(order))
         return model
@@ -259,7 +274,7 @@ class Count(CountModel):
         contexts = [nodes_N[scored_N] for nodes_N in self.table.contexts(inputs_N)]
         losses: dict[int, float] = {}
         with np.errstate(divide="ignore"):
-            for order in range(1, self.config.order + 1):
+            for order in range(1, self.order + 1):
                 smoothed = Smoothed(self.table, replace(self.config, order=order))
                 p_N = smoothed.of_targets(contexts[:order], targets_N[scored_N])
                 losses[order] = float(-np.log(p_N).mean())
@@ -281,17 +296,19 @@ class Count(CountModel):
             batch_tokens=max(block_size, 1 << 16),
             block_size=block_size,
         )
-        return Recipe(CountConfig(), train)
+        # Every order is counted before one is chosen: what is never seen again costs memory only.
+        max_order = 12 if facts.train_tokens < 20_000_000 else 6
+        return Recipe(CountConfig(max_order=max_order), train)
 
     @property
     def _smoothed(self) -> Smoothed:
         table = self.table
         if self._ready is None:
-            self._ready = Smoothed(table, self.config)
+            self._ready = Smoothed(table, replace(self.config, order=self.order))
         return self._ready
 
     def _no_tokens(self, rows: int) -> Tensor:
-        return torch.full((rows, self.config.order - 1), ABSENT, device=self.device)
+        return torch.full((rows, self.order - 1), ABSENT, device=self.device)
 
     def _flatten(self, batch: Batch, ends: Tensor) -> tuple[Ints, Ints, Tensor]:
         """A batch's rows one after the other, each with the context that ``ends`` gives it.
@@ -300,7 +317,7 @@ class Count(CountModel):
         continues other rows than ``ends`` has.
         """
         inputs_BT, targets_BT = batch.inputs_BT.to(self.device), batch.targets_BT
-        B, order = len(inputs_BT), self.config.order
+        B, order = len(inputs_BT), self.order
         if not batch.continues:
             ends = self._no_tokens(B)
         elif len(ends) != B:
@@ -334,7 +351,7 @@ class Count(CountModel):
             elif stored.shape[1:] == buffer.shape[1:]:
                 setattr(self, name, torch.empty_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        orders = range(1, self.config.order + 1)
+        orders = range(1, self.order + 1)
         arrays = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
         table = NgramTable(
             self.vocab_size,

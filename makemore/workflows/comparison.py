@@ -95,7 +95,10 @@ def _compare_runs(request: CompareRequest) -> list[Row]:
 def _compare_rungs(
     request: CompareRequest, observe: Callable[[str], Observer], stop: Callable[[], bool]
 ) -> list[Row]:
-    names = list(MODELS) if request.models == "all" else request.models.split(",")
+    if request.models == "all":
+        names = [name for name in MODELS if MODELS.get(name).standalone]
+    else:
+        names = [name.strip() for name in request.models.split(",")]
     for name in names:
         MODELS.path(name)
     stem = find_input(request.inputs[0]).stem

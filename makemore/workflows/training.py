@@ -36,6 +36,7 @@ DEFAULT_SECONDS = 120.0
 """Training time where neither steps nor time are given."""
 CONTEXT_CHARS = 256
 SAMPLES_SHOWN = 10
+HELD_OUT_TOKENS = 65536
 
 
 class Interrupted(Exception):  # noqa: N818 - a wish, not an error
@@ -196,6 +197,8 @@ def _shrink(settings: dict[str, Any], name: str, limit: int, corpus: Corpus, obs
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request; touches nothing on disk. Raises UserError."""
     kind = MODELS.get(request.model)
+    if not kind.standalone:
+        raise UserError(f"a {request.model} is made of trained runs: makemore mix RUN RUN --out DIR")
     TOKENIZERS.path(request.tokenizer.partition(":")[0])
     asked = _asked(request)
     path = find_input(request.input)
@@ -333,7 +336,10 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     def evaluate() -> float:
         return quick_loss(plan.model, val, tokens)
 
-    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled)
+    def held_out() -> OrderedLoader:
+        return OrderedLoader(val, plan.model.boundary_id, HELD_OUT_TOKENS)
+
+    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, held_out)
     return Trainer(learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop)
 
 
@@ -362,7 +368,7 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> Train
     if not trainer.finished:
         for record in trainer.fit():
             if record.improved:
-                folder.write_model(trainer.best, run_id)
+                _write_best(plan, trainer, run_id)
             if not trainer.stopped:
                 folder.append_metrics(_metrics(record))
             if record.save:
@@ -375,6 +381,15 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> Train
                 folder.write_model(plan.model.state_dict(), run_id)
             raise Interrupted(folder.path)
     return _conclude(plan, trainer, observer)
+
+
+def _write_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
+    """The best weights so far, after the settings that training itself has chosen."""
+    config = plan.folder.read_config()
+    settings = dataclasses.asdict(plan.model.config)
+    if config["model"]["settings"] != settings:
+        plan.folder.write_config({**config, "model": {"name": plan.model_name, "settings": settings}})
+    plan.folder.write_model(trainer.best, run_id)
 
 
 def _metrics(record: Record) -> dict[str, Any]:

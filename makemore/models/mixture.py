@@ -1,0 +1,94 @@
+"""A mixture of models: linear interpolation of their probabilities (Jelinek & Mercer 1980,
+"Interpolated estimation of Markov source parameters from sparse data")."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from makemore.config import override, setting
+from makemore.models.base import LanguageModel, MixtureModel
+from makemore.types import State
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Settings of ``mixture``."""
+
+    members: str = setting(
+        '[["mlp", {}], ["bigram", {}]]', "the members' names and settings, as a JSON list of pairs"
+    )
+
+    def __post_init__(self) -> None:
+        pairs = self.pairs()
+        if not pairs or not all(isinstance(n, str) and isinstance(s, dict) for n, s in pairs):
+            raise ValueError("members must be a JSON list of [name, settings] pairs")
+
+    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and settings. Raises ValueError where they aren't pairs."""
+        return [(name, settings) for name, settings in json.loads(self.members)]
+
+
+class Mixture(MixtureModel):
+    """log sum_k w_k p_k: a member that is sure and right is never outvoted by more than its weight."""
+
+    Config: ClassVar[type] = MixtureConfig
+    summary = "a weighted sum of trained runs' probabilities, made by makemore mix"
+
+    def __init__(self, config: MixtureConfig, vocab_size: int, boundary_id: int) -> None:
+        super().__init__(config, vocab_size, boundary_id)
+        # Imported here: the registry's entries are looked up by name, this file being one of them.
+        from makemore.models import MODELS
+
+        members = []
+        for name, settings in config.pairs():
+            kind = MODELS.get(name)
+            members.append(kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id))
+        self._join(members)
+
+    def _join(self, members: list[LanguageModel]) -> None:
+        self.parts = nn.ModuleList(members)
+        self.register_buffer("mixing", torch.full((len(members),), 1 / len(members), dtype=torch.float64))
+        self.mixing: Tensor
+        limits = [m.max_len for m in members if not m.streams and m.max_len is not None]
+        self.streams = not limits
+        lengths = [m.max_len for m in members]
+        unbounded = None in lengths
+        self.max_len = min(limits) if limits else None if unbounded else max(n or 1 for n in lengths)
+
+    @property
+    def members(self) -> list[LanguageModel]:
+        return [cast(LanguageModel, part) for part in self.parts]
+
+    @property
+    def weights(self) -> Tensor:
+        return self.mixing
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """The members' states, one after the other."""
+        return tuple(part for m in self.members for part in m.init_state(batch_size, capacity))
+
+    def forward(
+        self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Log-probabilities."""
+        weighted: list[Tensor] = []
+        after: list[Tensor] = []
+        for member, weight in zip(self.members, self.mixing, strict=True):
+            before = None if state is None else self._state_of(member, state, len(after))
+            logits, next_state = member(tokens_BT, before, valid_BT)
+            weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log().float())
+            after.extend(next_state or ())
+        logits = torch.logsumexp(torch.stack(weighted), dim=0)
+        return logits, None if state is None else tuple(after)
+
+    def _state_of(self, member: LanguageModel, state: State, start: int) -> State:
+        return state[start : start + len(member.init_state(1, 1))]
+
+    def n_parameters(self) -> int:
+        """All members', and a weight for each."""
+        return sum(m.n_parameters() for m in self.members) + len(self.parts)
