@@ -39,10 +39,10 @@ class TrainConfig:
     max_time: float | None = setting(None, "seconds from the first step to the last")
     batch_tokens: int = setting(2048, "tokens a step")
     block_size: int = setting(128, "longest row of a batch, in tokens")
-    loader: Literal["windows", "streams", "documents", "by-length"] = setting(
+    loader: Literal["windows", "streams", "documents", "packed"] = setting(
         "windows",
-        "rows: shuffled windows, contiguous streams with carried state, documents at random, "
-        "or documents of like length together",
+        "rows: shuffled windows, contiguous streams with carried state, a document each, "
+        "or as many documents as fit",
     )
     optimizer: Literal["adamw", "muon", "sgd", "none"] = setting(
         "adamw", "muon: hidden matrices by Muon, the rest by AdamW"

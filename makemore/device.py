@@ -58,7 +58,7 @@ def pick_compile(config: TrainConfig, device: torch.device) -> bool:
     if config.compile != "auto":
         return config.compile == "yes"
     # Documents come in many lengths, and each shape is compiled anew.
-    if platform.system() == "Windows" or device.type == "mps" or config.loader in ("documents", "by-length"):
+    if platform.system() == "Windows" or device.type == "mps" or config.loader == "documents":
         return False
     if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
+import torch
 
 from makemore.corpus.rows import Rows, shuffled, to_batch
-from makemore.types import Batch, Split
-
-POOL_BATCHES = 16
+from makemore.types import IGNORE_INDEX, Batch, Split
 
 
 class Loader(ABC):
@@ -34,22 +34,13 @@ class Loader(ABC):
 class ShuffledLoader(Loader):
     """Every token once an epoch: whole documents, or windows of long ones, in random order.
 
-    A batch is cut by tokens, not by rows: every token weighs the same. ``by_length`` puts rows of
-    like length into a batch, which saves padding.
+    A batch is cut by tokens, not by rows: every token weighs the same.
     """
 
     def __init__(
-        self,
-        split: Split,
-        boundary_id: int,
-        batch_tokens: int,
-        block_size: int,
-        lead: int,
-        seed: int,
-        by_length: bool = False,
+        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, lead: int, seed: int
     ) -> None:
         super().__init__()
-        self.by_length = by_length
         self.split, self.boundary_id, self.seed = split, boundary_id, seed
         self.batch_tokens, self.block_size, self.lead = batch_tokens, block_size, lead
         self._planned = -1
@@ -59,22 +50,13 @@ class ShuffledLoader(Loader):
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = shuffled(self.split, self.block_size, self.lead, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
-        if self.by_length:
-            counted = rows.end - rows.count_from
-            pool = (np.cumsum(counted) - counted) // (self.batch_tokens * POOL_BATCHES)
-            rows = rows.take(np.lexsort((rows.lengths, pool)))
-        return self._cut(rows, rng)
-
-    def _cut(self, rows: Rows, rng: np.random.Generator) -> list[Rows]:
         counted = rows.end - rows.count_from
         nth = (np.cumsum(counted) - counted) // self.batch_tokens
-        edges = np.flatnonzero(np.diff(nth, prepend=-1))
-        batches = [rows.take(slice(a, b)) for a, b in zip(edges, [*edges[1:], len(nth)], strict=True)]
+        edges = np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
         # An unfilled last batch would weigh its tokens more: they come again next epoch.
-        last = int((batches[-1].end - batches[-1].count_from).sum())
-        if len(batches) > 1 and last < self.batch_tokens // 2:
-            batches.pop()
-        return [batches[i] for i in rng.permutation(len(batches))]
+        if len(edges) > 2 and counted[edges[-2] :].sum() < self.batch_tokens // 2:
+            edges = edges[:-1]
+        return [rows.take(slice(a, b)) for a, b in pairwise(edges)]
 
     def next(self) -> Batch:
         if self._planned != self.epoch:
@@ -85,6 +67,55 @@ class ShuffledLoader(Loader):
         rows = self._batches[self.cursor]
         self.cursor += 1
         return to_batch(self.split, rows, self.boundary_id)
+
+
+class PackedLoader(Loader):
+    """Documents in random order, as many in each row as fit: all batches have one shape.
+
+    For models to which a boundary in a row begins a document.
+    """
+
+    def __init__(self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int) -> None:
+        super().__init__()
+        self.split, self.boundary_id, self.seed = split, boundary_id, seed
+        self.block_size, self.rows = block_size, max(1, batch_tokens // block_size)
+        self._planned = -1
+        self._index = np.zeros(0, np.int64)
+        self._edges = np.zeros(1, np.int64)
+
+    def _plan(self) -> None:
+        """The epoch's targets in order, and where rows begin among them."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        pieces = shuffled(self.split, self.block_size, 0, rng)
+        pieces = pieces.take(rng.permutation(len(pieces.begin)))
+        ends = np.cumsum(pieces.lengths)
+        shift = np.repeat(pieces.begin - (ends - pieces.lengths), pieces.lengths)
+        self._index = np.arange(int(ends[-1])) + shift
+        edges = [0]
+        while edges[-1] < ends[-1]:
+            fits = np.searchsorted(ends, edges[-1] + self.block_size, side="right")
+            edges.append(int(ends[fits - 1]))
+        self._edges, self._planned = np.array(edges), self.epoch
+
+    def next(self) -> Batch:
+        if self._planned != self.epoch:
+            self._plan()
+        first = self.cursor * self.rows
+        n_rows = len(self._edges) - 1
+        # An unfilled last batch is left out: its documents come again next epoch.
+        if first + min(self.rows, n_rows) > n_rows:
+            self.epoch, self.cursor = self.epoch + 1, 0
+            return self.next()
+        self.cursor += 1
+        return self._batch(self._edges[first : first + self.rows + 1])
+
+    def _batch(self, edges: np.ndarray) -> Batch:
+        at = edges[:-1, None] + np.arange(self.block_size)
+        inside = at < edges[1:, None]
+        index = self._index[np.minimum(at, len(self._index) - 1)]
+        inputs = np.where(inside, self.split.inputs_at(index, self.boundary_id), self.boundary_id)
+        targets = np.where(inside, self.split.tokens_N[index].astype(np.int64), IGNORE_INDEX)
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
 
 class StreamLoader(Loader):

@@ -31,6 +31,10 @@ class LanguageModel(nn.Module, ABC):
     standalone: ClassVar[bool] = True
     """False: made of trained runs rather than trained on a text."""
 
+    packs: ClassVar[bool] = False
+    """True: documents may share a row, because a boundary token in the input begins a document,
+    before which nothing is seen."""
+
     max_len: int | None
     """The longest context it can look at, in tokens; None where it carries unbounded state."""
     streams: bool = True
@@ -61,7 +65,16 @@ class LanguageModel(nn.Module, ABC):
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         """Settings that need no tuning on a corpus of this size, within this budget."""
-        return Recipe(cls.Config(), base_training(facts))
+        return Recipe(cls.Config(), cls.base_training(facts))
+
+    @classmethod
+    def base_training(cls, facts: CorpusFacts, **changes: Any) -> TrainConfig:
+        """The training recipe that all gradient rungs start from, with a rung's own changes."""
+        if facts.mode == "lines":
+            longest = min(facts.longest_document, 256)
+            rows = {"loader": "packed", "block_size": max(longest, 64)}
+            changes = {**(rows if cls.packs else {"loader": "documents", "block_size": longest}), **changes}
+        return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)
 
     @property
     def lead(self) -> int:
@@ -131,14 +144,3 @@ class ManualModel(LanguageModel):
 def window_pad(tokens_BT: Tensor, size: int, boundary_id: int) -> Tensor:
     """``size`` boundary tokens before each row: the context at a document's start, (B, size + T)."""
     return nn.functional.pad(tokens_BT, (size, 0), value=boundary_id)
-
-
-def base_training(facts: CorpusFacts, **changes: Any) -> TrainConfig:
-    """The recipe that all gradient rungs start from."""
-    if facts.mode == "lines":
-        changes = {
-            "loader": "documents",
-            "block_size": max(8, min(facts.longest_document, 256)),
-            **changes,
-        }
-    return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)

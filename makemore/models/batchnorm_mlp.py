@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import ManualModel, base_training, window_pad
+from makemore.models.base import ManualModel
 from makemore.nn.batchnorm import BatchNorm
+from makemore.nn.windows import token_windows
 from makemore.types import IGNORE_INDEX, State
 
 
@@ -49,6 +50,7 @@ class BatchNormMLP(ManualModel):
     """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
 
     Config: ClassVar[type] = BatchNormMLPConfig
+    packs = True
     summary = "deep tanh MLP with batch normalisation, its gradients written by hand"
 
     def __init__(self, config: BatchNormMLPConfig, vocab_size: int, boundary_id: int) -> None:
@@ -112,7 +114,7 @@ class BatchNormMLP(ManualModel):
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        return Recipe(BatchNormMLPConfig(), base_training(facts, batch_tokens=4096, lr=3e-3))
+        return Recipe(BatchNormMLPConfig(), cls.base_training(facts, batch_tokens=4096, lr=3e-3))
 
     @property
     def _layers(self) -> list[tuple[nn.Linear, BatchNorm]]:
@@ -121,13 +123,7 @@ class BatchNormMLP(ManualModel):
 
     def _windows(self, tokens_BT: Tensor, state: State | None) -> tuple[Tensor, State | None]:
         """The last K = block_size tokens at each position, (B, T, K), and the next state."""
-        before = self.config.block_size - 1
-        if state is None:
-            context = window_pad(tokens_BT, before, self.boundary_id)
-        else:
-            context = torch.cat([state[0], tokens_BT], dim=1)
-        new_state = None if state is None else (context[:, context.shape[1] - before :],)
-        return context.unfold(1, before + 1, 1), new_state
+        return token_windows(tokens_BT, state, self.config.block_size, self.boundary_id)
 
     def _examples(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (N, K) and targets (N,) of the N positions whose loss counts."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training
+from makemore.models.base import LanguageModel
 from makemore.types import State
 
 
@@ -33,6 +33,7 @@ class Bigram(LanguageModel):
 
     Config: ClassVar[type] = BigramConfig
     summary = "neural bigram: one-hot times a table of weights"
+    packs = True
     max_len = 1
 
     def __init__(self, config: BigramConfig, vocab_size: int, boundary_id: int) -> None:
@@ -54,7 +55,7 @@ class Bigram(LanguageModel):
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         # Convex and tiny: large batches, and steps bold enough for the rarest pairs.
-        train = base_training(
+        train = cls.base_training(
             facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, decay_share=0.8, warmup_steps=0
         )
         return Recipe(BigramConfig(), train)

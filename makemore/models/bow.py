@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training
+from makemore.models.base import LanguageModel
 from makemore.types import State
 
 NOTHING = -1
@@ -68,7 +68,7 @@ class BagOfWords(LanguageModel):
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        return Recipe(BagOfWordsConfig(), base_training(facts, batch_tokens=4096, weight_decay=0.01))
+        return Recipe(BagOfWordsConfig(), cls.base_training(facts, batch_tokens=4096, weight_decay=0.01))
 
 
 def window_mean(x_BSC: Tensor, exists_BS: Tensor, size: int) -> Tensor:

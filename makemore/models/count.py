@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import CountModel, base_training
+from makemore.models.base import CountModel
 from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
 from makemore.types import IGNORE_INDEX, Batch, State
 
@@ -289,7 +289,7 @@ class Count(CountModel):
         # Rows as long as can be: a row that begins in mid-document has lost its context.
         block_size = facts.longest_document if facts.mode == "lines" else 1 << 16
         loader = "documents" if facts.mode == "lines" else "streams"
-        train = base_training(
+        train = cls.base_training(
             facts,
             loader=loader,
             optimizer="none",

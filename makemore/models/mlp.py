@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training, window_pad
+from makemore.models.base import LanguageModel
+from makemore.nn.windows import token_windows
 from makemore.types import State
 
 
@@ -37,6 +38,7 @@ class MLP(LanguageModel):
     """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
 
     Config: ClassVar[type] = MLPConfig
+    packs = True
     summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
 
     def __init__(self, config: MLPConfig, vocab_size: int, boundary_id: int) -> None:
@@ -66,19 +68,13 @@ class MLP(LanguageModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        before = self.config.block_size - 1
-        if state is None:
-            context = window_pad(tokens_BT, before, self.boundary_id)
-        else:
-            context = torch.cat([state[0], tokens_BT], dim=1)
-        windows = self.embedding(context).unfold(1, before + 1, 1)  # (B, T, n_embd, block_size)
-        hidden = windows.transpose(2, 3).flatten(2)
+        windows_BTK, new_state = token_windows(tokens_BT, state, self.config.block_size, self.boundary_id)
+        hidden = self.embedding(windows_BTK).flatten(2)
         for layer in self.hidden:
             hidden = self.dropout(torch.tanh(layer(hidden)))
-        new_state = None if state is None else (context[:, context.shape[1] - before :],)
         return self.head(hidden), new_state
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        train = base_training(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
+        train = cls.base_training(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
         return Recipe(MLPConfig(), train)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training
+from makemore.models.base import LanguageModel
 from makemore.types import State
 
 
@@ -82,8 +82,8 @@ class Recurrent(LanguageModel):
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
-            return Recipe(RecurrentConfig(dropout=0.1), base_training(facts, batch_tokens=4096))
-        train = base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
+            return Recipe(RecurrentConfig(dropout=0.1), cls.base_training(facts, batch_tokens=4096))
+        train = cls.base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
         return Recipe(RecurrentConfig(n_hidden=512, dropout=0.2), train)
 
 

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training
+from makemore.models.base import LanguageModel
 from makemore.nn.attention import (
     attend,
-    cache_bias,
-    causal_bias,
     rotary_table,
     rotate,
+    visible_bias,
     write_cache,
 )
 from makemore.nn.norms import rms_norm
@@ -69,6 +68,10 @@ class Place:
     rotary: tuple[Tensor, Tensor] | None
     position_B: Tensor | None
     """First position of the call in the cache; None without a cache."""
+    index_BT: Tensor
+    """Position of each token in its document."""
+    start_BT: Tensor
+    """Position at which each token's document begins."""
 
 
 class Attention(nn.Module):
@@ -131,7 +134,7 @@ class Transformer(LanguageModel):
     Config: ClassVar[type] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
     streams = False
-    bias: Tensor
+    packs = True
     cos: Tensor
     sin: Tensor
 
@@ -144,7 +147,6 @@ class Transformer(LanguageModel):
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
-        self.register_buffer("bias", causal_bias(config.block_size), persistent=False)
         self.positions: nn.Embedding | None = None
         if config.style == "gpt2":
             self.positions = nn.Embedding(config.block_size, config.n_embd)
@@ -176,32 +178,31 @@ class Transformer(LanguageModel):
             nn.init.zeros_(block.feed_forward.down.weight)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """Position (B,) int64, then keys and values of each layer, (B, H, capacity, D)."""
+        """Position and the document's start, each (B,) int64, then keys and values of each layer,
+        (B, H, capacity, D)."""
         heads = self.config.n_head
         shape = (batch_size, heads, min(capacity, self.config.block_size), self.config.n_embd // heads)
-        position = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        zeros = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
         cache = [torch.zeros(shape, device=self.device) for _ in range(2 * self.config.n_layer)]
-        return (position, *cache)
+        return (zeros, zeros.clone(), *cache)
 
-    def _place(self, length: int, state: State | None) -> tuple[Place, Tensor]:
-        """Biases and rotations of a call, and the positions (T,) or (B, T) of its tokens."""
-        if state is None:
-            index, bias, first = (
-                torch.arange(length, device=self.bias.device),
-                self.bias[:length, :length],
-                None,
-            )
-        else:
-            first = state[0]
-            index = first[:, None] + torch.arange(length, device=first.device)
-            bias = cache_bias(first, length, state[1].shape[2])
+    def _place(self, tokens_BT: Tensor, state: State | None) -> Place:
+        """Where a call's tokens stand: a boundary begins a document, before which nothing is seen."""
+        batch, length = tokens_BT.shape
+        position_BT = torch.arange(length, device=tokens_BT.device).expand(batch, -1)
+        first_B, start_B = (None, None) if state is None else state[:2]
+        if first_B is not None and start_B is not None:
+            position_BT = position_BT + first_B[:, None]
+        start_BT = torch.where(tokens_BT == self.boundary_id, position_BT, 0)
+        if start_B is not None:
+            start_BT = torch.maximum(start_BT, start_B[:, None])
+        start_BT = start_BT.cummax(dim=1).values
+        keys = length if state is None else state[2].shape[2]
+        bias = visible_bias(position_BT, start_BT, keys)
         if self.positions is not None:
-            return Place(bias, None, first), index
-        if state is None:
-            rotary = (self.cos[:length], self.sin[:length])
-        else:
-            rotary = (self.cos[index][:, None], self.sin[index][:, None])
-        return Place(bias, rotary, first), index
+            return Place(bias, None, first_B, position_BT - start_BT, start_BT)
+        rotary = (self.cos[position_BT][:, None], self.sin[position_BT][:, None])
+        return Place(bias, rotary, first_B, position_BT - start_BT, start_BT)
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
@@ -210,18 +211,18 @@ class Transformer(LanguageModel):
         length = tokens_BT.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens pass the context of {self.config.block_size}")
-        place, index = self._place(length, state)
+        place = self._place(tokens_BT, state)
         x = self.embedding(tokens_BT)
-        x = rms_norm(x) if self.positions is None else x + self.positions(index)
+        x = rms_norm(x) if self.positions is None else x + self.positions(place.index_BT)
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, place, None if state is None else (state[1 + 2 * i], state[2 + 2 * i]))
+            x = block(x, place, None if state is None else (state[2 + 2 * i], state[3 + 2 * i]))
         logits = self.head(self.norm(x))
-        return logits, None if state is None else (state[0] + length, *state[1:])
+        return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *state[2:])
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        train = base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
+        train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
         if facts.mode == "lines":
             block = train.block_size
             return Recipe(TransformerConfig(block_size=block, n_embd=64, dropout=0.1), train)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, base_training, window_pad
+from makemore.models.base import LanguageModel, window_pad
 from makemore.nn.batchnorm import BatchNorm
 from makemore.types import State
 
@@ -149,6 +149,6 @@ class WaveNet(LanguageModel):
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
-            return Recipe(WaveNetConfig(), base_training(facts, optimizer="muon", batch_tokens=2048))
-        train = base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
+            return Recipe(WaveNetConfig(), cls.base_training(facts, optimizer="muon", batch_tokens=2048))
+        train = cls.base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
         return Recipe(WaveNetConfig(block_size=32, n_embd=64, n_hidden=256), train)

@@ -9,16 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def causal_bias(length: int, device: torch.device | None = None) -> Tensor:
-    """(T, T) float32: 0 where a query may look, minus infinity where the key is later."""
-    return torch.full((length, length), -math.inf, device=device).triu(1)
-
-
-def cache_bias(position_B: Tensor, new: int, capacity: int) -> Tensor:
-    """(B, 1, T, capacity) float32 bias for ``new`` queries at ``position_B`` onwards of a cache."""
-    query_BT = position_B[:, None] + torch.arange(new, device=position_B.device)
-    later = torch.arange(capacity, device=position_B.device) > query_BT[..., None]
-    return torch.zeros_like(later, dtype=torch.float32).masked_fill_(later, -math.inf)[:, None]
+def visible_bias(position_BT: Tensor, start_BT: Tensor, keys: int) -> Tensor:
+    """(B, 1, T, keys) float32: 0 for keys from a query's document's start to its own position."""
+    key = torch.arange(keys, device=position_BT.device)
+    hidden = (key > position_BT[..., None]) | (key < start_BT[..., None])
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)[:, None]
 
 
 def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> None:

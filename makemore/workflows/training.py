@@ -15,7 +15,7 @@ import torch
 from makemore.checkpoint import RunDir
 from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
 from makemore.corpus.documents import make_documents
-from makemore.corpus.loader import Loader, OrderedLoader, ShuffledLoader, StreamLoader
+from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
 from makemore.corpus.source import read_text
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.datasets import find_input
@@ -259,6 +259,8 @@ def plan_run(
     for name, least in (("batch_tokens", 1), ("block_size", 1), ("eval_tokens", 1), ("warmup_steps", 0)):
         if getattr(train, name) < least:
             raise UserError(f"train.{name}={getattr(train, name)}: must be {least} or more")
+    if train.loader == "packed" and not model.packs:
+        raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
     device = pick_device(train.device)
     return Plan(
         folder,
@@ -316,15 +318,9 @@ def make_loader(plan: Plan) -> Loader:
         return OrderedLoader(split, boundary, train.batch_tokens)
     if train.loader == "streams":
         return StreamLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
-    return ShuffledLoader(
-        split,
-        boundary,
-        train.batch_tokens,
-        train.block_size,
-        plan.model.lead,
-        train.seed,
-        by_length=train.loader == "by-length",
-    )
+    if train.loader == "packed":
+        return PackedLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
+    return ShuffledLoader(split, boundary, train.batch_tokens, train.block_size, plan.model.lead, train.seed)
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:

@@ -112,3 +112,20 @@ def test_every_setting_is_explained(name):
     for field in dataclasses.fields(MODELS.get(name).Config):
         assert field.metadata.get("help"), field.name
     assert MODELS.get(name).summary
+
+
+def test_a_boundary_in_a_row_begins_a_document(name):
+    model = prepared(name)
+    if not model.packs:
+        pytest.skip("this rung takes a row for each document")
+    parts = [documents(2, n, seed=n)[:, :-1] for n in (9, 14, 11)]
+    packed = logits_of(model, torch.cat(parts, dim=1))
+    alone = torch.cat([logits_of(model, part) for part in parts], dim=1)
+    torch.testing.assert_close(packed, alone, **TOLERANCE)
+    state = model.init_state(2, 34)
+    pieces = []
+    with torch.no_grad():
+        for chunk in torch.cat(parts, dim=1).split(5, dim=1):
+            logits, state = model(chunk, state)
+            pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), alone, **TOLERANCE)

@@ -1,0 +1,172 @@
+"""The neural bigram against the counted one, which is its optimum."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.models.bigram import Bigram, BigramConfig
+from makemore.models.count import Count, CountConfig
+from makemore.types import Batch
+from makemore.workflows.training import TrainRequest, TrainResult, train
+
+V = 6
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def corpus(length: int = 400) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (1, T) that favour some successors; not every pair occurs."""
+    rng = random.Random(3)
+    tokens = [0]
+    while len(tokens) <= length:
+        tokens.append((tokens[-1] * 2 + rng.choice([1, 1, 1, 2, 2, 3])) % V)
+    row = torch.tensor([tokens])
+    return row[:, :-1], row[:, 1:]
+
+
+def converged(weight_penalty: float = 0.0) -> Bigram:
+    """Trained on all of the corpus at once, in float64, until nothing moves."""
+    model = Bigram(BigramConfig(weight_penalty), V, 0).double()
+    inputs, targets = corpus()
+    optimizer = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=500,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs)[0].flatten(0, 1), targets.flatten())
+        penalty = model.penalty()
+        total = loss if penalty is None else loss + penalty
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+    return model
+
+
+def pair_counts() -> Tensor:
+    """(V, V) float64, by hand."""
+    counts = torch.zeros(V, V, dtype=torch.float64)
+    for before, after in zip(*(part.flatten().tolist() for part in corpus()), strict=True):
+        counts[before, after] += 1
+    return counts
+
+
+def distance_to_uniform(probabilities_VV: Tensor) -> float:
+    return (probabilities_VV - 1 / V).abs().max().item()
+
+
+def counted(alpha: float) -> Tensor:
+    """The count bigram's table of probabilities, (V, V)."""
+    model = Count(CountConfig(order=2, smoothing="additive", alpha=alpha), V, 0)
+    model.observe(Batch(*corpus()))
+    model.finish()
+    return model(torch.arange(V)[:, None])[0][:, 0].exp().double()
+
+
+def test_logits_are_one_hot_times_weights() -> None:
+    model = Bigram(BigramConfig(), V, 0)
+    torch.nn.init.normal_(model.W)
+    tokens = torch.tensor([[0, 3, 5, 1], [0, 0, 2, 4]])
+    torch.testing.assert_close(model(tokens)[0], F.one_hot(tokens, V).float() @ model.W)
+
+
+def test_first_loss_is_that_of_guessing() -> None:
+    inputs, targets = corpus()
+    loss = F.cross_entropy(Bigram(BigramConfig(), V, 0)(inputs)[0].flatten(0, 1), targets.flatten())
+    assert loss.item() == pytest.approx(math.log(V), abs=1e-6)
+
+
+def test_its_optimum_is_the_counted_bigram() -> None:
+    counts = pair_counts()
+    assert (counts == 0).any()
+    frequencies = counts / counts.sum(1, keepdim=True)
+    torch.testing.assert_close(converged().W.softmax(1).detach(), frequencies, atol=1e-4, rtol=0)
+    torch.testing.assert_close(counted(alpha=0.0), frequencies, atol=1e-6, rtol=0)
+
+
+def test_with_a_penalty_the_pull_of_weights_balances_that_of_counts() -> None:
+    strength = 0.3
+    model, counts = converged(strength), pair_counts()
+    too_much = model.W.softmax(1) - counts / counts.sum(1, keepdim=True)
+    gradient = counts.sum(1, keepdim=True) / counts.sum() * too_much
+    torch.testing.assert_close(gradient, -2 * strength / V**2 * model.W, atol=1e-7, rtol=0)
+
+
+def test_heavier_penalty_and_heavier_smoothing_approach_the_uniform() -> None:
+    penalised = [converged(s).W.detach().softmax(1) for s in (0.0, 0.01, 0.1, 1.0, 10.0, 1e4)]
+    smoothed = [counted(alpha) for alpha in (0.0, 0.1, 1.0, 10.0, 100.0, 1e6)]
+    for tables in (penalised, smoothed):
+        distances = [distance_to_uniform(table) for table in tables]
+        assert distances == sorted(distances, reverse=True)
+        assert distances[0] > 0.3
+        assert distances[-1] < 1e-3
+
+
+def test_refuses_a_negative_penalty() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        BigramConfig(-1.0)
+
+
+# --- names, on the lectures' split ---------------------------------------------------------------
+
+ADDITIVE = {"model.order": 2, "model.smoothing": "additive", "model.alpha": 1}
+
+
+def run(names: Path, model: str, out: Path, split: str = "auto", **settings: Any) -> TrainResult:
+    request = TrainRequest(
+        str(names),
+        model,
+        out=out,
+        train={"dtype": "float32", "compile": "no", "device": "cpu"},
+        corpus={"mode": "lines", "split": split},
+        settings=tuple(f"{key}={value}" for key, value in settings.items()),
+    )
+    return train(request)
+
+
+def lectures_bigram(train_words: list[str], scored_words: list[str]) -> float:
+    """Nats per character, line ends among them, with one more of every pair."""
+    pairs = Counter(p for word in train_words for p in pairwise(f".{word}."))
+    totals: Counter[str] = Counter()
+    for (before, _), n in pairs.items():
+        totals[before] += n
+    nats = [
+        -math.log((pairs[p] + 1) / (totals[p[0]] + len(LETTERS) + 1))
+        for word in scored_words
+        for p in pairwise(f".{word}.")
+    ]
+    return sum(nats) / len(nats)
+
+
+def test_all_names_counted_as_in_the_lectures(names_file: Path, tmp_path: Path) -> None:
+    result = run(names_file, "count", tmp_path / "all", "1,0,0", **ADDITIVE)
+    words = names_file.read_text().split()
+    assert result.score.split == "train"
+    assert result.score.nll == pytest.approx(2.4544, abs=5e-4)
+    assert result.score.nll == pytest.approx(lectures_bigram(words, words), abs=1e-6)
+
+
+def test_counting_and_training_meet_on_the_lectures_split(names_file: Path, tmp_path: Path) -> None:
+    words = names_file.read_text().split()
+    random.Random(42).shuffle(words)
+    first, second = int(0.8 * len(words)), int(0.9 * len(words))
+    counted = run(names_file, "count", tmp_path / "count", **ADDITIVE).score
+    assert counted.split == "val"
+    assert counted.tokens == sum(len(word) + 1 for word in words[first:second])
+    assert counted.nll == pytest.approx(lectures_bigram(words[:first], words[first:second]), abs=1e-6)
+    learned = run(names_file, "bigram", tmp_path / "bigram", **{"train.steps": 200}).score
+    assert learned.nll == pytest.approx(counted.nll, abs=0.002)

@@ -1,0 +1,328 @@
+"""The transformer against Hugging Face's GPT-2 and against its equations, written out in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.nn.attention import attend, rotary_table, rotate, visible_bias, write_cache
+
+VOCAB = 13
+STYLES = pytest.mark.parametrize("style", ["modern", "gpt2"])
+
+
+def make(**settings: Any) -> Transformer:
+    """A small model in eval mode with nothing left at zero or one."""
+    torch.manual_seed(0)
+    small = {"block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32}
+    model = Transformer(TransformerConfig(**{**small, **settings}), VOCAB, 0)
+    loud(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def loud(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
+def some_tokens(batch: int = 3, length: int = 16, seed: int = 1) -> Tensor:
+    """Documents (B, T): the boundary, then anything else."""
+    tokens = torch.randint(1, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+    tokens[:, 0] = 0
+    return tokens
+
+
+def normal(*shape: int, seed: int = 2) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- gpt2, against Hugging Face ------------------------------------------------------------------
+
+
+def hugging_face_twin(model: Transformer) -> Any:
+    """GPT2LMHeadModel of the same shape, its weights random."""
+    transformers = pytest.importorskip("transformers")
+    c = model.config
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=c.block_size,
+        n_embd=c.n_embd,
+        n_layer=c.n_layer,
+        n_head=c.n_head,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",
+    )
+    twin = transformers.GPT2LMHeadModel(config)
+    loud(twin)
+    return twin.eval()
+
+
+def weights_of(twin: Any) -> dict[str, Tensor]:
+    """Its weights under our names. Its Conv1D keeps matrices as (inputs, outputs)."""
+    blocks = {
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+        "attention.qkv": "attn.c_attn",
+        "attention.out": "attn.c_proj",
+        "feed_forward.up": "mlp.c_fc",
+        "feed_forward.down": "mlp.c_proj",
+    }
+    theirs = twin.state_dict()
+    names = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
+    for i in range(twin.config.n_layer):
+        names |= {f"blocks.{i}.{ours}": f"h.{i}.{name}" for ours, name in blocks.items()}
+    found = {"head.weight": theirs["lm_head.weight"]}
+    for ours, name in names.items():
+        for kind in ("weight", "bias"):
+            key = f"transformer.{name}.{kind}"
+            if key in theirs:
+                turned = theirs[key].ndim == 2 and ".h." in key
+                found[f"{ours}.{kind}"] = theirs[key].T if turned else theirs[key]
+    return found
+
+
+def test_gpt2_style_is_hugging_faces_gpt2() -> None:
+    model, tokens = make(style="gpt2"), some_tokens()
+    twin = hugging_face_twin(model)
+    weights = weights_of(twin)
+    assert sum(w.numel() for w in weights.values()) == sum(w.numel() for w in twin.state_dict().values())
+    model.load_state_dict(weights, strict=True)
+    expected = twin(tokens).logits
+    assert expected.std() > 0.5
+    torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gpt2_style_has_its_gradients_too() -> None:
+    model, tokens = make(style="gpt2"), some_tokens()
+    twin = hugging_face_twin(model)
+    model.load_state_dict(weights_of(twin), strict=True)
+    for logits in (model(tokens)[0], twin(tokens).logits):
+        F.cross_entropy(logits.flatten(0, 1), tokens.roll(-1, 1).flatten()).backward()
+    ours, theirs = model.embedding.weight.grad, twin.transformer.wte.weight.grad  # as table and as head
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    qkv, conv = model.blocks[0].attention.qkv, twin.transformer.h[0].attn.c_attn
+    torch.testing.assert_close(qkv.weight.grad, conv.weight.grad.T, atol=1e-5, rtol=1e-4)
+    assert model.n_parameters() == twin.num_parameters()
+
+
+# --- modern, against its equations ---------------------------------------------------------------
+
+
+def rms(x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def turn(x_BHTD: Tensor) -> Tensor:
+    """Rotary positions as Su et al. 2021 write them: complex numbers times exp(i m theta)."""
+    length, width = x_BHTD.shape[-2:]
+    theta = 10000.0 ** (-2 * torch.arange(width // 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * theta
+    real, imaginary = x_BHTD.double().split(width // 2, dim=-1)
+    turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+def modern_by_hand(model: Transformer, tokens_BT: Tensor) -> Tensor:
+    batch, length = tokens_BT.shape
+    heads = model.config.n_head
+    x = rms(model.embedding.weight[tokens_BT])
+    for block in model.blocks:
+        parts = (rms(x) @ block.attention.qkv.weight.T).chunk(3, dim=-1)
+        q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(turn(rms(q)), turn(rms(k)), v, is_causal=True)
+        x = x + mixed.transpose(1, 2).flatten(2) @ block.attention.out.weight.T
+        x = x + (rms(x) @ block.feed_forward.up.weight.T).relu() ** 2 @ block.feed_forward.down.weight.T
+    return rms(x) @ model.head.weight.T
+
+
+def test_modern_style_follows_its_equations() -> None:
+    model, tokens = make().double(), some_tokens()
+    expected = modern_by_hand(model, tokens)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table
+
+
+def test_modern_style_has_matrices_only() -> None:
+    model = make()
+    assert all(parameter.ndim == 2 for parameter in model.parameters())
+    assert model.head.weight is not model.embedding.weight
+
+
+# --- attention -----------------------------------------------------------------------------------
+
+
+def causal_bias(length: int) -> Tensor:
+    """(1, 1, T, T) float64, of one document that fills the row."""
+    position = torch.arange(length)[None]
+    return visible_bias(position, torch.zeros_like(position), length).double()
+
+
+def test_attention_is_pytorchs() -> None:
+    q, k, v = normal(3, 2, 4, 7, 6)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(attend(q, k, v, causal_bias(7), 0.0), expected, atol=1e-12, rtol=0)
+
+
+def test_attention_over_a_cache_whose_rows_stand_at_different_places() -> None:
+    first, new, capacity = torch.tensor([0, 3, 5]), 2, 8
+    begins = torch.tensor([[0, 0], [2, 2], [1, 6]])  # where each query's document does
+    q, (k, v) = normal(3, 4, new, 6), normal(2, 3, 4, new, 6, seed=3)
+    caches = (normal(3, 4, capacity, 6, seed=4), normal(3, 4, capacity, 6, seed=5))
+    before = [cache.clone() for cache in caches]
+    write_cache(caches[0], k, first)
+    write_cache(caches[1], v, first)
+    bias = visible_bias(first[:, None] + torch.arange(new), begins, capacity)
+    found = attend(q, *caches, bias.double(), 0.0)
+    for row, start in enumerate(first.tolist()):
+        keys, values = (
+            torch.cat([old[row, :, :start], fresh[row]], dim=1)
+            for old, fresh in zip(before, (k, v), strict=True)
+        )
+        for t in range(new):
+            seen = slice(int(begins[row, t]), start + t + 1)
+            expected = F.scaled_dot_product_attention(q[row, :, t : t + 1], keys[:, seen], values[:, seen])
+            torch.testing.assert_close(found[row, :, t : t + 1], expected, atol=1e-12, rtol=0)
+
+
+def test_rotary_positions_are_complex_products() -> None:
+    x = normal(2, 3, 50, 8)
+    cos, sin = rotary_table(50, 8)
+    torch.testing.assert_close(rotate(x, cos.double(), sin.double()), turn(x), atol=1e-5, rtol=0)
+
+
+def test_rotary_scores_depend_on_distance_alone() -> None:
+    q, k = normal(2, 1, 1, 1, 8)
+    cos, sin = (table.double() for table in rotary_table(60, 8))
+    q, k = (rotate(x.expand(1, 1, 60, 8), cos, sin)[0, 0] for x in (q, k))
+    scores = q @ k.T
+    for distance in (-20, -1, 0, 1, 33):
+        same = scores.diagonal(distance)
+        torch.testing.assert_close(same, same[:1].expand_as(same), atol=1e-5, rtol=0)
+    assert scores[0].std() > 0.1
+
+
+def test_rotation_keeps_lengths_and_dtype() -> None:
+    x = normal(2, 3, 50, 8)
+    cos, sin = rotary_table(50, 8)
+    torch.testing.assert_close(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1), atol=1e-6, rtol=0)
+    assert rotate(x.bfloat16(), cos, sin).dtype == torch.bfloat16
+
+
+# --- documents that share a row ------------------------------------------------------------------
+
+
+@STYLES
+def test_a_packed_document_reads_as_if_alone(style: str) -> None:
+    model = make(style=style).double()
+    documents = [some_tokens(1, length, seed=length) for length in (5, 1, 7, 3)]
+    packed = torch.cat(documents, dim=1)
+    expected = torch.cat([model(document)[0] for document in documents], dim=1)
+    torch.testing.assert_close(model(packed)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table
+
+
+@STYLES
+def test_a_packed_document_reaches_no_other_by_gradient(style: str) -> None:
+    model = make(style=style)
+    model(torch.cat([some_tokens(1, 5), torch.tensor([[0, 1, 2]])], dim=1))[0][:, 5:].sum().backward()
+    reached = model.embedding.weight.grad.abs().sum(1) > 0
+    if style == "modern":  # a tied head reaches every row
+        assert reached.nonzero().flatten().tolist() == [0, 1, 2]
+    qkv = model.blocks[0].attention.qkv
+    alone = make(style=style)
+    alone(torch.tensor([[0, 1, 2]]))[0].sum().backward()
+    expected = alone.blocks[0].attention.qkv.weight.grad
+    torch.testing.assert_close(qkv.weight.grad, expected, atol=1e-4, rtol=1e-4)
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+@STYLES
+def test_more_than_a_block_is_refused(style: str) -> None:
+    model = make(style=style)
+    with pytest.raises(ValueError, match="17 tokens"):
+        model(some_tokens(length=17))
+    with pytest.raises(ValueError, match="17 tokens"):
+        model(some_tokens(length=17), model.init_state(3, 17))
+
+
+@STYLES
+@pytest.mark.parametrize(("capacity", "more"), [(16, 12), (6, 2)])
+def test_a_full_state_is_never_overrun_in_silence(style: str, capacity: int, more: int) -> None:
+    model = make(style=style)
+    _, state = model(some_tokens(length=5), model.init_state(3, capacity))
+    with pytest.raises((ValueError, IndexError)):
+        model(some_tokens(length=more), state)
+
+
+@STYLES
+@pytest.mark.parametrize("capacity", [5, 100])
+def test_state_has_the_room_asked_for_up_to_a_block(style: str, capacity: int) -> None:
+    position, start, *cache = make(style=style).init_state(2, capacity)
+    assert position.tolist() == start.tolist() == [0, 0]
+    assert [part.shape for part in cache] == [(2, 4, min(capacity, 16), 8)] * 6
+
+
+@STYLES
+def test_first_loss_is_that_of_guessing(style: str) -> None:
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(style=style), 65, 0)
+    tokens = torch.randint(65, (8, 129))
+    loss = F.cross_entropy(model(tokens[:, :-1])[0].flatten(0, 1), tokens[:, 1:].flatten())
+    assert loss.item() == pytest.approx(math.log(65), abs=1e-5 if style == "modern" else 0.1)
+
+
+def test_gpt2_begins_as_published() -> None:
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig(style="gpt2", n_layer=2), 65, 0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            assert parameter.unique().tolist() == [1.0 if name.endswith("weight") else 0.0], name
+        else:
+            residual = name.endswith(("out.weight", "down.weight"))  # scaled by 1 / sqrt(2 n_layer)
+            assert parameter.std().item() == pytest.approx(0.01 if residual else 0.02, rel=0.05), name
+
+
+@STYLES
+def test_drops_in_training_alone(style: str) -> None:
+    model, steady, tokens = make(style=style, dropout=0.5), make(style=style), some_tokens()
+    assert torch.equal(model(tokens)[0], steady(tokens)[0])
+    model.train()
+    assert not torch.allclose(model(tokens)[0], model(tokens)[0])
+    assert torch.equal(steady.train()(tokens)[0], steady(tokens)[0])
+
+
+def test_attention_weights_are_dropped_without_bias() -> None:
+    torch.manual_seed(0)
+    q, k, v = normal(3, 2, 4, 7, 6)
+    bias = causal_bias(7)
+    mean = torch.stack([attend(q, k, v, bias, 0.3) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, attend(q, k, v, bias, 0.0), atol=0.1, rtol=0)
+
+
+@STYLES
+def test_muon_may_train_the_blocks_matrices(style: str) -> None:
+    model = make(style=style)
+    kinds = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down")
+    expected = {f"blocks.{i}.{kind}.weight" for i in range(3) for kind in kinds}
+    assert set(model.hidden_matrices()) == expected
+    assert expected <= set(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"n_layer": 0}, {"block_size": 0}, {"n_embd": 36}, {"dropout": 1.0}, {"dropout": -0.1}]
+)
+def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        TransformerConfig(**settings)
