@@ -1,0 +1,284 @@
+"""What a training step does: the loss it reports, the state it carries, what it falls back on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.config import TrainConfig
+from makemore.corpus.loader import Loader
+from makemore.errors import UserError
+from makemore.learners import AutogradLearner, CountLearner, Learner, ManualLearner, Metrics, make_learner
+from makemore.models.base import LanguageModel
+from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
+from makemore.models.bigram import Bigram, BigramConfig
+from makemore.models.count import Count, CountConfig
+from makemore.models.mlp import MLP, MLPConfig
+from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
+from makemore.trainer import Trainer
+from makemore.types import IGNORE_INDEX, Batch
+
+V = 9
+STILL = {"lr": 0.0, "schedule": "constant", "warmup_steps": 0}
+
+
+def loud(model: LanguageModel) -> LanguageModel:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    return model
+
+
+def make_mlp() -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(MLP(MLPConfig(block_size=3, n_embd=4, n_hidden=8), V, 0))
+
+
+def batch(rows: int = 4, length: int = 32) -> Batch:
+    tokens = torch.randint(1, V, (rows, length + 1), generator=torch.Generator().manual_seed(1))
+    tokens[:, 0] = 0
+    return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def autograd(model: LanguageModel, compiled: bool = False, **settings: Any) -> AutogradLearner:
+    return AutogradLearner(model, TrainConfig(**{**STILL, **settings}), torch.float32, compiled)
+
+
+# --- loss ----------------------------------------------------------------------------------------
+
+
+def test_loss_is_summed_over_valid_targets_and_divided_once() -> None:
+    model, (inputs, targets, _) = make_mlp(), batch()
+    targets = targets.clone()
+    targets[0, 3:] = IGNORE_INDEX
+    targets[2] = IGNORE_INDEX
+    metrics = autograd(model).step(Batch(inputs, targets), 0, 0.0)
+    logprobs = model(inputs)[0].detach().double().log_softmax(-1)
+    nats = [
+        -logprobs[b, t, targets[b, t]].item()
+        for b in range(4)
+        for t in range(32)
+        if targets[b, t] != IGNORE_INDEX
+    ]
+    assert metrics.tokens == len(nats) == 3 + 32 + 32
+    assert metrics.loss.item() == pytest.approx(sum(nats) / len(nats), abs=1e-5)
+    assert not metrics.loss.requires_grad
+
+
+def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
+    updates = []
+    for filler in (1, 5):
+        model, (inputs, targets, _) = make_mlp(), batch()
+        inputs, targets = inputs.clone(), targets.clone()
+        inputs[:, 20:], targets[:, 20:] = filler, IGNORE_INDEX
+        autograd(model, optimizer="sgd", lr=0.1).step(Batch(inputs, targets), 0, 0.0)
+        updates.append([p.detach().clone() for p in model.parameters()])
+    torch.testing.assert_close(updates[0], updates[1])
+    assert not torch.equal(updates[0][0], next(make_mlp().parameters()))
+
+
+def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
+    model, (inputs, targets, _) = make_mlp(), batch()
+    metrics = autograd(model, lr=0.1).step(Batch(inputs, torch.full_like(targets, IGNORE_INDEX)), 0, 0.0)
+    assert (metrics.loss.item(), metrics.tokens, metrics.grad_norm.item()) == (0.0, 0, 0.0)
+    for found, wanted in zip(model.parameters(), make_mlp().parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_the_norm_reported_is_that_of_the_gradient() -> None:
+    model, twin, (inputs, targets, _) = make_mlp(), make_mlp(), batch()
+    F.cross_entropy(twin(inputs)[0].flatten(0, 1), targets.flatten()).backward()
+    expected = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
+    norm = autograd(model, clip=0.01).step(Batch(inputs, targets), 0, 0.0).grad_norm
+    torch.testing.assert_close(norm, expected)
+
+
+def test_a_penalty_moves_the_weights_and_not_the_loss_reported() -> None:
+    moved = []
+    for penalty in (0.0, 50.0):
+        torch.manual_seed(0)
+        model = loud(Bigram(BigramConfig(penalty), V, 0))
+        loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step(batch(), 0, 0.0).loss
+        moved.append((loss, model.W.detach()))
+    assert torch.equal(moved[0][0], moved[1][0])
+    torch.manual_seed(0)
+    before = loud(Bigram(BigramConfig(), V, 0)).W.detach()
+    torch.testing.assert_close(moved[1][1], moved[0][1] - 0.1 * 2 * 50.0 / V**2 * before)
+
+
+# --- carried state -------------------------------------------------------------------------------
+
+
+def make_recurrent(kind: type[LanguageModel]) -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(kind(RecurrentConfig(n_embd=4, n_hidden=8), V, 0))
+
+
+def halves(continues: bool) -> list[Batch]:
+    inputs, targets, _ = batch()
+    return [Batch(inputs[:, :16], targets[:, :16]), Batch(inputs[:, 16:], targets[:, 16:], continues)]
+
+
+def losses(learner: Learner, batches: list[Batch]) -> list[float]:
+    return [learner.step(b, i, 0.0).loss.item() for i, b in enumerate(batches)]
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_two_batches_of_a_stream_lose_what_one_long_batch_does(kind: type[LanguageModel]) -> None:
+    (whole,) = losses(autograd(make_recurrent(kind), loader="streams"), [batch()])
+    parts = losses(autograd(make_recurrent(kind), loader="streams"), halves(continues=True))
+    assert sum(parts) / 2 == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.parametrize(("loader", "continues"), [("streams", False), ("windows", True)])
+def test_state_is_carried_only_where_a_stream_continues(loader: str, continues: bool) -> None:
+    carried = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    fresh = losses(autograd(make_recurrent(GRU), loader=loader), halves(continues))
+    (second,) = losses(autograd(make_recurrent(GRU)), halves(continues=False)[1:])
+    assert fresh == pytest.approx([carried[0], second], abs=1e-6)
+    assert abs(carried[1] - second) > 1e-3
+
+
+def test_carried_state_is_saved_and_holds_no_graph() -> None:
+    first, second = halves(continues=True)
+    learner = autograd(make_recurrent(LSTM), loader="streams")
+    learner.step(first, 0, 0.0)
+    state = learner.state_dict()
+    assert not any(part.requires_grad for part in state["carried"])
+    resumed = autograd(make_recurrent(LSTM), loader="streams")
+    resumed.load_state_dict(state)
+    assert losses(resumed, [second]) == losses(learner, [second])
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+
+def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            raise RuntimeError("no C++ compiler\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    steady = losses(autograd(make_mlp(), lr=0.01), [batch()] * 3)
+    learner = autograd(make_mlp(), compiled=True, lr=0.01)
+    assert losses(learner, [batch()] * 3) == steady
+    assert learner.note == "not compiled (RuntimeError: no C++ compiler); going on without"
+
+
+def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(function: Any, **options: Any) -> Any:
+        calls = iter([False, True])
+
+        def call(*arguments: Any) -> Any:
+            if next(calls):
+                raise RuntimeError("a shape too many")
+            return function(*arguments)
+
+        return call
+
+    steady = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    monkeypatch.setattr(torch, "compile", late)
+    learner = autograd(make_recurrent(GRU), compiled=True, loader="streams")
+    assert losses(learner, halves(continues=True)) == steady
+
+
+# --- other learners ------------------------------------------------------------------------------
+
+
+def make_manual() -> BatchNormMLP:
+    torch.manual_seed(0)
+    model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0)
+    loud(model)
+    return model
+
+
+def test_hand_written_backprop_builds_no_graph() -> None:
+    def refuse(tensor: Tensor) -> Tensor:
+        raise AssertionError("autograd saved a tensor")
+
+    model = make_manual()
+    learner = ManualLearner(model, TrainConfig(), torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
+        metrics = learner.step(batch(), 0, 0.0)
+        loss = learner.backward(*batch()[:2])
+    assert not metrics.loss.requires_grad
+    assert not loss.requires_grad
+    assert all(p.grad.grad_fn is None and not p.grad.requires_grad for p in model.parameters())
+
+
+def test_hand_written_backprop_learns_as_autograd_does() -> None:
+    by_hand, by_autograd = make_manual(), make_manual()
+    config = TrainConfig(optimizer="sgd", lr=0.1, warmup_steps=0)
+    found = losses(ManualLearner(by_hand, config, torch.float32), [batch()] * 4)
+    wanted = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert found[-1] < found[0]
+    for (name, a), b in zip(by_hand.state_dict().items(), by_autograd.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_counting_observes_once_and_is_finished_with_held_out_batches() -> None:
+    asked = []
+
+    def held_out() -> Iterator[Batch]:
+        asked.append(True)
+        yield batch()
+
+    model = Count(CountConfig(max_order=3), V, 0)
+    learner = make_learner(model, TrainConfig(), torch.float32, False, held_out)
+    assert learner.step(batch(), 0, 0.0) == Metrics(None, None, 4 * 32)
+    assert not asked
+    learner.finish()
+    assert asked == [True]
+    assert model.config.order in (1, 2, 3)
+
+
+def test_each_model_has_its_learner() -> None:
+    kinds = [
+        (Count(CountConfig(2), V, 0), CountLearner),
+        (make_manual(), ManualLearner),
+        (make_mlp(), AutogradLearner),
+    ]
+    for model, kind in kinds:
+        assert type(make_learner(model, TrainConfig(), torch.bfloat16, False)) is kind
+
+
+# --- a loss that is no number --------------------------------------------------------------------
+
+
+class Same(Loader):
+    """The same batch for ever."""
+
+    def next(self) -> Batch:
+        return batch()
+
+
+class Diverging(Learner):
+    """Goes bad at its third step."""
+
+    def step(self, batch: Batch, step: int, progress: float) -> Metrics:
+        return Metrics(torch.tensor(math.nan if step == 2 else 1.0), None, 10)
+
+
+@pytest.mark.parametrize(("eval_interval", "found"), [(1, 3), (None, 5)])
+def test_a_loss_that_is_no_number_names_its_step(eval_interval: int | None, found: int) -> None:
+    config = TrainConfig(steps=5, eval_interval=eval_interval, patience=0)
+    trainer = Trainer(Diverging(make_mlp()), Same(), config, (lambda: 1.0) if eval_interval else None)
+    with pytest.raises(UserError, match=rf"the loss is nan by step {found}: .*lower the learning rate"):
+        list(trainer.fit())
+
+
+def test_weights_that_blow_up_are_noticed() -> None:
+    model = make_mlp()
+    learner = autograd(model, optimizer="sgd", lr=1e38, clip=0.0)
+    trainer = Trainer(learner, Same(), TrainConfig(steps=6), None)
+    with pytest.raises(UserError, match="training diverged"):
+        list(trainer.fit())
