@@ -137,7 +137,7 @@ def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
     return -np.logaddexp.reduce(np.log(np.maximum(weights_K, 1e-300))[:, None] - nats_KN, axis=0)
 
 
-def fit_weights(nats_KN: np.ndarray, steps: int = 200) -> np.ndarray:
+def fit_weights(nats_KN: np.ndarray, steps: int = 2000) -> np.ndarray:
     """The weights (K,) under which targets are likeliest, by expectation maximisation
     (Dempster, Laird & Rubin 1977; for interpolation Jelinek & Mercer 1980)."""
     weights_K = np.full(len(nats_KN), 1 / len(nats_KN))
@@ -145,7 +145,9 @@ def fit_weights(nats_KN: np.ndarray, steps: int = 200) -> np.ndarray:
     ratio_KN = np.exp(nats_KN.min(axis=0) - nats_KN)
     for _ in range(steps):
         joint_KN = weights_K[:, None] * ratio_KN
-        weights_K = (joint_KN / joint_KN.sum(axis=0)).mean(axis=1)
+        before, weights_K = weights_K, (joint_KN / joint_KN.sum(axis=0)).mean(axis=1)
+        if np.abs(weights_K - before).max() < 1e-7:
+            break
     return weights_K
 
 
@@ -176,6 +178,8 @@ def bootstrap_units(split: Split, token_bytes_V: np.ndarray) -> np.ndarray:
 
 def bootstrap_interval(nats_U: np.ndarray, bytes_U: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % interval of total nats over total bytes, by resampling units; in bits per byte."""
+    if not np.isfinite(nats_U).all():  # counts without smoothing: something was held impossible
+        return math.inf, math.inf
     rng = np.random.default_rng(seed)
     units = len(nats_U)
     ratios = np.empty(RESAMPLES)

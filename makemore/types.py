@@ -96,7 +96,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Per token."""
-        return math.exp(min(self.nll, 700.0))
+        return math.exp(self.nll) if self.nll < 700 else math.inf
 
     @property
     def nats_per_char(self) -> float:

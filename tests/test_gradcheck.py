@@ -58,9 +58,7 @@ class Table(ManualModel):
         return self.table[tokens_BT], state
 
     @torch.no_grad()
-    def loss_and_grads(
-        self, inputs_BT: Tensor, targets_BT: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         valid = targets_BT != IGNORE_INDEX
         inputs, targets = inputs_BT[valid], targets_BT[valid]
         logprobs = self.table[inputs].log_softmax(1)

@@ -200,15 +200,23 @@ def make_manual() -> BatchNormMLP:
     return model
 
 
-def test_hand_written_backprop_builds_no_graph() -> None:
+def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(tensor: Tensor) -> Tensor:
         raise AssertionError("autograd saved a tensor")
 
     model = make_manual()
+    by_hand, recording = model.loss_and_grads, []
+
+    def watched(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        recording.append(torch.is_grad_enabled())
+        return by_hand(inputs_BT, targets_BT)
+
+    monkeypatch.setattr(model, "loss_and_grads", watched)
     learner = ManualLearner(model, TrainConfig(), torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
         metrics = learner.step(batch(), 0, 0.0)
         loss = learner.backward(*batch()[:2])
+    assert recording == [False, False]
     assert not metrics.loss.requires_grad
     assert not loss.requires_grad
     assert all(p.grad.grad_fn is None and not p.grad.requires_grad for p in model.parameters())

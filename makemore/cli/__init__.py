@@ -13,6 +13,10 @@ from makemore import __version__
 from makemore.cli import compare, data, evaluate, gradcheck, mix, models, sample, train
 from makemore.errors import UserError
 
+# Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
+# tenfold. Read by OpenMP when torch is imported, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(
     help="Train, score, sample and compare character-level language models on any text file.",
     no_args_is_help=True,

@@ -245,9 +245,7 @@ def test_a_position_depends_on_exactly_its_window(trained: BatchNormMLP) -> None
     assert differs.nonzero().flatten().tolist() == [4, 5, 6]
 
 
-@pytest.mark.parametrize(
-    "settings", [{"n_layer": 0}, {"block_size": 0}, {"momentum": 0.0}, {"eps": 0.0}]
-)
+@pytest.mark.parametrize("settings", [{"n_layer": 0}, {"block_size": 0}, {"momentum": 0.0}, {"eps": 0.0}])
 def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         BatchNormMLPConfig(**settings)

@@ -126,7 +126,7 @@ def test_refuses_a_negative_penalty() -> None:
 ADDITIVE = {"model.order": 2, "model.smoothing": "additive", "model.alpha": 1}
 
 
-def run(names: Path, model: str, out: Path, split: str = "auto", **settings: Any) -> TrainResult:
+def run(names: Path, model: str, out: Path, settings: dict[str, Any], split: str = "auto") -> TrainResult:
     request = TrainRequest(
         str(names),
         model,
@@ -153,7 +153,7 @@ def lectures_bigram(train_words: list[str], scored_words: list[str]) -> float:
 
 
 def test_all_names_counted_as_in_the_lectures(names_file: Path, tmp_path: Path) -> None:
-    result = run(names_file, "count", tmp_path / "all", "1,0,0", **ADDITIVE)
+    result = run(names_file, "count", tmp_path / "all", ADDITIVE, "1,0,0")
     words = names_file.read_text().split()
     assert result.score.split == "train"
     assert result.score.nll == pytest.approx(2.4544, abs=5e-4)
@@ -164,9 +164,9 @@ def test_counting_and_training_meet_on_the_lectures_split(names_file: Path, tmp_
     words = names_file.read_text().split()
     random.Random(42).shuffle(words)
     first, second = int(0.8 * len(words)), int(0.9 * len(words))
-    counted = run(names_file, "count", tmp_path / "count", **ADDITIVE).score
+    counted = run(names_file, "count", tmp_path / "count", ADDITIVE).score
     assert counted.split == "val"
     assert counted.tokens == sum(len(word) + 1 for word in words[first:second])
     assert counted.nll == pytest.approx(lectures_bigram(words[:first], words[first:second]), abs=1e-6)
-    learned = run(names_file, "bigram", tmp_path / "bigram", **{"train.steps": 200}).score
+    learned = run(names_file, "bigram", tmp_path / "bigram", {"train.steps": 200}).score
     assert learned.nll == pytest.approx(counted.nll, abs=0.002)
