@@ -44,6 +44,9 @@ class TrainConfig:
         "rows: shuffled windows, contiguous streams with carried state, a document each, "
         "or as many documents as fit",
     )
+    truncation: Literal["regular", "random"] = setting(
+        "regular", "streams: every row block_size long, or half to one and a half times that"
+    )
     optimizer: Literal["adamw", "muon", "sgd", "none"] = setting(
         "adamw", "muon: hidden matrices by Muon, the rest by AdamW"
     )

@@ -53,10 +53,12 @@ def pick_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
 
 
-def pick_compile(config: TrainConfig, device: torch.device) -> bool:
-    """Whether to compile the training step."""
+def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
+    """Whether to compile the training step; ``pays``: the model has something to gain."""
     if config.compile != "auto":
         return config.compile == "yes"
+    if not pays:
+        return False
     # Documents come in many lengths, and each shape is compiled anew.
     if platform.system() == "Windows" or device.type == "mps" or config.loader == "documents":
         return False

@@ -133,25 +133,26 @@ class AutogradLearner(GradientLearner):
         )
         return total / valid_BT.sum().clamp(min=1), state
 
-    def _call(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, State | None]:
-        if not self._compiling:
-            return self._loss(inputs_BT, targets_BT, self.carried)
-        try:
-            result = self._loss(inputs_BT, targets_BT, self.carried)
-        except Exception as error:  # noqa: BLE001 - whatever a compiler dies of, training goes on
-            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "no reason given"
-            self.note = f"not compiled ({type(error).__name__}: {reason}); going on without"
-            self._loss, self._compiling = self._eager_loss, False
-            return self._call(inputs_BT, targets_BT)
-        return result
-
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        loss, state = self._call(inputs_BT, targets_BT)
-        if state is not None:
-            self.carried = tuple(part.detach() for part in state)
+    def _forward_backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, State | None]:
+        loss, state = self._loss(inputs_BT, targets_BT, self.carried)
         penalty = self.model.penalty()
         (loss if penalty is None else loss + penalty).backward()
-        return loss.detach()
+        return loss.detach(), state
+
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        try:
+            loss, state = self._forward_backward(inputs_BT, targets_BT)
+        except Exception as error:
+            if not self._compiling:
+                raise
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
+            self.note = f"not compiled ({type(error).__name__}: {reason}); going on without"
+            self._loss, self._compiling = self._eager_loss, False
+            self.model.zero_grad(set_to_none=True)
+            return self.backward(inputs_BT, targets_BT)
+        if state is not None:
+            self.carried = tuple(part.detach() for part in state)
+        return loss
 
 
 class ManualLearner(GradientLearner):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.config import TrainConfig
+from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 
 
@@ -82,6 +83,8 @@ class Optimizers:
     """The optimizers of one model, stepped together under one schedule."""
 
     def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+        if config.optimizer == "none":
+            raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
         self.config = config
         named = dict(model.named_parameters())
         matrices = model.hidden_matrices() if config.optimizer == "muon" else []

@@ -125,6 +125,12 @@ class Trainer:
     def _tick(self) -> None:
         self.elapsed = time.perf_counter() - self._begun
 
+    def _diverged(self, what: str, value: float) -> UserError:
+        return UserError(
+            f"{what} is {value} by step {self.step}: training diverged; lower the learning rate, such as "
+            f"--set train.lr={self.config.lr / 3:.2g}; the best model so far is kept"
+        )
+
     def _due_for_saving(self) -> bool:
         return self.elapsed - self._saved_at >= self.config.save_interval
 
@@ -141,6 +147,8 @@ class Trainer:
         if self.evaluate is not None:
             begun = time.perf_counter()
             val = self.evaluate()
+            if math.isnan(val):
+                raise self._diverged("val", val)
             self._eval_seconds = time.perf_counter() - begun
             # A slow evaluation comes less often: it may take a tenth of the time.
             pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
@@ -171,10 +179,7 @@ class Trainer:
         if self._sum is not None:
             loss = float(self._sum) / self._count
             if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss} by step {self.step}: training diverged; lower the learning "
-                    "rate, such as --set train.lr=1e-3; the best model so far is kept"
-                )
+                raise self._diverged("the loss", loss)
             self._sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds

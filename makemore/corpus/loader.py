@@ -119,28 +119,52 @@ class PackedLoader(Loader):
 
 
 class StreamLoader(Loader):
-    """Contiguous streams side by side, each batch going on where the last one ended."""
+    """Contiguous streams side by side, each batch going on where the last one ended: truncated
+    backpropagation through time (Williams & Peng 1990).
 
-    def __init__(self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int) -> None:
+    ``random`` truncation cuts elsewhere each epoch, into lengths from half to one and a half times
+    ``block_size`` (after Merity et al. 2018).
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        boundary_id: int,
+        batch_tokens: int,
+        block_size: int,
+        seed: int,
+        truncation: str = "regular",
+    ) -> None:
         super().__init__()
-        self.split, self.boundary_id, self.seed = split, boundary_id, seed
-        self.block_size = min(block_size, len(split.tokens_N))
-        self.rows = max(1, min(batch_tokens // block_size, len(split.tokens_N) // self.block_size))
+        self.split, self.boundary_id, self.seed, self.truncation = split, boundary_id, seed, truncation
+        total = len(split.tokens_N)
+        self.block_size = min(block_size, total)
+        self.rows = max(1, min(batch_tokens // block_size, total // self.block_size))
+        self._planned = -1
+        self._edges = np.zeros(1, np.int64)
+
+    def _plan(self) -> np.ndarray:
+        """Where the epoch's batches begin and end in every stream."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        size, block = len(self.split.tokens_N) // self.rows, self.block_size
+        # Streams begin elsewhere each epoch, so that their cold starts do.
+        phase = int(rng.integers(0, min(block, size - block + 1)))
+        if self.truncation == "regular":
+            return np.arange(phase, size + 1, block)
+        lengths = rng.integers(max(1, block // 2), block + block // 2 + 1, 2 * size // block + 1)
+        edges = phase + np.concatenate([[0], np.cumsum(lengths)])
+        return np.append(edges[edges < size], size)
 
     def next(self) -> Batch:
-        size = len(self.split.tokens_N) // self.rows
-        # Streams begin elsewhere each epoch, so that their cold starts do.
-        phase = int(np.random.default_rng([self.seed, self.epoch]).integers(0, self.block_size))
-        begin = phase + self.cursor * self.block_size
-        end = min(begin + self.block_size, size)
-        if self.cursor and end - begin < self.block_size:
+        if self._planned != self.epoch:
+            self._edges, self._planned = self._plan(), self.epoch
+        if self.cursor >= len(self._edges) - 1:
             self.epoch, self.cursor = self.epoch + 1, 0
             return self.next()
-        first = np.arange(self.rows) * size
+        begin, end = self._edges[self.cursor : self.cursor + 2]
+        first = np.arange(self.rows) * (len(self.split.tokens_N) // self.rows)
         continues = self.cursor > 0
         self.cursor += 1
-        if end - begin < self.block_size:
-            begin = max(0, end - self.block_size)
         rows = Rows(first + begin, first + begin, first + end)
         return to_batch(self.split, rows, self.boundary_id, continues)
 

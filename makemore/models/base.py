@@ -35,6 +35,9 @@ class LanguageModel(nn.Module, ABC):
     """True: documents may share a row, because a boundary token in the input begins a document,
     before which nothing is seen."""
 
+    compiles: ClassVar[bool] = True
+    """False: its layers are single kernels already, and compiling gains nothing."""
+
     max_len: int | None
     """The longest context it can look at, in tokens; None where it carries unbounded state."""
     streams: bool = True

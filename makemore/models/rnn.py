@@ -41,6 +41,7 @@ class Recurrent(LanguageModel):
 
     Config: ClassVar[type] = RecurrentConfig
     max_len = None
+    compiles = False
     layer_type: ClassVar[Callable[..., nn.RNNBase]]
     n_states: ClassVar[int] = 1
     """Tensors of state: the hidden vectors, and the cells where there are any."""

@@ -207,7 +207,7 @@ class Transformer(LanguageModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Raises ValueError where tokens and state together pass ``block_size``."""
+        """Raises ValueError for more than ``block_size`` tokens; a state must have room for them."""
         length = tokens_BT.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens pass the context of {self.config.block_size}")

@@ -273,7 +273,7 @@ def plan_run(
         encoding,
         device,
         pick_precision(train, device),
-        pick_compile(train, device),
+        pick_compile(train, device, model.compiles),
     )
 
 
@@ -317,7 +317,9 @@ def make_loader(plan: Plan) -> Loader:
     if isinstance(plan.model, CountModel):
         return OrderedLoader(split, boundary, train.batch_tokens)
     if train.loader == "streams":
-        return StreamLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
+        return StreamLoader(
+            split, boundary, train.batch_tokens, train.block_size, train.seed, train.truncation
+        )
     if train.loader == "packed":
         return PackedLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
     return ShuffledLoader(split, boundary, train.batch_tokens, train.block_size, plan.model.lead, train.seed)
