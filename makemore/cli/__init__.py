@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
-import click
 import typer
 
 from makemore import __version__
@@ -33,6 +33,13 @@ app.command("mix")(mix.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
+
+
+# Typer brings its own click or uses the installed one, depending on its version.
+ClickException = cast(
+    type[typer.BadParameter],
+    next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
+)
 
 
 def _version(asked: bool) -> None:
@@ -64,12 +71,12 @@ def run(arguments: Sequence[str]) -> int:
         return status if isinstance(status, int) else 0
     except UserError as error:
         return _fail(str(error))
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 2
-    except click.ClickException as error:
+    except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return 2
         return _fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130)
     except BrokenPipeError:
         # The reader (head, say) has had enough; nothing more may be written, not even at exit.

@@ -28,6 +28,15 @@ def settings_line(config: Any) -> str:
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values if v is not None)
 
 
+def recipe_line(plan: Plan) -> str:
+    """How a plan trains; counting has no recipe to speak of."""
+    if plan.train.optimizer == "none":
+        return "one pass over the text, counting"
+    precision = str(plan.precision).removeprefix("torch.")
+    compiled = ", compiled" if plan.compiled else ""
+    return f"{settings_line(plan.train)} (on {plan.device}, {precision}{compiled})"
+
+
 def score_line(score: Score) -> str:
     """The figures of a score in one line."""
     low, high = score.ci95_bits_per_char
@@ -69,10 +78,7 @@ class ProgressObserver:
         self.note(
             f"{plan.model_name}: {plan.model.n_parameters():,} parameters; {settings_line(plan.model.config)}"
         )
-        self.note(
-            f"recipe: {settings_line(plan.train)} (on {plan.device}, "
-            f"{str(plan.precision).removeprefix('torch.')}{', compiled' if plan.compiled else ''})"
-        )
+        self.note(f"recipe: {recipe_line(plan)}")
         if self.console.is_terminal:
             columns = (
                 TextColumn(self.label or plan.model_name),

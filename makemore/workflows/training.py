@@ -449,7 +449,7 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     for problem in problems:
         observer.note(f"{problem}; going back to the state before")
     trainer.load_state_dict(state)
-    if trainer.finished and trainer.progress < 1 and not trainer.stopped_early:
+    if any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")):
         trainer.finished = False
     folder.cut_metrics(trainer.step)
     observer.note(f"resuming at step {trainer.step:,}")

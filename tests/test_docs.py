@@ -1,0 +1,68 @@
+"""What the documentation says is so: commands parse, the reference is current, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from makemore.cli import app
+from makemore.models import MODELS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) of every `makemore …` line in a code block or in backticks."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"```[a-z]*\n(.*?)```", text, flags=re.DOTALL):
+            found += [(page.name, line.strip()) for line in block.splitlines()]
+        found += [(page.name, line) for line in re.findall(r"`(makemore \w+ [^`]+)`", text)]
+    lines = [(page, line.partition("  #")[0].strip()) for page, line in found]
+    # Capitals and ellipses stand for the reader's own words.
+    real = [(p, c) for p, c in lines if c.startswith("makemore ") and "…" not in c and "COMMAND" not in c]
+    return sorted({(p, c) for p, c in real if p != "cli.md"})
+
+
+def test_there_are_commands():
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: str(value)[:60])
+def test_every_command_parses(page, line):
+    group = typer.main.get_command(app)
+    name, *arguments = shlex.split(line)[1:]
+    assert name in group.commands, line
+    context = group.commands[name].make_context(name, arguments)
+    model = context.params.get("model")
+    assert model is None or model in MODELS
+    context.close()
+
+
+def test_the_reference_is_current():
+    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == module.reference(), "run: python docs/make_cli.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_rung_has_a_page():
+    for name in MODELS:
+        assert (ROOT / "docs" / "ladder" / f"{name}.md").exists(), name
