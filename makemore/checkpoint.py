@@ -80,6 +80,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return payload
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether ``write_json`` wrote this file; other programs have a config.json too."""
+    try:
+        return "run_id" in read_json(path)
+    except UserError:
+        return False
+
+
 def _tensor_digest(tensors: dict[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):
@@ -156,10 +164,13 @@ class RunDir:
         return any(self.path.iterdir())
 
     def clear(self) -> None:
-        """Remove an earlier run. Raises UserError for a folder that isn't one."""
-        if not self.path.is_dir() or not self.exists:
+        """Remove an earlier run's files, and no others. Raises UserError for a folder that isn't one."""
+        if not any(_is_ours(self.path / name) for name in (CONFIG, TOKENIZER)):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
-        shutil.rmtree(self.path)
+        self.drop_states()
+        # What makes it a run goes last: cut short, it can be cleared again.
+        for name in (MODEL, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+            (self.path / name).unlink(missing_ok=True)
 
     def create(self, config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
         """Write what doesn't change in training; returns the run's id."""

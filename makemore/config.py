@@ -61,13 +61,32 @@ class TrainConfig:
     final_lr: float = setting(0.01, "rate at the end, as a share of the peak")
     clip: float = setting(1.0, "largest gradient norm (0: no clipping)")
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 a budget)")
-    eval_tokens: int = setting(32768, "tokens of val scored at each evaluation in training")
+    eval_tokens: int = setting(16384, "tokens of val scored at each evaluation in training")
     patience: int = setting(6, "evaluations without progress before stopping (0: never)")
     save_interval: float = setting(30.0, "seconds between states saved for resuming")
     seed: int = setting(0, "seed of weights, batches and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile the training step")
+
+    def __post_init__(self) -> None:
+        for names, least in _LEAST:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and value < least:
+                    raise ValueError(f"{name}={value:g} must be {least} or more")
+        if max(self.beta1, self.beta2) >= 1 or self.decay_share > 1:
+            raise ValueError("beta1 and beta2 must be below 1, decay_share at most 1")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed={self.seed} must be below 2**63")
+
+
+_LEAST = (
+    ("batch_tokens block_size eval_interval eval_tokens", 1),
+    ("lr matrix_lr beta1 beta2 weight_decay warmup_steps decay_share final_lr clip patience", 0),
+    ("save_interval seed", 0),
+)
+"""Settings of the recipe that have a least value."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def find_input(name: str | None) -> Path:
             if (folder / f"{name}.txt").is_file():
                 return folder / f"{name}.txt"
         raise UserError(f"the data set {name!r} isn't here yet; get it with: makemore data {name}")
-    if not Path(name).exists() and not Path(name).suffix and os.sep not in name:
+    if not os.path.exists(name) and not Path(name).suffix and os.sep not in name:
         known = unknown_name("data set", name, [SHIPPED, *DATASETS])
         raise UserError(f"no such file, and {known}")
     return Path(name)
@@ -88,7 +89,7 @@ def download(
     dataset = DATASETS[name]
     path = (folder or download_folder()) / f"{name}.txt"
     if path.exists():
-        if hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
             raise UserError(f"{path} is there but is not the pinned file; move it away first")
         return path, False
     data = _fetch(dataset, progress)
@@ -100,7 +101,8 @@ def download(
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"can't write {path}: {error.strerror}") from None
     return path, True
 
@@ -114,7 +116,7 @@ def _fetch(dataset: Dataset, progress: Callable[[int, int], None] | None) -> byt
                 data += piece
                 if progress:
                     progress(len(data), dataset.size)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"can't download {dataset.url}: {reason}; check the network") from None
     return data

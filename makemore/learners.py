@@ -38,6 +38,10 @@ class Learner(ABC):
     def step(self, batch: Batch, step: int, progress: float) -> Metrics:
         """Learn from a batch. ``progress``: the share of the budget used, in [0, 1]."""
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision that the model computes at."""
+        return contextlib.nullcontext()
+
     def finish(self) -> None:  # noqa: B027 - only counting has something to finish
         """All of train has been seen."""
 
@@ -76,7 +80,7 @@ class GradientLearner(Learner):
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
-            return contextlib.nullcontext()
+            return super().autocast()
         return torch.autocast(self.model.device.type, self.precision)
 
     @abstractmethod

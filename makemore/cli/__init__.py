@@ -78,7 +78,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # Click makes a SystemExit of it.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # The reader (head, say) has had enough; nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

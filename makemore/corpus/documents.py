@@ -69,8 +69,11 @@ def _bounds(n: int, shares: tuple[float, float, float]) -> tuple[int, int]:
 def make_documents(text: str, config: CorpusConfig) -> Documents:
     """Split a text, lines shuffled by a fixed seed, running text cut where the shares say.
 
-    Raises UserError where a split would be empty although its share isn't 0.
+    Raises UserError where there is nothing to learn, or a split would be empty although its share
+    isn't 0.
     """
+    if len(set(text.strip())) < 2:
+        raise UserError("the text has a single kind of character; there is nothing to learn")
     mode, reason = (config.mode, "asked for") if config.mode != "auto" else choose_mode(text)
     shares = split_shares(config.split, mode)
     blank = 0

@@ -17,9 +17,9 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         codec = codecs.lookup(encoding).name
     except LookupError:
         raise UserError(f"unknown encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from None
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give a text file")
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give a text file")
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
@@ -32,24 +32,20 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
     """As ``read_text``, of bytes already in memory."""
     if not data.strip():
-        raise UserError(f"{name} is empty; give a text to learn from")
-    if encoding == "utf-8":
-        if b"\0" in data[:65536]:
-            at = data.index(b"\0")
-            raise UserError(f"{name} looks binary (zero byte at {at}); give a text file, or its --encoding")
-        encoding = "utf-8-sig"
+        raise UserError(f"{name} is empty; give a file with text in it")
+    if encoding == "utf-8" and b"\0" in data[:65536]:
+        at = data.index(b"\0")
+        raise UserError(f"{name} looks binary (zero byte at {at}); give a text file, or its --encoding")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{name} is not {encoding.removesuffix('-sig')}: byte 0x{data[error.start]:02x} at "
-            f"{error.start}; name its encoding, such as --encoding latin-1"
+            f"{name} is not {encoding}: byte 0x{error.object[error.start]:02x} at {error.start}; "
+            f"name its encoding, such as --encoding latin-1"
         ) from None
     except (LookupError, UnicodeError, AssertionError):
         raise UserError(f"{name} can't be decoded as {encoding}; name another --encoding") from None
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if any("\ud800" <= c <= "\udfff" for c in set(text)):
         raise UserError(f"{name} decodes to lone surrogates, which no text has; check --encoding")
-    if len(set(text.strip())) < 2:
-        raise UserError(f"{name} has a single kind of character; there is nothing to learn")
     return text

@@ -12,7 +12,7 @@ from makemore.datasets import find_input
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.types import Score
-from makemore.workflows.evaluation import evaluate
+from makemore.workflows.evaluation import check_split, evaluate
 from makemore.workflows.runs import Run, load
 from makemore.workflows.training import Observer, TrainRequest, train
 
@@ -72,6 +72,7 @@ def compare(
 
     Raises UserError for unknown rungs, or runs whose splits differ, and Interrupted when stopped.
     """
+    check_split(request.split)
     if all((Path(path) / CONFIG).exists() for path in request.inputs):
         rows = _compare_runs(request)
     elif len(request.inputs) > 1:
@@ -100,7 +101,8 @@ def _compare_rungs(
     else:
         names = [name.strip() for name in request.models.split(",")]
     for name in names:
-        MODELS.path(name)
+        if not MODELS.get(name).standalone:
+            raise UserError(f"a {name} is made of trained runs; name them, or another rung")
     stem = find_input(request.inputs[0]).stem
     rows = []
     for name in names:

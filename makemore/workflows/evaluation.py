@@ -15,13 +15,19 @@ from makemore.workflows.runs import Run
 SPLIT_NAMES = (*SPLITS, "val+test")
 
 
+def check_split(split: str) -> None:
+    """Raises UserError, naming the nearest, for a split that no run has."""
+    if any(part not in SPLITS for part in split.split("+")):
+        raise unknown_name("split", split, SPLIT_NAMES)
+
+
 def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     """What to score: a split of the run's own text, a whole other text, or a split of that.
 
     Raises UserError for an unknown split, or a text that is gone, changed or unreadable.
     """
-    if split is not None and any(part not in SPLITS for part in split.split("+")):
-        raise unknown_name("split", split, SPLIT_NAMES)
+    if split is not None:
+        check_split(split)
     if file is not None and split is None:
         text = read_text(file, run.config["corpus"]["encoding"])
         documents = [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]

@@ -58,7 +58,11 @@ class TextStream:
     def push(self, token: int) -> str:
         """What can be shown now; what may yet turn out to begin the stop string is held back."""
         before = len(self.text)
-        self.text += self._decoder.decode(self.run.tokenizer.decode_bytes([token]))
+        piece = self._decoder.decode(self.run.tokenizer.decode_bytes([token]))
+        if self.run.mode == "lines" and "\n" in piece:
+            # A tokenizer of bytes spells the line's end in a second way.
+            piece, self.ended = piece.partition("\n")[0], True
+        self.text += piece
         safe = len(self.text)
         if self.stop is not None:
             at = self.text.find(self.stop, max(0, before - len(self.stop)))
@@ -86,13 +90,19 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in sizes if text.endswith(stop[:n])), 0)
 
 
+def _prompt(run: Run, request: SampleRequest) -> str:
+    """The prompt as the run's documents are: line ends as newlines, a line without its own."""
+    prompt = request.prompt.replace("\r\n", "\n")
+    return prompt.removesuffix("\n") if run.mode == "lines" else prompt
+
+
 def _context(run: Run, request: SampleRequest) -> list[int]:
     """The tokens that generation goes on from.
 
     A line begins at the boundary. Running text doesn't begin anew: without a prompt it goes on
     after the end of the training text, kept with the run.
     """
-    prompt = request.prompt.replace("\r\n", "\n")
+    prompt = _prompt(run, request)
     if run.mode == "lines" and "\n" in prompt:
         raise UserError("a prompt is the beginning of one line; this run's documents are single lines")
     if request.skip_unknown:
@@ -131,7 +141,7 @@ def _rows(run: Run, request: SampleRequest, first: int, streams: list[TextStream
         stop_id,
         request.seed,
         first,
-        ends if request.stop is not None else None,
+        ends if request.stop is not None or run.mode == "lines" else None,
     )
 
 
@@ -149,14 +159,14 @@ def sample(run: Run, request: SampleRequest) -> Iterator[str]:
                     streams[row].push(token)
         for stream in streams:
             stream.flush()
-            yield request.prompt + stream.text
+            yield _prompt(run, request) + stream.text
 
 
 def stream_text(run: Run, request: SampleRequest) -> Iterator[str]:
     """One sample, piece by piece as it is made, the prompt first."""
     stream = TextStream(run, request.stop)
-    if request.prompt:
-        yield request.prompt
+    if prompt := _prompt(run, request):
+        yield prompt
     for ids in _rows(run, request, 0, [stream]):
         if ids[0] != run.tokenizer.boundary_id and (piece := stream.push(int(ids[0]))):
             yield piece
