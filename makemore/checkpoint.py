@@ -159,8 +159,8 @@ class RunDir:
     @property
     def occupied(self) -> bool:
         """Whether something stands in the way of a new run."""
-        if not self.path.is_dir():
-            return self.path.exists() or self.path.is_symlink()
+        if not os.path.isdir(self.path):  # unlike Path's, no error for a name too long
+            return os.path.lexists(self.path)
         return any(self.path.iterdir())
 
     def clear(self) -> None:
@@ -186,7 +186,7 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """Raises UserError where this is no run, a damaged one, or one of a later format."""
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):
             raise UserError(f"no run at {self.path}; makemore train makes one")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG})")
