@@ -51,6 +51,12 @@ def command(
         "compile": None if compile is None else "yes" if compile else "no",
     }
     corpus = {"mode": mode, "split": split, "encoding": encoding}
+    from makemore.models import MODELS
+    from makemore.tokenizers import TOKENIZERS
+
+    # A misspelt name is told at once, before torch is imported.
+    MODELS.path(model)
+    TOKENIZERS.path(tokenizer.partition(":")[0])
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError

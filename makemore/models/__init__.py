@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from makemore.models.base import LanguageModel
+from typing import TYPE_CHECKING
+
 from makemore.registry import Registry
+
+if TYPE_CHECKING:
+    from makemore.models.base import LanguageModel
 
 MODELS: Registry[LanguageModel] = Registry(
     "model",

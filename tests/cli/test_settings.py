@@ -1,0 +1,42 @@
+"""Where settings come from, and which of them a resumed run may change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from makemore import load
+from tests.cli.conftest import train
+
+
+def test_config_file_command_line_and_set_in_their_order(work):
+    (work / "c.toml").write_text("[model]\nn_hidden = 8\nn_embd = 4\n[train]\nsteps = 9\n", encoding="utf-8")
+    options = ["--config", "c.toml", "--steps", "2", "--set", "model.n_embd=3", "--out", "r"]
+    train("words.txt", "--model", "mlp", *options)
+    config = load("r").config
+    assert config["model"]["settings"]["n_hidden"] == 8
+    assert config["model"]["settings"]["n_embd"] == 3
+    assert config["train"]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "mlp"], "is a bigram, not a mlp"),
+        (["--set", "train.lr=9"], "train.lr was"),
+        (["--seed", "5"], "train.seed was 0, not 5"),
+        (["--set", "model.weight_penalty=1"], "model.weight_penalty was"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(refused, work, options, message):
+    train("words.txt", "--model", "bigram", "--steps", "3", "--out", "r")
+    command = ["train", "words.txt", "--out", "r", "--resume"]
+    command += [] if "--model" in options else ["--model", "bigram"]
+    assert message in refused(*command, *options)
+
+
+def test_a_larger_budget_goes_on(work):
+    train("words.txt", "--model", "bigram", "--steps", "3", "--out", "r")
+    result = train("words.txt", "--model", "bigram", "--out", "r", "--resume", "--json", "--steps", "7")
+    assert json.loads(result.out)["steps"] == 7
