@@ -36,12 +36,6 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Train a model on a text, score it on val, and show samples."""
-    from makemore.models import MODELS
-    from makemore.tokenizers import TOKENIZERS
-
-    # Here already, because what follows imports torch.
-    MODELS.path(model)
-    TOKENIZERS.path(tokenizer.partition(":")[0])
     train: dict[str, Any] = {
         "steps": steps,
         "max_time": seconds(max_time),
