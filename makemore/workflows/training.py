@@ -187,13 +187,6 @@ def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> Co
     )
 
 
-def _shrink(settings: dict[str, Any], name: str, limit: int, corpus: Corpus, observer: Observer) -> None:
-    """A context longer than the text becomes as long as the text, and says so."""
-    if corpus.mode == "text" and settings.get(name, 0) > limit:
-        observer.note(f"{name} shrinks from {settings[name]} to {limit}: the text is no longer")
-        settings[name] = limit
-
-
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request; touches nothing on disk. Raises UserError."""
     kind = MODELS.get(request.model)
@@ -216,25 +209,20 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
-    model_config, train = _fit_context(model_config, train, asked, corpus, observer)
+    model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
 
 
 def _fit_context(
-    model_config: Any,
-    train: TrainConfig,
-    asked: dict[str, dict[str, Any]],
-    corpus: Corpus,
-    observer: Observer,
+    kind: type[LanguageModel], model_config: Any, train: TrainConfig, corpus: Corpus, observer: Observer
 ) -> tuple[Any, TrainConfig]:
-    """Contexts that the text, and each other, have room for."""
-    train_tokens = len(corpus.splits["train"].tokens_N)
-    contexts = {"block_size": getattr(model_config, "block_size", 0)}
-    _shrink(contexts, "block_size", train_tokens, corpus, observer)
-    if contexts["block_size"] and contexts["block_size"] != model_config.block_size:
-        model_config = dataclasses.replace(model_config, block_size=contexts["block_size"])
-    return model_config, dataclasses.replace(train, block_size=min(train.block_size, train_tokens))
+    """Contexts that the text has room for: attention's shrinks to it, and says so."""
+    room = len(corpus.splits["train"].tokens_N)
+    if not kind.streams and corpus.mode == "text" and model_config.block_size > room:
+        observer.note(f"block_size shrinks from {model_config.block_size} to {room}: the text is no longer")
+        model_config = dataclasses.replace(model_config, block_size=room)
+    return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
 
 
 def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:
