@@ -1,0 +1,107 @@
+"""What only a process of its own shows: signals, pipes, and imports not made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli.conftest import call
+
+COMMANDS = ("train", "eval", "sample", "compare", "mix", "gradcheck", "models", "data")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, **options
+    )
+
+
+def torch_after(*commands: list[str]) -> str:
+    """Stderr of running commands that have to leave torch alone."""
+    code = (
+        "import sys\n"
+        "from makemore.cli import run\n"
+        f"for arguments in {list(commands)!r}:\n"
+        "    run(arguments)\n"
+        "    assert 'torch' not in sys.modules, arguments\n"
+    )
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def test_help_imports_no_torch():
+    shown = torch_after(["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
+    assert all(f"makemore {name}" in shown for name in COMMANDS)
+
+
+def test_mistakes_of_the_command_line_import_no_torch():
+    shown = torch_after(["trian"], ["train", "--modle"], ["sample"], ["train", "--max-time", "soon"])
+    assert "Did you mean 'train'" in shown
+
+
+def test_unknown_models_and_tokenizers_import_no_torch():
+    shown = torch_after(["train", "--model", "transfomer"], ["train", "--tokenizer", "bite"])
+    assert "did you mean 'transformer'" in shown
+    assert "did you mean 'byte'" in shown
+
+
+def test_the_module_is_the_program(work):
+    result = subprocess.run(
+        [sys.executable, "-m", "makemore", "train", "none.txt"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "makemore: no such file: none.txt\n"
+
+
+@POSIX
+@pytest.mark.parametrize("n", [3, 20000])
+def test_a_reader_that_leaves_early_is_no_error(work, n):
+    command = f"{sys.executable} -m makemore sample lines -n {n} --seed 1"
+    script = f"set -o pipefail; {command} | head -1"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+
+
+@POSIX
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_resumes(work, signum, status):
+    command = ["train", "words.txt", "--model", "bigram", "--out", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "makemore", *command, "--steps", "100000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # A shell that runs things in the background has SIGINT ignored; a test must not inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (work / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == status, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("makemore: stopped; go on with --resume")
+    assert "Traceback" not in err
+    step = int(next((work / "run" / "state").iterdir()).name)
+    result = call(*command, "--resume", "--steps", str(step + 3))
+    assert result.status == 0, result.err
+    assert f"resuming at step {step:,}" in result.err
+    assert call("sample", "run").status == 0

@@ -1,0 +1,257 @@
+"""The user's mistakes: one clear line, exit status 2, nothing changed on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.cli.conftest import call, listing, train
+
+FILES = {
+    "empty": (b"", "bad.txt is empty"),
+    "whitespace": (b" \n\t\r\n ", "bad.txt is empty"),
+    "one character": (b"a", "a single kind of character"),
+    "one kind": (b"aaaa", "a single kind of character"),
+    "a mark alone": (b"\xef\xbb\xbf", "a single kind of character"),
+    "binary": (b"\x7fELF\0\0\1\2" * 50, "looks binary (zero byte at 4)"),
+    "utf-16": (("ab\n" * 50).encode("utf-16"), "--encoding"),
+    "latin-1": ("abcd\ngarçon\n".encode("latin-1"), "byte 0xe7 at 8; name its encoding, such as --encoding"),
+    "latin-1 after a mark": ("\ufeffabc".encode() + b"\xe7", "byte 0xe7 at 6;"),
+    "two characters": (b"ab", "too short"),
+    "a token each": (b"abcdefghijklmnopqrst", "too short"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_bad_files(refused, work, kind):
+    data, message = FILES[kind]
+    (work / "bad.txt").write_bytes(data)
+    assert message in refused("train", "bad.txt", "--model", "count")
+
+
+def test_three_lines_are_too_few(refused, work):
+    (work / "bad.txt").write_text("ab\ncd\nef\n")
+    assert "the val split would be empty" in refused("train", "bad.txt", "--mode", "lines", "-m", "count")
+
+
+def test_one_line_is_no_list_of_lines(refused, work):
+    (work / "one.txt").write_text("just one line of text\n\n")
+    assert "--mode text" in refused("train", "one.txt", "--mode", "lines", "--model", "count")
+
+
+TRAIN = {
+    "missing file": (["none.txt"], "no such file: none.txt"),
+    "missing name": (["nonw"], "no such file"),
+    "near a name": (["first-name"], "did you mean 'first-names'"),
+    "not downloaded": (["shakespeare"], "get it with: makemore data shakespeare"),
+    "endless name": (["x" * 5000], "no such file"),
+    "endless path": (["x" * 5000 + ".txt"], "can't read"),
+    "folder": (["."], "is a folder"),
+    "run as input": (["lines"], "is a folder"),
+    "model": (["words.txt", "--model", "transfomer"], "did you mean 'transformer'"),
+    "tokenizer": (["words.txt", "--tokenizer", "bite"], "did you mean 'byte'"),
+    "mixture": (["words.txt", "--model", "mixture"], "makemore mix"),
+    "setting": (["words.txt", "-m", "mlp", "--set", "model.n_hiden=3"], "did you mean 'model.n_hidden'"),
+    "section": (["words.txt", "--set", "modle.n_hidden=3"], "did you mean 'model'"),
+    "no section": (["words.txt", "--set", "n_hidden=3"], "write section.key=value"),
+    "no value": (["words.txt", "--set", "model.n_hidden"], "write section.key=value"),
+    "whole number": (["words.txt", "-m", "mlp", "--set", "model.n_hidden=3.5"], "must be a whole number"),
+    "word": (["words.txt", "-m", "mlp", "--set", "model.n_hidden=many"], "must be a whole number"),
+    "number": (["words.txt", "-m", "mlp", "--set", "train.lr=fast"], "must be a number"),
+    "no number": (["words.txt", "-m", "mlp", "--set", "train.lr=nan"], "must be a number"),
+    "choice": (["words.txt", "--set", "train.schedule=steep"], "must be one of constant, linear, cosine"),
+    "out of range": (["words.txt", "-m", "mlp", "--set", "model.n_hidden=0"], "at least 1"),
+    "learning rate": (["words.txt", "-m", "mlp", "--set", "train.lr=-1"], "lr=-1 must be 0 or more"),
+    "beta": (["words.txt", "-m", "mlp", "--set", "train.beta2=1"], "below 1"),
+    "block": (["words.txt", "-m", "mlp", "--set", "train.block_size=0"], "block_size=0 must be 1 or more"),
+    "seed": (["words.txt", "-m", "mlp", "--seed", "-1"], "seed=-1 must be 0 or more"),
+    "great seed": (["words.txt", "-m", "mlp", "--seed", str(10**30)], "must be below 2**63"),
+    "mode": (["words.txt", "--mode", "line"], "must be one of auto, lines, text"),
+    "steps": (["words.txt", "--steps", "0"], "--steps 0: must be 1 or more"),
+    "no steps": (["words.txt", "--steps", "few"], "--steps"),
+    "time": (["words.txt", "--max-time", "soon"], "--max-time 'soon'"),
+    "no time": (["words.txt", "--max-time", "0"], "--max-time '0'"),
+    "negative time": (["words.txt", "--max-time", "-5s"], "--max-time '-5s'"),
+    "two shares": (["words.txt", "--split", "0.5,0.5"], "three shares"),
+    "shares": (["words.txt", "--split", "0.5,0.5,0.5"], "sum to 1"),
+    "share words": (["words.txt", "--split", "most,some,few"], "three shares"),
+    "no train": (["words.txt", "--split", "0,0.5,0.5"], "nothing to train on"),
+    "encoding": (["words.txt", "--encoding", "utf-9"], "unknown encoding 'utf-9'"),
+    "no text encoding": (["words.txt", "--encoding", "hex"], "--encoding"),
+    "device": (["words.txt", "--device", "toaster"], "unknown device 'toaster'"),
+    "other device": (["words.txt", "--device", "meta"], "unknown device 'meta'"),
+    "dtype": (["words.txt", "--dtype", "float16"], "must be one of auto, float32, bfloat16"),
+    "there": (["words.txt", "-m", "count", "--out", "lines"], "--resume, --overwrite or --out"),
+    "both": (["words.txt", "--resume", "--overwrite"], "exclude each other"),
+    "no run": (["words.txt", "--resume", "--out", "nowhere"], "no run at nowhere"),
+    "other text": (["prose.txt", "-m", "count", "--resume", "--out", "lines"], "not the text"),
+    "other model": (["words.txt", "-m", "mlp", "--resume", "--out", "lines"], "is a count, not a mlp"),
+    "no config": (["words.txt", "--config", "none.toml"], "can't read none.toml"),
+    "folder config": (["words.txt", "--config", "."], "can't read"),
+    "option": (["words.txt", "--modle", "mlp"], "--model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", TRAIN)
+def test_train(refused, mistake):
+    arguments, message = TRAIN[mistake]
+    assert message in refused("train", *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+@pytest.mark.parametrize("command", [["train", "words.txt"], ["eval", "lines"], ["sample", "lines"]])
+def test_no_cuda(refused, command):
+    assert "no CUDA" in refused(*command, "--device", "cuda")
+
+
+CONFIGS = {
+    "[train\nsteps = 3": "is not TOML",
+    "steps = 3": "sections are [model], [train], [corpus], not 'steps'",
+    "[training]\nsteps = 3": "not 'training'",
+    "[train]\nstep = 3": "did you mean 'train.steps'",
+    "[train]\nsteps = 'few'": "must be a whole number",
+    "[model]\nn_hidden = [1, 2]": "must be a whole number",
+    "[corpus]\nmode = 'line'": "must be one of",
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_bad_config_files(refused, work, text):
+    (work / "bad.toml").write_text(text)
+    assert CONFIGS[text] in refused("train", "words.txt", "--model", "mlp", "--config", "bad.toml")
+
+
+def test_a_config_file_that_is_not_utf8(refused, work):
+    (work / "bad.toml").write_bytes(b"[train]\n# gar\xe7on\n")
+    assert "is not TOML" in refused("train", "words.txt", "--config", "bad.toml")
+
+
+RUNS = {
+    "no folder": ("none", "no run at none"),
+    "a file": ("words.txt", "no run at words.txt"),
+    "another folder": (".", "is not a makemore run"),
+    "endless name": ("x" * 5000, "no run at"),
+}
+
+
+@pytest.mark.parametrize("command", ["eval", "sample"])
+@pytest.mark.parametrize("kind", RUNS)
+def test_what_is_no_run(refused, command, kind):
+    path, message = RUNS[kind]
+    assert message in refused(command, path)
+
+
+SAMPLE = {
+    "unseen": (["--prompt", "Zé"], "the model never saw 'Z' 'é'"),
+    "two lines": (["--prompt", "ba\nda"], "beginning of one line"),
+    "unknown": (["--unknown", "guess"], "must be error or skip"),
+    "top-k": (["--top-k", "0"], "--top-k 0: must be 1 or more"),
+    "temperature": (["--temperature", "-1"], "--temperature -1"),
+    "no temperature": (["--temperature", "nan"], "--temperature nan"),
+    "n": (["-n", "0"], "-n 0: must be 1 or more"),
+    "tokens": (["--max-new-tokens", "0"], "--max-new-tokens 0"),
+    "top-p": (["--top-p", "2"], "--top-p 2"),
+    "min-p": (["--min-p", "0"], "--min-p 0"),
+    "stop": (["--stop", ""], "--stop ''"),
+    "two prompts": (["--prompt", "b", "--prompt-file", "words.txt"], "exclude each other"),
+    "no prompt file": (["--prompt-file", "none.txt"], "no such file: none.txt"),
+    "device": (["--device", "toaster"], "unknown device"),
+    "word": (["-n", "many"], "-n"),
+}
+
+
+@pytest.mark.parametrize("mistake", SAMPLE)
+def test_sample(refused, mistake):
+    arguments, message = SAMPLE[mistake]
+    assert message in refused("sample", "lines", *arguments)
+
+
+EVAL = {
+    "split": (["lines", "--split", "vla"], "did you mean 'val'"),
+    "empty split": (["lines", "--split", ""], "unknown split"),
+    "joined": (["lines", "--split", "val+tset"], "unknown split"),
+    "missing file": (["lines", "none.txt"], "no such file"),
+    "folder": (["lines", "."], "is a folder"),
+}
+
+
+@pytest.mark.parametrize("mistake", EVAL)
+def test_eval(refused, mistake):
+    arguments, message = EVAL[mistake]
+    assert message in refused("eval", *arguments)
+
+
+OTHERS = {
+    "command": (["trian"], "Did you mean 'train'"),
+    "option": (["--versoin"], "--version"),
+    "no run": (["sample"], "Missing argument"),
+    "no runs": (["compare"], "Missing argument"),
+    "no out": (["mix", "lines", "lines"], "--out"),
+    "model": (["models", "bigramm"], "did you mean 'bigram'"),
+    "data": (["data", "shakespear"], "did you mean 'shakespeare'"),
+    "gradcheck": (["gradcheck", "mlp"], "no hand-written backward pass"),
+    "compare split": (["compare", "words.txt", "--split", "tset"], "did you mean 'test'"),
+    "compare models": (["compare", "words.txt", "--models", "count,mpl"], "did you mean 'mlp'"),
+    "compare mixture": (["compare", "words.txt", "--models", "count,mixture"], "made of trained runs"),
+    "compare time": (["compare", "words.txt", "--max-time", "0"], "--max-time"),
+    "compare both": (["compare", "words.txt", "lines"], "one text"),
+    "compare splits": (["compare", "lines", "text"], "different splits"),
+    "mix one": (["mix", "lines", "--out", "m"], "two runs or more"),
+    "mix over": (["mix", "lines", "lines", "--out", "text"], "already holds"),
+    "surplus": (["eval", "lines", "words.txt", "more"], "more"),
+}
+
+
+@pytest.mark.parametrize("mistake", OTHERS)
+def test_other_commands(refused, mistake):
+    arguments, message = OTHERS[mistake]
+    assert message in refused(*arguments)
+
+
+def test_no_command_shows_the_help(work):
+    result = call()
+    assert result.status == 2
+    assert "Commands" in result.err
+
+
+class TestOverwriting:
+    def test_a_folder_of_something_else_is_kept(self, refused, work):
+        (work / "mine").mkdir()
+        (work / "mine" / "letter.txt").write_text("dear reader")
+        line = refused("train", "words.txt", "-m", "count", "--out", "mine", "--overwrite")
+        assert "mine is not a makemore run; won't overwrite it" in line
+
+    def test_so_is_one_with_another_program_s_config(self, refused, work):
+        (work / "mine").mkdir()
+        (work / "mine" / "config.json").write_text('{"name": "app", "sha256": "?"}')
+        assert "won't overwrite" in refused(
+            "train", "words.txt", "-m", "count", "--out", "mine", "--overwrite"
+        )
+
+    def test_so_is_a_file(self, refused, work):
+        assert "won't overwrite" in refused(
+            "train", "words.txt", "-m", "count", "--out", "prose.txt", "--overwrite"
+        )
+
+    def test_so_is_the_folder_of_a_mixture_s_members(self, refused, work):
+        assert "won't overwrite" in refused("mix", "lines", "lines", "--out", ".", "--overwrite")
+
+    def test_a_run_is_replaced_and_files_beside_it_kept(self, work):
+        (work / "lines" / "notes.txt").write_text("mine")
+        train("words.txt", "-m", "bigram", "--steps", "2", "--out", "lines", "--overwrite")
+        assert (work / "lines" / "notes.txt").read_text() == "mine"
+        assert call("sample", "lines").status == 0
+
+    def test_a_run_whose_settings_are_damaged_is_replaced(self, work):
+        (work / "lines" / "config.json").write_text("{")
+        train("words.txt", "-m", "count", "--out", "lines", "--overwrite")
+        assert call("eval", "lines").status == 0
+
+    def test_an_empty_folder_is_no_obstacle(self, work):
+        (work / "new").mkdir()
+        train("words.txt", "-m", "count", "--out", "new")
+
+    def test_bad_settings_leave_the_run_as_it_was(self, work):
+        before = listing(work)
+        assert call("train", "words.txt", "--out", "lines", "--overwrite", "--seed", "-1").status == 2
+        assert listing(work) == before

@@ -1,0 +1,131 @@
+"""Texts as documents, and documents as splits, against the lectures' and nanoGPT's own lines."""
+
+from __future__ import annotations
+
+import random
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from makemore.config import CorpusConfig
+from makemore.corpus.documents import choose_mode, make_documents
+from makemore.errors import UserError
+
+rng = random.Random(0)
+WORDS = ["".join(rng.choice("aeioubdkl") for _ in range(rng.randint(3, 9))) for _ in range(400)]
+
+
+def sentences(n: int) -> str:
+    return " ".join(" ".join(rng.choice(WORDS) for _ in range(rng.randint(6, 15))) + "." for _ in range(n))
+
+
+NAMES = "\n".join(WORDS)
+PROSE = "\n\n".join(sentences(6) for _ in range(30))
+WRAPPED = "\n".join(textwrap.wrap(sentences(200), 72))
+POEM = "\n\n".join("\n".join(" ".join(rng.choices(WORDS, k=5)) for _ in range(4)) for _ in range(20))
+PLAY = "\n\n".join(f"{w.upper()}:\n{sentences(1)}" for w in WORDS[:60])
+SOURCE = "".join(
+    f"def {w}(x):\n    if x:\n        return {i}\n    return x\n\n\n" for i, w in enumerate(WORDS[:60])
+)
+CSV = "name,age\n" + "\n".join(f"{w},{i % 90}" for i, w in enumerate(WORDS))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "reason"),
+    [
+        (NAMES, "lines", "a list of 400 short lines"),
+        (NAMES + "\n", "lines", "a list of 400 short lines"),
+        (CSV, "lines", "a list of 401 short lines"),
+        (PROSE, "text", "blank"),
+        (WRAPPED, "text", "lines are long"),
+        (POEM, "text", "blank"),
+        (PLAY, "text", "blank"),
+        (SOURCE, "text", "blank"),
+        (SOURCE.replace("\n\n\n", "\n"), "text", "indented"),
+        ("one line of text", "text", "1 line"),
+        ("a few more\nlines than one\n", "text", "2 lines"),
+    ],
+)
+def test_the_mode_is_chosen_and_the_reason_told(text, mode, reason):
+    chosen, why = choose_mode(text)
+    assert chosen == mode
+    assert reason in why
+    documents = make_documents(text, CorpusConfig())
+    assert (documents.mode, documents.reason) == (chosen, why)
+
+
+def test_lines_are_split_as_in_the_lectures():
+    lines = list(WORDS)
+    random.Random(42).shuffle(lines)
+    n1, n2 = int(0.8 * len(lines)), int(0.9 * len(lines))
+    parts = make_documents(NAMES, CorpusConfig("lines")).parts
+    assert parts == {"train": lines[:n1], "val": lines[n1:n2], "test": lines[n2:]}
+
+
+def test_names_are_split_as_in_the_lectures(names_file):
+    words = names_file.read_text().splitlines()
+    random.Random(42).shuffle(words)
+    n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
+    documents = make_documents(names_file.read_text(), CorpusConfig())
+    assert documents.mode == "lines"
+    assert documents.parts == {"train": words[:n1], "val": words[n1:n2], "test": words[n2:]}
+
+
+@given(st.integers(40, 3000))
+def test_the_last_tenth_of_a_text_is_nanogpt_s_val(n):
+    text = (PROSE * 2)[:n]
+    parts = {name: "".join(d) for name, d in make_documents(text, CorpusConfig("text")).parts.items()}
+    assert parts["train"] == text[: int(n * 0.9)]
+    assert parts["val"] + parts["test"] == text[int(n * 0.9) :]
+    assert abs(len(parts["val"]) - len(parts["test"])) <= 1
+
+
+def test_shakespeare_s_last_tenth_is_nanogpt_s_val(shakespeare_file):
+    text = shakespeare_file.read_text()
+    parts = make_documents(text, CorpusConfig()).parts
+    assert parts["train"] == [text[: int(len(text) * 0.9)]]
+    assert parts["val"][0] + parts["test"][0] == text[int(len(text) * 0.9) :]
+
+
+@given(st.lists(st.text("ab \t", max_size=4), min_size=40, max_size=80), st.sampled_from(["\n", "\n\n", ""]))
+def test_no_line_is_lost_but_blank_ones(lines, end):
+    text = "\n".join(["ab"] * 10 + lines) + end
+    documents = make_documents(text, CorpusConfig("lines"))
+    kept = sorted(d for part in documents.parts.values() for d in part)
+    assert kept == sorted(line for line in text.split("\n") if line.strip())
+    assert documents.blank_lines + len(kept) + text.endswith("\n") == text.count("\n") + 1
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+@pytest.mark.parametrize("shares", ["0.5,0.25,0.25", "1,0,0", "0.9,0.1,0", "0.5,0,0.5"])
+def test_shares_are_as_asked_for(mode, shares):
+    documents = make_documents(NAMES, CorpusConfig(mode, shares))
+    sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in documents.parts.values()]
+    wanted = [float(share) * sum(sizes) for share in shares.split(",")]
+    assert all(abs(size - want) <= 1 for size, want in zip(sizes, wanted, strict=True))
+    assert documents.shares == tuple(float(s) for s in shares.split(","))
+
+
+def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
+    one, two = (make_documents(text, CorpusConfig("lines")) for text in (NAMES, NAMES + "\n\n"))
+    other = make_documents(NAMES.replace(WORDS[0], "zzz", 1), CorpusConfig("lines"))
+    assert [one.digest(s) for s in one.parts] == [two.digest(s) for s in two.parts]
+    assert [one.digest(s) for s in one.parts] != [other.digest(s) for s in other.parts]
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("a", "auto", "single kind"),
+        ("aaa\n", "text", "single kind"),
+        ("", "text", "single kind"),
+        ("ab\n\n  \n", "lines", "only one line"),
+        ("ab\ncd\n", "lines", "the val split would be empty"),
+        ("ab", "text", "too short"),
+    ],
+)
+def test_too_little(text, mode, message):
+    with pytest.raises(UserError, match=message):
+        make_documents(text, CorpusConfig(mode))
