@@ -17,6 +17,10 @@ from makemore.optim import Optimizers
 from makemore.types import IGNORE_INDEX, Batch, State
 
 
+COLD_STARTS = 0.02
+"""Share of streams whose carried state is dropped, each step."""
+
+
 class Metrics(NamedTuple):
     """What a step says: mean nats per valid target, the gradient's norm (0-dim), valid targets."""
 
@@ -90,9 +94,17 @@ class GradientLearner(Learner):
     def _carry(self, batch: Batch) -> None:
         if self.config.loader != "streams":
             return
+        rows, length = batch.inputs_BT.shape
+        fresh = self.model.init_state(rows, length)
         if not batch.continues or self.carried is None:
-            rows, length = batch.inputs_BT.shape
-            self.carried = self.model.init_state(rows, length)
+            self.carried = fresh
+            return
+        # Now and then a row begins anew: a prompt has no past either.
+        cold_B = torch.rand(rows) < COLD_STARTS
+        self.carried = tuple(
+            torch.where(cold_B.to(old.device).view(-1, *[1] * (old.ndim - 1)), new, old)
+            for new, old in zip(fresh, self.carried, strict=True)
+        )
 
     def step(self, batch: Batch, step: int, progress: float) -> Metrics:
         device = self.model.device

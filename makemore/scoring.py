@@ -156,8 +156,10 @@ def quick_loss(model: LanguageModel, split: Split, max_tokens: int) -> float:
     """Nats per token on an even, fixed choice of windows: the estimate made while training."""
     training = model.training
     model.eval()
-    length = STREAM_LENGTH + model.lead if model.streams else model.max_len or STREAM_LENGTH
-    rows = cover(split, length, model.lead)
+    # Carried state warms up over half a window, so that its cold start isn't what is measured.
+    context = STREAM_LENGTH // 2 if model.max_len is None else model.lead
+    length = STREAM_LENGTH + context if model.streams else model.max_len or STREAM_LENGTH
+    rows = cover(split, length, context)
     wanted = max(1, int(len(rows.begin) * min(1.0, max_tokens / len(split.tokens_N))))
     rows = rows.take(np.unique(np.linspace(0, len(rows.begin) - 1, wanted).astype(np.int64)))
     total = 0.0

@@ -84,8 +84,10 @@ class Recurrent(LanguageModel):
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
             return Recipe(RecurrentConfig(dropout=0.1), cls.base_training(facts, batch_tokens=4096))
-        train = cls.base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
-        return Recipe(RecurrentConfig(n_hidden=512, dropout=0.2), train)
+        # Streams train in few, large steps and take a bold rate: 0.012 was better than 0.003 by 0.1 nats
+        # in a minute.
+        train = cls.base_training(facts, loader="streams", batch_tokens=2048, block_size=64, lr=0.012)
+        return Recipe(RecurrentConfig(n_hidden=384), train)
 
 
 class RNN(Recurrent):
