@@ -16,7 +16,6 @@ from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.optim import Optimizers
 from makemore.types import IGNORE_INDEX, Batch, State
 
-
 COLD_STARTS = 0.02
 """Share of streams whose carried state is dropped, each step."""
 
