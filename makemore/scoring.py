@@ -95,13 +95,15 @@ def context_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows
 
     Raises UserError for a stride that is less than 1 or more than the context.
     """
+    if stride is not None and stride < 1:
+        raise UserError(f"--stride {stride}: must be 1 or more")
     if model.max_len is None:
         return None
     if model.streams:
         return cover(split, STREAM_LENGTH + model.lead, model.lead)
     stride = max(1, model.max_len // 2) if stride is None else stride
-    if not 1 <= stride <= model.max_len:
-        raise UserError(f"--stride {stride}: must be from 1 to the context of {model.max_len}")
+    if stride > model.max_len:
+        raise UserError(f"--stride {stride}: must be at most the context of {model.max_len}")
     return cover(split, model.max_len, model.max_len - stride)
 
 

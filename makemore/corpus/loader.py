@@ -32,7 +32,8 @@ class Loader(ABC):
 
 
 class ShuffledLoader(Loader):
-    """Every token once an epoch: whole documents, or windows of long ones, in random order.
+    """Every token once an epoch, but for an unfilled last batch: whole documents, or windows of long
+    ones, in random order.
 
     A batch is cut by tokens, not by rows: every token weighs the same.
     """

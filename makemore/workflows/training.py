@@ -197,7 +197,8 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
     if folder.occupied and not request.overwrite:
-        raise UserError(f"{folder.path} already holds a run; add --resume, --overwrite or --out DIR")
+        held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
+        raise UserError(f"{folder.path} {held} or --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
@@ -226,9 +227,14 @@ def _fit_context(
 
 
 def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:
-    """A fresh model with weights from a seed."""
+    """A fresh model with weights from a seed. Raises UserError where memory can't hold it."""
     torch.manual_seed(seed)
-    return kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
+    try:
+        return kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
+    except (RuntimeError, MemoryError, OverflowError):
+        raise UserError(
+            "a model of these sizes doesn't fit in memory; lower its --set model.* settings"
+        ) from None
 
 
 def plan_run(
@@ -243,9 +249,6 @@ def plan_run(
     """The rest of a plan, which follows from model and recipe."""
     if not model.streams and model.max_len and train.block_size > model.max_len:
         train = dataclasses.replace(train, block_size=model.max_len)
-    for name, least in (("batch_tokens", 1), ("block_size", 1), ("eval_tokens", 1), ("warmup_steps", 0)):
-        if getattr(train, name) < least:
-            raise UserError(f"train.{name}={getattr(train, name)}: must be {least} or more")
     if train.loader == "packed" and not model.packs:
         raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
     device = pick_device(train.device)
@@ -420,7 +423,8 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     budget: dict[str, Any] = {
         k: asked["train"].pop(k) for k in ("steps", "max_time", "device") if k in asked["train"]
     }
-    saved = {"model": config["model"]["settings"], "train": config["train"]}
+    corpus_saved = {**config["corpus"], "split": ",".join(map(str, config["corpus"]["shares"]))}
+    saved = {"model": config["model"]["settings"], "train": config["train"], "corpus": corpus_saved}
     _refuse_changes(saved, asked, config, request)
     train = override(TrainConfig(), {**config["train"], **budget}, "train")
     corpus_config = CorpusConfig(

@@ -27,6 +27,8 @@ def test_config_file_command_line_and_set_in_their_order(work):
         (["--set", "train.lr=9"], "train.lr was"),
         (["--seed", "5"], "train.seed was 0, not 5"),
         (["--set", "model.weight_penalty=1"], "model.weight_penalty was"),
+        (["--mode", "text"], "corpus.mode was lines, not text"),
+        (["--split", "0.6,0.2,0.2"], "corpus.split was 0.8,0.1,0.1"),
     ],
 )
 def test_a_resumed_run_keeps_its_settings(refused, work, options, message):
@@ -40,3 +42,12 @@ def test_a_larger_budget_goes_on(work):
     train("words.txt", "--model", "bigram", "--steps", "3", "--out", "r")
     result = train("words.txt", "--model", "bigram", "--out", "r", "--resume", "--json", "--steps", "7")
     assert json.loads(result.out)["steps"] == 7
+
+
+def test_a_model_that_fits_in_no_memory(refused):
+    sizes = ["--set", "model.n_hidden=1000000000", "--set", "model.n_embd=100000"]
+    assert "doesn't fit in memory" in refused("train", "words.txt", "--model", "mlp", *sizes)
+
+
+def test_a_stride_without_meaning(refused):
+    assert "--stride 0" in refused("eval", "lines", "--stride", "0")
