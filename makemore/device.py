@@ -10,7 +10,7 @@ import torch
 from makemore.config import TrainConfig
 from makemore.errors import UserError
 
-COMPILE_PAYS_AFTER = 120.0
+COMPILE_PAYS_AFTER = 75.0
 """Seconds of training from which a CPU's compilation (16 to 30 s, cold) is earned back."""
 
 
