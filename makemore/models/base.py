@@ -142,8 +142,3 @@ class ManualModel(LanguageModel):
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, and its gradient by parameter name. Builds no graph."""
-
-
-def window_pad(tokens_BT: Tensor, size: int, boundary_id: int) -> Tensor:
-    """``size`` boundary tokens before each row: the context at a document's start, (B, size + T)."""
-    return nn.functional.pad(tokens_BT, (size, 0), value=boundary_id)

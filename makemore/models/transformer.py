@@ -190,18 +190,17 @@ class Transformer(LanguageModel):
         """Where a call's tokens stand: a boundary begins a document, before which nothing is seen."""
         batch, length = tokens_BT.shape
         position_BT = torch.arange(length, device=tokens_BT.device).expand(batch, -1)
-        first_B, start_B = (None, None) if state is None else state[:2]
-        if first_B is not None and start_B is not None:
+        first_B = None if state is None else state[0]
+        if first_B is not None:
             position_BT = position_BT + first_B[:, None]
         start_BT = torch.where(tokens_BT == self.boundary_id, position_BT, 0)
-        if start_B is not None:
-            start_BT = torch.maximum(start_BT, start_B[:, None])
+        if state is not None:
+            start_BT = torch.maximum(start_BT, state[1][:, None])
         start_BT = start_BT.cummax(dim=1).values
-        keys = length if state is None else state[2].shape[2]
-        bias = visible_bias(position_BT, start_BT, keys)
-        if self.positions is not None:
-            return Place(bias, None, first_B, position_BT - start_BT, start_BT)
-        rotary = (self.cos[position_BT][:, None], self.sin[position_BT][:, None])
+        bias = visible_bias(position_BT, start_BT, length if state is None else state[2].shape[2])
+        rotary = None
+        if self.positions is None:
+            rotary = (self.cos[position_BT][:, None], self.sin[position_BT][:, None])
         return Place(bias, rotary, first_B, position_BT - start_BT, start_BT)
 
     def forward(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel, window_pad
+from makemore.models.base import LanguageModel
 from makemore.nn.batchnorm import BatchNorm
 from makemore.types import State
 
@@ -141,7 +141,7 @@ class WaveNet(LanguageModel):
             hidden, queues = self._run(tokens_BT, state, valid_BT)
             return self.head(hidden), queues
         # One more boundary in front makes all context before the document; no statistics see it.
-        tokens = window_pad(tokens_BT, 1, self.boundary_id)
+        tokens = F.pad(tokens_BT, (1, 0), value=self.boundary_id)
         real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
         hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))
         return self.head(hidden[:, 1:]), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -198,7 +199,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     folder = RunDir(run_folder(request, path))
     if folder.occupied and not request.overwrite:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
-        raise UserError(f"{folder.path} {held} or --out DIR")
+        raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
@@ -231,7 +232,12 @@ def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, see
     torch.manual_seed(seed)
     try:
         return kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
-    except (RuntimeError, MemoryError, OverflowError):
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        # Torch says so in words: allocation failed, or a size overflowed.
+        if isinstance(error, RuntimeError) and not re.search(
+            "memory|overflow|storage", str(error), re.IGNORECASE
+        ):
+            raise
         raise UserError(
             "a model of these sizes doesn't fit in memory; lower its --set model.* settings"
         ) from None

@@ -81,7 +81,7 @@ TRAIN = {
     "device": (["words.txt", "--device", "toaster"], "unknown device 'toaster'"),
     "other device": (["words.txt", "--device", "meta"], "unknown device 'meta'"),
     "dtype": (["words.txt", "--dtype", "float16"], "must be one of auto, float32, bfloat16"),
-    "there": (["words.txt", "-m", "count", "--out", "lines"], "--resume, --overwrite or --out"),
+    "there": (["words.txt", "-m", "count", "--out", "lines"], "--resume, --overwrite, or name another --out"),
     "both": (["words.txt", "--resume", "--overwrite"], "exclude each other"),
     "no run": (["words.txt", "--resume", "--out", "nowhere"], "no run at nowhere"),
     "other text": (["prose.txt", "-m", "count", "--resume", "--out", "lines"], "not the text"),
