@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -49,16 +50,23 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024), with decoupled weight decay.
 
-    Matrices of one shape go through the iteration as one batched product.
+    Matrices of one shape go through the iteration as one batched product. A parameter may hold
+    several matrices one above the other, such as an LSTM's gates: each is orthogonalised on its own.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        parts: Iterable[int] = itertools.repeat(1),
     ) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = {}
-        for parameter in params:
-            by_shape.setdefault(parameter.shape, []).append(parameter)
-        groups = [{"params": group} for group in by_shape.values()]
+        """``parts``: of how many matrices each parameter consists."""
+        alike: dict[tuple[torch.Size, int], list[Tensor]] = {}
+        for parameter, count in zip(params, parts, strict=False):
+            alike.setdefault((parameter.shape, count), []).append(parameter)
+        groups = [{"params": group, "parts": count} for (_, count), group in alike.items()]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -71,9 +79,11 @@ class Muon(torch.optim.Optimizer):
             velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params]
             torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
-            update = orthogonalise(torch.stack(nesterov))
+            rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
+            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns))
+            update = update.reshape(-1, *params[0].shape)
             # Root-mean-square size of an update is that of a square matrix, whatever the shape.
-            scale = math.sqrt(max(1.0, params[0].shape[0] / params[0].shape[1]))
+            scale = math.sqrt(max(1.0, rows / columns))
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
@@ -87,11 +97,12 @@ class Optimizers:
             raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
         self.config = config
         named = dict(model.named_parameters())
-        matrices = model.hidden_matrices() if config.optimizer == "muon" else []
+        matrices = model.hidden_matrices() if config.optimizer == "muon" else {}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(Muon([named[n] for n in matrices], config.matrix_lr, 0.95, config.weight_decay))
-        rest = [p for name, p in named.items() if name not in set(matrices)]
+            hidden = [named[name] for name in matrices]
+            self.parts.append(Muon(hidden, config.matrix_lr, 0.95, config.weight_decay, matrices.values()))
+        rest = [p for name, p in named.items() if name not in matrices]
         if rest:
             self.parts.append(self._plain(rest))
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]

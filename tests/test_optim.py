@@ -15,6 +15,7 @@ from makemore.config import TrainConfig
 from makemore.models.base import LanguageModel
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.mlp import MLP, MLPConfig
+from makemore.models.rnn import LSTM, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.optim import Muon, Optimizers, orthogonalise, rate
 
@@ -185,6 +186,17 @@ def give_gradients(model: LanguageModel, seed: int) -> None:
         parameter.grad = normal(*parameter.shape, seed=1000 * seed + i)
 
 
+def test_stacked_matrices_are_stepped_one_by_one() -> None:
+    gates = [nn.Parameter(normal(6, 4, seed=s)) for s in range(3)]
+    whole = nn.Parameter(torch.cat([g.detach().clone() for g in gates]))
+    for parameter, seed in zip(gates, range(10, 13), strict=True):
+        parameter.grad = normal(6, 4, seed=seed)
+    whole.grad = torch.cat([g.grad for g in gates if g.grad is not None])
+    Muon(gates, 0.1).step()
+    Muon([whole], 0.1, parts=[3]).step()
+    torch.testing.assert_close(whole.detach(), torch.cat([g.detach() for g in gates]))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
     model = make_mlp()
@@ -229,8 +241,9 @@ def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
         Bigram(BigramConfig(), 7, 0),
         Transformer(TransformerConfig(8, 2, 2, 8), 7, 0),
         Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0),
+        LSTM(RecurrentConfig(4, 8, 2), 7, 0),
     ],
-    ids=["mlp", "bigram", "modern", "gpt2"],
+    ids=["mlp", "bigram", "modern", "gpt2", "lstm"],
 )
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) -> None:

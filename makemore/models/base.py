@@ -92,16 +92,17 @@ class LanguageModel(nn.Module, ABC):
         """A scalar to add to the loss (nats per token), or None."""
         return None
 
-    def hidden_matrices(self) -> list[str]:
-        """Names of the matrices between embeddings and output layer, which Muon may train.
+    def hidden_matrices(self) -> dict[str, int]:
+        """Names of the parameters between embeddings and output layer, which Muon may train, and of
+        how many matrices, one above the other, each consists (gates).
 
         By convention the output layer is called ``head``.
         """
-        return [
-            f"{name}.weight"
+        return {
+            f"{name}.weight": 1
             for name, module in self.named_modules()
             if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "head"
-        ]
+        }
 
     def n_parameters(self) -> int:
         """Trained numbers, each counted once."""

@@ -80,6 +80,11 @@ class Recurrent(LanguageModel):
         parts = after if self.n_states > 1 else (after,)
         return self.head(self.dropout(hidden_BTH)), tuple(part.transpose(0, 1) for part in parts)
 
+    def hidden_matrices(self) -> dict[str, int]:
+        """Input and recurrent weights, a matrix a gate."""
+        gates = self.layers.weight_hh_l0.shape[0] // self.config.n_hidden
+        return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
+
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":

@@ -105,7 +105,7 @@ def test_drops_in_training_alone() -> None:
 
 
 def test_muon_may_train_the_hidden_layers() -> None:
-    assert make(n_layer=2).hidden_matrices() == ["hidden.0.weight", "hidden.1.weight"]
+    assert list(make(n_layer=2).hidden_matrices()) == ["hidden.0.weight", "hidden.1.weight"]
 
 
 @pytest.mark.parametrize("settings", [{"block_size": 0}, {"n_layer": 0}, {"dropout": 1.0}])
