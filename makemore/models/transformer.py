@@ -1,8 +1,9 @@
 """The decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), in two styles.
 
 ``modern``: parameter-free RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
-query-key norm (Henry et al. 2020), squared ReLU (So et al. 2021), no biases, untied head, output
-projections that start at zero. ``gpt2``: LayerNorm, learned positions, GELU, biases, tied head.
+query-key norm (Henry et al. 2020), squared ReLU and short convolutions (So et al. 2021; Allen-Zhu
+2025), no biases, untied head, output projections that start at zero. ``gpt2``: LayerNorm, learned
+positions, GELU, biases, tied head.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from makemore.nn.attention import (
     visible_bias,
     write_cache,
 )
+from makemore.nn.convolution import ShortConv
 from makemore.nn.norms import rms_norm
 from makemore.types import State
 
@@ -38,14 +40,19 @@ class TransformerConfig:
     n_embd: int = setting(128, "width")
     dropout: float = setting(0.0, "share of activations dropped in training")
     style: Literal["modern", "gpt2"] = setting("modern", "modern, or GPT-2 as nanoGPT has it")
+    conv: int = setting(4, "tokens that the modern style's short convolutions mix (1: none)")
 
     def __post_init__(self) -> None:
-        if min(self.block_size, self.n_layer, self.n_head, self.n_embd) < 1:
-            raise ValueError("block_size, n_layer, n_head and n_embd must be at least 1")
+        if min(self.block_size, self.n_layer, self.n_head, self.n_embd, self.conv) < 1:
+            raise ValueError("block_size, n_layer, n_head, n_embd and conv must be at least 1")
         if self.n_embd % (2 * self.n_head):
             raise ValueError(f"n_embd must be a multiple of 2 x n_head ({2 * self.n_head})")
         if not 0 <= self.dropout < 1:
             raise ValueError("dropout must be at least 0 and below 1")
+
+    @property
+    def has_conv(self) -> bool:
+        return self.style == "modern" and self.conv > 1
 
 
 class RMSNorm(nn.Module):
@@ -114,7 +121,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then the feed-forward layers."""
+    """Pre-norm residual block: attention, then the feed-forward layers, a short convolution before
+    each."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -122,14 +130,28 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        convs = [ShortConv(config.conv, config.n_embd) for _ in range(2)] if config.has_conv else []
+        self.convs = nn.ModuleList(convs)
 
-    def forward(self, x_BTC: Tensor, place: Place, cache: tuple[Tensor, Tensor] | None) -> Tensor:
-        x_BTC = x_BTC + self.dropout(self.attention(self.norm1(x_BTC), place, cache))
-        return x_BTC + self.dropout(self.feed_forward(self.norm2(x_BTC)))
+    def forward(self, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
+        """Output and the next state: keys, values and the convolutions' tails."""
+        cache = None if state is None else (state[0], state[1])
+        h_BTC, tail1 = self._mix(0, self.norm1(x_BTC), place, state)
+        x_BTC = x_BTC + self.dropout(self.attention(h_BTC, place, cache))
+        h_BTC, tail2 = self._mix(1, self.norm2(x_BTC), place, state)
+        x_BTC = x_BTC + self.dropout(self.feed_forward(h_BTC))
+        return x_BTC, (*(cache or ()), *tail1, *tail2)
+
+    def _mix(self, nth: int, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
+        if not self.convs:
+            return x_BTC, ()
+        tail_BKC = None if state is None else state[2 + nth]
+        mixed, tail = self.convs[nth](x_BTC, place.index_BT, tail_BKC)
+        return mixed, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
 
 
 class Transformer(LanguageModel):
-    """Looks at up to ``block_size`` tokens; its state is every layer's keys and values."""
+    """Looks at up to ``block_size`` tokens; its state is every layer's keys, values and tails."""
 
     Config: ClassVar[type] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
@@ -178,13 +200,15 @@ class Transformer(LanguageModel):
             nn.init.zeros_(block.feed_forward.down.weight)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """Position and the document's start, each (B,) int64, then keys and values of each layer,
-        (B, H, capacity, D)."""
-        heads = self.config.n_head
-        shape = (batch_size, heads, min(capacity, self.config.block_size), self.config.n_embd // heads)
-        zeros = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
-        cache = [torch.zeros(shape, device=self.device) for _ in range(2 * self.config.n_layer)]
-        return (zeros, zeros.clone(), *cache)
+        """Position and the document's start, each (B,) int64; then of each layer keys and values,
+        (B, H, capacity, D), and the last inputs of its convolutions, (B, conv - 1, C)."""
+        config, device = self.config, self.device
+        room = min(capacity, config.block_size)
+        cache = (batch_size, config.n_head, room, config.n_embd // config.n_head)
+        tail = (batch_size, config.conv - 1, config.n_embd)
+        shapes = [cache, cache, *([tail, tail] if config.has_conv else [])] * config.n_layer
+        places = [torch.zeros(batch_size, dtype=torch.int64, device=device) for _ in range(2)]
+        return (*places, *(torch.zeros(shape, device=device) for shape in shapes))
 
     def _place(self, tokens_BT: Tensor, state: State | None) -> Place:
         """Where a call's tokens stand: a boundary begins a document, before which nothing is seen."""
@@ -214,10 +238,14 @@ class Transformer(LanguageModel):
         x = self.embedding(tokens_BT)
         x = rms_norm(x) if self.positions is None else x + self.positions(place.index_BT)
         x = self.dropout(x)
+        after: list[Tensor] = []
+        size = 4 if self.config.has_conv else 2
         for i, block in enumerate(self.blocks):
-            x = block(x, place, None if state is None else (state[2 + 2 * i], state[3 + 2 * i]))
+            part = None if state is None else state[2 + size * i : 2 + size * (i + 1)]
+            x, part = block(x, place, part)
+            after.extend(part)
         logits = self.head(self.norm(x))
-        return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *state[2:])
+        return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *after)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

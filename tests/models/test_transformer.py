@@ -133,21 +133,31 @@ def turn(x_BHTD: Tensor) -> Tensor:
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
+def shifted(x_BTC: Tensor, weight_KC: Tensor) -> Tensor:
+    """The short convolution by PyTorch's own, whose last weight is that of the token itself."""
+    width, channels = weight_KC.shape
+    padded = F.pad(x_BTC.mT, (width - 1, 0))
+    return x_BTC + F.conv1d(padded, weight_KC.flip(0).T[:, None], groups=channels).mT
+
+
 def modern_by_hand(model: Transformer, tokens_BT: Tensor) -> Tensor:
     batch, length = tokens_BT.shape
     heads = model.config.n_head
     x = rms(model.embedding.weight[tokens_BT])
     for block in model.blocks:
-        parts = (rms(x) @ block.attention.qkv.weight.T).chunk(3, dim=-1)
+        h = shifted(rms(x), block.convs[0].weight) if block.convs else rms(x)
+        parts = (h @ block.attention.qkv.weight.T).chunk(3, dim=-1)
         q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(turn(rms(q)), turn(rms(k)), v, is_causal=True)
         x = x + mixed.transpose(1, 2).flatten(2) @ block.attention.out.weight.T
-        x = x + (rms(x) @ block.feed_forward.up.weight.T).relu() ** 2 @ block.feed_forward.down.weight.T
+        h = shifted(rms(x), block.convs[1].weight) if block.convs else rms(x)
+        x = x + (h @ block.feed_forward.up.weight.T).relu() ** 2 @ block.feed_forward.down.weight.T
     return rms(x) @ model.head.weight.T
 
 
-def test_modern_style_follows_its_equations() -> None:
-    model, tokens = make().double(), some_tokens()
+@pytest.mark.parametrize("conv", [1, 2, 4])
+def test_modern_style_follows_its_equations(conv: int) -> None:
+    model, tokens = make(conv=conv).double(), some_tokens()
     expected = modern_by_hand(model, tokens)
     assert expected.std() > 0.5
     torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table
@@ -269,9 +279,11 @@ def test_a_full_state_is_never_overrun_in_silence(style: str, capacity: int, mor
 @STYLES
 @pytest.mark.parametrize("capacity", [5, 100])
 def test_state_has_the_room_asked_for_up_to_a_block(style: str, capacity: int) -> None:
-    position, start, *cache = make(style=style).init_state(2, capacity)
+    position, start, *rest = make(style=style).init_state(2, capacity)
     assert position.tolist() == start.tolist() == [0, 0]
-    assert [part.shape for part in cache] == [(2, 4, min(capacity, 16), 8)] * 6
+    cache, tail = (2, 4, min(capacity, 16), 8), (2, 3, 32)
+    layer = [cache, cache, tail, tail] if style == "modern" else [cache, cache]
+    assert [part.shape for part in rest] == layer * 3
 
 
 @STYLES
