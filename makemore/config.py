@@ -38,6 +38,7 @@ class TrainConfig:
     steps: int | None = setting(None, "optimizer steps to take")
     max_time: float | None = setting(None, "seconds from the first step to the last")
     batch_tokens: int = setting(2048, "tokens a step")
+    accumulate: int = setting(1, "parts that a step's batch is computed in, one after the other")
     block_size: int = setting(128, "longest row of a batch, in tokens")
     loader: Literal["windows", "streams", "documents", "packed"] = setting(
         "windows",
@@ -55,11 +56,15 @@ class TrainConfig:
     beta1: float = setting(0.9, "AdamW's first-moment decay; momentum of SGD")
     beta2: float = setting(0.99, "AdamW's second-moment decay")
     weight_decay: float = setting(0.0, "decoupled weight decay of matrices")
-    schedule: Literal["constant", "linear", "cosine"] = setting("linear", "shape of the decay")
+    schedule: Literal["constant", "linear", "cosine", "step"] = setting("linear", "shape of the decay")
     warmup_steps: int = setting(50, "steps of linear warm-up")
     decay_share: float = setting(0.6, "share of the budget at its end over which the rate falls")
-    final_lr: float = setting(0.01, "rate at the end, as a share of the peak")
+    drop_at: str = setting(
+        "auto", "step schedule: shares of the budget at which the rate falls tenfold, such as 0.5,0.8"
+    )
+    final_lr: float = setting(0.01, "rate at the end, as a share of the peak (linear, cosine)")
     clip: float = setting(1.0, "largest gradient norm (0: no clipping)")
+    ema: float = setting(0.0, "decay of the weights' moving average, kept where it is better (0: none)")
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 a budget)")
     eval_tokens: int = setting(16384, "tokens of val scored at each evaluation in training")
     patience: int = setting(6, "evaluations without progress before stopping (0: never)")
@@ -75,18 +80,37 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and value < least:
                     raise ValueError(f"{name}={value:g} must be {least} or more")
-        if max(self.beta1, self.beta2) >= 1 or self.decay_share > 1:
-            raise ValueError("beta1 and beta2 must be below 1, decay_share at most 1")
+        if max(self.beta1, self.beta2, self.ema) >= 1 or self.decay_share > 1:
+            raise ValueError("beta1, beta2 and ema must be below 1, decay_share at most 1")
+        if self.accumulate > self.batch_tokens:
+            raise ValueError(f"accumulate={self.accumulate} must be at most batch_tokens={self.batch_tokens}")
+        drop_shares(self)
         if self.seed >= 2**63:
             raise ValueError(f"seed={self.seed} must be below 2**63")
 
 
 _LEAST = (
-    ("batch_tokens block_size eval_interval eval_tokens", 1),
-    ("lr matrix_lr beta1 beta2 weight_decay warmup_steps decay_share final_lr clip patience", 0),
+    ("batch_tokens accumulate block_size eval_interval eval_tokens", 1),
+    ("lr matrix_lr beta1 beta2 weight_decay warmup_steps decay_share final_lr clip ema patience", 0),
     ("save_interval seed", 0),
 )
 """Settings of the recipe that have a least value."""
+
+
+def drop_shares(config: TrainConfig) -> tuple[float, ...]:
+    """Shares of the budget at which the ``step`` schedule drops; ``auto`` is where decay begins.
+
+    Raises ValueError where they aren't numbers between 0 and 1.
+    """
+    if config.drop_at == "auto":
+        return (1 - config.decay_share,)
+    try:
+        shares = tuple(float(part) for part in config.drop_at.split(","))
+    except ValueError:
+        shares = (math.nan,)
+    if not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"drop_at={config.drop_at} must be auto or shares such as 0.5,0.8")
+    return shares
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import shutil
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from makemore.config import TrainConfig
 from makemore.errors import UserError
@@ -65,3 +69,42 @@ def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
     if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return False
     return config.max_time is not None and config.max_time >= COMPILE_PAYS_AFTER
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy there, if it isn't there yet, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Only from pinned memory are copies asynchronous.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = r"can't allocate memory|not enough memory|out of memory"
+    return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
+
+
+def keep_compiled() -> None:
+    """Have what is compiled kept in the user's cache folder, unless ``TORCHINDUCTOR_CACHE_DIR`` says
+    otherwise: torch's own choice, a temporary folder, is gone after a restart."""
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = _cache_folder() / "makemore" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return  # no home, or one that can't be written: torch's own choice will do
+    if os.access(folder, os.W_OK):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def _cache_folder() -> Path:
+    """Where programs keep what can be made again."""
+    if platform.system() == "Windows" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"])
+    if platform.system() == "Darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,16 +1,18 @@
-"""Parameter groups, optimizers, and the learning rate over a budget."""
+"""Parameter groups, optimizers, the learning rate over a budget, and the average of weights."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from makemore.config import TrainConfig
+from makemore.config import TrainConfig, drop_shares
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 
@@ -23,6 +25,8 @@ def rate(config: TrainConfig, step: int, progress: float) -> float:
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return warmup
+    if config.schedule == "step":
+        return warmup * 0.1 ** sum(progress >= share for share in drop_shares(config))
     if config.schedule == "cosine":
         fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
@@ -37,14 +41,14 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16()
-    wide = x.shape[1] <= x.shape[2]
-    x = x if wide else x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
-        gram = x @ x.mT
+        gram = x.mT @ x if tall else x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, poly, x, beta=a)
-    return x if wide else x.mT
+        # A tall matrix is multiplied from the right: nothing is ever transposed in memory.
+        x = torch.baddbmm(x, x, poly, beta=a) if tall else torch.baddbmm(x, poly, x, beta=a)
+    return x
 
 
 class Muon(torch.optim.Optimizer):
@@ -69,6 +73,12 @@ class Muon(torch.optim.Optimizer):
         groups = [{"params": group, "parts": count} for (_, count), group in alike.items()]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
+    def _velocity(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter)
+        return state["velocity"]
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -76,17 +86,70 @@ class Muon(torch.optim.Optimizer):
             if not params:
                 continue
             grads = [p.grad for p in params]
-            velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params]
+            velocity = [self._velocity(p) for p in params]
             torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
             rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
             update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns))
-            update = update.reshape(-1, *params[0].shape)
+            update = update.view(-1, *params[0].shape)
             # Root-mean-square size of an update is that of a square matrix, whatever the shape.
             scale = math.sqrt(max(1.0, rows / columns))
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
+
+
+class SGD(torch.optim.SGD):
+    """With momentum, and weight decay that is decoupled (Loshchilov & Hutter 2019) as in the other two."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            if decay := group.get("decay", 0.0):
+                params = [p for p in group["params"] if p.grad is not None]
+                torch._foreach_mul_(params, 1 - group["lr"] * decay)
+        super().step()
+
+
+class Average:
+    """Exponential moving average of a model's weights (Polyak & Juditsky 1992), bias-corrected as in
+    Kingma & Ba 2015. A model's buffers, such as running statistics, are averaged with them.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """``decay``: the share of the old average that a step keeps, in (0, 1)."""
+        self.decay, self.steps = decay, 0
+        self.current = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+        self.average = [torch.zeros_like(t) for t in self.current]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        self.steps += 1
+        # This share, 1 at first, keeps the average a true weighted mean of what has been seen.
+        share = (1 - self.decay) / (1 - self.decay**self.steps)
+        torch._foreach_lerp_(self.average, self.current, share)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights while the block runs."""
+        with torch.no_grad():
+            raw = [t.clone() for t in self.current]
+            torch._foreach_copy_(self.current, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.current, raw)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "average": self.average}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        for average, saved in zip(self.average, state["average"], strict=True):
+            average.copy_(saved)
 
 
 class Optimizers:
@@ -96,6 +159,8 @@ class Optimizers:
         if config.optimizer == "none":
             raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
         self.config = config
+        self.schedule: Callable[[int, float], float] = partial(rate, config)
+        """The share of the peak rates, from step and progress."""
         named = dict(model.named_parameters())
         matrices = model.hidden_matrices() if config.optimizer == "muon" else {}
         self.parts: list[torch.optim.Optimizer] = []
@@ -110,19 +175,20 @@ class Optimizers:
 
     def _plain(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config
+        decay = "decay" if config.optimizer == "sgd" else "weight_decay"
         groups = [
-            {"params": [p for p in params if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in params if p.ndim >= 2], decay: config.weight_decay},
+            {"params": [p for p in params if p.ndim < 2], decay: 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         if config.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.beta1)
+            return SGD(groups, lr=config.lr, momentum=config.beta1)
         fused = params[0].device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
     def step(self, step: int, progress: float) -> None:
         """Update from the gradients that stand, at this step's learning rate; then forget them."""
-        share = rate(self.config, step, progress)
+        share = self.schedule(step, progress)
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * share

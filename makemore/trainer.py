@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from makemore.config import TrainConfig
 from makemore.corpus.loader import Loader
+from makemore.device import is_out_of_memory
 from makemore.errors import UserError
-from makemore.learners import Learner
+from makemore.learners import Learner, Metrics
 from makemore.models.base import CountModel
+from makemore.types import Batch
 
 LOG_SECONDS = 0.5
 EVALUATIONS = 20
@@ -28,6 +31,7 @@ class Record:
     step: int
     loss: float | None
     val: float | None
+    """Of the weights that would be kept: the better of raw and averaged ones."""
     lr: float
     tokens: int
     """Targets trained on so far."""
@@ -38,6 +42,17 @@ class Record:
     save: bool = False
     """The state is worth saving now."""
     note: str = ""
+    val_ema: float | None = None
+    """Of the averaged weights, where an average is kept."""
+
+
+class Evaluation(NamedTuple):
+    """Val in nats per token (None without a val split), whether it is the best so far, val of the
+    averaged weights."""
+
+    val: float | None
+    improved: bool
+    val_ema: float | None = None
 
 
 class Trainer:
@@ -66,11 +81,14 @@ class Trainer:
         self.stopped = False
         """Someone asked to stop; the run can go on from here."""
         self.best: dict[str, Tensor] = {}
+        self.best_weights = "raw"
+        """Or ``ema``: which weights the best are."""
         self._next_evaluation = 1 / EVALUATIONS
         self._eval_seconds = 0.0
         self._saved_at = 0.0
         self._sum: Tensor | None = None
         self._count = 0
+        self._new_tokens: Tensor | int = 0
         self._logged_tokens = 0
         self._logged_at = 0.0
 
@@ -88,7 +106,7 @@ class Trainer:
     def fit(self) -> Iterator[Record]:
         """Train on. Yields a record now and then; what the caller does in between is timed too.
 
-        Raises UserError where the loss stops being a number.
+        Raises UserError where the loss stops being a number, or memory runs out.
         """
         self._begun = time.perf_counter() - self.elapsed
         self._logged_at = self._saved_at = self.elapsed
@@ -101,18 +119,15 @@ class Trainer:
         while self.progress < 1 and not self.stopped_early:
             if self.stop():
                 self.stopped = True
+                self._count_tokens()
                 # Nothing is logged for a step that has been: resuming goes on as if undisturbed.
                 yield Record(
                     self.step, None, None, 0.0, self.tokens, 0.0, self.elapsed, self.progress, save=True
                 )
                 return
-            try:
-                batch = self.loader.next()
-            except StopIteration:
+            metrics = self.advance(self.progress)
+            if metrics is None:
                 return
-            metrics = self.learner.step(batch, self.step, self.progress)
-            self.step += 1
-            self.tokens += metrics.tokens
             if metrics.loss is not None:
                 self._sum = metrics.loss if self._sum is None else self._sum + metrics.loss
                 self._count += 1
@@ -120,7 +135,44 @@ class Trainer:
             if self._due_for_evaluation():
                 yield self._evaluated()
             elif self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1:
-                yield self._record(save=self._due_for_saving())
+                yield self._record(Evaluation(None, False), save=self._due_for_saving())
+
+    def advance(self, progress: float) -> Metrics | None:
+        """One step, told how much of the budget is used; None where data end.
+
+        Raises UserError where memory runs out.
+        """
+        batches = self._batches()
+        if not batches:
+            return None
+        metrics = self._learn(batches, progress)
+        self.step += 1
+        self._new_tokens = self._new_tokens + metrics.tokens
+        return metrics
+
+    def _batches(self) -> list[Batch]:
+        """A step's parts; fewer, or none, where data end."""
+        parts: list[Batch] = []
+        with contextlib.suppress(StopIteration):
+            while len(parts) < self.config.accumulate:
+                parts.append(self.loader.next())
+        return parts
+
+    def _learn(self, batches: list[Batch], progress: float) -> Metrics:
+        try:
+            return self.learner.step(batches, self.step, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        raise UserError(
+            f"out of memory on {self.learner.model.device} at step {self.step}: lower train.batch_tokens "
+            f"({self.config.batch_tokens}), raise train.accumulate ({self.config.accumulate}), or lower "
+            "the model's sizes (--set model.*); the last state saved is kept"
+        )
+
+    def _count_tokens(self) -> None:
+        """Bring the count up to date; this waits for the device, so only now and then."""
+        self.tokens, self._new_tokens = self.tokens + int(self._new_tokens), 0
 
     def _tick(self) -> None:
         self.elapsed = time.perf_counter() - self._begun
@@ -141,40 +193,51 @@ class Trainer:
             return self.step % self.config.eval_interval == 0
         return self.progress >= self._next_evaluation
 
-    def _run_evaluation(self) -> tuple[float | None, bool]:
+    def _run_evaluation(self) -> Evaluation:
         """Val now, and whether it is the best; keeps the best weights."""
-        val = None
-        if self.evaluate is not None:
-            begun = time.perf_counter()
-            val = self.evaluate()
-            if math.isnan(val):
-                raise self._diverged("val", val)
+        begun = time.perf_counter()
+        outcome = self._judge("raw")
+        average = self.learner.average
+        if average is not None and outcome.val is not None:
+            with average.applied():
+                ema = self._judge("ema")
+            assert ema.val is not None
+            outcome = Evaluation(min(outcome.val, ema.val), outcome.improved or ema.improved, ema.val)
+        if outcome.val is not None:
             self._eval_seconds = time.perf_counter() - begun
             # A slow evaluation comes less often: it may take a tenth of the time.
             pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
             self._next_evaluation = self.progress + max(1 / EVALUATIONS, pause)
+        self.worse = 0 if outcome.improved else self.worse + 1
+        return outcome
+
+    def _judge(self, weights: str) -> Evaluation:
+        """Val of the weights that the model has now; keeps them if they are the best."""
+        val = None if self.evaluate is None else self.evaluate()
+        if val is not None and math.isnan(val):
+            raise self._diverged("val", val)
         improved = val is None or val < self.best_val or not self.best
         if improved:
-            self.best_val, self.best_step, self.worse = val if val is not None else math.inf, self.step, 0
+            self.best_val, self.best_step = val if val is not None else math.inf, self.step
+            self.best_weights = weights
             self.best = {k: v.detach().clone() for k, v in self.learner.model.state_dict().items()}
-        else:
-            self.worse += 1
-        return val, improved
+        return Evaluation(val, improved)
 
     def _evaluated(self) -> Record:
-        val, improved = self._run_evaluation()
+        outcome = self._run_evaluation()
         self._tick()
         if self.config.patience and self.worse >= self.config.patience:
             self.stopped_early = True
-        return self._record(val, improved, save=self._due_for_saving())
+        return self._record(outcome, save=self._due_for_saving())
 
     def _end(self) -> Record:
-        val, improved = self._run_evaluation()
+        outcome = self._run_evaluation()
         self._tick()
         self.finished = True
-        return self._record(val, improved, save=True)
+        return self._record(outcome, save=True)
 
-    def _record(self, val: float | None = None, improved: bool = False, save: bool = False) -> Record:
+    def _record(self, outcome: Evaluation, save: bool) -> Record:
+        self._count_tokens()
         loss = None
         if self._sum is not None:
             loss = float(self._sum) / self._count
@@ -190,7 +253,18 @@ class Trainer:
         parts = getattr(getattr(self.learner, "optimizers", None), "parts", [])
         lr = parts[-1].param_groups[0]["lr"] if parts else 0.0
         return Record(
-            self.step, loss, val, lr, self.tokens, speed, self.elapsed, self.progress, improved, save, note
+            self.step,
+            loss,
+            outcome.val,
+            lr,
+            self.tokens,
+            speed,
+            self.elapsed,
+            self.progress,
+            outcome.improved,
+            save,
+            note,
+            outcome.val_ema,
         )
 
     _SCALARS = (
@@ -199,6 +273,7 @@ class Trainer:
         "elapsed",
         "best_val",
         "best_step",
+        "best_weights",
         "worse",
         "finished",
         "stopped_early",
@@ -221,7 +296,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self._SCALARS:
-            setattr(self, name, state["trainer"][name])
+            # A state of an earlier version lacks what has come since.
+            setattr(self, name, state["trainer"].get(name, getattr(self, name)))
         self._sum, self.best = state["sum"], state["best"]
         self._logged_tokens = self.tokens
         self.learner.load_state_dict(state["learner"])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +19,7 @@ from torch.nn import functional as F
 
 from makemore.config import TrainConfig
 from makemore.corpus.loader import Loader
+from makemore.device import keep_compiled
 from makemore.errors import UserError
 from makemore.learners import AutogradLearner, CountLearner, Learner, ManualLearner, Metrics, make_learner
 from makemore.models.base import LanguageModel
@@ -58,7 +65,7 @@ def test_loss_is_summed_over_valid_targets_and_divided_once() -> None:
     targets = targets.clone()
     targets[0, 3:] = IGNORE_INDEX
     targets[2] = IGNORE_INDEX
-    metrics = autograd(model).step(Batch(inputs, targets), 0, 0.0)
+    metrics = autograd(model).step([Batch(inputs, targets)], 0, 0.0)
     logprobs = model(inputs)[0].detach().double().log_softmax(-1)
     nats = [
         -logprobs[b, t, targets[b, t]].item()
@@ -77,7 +84,7 @@ def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
         model, (inputs, targets, _) = make_mlp(), batch()
         inputs, targets = inputs.clone(), targets.clone()
         inputs[:, 20:], targets[:, 20:] = filler, IGNORE_INDEX
-        autograd(model, optimizer="sgd", lr=0.1).step(Batch(inputs, targets), 0, 0.0)
+        autograd(model, optimizer="sgd", lr=0.1).step([Batch(inputs, targets)], 0, 0.0)
         updates.append([p.detach().clone() for p in model.parameters()])
     torch.testing.assert_close(updates[0], updates[1])
     assert not torch.equal(updates[0][0], next(make_mlp().parameters()))
@@ -85,7 +92,7 @@ def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
 
 def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
     model, (inputs, targets, _) = make_mlp(), batch()
-    metrics = autograd(model, lr=0.1).step(Batch(inputs, torch.full_like(targets, IGNORE_INDEX)), 0, 0.0)
+    metrics = autograd(model, lr=0.1).step([Batch(inputs, torch.full_like(targets, IGNORE_INDEX))], 0, 0.0)
     assert (metrics.loss.item(), metrics.tokens, metrics.grad_norm.item()) == (0.0, 0, 0.0)
     for found, wanted in zip(model.parameters(), make_mlp().parameters(), strict=True):
         assert torch.equal(found, wanted)
@@ -95,7 +102,7 @@ def test_the_norm_reported_is_that_of_the_gradient() -> None:
     model, twin, (inputs, targets, _) = make_mlp(), make_mlp(), batch()
     F.cross_entropy(twin(inputs)[0].flatten(0, 1), targets.flatten()).backward()
     expected = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
-    norm = autograd(model, clip=0.01).step(Batch(inputs, targets), 0, 0.0).grad_norm
+    norm = autograd(model, clip=0.01).step([Batch(inputs, targets)], 0, 0.0).grad_norm
     torch.testing.assert_close(norm, expected)
 
 
@@ -104,12 +111,93 @@ def test_a_penalty_moves_the_weights_and_not_the_loss_reported() -> None:
     for penalty in (0.0, 50.0):
         torch.manual_seed(0)
         model = loud(Bigram(BigramConfig(penalty), V, 0))
-        loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step(batch(), 0, 0.0).loss
+        loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step([batch()], 0, 0.0).loss
         moved.append((loss, model.W.detach()))
     assert torch.equal(moved[0][0], moved[1][0])
     torch.manual_seed(0)
     before = loud(Bigram(BigramConfig(), V, 0)).W.detach()
     torch.testing.assert_close(moved[1][1], moved[0][1] - 0.1 * 2 * 50.0 / V**2 * before)
+
+
+# --- a step in parts -----------------------------------------------------------------------------
+
+
+def uneven() -> Batch:
+    """Rows of different lengths, so that parts hold different numbers of targets."""
+    inputs, targets, _ = batch(rows=6)
+    targets = targets.clone()
+    for row, length in enumerate((3, 32, 20, 1, 32, 7)):
+        targets[row, length:] = IGNORE_INDEX
+    return Batch(inputs, targets)
+
+
+def parts_of(whole: Batch, rows: tuple[int, ...]) -> list[Batch]:
+    return [Batch(i, t) for i, t in zip(whole[0].split(rows), whole[1].split(rows), strict=True)]
+
+
+def make_penalised() -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(Bigram(BigramConfig(3.0), V, 0))
+
+
+@pytest.mark.parametrize("make", [make_mlp, make_penalised], ids=["mlp", "penalty"])
+@pytest.mark.parametrize("rows", [(3, 3), (1, 2, 3), (1, 1, 1, 1, 1, 1)])
+def test_a_batch_in_parts_is_the_whole_batch(
+    make: Callable[[], LanguageModel], rows: tuple[int, ...]
+) -> None:
+    whole, parted = make().double(), make().double()
+    settings = {"optimizer": "sgd", "lr": 0.3, "clip": 0.5}
+    one = autograd(whole, **settings)
+    many = autograd(parted, **settings)
+    for step in range(3):
+        a = one.step([uneven()], step, 0.0)
+        b = many.step(parts_of(uneven(), rows), step, 0.0)
+        assert int(a.tokens) == int(b.tokens) == 3 + 32 + 20 + 1 + 32 + 7
+        # Losses are summed in float32, whatever the weights.
+        torch.testing.assert_close(b.loss, a.loss, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(b.grad_norm, a.grad_norm, atol=1e-5, rtol=1e-5)
+    for found, wanted in zip(parted.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+    assert not torch.equal(next(whole.parameters()), next(make().double().parameters()))
+
+
+def test_hand_written_gradients_add_up_over_parts() -> None:
+    model, whole = make_manual(), uneven()
+    learner = ManualLearner(model, TrainConfig(), torch.float32)
+    sums: dict[str, Tensor] = {}
+    for part in parts_of(whole, (2, 4)):
+        _, grads = copy.deepcopy(model).loss_and_grads(*part[:2])
+        n = (part.targets_BT != IGNORE_INDEX).sum()
+        sums = {name: sums.get(name, 0) + grad * n for name, grad in grads.items()}
+    count = torch.tensor(3 + 32 + 20 + 1 + 32 + 7)
+    for i, part in enumerate(parts_of(whole, (2, 4))):
+        learner.backward(*part[:2], count, i == 0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, sums[name] / count)
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_parts_of_a_stream_carry_their_state(kind: type[LanguageModel]) -> None:
+    whole = autograd(make_recurrent(kind), loader="streams").step([batch()], 0, 0.0)
+    parted = autograd(make_recurrent(kind), loader="streams").step(halves(continues=True), 0, 0.0)
+    assert parted.loss.item() == pytest.approx(whole.loss.item(), abs=1e-5)
+
+
+def test_an_average_follows_the_steps_and_is_saved() -> None:
+    learner = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
+    learner.step([batch()], 0, 0.0)
+    first = learner.model.state_dict()["head.weight"].clone()
+    learner.step(parts_of(batch(), (2, 2)), 1, 0.0)
+    second = learner.model.state_dict()["head.weight"].clone()
+    with learner.average.applied():
+        found = learner.model.state_dict()["head.weight"].clone()
+    torch.testing.assert_close(found, (first + 2 * second) / 3)
+    other = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, other):
+        each.step([batch()], 2, 0.0)
+    pairs = zip(learner.average.average, other.average.average, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 # --- carried state -------------------------------------------------------------------------------
@@ -126,7 +214,7 @@ def halves(continues: bool) -> list[Batch]:
 
 
 def losses(learner: Learner, batches: list[Batch]) -> list[float]:
-    return [learner.step(b, i, 0.0).loss.item() for i, b in enumerate(batches)]
+    return [learner.step([b], i, 0.0).loss.item() for i, b in enumerate(batches)]
 
 
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
@@ -148,7 +236,7 @@ def test_state_is_carried_only_where_a_stream_continues(loader: str, continues: 
 def test_carried_state_is_saved_and_holds_no_graph() -> None:
     first, second = halves(continues=True)
     learner = autograd(make_recurrent(LSTM), loader="streams")
-    learner.step(first, 0, 0.0)
+    learner.step([first], 0, 0.0)
     state = learner.state_dict()
     assert not any(part.requires_grad for part in state["carried"])
     resumed = autograd(make_recurrent(LSTM), loader="streams")
@@ -171,6 +259,71 @@ def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch)
     learner = autograd(make_mlp(), compiled=True, lr=0.01)
     assert losses(learner, [batch()] * 3) == steady
     assert learner.note == "not compiled (RuntimeError: no C++ compiler); going on without"
+    assert (learner.compiled, learner.not_compiled) == (False, "RuntimeError: no C++ compiler")
+
+
+def test_a_compiler_that_fails_at_the_second_part_begins_the_step_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(function: Any, **options: Any) -> Any:
+        calls = iter([False, True])
+
+        def call(*arguments: Any) -> Any:
+            if next(calls):
+                raise RuntimeError("a shape too many")
+            return function(*arguments)
+
+        return call
+
+    steady = autograd(make_mlp(), lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
+    monkeypatch.setattr(torch, "compile", late)
+    metrics = autograd(make_mlp(), compiled=True, lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
+    assert torch.equal(metrics.grad_norm, steady.grad_norm)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_no_memory_is_no_failing_compiler(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(function: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            raise error
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", full)
+    learner = autograd(make_mlp(), compiled=True)
+    with pytest.raises(type(error)):
+        learner.step([batch()], 0, 0.0)
+    assert not learner.note
+
+
+@pytest.mark.skipif(platform.system() == "Windows", reason="CXX names no compiler there")
+def test_a_broken_compiler_costs_one_line(tmp_path: Path) -> None:
+    code = """
+import torch
+from tests.test_learners import autograd, batch, losses, make_mlp
+learner = autograd(make_mlp(), compiled=True, lr=0.01)
+print(losses(learner, [batch()] * 2) == losses(autograd(make_mlp(), lr=0.01), [batch()] * 2))
+print(learner.note)
+"""
+    broken = {
+        **os.environ,
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=broken,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    same, note = result.stdout.splitlines()
+    assert same == "True"
+    assert note.startswith("not compiled (")
+    assert note.endswith("going on without")
 
 
 def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +367,8 @@ def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(model, "loss_and_grads", watched)
     learner = ManualLearner(model, TrainConfig(), torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
-        metrics = learner.step(batch(), 0, 0.0)
-        loss = learner.backward(*batch()[:2])
+        metrics = learner.step([batch()], 0, 0.0)
+        loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True)
     assert recording == [False, False]
     assert not metrics.loss.requires_grad
     assert not loss.requires_grad
@@ -242,7 +395,7 @@ def test_counting_observes_once_and_is_finished_with_held_out_batches() -> None:
 
     model = Count(CountConfig(max_order=3), V, 0)
     learner = make_learner(model, TrainConfig(), torch.float32, False, held_out)
-    assert learner.step(batch(), 0, 0.0) == Metrics(None, None, 4 * 32)
+    assert learner.step([batch()], 0, 0.0) == Metrics(None, None, 4 * 32)
     assert not asked
     learner.finish()
     assert asked == [True]
@@ -272,8 +425,8 @@ class Same(Loader):
 class Diverging(Learner):
     """Goes bad at its third step."""
 
-    def step(self, batch: Batch, step: int, progress: float) -> Metrics:
-        return Metrics(torch.tensor(math.nan if step == 2 else 1.0), None, 10)
+    def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
+        return Metrics(torch.tensor(math.nan if step == 2 else 1.0), None, torch.tensor(10))
 
 
 @pytest.mark.parametrize(("eval_interval", "found"), [(1, 3), (None, 5)])
@@ -290,3 +443,35 @@ def test_weights_that_blow_up_are_noticed() -> None:
     trainer = Trainer(learner, Same(), TrainConfig(steps=6), None)
     with pytest.raises(UserError, match="training diverged"):
         list(trainer.fit())
+
+
+# --- where what is compiled is kept --------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    return tmp_path
+
+
+def test_what_is_compiled_is_kept_between_runs(home: Path) -> None:
+    keep_compiled()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == home / "cache" / "makemore" / "compiled"
+    assert folder.is_dir()
+
+
+def test_the_users_own_choice_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert list(home.iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_is_no_error(home: Path) -> None:
+    (home / "cache").write_text("a file in the way", encoding="utf-8")
+    keep_compiled()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ

@@ -17,7 +17,8 @@ from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.mlp import MLP, MLPConfig
 from makemore.models.rnn import LSTM, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.optim import Muon, Optimizers, orthogonalise, rate
+from makemore.models.wavenet import WaveNet, WaveNetConfig
+from makemore.optim import Average, Muon, Optimizers, orthogonalise, rate
 
 SHAPES = [(8, 8), (16, 6), (8, 8), (6, 16), (16, 6), (8, 8)]
 STEADY = {"schedule": "constant", "warmup_steps": 0, "clip": 0.0}
@@ -48,10 +49,28 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
         ({"schedule": "linear", "final_lr": 0.2, "decay_share": 1.0, "warmup_steps": 0}, 9, 0.25, 0.8),
         ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.0, "warmup_steps": 0}, 9, 0.99, 1.0),
         ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 20}, 9, 0.75, 0.3),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.49, 1.0),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 20}, 9, 1.0, 0.05),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.2, 1.0),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.9, 0.01),
     ],
 )
 def test_rate(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
     assert rate(TrainConfig(**settings), step, progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("drop_at", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
+def test_drops_that_are_no_shares_are_refused(drop_at: str) -> None:
+    with pytest.raises(ValueError, match="drop_at"):
+        TrainConfig(drop_at=drop_at)
+
+
+@pytest.mark.parametrize("settings", [{"ema": 1.0}, {"ema": -0.1}, {"accumulate": 0}, {"accumulate": 4096}])
+def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TrainConfig(**settings)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -197,7 +216,7 @@ def test_stacked_matrices_are_stepped_one_by_one() -> None:
     torch.testing.assert_close(whole.detach(), torch.cat([g.detach() for g in gates]))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
     model = make_mlp()
     with torch.no_grad():
@@ -310,3 +329,57 @@ def test_goes_on_from_a_saved_state_as_if_undisturbed(optimizer: str) -> None:
     steps(other, resumed, 3)
     for found, wanted in zip(other.parameters(), model.parameters(), strict=True):
         assert torch.equal(found, wanted)
+
+
+# --- the average of weights ----------------------------------------------------------------------
+
+
+def wander(model: LanguageModel, step: int) -> None:
+    """Other weights, and other buffers, at every step."""
+    with torch.no_grad():
+        for i, tensor in enumerate([*model.parameters(), *model.buffers()]):
+            tensor.copy_(normal(*tensor.shape, seed=100 * step + i))
+
+
+def make_wavenet() -> WaveNet:
+    torch.manual_seed(0)
+    return WaveNet(WaveNetConfig(block_size=4, n_embd=3, n_hidden=5), 7, 0)
+
+
+def test_the_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
+    model = make_wavenet()
+    average, seen = Average(model, 0.9), []
+    for step in range(6):
+        wander(model, step)
+        average.update()
+        seen.append({k: v.double() for k, v in model.state_dict().items()})
+    weights = [0.9 ** (5 - step) for step in range(6)]
+    raw = {k: v.clone() for k, v in model.state_dict().items()}
+    with average.applied():
+        for name, found in model.state_dict().items():
+            wanted = sum(w * state[name] for w, state in zip(weights, seen, strict=True)) / sum(weights)
+            torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(v, raw[k]) for k, v in model.state_dict().items())
+    assert any("running_mean" in name for name in raw)  # batch statistics were among them
+
+
+def test_the_first_average_is_the_weights() -> None:
+    model = make_mlp()
+    average = Average(model, 0.999)
+    average.update()
+    assert all(torch.equal(a, b) for a, b in zip(average.average, average.current, strict=True))
+
+
+def test_an_error_leaves_the_raw_weights() -> None:
+    model = make_mlp()
+    average = Average(model, 0.5)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(KeyError), average.applied():
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_tied_weights_are_averaged_once() -> None:
+    model = Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0)
+    average = Average(model, 0.5)
+    assert len({t.data_ptr() for t in average.current}) == len(average.current)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -12,8 +13,10 @@ from makemore.config import TrainConfig
 from makemore.errors import UserError
 from makemore.learners import Learner, Metrics
 from makemore.models.bigram import Bigram, BigramConfig
+from makemore.optim import Average
 from makemore.trainer import Trainer
 from makemore.types import Batch
+from makemore.workflows.training import Interrupted, TrainRequest, train
 
 
 class Scripted(Learner):
@@ -23,11 +26,11 @@ class Scripted(Learner):
         super().__init__(Bigram(BigramConfig(), 3, 0))
         self.losses = losses
 
-    def step(self, batch, step, progress):
+    def step(self, batches, step, progress):
         with torch.no_grad():
             self.model.W.fill_(step + 1)
         loss = self.losses[step] if self.losses else 1.0
-        return Metrics(torch.tensor(loss), None, 7)
+        return Metrics(torch.tensor(loss), None, torch.tensor(7 * len(batches)))
 
 
 class Endless:
@@ -127,3 +130,134 @@ def test_state_round_trip():
     assert nn.functional.mse_loss(other.best["W"], trainer.best["W"]) == 0
     list(other.fit())
     assert other.step == 20
+
+
+def test_a_step_takes_its_parts_and_data_may_end_within():
+    trainer, records = fit(TrainConfig(max_time=3600.0, accumulate=3), loader=Endless(8))
+    assert trainer.step == 3
+    assert records[-1].tokens == 8 * 7
+
+
+class Failing(Scripted):
+    """Runs out of memory at its third step."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def step(self, batches, step, progress):
+        if step == 2:
+            raise self.error
+        return super().step(batches, step, progress)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_names_what_to_lower(error):
+    trainer = Trainer(Failing(error), Endless(), TrainConfig(steps=9, batch_tokens=512), None)
+    with pytest.raises(UserError, match=r"on cpu at step 2: lower train.batch_tokens \(512\)"):
+        list(trainer.fit())
+
+
+def test_other_errors_are_not_mistaken_for_memory():
+    trainer = Trainer(Failing(RuntimeError("shapes differ")), Endless(), TrainConfig(steps=9), None)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(trainer.fit())
+
+
+class Averaged(Scripted):
+    """Weights 1, 2, 3 … and their average."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = Average(self.model, 0.5)
+
+    def step(self, batches, step, progress):
+        metrics = super().step(batches, step, progress)
+        self.average.update()
+        return metrics
+
+
+@pytest.mark.parametrize(
+    ("target", "weights", "kept"), [(3.0, "raw", 3.0), (17 / 7, "ema", 17 / 7)], ids=["raw", "ema"]
+)
+def test_the_better_of_raw_and_averaged_weights_is_kept(target, weights, kept):
+    learner = Averaged()
+
+    def evaluate():
+        return abs(learner.model.W[0, 0].item() - target) + 1
+
+    trainer = Trainer(learner, Endless(), TrainConfig(steps=3), evaluate)
+    last = list(trainer.fit())[-1]
+    assert trainer.best_weights == weights
+    assert trainer.best["W"][0, 0].item() == pytest.approx(kept)
+    assert last.val == pytest.approx(1.0)
+    assert last.val_ema == pytest.approx(abs(17 / 7 - target) + 1)
+    assert learner.model.W[0, 0] == 3  # training goes on with the raw ones
+
+
+def test_a_state_from_before_a_setting_existed_resumes():
+    trainer, _ = fit(TrainConfig(steps=4), vals=[2.0] * 9)
+    state = trainer.state_dict()
+    del state["trainer"]["best_weights"]
+    other = Trainer(Scripted(), Endless(), TrainConfig(steps=4), None)
+    other.load_state_dict(state)
+    assert (other.best_weights, other.step) == ("raw", 4)
+
+
+# --- through the whole program -------------------------------------------------------------------
+
+
+@pytest.fixture
+def prose(tmp_path):
+    path = tmp_path / "prose.txt"
+    path.write_text("the cat sat on the mat. the dog ate the hat. " * 120, encoding="utf-8")
+    return path
+
+
+def request_for(path, model, out, **train):
+    settings = {"steps": 12, "eval_interval": 5, "compile": "no", "dtype": "float32", **train}
+    small = ("model.n_layer=1", "model.n_embd=32") if model == "transformer" else ()
+    return TrainRequest(str(path), model, out=out, train=settings, settings=small)
+
+
+@pytest.mark.parametrize("model", ["transformer", "lstm", "wavenet"])
+def test_resuming_with_parts_and_an_average_is_exact(model, prose, tmp_path):
+    settings = {"accumulate": 2, "ema": 0.9, "batch_tokens": 512}
+    whole = train(request_for(prose, model, tmp_path / "whole", **settings))
+    asked = iter([False] * 7 + [True] * 1000)
+    with pytest.raises(Interrupted):
+        train(request_for(prose, model, tmp_path / "cut", **settings), stop=lambda: next(asked))
+    again = train(TrainRequest(str(prose), model, out=tmp_path / "cut", resume=True))
+    assert again.score.nats == whole.score.nats
+    assert (again.steps, again.tokens) == (whole.steps, whole.tokens)
+    assert again.used == whole.used
+
+
+def test_parts_do_not_change_what_is_learned(prose, tmp_path):
+    scores = [
+        train(request_for(prose, "transformer", tmp_path / str(n), accumulate=n, batch_tokens=1024)).score.nll
+        for n in (1, 4)
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+
+
+def test_a_result_says_what_was_used(prose, tmp_path):
+    result = train(request_for(prose, "mlp", tmp_path / "run", ema=0.5))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["used"] == result.used
+    assert result.used["weights"] in ("raw", "ema")
+    del result.used["weights"]
+    assert result.used == {
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": "float32",
+        "compiled": False,
+        "optimizer": "adamw",
+    }

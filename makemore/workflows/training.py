@@ -20,7 +20,7 @@ from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, Shuffled
 from makemore.corpus.source import read_text
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.datasets import find_input
-from makemore.device import pick_compile, pick_device, pick_precision
+from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.learners import make_learner
 from makemore.models import MODELS
@@ -120,6 +120,8 @@ class TrainResult:
     seconds: float
     stopped_early: bool
     samples: list[str]
+    used: dict[str, Any]
+    """What it was really trained with: device, threads, precision, compiled, optimizer, weights."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -132,6 +134,7 @@ class TrainResult:
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
             "stopped_early": self.stopped_early,
+            "used": self.used,
             self.score.split: self.score.as_dict(),
             "samples": self.samples,
         }
@@ -295,6 +298,7 @@ def _config_file(plan: Plan) -> dict[str, Any]:
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
         "device": str(plan.device),
+        "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "versions": versions(),
     }
@@ -308,17 +312,16 @@ def _last_lines(text: str) -> str:
 
 
 def make_loader(plan: Plan) -> Loader:
-    """Batches of the training split, as the recipe has them."""
+    """Batches of the training split, as the recipe has them: each a part of a step."""
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
+    tokens = train.batch_tokens // train.accumulate
     if isinstance(plan.model, CountModel):
-        return OrderedLoader(split, boundary, train.batch_tokens)
+        return OrderedLoader(split, boundary, tokens)
     if train.loader == "streams":
-        return StreamLoader(
-            split, boundary, train.batch_tokens, train.block_size, train.seed, train.truncation
-        )
+        return StreamLoader(split, boundary, tokens, train.block_size, train.seed, train.truncation)
     if train.loader == "packed":
-        return PackedLoader(split, boundary, train.batch_tokens, train.block_size, train.seed)
-    return ShuffledLoader(split, boundary, train.batch_tokens, train.block_size, plan.model.lead, train.seed)
+        return PackedLoader(split, boundary, tokens, train.block_size, train.seed)
+    return ShuffledLoader(split, boundary, tokens, train.block_size, plan.model.lead, train.seed)
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
@@ -330,6 +333,8 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     def held_out() -> OrderedLoader:
         return OrderedLoader(val, plan.model.boundary_id, HELD_OUT_TOKENS)
 
+    if plan.compiled:
+        keep_compiled()
     learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, held_out)
 
     def evaluate() -> float:
@@ -412,10 +417,26 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
         trainer.elapsed,
         trainer.stopped_early,
         samples,
+        _used(plan, trainer),
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())
     return result
+
+
+def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+    """What the settings came to: ``auto`` resolved, compiling as it turned out."""
+    used: dict[str, Any] = {
+        "device": str(plan.device),
+        "threads": torch.get_num_threads(),
+        "precision": str(trainer.learner.precision).removeprefix("torch."),
+        "compiled": trainer.learner.compiled,
+        "optimizer": plan.train.optimizer,
+        "weights": trainer.best_weights,
+    }
+    if trainer.learner.not_compiled:
+        used["not_compiled"] = trainer.learner.not_compiled
+    return used
 
 
 def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
