@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,22 +16,34 @@ class Tokenizer(ABC):
 
     name: ClassVar[str]
     boundary_id: ClassVar[int] = 0
+    whole_text: ClassVar[bool] = False
+    """True: fitted on all splits, so that held-out characters can be spelled; False: on train alone."""
     vocab_size: int
+    note: str = ""
+    """One line worth telling the user, once fitted."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest unsigned integer type that holds every id."""
+        return np.min_scalar_type(self.vocab_size - 1)
 
     @classmethod
     @abstractmethod
-    def fit(cls, text: str, option: str) -> Self:
-        """Make a tokenizer for a text; ``option`` is what follows the colon of its spelling."""
+    def fit(cls, pieces: Iterable[str], option: str) -> Self:
+        """Make a tokenizer for a text, whose pieces are iterated over once.
+
+        ``option`` is what follows the colon of its spelling. Raises UserError where it has no meaning.
+        """
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Ids of a text, (N,) int64. Raises UserError where a character can't be spelled."""
+        """Ids of a text, (N,) of ``dtype``. Raises UserError where a character can't be spelled."""
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
-        """Ids of lines one after the other, each ended by the boundary, (N,) int64."""
-        end = np.array([self.boundary_id])
+        """Ids of lines one after the other, each ended by the boundary, (N,) of ``dtype``."""
+        end = np.array([self.boundary_id], self.dtype)
         pieces = [piece for line in lines for piece in (self.encode(line), end)]
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+        return np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
 
     @abstractmethod
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,16 +17,16 @@ class ByteTokenizer(Tokenizer):
     vocab_size = 257
 
     @classmethod
-    def fit(cls, text: str, option: str = "") -> Self:
+    def fit(cls, pieces: Iterable[str], option: str = "") -> Self:
         return cls()
 
     def encode(self, text: str) -> np.ndarray:
         data = text.encode("utf-8", errors="surrogatepass")
-        return np.frombuffer(data, dtype=np.uint8).astype(np.int64) + 1
+        return np.frombuffer(data, dtype=np.uint8) + np.uint16(1)
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
         # In one piece: the boundary is the newline that joins the lines.
-        ids = self.encode("".join(line + "\n" for line in lines))
+        ids = self.encode("".join([line + "\n" for line in lines]))
         ids[ids == ord("\n") + 1] = self.boundary_id
         return ids
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from makemore.tokenizers.base import Tokenizer
+
+CODE_POINTS = 0x110000
 
 
 def code_points(text: str) -> np.ndarray:
@@ -16,9 +18,14 @@ def code_points(text: str) -> np.ndarray:
 
 
 class CharTokenizer(Tokenizer):
-    """Ids 1… are the characters of the alphabet, sorted by code point; 0 is the boundary."""
+    """Ids 1… are the characters of the alphabet, sorted by code point; 0 is the boundary.
+
+    Encoding looks each character up in a table: of bytes where the text is ASCII and ids are bytes
+    too, of all code points otherwise.
+    """
 
     name = "char"
+    whole_text: ClassVar[bool] = True
 
     def __init__(self, alphabet: str) -> None:
         points = code_points(alphabet)
@@ -26,19 +33,24 @@ class CharTokenizer(Tokenizer):
             raise ValueError("an alphabet is a sorted, non-empty set of characters")
         self.alphabet = alphabet
         self.vocab_size = len(points) + 1
-        # A lookup table over code points: encoding is one gather, however long the text.
-        self._table = np.zeros(int(points[-1]) + 2, dtype=np.int64)
-        self._table[points] = np.arange(1, self.vocab_size)
-        self._pieces = [b"\n", *(c.encode("utf-8", errors="surrogatepass") for c in alphabet)]
+        self._id_of = np.zeros(CODE_POINTS, self.dtype)
+        self._id_of[points] = np.arange(1, self.vocab_size)
+        self._byte_table = self._id_of[:256].tobytes() if self.dtype == np.uint8 else None
+        self._point_of = np.insert(points, 0, ord("\n"))
 
     @classmethod
-    def fit(cls, text: str, option: str = "") -> Self:
-        points = np.unique(code_points(text))
-        return cls(points.astype("<u4").tobytes().decode("utf-32-le", errors="surrogatepass"))
+    def fit(cls, pieces: Iterable[str], option: str = "") -> Self:
+        seen = np.zeros(CODE_POINTS, bool)
+        for piece in pieces:
+            seen[code_points(piece)] = True
+        points = np.flatnonzero(seen).astype("<u4")
+        return cls(points.tobytes().decode("utf-32-le", errors="surrogatepass"))
 
     def _ids(self, text: str) -> np.ndarray:
-        points = np.minimum(code_points(text), np.uint32(len(self._table) - 1))
-        return self._table[points]
+        """The boundary stands for what can't be spelled."""
+        if self._byte_table is not None and text.isascii():
+            return np.frombuffer(bytearray(text.encode("ascii").translate(self._byte_table)), np.uint8)
+        return self._id_of[code_points(text)]
 
     def encode(self, text: str) -> np.ndarray:
         ids = self._ids(text)
@@ -48,23 +60,25 @@ class CharTokenizer(Tokenizer):
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
         # In one piece: the boundary is the newline that joins the lines.
-        text = "".join(line + "\n" for line in lines)
-        points, ids = code_points(text), self._ids(text)
-        newline = points == ord("\n")
-        if not ids[~newline].all():
+        ids = self._ids("".join([line + "\n" for line in lines]))
+        newline = self._id_of[ord("\n")]
+        if newline != self.boundary_id:
+            ids[ids == newline] = self.boundary_id
+        if len(ids) - np.count_nonzero(ids) != len(lines):
             self.require_spellable("".join(lines))
-        ids[newline] = self.boundary_id
         return ids
 
     def unspellable(self, text: str) -> set[str]:
-        missing = np.unique(code_points(text)[self._ids(text) == 0])
-        return {chr(int(point)) for point in missing}
+        ids = self._ids(text)
+        return set() if ids.all() else set(map(chr, np.unique(code_points(text)[ids == 0]).tolist()))
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return b"".join([self._pieces[i] for i in np.asarray(ids, dtype=np.int64).tolist()])
+        points = self._point_of[np.asarray(ids, dtype=np.int64)]
+        return points.tobytes().decode("utf-32-le", errors="surrogatepass").encode(errors="surrogatepass")
 
     def token_bytes(self) -> np.ndarray:
-        return np.array([len(piece) for piece in self._pieces], dtype=np.int64)
+        sizes = [len(character.encode(errors="surrogatepass")) for character in self.alphabet]
+        return np.array([1, *sizes], dtype=np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "alphabet": self.alphabet}
