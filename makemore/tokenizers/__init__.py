@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from makemore.registry import Registry
@@ -14,14 +15,18 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
     {
         "char": "makemore.tokenizers.char:CharTokenizer",
         "byte": "makemore.tokenizers.byte:ByteTokenizer",
+        "tiktoken": "makemore.tokenizers.published:PublishedTokenizer",
+        "bpe": "makemore.tokenizers.bpe:BPETokenizer",
+        "spm": "makemore.tokenizers.spm:SentencePieceBPE",
+        "spm-unigram": "makemore.tokenizers.spm:SentencePieceUnigram",
     },
 )
 
 
-def fit_tokenizer(spec: str, text: str) -> Tokenizer:
+def fit_tokenizer(spec: str, pieces: Iterable[str]) -> Tokenizer:
     """Make the tokenizer that ``spec`` names for a text. Raises UserError if unknown or unfit."""
     name, _, option = spec.partition(":")
-    return TOKENIZERS.get(name).fit(text, option)
+    return TOKENIZERS.get(name).fit(pieces, option)
 
 
 def tokenizer_from_dict(data: dict[str, Any]) -> Tokenizer:

@@ -1,0 +1,87 @@
+"""Byte-level BPE trained on the text itself: ``bpe:512``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from makemore.errors import UserError
+from makemore.tokenizers.base import Tokenizer
+from makemore.tokenizers.excerpt import excerpt
+from makemore.tokenizers.ranks import Ranks, tokens_from_text
+
+LEAST = 257
+"""The boundary and every byte."""
+MOST = 1 << 20
+# A word with the character before it, numbers by threes, runs of signs, runs of blanks. Runs are
+# bounded because merging takes the square of a run's length: a megabyte of one letter would hang.
+PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}{1,32}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]{1,32}|\s{1,32}"
+
+
+class BPETokenizer(Tokenizer):
+    """Ids 1… 256 are the bytes, those after them merges in the order they were learned."""
+
+    name = "bpe"
+
+    def __init__(self, tokens: Sequence[bytes]) -> None:
+        """``tokens``: of ids 1 onwards. Raises ValueError where they can't be a tokenizer's."""
+        self._ranks = Ranks(PATTERN, tokens)
+        self._pieces = [b"\n", *self._ranks.tokens]
+        self.vocab_size = len(self._pieces)
+
+    @classmethod
+    def fit(cls, pieces: Iterable[str], option: str) -> Self:
+        if not (option.isascii() and option.isdecimal()) or not LEAST <= int(option) <= MOST:
+            raise UserError(f"--tokenizer bpe:{option}: give a size from {LEAST} to {MOST}, such as bpe:512")
+        learned_from, note = excerpt(pieces)
+        tokenizer = cls(learn(learned_from, int(option) - 1))
+        if tokenizer.vocab_size < int(option):
+            note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
+        tokenizer.note = note
+        return tokenizer
+
+    def encode(self, text: str) -> np.ndarray:
+        return (self._ranks.encode(text) + 1).astype(self.dtype)
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
+
+    def token_bytes(self) -> np.ndarray:
+        return np.insert(self._ranks.sizes(), 0, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "ranks": self._ranks.to_text()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(tokens_from_text(data["ranks"]))
+
+
+def learn(texts: list[str], n_tokens: int) -> list[bytes]:
+    """The 256 bytes and the likeliest merges after them, ``n_tokens`` in all if the text has so many."""
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Trained
+
+    trained = Trained(models.BPE())
+    cut = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trained.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    merges = json.loads(trained.to_str())["model"]["merges"]
+    byte_of = _bytes_by_letter()
+    merged = [bytes(byte_of[letter] for letter in left + right) for left, right in merges]
+    # Two merges may make one token: the first counts.
+    return [bytes([b]) for b in range(256)] + list(dict.fromkeys(merged))
+
+
+def _bytes_by_letter() -> dict[str, int]:
+    """The printable letters that byte-level BPE writes bytes as (Radford et al. 2019): printable
+    Latin-1 stands for itself, the others for code points from 256 on, in order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
