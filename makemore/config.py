@@ -128,6 +128,12 @@ class CorpusFacts:
     steps: int | None = None
     max_time: float | None = None
 
+    def passes(self, batch_tokens: int, tokens_a_second: Mapping[str, float]) -> float:
+        """About how often the budget reads the training text, at a speed by device."""
+        by_steps = math.inf if self.steps is None else self.steps * batch_tokens
+        by_time = math.inf if self.max_time is None else self.max_time * tokens_a_second[self.device]
+        return min(by_steps, by_time) / self.train_tokens
+
 
 @dataclass(frozen=True)
 class Recipe:

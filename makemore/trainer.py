@@ -134,7 +134,7 @@ class Trainer:
             self._tick()
             if self._due_for_evaluation():
                 yield self._evaluated()
-            elif self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1:
+            elif self.progress < 1 and (self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1):
                 yield self._record(Evaluation(None, False), save=self._due_for_saving())
 
     def advance(self, progress: float) -> Metrics | None:

@@ -6,13 +6,13 @@ import sys
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json, seconds
+from makemore.cli.options import DEVICE, JSON, TOKENIZER, print_json, seconds
 
 
 def command(
     inputs: list[str] = typer.Argument(..., help="One text to train every rung on, or run directories."),
     models: str = typer.Option("all", "--models", help="Rungs, such as count,mlp; or all."),
-    tokenizer: str = typer.Option("char", "--tokenizer", "-t", help="char or byte."),
+    tokenizer: str = TOKENIZER,
     max_time: str = typer.Option("60s", "--max-time", help="Training time of each rung."),
     split: str = typer.Option("val", "--split", help="val, test or val+test."),
     seed: int = typer.Option(0, "--seed", help="Seed of every rung."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import JSON, print_json, seconds
+from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
 
 if TYPE_CHECKING:
     from makemore.workflows.lr_find import Sweep
@@ -26,7 +26,7 @@ def command(
     ),
     steps: int = typer.Option(200, "--steps", help="Steps of the sweep."),
     max_time: str | None = typer.Option(None, "--max-time", help="Time of the sweep, in place of --steps."),
-    tokenizer: str = typer.Option("char", "--tokenizer", "-t", help="char or byte."),
+    tokenizer: str = TOKENIZER,
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import JSON, print_json, seconds
+from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
 
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
 COMPILE = typer.Option(
@@ -18,7 +18,7 @@ COMPILE = typer.Option(
 def command(
     input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
-    tokenizer: str = typer.Option("char", "--tokenizer", "-t", help="char or byte."),
+    tokenizer: str = TOKENIZER,
     mode: str | None = MODE,
     out: Path | None = typer.Option(None, "--out", "-o", help="Run directory."),
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps to take."),
