@@ -73,6 +73,7 @@ class TrainConfig:
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile the training step")
+    shard: bool = setting(False, "several processes: cut weights and optimizer states over them (FSDP2)")
 
     def __post_init__(self) -> None:
         for names, least in _LEAST:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.errors import UserError
 
@@ -19,11 +20,16 @@ COMPILE_PAYS_AFTER = 75.0
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, then Apple's MPS, then the CPU.
+    """``auto`` is CUDA, then Apple's MPS, then the CPU. Each of several processes has a CUDA device of its
+    own; MPS has no way to exchange gradients.
 
     Raises UserError for a device that doesn't exist or isn't on this machine.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if parallel.size() > 1:
+        mps = False
+        if name == "cuda" or (name == "auto" and cuda):
+            name = f"cuda:{parallel.local_rank()}"
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
@@ -34,6 +40,10 @@ def pick_device(name: str) -> torch.device:
         raise UserError("--device cuda: this machine has no CUDA (or torch was built without it)")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "cuda" and device.index is not None and parallel.size() > 1:
+        if device.index != parallel.local_rank():
+            raise UserError(f"--device {name}: each process has its own; say --device cuda")
+        torch.cuda.set_device(device)
     if device.type == "mps" and not mps:
         raise UserError("--device mps: this machine has no Apple GPU that torch can use")
     if device.type not in ("cpu", "cuda", "mps"):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.device import is_out_of_memory, to_device
+from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.models.count import Count
 from makemore.optim import Average, Optimizers
+from makemore.sharding import cut_like, is_sharded, whole
 from makemore.types import IGNORE_INDEX, Batch, State
 
 COLD_STARTS = 0.02
@@ -47,6 +52,7 @@ class Learner(ABC):
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
+        self.sharded = is_sharded(model)
 
     @abstractmethod
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
@@ -62,11 +68,17 @@ class Learner(ABC):
     def finish(self) -> None:  # noqa: B027 - only counting has something to finish
         """All of train has been seen."""
 
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state; of a sharded model all processes must ask at once."""
+        return whole(self.model.state_dict()) if self.sharded else self.model.state_dict()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict()}
+        return {"model": self.weights()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        own = self.model.state_dict() if self.sharded else {}
+        cut = {name: cut_like(t, own.get(name, t)) for name, t in state["model"].items()}
+        self.model.load_state_dict(cut)
 
 
 def count_targets(targets: Sequence[Tensor]) -> Tensor:
@@ -86,11 +98,58 @@ class CountLearner(Learner):
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         for batch in batches:
-            self.model.observe(batch)
+            if parallel.size() == 1:
+                self.model.observe(batch)
+            else:
+                self._observe_share(batch)
         return Metrics(None, None, count_targets([batch.targets_BT for batch in batches]))
 
+    def _observe_share(self, batch: Batch) -> None:
+        """This process's rows, or its stretch of them where they are few; ``ends`` are of all rows."""
+        model = self._ngrams()
+        before_BL = model.ends if batch.continues else model.init_state(len(batch.inputs_BT), 0)[0]
+        inputs_BL = torch.cat([before_BL, batch.inputs_BT], dim=1)
+        lead, (rows, length) = before_BL.shape[1], batch.inputs_BT.shape
+        ends_BL = inputs_BL[:, inputs_BL.shape[1] - lead :].clone()
+        if rows >= parallel.size():
+            which, when = parallel.own_rows(rows), slice(0, length)
+        else:
+            which, when = slice(0, rows), parallel.own_rows(length)
+        inputs_BL = inputs_BL[which, when.start : lead + when.stop]
+        targets_BT = F.pad(batch.targets_BT[which, when], (lead, 0), value=IGNORE_INDEX)
+        model.observe(Batch(inputs_BL, targets_BT))
+        model.ends = ends_BL
+
     def finish(self) -> None:
+        if parallel.size() > 1:
+            tables = self.state_dict()["model"]
+            if not parallel.is_main():
+                return
+            self.model.load_state_dict(tables)
         self.model.finish(self.held_out())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of all processes, in the first one."""
+        state = super().state_dict()
+        if parallel.size() == 1:
+            return state
+        total, *others = parallel.gather(self._ngrams().table) or [self._ngrams().table]
+        for table in others:
+            total = total.merge(table)
+        for kind, levels in (("keys", total.keys), ("counts", total.counts)):
+            state["model"].update({f"{kind}_{n}": torch.from_numpy(a) for n, a in enumerate(levels, 1)})
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if parallel.is_main():
+            super().load_state_dict(state)
+        else:  # the counts so far are the first process's
+            self._ngrams().ends = state["model"]["ends"]
+
+    def _ngrams(self) -> Count:
+        if not isinstance(self.model, Count):
+            raise UserError("only count's tables can be counted by several processes: train in one")
+        return self.model
 
 
 class GradientLearner(Learner):
@@ -115,47 +174,98 @@ class GradientLearner(Learner):
         ``count``: the valid targets of all parts, () int64; ``first``: no gradients stand yet.
         """
 
-    def _carry(self, batch: Batch) -> None:
+    def _carry(self, batch: Batch, rows: int) -> None:
+        """Bring the state to where a part begins; ``rows``: those of all processes."""
         if self.config.loader != "streams":
             return
-        rows, length = batch.inputs_BT.shape
-        fresh = self.model.init_state(rows, length)
+        fresh = self.model.init_state(*batch.inputs_BT.shape)
         if not batch.continues or self.carried is None:
             self.carried = fresh
             return
         # Now and then a row begins anew: a prompt has no past either.
-        cold_B = to_device(torch.rand(rows) < COLD_STARTS, self.model.device)
+        cold_B = (torch.rand(rows) < COLD_STARTS)[parallel.own_rows(rows)]
+        cold_B = to_device(cold_B, self.model.device)
         self.carried = tuple(
             torch.where(cold_B.view(-1, *[1] * (old.ndim - 1)), new, old)
             for new, old in zip(fresh, self.carried, strict=True)
         )
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
-        device = self.model.device
         self.model.train()
-        batches = [
-            Batch(to_device(inputs_BT, device), to_device(targets_BT, device), continues)
-            for inputs_BT, targets_BT, continues in batches
-        ]
-        count = count_targets([batch.targets_BT for batch in batches])
-        loss = self._gradients(batches, count)
+        count = to_device(count_targets([batch.targets_BT for batch in batches]), self.model.device)
+        loss = torch.zeros((), device=self.model.device)
+        try:
+            loss = self._gradients(batches, count, step)
+        finally:
+            # After an error too: the other processes wait for it.
+            self._add_up(loss, batches, count)
         norm = self.optimizers.clip()
         self.optimizers.step(step, progress)
         if self.average is not None:
             self.average.update()
         return Metrics(loss, norm, count)
 
-    def _gradients(self, batches: Sequence[Batch], count: Tensor) -> Tensor:
-        """Every parameter's ``grad`` over all parts of a batch; returns the loss."""
-        losses = []
+    def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
+        """Every parameter's ``grad`` over this process's rows of all parts; returns its share of the loss."""
+        losses: list[Tensor] = []
         for i, batch in enumerate(batches):
-            self._carry(batch)
-            losses.append(self.backward(batch.inputs_BT, batch.targets_BT, count, first=i == 0))
+            rows = len(batch.inputs_BT)
+            batch = self._own(batch)
+            self._carry(batch, rows)
+            if len(batch.inputs_BT):  # a short batch has no rows for some processes
+                with self._own_randomness(step, i):
+                    losses.append(self.backward(batch.inputs_BT, batch.targets_BT, count, first=not losses))
+        if not losses:
+            return torch.zeros((), device=self.model.device)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _own(self, batch: Batch) -> Batch:
+        """This process's rows, on its device."""
+        own, device = parallel.own_rows(len(batch.inputs_BT)), self.model.device
+        inputs_BT, targets_BT = batch.inputs_BT[own], batch.targets_BT[own]
+        if self.sharded and not len(inputs_BT):
+            # Those who have rows need its part of the weights all the same.
+            inputs_BT, targets_BT = batch.inputs_BT[:1], torch.full_like(batch.targets_BT[:1], IGNORE_INDEX)
+        return Batch(to_device(inputs_BT, device), to_device(targets_BT, device), batch.continues)
+
+    @contextlib.contextmanager
+    def _own_randomness(self, *place: int) -> Iterator[None]:
+        """Other random numbers (dropout) in every process, which a resumed run draws again."""
+        if parallel.size() == 1:
+            yield
+            return
+        shared = torch.get_rng_state()
+        seeds = np.random.SeedSequence([self.config.seed, *place, parallel.rank()])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(shared)
+
+    def _add_up(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
+        """Loss and gradients over all processes, in one message. Running statistics are averaged, each
+        process's by its share of the targets, for each has seen those of its rows only."""
+        if parallel.size() == 1:
+            return
+        if self.sharded:  # its gradients are added up as they come
+            parallel.add_up([loss])
+            return
+        for parameter in self.optimizers.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        own = count_targets([b.targets_BT[parallel.own_rows(len(b.targets_BT))] for b in batches]).to(count)
+        share = torch.where(count > 0, own / count.clamp(min=1), 1 / parallel.size())
+        running = [
+            b for name, b in self.model.named_buffers() if name.rpartition(".")[2].startswith("running_")
+        ]
+        for buffer in running:
+            buffer.mul_(share)
+        grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
+        parallel.add_up([loss, *grads, *running])
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "optimizers": self.optimizers.state_dict()}
-        state["carried"] = list(self.carried) if self.carried is not None else []
+        state["carried"] = self._all_carried()
         if self.average is not None:
             state["average"] = self.average.state_dict()
         return state
@@ -163,9 +273,17 @@ class GradientLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.optimizers.load_state_dict(state["optimizers"])
-        self.carried = tuple(t.to(self.model.device) for t in state["carried"]) or None
+        device = self.model.device
+        self.carried = tuple(t[parallel.own_rows(len(t))].to(device) for t in state["carried"]) or None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+    def _all_carried(self) -> list[Tensor]:
+        """The state of all processes' rows, in the first process."""
+        if parallel.size() == 1:
+            return list(self.carried or ())
+        own = [tensor.cpu() for tensor in self.carried or ()]
+        return [torch.cat(parts) for parts in zip(*parallel.gather(own), strict=True)]
 
 
 class AutogradLearner(GradientLearner):
@@ -192,16 +310,18 @@ class AutogradLearner(GradientLearner):
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
         loss, state = self._loss(inputs_BT, targets_BT, count, self.carried)
         # The penalty is of the weights, not of the tokens: once a step.
-        penalty = self.model.penalty() if first else None
-        (loss if penalty is None else loss + penalty).backward()
+        penalty = self.model.penalty() if first and parallel.is_main() else None
+        total = loss if penalty is None else loss + penalty
+        # Sharding averages the gradients of what is to be added up.
+        (total * parallel.size() if self.sharded else total).backward()
         if state is not None:
             self.carried = tuple(part.detach() for part in state)
         return loss.detach()
 
-    def _gradients(self, batches: Sequence[Batch], count: Tensor) -> Tensor:
+    def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
         carried = self.carried
         try:
-            return super()._gradients(batches, count)
+            return super()._gradients(batches, count, step)
         except Exception as error:
             if not self.compiled or is_out_of_memory(error):
                 raise
@@ -210,7 +330,7 @@ class AutogradLearner(GradientLearner):
             self.note = f"not compiled ({self.not_compiled}); going on without"
         self._loss, self.compiled, self.carried = self._eager_loss, False, carried
         self.model.zero_grad(set_to_none=True)
-        return super()._gradients(batches, count)
+        return super()._gradients(batches, count, step)
 
 
 class ManualLearner(GradientLearner):

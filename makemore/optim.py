@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from makemore.config import TrainConfig, drop_shares
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
+from makemore.sharding import cut_like, whole
 
 
 def rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -143,13 +144,13 @@ class Average:
                 torch._foreach_copy_(self.current, raw)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "average": self.average}
+        return {"steps": self.steps, "average": whole(self.average)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])
         for average, saved in zip(self.average, state["average"], strict=True):
-            average.copy_(saved)
+            average.copy_(cut_like(saved, average))
 
 
 class Optimizers:
@@ -201,8 +202,13 @@ class Optimizers:
         return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+        return {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for i, part in enumerate(self.parts):
-            part.load_state_dict(state[str(i)])
+            params = [p for group in part.param_groups for p in group["params"]]
+            own = {
+                int(nth): {name: cut_like(t, params[int(nth)]) for name, t in kept.items()}
+                for nth, kept in state[str(i)]["state"].items()
+            }
+            part.load_state_dict({**state[str(i)], "state": own})

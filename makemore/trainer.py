@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.corpus.loader import Loader
 from makemore.device import is_out_of_memory
@@ -117,7 +118,7 @@ class Trainer:
 
     def _loop(self) -> Iterator[Record]:
         while self.progress < 1 and not self.stopped_early:
-            if self.stop():
+            if parallel.highest(self.stop()):
                 self.stopped = True
                 self._count_tokens()
                 # Nothing is logged for a step that has been: resuming goes on as if undisturbed.
@@ -175,7 +176,7 @@ class Trainer:
         self.tokens, self._new_tokens = self.tokens + int(self._new_tokens), 0
 
     def _tick(self) -> None:
-        self.elapsed = time.perf_counter() - self._begun
+        self.elapsed = parallel.highest(time.perf_counter() - self._begun)
 
     def _diverged(self, what: str, value: float) -> UserError:
         return UserError(
@@ -196,6 +197,19 @@ class Trainer:
     def _run_evaluation(self) -> Evaluation:
         """Val now, and whether it is the best; keeps the best weights."""
         begun = time.perf_counter()
+        # A sharded model takes all processes to compute.
+        asked = parallel.is_main() or self.learner.sharded
+        outcome = self._judgement() if asked else Evaluation(None, False)
+        outcome = parallel.from_main(outcome)
+        if outcome.val is not None:
+            self._eval_seconds = parallel.highest(time.perf_counter() - begun)
+            # A slow evaluation comes less often: it may take a tenth of the time.
+            pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
+            self._next_evaluation = self.progress + max(1 / EVALUATIONS, pause)
+        self.worse = 0 if outcome.improved else self.worse + 1
+        return outcome
+
+    def _judgement(self) -> Evaluation:
         outcome = self._judge("raw")
         average = self.learner.average
         if average is not None and outcome.val is not None:
@@ -203,12 +217,6 @@ class Trainer:
                 ema = self._judge("ema")
             assert ema.val is not None
             outcome = Evaluation(min(outcome.val, ema.val), outcome.improved or ema.improved, ema.val)
-        if outcome.val is not None:
-            self._eval_seconds = time.perf_counter() - begun
-            # A slow evaluation comes less often: it may take a tenth of the time.
-            pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
-            self._next_evaluation = self.progress + max(1 / EVALUATIONS, pause)
-        self.worse = 0 if outcome.improved else self.worse + 1
         return outcome
 
     def _judge(self, weights: str) -> Evaluation:
@@ -220,7 +228,7 @@ class Trainer:
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
             self.best_weights = weights
-            self.best = {k: v.detach().clone() for k, v in self.learner.model.state_dict().items()}
+            self.best = {k: v.detach().clone() for k, v in self.learner.weights().items()}
         return Evaluation(val, improved)
 
     def _evaluated(self) -> Record:
@@ -284,7 +292,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs: what was learned, the place in the data, random states."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        # Several processes' random numbers follow from seed and step.
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and parallel.size() == 1 else []
         return {
             "trainer": {name: getattr(self, name) for name in self._SCALARS},
             "sum": self._sum,

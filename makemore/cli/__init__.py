@@ -9,7 +9,7 @@ from typing import cast
 
 import typer
 
-from makemore import __version__
+from makemore import __version__, parallel
 from makemore.cli import compare, data, evaluate, gradcheck, lr_find, mix, models, sample, train
 from makemore.errors import UserError
 
@@ -60,7 +60,8 @@ def root(
 
 def _fail(message: str, status: int = 2) -> int:
     line = " ".join(message.split())
-    print(f"makemore: {line}", file=sys.stderr)
+    if parallel.launched().rank == 0:
+        print(f"makemore: {line}", file=sys.stderr)
     return status
 
 

@@ -23,16 +23,16 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def stop_flag() -> Iterator[StopFlag]:
-    """Signals set the flag while the block runs."""
+def stop_flag(once: bool = True) -> Iterator[StopFlag]:
+    """Signals set the flag while the block runs; ``once``: a second one has its usual effect."""
     flag = StopFlag()
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(signum: int, frame: FrameType | None) -> None:
         flag.signum = signum
-        # The next one has its usual effect.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     for s in before:
         signal.signal(s, receive)

@@ -13,6 +13,7 @@ from makemore.cli.progress import short
 if TYPE_CHECKING:
     from makemore.gradcheck import GradRow
     from makemore.workflows.comparison import Row
+    from makemore.workflows.memorisation import Memorisation, Originality
 
 COLUMNS = (
     "run",
@@ -64,3 +65,28 @@ def comparison_table(rows: list[Row]) -> str:
             f"{low:.4f} to {high:.4f}",
         )
     return _rendered(table)
+
+
+def memorisation_table(result: Memorisation) -> str:
+    """Figures of the samples, and of held-out text where there is some."""
+    columns = {"samples": _originality(result.samples)}
+    if result.held_out is not None:
+        columns["held-out"] = _originality(result.held_out)
+    table = Table("", *columns)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label in columns["samples"]:
+        table.add_row(label, *(figures[label] for figures in columns.values()))
+    return _rendered(table)
+
+
+def _originality(figures: Originality) -> dict[str, str]:
+    cells = {"texts": f"{figures.texts:,}"}
+    if figures.verbatim is not None:
+        cells["verbatim training lines"] = f"{figures.verbatim:.1%}"
+    if figures.copied_mean is not None:
+        cells["longest run copied from train, mean"] = f"{figures.copied_mean:.1f} characters"
+        cells["longest run copied from train, most"] = f"{figures.copied_max} characters"
+    cells["texts that are repeated"] = f"{figures.repeated:.1%}"
+    unit = "characters" if figures.copied_mean is None else "words"
+    return cells | {f"distinct runs of {n} {unit}": f"{share:.1%}" for n, share in figures.distinct.items()}

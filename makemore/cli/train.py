@@ -14,6 +14,10 @@ COMPILE = typer.Option(
     None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
 )
 
+SHARD = typer.Option(
+    None, "--shard/--no-shard", help="Several processes: cut weights and optimizer states over them (FSDP2)."
+)
+
 
 def command(
     input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
@@ -26,6 +30,7 @@ def command(
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
     dtype: str | None = typer.Option(None, "--dtype", help="auto, float32 or bfloat16."),
     compile: bool | None = COMPILE,
+    shard: bool | None = SHARD,
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
@@ -42,6 +47,7 @@ def command(
         "device": device,
         "dtype": dtype,
         "seed": seed,
+        "shard": shard,
         "compile": None if compile is None else "yes" if compile else "no",
     }
     corpus = {"mode": mode, "split": split, "encoding": encoding}
@@ -51,10 +57,11 @@ def command(
     # A misspelt name is told at once, before torch is imported.
     MODELS.path(model)
     TOKENIZERS.path(tokenizer.partition(":")[0])
+    from makemore import parallel
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
-    from makemore.workflows.training import Interrupted, TrainRequest
+    from makemore.workflows.training import Helped, Interrupted, TrainRequest
     from makemore.workflows.training import train as run_training
 
     if resume and overwrite:
@@ -72,13 +79,17 @@ def command(
         overwrite,
     )
     observer = ProgressObserver()
-    with stop_flag() as flag:
+    # Torchrun passes on a Ctrl-C that the terminal has sent to its processes already.
+    with stop_flag(once=parallel.launched().size == 1) as flag:
         try:
             result = run_training(request, observer, flag)
         except Interrupted as stopped:
             observer.close()
-            observer.note(f"makemore: {stopped}")
+            if parallel.launched().rank == 0:
+                observer.note(f"makemore: {stopped}")
             raise typer.Exit(flag.status) from None
+        except Helped:
+            return
         finally:
             observer.close()
     if json:

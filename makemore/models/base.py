@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, TrainConfig
+from makemore.models.steppers import Stepper
 from makemore.types import Batch, State
 
 
@@ -64,6 +65,17 @@ class LanguageModel(nn.Module, ABC):
         without, rows begin at a document's start and no state is returned.
         ``valid_BT`` (bool) marks real tokens, for layers whose statistics must ignore padding.
         """
+
+    def roll(self, state: State, keep: int) -> State | None:
+        """A full state without all but its last ``keep`` tokens, for models with a limited context.
+
+        None: what it remembers depends on where the context began, and has to be computed anew.
+        """
+        return None
+
+    def stepper(self) -> Stepper | None:
+        """Fast inference on the CPU, a token a row at a time; None: by ``forward``."""
+        return None
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import ManualModel
+from makemore.models.steppers import Stepper
 from makemore.nn.batchnorm import BatchNorm
 from makemore.nn.windows import token_windows
 from makemore.types import IGNORE_INDEX, State
@@ -111,6 +112,11 @@ class BatchNormMLP(ManualModel):
         """The loss's gradient in every intermediate and parameter by name, written by hand."""
         examples = self._examples(inputs_BT, targets_BT)
         return self._backward_steps(self._forward_steps(*examples), *examples)
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.windows import WindowStepper
+
+        return WindowStepper.of_batchnorm_mlp(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

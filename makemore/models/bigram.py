@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.types import State
 
 
@@ -51,6 +52,11 @@ class Bigram(LanguageModel):
 
     def penalty(self) -> Tensor | None:
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.windows import BigramStepper
+
+        return BigramStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.types import State
 
 NOTHING = -1
@@ -65,6 +66,11 @@ class BagOfWords(LanguageModel):
         x = x[:, before.shape[1] :] + average
         x = x + self.down(torch.tanh(self.up(x)))
         return self.head(x), None if state is None else (context[:, length:],)
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.windows import BagOfWordsStepper
+
+        return BagOfWordsStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

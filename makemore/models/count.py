@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,11 @@ from torch import Tensor
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import CountModel
 from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
+from makemore.models.steppers import Stepper
 from makemore.types import IGNORE_INDEX, Batch, State
+
+if TYPE_CHECKING:
+    from makemore.models.steppers.count import Trie
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +82,8 @@ class Smoothed:
         root = np.zeros(1, np.int64)
         start = np.full((1, table.vocab_size), self.uniform)
         self.unigram_1V = self._apply(self.levels[0], root, start)
+        self.trie: Trie | None = None
+        """Made for sampling."""
 
     def dense(self, contexts: list[Ints]) -> Floats:
         """Distributions (N, V) after contexts, as ``NgramTable.contexts`` gives them."""
@@ -283,6 +289,16 @@ class Count(CountModel):
     def n_parameters(self) -> int:
         """Stored counts."""
         return self.table.size
+
+    def stepper(self) -> Stepper | None:
+        from makemore.models.steppers.count import CountStepper, Trie
+
+        smoothed = self._smoothed
+        if not smoothed.backs_off:
+            return None
+        if smoothed.trie is None:
+            smoothed.trie = Trie(smoothed, self.order)
+        return CountStepper(self, smoothed.trie)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

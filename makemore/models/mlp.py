@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.nn.windows import token_windows
 from makemore.types import State
 
@@ -73,6 +74,11 @@ class MLP(LanguageModel):
         for layer in self.hidden:
             hidden = self.dropout(torch.tanh(layer(hidden)))
         return self.head(hidden), new_state
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.windows import WindowStepper
+
+        return WindowStepper.of_mlp(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -137,22 +137,37 @@ class NgramTable:
         return contexts[: self.order]
 
     @cached_property
-    def continuations(self) -> list[Ints]:
-        """Of each n-gram below the highest order, how many different tokens were seen before it.
+    def suffixes(self) -> list[Ints]:
+        """Of each n-gram of two tokens and more, by level: the node, one level lower, of it less its
+        first token.
 
-        Those that begin a document have nothing before them and keep their counts. Raises
-        ValueError where an n-gram is in the table and its ending isn't, which no text brings about.
+        Raises ValueError where an n-gram is in the table and its ending isn't, which no text brings
+        about.
         """
         result = []
-        suffixes, begins = np.zeros(self.vocab_size, np.int64), np.zeros(self.vocab_size, bool)
+        suffixes = np.zeros(self.vocab_size, np.int64)
         for level in range(1, self.order):
             nodes, tokens = self.split_keys(level)
             suffixes = self.find(level - 1, suffixes[nodes], tokens)
             if suffixes.size and suffixes.min() < 0:
                 raise ValueError(f"{level + 1}-grams without the {level}-grams that end them")
+            result.append(suffixes)
+        return result
+
+    @cached_property
+    def continuations(self) -> list[Ints]:
+        """Of each n-gram below the highest order, how many different tokens were seen before it.
+
+        Those that begin a document have nothing before them and keep their counts. Raises
+        ValueError as ``suffixes`` does.
+        """
+        result = []
+        begins = np.zeros(self.vocab_size, bool)
+        for level, suffixes in enumerate(self.suffixes, start=1):
             seen = suffixes[self.counts[level] > 0]
             before = np.bincount(seen, minlength=len(self.keys[level - 1]))
             result.append(np.where(begins, self.counts[level - 1], before))
+            nodes = self.split_keys(level)[0]
             begins = begins[nodes] if level > 1 else nodes == self.boundary_id
         return result
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.types import State
 
 TOKENS_A_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
@@ -87,6 +88,11 @@ class Recurrent(LanguageModel):
         """Input and recurrent weights, a matrix a gate."""
         gates = len(self.layers.get_parameter("weight_hh_l0")) // self.config.n_hidden
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.recurrent import recurrent_stepper
+
+        return recurrent_stepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

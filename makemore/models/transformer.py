@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.nn.attention import (
     attend,
     rotary_table,
@@ -246,6 +247,30 @@ class Transformer(LanguageModel):
             after.extend(part)
         logits = self.head(self.norm(x))
         return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *after)
+
+    def roll(self, state: State, keep: int) -> State | None:
+        """Rotary positions are relative: what is kept moves to the front and is turned back as far.
+
+        Learned positions are not.
+        """
+        if self.positions is not None:
+            return None
+        gone = int(state[0][0]) - keep
+        angle = gone if keep else 0  # a context of one token keeps none, and has no angle for it
+        cos, sin = self.cos[angle], -self.sin[angle]
+        size = 4 if self.config.has_conv else 2
+        after = list(state[2:])
+        for i in range(0, len(after), size):
+            for j, part in enumerate(after[i : i + 2]):
+                kept = part[:, :, gone : gone + keep]
+                after[i + j] = torch.zeros_like(part)
+                after[i + j][:, :, :keep] = rotate(kept, cos, sin) if j == 0 else kept
+        return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.transformer import TransformerStepper
+
+        return TransformerStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Stepper
 from makemore.nn.batchnorm import BatchNorm
 from makemore.types import State
 
@@ -145,6 +146,11 @@ class WaveNet(LanguageModel):
         real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
         hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))
         return self.head(hidden[:, 1:]), None
+
+    def stepper(self) -> Stepper:
+        from makemore.models.steppers.wavenet import WaveNetStepper
+
+        return WaveNetStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -6,16 +6,21 @@ import codecs
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from makemore.errors import UserError
-from makemore.sampling import SampleParams, generate
-from makemore.workflows.runs import Run
+from makemore.models.base import LanguageModel
+from makemore.sampling import SampleParams, beam_search, generate
 
-ROWS_AT_ONCE = 256
+if TYPE_CHECKING:
+    from makemore.workflows.runs import Run
+
+MOST_ROWS = 1024
+STATE_BYTES = 1 << 28
+"""Of the states of all rows together."""
 DEFAULT_TEXT_TOKENS = 500
 
 
@@ -35,6 +40,9 @@ class SampleRequest:
     stop: str | None = None
     seed: int = 0
     skip_unknown: bool = False
+    beam: int | None = None
+    """Search for the likeliest texts with this many beams, rather than draw."""
+    length_penalty: float = 0.6
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -43,6 +51,18 @@ class SampleRequest:
             raise UserError(f"--max-new-tokens {self.max_new_tokens}: must be 1 or more")
         if self.stop == "":
             raise UserError("--stop '': give at least one character")
+        if self.length_penalty < 0:
+            raise UserError(f"--length-penalty {self.length_penalty:g}: must be 0 or more")
+        if self.beam is not None:
+            self._check_beam(self.beam)
+
+    def _check_beam(self, width: int) -> None:
+        if width < 1:
+            raise UserError(f"--beam {width}: must be 1 or more")
+        if self.n > width:
+            raise UserError(f"-n {self.n}: {width} beams find at most {width} texts; raise --beam")
+        if self.stop is not None or self.params != SampleParams():
+            raise UserError("--beam searches the model's own distribution; leave out --stop and what draws")
 
 
 class TextStream:
@@ -57,10 +77,12 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """What can be shown now; what may yet turn out to begin the stop string is held back."""
+        if token == self.run.tokenizer.boundary_id:
+            return ""
         before = len(self.text)
         piece = self._decoder.decode(self.run.tokenizer.decode_bytes([token]))
         if self.run.mode == "lines" and "\n" in piece:
-            # A tokenizer of bytes spells the line's end in a second way.
+            # Tokenizers of bytes spell the line's end in a second way.
             piece, self.ended = piece.partition("\n")[0], True
         self.text += piece
         safe = len(self.text)
@@ -90,34 +112,36 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in sizes if text.endswith(stop[:n])), 0)
 
 
-def _prompt(run: Run, request: SampleRequest) -> str:
+def shown_prompt(run: Run, request: SampleRequest) -> str:
     """The prompt as the run's documents are: line ends as newlines, a line without its own."""
     prompt = request.prompt.replace("\r\n", "\n")
     return prompt.removesuffix("\n") if run.mode == "lines" else prompt
 
 
-def _context(run: Run, request: SampleRequest) -> list[int]:
-    """The tokens that generation goes on from.
+def context(run: Run, request: SampleRequest) -> NDArray[np.int64]:
+    """The tokens (T,) that generation goes on from.
 
     A line begins at the boundary. Running text doesn't begin anew: without a prompt it goes on
-    after the end of the training text, kept with the run.
+    after the end of the training text, kept with the run. Raises UserError for a prompt that the
+    tokenizer can't spell, or of several lines where documents are lines.
     """
-    prompt = _prompt(run, request)
+    tokenizer, prompt = run.tokenizer, shown_prompt(run, request)
     if run.mode == "lines" and "\n" in prompt:
         raise UserError("a prompt is the beginning of one line; this run's documents are single lines")
     if request.skip_unknown:
-        prompt = run.tokenizer.without_unspellable(prompt)
-    ids = run.tokenizer.encode(prompt).tolist() if prompt else []
+        prompt = tokenizer.without_unspellable(prompt)
+    ids = tokenizer.encode(prompt).astype(np.int64)
     if run.mode == "lines":
-        return [run.tokenizer.boundary_id, *ids]
-    if ids:
+        return np.append(np.int64(tokenizer.boundary_id), ids)
+    if len(ids):
         return ids
-    before = run.tokenizer.encode(run.config["corpus"]["context"]).tolist()
+    before = tokenizer.encode(run.config["corpus"]["context"]).astype(np.int64)
     limit = None if run.model.streams or not run.model.max_len else max(1, run.model.max_len // 2)
     return before[-limit:] if limit else before
 
 
-def _new_tokens(run: Run, request: SampleRequest) -> int:
+def new_tokens(run: Run, request: SampleRequest) -> int:
+    """The longest a sample may become."""
     if request.max_new_tokens is not None:
         return request.max_new_tokens
     if run.mode == "text":
@@ -125,50 +149,87 @@ def _new_tokens(run: Run, request: SampleRequest) -> int:
     return max(32, 4 * int(run.config["corpus"]["longest_document"]))
 
 
-def _rows(run: Run, request: SampleRequest, first: int, streams: list[TextStream]) -> Iterator[np.ndarray]:
-    """Steps of ids for samples ``first`` onwards, as ``generate`` yields them."""
-    context: Tensor = torch.tensor([_context(run, request)] * len(streams), dtype=torch.int64)
-    stop_id = run.tokenizer.boundary_id if run.mode == "lines" else None
+def line_ends(run: Run) -> NDArray[np.int64]:
+    """Tokens that end a document: the boundary, and others that hold a newline, in ``lines`` mode."""
+    if run.mode == "text":
+        return np.zeros(0, np.int64)
+    decode = run.tokenizer.decode_bytes
+    return np.array([i for i in range(run.tokenizer.vocab_size) if b"\n" in decode([i])], np.int64)
 
-    def ends(row: int, token: int) -> bool:
-        return streams[row].ended
+
+def rows_at_once(model: LanguageModel, capacity: int) -> int:
+    """Samples to make together: as many as memory has room for, up to a thousand."""
+    size = sum(part.numel() * part.element_size() for part in model.init_state(1, capacity))
+    return max(1, min(MOST_ROWS, STATE_BYTES // max(size, 1)))
+
+
+def _steps(
+    run: Run, request: SampleRequest, first: int, rows: int, streams: list[TextStream] | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Steps of ids for samples ``first`` onwards, as ``generate`` yields them."""
+
+    def ended(row: int, token: int) -> bool:
+        return streams is not None and streams[row].ended
 
     return generate(
         run.model,
-        context,
-        _new_tokens(run, request),
+        np.tile(context(run, request), (rows, 1)),
+        new_tokens(run, request),
         request.params,
-        stop_id,
+        line_ends(run),
         request.seed,
         first,
-        ends if request.stop is not None or run.mode == "lines" else None,
+        ended if request.stop is not None else None,
     )
 
 
-def sample(run: Run, request: SampleRequest) -> Iterator[str]:
-    """``n`` samples, prompt included, in order; in ``lines`` mode without the line's end.
+def _whole(run: Run, ids: NDArray[np.int64]) -> str:
+    """A sample's text from all its tokens."""
+    text = run.tokenizer.decode(ids[(ids >= 0) & (ids != run.tokenizer.boundary_id)])
+    return text.partition("\n")[0] if run.mode == "lines" else text
 
-    Raises UserError for a prompt that the tokenizer can't spell.
+
+def _batch(run: Run, request: SampleRequest, first: int, rows: int) -> list[str]:
+    """The texts of samples ``first`` onwards, without their prompt."""
+    if request.stop is None:
+        ids_TB = np.stack(list(_steps(run, request, first, rows)))
+        return [_whole(run, column) for column in ids_TB.T]
+    streams = [TextStream(run, request.stop) for _ in range(rows)]
+    for ids_B in _steps(run, request, first, rows, streams):
+        for stream, token in zip(streams, ids_B.tolist(), strict=True):
+            if token >= 0:
+                stream.push(token)
+    for stream in streams:
+        stream.flush()
+    return [stream.text for stream in streams]
+
+
+def _found(run: Run, request: SampleRequest, width: int) -> list[str]:
+    prompt, n = context(run, request), new_tokens(run, request)
+    found = beam_search(run.model, prompt, n, width, request.length_penalty, line_ends(run))
+    return [_whole(run, np.array(h.ids, np.int64)) for h in found[: request.n]]
+
+
+def sample(run: Run, request: SampleRequest, first: int = 0) -> Iterator[str]:
+    """Samples ``first`` to ``first + n``, prompt included; in ``lines`` mode without the line's end.
+
+    Raises UserError for a prompt that doesn't fit the run.
     """
-    boundary = run.tokenizer.boundary_id
-    for first in range(0, request.n, ROWS_AT_ONCE):
-        streams = [TextStream(run, request.stop) for _ in range(min(ROWS_AT_ONCE, request.n - first))]
-        for ids in _rows(run, request, first, streams):
-            for row, token in enumerate(ids.tolist()):
-                if token >= 0 and token != boundary:
-                    streams[row].push(token)
-        for stream in streams:
-            stream.flush()
-            yield _prompt(run, request) + stream.text
+    prompt = shown_prompt(run, request)
+    if request.beam is not None:
+        yield from (prompt + text for text in _found(run, request, request.beam))
+        return
+    at_once = rows_at_once(run.model, len(context(run, request)) + new_tokens(run, request))
+    for begin in range(0, request.n, at_once):
+        rows = min(at_once, request.n - begin)
+        yield from (prompt + text for text in _batch(run, request, first + begin, rows))
 
 
 def stream_text(run: Run, request: SampleRequest) -> Iterator[str]:
-    """One sample, piece by piece as it is made, the prompt first."""
+    """One sample, piece by piece as it is made, without the prompt. Raises UserError as ``sample``."""
     stream = TextStream(run, request.stop)
-    if prompt := _prompt(run, request):
-        yield prompt
-    for ids in _rows(run, request, 0, [stream]):
-        if ids[0] != run.tokenizer.boundary_id and (piece := stream.push(int(ids[0]))):
+    for ids in _steps(run, request, 0, 1, [stream]):
+        if piece := stream.push(int(ids[0])):
             yield piece
     if piece := stream.flush():
         yield piece

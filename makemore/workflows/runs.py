@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from makemore.device import pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
+from makemore.sampling import SampleParams
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
+from makemore.workflows.generation import SampleRequest, context, random_seed, stream_text
 
 
 def build_model(name: str, settings: dict[str, Any], vocab_size: int, boundary_id: int) -> LanguageModel:
@@ -61,6 +64,28 @@ class Run:
     def corpus(self, path: Path | None = None) -> Corpus:
         """As ``documents``, in this run's tokens."""
         return make_corpus(self.documents(path), self.tokenizer)
+
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        greedy: bool = False,
+        stop: str | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """What follows a prompt, piece by piece as it is made; the same for a seed.
+
+        Raises UserError for values without meaning, or a prompt that the tokenizer can't spell.
+        """
+        params = SampleParams(temperature, top_k, top_p, min_p, greedy)
+        seed = random_seed() if seed is None else seed
+        request = SampleRequest(1, prompt, max_new_tokens, params, stop, seed)
+        context(self, request)  # refuses a prompt now rather than at the first piece
+        return stream_text(self, request)
 
 
 def load(path: str | Path, device: str = "auto") -> Run:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from makemore.checkpoint import RunDir
+from makemore import parallel
+from makemore.checkpoint import STATES, RunDir
 from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
 from makemore.corpus.documents import make_documents
 from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
@@ -26,6 +27,7 @@ from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.scoring import quick_loss, score
+from makemore.sharding import shard
 from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
 from makemore.trainer import Record, Trainer
 from makemore.types import Score
@@ -46,6 +48,10 @@ class Interrupted(Exception):  # noqa: N818 - a wish, not an error
     def __init__(self, run: Path) -> None:
         super().__init__(f"stopped; go on with --resume (state saved in {run})")
         self.run = run
+
+
+class Helped(Exception):  # noqa: N818 - all went well
+    """Training is done, and this was not the process that scores and samples."""
 
 
 class Observer(Protocol):
@@ -214,9 +220,16 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
+    if _sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
+        observer.note("adamw in place of muon, which needs whole matrices")
+        train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+
+
+def _sharded(train: TrainConfig) -> bool:
+    return train.shard and parallel.size() > 1
 
 
 def _fit_context(
@@ -272,7 +285,7 @@ def plan_run(
         encoding,
         device,
         pick_precision(train, device),
-        pick_compile(train, device, model.compiles),
+        pick_compile(train, device, model.compiles) and not _sharded(train),
     )
 
 
@@ -299,6 +312,8 @@ def _config_file(plan: Plan) -> dict[str, Any]:
         "compiled": plan.compiled,
         "device": str(plan.device),
         "threads": torch.get_num_threads(),
+        "processes": parallel.size(),
+        "launch": parallel.launch_id(),
         "machine": platform.machine(),
         "versions": versions(),
     }
@@ -327,6 +342,8 @@ def make_loader(plan: Plan) -> Loader:
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Model on its device, learner, loader and evaluation, ready to fit."""
     plan.model.to(plan.device)
+    if _sharded(plan.train):
+        shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
     tokens = plan.train.eval_tokens
 
@@ -351,38 +368,71 @@ def train(
     """Train, score and save a run.
 
     ``stop`` is asked at every step; once it says yes, the state is saved and Interrupted raised.
-    Raises UserError for what the user can mend, before anything is written.
+    Raises UserError for what the user can mend, before anything is written. Of several processes all
+    but the first raise Helped at the end.
     """
-    observer = observer or Silent()
-    if request.resume:
-        return _resume(request, observer, stop)
+    with parallel.session():
+        main = parallel.is_main()
+        if observer is None or not main:
+            observer = Silent()
+        request = parallel.from_main(_after_restart(request))
+        trained = _resume(request, observer, stop) if request.resume else _begin(request, observer, stop)
+    if not main:
+        raise Helped
+    return _conclude(*trained, observer)
+
+
+def _after_restart(request: TrainRequest) -> TrainRequest:
+    """Go on with what torchrun's attempt before this one has begun, from its last state if it has one."""
+    if not (parallel.size() > 1 and parallel.is_main() and parallel.restarted()):
+        return request
+    folder = RunDir(run_folder(request, find_input(request.input)))
+    if not folder.exists or folder.read_config().get("launch") != parallel.launch_id():
+        return request
+    saved = any((folder.path / STATES).glob("*/state.json"))
+    return dataclasses.replace(request, resume=saved, overwrite=not saved)
+
+
+def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> tuple[Plan, Trainer]:
     plan = prepare(request, observer)
     trainer = make_trainer(plan, stop)
-    if plan.folder.occupied:
-        plan.folder.clear()
-    run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+    parallel.highest(0)  # all have looked at the folder before anything is written
+    run_id = ""
+    if parallel.is_main():
+        if plan.folder.occupied:
+            plan.folder.clear()
+        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
     return _fit(plan, trainer, run_id, observer)
 
 
-def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> TrainResult:
-    folder = plan.folder
+def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple[Plan, Trainer]:
     observer.start(plan)
     if not trainer.finished:
         for record in trainer.fit():
-            if record.improved:
-                _write_best(plan, trainer, run_id)
-            if not trainer.stopped:
-                folder.append_metrics(_metrics(record))
-            if record.save:
-                folder.write_state(trainer.step, trainer.state_dict(), run_id)
+            # Every process has a part of the state.
+            state = trainer.state_dict() if record.save else None
+            if parallel.is_main():
+                _write(plan, trainer, record, state, run_id)
             if record.note:
                 observer.note(record.note)
             observer.record(record)
         if trainer.stopped:
-            if not trainer.best:
-                folder.write_model(plan.model.state_dict(), run_id)
-            raise Interrupted(folder.path)
-    return _conclude(plan, trainer, observer)
+            weights = trainer.learner.weights()
+            if parallel.is_main() and not trainer.best:
+                plan.folder.write_model(weights, run_id)
+            parallel.highest(0)
+            raise Interrupted(plan.folder.path)
+    parallel.highest(0)
+    return plan, trainer
+
+
+def _write(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | None, run_id: str) -> None:
+    if record.improved:
+        _write_best(plan, trainer, run_id)
+    if not trainer.stopped:
+        plan.folder.append_metrics(_metrics(record))
+    if state is not None:
+        plan.folder.write_state(trainer.step, state, run_id)
 
 
 def _write_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
@@ -439,16 +489,17 @@ def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     return used
 
 
-def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
+def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> tuple[Plan, Trainer]:
     """Go on where a run stopped; a larger budget may be given, other settings may not change."""
     MODELS.path(request.model)
     asked = _asked(request)
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
-    config = folder.read_config()
+    # Only the first process need have the run on its disk.
+    config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
     budget: dict[str, Any] = {
-        k: asked["train"].pop(k) for k in ("steps", "max_time", "device") if k in asked["train"]
+        k: asked["train"].pop(k) for k in ("steps", "max_time", "device", "shard") if k in asked["train"]
     }
     corpus_saved = {**config["corpus"], "split": ",".join(map(str, config["corpus"]["shares"]))}
     saved = {"model": config["model"]["settings"], "train": config["train"], "corpus": corpus_saved}
@@ -460,19 +511,21 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
         raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
-    corpus = make_corpus(documents, tokenizer_from_dict(folder.read_tokenizer(run_id)))
+    tokenizer = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
+    corpus = make_corpus(documents, tokenizer_from_dict(tokenizer))
     kind = MODELS.get(config["model"]["name"])
     model_config = override(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
     trainer = make_trainer(plan, stop)
-    state, problems = folder.read_state(run_id)
+    state, problems = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else ({}, []))
     for problem in problems:
         observer.note(f"{problem}; going back to the state before")
     trainer.load_state_dict(state)
     if any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")):
         trainer.finished = False
-    folder.cut_metrics(trainer.step)
+    if parallel.is_main():
+        folder.cut_metrics(trainer.step)
     observer.note(f"resuming at step {trainer.step:,}")
     return _fit(plan, trainer, run_id, observer)
 

@@ -1,0 +1,185 @@
+"""Tokens a second of every way to sample, and whether the fast ways say what the plain one says.
+
+    python benchmarks/sampling.py
+    python benchmarks/sampling.py --check
+    python benchmarks/sampling.py --nanogpt ~/nanoGPT
+
+Weights are random, the vocabulary is shakespeare's size; speed doesn't depend on what was learned, but
+for `count`, which counts a text (--text FILE, by default one made up of random words). --nanogpt measures
+`model.generate` of a clone of nanoGPT with the same sizes in the same run. The best of a few repeats is
+printed. OPENBLAS_NUM_THREADS=1 keeps numpy's products from threads of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from makemore.models import MODELS
+from makemore.models.base import CountModel, LanguageModel
+from makemore.sampling import SampleParams, generate
+from makemore.sampling.decoding import make_decoder
+from makemore.tokenizers import fit_tokenizer
+from makemore.types import Batch
+
+VOCAB = 66
+REPEATS = 3
+CHECKED = 10_000
+RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "transformer, context 64": ("transformer", {"block_size": 64}),
+    "transformer, context 256": ("transformer", {"block_size": 256}),
+    "transformer, no convolutions, context 64": ("transformer", {"block_size": 64, "conv": 1}),
+    "transformer, gpt2 style, context 64": ("transformer", {"block_size": 64, "style": "gpt2"}),
+    "lstm 384": ("lstm", {"n_hidden": 384}),
+    "gru 384": ("gru", {"n_hidden": 384}),
+    "rnn 384": ("rnn", {"n_hidden": 384}),
+    "wavenet, context 32, 256 wide": ("wavenet", {"block_size": 32, "n_embd": 64, "n_hidden": 256}),
+    "wavenet, context 8": ("wavenet", {}),
+    "mlp": ("mlp", {}),
+    "batchnorm-mlp": ("batchnorm-mlp", {}),
+    "bow": ("bow", {}),
+    "bigram": ("bigram", {}),
+    "count, order 7": ("count", {"order": 7}),
+}
+
+
+def made_up(words: int = 150_000) -> str:
+    rng = random.Random(0)
+    known = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randint(2, 9))) for _ in range(4000)]
+    return " ".join(known[int(len(known) * rng.random() ** 3)] for _ in range(words))
+
+
+def build(name: str, settings: dict[str, Any], text: str) -> LanguageModel:
+    """A rung with something to say."""
+    torch.manual_seed(0)
+    kind = MODELS.get(name)
+    model = kind(kind.Config(**settings), VOCAB, 0)
+    if isinstance(model, CountModel):
+        tokens = torch.from_numpy(fit_tokenizer("char", text).encode(text).astype(np.int64))[None] % VOCAB
+        model.observe(Batch(tokens[:, :-1], tokens[:, 1:]))
+        model.finish()
+        return model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.08)
+    return model.eval()
+
+
+def steps(model: LanguageModel, rows: int, n: int, fast: bool, greedy: bool = False) -> Iterator[np.ndarray]:
+    prompt = np.zeros((rows, 1), np.int64)
+    return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, fast=fast)
+
+
+def rate(sample: Callable[[int], int], n: int) -> float:
+    """Tokens a second of what makes so many tokens; the first call warms up."""
+    sample(max(2, n // 10))
+    best = 0.0
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        best = max(best, sample(n) / (time.perf_counter() - begun))
+    return best
+
+
+def speed(model: LanguageModel, rows: int, n: int, fast: bool = True) -> float:
+    def sample(n: int) -> int:
+        return sum(len(ids) for ids in steps(model, rows, n, fast))
+
+    return rate(sample, n)
+
+
+def drift(model: LanguageModel, n: int) -> float:
+    """Time of a late token over that of an early one."""
+    stream, times = steps(model, 1, 6 * n, True), []
+    for _ in range(6):
+        begun = time.perf_counter()
+        for _ in islice(stream, n):
+            pass
+        times.append(time.perf_counter() - begun)
+    return min(times[4:]) / min(times[1:3])
+
+
+def differences(model: LanguageModel) -> tuple[float, int]:
+    """Between the fast way and ``forward`` alone, along a greedy text: the largest of the logits, and how
+    many tokens differ."""
+    tokens = np.concatenate(list(steps(model, 1, CHECKED, True, greedy=True)))
+    prompt = np.zeros((1, 1), np.int64)
+    fast, plain = (make_decoder(model, prompt, CHECKED + 1, f) for f in (True, False))
+    a, b = fast.start(), plain.start()
+    largest, wrong = 0.0, 0
+    for i, token in enumerate(tokens):
+        finite = np.isfinite(b)
+        largest = max(largest, float(np.abs(a - b)[finite].max()))
+        wrong += int(b[0].argmax() != token)
+        if i < CHECKED - 1:
+            a, b = fast.step(tokens[i : i + 1]), plain.step(tokens[i : i + 1])
+    return largest, wrong
+
+
+def nanogpt_module(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    if spec is None or spec.loader is None or not (folder / "model.py").is_file():
+        raise typer.BadParameter(f"{folder} has no model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def nanogpt_speed(module: ModuleType, context: int, rows: int, n: int) -> float:
+    torch.manual_seed(0)
+    config = module.GPTConfig(
+        block_size=context, vocab_size=VOCAB, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False
+    )
+    model = module.GPT(config).eval()
+
+    def sample(n: int) -> int:
+        with torch.no_grad():
+            return model.generate(torch.zeros(rows, 1, dtype=torch.int64), n).numel() - rows
+
+    return rate(sample, n)
+
+
+def main(
+    nanogpt: Path | None = typer.Option(None, help="A clone of nanoGPT to measure in the same run."),
+    text: Path | None = typer.Option(None, help="What count counts."),
+    only: str = typer.Option("", help="Only rungs whose label has this in it."),
+    check: bool = typer.Option(False, help="Compare the fast ways with the plain one, in place of timing."),
+    device: str = typer.Option("cpu", help="Where the models are."),
+) -> None:
+    """Print a table."""
+    source = made_up() if text is None else text.read_text(encoding="utf-8")
+    chosen = {label: rung for label, rung in RUNGS.items() if only in label}
+    if check:
+        print(
+            f"| rung | largest difference of logits | of {CHECKED:,} greedy tokens, other ones |\n|---|---|---|"
+        )
+        for label, (name, settings) in chosen.items():
+            largest, wrong = differences(build(name, settings, source).to(device))
+            print(f"| {label} | {largest:.1e} | {wrong} |", flush=True)
+        return
+    print(f"{torch.get_num_threads()} threads\n")
+    print("| tokens/s | batch 1 | batch 64 | batch 1024 | late / early token | by forward alone, 1 and 64 |")
+    print("|---|---|---|---|---|---|")
+    for label, (name, settings) in chosen.items():
+        model = build(name, settings, source).to(device)
+        fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
+        plain = [f"{speed(model, rows, n, False):,.0f}" for rows, n in ((1, 200), (64, 100))]
+        print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)
+    if nanogpt is not None:
+        module = nanogpt_module(nanogpt)
+        for context in (64, 256):
+            cells = [f"{nanogpt_speed(module, context, rows, n):,.0f}" for rows, n in ((1, 300), (64, 100))]
+            print(f"| nanoGPT, context {context} | {' | '.join(cells)} | | | |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,34 @@
+"""A sample in the colours of its probabilities, and a line for each of its tokens."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from makemore.workflows.probabilities import TokenProb
+
+COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.0, "red"))
+"""Of tokens at least this probable."""
+
+
+def colour(p: float) -> str:
+    return next(name for least, name in COLOURS if p >= least)
+
+
+def print_probs(prompt: str, tokens: list[TokenProb]) -> None:
+    """The text, coloured on a terminal; then token, probability, entropy and alternatives."""
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    text = Text(prompt, style="dim")
+    for token in tokens:
+        text.append(token.text, style=colour(token.p))
+    console.print(text, end="" if text.plain.endswith("\n") else "\n")
+    for token in tokens:
+        line = Text(f"{token.text!r:>8} ")
+        line.append(f"{token.p:7.4f}", style=colour(token.p))
+        line.append(f"  {token.entropy:5.2f} bits   ")
+        line.append("  ".join(f"{alternative!r} {p:.3f}" for alternative, p in token.top), style="dim")
+        console.print(line)

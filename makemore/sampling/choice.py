@@ -1,0 +1,120 @@
+"""Which token comes next: distributions, draws from them and the random numbers behind those.
+
+In numpy and float64 on every device: one row's choice takes a few microseconds, and is the same
+everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.errors import UserError
+
+Probs = NDArray[np.float64]
+
+NOISE_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class SampleParams:
+    """How to choose a token from a distribution. Raises UserError for values without meaning."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"--temperature {self.temperature:g}: must be 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"--top-k {self.top_k}: must be 1 or more")
+        for flag, value in (("--top-p", self.top_p), ("--min-p", self.min_p)):
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"{flag} {value:g}: must be above 0 and at most 1")
+
+    @property
+    def takes_best(self) -> bool:
+        return self.greedy or self.temperature == 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution."""
+        return not self.greedy and self.temperature == 1 and not (self.top_k or self.top_p or self.min_p)
+
+
+def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
+    """The probabilities that tokens are drawn from, (B, V) float64.
+
+    Temperature first, then top-k (Fan et al. 2018), min-p (Nguyen et al. 2024) and top-p
+    (Holtzman et al. 2020), each on what the one before left.
+    """
+    if params.takes_best:
+        probs_BV = np.zeros(logits_BV.shape)
+        np.put_along_axis(probs_BV, logits_BV.argmax(axis=-1)[:, None], 1.0, axis=-1)
+        return probs_BV
+    weights_BV = _weights(logits_BV, params)
+    weights_BV /= weights_BV.sum(axis=-1, keepdims=True)
+    return weights_BV
+
+
+def _weights(logits_BV: np.ndarray, params: SampleParams) -> Probs:
+    """Probabilities up to a factor a row."""
+    z_BV = logits_BV.astype(np.float64)
+    if params.temperature != 1:
+        z_BV /= params.temperature
+    if params.top_k is not None and params.top_k < z_BV.shape[1]:
+        least = np.partition(z_BV, -params.top_k, axis=-1)[:, -params.top_k, None]
+        z_BV[z_BV < least] = -math.inf
+    z_BV -= np.maximum.reduce(z_BV, axis=-1, keepdims=True)
+    weights_BV = np.exp(z_BV, out=z_BV)  # the likeliest weighs 1
+    if params.min_p is not None:
+        weights_BV[weights_BV < params.min_p] = 0.0
+    if params.top_p is not None and params.top_p < 1:
+        order = np.argsort(-weights_BV, axis=-1, kind="stable")
+        ordered = np.take_along_axis(weights_BV, order, axis=-1)
+        sums = ordered.cumsum(axis=-1)
+        ordered[sums - ordered >= params.top_p * sums[:, -1:]] = 0.0
+        np.put_along_axis(weights_BV, order, ordered, axis=-1)
+    return weights_BV
+
+
+def choose(logits_BV: np.ndarray, params: SampleParams, uniform_B: Probs) -> NDArray[np.int64]:
+    """Tokens (B,), drawn by inverting each row's distribution at ``uniform_B`` in [0, 1).
+
+    Pure: a row's token depends on its own logits and number only, whatever its batch-mates.
+    """
+    if params.takes_best:
+        return logits_BV.argmax(axis=-1)
+    sums_BV = np.add.accumulate(_weights(logits_BV, params), axis=-1)
+    # A multiple of 2**-53 below 1, times the total, stays below the total: some sum is above it.
+    return np.add.reduce(sums_BV <= uniform_B[:, None] * sums_BV[:, -1:], axis=-1)
+
+
+class Noise:
+    """Uniform numbers of each sample, (B,) a step, from its own counter-based stream (Philox,
+    Salmon et al. 2011): sample ``i`` is the same in any batch."""
+
+    def __init__(self, seed: int, samples: range) -> None:
+        keys = [np.array([seed % 2**64, i], dtype=np.uint64) for i in samples]
+        self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
+        self._block_TB: Probs = np.zeros((0, len(keys)))
+        self._at = 0
+
+    def next(self) -> Probs:
+        if self._at >= len(self._block_TB):
+            blocks = [stream.random(NOISE_BLOCK) for stream in self._streams]
+            self._block_TB = np.ascontiguousarray(np.stack(blocks, axis=1))
+            self._at = 0
+        self._at += 1
+        return self._block_TB[self._at - 1]
+
+    def keep(self, rows_K: NDArray[np.int64]) -> None:
+        """Go on with some of the rows only."""
+        self._streams = [self._streams[i] for i in rows_K]
+        self._block_TB = self._block_TB[:, rows_K]

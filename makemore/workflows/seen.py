@@ -1,0 +1,80 @@
+"""Which lines stand in the training split, from the run alone: their hashes are kept with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from makemore.checkpoint import RunDir, read_tensors, write_tensors
+from makemore.errors import UserError
+from makemore.workflows.generation import SampleRequest, sample
+
+if TYPE_CHECKING:
+    from makemore.workflows.runs import Run
+
+SEEN = "seen.safetensors"
+TRIES = 100
+"""Samples made for each that is asked for, before giving up."""
+
+
+def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
+    """64 bits of BLAKE2b of each line."""
+    digests = (hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8) for line in lines)
+    return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
+
+
+def write_seen(folder: RunDir, run_id: str, lines: Iterable[str]) -> None:
+    """Keep the hashes of the training lines with a run, 8 bytes a distinct line."""
+    sorted_U = np.unique(hashes(lines))
+    write_tensors(folder.path / SEEN, {"hashes": torch.from_numpy(sorted_U)}, run_id)
+
+
+class SeenLines:
+    """The training lines' hashes. A new line is taken for one of U lines once in 2**64 / U times."""
+
+    def __init__(self, sorted_U: NDArray[np.int64]) -> None:
+        self.sorted_U = sorted_U
+
+    def __contains__(self, line: str) -> bool:
+        wanted = hashes([line])[0]
+        at = int(np.searchsorted(self.sorted_U, wanted))
+        return at < len(self.sorted_U) and bool(self.sorted_U[at] == wanted)
+
+
+def seen_lines(run: Run) -> SeenLines:
+    """From the run, or from its text where the run has none.
+
+    Raises UserError in ``text`` mode, where nothing is a line, and where neither is there.
+    """
+    if run.mode == "text":
+        raise UserError(
+            "--novel-only compares whole lines, and this run's text is one document; see sample --report"
+        )
+    if (run.folder.path / SEEN).is_file():
+        return SeenLines(read_tensors(run.folder.path / SEEN, run.config["run_id"])["hashes"].numpy())
+    return SeenLines(np.unique(hashes(run.documents().parts["train"])))
+
+
+def novel(run: Run, request: SampleRequest) -> Iterator[str]:
+    """As ``sample``, only lines that aren't in the training split: the first ``n`` of them.
+
+    Raises UserError, after those it found, where hardly any is new.
+    """
+    seen = seen_lines(run)
+    left = request.n
+    for first in range(0, TRIES * request.n, request.n):
+        for text in sample(run, request, first):
+            if left and text not in seen:
+                yield text
+                left -= 1
+        if not left:
+            return
+    raise UserError(
+        f"only {request.n - left} of {TRIES * request.n} samples were new; ask for fewer, "
+        "or raise --temperature"
+    )

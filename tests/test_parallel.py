@@ -1,0 +1,253 @@
+"""Several processes train as one does: real torchrun launches on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from makemore import parallel
+from makemore.checkpoint import RunDir
+from makemore.workflows.training import TrainRequest, train
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32" or not torch.distributed.is_available(),
+    reason="torchrun needs libuv or is absent",
+)
+PLAIN = ("train.patience=0", "train.eval_interval=10", "train.schedule=constant", "train.compile=no")
+TINY = {
+    "transformer": ("model.n_layer=1", "model.n_embd=16", "model.dropout=0", "train.batch_tokens=512"),
+    "lstm": ("model.n_hidden=16", "model.n_embd=8", "model.dropout=0", "train.batch_tokens=448")
+    + ("train.loader=streams", "train.block_size=64"),
+    "count": ("model.order=5", "train.batch_tokens=600"),
+    "wavenet": ("train.batch_tokens=512",),
+}
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = random.Random(1)
+    words = [
+        "".join(rng.choice("abcdefg") + rng.choice("aeiou") for _ in range(rng.randint(1, 5)))
+        for _ in range(900)
+    ]
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    path.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return path
+
+
+def start(program: Sequence[str], *options: str, processes: int = 2) -> subprocess.Popen[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options]
+    return subprocess.Popen(
+        [sys.executable, *launch, *program],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=90)[0]
+    finally:
+        process.kill()
+
+
+def arguments(path: Path, model: str, out: Path, *settings: str, steps: int = 50) -> list[str]:
+    chosen = [part for s in (*PLAIN, *TINY[model], *settings) for part in ("--set", s)]
+    command = ["train", str(path), "-m", model, "-o", str(out), "--steps", str(steps)]
+    return [*command, "--device", "cpu", "--dtype", "float32", *chosen]
+
+
+def together(path: Path, model: str, out: Path, *settings: str, **others: Any) -> str:
+    """A run of two processes; returns what they said."""
+    more = others.pop("flags", ())
+    process = start(["-m", "makemore", *arguments(path, model, out, *settings, **others), *more])
+    said = finish(process)
+    assert process.returncode == 0, said
+    return said
+
+
+def alone(path: Path, model: str, out: Path, *settings: str, steps: int = 50, resume: bool = False) -> None:
+    """The same run in this process."""
+    wanted = {"steps": steps, "device": "cpu", "dtype": "float32"}
+    train(
+        TrainRequest(
+            str(path), model, out=out, train=wanted, settings=(*PLAIN, *TINY[model], *settings), resume=resume
+        )
+    )
+
+
+def curve(out: Path, what: str = "val") -> list[float]:
+    return [record[what] for record in RunDir(out).read_metrics() if what in record]
+
+
+@pytest.mark.parametrize("model", ["transformer", "lstm"])
+def test_two_processes_have_the_loss_curve_of_one(lines: Path, tmp_path: Path, model: str) -> None:
+    alone(lines, model, tmp_path / "one", "train.accumulate=2")
+    said = together(lines, model, tmp_path / "two", "train.accumulate=2")
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert len(one) >= 5
+    assert np.ptp(one) > 0.05, "it must have learned something"
+    np.testing.assert_allclose(two, one, atol=1e-4, rtol=0)
+    assert curve(tmp_path / "two", "tokens")[-1] == curve(tmp_path / "one", "tokens")[-1]
+    assert said.count("samples:") == 1, "only one process prints"
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_counts_of_two_processes_are_those_of_one(lines: Path, tmp_path: Path, mode: str) -> None:
+    train(
+        TrainRequest(str(lines), "count", out=tmp_path / "one", corpus={"mode": mode}, settings=TINY["count"])
+    )
+    together(lines, "count", tmp_path / "two", flags=("--mode", mode))
+    one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert int(one["counts_1"].sum()) > 3000
+
+
+def test_a_run_resumes_with_another_number_of_processes(lines: Path, tmp_path: Path) -> None:
+    alone(lines, "lstm", tmp_path / "straight", steps=20)
+    together(lines, "lstm", tmp_path / "run", steps=10)
+    alone(lines, "lstm", tmp_path / "run", steps=20, resume=True)
+    np.testing.assert_allclose(curve(tmp_path / "run")[-1], curve(tmp_path / "straight")[-1], atol=1e-4)
+    together(lines, "lstm", tmp_path / "run", steps=30, flags=("--resume",))
+    alone(lines, "lstm", tmp_path / "straight", steps=30, resume=True)
+    np.testing.assert_allclose(curve(tmp_path / "run")[-1], curve(tmp_path / "straight")[-1], atol=1e-4)
+
+
+def test_a_sharded_run_is_the_same_and_resumes_in_one_process(lines: Path, tmp_path: Path) -> None:
+    adamw = ("train.optimizer=adamw", "train.ema=0.9")
+    alone(lines, "transformer", tmp_path / "straight", *adamw, steps=20)
+    together(lines, "transformer", tmp_path / "run", *adamw, steps=10, flags=("--shard",))
+    assert RunDir(tmp_path / "run").read_config()["train"]["shard"]
+    alone(lines, "transformer", tmp_path / "run", *adamw, steps=20, resume=True)
+    np.testing.assert_allclose(curve(tmp_path / "run"), [*curve(tmp_path / "straight")], atol=1e-4)
+
+
+def test_batch_statistics_and_few_rows(lines: Path, tmp_path: Path) -> None:
+    """A batch of one row leaves nothing for the second process."""
+    together(lines, "wavenet", tmp_path / "run", "train.batch_tokens=2", steps=10)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if any(path.glob(pattern)):
+            return
+        assert process.poll() is None
+        time.sleep(0.1)
+    raise AssertionError(f"no {pattern}")
+
+
+def test_a_signal_leaves_a_state_that_resumes(lines: Path, tmp_path: Path) -> None:
+    process = start(["-m", "makemore", *arguments(lines, "transformer", tmp_path / "run", steps=10**6)])
+    wait_for(tmp_path, "run/metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    said = finish(process)
+    assert said.count("stopped; go on with --resume") == 1, said
+    state, problems = RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
+    assert state["trainer"]["step"] > 0
+    assert not problems
+
+
+FAILING = """
+import os, pathlib, signal, sys, threading, time
+from makemore.cli import main
+def kill():
+    while not any(pathlib.Path(sys.argv[sys.argv.index("-o") + 1]).glob("state/*/state.json")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    threading.Thread(target=kill, daemon=True).start()
+main()
+"""
+
+
+def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
+    saves = ("train.save_interval=0", "train.eval_interval=5")
+    run = arguments(lines, "transformer", tmp_path / "run", *saves, steps=300)
+    process = start([str(tmp_path / "failing.py"), *run], "--max-restarts=1", "--monitor-interval=0.1")
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert said.count("resuming at step") == 1, said
+    steps = curve(tmp_path / "run", "step")
+    assert steps[-1] == 300
+    assert steps == sorted(steps)
+
+
+def test_a_restart_leaves_other_runs_alone(lines: Path, tmp_path: Path) -> None:
+    """The first attempt refuses to overwrite a run, and so does the second."""
+    alone(lines, "count", tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    process = start(["-m", "makemore", *arguments(lines, "count", tmp_path / "run")], "--max-restarts=1")
+    said = finish(process)
+    assert process.returncode != 0
+    assert said.count("already holds a run") == 2, said
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+ONE_FAILS = """
+import os, sys
+from makemore import parallel
+from makemore.cli import _fail
+from makemore.errors import UserError
+try:
+    with parallel.session():
+        assert parallel.highest(parallel.rank()) == 1
+        assert parallel.from_main(parallel.rank()) == 0
+        assert parallel.gather(parallel.rank()) == ([0, 1] if parallel.is_main() else [])
+        if not parallel.is_main():
+            raise UserError("the disk is full")
+        parallel.from_main("never sent")
+        raise AssertionError
+except UserError as error:
+    status = _fail(str(error))
+    assert status == 2
+"""
+
+
+def test_an_error_in_one_process_is_told_once_by_the_first(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(ONE_FAILS, encoding="utf-8")
+    process = start([str(tmp_path / "fails.py")])
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert said.count("makemore: the disk is full") == 1, said
+
+
+@pytest.mark.parametrize(("rows", "size"), [(7, 3), (2, 4), (0, 2), (12, 4)])
+def test_rows_are_cut_as_numpy_cuts_them(monkeypatch: pytest.MonkeyPatch, rows: int, size: int) -> None:
+    for rank, wanted in enumerate(np.array_split(np.arange(rows), size)):
+        monkeypatch.setattr(parallel, "_place", parallel.Place(rank, size))
+        np.testing.assert_array_equal(np.arange(rows)[parallel.own_rows(rows)], wanted)
+
+
+def test_a_process_alone_needs_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    # What a batch system sets of its own accord isn't torchrun.
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert parallel.launched() == parallel.Place(0, 1, 0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parallel.session())
+        assert (parallel.highest(3.5), parallel.from_main("x"), parallel.gather(1)) == (3.5, "x", [1])
+        assert parallel.own_rows(5) == slice(0, 5)
