@@ -1,8 +1,4 @@
-"""Run directories: safe to load, written whole or not at all.
-
-Settings are JSON, tensors safetensors; nothing is ever unpickled. Every file carries its own
-checksum and is written beside its place, flushed to disk and renamed into it.
-"""
+"""Run directories: safe to load, whole at every moment, used by one process at a time."""
 
 from __future__ import annotations
 
@@ -10,74 +6,42 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from makemore.errors import UserError
+from makemore.files import (
+    FORMAT,
+    is_temporary,
+    json_digest,
+    make_folder,
+    read_json,
+    read_tensors,
+    require_plain,
+    write_bytes,
+    write_json,
+    write_tensors,
+    writing,
+)
 
-FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
-KEPT_STATES = 2
+SEEN = "seen.safetensors"
+STATE, TENSORS = "state.json", "tensors.safetensors"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file whole or not at all. Raises UserError where it can't be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+class Saved(NamedTuple):
+    """A state that was read, and what was wrong with newer ones."""
 
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is on disk once its folder is; Windows has no such call and needs none.
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _digest(payload: Any) -> str:
-    text = json.dumps(payload, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, payload: dict[str, Any]) -> None:
-    """A JSON object with its checksum."""
-    payload = json.loads(json.dumps(payload))
-    text = json.dumps({**payload, "sha256": _digest(payload)}, indent=1, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode("utf-8", errors="surrogatepass"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What ``write_json`` wrote. Raises UserError if missing, damaged or not ours."""
-    try:
-        payload = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
-        digest = payload.pop("sha256")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; this is no complete run") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise UserError(f"{path} is damaged or not one of makemore's files") from None
-    if digest != _digest(payload):
-        raise UserError(f"{path} is damaged: its checksum doesn't match")
-    return payload
+    state: dict[str, Any]
+    metrics: dict[str, Any]
+    """What ``metrics.jsonl`` was then: ``bytes`` and their ``sha256``."""
+    problems: list[str]
 
 
 def _is_ours(path: Path) -> bool:
@@ -88,38 +52,10 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _tensor_digest(tensors: dict[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str) -> None:
-    """Tensors with their checksum and the run they belong to."""
-    # Cloned: safetensors refuses tensors that share memory (tied weights).
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    metadata = {"format": str(FORMAT), "run_id": run_id, "sha256": _tensor_digest(plain)}
-    write_bytes(path, save(plain, metadata))
-
-
-def read_tensors(path: Path, run_id: str) -> dict[str, Tensor]:
-    """What ``write_tensors`` wrote. Raises UserError if missing, damaged or another run's."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; this is no complete run")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{path} is damaged or not one of makemore's files") from None
-    if metadata.get("run_id") != run_id:
-        raise UserError(f"{path} belongs to another run")
-    if metadata.get("sha256") != _tensor_digest(tensors):
-        raise UserError(f"{path} is damaged: its checksum doesn't match")
-    return tensors
+def _order(folder: Path) -> tuple[int, int]:
+    """Step and number of a state; several may be of one step."""
+    step, _, nth = folder.name.partition(".")
+    return int(step), int(nth or 0)
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -151,6 +87,8 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._state: Path | None = None
+        """The newest state known to be good: the last one read or written."""
 
     @property
     def exists(self) -> bool:
@@ -158,25 +96,47 @@ class RunDir:
 
     @property
     def occupied(self) -> bool:
-        """Whether something stands in the way of a new run."""
+        """Whether something stands in the way of a new run; one cut short while it was being made doesn't."""
         if not os.path.isdir(self.path):  # unlike Path's, no error for a name too long
             return os.path.lexists(self.path)
-        return any(self.path.iterdir())
+        names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
+        return not (names <= {TOKENIZER, STATES} and (not names or _is_ours(self.path / TOKENIZER)))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process writes this run while the block runs. Raises UserError where one does."""
+        with writing(self.path):
+            make_folder(self.path)
+        with exclusive(self.path):
+            yield
 
     def clear(self) -> None:
         """Remove an earlier run's files, and no others. Raises UserError for a folder that isn't one."""
-        if not any(_is_ours(self.path / name) for name in (CONFIG, TOKENIZER)):
+        if self.occupied and not any(_is_ours(self.path / name) for name in (CONFIG, TOKENIZER)):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
-        self.drop_states()
-        # What makes it a run goes last: cut short, it can be cleared again.
-        for name in (MODEL, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
-            (self.path / name).unlink(missing_ok=True)
+        with writing(self.path):
+            self.sweep()
+            self.drop_states()
+            # What makes it a run goes last: cut short, it can be cleared again.
+            for name in (MODEL, SEEN, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+                (self.path / name).unlink(missing_ok=True)
 
-    def create(self, config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
-        """Write what doesn't change in training; returns the run's id."""
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written."""
+        for folder in (self.path, *self._states()):
+            for path in filter(is_temporary, folder.iterdir()):
+                path.unlink(missing_ok=True)
+
+    def create(
+        self, config: dict[str, Any], tokenizer: dict[str, Any], state: dict[str, Any] | None = None
+    ) -> str:
+        """Write what doesn't change in training, and the state before the first step: once there is a
+        config there is a run that can be resumed. Returns the run's id."""
         config = {"format": FORMAT, **config}
-        run_id = _digest(config)[:16]
+        run_id = json_digest(config)[:16]
         write_json(self.path / TOKENIZER, {**tokenizer, "run_id": run_id})
+        if state is not None:
+            self.write_state(0, state, run_id)
         write_json(self.path / CONFIG, {**config, "run_id": run_id})
         return run_id
 
@@ -216,13 +176,15 @@ class RunDir:
     def write_samples(self, text: str) -> None:
         write_bytes(self.path / SAMPLES, text.encode())
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """One JSON line. Raises UserError where it can't be written."""
-        try:
-            with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise UserError(f"can't write {self.path / METRICS}: {error.strerror}") from None
+    def append_metrics(self, record: dict[str, Any], sync: bool = False) -> None:
+        """One JSON line; ``sync``: on disk when this returns. Raises UserError where it can't be written."""
+        path = self.path / METRICS
+        require_plain(path)
+        with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(record) + "\n")
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every whole line; one cut off by a crash is passed over."""
@@ -233,45 +195,132 @@ class RunDir:
                     records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict)]
 
-    def cut_metrics(self, step: int) -> None:
-        """Forget what was logged after ``step``, which a resumed run takes again."""
-        kept = [r for r in self.read_metrics() if isinstance(r.get("step"), int) and r["step"] <= step]
-        write_bytes(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept).encode())
+    def metrics_seal(self) -> dict[str, Any]:
+        """What ``metrics.jsonl`` is now, as a state or a result remembers it."""
+        data = self._metrics_bytes()
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def metrics_problem(self, seal: dict[str, Any]) -> str:
+        """What is wrong with the metrics that were there when ``seal`` was taken; empty if nothing."""
+        path, data = self.path / METRICS, self._metrics_bytes()
+        if seal["bytes"] and not path.exists():
+            return f"{path} is missing"
+        whole = hashlib.sha256(data[: seal["bytes"]]).hexdigest() == seal["sha256"]
+        return "" if whole else f"{path} is damaged: its checksum doesn't match"
+
+    def _metrics_bytes(self) -> bytes:
+        return (self.path / METRICS).read_bytes() if require_plain(self.path / METRICS) is not None else b""
+
+    def cut_metrics(self, step: int, seal: dict[str, Any]) -> str:
+        """Forget what was logged after ``step``, when ``seal`` was taken: a resumed run takes it again.
+
+        Returns what is wrong with the rest, whose lines are kept as far as they can be read.
+        """
+        if problem := self.metrics_problem(seal):
+            kept = [r for r in self.read_metrics() if isinstance(r.get("step"), int) and r["step"] <= step]
+            data = "".join(json.dumps(r) + "\n" for r in kept).encode()
+        else:
+            data = self._metrics_bytes()[: seal["bytes"]]
+        write_bytes(self.path / METRICS, data)
+        return problem
 
     def write_state(self, step: int, state: dict[str, Any], run_id: str) -> None:
-        """Save all that resuming needs, then drop all but the last two."""
-        folder = self.path / STATES / f"{step:09d}"
+        """Save all that resuming needs, then drop all but this state and the good one before it."""
+        folder = self._new_state(step)
         tensors: dict[str, Tensor] = {}
         skeleton = _flatten(state, "state", tensors)
-        write_tensors(folder / "tensors.safetensors", tensors, run_id)
-        # Written last: a folder with this file is complete.
-        write_json(folder / "state.json", {"step": step, "run_id": run_id, "state": skeleton})
-        for old in self._states()[KEPT_STATES:]:
-            shutil.rmtree(old, ignore_errors=True)
+        payload = {"step": step, "run_id": run_id, "state": skeleton, "metrics": self.metrics_seal()}
+        try:
+            digest = write_tensors(folder / TENSORS, tensors, run_id)
+            # Written last: a folder with this file is complete.
+            write_json(folder / STATE, {**payload, "tensors": digest})
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for old in self._states():
+            if old not in (folder, self._state):
+                shutil.rmtree(old, ignore_errors=True)
+        self._state = folder
+
+    def _new_state(self, step: int) -> Path:
+        """A folder that isn't there yet: a good state is never written over."""
+        nth = max((n for s, n in map(_order, self._states()) if s == step), default=-1) + 1
+        return self.path / STATES / (f"{step:09d}.{nth}" if nth else f"{step:09d}")
 
     def _states(self) -> list[Path]:
-        """State folders, newest first."""
-        found = (self.path / STATES).glob("[0-9]*") if (self.path / STATES).is_dir() else []
-        return sorted((p for p in found if p.is_dir()), key=lambda p: p.name, reverse=True)
+        """State folders, newest first. Raises UserError where they are elsewhere."""
+        states = self.path / STATES
+        found = states.iterdir() if states.is_dir() else []
+        folders = [p for p in found if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", p.name) and p.is_dir()]
+        for folder in (states, *folders):
+            if folder.is_symlink():
+                raise UserError(f"{folder} is a link; the files of a run are in it and nowhere else")
+        return sorted(folders, key=_order, reverse=True)
 
-    def read_state(self, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        """The newest good state, and what was wrong with newer ones.
-
-        Raises UserError where no state is good.
-        """
+    def read_state(self, run_id: str) -> Saved:
+        """The newest good state. Raises UserError where none is good."""
         problems: list[str] = []
         for folder in self._states():
             try:
-                payload = read_json(folder / "state.json")
-                if payload.get("run_id") != run_id:
-                    raise UserError(f"{folder} belongs to another run")
-                tensors = read_tensors(folder / "tensors.safetensors", run_id)
-                return _unflatten(payload["state"], tensors), problems
-            except (UserError, KeyError, TypeError, ValueError) as error:
+                saved = self._read_state(folder, run_id)
+            except UserError as error:
                 problems.append(str(error))
+            else:
+                self._state = folder
+                return saved._replace(problems=problems)
         detail = f" ({problems[0]})" if problems else ""
         raise UserError(f"{self.path} has no state to resume from{detail}")
 
+    def _read_state(self, folder: Path, run_id: str) -> Saved:
+        payload = read_json(folder / STATE)
+        if payload.get("run_id") != run_id:
+            raise UserError(f"{folder / STATE} belongs to another run")
+        if payload.get("step") != _order(folder)[0]:
+            raise UserError(f"{folder / STATE} is damaged: it is of step {payload.get('step')}")
+        tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
+        try:
+            return Saved(_unflatten(payload["state"], tensors), payload["metrics"], [])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
+
     def drop_states(self) -> None:
-        """A finished run needs no state."""
-        shutil.rmtree(self.path / STATES, ignore_errors=True)
+        """Forget every state."""
+        states = self.path / STATES
+        if states.is_symlink():
+            states.unlink()
+        shutil.rmtree(states, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time has a folder. Raises UserError where another has it.
+
+    POSIX locks the folder itself, which leaves nothing behind; the system unlocks it when its process
+    ends, however it ends. File systems without locks go without.
+    """
+    if os.name != "posix":
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+                yield
+        except Timeout:
+            raise _in_use(folder) from None
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(folder) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use(folder: Path) -> UserError:
+    return UserError(f"another process is writing {folder}; wait for it to end, or name another --out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ class Trainer:
         self.best_weights = "raw"
         """Or ``ema``: which weights the best are."""
         self._next_evaluation = 1 / EVALUATIONS
+        self._evaluated_at = -1
         self._eval_seconds = 0.0
         self._saved_at = 0.0
         self._sum: Tensor | None = None
@@ -201,6 +203,7 @@ class Trainer:
         asked = parallel.is_main() or self.learner.sharded
         outcome = self._judgement() if asked else Evaluation(None, False)
         outcome = parallel.from_main(outcome)
+        self._evaluated_at = self.step
         if outcome.val is not None:
             self._eval_seconds = parallel.highest(time.perf_counter() - begun)
             # A slow evaluation comes less often: it may take a tenth of the time.
@@ -239,7 +242,8 @@ class Trainer:
         return self._record(outcome, save=self._due_for_saving())
 
     def _end(self) -> Record:
-        outcome = self._run_evaluation()
+        again = self._evaluated_at != self.step
+        outcome = self._run_evaluation() if again else Evaluation(None, False)
         self._tick()
         self.finished = True
         return self._record(outcome, save=True)
@@ -286,6 +290,7 @@ class Trainer:
         "finished",
         "stopped_early",
         "_next_evaluation",
+        "_evaluated_at",
         "_eval_seconds",
         "_count",
     )
@@ -295,6 +300,8 @@ class Trainer:
         # Several processes' random numbers follow from seed and step.
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and parallel.size() == 1 else []
         return {
+            # Counting chooses some of its settings at its end.
+            "settings": dataclasses.asdict(self.learner.model.config),
             "trainer": {name: getattr(self, name) for name in self._SCALARS},
             "sum": self._sum,
             "best": self.best,

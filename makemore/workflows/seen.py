@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from makemore.checkpoint import RunDir, read_tensors, write_tensors
+from makemore.checkpoint import SEEN, RunDir
 from makemore.errors import UserError
+from makemore.files import read_tensors, write_tensors
 from makemore.workflows.generation import SampleRequest, sample
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
 
-SEEN = "seen.safetensors"
 TRIES = 100
 """Samples made for each that is asked for, before giving up."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import re
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from makemore import parallel
-from makemore.checkpoint import STATES, RunDir
+from makemore.checkpoint import STATES, RunDir, Saved
 from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
 from makemore.corpus.documents import make_documents
 from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
@@ -23,6 +24,7 @@ from makemore.corpus.splits import Corpus, make_corpus
 from makemore.datasets import find_input
 from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
+from makemore.files import tensor_digest
 from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
@@ -206,9 +208,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     asked = _asked(request)
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
-    if folder.occupied and not request.overwrite:
-        held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
-        raise UserError(f"{folder.path} {held}, or name another --out DIR")
+    _require_room(folder, request)
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
@@ -226,6 +226,12 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+
+
+def _require_room(folder: RunDir, request: TrainRequest) -> None:
+    if folder.occupied and not request.overwrite:
+        held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
+        raise UserError(f"{folder.path} {held}, or name another --out DIR")
 
 
 def _sharded(train: TrainConfig) -> bool:
@@ -371,15 +377,16 @@ def train(
     Raises UserError for what the user can mend, before anything is written. Of several processes all
     but the first raise Helped at the end.
     """
-    with parallel.session():
-        main = parallel.is_main()
-        if observer is None or not main:
-            observer = Silent()
-        request = parallel.from_main(_after_restart(request))
-        trained = _resume(request, observer, stop) if request.resume else _begin(request, observer, stop)
-    if not main:
-        raise Helped
-    return _conclude(*trained, observer)
+    with contextlib.ExitStack() as held:
+        with parallel.session():
+            main = parallel.is_main()
+            if observer is None or not main:
+                observer = Silent()
+            request = parallel.from_main(_after_restart(request))
+            trained = (_resume if request.resume else _begin)(request, observer, stop, held)
+        if not main:
+            raise Helped
+        return _conclude(*trained, observer)
 
 
 def _after_restart(request: TrainRequest) -> TrainRequest:
@@ -393,15 +400,19 @@ def _after_restart(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, resume=saved, overwrite=not saved)
 
 
-def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> tuple[Plan, Trainer]:
+def _begin(
+    request: TrainRequest, observer: Observer, stop: Callable[[], bool], held: contextlib.ExitStack
+) -> tuple[Plan, Trainer]:
     plan = prepare(request, observer)
     trainer = make_trainer(plan, stop)
+    state = trainer.state_dict()
     parallel.highest(0)  # all have looked at the folder before anything is written
     run_id = ""
     if parallel.is_main():
-        if plan.folder.occupied:
-            plan.folder.clear()
-        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+        held.enter_context(plan.folder.locked())
+        _require_room(plan.folder, request)  # another process may have begun a run meanwhile
+        plan.folder.clear()
+        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict(), state)
     return _fit(plan, trainer, run_id, observer)
 
 
@@ -429,8 +440,9 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple
 def _write(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | None, run_id: str) -> None:
     if record.improved:
         _write_best(plan, trainer, run_id)
-    if not trainer.stopped:
-        plan.folder.append_metrics(_metrics(record))
+    # What only says that a step has been is not logged: resuming goes on as if undisturbed.
+    if record.loss is not None or record.val is not None:
+        plan.folder.append_metrics(_metrics(record), sync=state is not None)
     if state is not None:
         plan.folder.write_state(trainer.step, state, run_id)
 
@@ -489,13 +501,17 @@ def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     return used
 
 
-def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> tuple[Plan, Trainer]:
+def _resume(
+    request: TrainRequest, observer: Observer, stop: Callable[[], bool], held: contextlib.ExitStack
+) -> tuple[Plan, Trainer]:
     """Go on where a run stopped; a larger budget may be given, other settings may not change."""
     MODELS.path(request.model)
     asked = _asked(request)
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
     # Only the first process need have the run on its disk.
+    if parallel.is_main() and folder.exists:
+        held.enter_context(folder.locked())
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
     budget: dict[str, Any] = {
@@ -503,8 +519,10 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     }
     if request.model != config["model"]["name"]:
         raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    saved = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else None)
+    assert saved is not None
     kind = MODELS.get(request.model)
-    model_config = override(kind.Config(), config["model"]["settings"], "model")
+    model_config = override(kind.Config(), saved.state["settings"], "model")
     train = override(TrainConfig(), {**config["train"], **budget}, "train")
     corpus_config = CorpusConfig(
         config["corpus"]["mode"], ",".join(map(str, config["corpus"]["shares"])), config["corpus"]["encoding"]
@@ -518,16 +536,31 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
     trainer = make_trainer(plan, stop)
-    state, problems = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else ({}, []))
-    for problem in problems:
+    for problem in saved.problems:
         observer.note(f"{problem}; going back to the state before")
-    trainer.load_state_dict(state)
+    trainer.load_state_dict(saved.state)
     if any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")):
         trainer.finished = False
     if parallel.is_main():
-        folder.cut_metrics(trainer.step)
+        _mend(plan, trainer, saved, run_id, observer)
     observer.note(f"resuming at step {trainer.step:,}")
     return _fit(plan, trainer, run_id, observer)
+
+
+def _mend(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Observer) -> None:
+    """Bring what training writes beside its states back to where the state is."""
+    plan.folder.sweep()
+    if problem := plan.folder.cut_metrics(trainer.step, saved.metrics):
+        observer.note(f"{problem}; the lines that can be read are kept")
+    if not trainer.best:
+        return
+    try:
+        as_then = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(trainer.best)
+    except UserError as error:
+        observer.note(f"{error}; written anew from the state")
+        as_then = False
+    if not as_then:
+        _write_best(plan, trainer, run_id)
 
 
 def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> None:
@@ -536,6 +569,6 @@ def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> 
         for key, value in asked[section].items():
             if override(kept, {key: value}, section) != kept:
                 raise UserError(
-                    f"{section}.{key} was {getattr(kept, key)}, not {value}; a resumed run keeps its settings "
-                    "(--overwrite begins anew)"
+                    f"{section}.{key} was {getattr(kept, key)}, not {value}; "
+                    "a resumed run keeps its settings (--overwrite begins anew)"
                 )

@@ -83,7 +83,7 @@ def test_comparing_needs_the_result(refused, work, damage):
 
 
 def test_a_later_format_is_refused(refused, work):
-    from makemore.checkpoint import read_json, write_json
+    from makemore.files import read_json, write_json
 
     config = read_json(work / "lines" / "config.json")
     write_json(work / "lines" / "config.json", {**config, "format": 99})
@@ -123,8 +123,9 @@ class TestResuming:
 
     @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
     @pytest.mark.parametrize("damage", DAMAGE)
-    def test_the_only_state_is_damaged(self, refused, run, name, damage):
-        damage(next((run / "state").iterdir()) / name, run)
+    def test_every_state_is_damaged(self, refused, run, name, damage):
+        for state in (run / "state").iterdir():
+            damage(state / name, run)
         resume = ["words.txt", "-m", "bigram", "--steps", "6", "--out", "run", "--resume"]
         assert "no state to resume from" in refused("train", *resume)
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from makemore.checkpoint import read_tensors, write_tensors
+from makemore.files import read_tensors, write_tensors
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from tests.conformance.prepared import VOCAB, documents, prepared, room
