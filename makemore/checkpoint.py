@@ -16,7 +16,6 @@ from torch import Tensor
 
 from makemore.errors import UserError
 from makemore.files import (
-    FORMAT,
     is_temporary,
     json_digest,
     make_folder,
@@ -29,6 +28,7 @@ from makemore.files import (
     writing,
 )
 
+FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 SEEN = "seen.safetensors"
@@ -89,6 +89,8 @@ class RunDir:
         self.path = path
         self._state: Path | None = None
         """The newest state known to be good: the last one read or written."""
+        self._copies: dict[str, dict[str, Any]] = {}
+        """What config and tokenizer hold: every state has them too."""
 
     @property
     def exists(self) -> bool:
@@ -134,14 +136,38 @@ class RunDir:
         config there is a run that can be resumed. Returns the run's id."""
         config = {"format": FORMAT, **config}
         run_id = json_digest(config)[:16]
-        write_json(self.path / TOKENIZER, {**tokenizer, "run_id": run_id})
+        self._copies = {
+            TOKENIZER: {**tokenizer, "run_id": run_id},
+            CONFIG: {**config, "run_id": run_id},
+        }
+        write_json(self.path / TOKENIZER, self._copies[TOKENIZER])
         if state is not None:
             self.write_state(0, state, run_id)
-        write_json(self.path / CONFIG, {**config, "run_id": run_id})
+        write_json(self.path / CONFIG, self._copies[CONFIG])
         return run_id
+
+    def mend(self) -> list[str]:
+        """Take what is damaged of config and tokenizer from a state; returns what was wrong."""
+        problems = []
+        for name in (CONFIG, TOKENIZER):
+            try:
+                read_json(self.path / name)
+            except UserError as error:
+                if copy := self.read_copy(name):
+                    write_json(self.path / name, copy)
+                    problems.append(str(error))
+        return problems
+
+    def read_copy(self, name: str) -> dict[str, Any] | None:
+        """What a state has of config or tokenizer, from the newest that has them."""
+        for folder in self._states():
+            with contextlib.suppress(UserError, KeyError, TypeError):
+                return dict(read_json(folder / STATE)["copies"][name])
+        return None
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Replace the settings of a run that is there."""
+        self._copies[CONFIG] = config
         write_json(self.path / CONFIG, config)
 
     def read_config(self) -> dict[str, Any]:
@@ -153,12 +179,14 @@ class RunDir:
         config = read_json(self.path / CONFIG)
         if config.get("format") != FORMAT:
             raise UserError(f"{self.path} has format {config.get('format')}; this version reads {FORMAT}")
+        self._copies[CONFIG] = config
         return config
 
     def read_tokenizer(self, run_id: str) -> dict[str, Any]:
         data = read_json(self.path / TOKENIZER)
         if data.get("run_id") != run_id:
             raise UserError(f"{self.path / TOKENIZER} belongs to another run")
+        self._copies[TOKENIZER] = data
         return data
 
     def write_model(self, tensors: dict[str, Tensor], run_id: str) -> None:
@@ -168,7 +196,10 @@ class RunDir:
         return read_tensors(self.path / MODEL, run_id)
 
     def write_result(self, result: dict[str, Any]) -> None:
-        write_json(self.path / RESULT, result)
+        write_json(
+            self.path / RESULT,
+            {**result, "run_id": self.read_config()["run_id"], "metrics": self.metrics_seal()},
+        )
 
     def read_result(self) -> dict[str, Any] | None:
         return read_json(self.path / RESULT) if (self.path / RESULT).exists() else None
@@ -229,7 +260,8 @@ class RunDir:
         folder = self._new_state(step)
         tensors: dict[str, Tensor] = {}
         skeleton = _flatten(state, "state", tensors)
-        payload = {"step": step, "run_id": run_id, "state": skeleton, "metrics": self.metrics_seal()}
+        payload = {"name": folder.name, "run_id": run_id, "state": skeleton, "metrics": self.metrics_seal()}
+        payload["copies"] = self._copies
         try:
             digest = write_tensors(folder / TENSORS, tensors, run_id)
             # Written last: a folder with this file is complete.
@@ -269,14 +301,24 @@ class RunDir:
                 self._state = folder
                 return saved._replace(problems=problems)
         detail = f" ({problems[0]})" if problems else ""
-        raise UserError(f"{self.path} has no state to resume from{detail}")
+        raise UserError(f"{self.path} has no state to resume from{detail}; --overwrite begins anew")
+
+    def read_states(self, run_id: str) -> tuple[list[Saved], list[str]]:
+        """All good states, newest first, and what is wrong with the others."""
+        good, problems = [], []
+        for folder in self._states():
+            try:
+                good.append(self._read_state(folder, run_id))
+            except UserError as error:
+                problems.append(str(error))
+        return good, problems
 
     def _read_state(self, folder: Path, run_id: str) -> Saved:
         payload = read_json(folder / STATE)
         if payload.get("run_id") != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
-        if payload.get("step") != _order(folder)[0]:
-            raise UserError(f"{folder / STATE} is damaged: it is of step {payload.get('step')}")
+        if payload.get("name") != folder.name:
+            raise UserError(f"{folder / STATE} is damaged: it is of state {payload.get('name')}")
         tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
         try:
             return Saved(_unflatten(payload["state"], tensors), payload["metrics"], [])

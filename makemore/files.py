@@ -24,7 +24,6 @@ from torch import Tensor
 
 from makemore.errors import UserError
 
-FORMAT = 1
 MOST_JSON = 64 << 20
 """Bytes; the largest that is ever written holds a vocabulary of some megabytes."""
 MOST_HEADER = 16 << 20
@@ -121,17 +120,22 @@ def json_digest(payload: Any) -> str:
 def write_json(path: Path, payload: dict[str, Any]) -> None:
     """A JSON object with its name and checksum."""
     payload = {**json.loads(json.dumps(payload)), "file": path.name}
-    text = json.dumps({**payload, "sha256": json_digest(payload)}, indent=1, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode("utf-8", errors="surrogatepass"))
+    write_bytes(path, _json_bytes({**payload, "sha256": json_digest(payload)}))
+
+
+def _json_bytes(payload: dict[str, Any]) -> bytes:
+    text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="surrogatepass")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """What ``write_json`` wrote. Raises UserError if missing, damaged or not ours."""
     _require(path, MOST_JSON)
     try:
-        payload = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
-        digest = payload.pop("sha256")
-        if digest != json_digest(payload):
+        data = path.read_bytes()
+        payload = json.loads(data.decode("utf-8", errors="surrogatepass"))
+        as_written = _json_bytes(payload)
+        if payload.pop("sha256") != json_digest(payload) or data != as_written:
             raise UserError(f"{path} is damaged: its checksum doesn't match")
         name = payload.pop("file")
     except OSError as error:
@@ -159,8 +163,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str) -> str:
     # Cloned: safetensors refuses tensors that share memory (tied weights).
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     digest = tensor_digest(plain)
-    metadata = {"format": str(FORMAT), "file": path.name, "run_id": run_id, "sha256": digest}
-    write_bytes(path, save(plain, metadata))
+    write_bytes(path, save(plain, {"file": path.name, "run_id": run_id, "sha256": digest}))
     return digest
 
 
@@ -176,25 +179,27 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged or not one of makemore's files") from None
-    if metadata.get("run_id") != run_id:
-        raise UserError(f"{path} belongs to another run")
     found = tensor_digest(tensors)
-    if metadata.get("sha256") != found:
+    if metadata.keys() != {"file", "run_id", "sha256"} or metadata["sha256"] != found:
         raise UserError(f"{path} is damaged: its checksum doesn't match")
-    if metadata.get("file") != path.name or found != (digest or found):
+    if metadata["run_id"] != run_id:
+        raise UserError(f"{path} belongs to another run")
+    if metadata["file"] != path.name or found != (digest or found):
         raise UserError(f"{path} is damaged: it is another file of the run in its place")
     return tensors
 
 
 def _check_sizes(path: Path) -> None:
     """Raises UserError for a file that there is no memory for, before any is taken."""
-    info = _require(path, memory())
+    _require(path, memory())
     try:
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
+            size = int.from_bytes(file.read(8), "little")
+            header = file.read(size) if size <= MOST_HEADER else b""
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from None
-    if not 0 < header <= min(info.st_size - 8, MOST_HEADER):
+    # Blanks fill it up; others would mean the same and go unnoticed.
+    if len(header) != size or not header.rstrip(b" ").endswith(b"}"):
         raise UserError(f"{path} is damaged or not one of makemore's files")
 
 

@@ -510,8 +510,10 @@ def _resume(
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
     # Only the first process need have the run on its disk.
-    if parallel.is_main() and folder.exists:
+    if parallel.is_main() and folder.occupied:
         held.enter_context(folder.locked())
+        for problem in folder.mend():
+            observer.note(f"{problem}; written anew from a state")
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
     budget: dict[str, Any] = {

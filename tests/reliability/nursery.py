@@ -195,6 +195,7 @@ class Nursery:
         folder = Path(job.folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "calls").unlink(missing_ok=True)
+        (folder / "log").write_text("")  # a child may be killed before it opens it
         self.process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
