@@ -27,12 +27,32 @@ from makemore.files import (
     write_tensors,
     writing,
 )
+from makemore.forms import check_form
 
 FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 SEEN = "seen.safetensors"
 STATE, TENSORS = "state.json", "tensors.safetensors"
+
+
+_SEAL = {"bytes": int, "sha256": str}
+_CONFIG = {
+    "run_id": str,
+    "model": {"name": str, "settings": dict},
+    "tokenizer": str,
+    "corpus": {
+        "path": str,
+        "mode": ("lines", "text"),
+        "shares": [float],
+        "encoding": str,
+        "digests": {"train": str, "val": str, "test": str},
+        "longest_document": int,
+        "context": str,
+    },
+}
+_STATE = {"name": str, "run_id": str, "tensors": str, "metrics": _SEAL, "state": dict, "copies": dict}
+_RESULT = {"run_id": str, "metrics": _SEAL}
 
 
 class Saved(NamedTuple):
@@ -42,6 +62,16 @@ class Saved(NamedTuple):
     metrics: dict[str, Any]
     """What ``metrics.jsonl`` was then: ``bytes`` and their ``sha256``."""
     problems: list[str]
+
+
+def _read(path: Path, form: Any) -> dict[str, Any]:
+    """A JSON file of a form. Raises UserError where it isn't."""
+    payload = read_json(path)
+    try:
+        check_form(payload, form)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or from another version: {error}") from None
+    return payload
 
 
 def _is_ours(path: Path) -> bool:
@@ -107,6 +137,8 @@ class RunDir:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """No other process writes this run while the block runs. Raises UserError where one does."""
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
         with writing(self.path):
             make_folder(self.path)
         with exclusive(self.path):
@@ -176,9 +208,10 @@ class RunDir:
             raise UserError(f"no run at {self.path}; makemore train makes one")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG})")
-        config = read_json(self.path / CONFIG)
-        if config.get("format") != FORMAT:
-            raise UserError(f"{self.path} has format {config.get('format')}; this version reads {FORMAT}")
+        version = read_json(self.path / CONFIG).get("format")
+        if version != FORMAT:
+            raise UserError(f"{self.path} has format {version}; this version reads {FORMAT}")
+        config = _read(self.path / CONFIG, _CONFIG)
         self._copies[CONFIG] = config
         return config
 
@@ -202,7 +235,7 @@ class RunDir:
         )
 
     def read_result(self) -> dict[str, Any] | None:
-        return read_json(self.path / RESULT) if (self.path / RESULT).exists() else None
+        return _read(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
 
     def write_samples(self, text: str) -> None:
         write_bytes(self.path / SAMPLES, text.encode())
@@ -314,7 +347,7 @@ class RunDir:
         return good, problems
 
     def _read_state(self, folder: Path, run_id: str) -> Saved:
-        payload = read_json(folder / STATE)
+        payload = _read(folder / STATE, _STATE)
         if payload.get("run_id") != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
         if payload.get("name") != folder.name:

@@ -111,6 +111,16 @@ def _require(path: Path, most: int) -> os.stat_result:
     return info
 
 
+@contextlib.contextmanager
+def well_formed(path: Path) -> Iterator[None]:
+    """What a file lacks, or has of another kind, becomes a UserError, whatever its checksum says."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise UserError(f"{path} is damaged or from another version: {reason}") from None
+
+
 def json_digest(payload: Any) -> str:
     """sha256 of a JSON value, whatever its white space."""
     text = json.dumps(payload, sort_keys=True, ensure_ascii=True)

@@ -210,4 +210,9 @@ class Optimizers:
                 int(nth): {name: cut_like(t, params[int(nth)]) for name, t in kept.items()}
                 for nth, kept in state[str(i)]["state"].items()
             }
-            part.load_state_dict({**state[str(i)], "state": own})
+            if any(
+                t.ndim and t.shape != params[nth].shape for nth, kept in own.items() for t in kept.values()
+            ):
+                raise ValueError("the optimizer's state is of other parameters")
+            # Rates, decays and the like follow from the settings.
+            part.load_state_dict({"state": own, "param_groups": part.state_dict()["param_groups"]})

@@ -140,6 +140,14 @@ class Trainer:
             elif self.progress < 1 and (self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1):
                 yield self._record(Evaluation(None, False), save=self._due_for_saving())
 
+    def carry_on(self, larger: bool) -> None:
+        """After a state was loaded: whether a run that had ended goes on; ``larger``: its budget is now."""
+        was_early, self.stopped_early = self.stopped_early, False
+        if self.config.patience and self.worse >= self.config.patience:
+            self.stopped_early = True
+        elif larger or was_early:
+            self.finished = False
+
     def advance(self, progress: float) -> Metrics | None:
         """One step, told how much of the budget is used; None where data end.
 
@@ -313,8 +321,14 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self._SCALARS:
             # A state of an earlier version lacks what has come since.
-            setattr(self, name, state["trainer"].get(name, getattr(self, name)))
+            before, value = getattr(self, name), state["trainer"].get(name, getattr(self, name))
+            if type(value) is not type(before):
+                raise TypeError(f"{name} is {value!r}")
+            setattr(self, name, value)
         self._sum, self.best = state["sum"], state["best"]
+        named = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.best.items())
+        if not named or not isinstance(self._sum, Tensor | None):
+            raise TypeError("the best weights or the sum of losses are no tensors")
         self._logged_tokens = self.tokens
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])

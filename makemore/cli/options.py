@@ -14,9 +14,8 @@ from makemore.errors import UserError
 
 JSON = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
 DEVICE = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps.")
-TOKENIZER = typer.Option(
-    "char", "--tokenizer", "-t", help="char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2."
-)
+TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
+TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 

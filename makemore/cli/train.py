@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+from makemore.cli.options import JSON, TOKENIZERS_HELP, print_json, seconds
 
+TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
 COMPILE = typer.Option(
     None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
@@ -22,7 +23,7 @@ SHARD = typer.Option(
 def command(
     input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
-    tokenizer: str = TOKENIZER,
+    tokenizer: str | None = TOKENIZER,
     mode: str | None = MODE,
     out: Path | None = typer.Option(None, "--out", "-o", help="Run directory."),
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps to take."),
@@ -56,7 +57,7 @@ def command(
 
     # A misspelt name is told at once, before torch is imported.
     MODELS.path(model)
-    TOKENIZERS.path(tokenizer.partition(":")[0])
+    TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore import parallel
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag

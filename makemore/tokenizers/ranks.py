@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import tiktoken
 
+from makemore.errors import UserError
+
 
 class Ranks:
     """Tokens in the order in which they are merged, and the pattern that cuts a text beforehand.
@@ -30,7 +32,10 @@ class Ranks:
 
     def encode(self, text: str) -> np.ndarray:
         """(N,) uint32 ranks. No text brings about a special token: there are none."""
-        return self._encoding.encode_to_numpy(text, disallowed_special=())
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except ValueError as error:  # a pattern that tries too many ways; none of ours does
+            raise UserError(f"the tokenizer's pattern can't cut this text: {error}") from None
 
     def sizes(self) -> np.ndarray:
         """(len(tokens),) int64: bytes of each token."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from makemore.checkpoint import CONFIG, MODEL, RESULT, SAMPLES, SEEN, TOKENIZER, RunDir, Saved
 from makemore.errors import UserError
-from makemore.files import read_tensors, require_plain, tensor_digest
+from makemore.files import read_tensors, require_plain, tensor_digest, well_formed
 from makemore.tokenizers import tokenizer_from_dict
 
 
@@ -43,15 +43,6 @@ def _noting(problems: list[str]) -> Iterator[None]:
             problems.append(str(error))
 
 
-@contextlib.contextmanager
-def _well_formed(path: Path) -> Iterator[None]:
-    """What doesn't have the form that makemore gives it is damaged, whatever its checksum."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
-
-
 class RunFiles:
     """The files of one run beside its config, each looked at in the light of the newest state."""
 
@@ -67,7 +58,7 @@ class RunFiles:
         return self.newest.state["trainer"] if self.newest else {}
 
     def tokenizer(self) -> None:
-        with _well_formed(self.folder.path / TOKENIZER):
+        with well_formed(self.folder.path / TOKENIZER):
             tokenizer_from_dict(self.folder.read_tokenizer(self.run_id))
 
     def model(self) -> None:
@@ -100,7 +91,7 @@ class RunFiles:
             return
         if require_plain(path) is None:
             raise UserError(f"{path} is missing")
-        with _well_formed(self.folder.path / RESULT):
+        with well_formed(self.folder.path / RESULT):
             written = ("\n".join(result["samples"]) + "\n").encode()
         if path.read_bytes() != written:
             raise UserError(f"{path} is damaged: {RESULT} has other samples")
@@ -108,7 +99,7 @@ class RunFiles:
     def metrics(self) -> None:
         """As they were at the end, or where the newest state was saved."""
         seal = self.newest.metrics if self.newest else None
-        with _well_formed(self.folder.path / RESULT):
+        with well_formed(self.folder.path / RESULT):
             if self.finished and (result := self._result()):
                 seal = result["metrics"]
             if seal and (problem := self.folder.metrics_problem(seal)):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from makemore.checkpoint import CONFIG
+from makemore.checkpoint import CONFIG, RESULT
 from makemore.datasets import find_input
 from makemore.errors import UserError
+from makemore.files import well_formed
 from makemore.models import MODELS
 from makemore.types import Score
 from makemore.workflows.evaluation import check_split, evaluate
@@ -55,14 +56,9 @@ class Row:
 
 def _row(run: Run, name: str, split: str) -> Row:
     result = run.folder.read_result() or {}
-    return Row(
-        name,
-        run.folder.path,
-        run.model.n_parameters(),
-        float(result.get("seconds", 0.0)),
-        int(result.get("tokens", 0)),
-        evaluate(run, split=split),
-    )
+    with well_formed(run.folder.path / RESULT):
+        seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
+    return Row(name, run.folder.path, run.model.n_parameters(), seconds, tokens, evaluate(run, split=split))
 
 
 def compare(

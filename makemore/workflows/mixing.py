@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from makemore.checkpoint import RunDir
+from makemore.checkpoint import RESULT, RunDir
 from makemore.errors import UserError
+from makemore.files import well_formed
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.scoring import fit_weights, mix_nats, score, summarise, token_nats
@@ -111,4 +112,5 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture) -> None:
 def _cost(runs: Sequence[Run]) -> dict[str, float]:
     """What the members' training cost together."""
     results = [run.folder.read_result() or {} for run in runs]
-    return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}
+    with well_formed(runs[0].folder.path / RESULT):
+        return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}

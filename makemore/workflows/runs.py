@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from makemore.allowance import construct, for_weights
 from makemore.checkpoint import RunDir
 from makemore.config import CorpusConfig, override
 from makemore.corpus.documents import Documents, Mode, make_documents
@@ -16,17 +18,12 @@ from makemore.corpus.source import read_text
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.device import pick_device
 from makemore.errors import UserError
+from makemore.files import well_formed
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
 from makemore.workflows.generation import SampleRequest, context, random_seed, stream_text
-
-
-def build_model(name: str, settings: dict[str, Any], vocab_size: int, boundary_id: int) -> LanguageModel:
-    """A fresh model. Raises UserError for an unknown name or setting."""
-    kind = MODELS.get(name)
-    return kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id)
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Run:
         corpus = self.config["corpus"]
         config = CorpusConfig(self.mode, ",".join(map(str, corpus["shares"])), corpus["encoding"])
         source = path or Path(corpus["path"])
-        if path is None and not source.is_file():
+        if path is None and not os.path.isfile(source):  # no error for a name that none can have
             raise UserError(f"{source}, which {self.name} was trained on, is gone; name the file")
         documents = make_documents(read_text(source, config.encoding), config)
         if path is None and any(documents.digest(s) != d for s, d in corpus["digests"].items()):
@@ -92,16 +89,15 @@ def load(path: str | Path, device: str = "auto") -> Run:
     """Load a run directory. Raises UserError where it is none, damaged, or of an unknown rung."""
     folder = RunDir(Path(path))
     config = folder.read_config()
-    try:
-        run_id = config["run_id"]
+    run_id = config["run_id"]
+    with well_formed(folder.path):
         tokenizer = tokenizer_from_dict(folder.read_tokenizer(run_id))
-        model = build_model(
-            config["model"]["name"], config["model"]["settings"], tokenizer.vocab_size, tokenizer.boundary_id
-        )
-        model.load_state_dict(folder.read_model(run_id))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is damaged or from another version: {reason}") from None
+        tensors = folder.read_model(run_id)
+        kind = MODELS.get(config["model"]["name"])
+        settings = override(kind.Config(), config["model"]["settings"], "model")
+        most = for_weights(tensors.values())
+        model = construct(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, most)
+        model.load_state_dict(tensors)
     model.to(pick_device(device)).eval()
     return Run(folder, config, tokenizer, model)
 

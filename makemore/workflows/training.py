@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import platform
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from makemore import parallel
-from makemore.checkpoint import STATES, RunDir, Saved
+from makemore.allowance import construct, for_weights
+from makemore.checkpoint import CONFIG, STATES, TOKENIZER, RunDir, Saved
 from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
 from makemore.corpus.documents import make_documents
 from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
@@ -24,7 +24,7 @@ from makemore.corpus.splits import Corpus, make_corpus
 from makemore.datasets import find_input
 from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
-from makemore.files import tensor_digest
+from makemore.files import tensor_digest, well_formed
 from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
@@ -33,6 +33,7 @@ from makemore.sharding import shard
 from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
 from makemore.trainer import Record, Trainer
 from makemore.types import Score
+from makemore.workflows.changes import CHANGEABLE, changes, refuse_changes, require_tokenizer
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.runs import Run, load, versions
 
@@ -87,7 +88,8 @@ class TrainRequest:
 
     input: str | None = None
     model: str = "transformer"
-    tokenizer: str = "char"
+    tokenizer: str | None = None
+    """None: characters, or those of the run that is resumed."""
     out: Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     """Fields of TrainConfig that were asked for."""
@@ -182,11 +184,7 @@ def run_folder(request: TrainRequest, path: Path) -> Path:
 def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
     split = corpus.splits["train"]
     config = override(TrainConfig(), train, "train")
-    if config.steps is not None and config.steps < 1:
-        raise UserError(f"--steps {config.steps}: must be 1 or more")
-    if config.max_time is not None and config.max_time <= 0:
-        raise UserError(f"--max-time {config.max_time:g}: must be above 0")
-    no_budget = config.steps is None and config.max_time is None
+    no_budget = not _has_budget(config)
     return CorpusFacts(
         mode=corpus.mode,
         train_tokens=len(split.tokens_N),
@@ -199,19 +197,29 @@ def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> Co
     )
 
 
+def _has_budget(config: TrainConfig) -> bool:
+    """Raises UserError where steps or time leave nothing to do."""
+    if config.steps is not None and config.steps < 1:
+        raise UserError(f"--steps {config.steps}: must be 1 or more")
+    if config.max_time is not None and config.max_time <= 0:
+        raise UserError(f"--max-time {config.max_time:g}: must be above 0")
+    return config.steps is not None or config.max_time is not None
+
+
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request; touches nothing on disk. Raises UserError."""
     kind = MODELS.get(request.model)
     if not kind.standalone:
         raise UserError(f"a {request.model} is made of trained runs: makemore mix RUN RUN --out DIR")
-    TOKENIZERS.path(request.tokenizer.partition(":")[0])
+    tokenizer = request.tokenizer or "char"
+    TOKENIZERS.path(tokenizer.partition(":")[0])
     asked = _asked(request)
     path = find_input(request.input)
     folder = RunDir(run_folder(request, path))
     _require_room(folder, request)
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
-    corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
+    corpus = make_corpus(documents, fit_tokenizer(tokenizer, documents.text))
     if min(len(s.tokens_N) for n, s in corpus.splits.items() if documents.parts[n]) < 2:
         raise UserError(f"{path} is too short for its splits: one of them has a single token")
     if documents.blank_lines:
@@ -225,6 +233,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    request = dataclasses.replace(request, tokenizer=tokenizer)
     return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
 
 
@@ -249,20 +258,12 @@ def _fit_context(
     return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
 
 
-def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:
-    """A fresh model with weights from a seed. Raises UserError where memory can't hold it."""
+def make_model(
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, most: int | None = None
+) -> LanguageModel:
+    """A fresh model with weights from a seed. Raises UserError where memory, or ``most``, can't hold it."""
     torch.manual_seed(seed)
-    try:
-        return kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
-    except (RuntimeError, MemoryError, OverflowError) as error:
-        # Torch says so in words: allocation failed, or a size overflowed.
-        if isinstance(error, RuntimeError) and not re.search(
-            "memory|overflow|storage", str(error), re.IGNORECASE
-        ):
-            raise
-        raise UserError(
-            "a model of these sizes doesn't fit in memory; lower its --set model.* settings"
-        ) from None
+    return construct(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
 
 
 def plan_run(
@@ -285,7 +286,7 @@ def plan_run(
         path,
         request.model,
         model,
-        request.tokenizer,
+        request.tokenizer or "char",
         corpus,
         train,
         encoding,
@@ -516,37 +517,60 @@ def _resume(
             observer.note(f"{problem}; written anew from a state")
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
-    budget: dict[str, Any] = {
-        k: asked["train"].pop(k) for k in ("steps", "max_time", "device", "shard") if k in asked["train"]
-    }
+    changed = {k: asked["train"].pop(k) for k in CHANGEABLE if k in asked["train"]}
     if request.model != config["model"]["name"]:
         raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
     saved = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else None)
     assert saved is not None
     kind = MODELS.get(request.model)
-    model_config = override(kind.Config(), saved.state["settings"], "model")
-    train = override(TrainConfig(), {**config["train"], **budget}, "train")
+    with well_formed(folder.path / STATES):
+        model_config = override(kind.Config(), saved.state["settings"], "model")
+    with well_formed(folder.path / CONFIG):
+        train = override(TrainConfig(), {**config["train"], **changed}, "train")
+    if not _has_budget(train):
+        raise UserError("the run has neither steps nor time to train for; add --steps or --max-time")
     corpus_config = CorpusConfig(
         config["corpus"]["mode"], ",".join(map(str, config["corpus"]["shares"])), config["corpus"]["encoding"]
     )
-    _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
+    require_tokenizer(request.tokenizer, config["tokenizer"])
+    refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
         raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
     tokenizer = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
-    corpus = make_corpus(documents, tokenizer_from_dict(tokenizer))
-    model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    with well_formed(folder.path / TOKENIZER):
+        corpus = make_corpus(documents, tokenizer_from_dict(tokenizer))
+    with well_formed(folder.path / STATES):
+        most = for_weights(saved.state["learner"]["model"].values())
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed, most)
+    request = dataclasses.replace(request, tokenizer=config["tokenizer"])
     plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; going back to the state before")
-    trainer.load_state_dict(saved.state)
-    if any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")):
-        trainer.finished = False
+    with well_formed(folder.path / STATES):
+        trainer.load_state_dict(saved.state)
+    trainer.carry_on(any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")))
     if parallel.is_main():
+        _tell_changes(plan, config, trainer, observer)
         _mend(plan, trainer, saved, run_id, observer)
     observer.note(f"resuming at step {trainer.step:,}")
     return _fit(plan, trainer, run_id, observer)
+
+
+def _tell_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
+    """Say what is other than before, and keep it with the run."""
+    lines = changes(config, _config_file(plan), plan.train)
+    for line in lines:
+        observer.note(line)
+    if trainer.finished:
+        why = "val stopped improving; raise train.patience" if trainer.stopped_early else "give more --steps"
+        observer.note(f"the run has ended at step {trainer.step:,}: {why} to go on")
+    if lines:
+        known = config.get("resumed")
+        history = [*(known if isinstance(known, list) else []), {"step": trainer.step, "changes": lines}]
+        train = dataclasses.asdict(plan.train)
+        plan.folder.write_config({**config, "train": train, "resumed": history})
 
 
 def _mend(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Observer) -> None:
@@ -563,14 +587,3 @@ def _mend(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Obs
         as_then = False
     if not as_then:
         _write_best(plan, trainer, run_id)
-
-
-def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> None:
-    """Raises UserError for a setting asked for now that the run wasn't begun with."""
-    for section, kept in saved.items():
-        for key, value in asked[section].items():
-            if override(kept, {key: value}, section) != kept:
-                raise UserError(
-                    f"{section}.{key} was {getattr(kept, key)}, not {value}; "
-                    "a resumed run keeps its settings (--overwrite begins anew)"
-                )
