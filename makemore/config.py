@@ -69,6 +69,9 @@ class TrainConfig:
     eval_tokens: int = setting(16384, "tokens of val scored at each evaluation in training")
     patience: int = setting(6, "evaluations without progress before stopping (0: never)")
     save_interval: float = setting(30.0, "seconds between states saved for resuming")
+    on_divergence: Literal["stop", "rollback"] = setting(
+        "stop", "no finite loss or gradient: stop, or go on from the last state at half the rate"
+    )
     seed: int = setting(0, "seed of weights, batches and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.device import is_out_of_memory, to_device
+from makemore.divergence import Guard
 from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
@@ -58,12 +59,16 @@ class Learner(ABC):
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         """Learn from one batch, which comes in parts: the result is that of all their tokens at once.
 
-        ``progress``: the share of the budget used, in [0, 1].
+        ``progress``: the share of the budget used, in [0, 1]. Raises NotFinite in place of an update from
+        a loss or a gradient that is no finite number, at once or when ``check`` is asked.
         """
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that the model computes at."""
         return contextlib.nullcontext()
+
+    def check(self) -> None:  # noqa: B027 - counts are always finite
+        """Raises NotFinite where a step's update was left out; this may wait for the device."""
 
     def finish(self) -> None:  # noqa: B027 - only counting has something to finish
         """All of train has been seen."""
@@ -161,6 +166,8 @@ class GradientLearner(Learner):
         self.optimizers = Optimizers(model, config)
         self.average = Average(model, config.ema) if config.ema else None
         self.carried: State | None = None
+        device = model.device
+        self.guard = Guard(device, skips=device.type == "cuda" and not self.sharded)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
@@ -200,10 +207,14 @@ class GradientLearner(Learner):
             # After an error too: the other processes wait for it.
             self._add_up(loss, batches, count)
         norm = self.optimizers.clip()
-        self.optimizers.step(step, progress)
+        self.guard.watch(step, loss, whole(norm))
+        self.optimizers.step(step, progress, self.guard.skip)
         if self.average is not None:
             self.average.update()
         return Metrics(loss, norm, count)
+
+    def check(self) -> None:
+        self.guard.check()
 
     def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
         """Every parameter's ``grad`` over this process's rows of all parts; returns its share of the loss."""
@@ -272,6 +283,8 @@ class GradientLearner(Learner):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self.guard.reset()
+        self.model.zero_grad(set_to_none=True)  # of a step that wasn't made
         self.optimizers.load_state_dict(state["optimizers"])
         device = self.model.device
         self.carried = tuple(t[parallel.own_rows(len(t))].to(device) for t in state["carried"]) or None

@@ -80,6 +80,9 @@ class Muon(torch.optim.Optimizer):
             state["velocity"] = torch.zeros_like(parameter)
         return state["velocity"]
 
+    found_inf: Tensor | None = None
+    """() float, 1: leave the weights as they are. Fused optimizers of torch have the same."""
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
@@ -96,8 +99,15 @@ class Muon(torch.optim.Optimizer):
             # Root-mean-square size of an update is that of a square matrix, whatever the shape.
             scale = math.sqrt(max(1.0, rows / columns))
             if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_mul_(params, _shrunk(group["lr"] * group["weight_decay"], self.found_inf))
+            if self.found_inf is not None:
+                update = torch.where(self.found_inf > 0, 0.0, update)
             torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
+
+
+def _shrunk(decay: float, found_inf: Tensor | None) -> Any:
+    """What decay leaves of the weights: all of them where the update is left out."""
+    return 1 - decay if found_inf is None else 1 - decay * (1 - found_inf)
 
 
 class SGD(torch.optim.SGD):
@@ -108,7 +118,7 @@ class SGD(torch.optim.SGD):
         for group in self.param_groups:
             if decay := group.get("decay", 0.0):
                 params = [p for p in group["params"] if p.grad is not None]
-                torch._foreach_mul_(params, 1 - group["lr"] * decay)
+                torch._foreach_mul_(params, _shrunk(group["lr"] * decay, getattr(self, "found_inf", None)))
         super().step()
 
 
@@ -163,6 +173,8 @@ class Optimizers:
         """The share of the peak rates, from step and progress."""
         named = dict(model.named_parameters())
         matrices = model.hidden_matrices() if config.optimizer == "muon" else {}
+        self.scale = 1.0
+        """Of all rates: halved each time that training goes back to before it diverged."""
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             hidden = [named[name] for name in matrices]
@@ -181,17 +193,25 @@ class Optimizers:
             {"params": [p for p in params if p.ndim < 2], decay: 0.0},
         ]
         groups = [group for group in groups if group["params"]]
+        kind = params[0].device.type
         if config.optimizer == "sgd":
-            return SGD(groups, lr=config.lr, momentum=config.beta1)
-        fused = params[0].device.type in ("cpu", "cuda")
+            # Fused, it can leave an update out without being asked to wait.
+            fused = kind == "cuda" and not hasattr(params[0], "full_tensor")
+            return SGD(groups, lr=config.lr, momentum=config.beta1, fused=fused)
+        fused = kind in ("cpu", "cuda")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
-    def step(self, step: int, progress: float) -> None:
-        """Update from the gradients that stand, at this step's learning rate; then forget them."""
-        share = self.schedule(step, progress)
+    def step(self, step: int, progress: float, skip: Tensor | None = None) -> None:
+        """Update from the gradients that stand, at this step's learning rate; then forget them.
+
+        ``skip``: () float on the device, 1 to leave the weights as they are.
+        """
+        share = self.schedule(step, progress) * self.scale
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
+            if skip is not None:
+                part.found_inf = skip  # type: ignore[attr-defined]
             part.step()
             part.zero_grad(set_to_none=True)
 
@@ -201,9 +221,11 @@ class Optimizers:
         return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}
+        parts = {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}
+        return {**parts, "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scale = float(state["scale"])
         for i, part in enumerate(self.parts):
             params = [p for group in part.param_groups for p in group["params"]]
             own = {

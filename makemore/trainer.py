@@ -17,10 +17,16 @@ from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.corpus.loader import Loader
 from makemore.device import is_out_of_memory
+from makemore.divergence import NotFinite
 from makemore.errors import UserError
-from makemore.learners import Learner, Metrics
+from makemore.learners import GradientLearner, Learner, Metrics
 from makemore.models.base import CountModel
 from makemore.types import Batch
+
+
+class Diverged(UserError):  # noqa: N818 - what has happened
+    """The loss, a gradient or val is no finite number: nothing of that step is in any file."""
+
 
 LOG_SECONDS = 0.5
 EVALUATIONS = 20
@@ -109,18 +115,23 @@ class Trainer:
     def fit(self) -> Iterator[Record]:
         """Train on. Yields a record now and then; what the caller does in between is timed too.
 
-        Raises UserError where the loss stops being a number, or memory runs out.
+        Raises Diverged where the loss or a gradient stops being a number, UserError where memory runs out.
         """
         self._begun = time.perf_counter() - self.elapsed
         self._logged_at = self._saved_at = self.elapsed
-        yield from self._loop()
-        if not self.stopped:
-            self.learner.finish()
-            yield self._end()
+        try:
+            yield from self._loop()
+            if not self.stopped:
+                self.learner.check()
+                self.learner.finish()
+                yield self._end()
+        except NotFinite as error:
+            raise self._diverged(str(error)) from None
 
     def _loop(self) -> Iterator[Record]:
         while self.progress < 1 and not self.stopped_early:
             if parallel.highest(self.stop()):
+                self.learner.check()
                 self.stopped = True
                 self._count_tokens()
                 # Nothing is logged for a step that has been: resuming goes on as if undisturbed.
@@ -188,10 +199,17 @@ class Trainer:
     def _tick(self) -> None:
         self.elapsed = parallel.highest(time.perf_counter() - self._begun)
 
-    def _diverged(self, what: str, value: float) -> UserError:
-        return UserError(
-            f"{what} is {value} by step {self.step}: training diverged; lower the learning rate, such as "
-            f"--set train.lr={self.config.lr / 3:.2g}; the best model so far is kept"
+    def _diverged(self, what: str) -> Diverged:
+        config = self.config
+        lower = [f"train.lr={config.lr / 3:.2g}"]
+        if config.optimizer == "muon":
+            lower.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
+        if not config.clip:
+            lower.append("train.clip=1")
+        return Diverged(
+            f"{what}: training diverged, and that update was not made; lower the rate, such as with "
+            f"--set {' --set '.join(lower)}, or add --on-divergence rollback; "
+            "the best model and the last state saved are kept"
         )
 
     def _due_for_saving(self) -> bool:
@@ -206,6 +224,7 @@ class Trainer:
 
     def _run_evaluation(self) -> Evaluation:
         """Val now, and whether it is the best; keeps the best weights."""
+        self.learner.check()
         begun = time.perf_counter()
         # A sharded model takes all processes to compute.
         asked = parallel.is_main() or self.learner.sharded
@@ -234,7 +253,7 @@ class Trainer:
         """Val of the weights that the model has now; keeps them if they are the best."""
         val = None if self.evaluate is None else self.evaluate()
         if val is not None and math.isnan(val):
-            raise self._diverged("val", val)
+            raise self._diverged(f"val is {val} at step {self.step}")
         improved = val is None or val < self.best_val or not self.best
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
@@ -249,6 +268,13 @@ class Trainer:
             self.stopped_early = True
         return self._record(outcome, save=self._due_for_saving())
 
+    def go_back(self, state: dict[str, Any]) -> None:
+        """To an earlier state, at half the learning rate; time that was used stays used."""
+        assert isinstance(self.learner, GradientLearner)
+        elapsed, scale = self.elapsed, self.learner.optimizers.scale / 2
+        self.load_state_dict(state)
+        self.elapsed, self.learner.optimizers.scale = elapsed, scale
+
     def _end(self) -> Record:
         again = self._evaluated_at != self.step
         outcome = self._run_evaluation() if again else Evaluation(None, False)
@@ -257,12 +283,13 @@ class Trainer:
         return self._record(outcome, save=True)
 
     def _record(self, outcome: Evaluation, save: bool) -> Record:
+        self.learner.check()
         self._count_tokens()
         loss = None
         if self._sum is not None:
             loss = float(self._sum) / self._count
             if not math.isfinite(loss):
-                raise self._diverged("the loss", loss)
+                raise self._diverged(f"the loss is {loss} by step {self.step}")
             self._sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds
@@ -329,7 +356,7 @@ class Trainer:
         named = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.best.items())
         if not named or not isinstance(self._sum, Tensor | None):
             raise TypeError("the best weights or the sum of losses are no tensors")
-        self._logged_tokens = self.tokens
+        self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
         torch.set_rng_state(state["random"]["torch"])

@@ -15,6 +15,9 @@ COMPILE = typer.Option(
     None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
 )
 
+ON_DIVERGENCE = typer.Option(
+    None, "--on-divergence", help="stop (default), or rollback: go on from the last state at half the rate."
+)
 SHARD = typer.Option(
     None, "--shard/--no-shard", help="Several processes: cut weights and optimizer states over them (FSDP2)."
 )
@@ -35,6 +38,7 @@ def command(
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    on_divergence: str | None = ON_DIVERGENCE,
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
@@ -49,6 +53,7 @@ def command(
         "dtype": dtype,
         "seed": seed,
         "shard": shard,
+        "on_divergence": on_divergence,
         "compile": None if compile is None else "yes" if compile else "no",
     }
     corpus = {"mode": mode, "split": split, "encoding": encoding}

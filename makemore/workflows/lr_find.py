@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from makemore.datasets import find_input
+from makemore.divergence import NotFinite
 from makemore.errors import UserError
 from makemore.learners import GradientLearner
 from makemore.trainer import Record
@@ -167,10 +168,15 @@ def _losses(
     trainer.learner.optimizers.schedule = lambda step, progress: (low / high) ** (1 - progress)
     begun, progress, tokens = time.perf_counter(), 0.0, 0
     while progress <= 1:
-        metrics = trainer.advance(progress)
+        lr = high * (low / high) ** (1 - progress)
+        try:
+            metrics = trainer.advance(progress)
+        except NotFinite:
+            yield lr, math.nan
+            return
         if metrics is None or metrics.loss is None:
             return
-        loss, lr = float(metrics.loss), high * (low / high) ** (1 - progress)
+        loss = float(metrics.loss)
         elapsed, tokens = time.perf_counter() - begun, tokens + int(metrics.tokens)
         speed = tokens / max(elapsed, 1e-9)
         observer.record(Record(trainer.step, loss, None, lr, tokens, speed, elapsed, progress))

@@ -25,13 +25,13 @@ from makemore.datasets import find_input
 from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.files import tensor_digest, well_formed
-from makemore.learners import make_learner
+from makemore.learners import GradientLearner, make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.scoring import quick_loss, score
 from makemore.sharding import shard
 from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
-from makemore.trainer import Record, Trainer
+from makemore.trainer import Diverged, Record, Trainer
 from makemore.types import Score
 from makemore.workflows.changes import CHANGEABLE, changes, refuse_changes, require_tokenizer
 from makemore.workflows.generation import SampleRequest, sample
@@ -43,6 +43,8 @@ DEFAULT_SECONDS = 120.0
 CONTEXT_CHARS = 256
 SAMPLES_SHOWN = 10
 HELD_OUT_TOKENS = 65536
+ROLLBACKS = 10
+"""How often a run may go back before its rate, by then a thousandth, is not to blame."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a wish, not an error
@@ -419,23 +421,52 @@ def _begin(
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple[Plan, Trainer]:
     observer.start(plan)
-    if not trainer.finished:
-        for record in trainer.fit():
-            # Every process has a part of the state.
-            state = trainer.state_dict() if record.save else None
-            if parallel.is_main():
-                _write(plan, trainer, record, state, run_id)
-            if record.note:
-                observer.note(record.note)
-            observer.record(record)
-        if trainer.stopped:
-            weights = trainer.learner.weights()
-            if parallel.is_main() and not trainer.best:
-                plan.folder.write_model(weights, run_id)
-            parallel.highest(0)
-            raise Interrupted(plan.folder.path)
+    for left in reversed(range(ROLLBACKS + 1)):
+        try:
+            _train_on(plan, trainer, run_id, observer)
+        except Diverged as error:
+            if not left or plan.train.on_divergence == "stop":
+                raise
+            _roll_back(plan, trainer, run_id, observer, str(error))
+        else:
+            break
     parallel.highest(0)
     return plan, trainer
+
+
+def _train_on(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+    if trainer.finished:
+        return
+    for record in trainer.fit():
+        # Every process has a part of the state.
+        state = trainer.state_dict() if record.save else None
+        if parallel.is_main():
+            _write(plan, trainer, record, state, run_id)
+        if record.note:
+            observer.note(record.note)
+        observer.record(record)
+    if trainer.stopped:
+        weights = trainer.learner.weights()
+        if parallel.is_main() and not trainer.best:
+            plan.folder.write_model(weights, run_id)
+        parallel.highest(0)
+        raise Interrupted(plan.folder.path)
+
+
+def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, why: str) -> None:
+    """Back to the last state saved, at half the learning rate."""
+    saved = parallel.from_main(plan.folder.read_state(run_id) if parallel.is_main() else None)
+    assert saved is not None
+    trainer.go_back(saved.state)
+    if parallel.is_main():
+        plan.folder.cut_metrics(trainer.step, saved.metrics)
+        if trainer.best:
+            _write_best(plan, trainer, run_id)
+    assert isinstance(trainer.learner, GradientLearner)
+    share = trainer.learner.optimizers.scale
+    observer.note(
+        f"{why.partition(':')[0]}; back to step {trainer.step:,}, at {share:g} of the learning rate"
+    )
 
 
 def _write(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | None, run_id: str) -> None:

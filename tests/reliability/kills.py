@@ -81,8 +81,9 @@ class Trial:
         state = self.run.read_state(run_id).state
         found = {f"kept {k}": v for k, v in self.run.read_model(run_id).items()}
         found |= {f"last {k}": v for k, v in state["learner"]["model"].items()}
-        for part, optimizer in state["learner"]["optimizers"].items():
-            for nth, moments in optimizer["state"].items():
+        optimizers = state["learner"]["optimizers"]
+        for part in ("0", "1"):
+            for nth, moments in optimizers[part]["state"].items():
                 found |= {f"{part} {nth} {k}": torch.as_tensor(v) for k, v in moments.items()}
         found |= {f"average {i}": v for i, v in enumerate(state["learner"]["average"]["average"])}
         found["random"] = state["random"]["torch"]

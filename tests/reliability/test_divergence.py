@@ -1,0 +1,167 @@
+"""No loss or gradient that is no finite number reaches the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from makemore.checkpoint import RunDir
+from makemore.config import TrainConfig
+from makemore.divergence import NotFinite
+from makemore.learners import AutogradLearner
+from makemore.models.mlp import MLP, MLPConfig
+from makemore.optim import SGD, Optimizers
+from makemore.trainer import Diverged
+from makemore.types import Batch
+from makemore.workflows.training import TrainRequest, TrainResult, train
+from tests.reliability.test_resuming import Listening, metrics_of, request_for, same, state_of, texts
+
+__all__ = ["texts"]
+
+BACKWARD = AutogradLearner.backward
+
+
+@pytest.fixture
+def request_(texts, tmp_path) -> TrainRequest:
+    return request_for(
+        texts["lines"], "mlp", tmp_path / "run", save_interval=0.0, accumulate=1, optimizer="adamw"
+    )
+
+
+def spoil(monkeypatch, call: int, loss: float | None = None, grad: float | None = None, above: float = 0.0):
+    """From the nth backward pass on, while rates are above a share, make loss or a gradient a value."""
+    calls = iter(range(1, 10**6))
+
+    def backward(self, *args, **kwargs):
+        found = BACKWARD(self, *args, **kwargs)
+        if next(calls) < call or self.optimizers.scale <= above:
+            return found
+        if grad is not None:
+            next(self.model.parameters()).grad.view(-1)[0] = grad
+        return found if loss is None else torch.full_like(found, loss)
+
+    monkeypatch.setattr(AutogradLearner, "backward", backward)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"loss": math.nan}, "the loss is nan at step 8"),
+        ({"loss": math.inf}, "the loss is inf at step 8"),
+        ({"grad": math.nan}, "the gradient's norm is nan at step 8"),
+        ({"grad": -math.inf}, "the gradient's norm is inf at step 8"),
+    ],
+)
+def test_the_step_is_named_and_nothing_of_it_kept(request_, monkeypatch, tmp_path, spoilt, said):
+    with monkeypatch.context() as patch:
+        spoil(patch, 8, **spoilt)
+        with pytest.raises(Diverged, match=said) as error:
+            train(request_)
+    assert "--set train.lr=0.001" in str(error.value)
+    folder = RunDir(request_.out)
+    run_id = folder.read_config()["run_id"]
+    assert all(t.isfinite().all() for t in folder.read_model(run_id).values())
+    state = folder.read_state(run_id).state
+    assert state["trainer"]["step"] == 6
+    assert all(t.isfinite().all() for t in state["learner"]["model"].values())
+    # What was kept goes on as if nothing had been.
+    train(dataclasses.replace(request_, resume=True, train={}, settings=()))
+    train(dataclasses.replace(request_, out=tmp_path / "whole"))
+    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+def test_a_rate_that_is_far_too_high(request_):
+    wild = {"lr": 1e30, "optimizer": "sgd", "clip": 0.0, "warmup_steps": 0, "patience": 0}
+    with pytest.raises(Diverged, match=r"--set train.lr=3.3e\+29 --set train.clip=1"):
+        train(dataclasses.replace(request_, train={**request_.train, **wild}))
+
+
+def batch(seed: int) -> Batch:
+    tokens = torch.randint(0, 5, (4, 9), generator=torch.Generator().manual_seed(seed))
+    return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
+    """As on CUDA: updates are left out on the device from the first bad one on, and ``check`` names it."""
+    torch.manual_seed(0)
+    config = TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9)
+    learner = AutogradLearner(
+        MLP(MLPConfig(block_size=3, n_embd=8, n_hidden=8), 5, 0), config, torch.float32, False
+    )
+    learner.guard.at_once, learner.guard.skips = False, True
+    if optimizer == "sgd":
+        groups = [{"params": g["params"], "decay": 0.1} for g in learner.optimizers.parts[0].param_groups]
+        learner.optimizers.parts[0] = SGD(groups, lr=0.1, momentum=0.9, fused=True)
+    for step in range(3):
+        learner.step([batch(step)], step, 0.0)
+    learner.check()
+    before = {name: t.clone() for name, t in learner.model.state_dict().items()}
+    spoil(monkeypatch, 1, grad=math.nan)
+    learner.step([batch(3)], 3, 0.0)
+    monkeypatch.undo()
+    for step in (4, 5):
+        learner.step([batch(step)], step, 0.0)
+    assert same(learner.model.state_dict(), before)
+    with pytest.raises(NotFinite, match="the gradient's norm is nan at step 4"):
+        learner.check()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_heeding_changes_no_good_step(optimizer):
+    """The same weights bit for bit, whether updates might be left out or not."""
+    weights = []
+    for skip in (None, torch.zeros(())):
+        torch.manual_seed(0)
+        model = MLP(MLPConfig(block_size=3, n_embd=8, n_hidden=8), 5, 0)
+        optimizers = Optimizers(model, TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9))
+        for step in range(3):
+            logits, _ = model(batch(step).inputs_BT)
+            logits.square().mean().backward()
+            optimizers.step(step, 0.0, skip)
+        weights.append(model.state_dict())
+    assert same(*weights)
+
+
+class TestRollback:
+    def train(self, request_: TrainRequest, told: Listening | None = None) -> TrainResult:
+        asked = {**request_.train, "on_divergence": "rollback"}
+        return train(dataclasses.replace(request_, train=asked), told)
+
+    def test_goes_back_and_halves_the_rate(self, request_, monkeypatch):
+        spoil(monkeypatch, 8, loss=math.nan, above=0.25)
+        told = Listening()
+        assert self.train(request_, told).steps == 10
+        back = [line for line in told.told if "back to step" in line]
+        assert back == [
+            "the loss is nan at step 8; back to step 6, at 0.5 of the learning rate",
+            "the loss is nan at step 7; back to step 6, at 0.25 of the learning rate",
+        ]
+        assert state_of(request_.out)["learner"]["optimizers"]["scale"] == 0.25
+        assert [line["step"] for line in metrics_of(request_.out)] == [1, 3, 6, 9, 10]
+
+    def test_before_any_evaluation_there_is_the_beginning(self, request_, monkeypatch):
+        spoil(monkeypatch, 1, grad=math.inf, above=0.5)
+        told = Listening()
+        assert self.train(request_, told).steps == 10
+        assert any("at step 1; back to step 0, at 0.5" in line for line in told.told)
+
+    def test_gives_up(self, request_, monkeypatch):
+        spoil(monkeypatch, 8, loss=math.nan)
+        told = Listening()
+        with pytest.raises(Diverged, match="the loss is nan at step 7"):
+            self.train(request_, told)
+        assert sum("back to step" in line for line in told.told) == 10
+
+    def test_time_that_was_used_stays_used(self, request_, monkeypatch):
+        ticks = iter(range(10**6))
+        monkeypatch.setattr("makemore.trainer.time.perf_counter", lambda: float(next(ticks)))
+        spoil(monkeypatch, 12, loss=math.nan, above=0.5)
+        timed = {**request_.train, "steps": None, "max_time": 40.0, "patience": 0, "save_interval": 1e9}
+        result = self.train(dataclasses.replace(request_, train=timed))
+        assert result.seconds <= 44
+        assert result.steps < 30
