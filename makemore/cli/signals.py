@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM as a question the trainer asks; a second one stops at once."""
+"""Ctrl-C, SIGTERM and SIGHUP as a question the trainer asks; what doesn't ask is interrupted."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
+
+GRACE = 4.0
+"""Seconds after which a signal that nobody has asked about interrupts what is going on."""
 
 
 class StopFlag:
@@ -24,20 +30,44 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_flag(once: bool = True) -> Iterator[StopFlag]:
-    """Signals set the flag while the block runs; ``once``: a second one has its usual effect."""
+    """Signals set the flag while the block runs; ``once``: a second one has its usual effect.
+
+    Where the block hasn't ended ``GRACE`` seconds after a signal, KeyboardInterrupt is raised in it: an
+    evaluation or a compilation may take minutes, and what is on disk is whole at every moment.
+    """
     flag = StopFlag()
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.getsignal(s) for s in _signals()}
+    timer = threading.Timer(GRACE, _interrupt)
+    timer.daemon = True
 
     def receive(signum: int, frame: FrameType | None) -> None:
-        flag.signum = signum
+        first, flag.signum = flag.signum is None, signum
         if once:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if first:
+                timer.start()
 
     for s in before:
         signal.signal(s, receive)
     try:
         yield flag
     finally:
+        timer.cancel()
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    """Those that ask a program to end; nohup has SIGHUP ignored."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
+
+
+def _interrupt() -> None:
+    if os.name == "posix":  # a signal wakes what waits, too
+        os.kill(os.getpid(), signal.SIGINT)
+    else:
+        _thread.interrupt_main()

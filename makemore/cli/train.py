@@ -89,10 +89,11 @@ def command(
     with stop_flag(once=parallel.launched().size == 1) as flag:
         try:
             result = run_training(request, observer, flag)
-        except Interrupted as stopped:
+        except (Interrupted, KeyboardInterrupt) as stopped:
             observer.close()
             if parallel.launched().rank == 0:
-                observer.note(f"makemore: {stopped}")
+                at_once = "stopped at once; --resume goes on from the last state saved"
+                observer.note(f"makemore: {str(stopped) or at_once}")
             raise typer.Exit(flag.status) from None
         except Helped:
             return
