@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import TextIO, cast
 
 import typer
 
 from makemore import __version__, parallel
 from makemore.cli import check, compare, data, evaluate, gradcheck, lr_find, mix, models, sample, train
+from makemore.cli.options import printable
 from makemore.errors import UserError
 
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
@@ -60,10 +62,25 @@ def root(
 
 
 def _fail(message: str, status: int = 2) -> int:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     if parallel.launched().rank == 0:
-        print(f"makemore: {line}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"makemore: {line}", file=sys.stderr)
     return status
+
+
+def _abandon(stream: TextIO) -> None:
+    """Nothing more may be written there, not even at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _refused(error: OSError) -> int:
+    """The system refuses something: a full disk, a file that may not be read."""
+    if error.filename is not None:
+        return _fail(f"{error.filename}: {error.strerror}")
+    _abandon(sys.stdout)
+    return _fail(f"can't write the output: {error.strerror}")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -85,9 +102,18 @@ def run(arguments: Sequence[str]) -> int:
         # Click makes a SystemExit of it.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        # The reader (head, say) has had enough; nothing more may be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon(sys.stdout)  # the reader (head, say) has had enough
         return 0
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _refused(error)
+    except (MemoryError, RuntimeError) as error:
+        from makemore.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail("out of memory; ask for less at a time, or use a smaller model")
 
 
 def main(command: str | None = None) -> None:
@@ -95,4 +121,9 @@ def main(command: str | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    sys.exit(run([command, *sys.argv[1:]] if command else sys.argv[1:]))
+    status = run([command, *sys.argv[1:]] if command else sys.argv[1:])
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _abandon(sys.stderr)
+    sys.exit(status)

@@ -33,6 +33,11 @@ def seconds(text: str | None) -> float | None:
     return value
 
 
+def printable(text: str) -> str:
+    """Text whose control characters, but line ends, are spelled out: files of strangers may hold any."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def print_json(payload: dict[str, Any]) -> None:
     """One JSON object on stdout; numbers that JSON has no word for become null."""
     json.dump(_finite(payload), sys.stdout, ensure_ascii=False, allow_nan=False)

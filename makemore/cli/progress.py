@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from makemore.cli.options import printable
 
 if TYPE_CHECKING:
     from makemore.trainer import Record
@@ -66,7 +69,9 @@ class ProgressObserver:
         self._told = -1
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        # Training goes on where nobody can be told: the terminal is gone, or the disk that logs are on full.
+        with contextlib.suppress(OSError):
+            self.console.print(printable(text), markup=False, emoji=False)
 
     def start(self, plan: Plan) -> None:
         documents, split = plan.corpus.documents, plan.corpus.splits["train"]

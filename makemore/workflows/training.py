@@ -389,7 +389,7 @@ def train(
             trained = (_resume if request.resume else _begin)(request, observer, stop, held)
         if not main:
             raise Helped
-        return _conclude(*trained, observer)
+        return _conclude(*trained, observer, stop)
 
 
 def _after_restart(request: TrainRequest) -> TrainRequest:
@@ -495,11 +495,17 @@ def _metrics(record: Record) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if v is not None}
 
 
-def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
+def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
     """Score the best model on val (train where there is no val), sample it, save both."""
+
+    def scoring(done: int, total: int) -> None:
+        observer.scoring(done, total)
+        if stop():
+            raise Interrupted(plan.folder.path)
+
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=observer.scoring)
+    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=scoring)
     n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(

@@ -161,7 +161,9 @@ class TestNoRights:
                 os.seteuid(0)
                 (folder / "words.txt").write_bytes(content)
                 os.seteuid(65534)
-            one_line(call("train", folder / "words.txt", "--out", folder / "run", *BEGIN), "Permission denied")
+            one_line(
+                call("train", folder / "words.txt", "--out", folder / "run", *BEGIN), "Permission denied"
+            )
             assert {p.name for p in folder.iterdir()} <= {"words.txt"}
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="makes a run as root")
@@ -241,7 +243,9 @@ class TestClocks:
     def test_the_time_of_day_counts_for_nothing(self, text, tmp_path, monkeypatch, jump):
         begun, calls = time.time(), iter(range(10**6))
         monkeypatch.setattr(time, "time", lambda: begun + jump * (next(calls) % 3))
-        goes_on(text, tmp_path / "run", tmp_path) if train(text, "run").status == 0 else pytest.fail("stopped")
+        goes_on(text, tmp_path / "run", tmp_path) if train(text, "run").status == 0 else pytest.fail(
+            "stopped"
+        )
 
     def test_one_that_runs_backwards_takes_no_time(self, text, tmp_path, monkeypatch):
         """Not that a monotonic clock would; a virtual machine's may after it was moved."""
