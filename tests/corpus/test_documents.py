@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore.config import CorpusConfig
-from makemore.corpus.documents import SPLITS, Documents, choose_mode
+from makemore.corpus.documents import MOST_HELD_OUT, SPLITS, Documents, choose_mode
 from makemore.corpus.documents import make_documents as documents_of
 from makemore.corpus.text import Text
 from makemore.errors import UserError
@@ -141,3 +141,43 @@ def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
 def test_too_little(text, mode, message):
     with pytest.raises(UserError, match=message):
         make_documents(text, CorpusConfig(mode))
+
+
+@given(
+    st.lists(st.sampled_from(["ada", "bo", "cy", "di", "é", "fa"]), min_size=30, max_size=90),
+    st.integers(0, 3),
+)
+def test_dedupe_keeps_equal_lines_together(lines, extra):
+    text = "\n".join([*lines, *(f"only {i}" for i in range(12 + extra))])
+    documents = make_documents(text, CorpusConfig("lines", "0.5,0.25,0.25", dedupe=True))
+    parts = parts_of(documents)
+    assert sorted(line for part in parts.values() for line in part) == sorted(text.split("\n"))
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not set(parts[a]) & set(parts[b])
+    kinds = [len(set(part)) for part in parts.values()]
+    assert abs(kinds[0] - sum(kinds) / 2) <= 1
+
+
+def test_dedupe_is_for_lines():
+    with pytest.raises(UserError, match="--dedupe is for lines"):
+        make_documents(PROSE, CorpusConfig("text", dedupe=True))
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_val_and_test_of_a_huge_text_are_capped_unless_shares_are_asked_for(mode, monkeypatch):
+    monkeypatch.setitem(MOST_HELD_OUT, mode, 30)
+    capped = make_documents(NAMES, CorpusConfig(mode))
+    sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(capped).values()]
+    assert capped.capped
+    assert sizes[1:] == [30, 30]
+    asked = make_documents(NAMES, CorpusConfig(mode, "0.8,0.1,0.1"))
+    assert not asked.capped
+    joined = [[x for part in parts_of(d).values() for x in part] for d in (capped, asked)]
+    assert joined[0] == joined[1] if mode == "lines" else "".join(joined[0]) == "".join(joined[1]) == NAMES
+
+
+def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
+    text = "\n".join(["a", "", " ", "\t", "\u3000", "\u00a0\u2003", " b", "\u3000c", "é", "👩", "\x0b"])
+    documents = make_documents(text, CorpusConfig("lines", "1,0,0"))
+    assert sorted(documents.all("train")) == sorted(["a", " b", "\u3000c", "é", "👩"])
+    assert documents.blank_lines == 6
