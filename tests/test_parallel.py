@@ -29,8 +29,10 @@ pytestmark = pytest.mark.skipif(
 PLAIN = ("train.patience=0", "train.eval_interval=10", "train.schedule=constant", "train.compile=no")
 TINY = {
     "transformer": ("model.n_layer=1", "model.n_embd=16", "model.dropout=0", "train.batch_tokens=512"),
-    "lstm": ("model.n_hidden=16", "model.n_embd=8", "model.dropout=0", "train.batch_tokens=448")
-    + ("train.loader=streams", "train.block_size=64"),
+    "lstm": (
+        *("model.n_hidden=16", "model.n_embd=8", "model.dropout=0", "train.batch_tokens=448"),
+        *("train.loader=streams", "train.block_size=64"),
+    ),
     "count": ("model.order=5", "train.batch_tokens=600"),
     "wavenet": ("train.batch_tokens=512",),
 }
