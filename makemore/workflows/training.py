@@ -501,20 +501,20 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     budget: dict[str, Any] = {
         k: asked["train"].pop(k) for k in ("steps", "max_time", "device", "shard") if k in asked["train"]
     }
-    corpus_saved = {**config["corpus"], "split": ",".join(map(str, config["corpus"]["shares"]))}
-    saved = {"model": config["model"]["settings"], "train": config["train"], "corpus": corpus_saved}
-    _refuse_changes(saved, asked, config, request)
+    if request.model != config["model"]["name"]:
+        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    kind = MODELS.get(request.model)
+    model_config = override(kind.Config(), config["model"]["settings"], "model")
     train = override(TrainConfig(), {**config["train"], **budget}, "train")
     corpus_config = CorpusConfig(
         config["corpus"]["mode"], ",".join(map(str, config["corpus"]["shares"])), config["corpus"]["encoding"]
     )
+    _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
     if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
         raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
     tokenizer = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     corpus = make_corpus(documents, tokenizer_from_dict(tokenizer))
-    kind = MODELS.get(config["model"]["name"])
-    model_config = override(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
     trainer = make_trainer(plan, stop)
@@ -530,20 +530,12 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     return _fit(plan, trainer, run_id, observer)
 
 
-def _refuse_changes(
-    saved: dict[str, dict[str, Any]],
-    asked: dict[str, dict[str, Any]],
-    config: dict[str, Any],
-    request: TrainRequest,
-) -> None:
+def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> None:
     """Raises UserError for a setting asked for now that the run wasn't begun with."""
-    if request.model != config["model"]["name"]:
-        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
-    for section, values in saved.items():
+    for section, kept in saved.items():
         for key, value in asked[section].items():
-            if key not in values or str(values[key]) != str(value):
-                was = values.get(key, "unknown")
+            if override(kept, {key: value}, section) != kept:
                 raise UserError(
-                    f"{section}.{key} was {was}, not {value}; a resumed run keeps its settings "
+                    f"{section}.{key} was {getattr(kept, key)}, not {value}; a resumed run keeps its settings "
                     "(--overwrite begins anew)"
                 )
