@@ -371,7 +371,7 @@ def train(
     Raises UserError for what the user can mend, before anything is written. Of several processes all
     but the first raise Helped at the end.
     """
-    with parallel.session():
+    with parallel.session(stop):
         main = parallel.is_main()
         if observer is None or not main:
             observer = Silent()
@@ -535,7 +535,8 @@ def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> 
     for section, kept in saved.items():
         for key, value in asked[section].items():
             if override(kept, {key: value}, section) != kept:
+                was = getattr(kept, key)
                 raise UserError(
-                    f"{section}.{key} was {getattr(kept, key)}, not {value}; a resumed run keeps its settings "
+                    f"{section}.{key} was {was}, not {value}; a resumed run keeps its settings "
                     "(--overwrite begins anew)"
                 )
