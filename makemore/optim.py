@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from makemore.config import TrainConfig, drop_shares
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.sharding import cut_like, whole
+from makemore.sharding import cut_like, own_parts, whole
 
 
 def rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -129,19 +129,18 @@ class Average:
         self.steps += 1
         # This share, 1 at first, keeps the average a true weighted mean of what has been seen.
         share = (1 - self.decay) / (1 - self.decay**self.steps)
-        torch._foreach_lerp_(self.average, self.current, share)
+        torch._foreach_lerp_(own_parts(self.average), own_parts(self.current), share)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights while the block runs."""
-        with torch.no_grad():
-            raw = [t.clone() for t in self.current]
-            torch._foreach_copy_(self.current, self.average)
+        current = own_parts(self.current)
+        raw = [t.clone() for t in current]
+        torch._foreach_copy_(current, own_parts(self.average))
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.current, raw)
+            torch._foreach_copy_(current, raw)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "average": whole(self.average)}

@@ -393,7 +393,7 @@ def train(
     Raises UserError for what the user can mend, before anything is written. Of several processes all
     but the first raise Helped at the end.
     """
-    with parallel.session():
+    with parallel.session(stop):
         main = parallel.is_main()
         if observer is None or not main:
             observer = Silent()
@@ -523,20 +523,20 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     budget: dict[str, Any] = {
         k: asked["train"].pop(k) for k in ("steps", "max_time", "device", "shard") if k in asked["train"]
     }
+    if request.model != config["model"]["name"]:
+        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    kind = MODELS.get(request.model)
+    model_config = override(kind.Config(), config["model"]["settings"], "model")
     corpus_config = corpus_config_of(config)
-    corpus_saved = dataclasses.asdict(corpus_config)
-    saved = {"model": config["model"]["settings"], "train": config["train"], "corpus": corpus_saved}
-    _refuse_changes(saved, asked, config, request)
     train = override(TrainConfig(), {**config["train"], **budget}, "train")
     tokenizer = tokenizer_from_dict(
         parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     )
+    _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
     text = store_text(source, corpus_config.encoding)
     corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
-    kind = MODELS.get(config["model"]["name"])
-    model_config = override(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     plan = plan_run(request, folder, source, model, corpus, train, corpus_config)
     trainer = make_trainer(plan, stop)
@@ -552,19 +552,12 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     return _fit(plan, trainer, run_id, observer)
 
 
-def _refuse_changes(
-    saved: dict[str, dict[str, Any]],
-    asked: dict[str, dict[str, Any]],
-    config: dict[str, Any],
-    request: TrainRequest,
-) -> None:
+def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> None:
     """Raises UserError for a setting asked for now that the run wasn't begun with."""
-    if request.model != config["model"]["name"]:
-        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
-    for section, values in saved.items():
+    for section, kept in saved.items():
         for key, value in asked[section].items():
-            if key not in values or str(values[key]) != str(value):
-                was = values.get(key, "unknown")
+            if override(kept, {key: value}, section) != kept:
+                was = getattr(kept, key)
                 raise UserError(
                     f"{section}.{key} was {was}, not {value}; a resumed run keeps its settings "
                     "(--overwrite begins anew)"
