@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from makemore.models import MODELS
 RARE = 3
 """A character that occurs at most so often is rare."""
 SHOWN = 30
-GUESSES = ("utf-8", "utf-16", "cp1252", "latin-1")
+GUESSES = ("utf-16", "cp1252", "latin-1")
 WORDS = 2_000_000
 """Words at most that the rank-frequency line is fitted on."""
 BYTES_PER_PARAMETER = 16
@@ -74,19 +75,18 @@ def diagnose(
 
 def _read(source: Source, config: CorpusConfig, found: Diagnosis) -> tuple[Text, str]:
     """The text, if need be in another encoding than was asked for."""
-    tried: UserError | None = None
-    for encoding in dict.fromkeys([config.encoding, *GUESSES]):
-        try:
+    try:
+        return store_text(source, config.encoding), config.encoding
+    except UserError as error:
+        first = error
+    if "is not" not in str(first) and "looks binary" not in str(first):
+        raise first
+    for encoding in GUESSES:
+        with contextlib.suppress(UserError):
             text = store_text(source, encoding)
-        except UserError as error:
-            if "is not" not in str(error) and "looks binary" not in str(error):
-                raise
-            tried = tried or error
-            continue
-        if tried is not None:
-            found.advice.append(f"{tried}; it reads as {encoding}: check it, then pass --encoding {encoding}")
-        return text, encoding
-    raise tried or UserError(f"{source.name} can't be read")
+            found.advice.append(f"{first}; it can be read as {encoding}: look whether that is right")
+            return text, encoding
+    raise first
 
 
 def _alphabet(text: Text) -> Counter[str]:
@@ -144,7 +144,7 @@ def _of_words(text: Text) -> dict[str, Any]:
     slope = float("nan")
     if len(often) > 9:
         # Zipf's law: frequency falls as rank to the power of about -1.
-        slope = float(np.polyfit(np.log(np.arange(1, len(often) + 1)), np.log(often), 1)[0])
+        slope = round(float(np.polyfit(np.log(np.arange(1, len(often) + 1)), np.log(often), 1)[0]), 4) + 0.0
     return {
         "words": counts.total(),
         "different": len(counts),
