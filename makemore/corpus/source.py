@@ -77,8 +77,10 @@ def _find(name: str) -> tuple[tuple[str, ...], int]:
         return (name,), 0
     path = Path(name)
     try:
+        if _is_run(path):
+            raise UserError(f"{name} is a run; give a text")
         if path.is_dir():
-            return _texts(name, sorted(p for p in path.rglob("*") if not _hidden(p.relative_to(path))))
+            return _texts(name, sorted(_walk(path)))
         if not path.exists() and glob.has_magic(name):
             return _texts(name, sorted(map(Path, glob.glob(name, recursive=True))))
     except (OSError, ValueError) as error:
@@ -87,8 +89,20 @@ def _find(name: str) -> tuple[tuple[str, ...], int]:
     return (name,), 0
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_run(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, but for hidden ones and what belongs to runs."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if not _is_run(path):
+                yield from _walk(path)
+        else:
+            yield path
 
 
 def _texts(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:

@@ -46,8 +46,7 @@ TRAIN = {
     "not downloaded": (["shakespeare"], "get it with: makemore data shakespeare"),
     "endless name": (["x" * 5000], "no such file"),
     "endless path": (["x" * 5000 + ".txt"], "can't read"),
-    "folder": (["."], "is a folder"),
-    "run as input": (["lines"], "is a folder"),
+    "run as input": (["lines"], "is a run"),
     "model": (["words.txt", "--model", "transfomer"], "did you mean 'transformer'"),
     "tokenizer": (["words.txt", "--tokenizer", "bite"], "did you mean 'byte'"),
     "mixture": (["words.txt", "--model", "mixture"], "makemore mix"),
@@ -171,7 +170,7 @@ EVAL = {
     "empty split": (["lines", "--split", ""], "unknown split"),
     "joined": (["lines", "--split", "val+tset"], "unknown split"),
     "missing file": (["lines", "none.txt"], "no such file"),
-    "folder": (["lines", "."], "is a folder"),
+    "run as text": (["lines", "text"], "is a run"),
 }
 
 

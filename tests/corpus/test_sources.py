@@ -42,6 +42,15 @@ def test_a_folder_is_its_texts_in_order(folder):
     assert source.stem == "texts"
 
 
+def test_runs_in_a_folder_are_no_texts(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "model.safetensors").write_bytes(b"x")
+    (folder / "run" / "samples.txt").write_text("mine", encoding="utf-8")
+    assert read(find_source(str(folder))) == ONE + "\n" + TWO
+    with pytest.raises(UserError, match="is a run"):
+        find_source(str(folder / "run"))
+
+
 def test_a_glob_and_several_files(folder):
     assert read(find_source(str(folder / "*.txt"))) == ONE
     assert read(find_source(str(folder / "**" / "*.gz"))) == TWO
