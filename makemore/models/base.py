@@ -146,7 +146,7 @@ class MixtureModel(LanguageModel):
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """(members,) float64, not negative, sum 1."""
+        """(members,) float64 on the CPU, not negative, sum 1."""
 
 
 class ManualModel(LanguageModel):
