@@ -6,12 +6,12 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from makemore import parallel
+from makemore.cachedir import cache_folder
 from makemore.config import TrainConfig
 from makemore.errors import UserError
 
@@ -103,18 +103,9 @@ def keep_compiled() -> None:
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     try:
-        folder = _cache_folder() / "makemore" / "compiled"
+        folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # no home, or one that can't be written: torch's own choice will do
     if os.access(folder, os.W_OK):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-
-
-def _cache_folder() -> Path:
-    """Where programs keep what can be made again."""
-    if platform.system() == "Windows" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"])
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -451,6 +451,7 @@ def test_weights_that_blow_up_are_noticed() -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.delenv("MAKEMORE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")

@@ -92,7 +92,7 @@ def command(
 
 
 def _read(prompt: list[str], prompt_file: Path | None) -> str | None:
-    from makemore.corpus.source import decode_text, read_text
+    from makemore.corpus.decoding import decode_text, read_text
     from makemore.errors import UserError
 
     if prompt_file is None:

@@ -10,6 +10,12 @@ import typer
 from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
 
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
+INPUT = typer.Argument(
+    [],
+    help="Texts: files (.gz and .zst too), folders, globs, URLs, - for standard input, or a data set's name "
+    "(default: first names).",
+    show_default=False,
+)
 COMPILE = typer.Option(
     None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
 )
@@ -20,7 +26,7 @@ SHARD = typer.Option(
 
 
 def command(
-    input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
+    input: list[str] = INPUT,
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
     tokenizer: str = TOKENIZER,
     mode: str | None = MODE,
@@ -33,6 +39,7 @@ def command(
     shard: bool | None = SHARD,
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
+    dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep equal lines together in one split."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
@@ -50,7 +57,7 @@ def command(
         "shard": shard,
         "compile": None if compile is None else "yes" if compile else "no",
     }
-    corpus = {"mode": mode, "split": split, "encoding": encoding}
+    corpus = {"mode": mode, "split": split, "encoding": encoding, "dedupe": dedupe}
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
@@ -67,7 +74,7 @@ def command(
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     request = TrainRequest(
-        input,
+        tuple(input),
         model,
         tokenizer,
         out,

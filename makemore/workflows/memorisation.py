@@ -66,7 +66,7 @@ def memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
     if run.mode == "lines":
         return _of_lines(run, samples)
     documents = run.documents()
-    train = "".join(documents.parts["train"])[:MOST_TRAIN]
+    train = "".join(documents.pieces(("train",), ""))[:MOST_TRAIN]
     pieces = _pieces("".join(_held_out(documents)), samples)
     copied = longest_copies(train, [*samples, *pieces])
     mine, theirs = copied[: len(samples)], copied[len(samples) :]
@@ -88,7 +88,7 @@ def _of_lines(run: Run, samples: Sequence[str]) -> Memorisation:
 
 
 def _held_out(documents: Documents) -> list[str]:
-    return documents.parts["val"] or documents.parts["test"]
+    return documents.all("val") or documents.all("test")
 
 
 def _pieces(text: str, like: Sequence[str]) -> list[str]:

@@ -57,7 +57,7 @@ def seen_lines(run: Run) -> SeenLines:
         )
     if (run.folder.path / SEEN).is_file():
         return SeenLines(read_tensors(run.folder.path / SEEN, run.config["run_id"])["hashes"].numpy())
-    return SeenLines(np.unique(hashes(run.documents().parts["train"])))
+    return SeenLines(np.unique(hashes(run.documents().all("train"))))
 
 
 def novel(run: Run, request: SampleRequest) -> Iterator[str]:
