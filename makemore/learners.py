@@ -295,7 +295,8 @@ class AutogradLearner(GradientLearner):
         self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
     ) -> None:
         super().__init__(model, config, precision)
-        self._loss = torch.compile(self._eager_loss) if compiled else self._eager_loss
+        whole = compiled and not model.compile_parts()
+        self._loss = torch.compile(self._eager_loss) if whole else self._eager_loss
         self.compiled = compiled
 
     def _eager_loss(
@@ -330,6 +331,7 @@ class AutogradLearner(GradientLearner):
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
             self.not_compiled = f"{type(error).__name__}: {reason}"
             self.note = f"not compiled ({self.not_compiled}); going on without"
+        self.model.compile_parts(False)
         self._loss, self.compiled, self.carried = self._eager_loss, False, carried
         self.model.zero_grad(set_to_none=True)
         return super()._gradients(batches, count, step)

@@ -96,7 +96,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget used, in [0, 1]."""
-        shares = [0.0]
+        shares = [self.loader.progress or 0.0]
         if self.config.steps:
             shares.append(self.step / self.config.steps)
         if self.config.max_time:
@@ -114,6 +114,8 @@ class Trainer:
         yield from self._loop()
         if not self.stopped:
             self.learner.finish()
+            if self.loader.progress is not None and self.loader.progress < 1:
+                self.learner.note = f"the budget has ended after {self.loader.progress:.0%} of the text"
             yield self._end()
 
     def _loop(self) -> Iterator[Record]:

@@ -10,7 +10,19 @@ from typing import cast
 import typer
 
 from makemore import __version__, parallel
-from makemore.cli import compare, data, evaluate, gradcheck, lr_find, mix, models, sample, train
+from makemore.cli import (
+    compare,
+    data,
+    doctor,
+    evaluate,
+    gradcheck,
+    lr_find,
+    mix,
+    models,
+    sample,
+    tokenize,
+    train,
+)
 from makemore.errors import UserError
 
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
@@ -34,6 +46,8 @@ app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
+app.command("tokenize")(tokenize.command)
+app.command("doctor")(doctor.command)
 
 
 # Typer brings its own click or uses the installed one, depending on its version.

@@ -7,15 +7,9 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json, seconds
 
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
-INPUT = typer.Argument(
-    [],
-    help="Texts: files (.gz and .zst too), folders, globs, URLs, - for standard input, or a data set's name "
-    "(default: first names).",
-    show_default=False,
-)
 COMPILE = typer.Option(
     None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
 )

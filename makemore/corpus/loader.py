@@ -29,6 +29,11 @@ class Loader(ABC):
     def next(self) -> Batch:
         """The next batch. Raises StopIteration where a finite loader has ended."""
 
+    @property
+    def progress(self) -> float | None:
+        """Share of the data that a finite loader has given, in [0, 1]."""
+        return None
+
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "cursor": self.cursor}
 
@@ -251,6 +256,14 @@ class OrderedLoader(Loader):
     def _plan_long(self, begin: int, end: int) -> list[tuple[Rows, bool]]:
         edges = np.append(np.arange(begin, end, self.batch_tokens), end)
         return [(Rows(*edges[[i, i, i + 1], None]), i > 0) for i in range(len(edges) - 1)]
+
+    @property
+    def progress(self) -> float:
+        groups = len(self._groups) - 1
+        if self.group >= groups:
+            return 1.0
+        done = self.cursor / max(len(self._batches), 1) if self._planned == self.group else 0.0
+        return (self.group + done) / groups
 
     def __iter__(self) -> Iterator[Batch]:
         while True:

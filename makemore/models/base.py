@@ -100,6 +100,11 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
+    def compile_parts(self, wanted: bool = True) -> bool:
+        """Have what a training step repeats compiled once, or no more; False where there is nothing of
+        the kind, and the step is to be compiled whole."""
+        return False
+
     def penalty(self) -> Tensor | None:
         """A scalar to add to the loss (nats per token), or None."""
         return None

@@ -9,6 +9,7 @@ positions, GELU, biases, tied head.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -168,6 +169,7 @@ class Transformer(LanguageModel):
         self.dropout = nn.Dropout(config.dropout)
         blocks = [Block(config) for _ in range(config.n_layer)]
         self.blocks = nn.ModuleList(blocks)
+        self._compiled_block: Callable[..., tuple[Tensor, State]] | None = None
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
         self.positions: nn.Embedding | None = None
@@ -179,6 +181,11 @@ class Transformer(LanguageModel):
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
             self._init_modern(blocks)
+
+    def compile_parts(self, wanted: bool = True) -> bool:
+        # One block is compiled for all, in a quarter of the time that four take and hardly less fast.
+        self._compiled_block = torch.compile(Block.__call__) if wanted else None
+        return True
 
     def _init_gpt2(self, blocks: list[Block]) -> None:
         self.head.weight = self.embedding.weight
@@ -241,9 +248,10 @@ class Transformer(LanguageModel):
         x = self.dropout(x)
         after: list[Tensor] = []
         size = 4 if self.config.has_conv else 2
+        call = self._compiled_block if self.training and self._compiled_block else Block.__call__
         for i, block in enumerate(self.blocks):
             part = None if state is None else state[2 + size * i : 2 + size * (i + 1)]
-            x, part = block(x, place, part)
+            x, part = call(block, x, place, part)
             after.extend(part)
         logits = self.head(self.norm(x))
         return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *after)

@@ -230,6 +230,8 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
+    if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
+        train = dataclasses.replace(train, max_time=None)  # one pass, however long
     if _sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
         observer.note("adamw in place of muon, which needs whole matrices")
         train = dataclasses.replace(train, optimizer="adamw")
