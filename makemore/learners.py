@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from makemore import parallel
 from makemore.config import TrainConfig
-from makemore.device import is_out_of_memory, to_device
+from makemore.device import has_fast_bfloat16, is_out_of_memory, to_device
 from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
@@ -158,7 +158,9 @@ class GradientLearner(Learner):
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
         self.config, self.precision = config, precision
-        self.optimizers = Optimizers(model, config)
+        self.optimizers = Optimizers(
+            model, config, torch.bfloat16 if has_fast_bfloat16(model.device) else torch.float32
+        )
         self.average = Average(model, config.ema) if config.ema else None
         self.carried: State | None = None
 

@@ -36,6 +36,10 @@ class LanguageModel(nn.Module, ABC):
     """True: documents may share a row, because a boundary token in the input begins a document,
     before which nothing is seen."""
 
+    one_document: bool = False
+    """Set by who makes the batches: each row is one document, or a piece of one, whatever follows it
+    padding; so a model that ``packs`` need hide nothing in it. Of rows without a state only."""
+
     compiles: ClassVar[bool] = True
     """False: its layers are single kernels already, and compiling gains nothing."""
 
@@ -151,7 +155,7 @@ class MixtureModel(LanguageModel):
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """(members,) float64, not negative, sum 1."""
+        """(members,) float64 on the CPU, not negative, sum 1."""
 
 
 class ManualModel(LanguageModel):

@@ -366,6 +366,7 @@ def make_loader(plan: Plan) -> Loader:
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Model on its device, learner, loader and evaluation, ready to fit."""
     plan.model.to(plan.device)
+    plan.model.one_document = plan.train.loader in ("windows", "documents")
     if _sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
