@@ -173,12 +173,12 @@ def _steps(
 
     return generate(
         run.model,
-        np.tile(context(run, request), (rows, 1)),
+        context(run, request)[None],
         new_tokens(run, request),
         request.params,
         line_ends(run),
         request.seed,
-        first,
+        range(first, first + rows),
         ended if request.stop is not None else None,
     )
 
