@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from makemore.checkpoint import RunDir, read_tensors, write_tensors
+from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.workflows.generation import SampleRequest, sample
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
 
-SEEN = "seen.safetensors"
 TRIES = 100
 """Samples made for each that is asked for, before giving up."""
 
@@ -28,10 +27,9 @@ def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
 
 
-def write_seen(folder: RunDir, run_id: str, lines: Iterable[str]) -> None:
+def remember_lines(folder: RunDir, run_id: str, lines: Iterable[str]) -> None:
     """Keep the hashes of the training lines with a run, 8 bytes a distinct line."""
-    sorted_U = np.unique(hashes(lines))
-    write_tensors(folder.path / SEEN, {"hashes": torch.from_numpy(sorted_U)}, run_id)
+    folder.write_seen(torch.from_numpy(np.unique(hashes(lines))), run_id)
 
 
 class SeenLines:
@@ -55,9 +53,8 @@ def seen_lines(run: Run) -> SeenLines:
         raise UserError(
             "--novel-only compares whole lines, and this run's text is one document; see sample --report"
         )
-    if (run.folder.path / SEEN).is_file():
-        return SeenLines(read_tensors(run.folder.path / SEEN, run.config["run_id"])["hashes"].numpy())
-    return SeenLines(np.unique(hashes(run.documents().parts["train"])))
+    kept = run.folder.read_seen(run.config["run_id"])
+    return SeenLines(np.unique(hashes(run.documents().parts["train"])) if kept is None else kept.numpy())
 
 
 def novel(run: Run, request: SampleRequest) -> Iterator[str]:
