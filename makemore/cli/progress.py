@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 if TYPE_CHECKING:
     from makemore.trainer import Record
     from makemore.types import Score
+    from makemore.workflows.memorisation import Memorisation
     from makemore.workflows.training import Plan
 
 
@@ -52,6 +53,19 @@ def score_line(score: Score) -> str:
         unseen = score.unseen
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
     return text
+
+
+def memorisation_line(found: Memorisation) -> str:
+    """What samples share with the training text, beside held-out text, in one line."""
+    mine, theirs = found.samples, found.held_out
+    if mine.verbatim is not None:
+        held = "" if theirs is None or theirs.verbatim is None else f" (held-out: {theirs.verbatim:.1%})"
+        return f"{mine.texts:,} samples: {mine.verbatim:.1%} are training lines{held}"
+    held = "" if theirs is None else f" (held-out: {theirs.copied_mean:.1f}, at most {theirs.copied_max})"
+    return (
+        f"{mine.texts:,} samples: longest run copied from train, in characters: "
+        f"{mine.copied_mean:.1f} on average, at most {mine.copied_max}{held}"
+    )
 
 
 class ProgressObserver:

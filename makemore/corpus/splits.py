@@ -48,6 +48,8 @@ class Corpus:
     """The end of the training text (``text`` mode): what samples go on from."""
     tokenizer: Tokenizer
     splits: dict[str, Split]
+    train_lines: Callable[[], Iterator[list[str]]]
+    """Reads the training documents as text, some at a time."""
     note: str = ""
     """One line worth telling the user."""
 
@@ -71,7 +73,7 @@ def make_corpus(
     fitted = tokenizer if isinstance(tokenizer, Tokenizer) else _fit(documents, tokenizer)
     encoder = Encoder(documents, fitted, ArrayWriter(None), progress)
     said = encoder.run()
-    return _corpus(said, fitted, encoder.writer.finish())
+    return _corpus(said, fitted, encoder.writer.finish(), lambda: documents)
 
 
 def encode_whole(text: Text, name: str, mode: Mode, tokenizer: Tokenizer) -> Split:
@@ -258,11 +260,15 @@ def _last_lines(documents: Documents) -> str:
 
 
 def _corpus(
-    said: dict[str, Any], tokenizer: Tokenizer, arrays: dict[str, np.ndarray], note: str = ""
+    said: dict[str, Any],
+    tokenizer: Tokenizer,
+    arrays: dict[str, np.ndarray],
+    documents: Callable[[], Documents],
+    note: str = "",
 ) -> Corpus:
     splits = {name: _split(name, said["mode"], arrays) for name in SPLITS}
     shares = (said["shares"][0], said["shares"][1], said["shares"][2])
-    return Corpus(**{**said, "shares": shares}, tokenizer=tokenizer, splits=splits, note=note)
+    return Corpus(**{**said, "shares": shares}, tokenizer=tokenizer, splits=splits, train_lines=lambda: documents().read("train"), note=note)
 
 
 def _from_cache(
@@ -295,7 +301,7 @@ def _from_cache(
 
     folder, said = cache.make(key_of("corpus", *of_text, fitted.to_dict()), build)
     shapes = {name: (kind, length) for name, (kind, length) in said.pop("arrays").items()}
-    return _corpus(said, fitted, read_arrays(folder, shapes), cache.note)
+    return _corpus(said, fitted, read_arrays(folder, shapes), cut, cache.note)
 
 
 def _saved(tokenizer: Tokenizer) -> dict[str, Any]:

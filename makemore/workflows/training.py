@@ -33,6 +33,7 @@ from makemore.trainer import Record, Trainer
 from makemore.types import Score
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.runs import Run, corpus_config_of, load, versions
+from makemore.workflows.seen import remember_lines
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
@@ -427,6 +428,8 @@ def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) 
         if plan.folder.occupied:
             plan.folder.clear()
         run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+        if plan.corpus.mode == "lines":
+            remember_lines(plan.folder, run_id, plan.corpus.train_lines)
     return _fit(plan, trainer, run_id, observer)
 
 

@@ -154,6 +154,16 @@ SAMPLE = {
     "stop": (["--stop", ""], "--stop ''"),
     "two prompts": (["--prompt", "b", "--prompt-file", "words.txt"], "exclude each other"),
     "no prompt file": (["--prompt-file", "none.txt"], "no such file: none.txt"),
+    "beam": (["--beam", "0"], "--beam 0: must be 1 or more"),
+    "few beams": (["--beam", "3", "-n", "5"], "raise --beam"),
+    "beams that draw": (["--beam", "3", "--temperature", "0.5"], "leave out --stop and what draws"),
+    "beams that stop": (["--beam", "3", "--stop", "a"], "leave out --stop and what draws"),
+    "length penalty": (["--beam", "3", "--length-penalty", "-1"], "--length-penalty -1"),
+    "length of no beam": (["--length-penalty", "1"], "is for --beam"),
+    "probabilities of beams": (["--show-probs", "--beam", "3"], "leave out --report"),
+    "probabilities of a report": (["--show-probs", "--report"], "leave out --report"),
+    "new beams": (["--novel-only", "--beam", "3"], "leave out --report and --beam"),
+    "new of a report": (["--novel-only", "--report"], "leave out --report and --beam"),
     "device": (["--device", "toaster"], "unknown device"),
     "word": (["-n", "many"], "-n"),
 }
@@ -163,6 +173,23 @@ SAMPLE = {
 def test_sample(refused, mistake):
     arguments, message = SAMPLE[mistake]
     assert message in refused("sample", "lines", *arguments)
+
+
+def test_new_lines_of_running_text(refused):
+    assert "this run's text is one document" in refused("sample", "text", "--novel-only")
+
+
+def test_copies_from_a_text_that_is_gone(refused, work):
+    train("prose.txt", "-m", "count", "--out", "run")
+    (work / "prose.txt").unlink()
+    assert "is gone" in refused("sample", "run", "--report")
+
+
+def test_nothing_new(refused, work):
+    (work / "two.txt").write_text("bada\ndaba\n" * 40)
+    train("two.txt", "-m", "count", "--out", "run")
+    message = refused("sample", "run", "--novel-only", "--temperature", "0.01", "-n", "2")
+    assert "only 0 of 200 samples were new; ask for fewer, or raise --temperature" in message
 
 
 EVAL = {
