@@ -24,10 +24,9 @@ from makemore.cli import (
     train,
 )
 from makemore.errors import UserError
+from makemore.process import tune_process
 
-# Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
-# tenfold. Read by OpenMP when torch is imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+tune_process()
 
 app = typer.Typer(
     help="Train, score, sample and compare character-level language models on any text file.",
