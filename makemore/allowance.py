@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from makemore.errors import UserError
-from makemore.files import memory
+from makemore.files import MOST_BYTES
 from makemore.models.base import LanguageModel
+from makemore.process import memory
 
 OVERHEAD = 1 << 16
 """Bytes that the smallest tensor counts for: modules around it take memory too."""
@@ -69,7 +70,7 @@ def construct(
     Raises UserError where its sizes take more.
     """
     try:
-        with Allowance(memory() if most is None else most):
+        with Allowance(most or memory() or MOST_BYTES):
             return kind(config, vocab_size, boundary_id)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
         # Torch says so in words: allocation failed, or a size overflowed.

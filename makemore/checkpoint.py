@@ -22,6 +22,7 @@ from makemore.files import (
     read_json,
     read_tensors,
     require_plain,
+    well_formed,
     write_bytes,
     write_json,
     write_tensors,
@@ -41,8 +42,9 @@ _CONFIG = {
     "run_id": str,
     "model": {"name": str, "settings": dict},
     "tokenizer": str,
+    "seen": bool,
     "corpus": {
-        "path": str,
+        "paths": [str],
         "mode": ("lines", "text"),
         "shares": [float],
         "encoding": str,
@@ -132,7 +134,7 @@ class RunDir:
         if not os.path.isdir(self.path):  # unlike Path's, no error for a name too long
             return os.path.lexists(self.path)
         names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
-        return not (names <= {TOKENIZER, STATES} and (not names or _is_ours(self.path / TOKENIZER)))
+        return not (names <= {TOKENIZER, SEEN, STATES} and (not names or _is_ours(self.path / TOKENIZER)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -162,17 +164,23 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     def create(
-        self, config: dict[str, Any], tokenizer: dict[str, Any], state: dict[str, Any] | None = None
+        self,
+        config: dict[str, Any],
+        tokenizer: dict[str, Any],
+        state: dict[str, Any] | None = None,
+        seen_U: Tensor | None = None,
     ) -> str:
         """Write what doesn't change in training, and the state before the first step: once there is a
-        config there is a run that can be resumed. Returns the run's id."""
-        config = {"format": FORMAT, **config}
+        config there is a run that can be resumed. ``seen_U``: see ``write_seen``. Returns the run's id."""
+        config = {"format": FORMAT, **config, "seen": seen_U is not None}
         run_id = json_digest(config)[:16]
         self._copies = {
             TOKENIZER: {**tokenizer, "run_id": run_id},
             CONFIG: {**config, "run_id": run_id},
         }
         write_json(self.path / TOKENIZER, self._copies[TOKENIZER])
+        if seen_U is not None:
+            self.write_seen(seen_U, run_id)
         if state is not None:
             self.write_state(0, state, run_id)
         write_json(self.path / CONFIG, self._copies[CONFIG])
@@ -227,6 +235,17 @@ class RunDir:
 
     def read_model(self, run_id: str) -> dict[str, Tensor]:
         return read_tensors(self.path / MODEL, run_id)
+
+    def write_seen(self, hashes_U: Tensor, run_id: str) -> None:
+        """Hashes of the training lines, (U,) int64, sorted."""
+        write_tensors(self.path / SEEN, {"hashes": hashes_U}, run_id)
+
+    def read_seen(self, config: dict[str, Any]) -> Tensor | None:
+        """What ``write_seen`` wrote; None where the run has none. Raises UserError if missing or damaged."""
+        if not config["seen"]:
+            return None
+        with well_formed(self.path / SEEN):
+            return read_tensors(self.path / SEEN, config["run_id"])["hashes"]
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(

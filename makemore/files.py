@@ -23,11 +23,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from makemore.errors import UserError
+from makemore.process import memory
 
 MOST_JSON = 64 << 20
 """Bytes; the largest that is ever written holds a vocabulary of some megabytes."""
 MOST_HEADER = 16 << 20
 """Bytes that names and shapes of a tensor file may take: some 200,000 tensors."""
+MOST_BYTES = 1 << 62
+"""Where the system doesn't say how much memory it has."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -201,7 +204,7 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
 
 def _check_sizes(path: Path) -> None:
     """Raises UserError for a file that there is no memory for, before any is taken."""
-    _require(path, memory())
+    _require(path, memory() or MOST_BYTES)
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -211,11 +214,3 @@ def _check_sizes(path: Path) -> None:
     # Blanks fill it up; others would mean the same and go unnoticed.
     if len(header) != size or not header.rstrip(b" ").endswith(b"}"):
         raise UserError(f"{path} is damaged or not one of makemore's files")
-
-
-def memory() -> int:
-    """Bytes of this machine's memory; where the system doesn't say, more than any has."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 1 << 62

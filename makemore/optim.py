@@ -35,13 +35,14 @@ def rate(config: TrainConfig, step: int, progress: float) -> float:
     return warmup * (config.final_lr + (1 - config.final_lr) * fall)
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration.
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration in
+    ``dtype``.
 
     The quintic's coefficients are those of Muon (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
@@ -66,8 +67,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         parts: Iterable[int] = itertools.repeat(1),
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """``parts``: of how many matrices each parameter consists."""
+        """``parts``: of how many matrices each parameter consists; ``dtype``: that of the iteration."""
+        self.dtype = dtype
         alike: dict[tuple[torch.Size, int], list[Tensor]] = {}
         for parameter, count in zip(params, parts, strict=False):
             alike.setdefault((parameter.shape, count), []).append(parameter)
@@ -94,7 +97,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
             rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
-            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns))
+            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns), dtype=self.dtype)
             update = update.view(-1, *params[0].shape)
             # Root-mean-square size of an update is that of a square matrix, whatever the shape.
             scale = math.sqrt(max(1.0, rows / columns))
@@ -165,7 +168,10 @@ class Average:
 class Optimizers:
     """The optimizers of one model, stepped together under one schedule."""
 
-    def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+    def __init__(
+        self, model: LanguageModel, config: TrainConfig, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """``dtype``: of Muon's matrix products."""
         if config.optimizer == "none":
             raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
         self.config = config
@@ -178,7 +184,8 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             hidden = [named[name] for name in matrices]
-            self.parts.append(Muon(hidden, config.matrix_lr, 0.95, config.weight_decay, matrices.values()))
+            decay = config.weight_decay
+            self.parts.append(Muon(hidden, config.matrix_lr, 0.95, decay, matrices.values(), dtype))
         rest = [p for name, p in named.items() if name not in matrices]
         if rest:
             self.parts.append(self._plain(rest))
@@ -198,7 +205,7 @@ class Optimizers:
             # Fused, it can leave an update out without being asked to wait.
             fused = kind == "cuda" and not hasattr(params[0], "full_tensor")
             return SGD(groups, lr=config.lr, momentum=config.beta1, fused=fused)
-        fused = kind in ("cpu", "cuda")
+        fused = kind in ("cpu", "cuda", "mps")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
     def step(self, step: int, progress: float, skip: Tensor | None = None) -> None:
@@ -218,7 +225,8 @@ class Optimizers:
     def clip(self) -> Tensor:
         """Scale gradients to the largest norm allowed; returns the norm before."""
         limit = self.config.clip or math.inf
-        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
+        together = self.parameters[0].device.type in ("cpu", "cuda")
+        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=together)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}

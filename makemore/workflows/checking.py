@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from makemore.checkpoint import CONFIG, MODEL, RESULT, SAMPLES, SEEN, TOKENIZER, RunDir, Saved
+from makemore.checkpoint import CONFIG, MODEL, RESULT, SAMPLES, TOKENIZER, RunDir, Saved
 from makemore.errors import UserError
-from makemore.files import read_tensors, require_plain, tensor_digest, well_formed
+from makemore.files import require_plain, tensor_digest, well_formed
 from makemore.tokenizers import tokenizer_from_dict
 
 
@@ -27,7 +27,7 @@ def check(path: str | Path) -> list[str]:
     with _noting(problems):
         config = folder.read_config()
     if config:
-        files = RunFiles(folder, config["run_id"], problems)
+        files = RunFiles(folder, config, problems)
         for look in (files.tokenizer, files.model, files.seen, files.result, files.samples, files.metrics):
             with _noting(problems):
                 look()
@@ -46,9 +46,9 @@ def _noting(problems: list[str]) -> Iterator[None]:
 class RunFiles:
     """The files of one run beside its config, each looked at in the light of the newest state."""
 
-    def __init__(self, folder: RunDir, run_id: str, problems: list[str]) -> None:
-        self.folder, self.run_id = folder, run_id
-        states, broken = folder.read_states(run_id)
+    def __init__(self, folder: RunDir, config: dict[str, Any], problems: list[str]) -> None:
+        self.folder, self.config, self.run_id = folder, config, config["run_id"]
+        states, broken = folder.read_states(self.run_id)
         problems += broken
         self.newest: Saved | None = states[0] if states else None
         # Without states a run is one that was shared, or a mixture.
@@ -72,8 +72,7 @@ class RunFiles:
             raise UserError(f"{path} is damaged: these are not the weights that were kept")
 
     def seen(self) -> None:
-        if (self.folder.path / SEEN).exists():
-            read_tensors(self.folder.path / SEEN, self.run_id)
+        self.folder.read_seen(self.config)
 
     def _result(self) -> dict[str, Any] | None:
         result = self.folder.read_result()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from makemore.checkpoint import RESULT, RunDir
+from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.files import well_formed
 from makemore.models.base import MixtureModel
@@ -20,6 +21,7 @@ from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.scoring import fit_weights, mix_nats, score, summarise, token_nats
 from makemore.types import Score
 from makemore.workflows.runs import Run, load, versions
+from makemore.workflows.seen import hashes_to_keep
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     model = _model(runs, weights_K)
     if folder.occupied:
         folder.clear()
-    _save(folder, runs, model)
+    _save(folder, runs, model, corpus)
     run = load(out, device)
     sizes = run.tokenizer.token_bytes()
     test = corpus.splits["test"]
@@ -96,7 +98,7 @@ def _model(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
     return model
 
 
-def _save(folder: RunDir, runs: Sequence[Run], model: Mixture) -> None:
+def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
     first = runs[0].config
     config = {
         "model": {"name": "mixture", "settings": dataclasses.asdict(model.config)},
@@ -105,7 +107,7 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture) -> None:
         "mixed": [{"run": run.name, "train": run.config["train"]} for run in runs],
         "versions": versions(),
     }
-    run_id = folder.create(config, runs[0].tokenizer.to_dict())
+    run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=hashes_to_keep(corpus))
     folder.write_model(model.state_dict(), run_id)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from makemore.checkpoint import SEEN, RunDir
+from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.files import read_tensors, write_tensors
 from makemore.workflows.generation import SampleRequest, sample
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TRIES = 100
 """Samples made for each that is asked for, before giving up."""
 
+MOST_REMEMBERED = 2_000_000
+"""Training lines of which a run keeps hashes; a run on more needs its text."""
+
 
 def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
     """64 bits of BLAKE2b of each line."""
@@ -28,10 +31,17 @@ def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
 
 
-def write_seen(folder: RunDir, run_id: str, lines: Iterable[str]) -> None:
-    """Keep the hashes of the training lines with a run, 8 bytes a distinct line."""
-    sorted_U = np.unique(hashes(lines))
-    write_tensors(folder.path / SEEN, {"hashes": torch.from_numpy(sorted_U)}, run_id)
+def hashes_to_keep(corpus: Corpus) -> Tensor | None:
+    """Sorted hashes of the distinct training lines, (U,) int64; None of running text, or of too many."""
+    if corpus.mode != "lines":
+        return None
+    hashed, n_lines = [np.zeros(0, np.int64)], 0
+    for some in corpus.train_lines():
+        n_lines += len(some)
+        if n_lines > MOST_REMEMBERED:
+            return None
+        hashed.append(hashes(some))
+    return torch.from_numpy(np.unique(np.concatenate(hashed)))
 
 
 class SeenLines:
@@ -55,9 +65,8 @@ def seen_lines(run: Run) -> SeenLines:
         raise UserError(
             "--novel-only compares whole lines, and this run's text is one document; see sample --report"
         )
-    if (run.folder.path / SEEN).is_file():
-        return SeenLines(read_tensors(run.folder.path / SEEN, run.config["run_id"])["hashes"].numpy())
-    return SeenLines(np.unique(hashes(run.documents().parts["train"])))
+    kept = run.folder.read_seen(run.config)
+    return SeenLines(np.unique(hashes(run.documents().all("train"))) if kept is None else kept.numpy())
 
 
 def novel(run: Run, request: SampleRequest) -> Iterator[str]:

@@ -251,7 +251,7 @@ def test_the_text_that_a_config_names(work, path):
     """Its path may be any: what is there is compared with the run's checksums before it is used."""
 
     def change(payload):
-        payload["corpus"]["path"] = path
+        payload["corpus"]["paths"] = [path]
 
     rewrite(work, change)
     result = call("eval", "run")
