@@ -18,7 +18,7 @@ from pathlib import Path
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
 
 from tests.reliability.kills import kill_everywhere
 from tests.reliability.nursery import Nursery

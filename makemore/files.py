@@ -189,7 +189,8 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what is mapped changes with the file, and keeps its room on the disk.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged or not one of makemore's files") from None
     found = tensor_digest(tensors)

@@ -209,7 +209,7 @@ class Trainer:
         if not config.clip:
             lower.append("train.clip=1")
         return Diverged(
-            f"{what}: training diverged, and that update was not made; lower the rate, such as with "
+            f"{what}: training diverged, and that update was not made; lower the learning rate, such as with "
             f"--set {' --set '.join(lower)}, or add --on-divergence rollback; "
             "the best model and the last state saved are kept"
         )

@@ -156,8 +156,23 @@ def folder(tmp_path):
     return RunDir(tmp_path / "run")
 
 
+CONFIG = {
+    "model": {"name": "count", "settings": {}},
+    "tokenizer": "char",
+    "corpus": {
+        "paths": ["words.txt"],
+        "mode": "lines",
+        "shares": [0.8, 0.1, 0.1],
+        "encoding": "utf-8",
+        "digests": {"train": "a", "val": "b", "test": "c"},
+        "longest_document": 3,
+        "context": "",
+    },
+}
+
+
 def filled(folder: RunDir) -> str:
-    run_id = folder.create({"model": {"name": "count"}}, {"name": "char", "alphabet": "ab"})
+    run_id = folder.create(CONFIG, {"name": "char", "alphabet": "ab"})
     folder.write_model({"a": torch.ones(2)}, run_id)
     folder.append_metrics({"step": 1})
     return run_id
@@ -166,7 +181,7 @@ def filled(folder: RunDir) -> str:
 class TestRunDir:
     def test_config_and_tokenizer_come_back(self, folder):
         run_id = filled(folder)
-        assert folder.read_config()["model"] == {"name": "count"}
+        assert folder.read_config()["model"] == CONFIG["model"]
         assert folder.read_config()["run_id"] == run_id
         assert folder.read_tokenizer(run_id)["alphabet"] == "ab"
         assert folder.read_result() is None
@@ -233,7 +248,7 @@ class TestRunDir:
         (folder.path / "tokenizer.json").unlink()
         other = RunDir(folder.path)
         assert [("config.json" in p, "tokenizer.json" in p) for p in other.mend()] == [(1, 0), (0, 1)]
-        assert other.read_config()["model"] == {"name": "count"}
+        assert other.read_config()["model"] == CONFIG["model"]
         assert other.read_tokenizer(run_id)["alphabet"] == "ab"
 
     def test_clearing_again_after_being_cut_short(self, folder, monkeypatch):

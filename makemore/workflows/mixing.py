@@ -71,9 +71,9 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     nats_KN = np.stack([token_nats(run.model, val) for run in runs])
     weights_K = fit_weights(nats_KN)
     model = _model(runs, weights_K)
-    if folder.occupied:
+    with folder.locked():
         folder.clear()
-    _save(folder, runs, model, corpus)
+        _save(folder, runs, model, corpus)
     run = load(out, device)
     sizes = run.tokenizer.token_bytes()
     test = corpus.splits["test"]

@@ -618,7 +618,7 @@ def _resume(
     with well_formed(folder.path / CONFIG):
         train = override(TrainConfig(), {**config["train"], **changed}, "train")
         corpus_config = corpus_config_of(config)
-    if not _has_budget(train):
+    if not (_has_budget(train) or issubclass(kind, CountModel)):  # which takes one pass, however long
         raise UserError("the run has neither steps nor time to train for; add --steps or --max-time")
     require_tokenizer(request.tokenizer, config["tokenizer"])
     refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)

@@ -15,7 +15,7 @@ from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.workflows.training import Interrupted, TrainRequest, TrainResult, train
+from makemore.workflows.training import Interrupted, Silent, TrainRequest, TrainResult, train
 from tests.cli.conftest import prose, words
 
 GRADIENT = [
@@ -39,7 +39,7 @@ TRAIN = {
 WALL = ("elapsed", "tokens_per_second")
 
 
-class Listening:
+class Listening(Silent):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -47,10 +47,6 @@ class Listening:
 
     def note(self, text: str) -> None:
         self.told.append(text)
-
-    def start(self, plan: Any) -> None: ...
-    def record(self, record: Any) -> None: ...
-    def scoring(self, done: int, total: int) -> None: ...
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,7 @@ class TestFullDisk:
             folder.rmdir()
             pytest.skip("can't mount a small disk here")
         yield folder
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
         folder.rmdir()
 
     @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")

@@ -64,8 +64,10 @@ def test_a_mixture_knows_them_too(folder):
     assert not known & set(new)
 
 
-def test_a_run_without_hashes_asks_its_text(folder):
-    (folder / "run" / "seen.safetensors").unlink()
+def test_a_run_without_hashes_asks_its_text(folder, monkeypatch):
+    monkeypatch.setattr("makemore.workflows.seen.MOST_REMEMBERED", 100)
+    train(TrainRequest(str(folder / "words.txt"), "count", out=folder / "run", overwrite=True))
+    assert not (folder / "run" / "seen.safetensors").exists()
     run = load(folder / "run")
     new = list(novel(run, SampleRequest(20, seed=2)))
     assert not set(new) & gone(folder)

@@ -1,0 +1,42 @@
+"""A coverage-guided fuzzer against the readers of run directories and of texts.
+
+    pip install atheris
+    python benchmarks/fuzz.py run -max_total_time=3600
+    python benchmarks/fuzz.py text -max_total_time=3600
+
+Options after the target are libFuzzer's; a folder among them keeps the inputs that reached new code. Whatever
+is neither read nor refused with a UserError ends the run with a traceback and the input that did it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
+
+with atheris.instrument_imports(include=["makemore", "json"]):
+    from tests.reliability.fuzzing import Victim, run_directory, text
+
+
+def main() -> None:
+    """Fuzz until libFuzzer has had enough."""
+    import torch
+
+    torch.set_num_threads(1)
+    target, *options = sys.argv[1:]
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
+    if target == "run":
+        victim = Victim(folder)
+        atheris.Setup([sys.argv[0], *options], lambda data: run_directory(data, victim))
+    else:
+        atheris.Setup([sys.argv[0], *options], lambda data: text(data, folder))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
