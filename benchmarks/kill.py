@@ -18,7 +18,7 @@ from pathlib import Path
 
 import typer
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.reliability.kills import kill_everywhere
 from tests.reliability.nursery import Nursery

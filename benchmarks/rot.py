@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import typer
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.reliability.rot import DAMAGES, rot
 
