@@ -102,6 +102,10 @@ class ProgressObserver:
         self._encoding_told = now
 
     def start(self, plan: Plan) -> None:
+        import torch
+
+        from makemore.workflows.determinism import repeats
+
         corpus, split = plan.corpus, plan.corpus.splits["train"]
         self.note(
             f"{plan.source.name}: {corpus.mode} mode ({corpus.reason}); {plan.tokenizer_spec} tokens, "
@@ -112,6 +116,7 @@ class ProgressObserver:
             f"{plan.model_name}: {plan.model.n_parameters():,} parameters; {settings_line(plan.model.config)}"
         )
         self.note(f"recipe: {recipe_line(plan)}")
+        self.note(repeats(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
         if self.console.is_terminal:
             columns = (
                 TextColumn(self.label or plan.model_name),
