@@ -18,6 +18,8 @@ from makemore.process import memory
 
 OVERHEAD = 1 << 16
 """Bytes that the smallest tensor counts for: modules around it take memory too."""
+MOST_TENSORS = 1 << 14
+"""A transformer of a thousand layers makes half as many."""
 SLACK = 1 << 26
 """Bytes beyond its weights that any model may take, such as tables that are not saved."""
 
@@ -34,6 +36,7 @@ class Allowance(TorchDispatchMode):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.left = self.most = most
+        self.made = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -53,7 +56,8 @@ class Allowance(TorchDispatchMode):
         sizes = [t.numel() * t.element_size() for t in tree_leaves(made) if isinstance(t, Tensor)]
         if not given:
             self.left -= sum(max(size, OVERHEAD) for size in sizes)
-        if self.left < 0 or max(sizes, default=0) > self.most:
+            self.made += len(sizes)
+        if self.left < 0 or self.made > MOST_TENSORS or max(sizes, default=0) > self.most:
             raise UserError(TOO_LARGE)
 
 

@@ -46,7 +46,8 @@ _CONFIG = {
     "corpus": {
         "paths": [str],
         "mode": ("lines", "text"),
-        "shares": [float],
+        "split": str,
+        "dedupe": bool,
         "encoding": str,
         "digests": {"train": str, "val": str, "test": str},
         "longest_document": int,

@@ -162,7 +162,8 @@ CONFIG = {
     "corpus": {
         "paths": ["words.txt"],
         "mode": "lines",
-        "shares": [0.8, 0.1, 0.1],
+        "split": "auto",
+        "dedupe": False,
         "encoding": "utf-8",
         "digests": {"train": "a", "val": "b", "test": "c"},
         "longest_document": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import has_magic
@@ -30,8 +31,8 @@ from makemore.workflows.generation import SampleRequest, context, random_seed, s
 def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
     """How a run's text was split, from its settings."""
     corpus = config["corpus"]
-    split = corpus.get("split", ",".join(map(str, corpus["shares"])))
-    return CorpusConfig(corpus["mode"], split, corpus["encoding"], bool(corpus.get("dedupe", False)))
+    names = [field.name for field in dataclasses.fields(CorpusConfig)]
+    return override(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
 
 
 def saved_paths(config: dict[str, Any]) -> list[str]:

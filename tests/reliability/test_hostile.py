@@ -1,0 +1,211 @@
+"""Any text, encoding, prompt, setting or command line is taken or refused in one line: never a traceback,
+never exit status 1, never a file changed that isn't one to write."""
+
+from __future__ import annotations
+
+import contextlib
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from makemore.config import TrainConfig
+from makemore.errors import UserError
+from makemore.models import MODELS
+from makemore.trainer import Trainer
+from makemore.workflows.training import Silent, TrainRequest, prepare
+from tests.cli.conftest import Result, call, words
+from tests.reliability.fuzzing import ENCODINGS, Victim, run_directory, text
+
+STREET = "bdkl" + "aei" + " \t\r\n\0\x1b\u2028\ufeff\u0301é漢🙂\ud800" + string.printable
+
+
+def cases(number: int) -> Callable[[Any], Any]:
+    """So many of them, the same ones every time."""
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(
+        max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=checks
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Iterator[Path]:
+    """A text, a finished run of each mode; the current folder."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "words.txt").write_text(words(60), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for mode in ("lines", "text"):
+            begin = ["--mode", mode, "--out", mode, "--device", "cpu"]
+            assert call("train", "words.txt", "-m", "count", *begin).status == 0
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory) -> Victim:
+    return Victim(tmp_path_factory.mktemp("victim"))
+
+
+def state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Every file, its size and when it was last changed."""
+    found = ((p, p.stat()) for p in folder.rglob("*"))
+    return {p: (info.st_size, info.st_mtime_ns) for p, info in found}
+
+
+def sound(result: Result) -> None:
+    assert "Traceback" not in result.err
+    assert result.status in (0, 2), result
+    if result.status == 2:
+        assert result.err.count("makemore: ") == 1 or "Usage" in result.err, result
+        assert "\x1b" not in result.err
+
+
+@cases(1500)
+@given(st.binary(max_size=200))
+@example(b"\0\0\0\1\0\0\r\n\r\n")
+def test_texts(tmp_path, data):
+    text(data, tmp_path)
+
+
+@cases(500)
+@given(st.sampled_from(ENCODINGS), st.text(STREET, max_size=60), st.integers(0, 1023))
+def test_texts_that_were_written_in_an_encoding(tmp_path, encoding, said, choices):
+    try:
+        data = said.encode(encoding)
+    except (LookupError, UnicodeError):
+        data = said.encode("utf-8", errors="surrogatepass")
+    chosen = (0, ENCODINGS.index(encoding), choices % 2, choices // 2 % 3, choices // 6 % 5, choices & 1)
+    text(bytes(chosen) + data, tmp_path)
+
+
+@cases(200)
+@given(st.binary(min_size=4, max_size=60))
+def test_run_directories(victim, data):
+    run_directory(data, victim)
+
+
+@cases(500)
+@given(
+    st.sampled_from(["lines", "text"]),
+    st.text(STREET, max_size=20),
+    st.lists(
+        st.sampled_from(
+            [
+                "--greedy --json --novel-only --show-probs --report",
+                "--temperature --top-k --top-p --min-p --beam --max-new-tokens --seed --stop --unknown",
+            ]
+        ).flatmap(lambda options: st.sampled_from(options.split())),
+        max_size=3,
+        unique=True,
+    ),
+    st.sampled_from(["-1", "0", "0.5", "1", "2", "nan", "inf", "1e400", "x", "", "skip", "9" * 30]),
+)
+def test_prompts(work, run, prompt, options, value):
+    before = state(work)
+    flags = ("--greedy", "--json", "--novel-only", "--show-probs", "--report")
+    asked = [part for option in options for part in ([option] if option in flags else [option, value])]
+    if "--max-new-tokens" not in asked:
+        asked += ["--max-new-tokens", "5"]
+    if "9" * 30 not in asked or "--max-new-tokens" not in options:
+        sound(call("sample", run, "-n", "1", f"--prompt={prompt}", *asked))
+    assert state(work) == before
+
+
+VALUES = [-1, 0, 1, 2, 3, 0.5, -0.1, 1.5, 10**9, 10**30, 1e308, "nan", "inf", "-inf", "", "x", "none", "true"]
+KEYS = [f"train.{name}" for name in TrainConfig.__dataclass_fields__] + [
+    f"model.{name}" for kind in MODELS for name in MODELS.get(kind).Config.__dataclass_fields__
+]
+
+
+@cases(800)
+@given(
+    st.sampled_from(list(MODELS)),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES) | st.text(STREET, max_size=6), max_size=3),
+)
+def test_settings(work, name, asked):
+    settings = tuple(f"{key}={value}" for key, value in asked.items())
+    before = state(work)
+    with contextlib.suppress(UserError):
+        prepare(TrainRequest("words.txt", name, out=work / "none", settings=settings), Silent())
+    assert state(work) == before
+
+
+WORDS = """
+words.txt lines text nowhere . .. / --json --help --split val --out new --overwrite --resume --set
+model.n_embd=8 train.steps=1 --steps 1 --max-time 1s -m bigram count mlp nope --seed --tokenizer byte char
+bpe:260 bpe:-1 --mode --config --dtype bfloat16 --stride --on-divergence rollback --device cpu cuda
+--compile --no-compile --encoding utf-16 --prompt
+""".split()  # noqa: SIM905 - a list of them takes half a page
+    "words.txt",
+    "lines",
+    "text",
+    "nowhere",
+    ".",
+    "..",
+    "/",
+    "--json",
+    "--help",
+    "--split",
+    "val",
+    "--out",
+    "new",
+    "--overwrite",
+    "--resume",
+    "--set",
+    "model.n_embd=8",
+    "train.steps=1",
+    "--steps",
+    "1",
+    "--max-time",
+    "1s",
+    "-m",
+    "bigram",
+    "count",
+    "mlp",
+    "nope",
+    "--seed",
+    "--tokenizer",
+    "byte",
+    "char",
+    "bpe:260",
+    "bpe:-1",
+    "--mode",
+    "--config",
+    "--dtype",
+    "bfloat16",
+    "--stride",
+    "--on-divergence",
+    "rollback",
+    "--device",
+    "cpu",
+    "cuda",
+    "--compile",
+    "--no-compile",
+    "--encoding",
+    "utf-16",
+    "--prompt",
+]
+COMMANDS = ("train", "eval", "sample", "check", "mix", "tokenize", "models", "nope", "--version", "")
+
+
+@cases(500)
+@given(
+    st.sampled_from(COMMANDS),
+    st.lists(st.sampled_from(WORDS) | st.text(STREET, max_size=5), max_size=6),
+)
+def test_command_lines(work, command, arguments):
+    """Training ends after a step, whatever was asked."""
+    if command == "train":
+        arguments = [*arguments, "--out", "new", "--steps", "1", "--no-compile"]
+    before = state(work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "progress", property(lambda self: float(self.step >= 1)))
+        patch.setenv("COLUMNS", "80")
+        sound(call(command, *arguments))
+    after = state(work)
+    written = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
+    assert all(p.relative_to(work).parts[0] in ("new", "checkpoints") for p in written), written
