@@ -101,7 +101,8 @@ def text(data: bytes, folder: Path) -> None:
         assert "\r" not in said
         corpus = make_corpus(found, config, tokenizer)
         whole = "".join(corpus.tokenizer.decode(split.tokens_N.tolist()) for split in corpus.splits.values())
-        kept = said if corpus.mode == "text" else "".join(said.split("\n"))
+        lines = "".join(line for line in said.split("\n") if line.strip())  # blank ones are left out
+        kept = said if corpus.mode == "text" else lines
         lost = sum(int(s.unspellable_D.sum()) for s in corpus.splits.values() if s.unspellable_D is not None)
         spelled = len(whole) if corpus.mode == "text" else len(whole.replace("\n", ""))
         assert spelled == len(kept) - lost, (corpus.mode, spelled, len(kept), lost)
