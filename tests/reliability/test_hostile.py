@@ -115,7 +115,26 @@ def test_prompts(work, run, prompt, options, value):
     assert state(work) == before
 
 
-VALUES = [-1, 0, 1, 2, 3, 0.5, -0.1, 1.5, 10**9, 10**30, 1e308, "nan", "inf", "-inf", "", "x", "none", "true"]
+VALUES = [
+    -1,
+    0,
+    1,
+    2,
+    3,
+    0.5,
+    -0.1,
+    1.5,
+    10**13,
+    10**30,
+    1e308,
+    "nan",
+    "inf",
+    "-inf",
+    "",
+    "x",
+    "none",
+    "true",
+]
 KEYS = [f"train.{name}" for name in TrainConfig.__dataclass_fields__] + [
     f"model.{name}" for kind in MODELS for name in MODELS.get(kind).Config.__dataclass_fields__
 ]
