@@ -616,7 +616,8 @@ def _resume(
     with well_formed(folder.path / STATES):
         model_config = override(kind.Config(), saved.state["settings"], "model")
     with well_formed(folder.path / CONFIG):
-        train = override(TrainConfig(), {**config["train"], **changed}, "train")
+        before = override(TrainConfig(), config["train"], "train")
+        train = override(before, changed, "train")
         corpus_config = corpus_config_of(config)
     if not (_has_budget(train) or issubclass(kind, CountModel)):  # which takes one pass, however long
         raise UserError("the run has neither steps nor time to train for; add --steps or --max-time")
@@ -639,7 +640,8 @@ def _resume(
         observer.note(f"{problem}; going back to the state before")
     with well_formed(folder.path / STATES):
         trainer.load_state_dict(saved.state)
-    trainer.carry_on(any((getattr(train, k) or 0) > (config["train"][k] or 0) for k in ("steps", "max_time")))
+    budgets = [(getattr(train, k) or 0, getattr(before, k) or 0) for k in ("steps", "max_time")]
+    trainer.carry_on(any(now > then for now, then in budgets))
     if parallel.is_main():
         _tell_changes(plan, config, trainer, observer)
         _mend(plan, trainer, saved, run_id, observer)

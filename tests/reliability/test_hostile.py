@@ -84,6 +84,10 @@ def test_texts_that_were_written_in_an_encoding(tmp_path, encoding, said, choice
 
 @cases(200)
 @given(st.binary(min_size=4, max_size=60))
+@example(
+    b"\0\0z\x0f\0\x077\x1e\xf9\xb5(\x08\x04" + bytes(15)
+)  # found by the fuzzer: a split that is a number
+@example(b"\1\0z\x0f\xf6\xe8A\0\1\0\xf7d")  # and a config without a time
 def test_run_directories(victim, data):
     run_directory(data, victim)
 
