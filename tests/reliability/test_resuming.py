@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_all_of_a_state(name, mode, texts, tmp_path):
     resume(cut)
     assert same(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
     assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
+
+
+def test_compiled(texts, tmp_path, monkeypatch):
+    """By all of the compiler but its code generator, which takes a minute."""
+    compiled = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiled)
+    asked = {"compile": "yes", "steps": 4, "eval_interval": 2}
+    whole, cut = (request_for(texts["text"], "mlp", tmp_path / out, **asked) for out in ("whole", "cut"))
+    assert train(whole).used["compiled"]
+    stop_after(cut, 3)
+    assert resume(cut).used["compiled"]
+    assert same(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
 
 
 def test_stopping_early(texts, tmp_path):
