@@ -268,7 +268,13 @@ def _corpus(
 ) -> Corpus:
     splits = {name: _split(name, said["mode"], arrays) for name in SPLITS}
     shares = (said["shares"][0], said["shares"][1], said["shares"][2])
-    return Corpus(**{**said, "shares": shares}, tokenizer=tokenizer, splits=splits, train_lines=lambda: documents().read("train"), note=note)
+    return Corpus(
+        **{**said, "shares": shares},
+        tokenizer=tokenizer,
+        splits=splits,
+        train_lines=lambda: documents().read("train"),
+        note=note,
+    )
 
 
 def _from_cache(
