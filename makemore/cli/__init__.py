@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -16,6 +17,9 @@ from makemore.errors import UserError
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
 # tenfold. Read by OpenMP when torch is imported, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if platform.machine() in ("x86_64", "AMD64"):
+    # Sampling has threads of its own. Elsewhere torch may use this library too, for training.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 app = typer.Typer(
     help="Train, score, sample and compare character-level language models on any text file.",
