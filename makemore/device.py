@@ -97,6 +97,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that tensors took at most on a CUDA device, or that this process has taken at most.
+
+    None where the system doesn't say (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Unlike getrusage, this forgets what the process that started this one took.
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
+        return int(found[1]) * 1024 if found else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def keep_compiled() -> None:
     """Have what is compiled kept in the user's cache folder, unless ``TORCHINDUCTOR_CACHE_DIR`` says
     otherwise: torch's own choice, a temporary folder, is gone after a restart."""
