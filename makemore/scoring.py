@@ -2,8 +2,7 @@
 
 Models that can look at ``max_len`` tokens and no further see overlapping windows; those that carry
 state of constant size see everything before a token, back to its document's beginning. Nats are
-summed in float64 and divided once. Intervals are bootstrap percentiles (Efron 1979) over documents,
-or over blocks of bytes of a running text, which are the same whatever the tokenizer.
+summed in float64 and divided once.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 
 from makemore.corpus.rows import Rows, cover, to_batch
 from makemore.errors import UserError
+from makemore.intervals import block_totals, bootstrap_interval
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
@@ -27,8 +27,6 @@ LOGITS_A_CALL = 2**22
 TOKENS_A_CALL = 8192
 """Small enough for a call's activations to stay in a CPU's caches."""
 STREAM_LENGTH = 512
-BLOCK_BYTES = 512
-RESAMPLES = 2000
 
 Progress = Callable[[int, int], None]
 
@@ -172,47 +170,23 @@ def quick_loss(model: LanguageModel, split: Split, max_tokens: int) -> float:
     return total / int((rows.end - rows.count_from).sum())
 
 
-def bootstrap_units(split: Split, token_bytes_V: np.ndarray) -> np.ndarray:
-    """(N,) int64 unit of each target: its document, or the block of bytes it begins in."""
+def unit_totals(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nats and bytes (U,) of each document, or of each block of a single one.
+
+    Characters that were left out are charged to their document; in a single one, evenly to its blocks.
+    """
+    lost_D = np.zeros(len(split.starts_D)) if split.unspellable_D is None else split.unspellable_D
     if len(split.starts_D) > 1:
-        return np.repeat(np.arange(len(split.starts_D)), split.ends_D - split.starts_D)
-    size = token_bytes_V[split.tokens_N]
-    return (np.cumsum(size) - size) // BLOCK_BYTES
-
-
-def bootstrap_interval(nats_U: np.ndarray, bytes_U: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of total nats over total bytes, by resampling units; in bits per byte."""
-    if not np.isfinite(nats_U).all():  # counts without smoothing: something was held impossible
-        return math.inf, math.inf
-    rng = np.random.default_rng(seed)
-    units = len(nats_U)
-    ratios = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        times_U = np.bincount(rng.integers(0, units, units), minlength=units)
-        ratios[i] = (times_U @ nats_U) / max(1, times_U @ bytes_U)
-    low, high = np.percentile(ratios / math.log(2), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _unspellable_nats(split: Split, units_N: np.ndarray, n_units: int) -> np.ndarray:
-    """(U,) what the left-out characters cost, spread evenly over the units of their document."""
-    if split.unspellable_D is None:
-        return np.zeros(n_units)
-    cost_D = split.unspellable_D * UNSPELLABLE_NATS
-    if len(split.starts_D) > 1:
-        return cost_D
-    return np.full(n_units, float(cost_D.sum()) / n_units)
+        documents_N = np.repeat(np.arange(len(split.starts_D)), split.ends_D - split.starts_D)
+        nats_D = np.bincount(documents_N, weights=nats_N, minlength=len(split.starts_D))
+        return nats_D + lost_D * UNSPELLABLE_NATS, split.bytes_D
+    nats_U, bytes_U = block_totals(nats_N, token_bytes_V[split.tokens_N], split.bytes)
+    return nats_U + float(lost_D.sum()) * UNSPELLABLE_NATS * bytes_U / split.bytes, bytes_U
 
 
 def summarise(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> Score:
     """Totals and intervals of a split scored token by token."""
-    units_N = bootstrap_units(split, token_bytes_V)
-    nats_U = np.bincount(units_N, weights=nats_N)
-    nats_U += _unspellable_nats(split, units_N, len(nats_U))
-    if len(split.starts_D) > 1:
-        bytes_U = split.bytes_D
-    else:
-        bytes_U = np.bincount(units_N, weights=token_bytes_V[split.tokens_N]).astype(np.int64)
+    nats_U, bytes_U = unit_totals(split, nats_N, token_bytes_V)
     unseen = None
     if split.seen_D is not None and split.seen_D.any() and not split.seen_D.all():
         unseen = _total(split, nats_U, bytes_U, ~split.seen_D)

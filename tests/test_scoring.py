@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
+from makemore.intervals import bootstrap_interval
 from makemore.models import MODELS
 from makemore.scoring import (
     UNSPELLABLE_NATS,
-    bootstrap_interval,
     fit_weights,
     mix_nats,
     quick_loss,

@@ -187,7 +187,8 @@ def _child(
     for name, path in rungs.items():
         MODELS.register(name, path)
     parent = multiprocessing.parent_process()
-    assert request.out is not None and parent is not None
+    assert request.out is not None
+    assert parent is not None
     observer = observe(request.out.name)
     try:
         train(request, observer, lambda: stopping.is_set() or not parent.is_alive())
