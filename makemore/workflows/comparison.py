@@ -201,6 +201,8 @@ def compare(
     groups = _groups(folders)
     if request.file is None:
         _refuse_other_splits(groups)
+    elif not request.file.is_file():
+        raise UserError(f"no such file: {request.file}")
     rows = _measure(groups, _names(groups, trained_here), request, note)
     return Comparison(rows[0].runs[0].score.split, groups[0][0].config["corpus"]["mode"], rows, failures)
 
@@ -287,9 +289,10 @@ def _measure(
     for group in groups:
         measured.append([])
         for found in group:
-            note(f"scoring {found.folder.name}")
             run = load(found.folder, request.device)
-            measured[-1].append(_scored(run, request))
+            result = run.folder.read_result() or {}
+            note(f"scoring {found.folder.name}")
+            measured[-1].append(_scored(run, result, request))
             if found is group[0]:
                 samples.append(specimens(run))
                 by_heart.add(run, samples[-1])
@@ -304,8 +307,7 @@ def _measure(
     return sorted(rows, key=lambda row: row.judgement.bits_per_byte)
 
 
-def _scored(run: Run, request: CompareRequest) -> ScoredRun:
-    result = run.folder.read_result() or {}
+def _scored(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:
     return ScoredRun(
         run.folder.path,
         run.config,
