@@ -10,7 +10,7 @@ from typing import cast
 import typer
 
 from makemore import __version__, parallel
-from makemore.cli import compare, data, evaluate, gradcheck, lr_find, mix, models, sample, train
+from makemore.cli import compare, data, evaluate, gradcheck, lr_find, mix, models, sample, score, train
 from makemore.errors import UserError
 
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("sample")(sample.command)
+app.command("score")(score.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
 app.command("gradcheck")(gradcheck.command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from makemore.corpus.documents import SPLITS
@@ -29,10 +30,22 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        text = read_text(file, run.config["corpus"]["encoding"])
-        documents = [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
-        return encode_documents(file.name, documents, run.mode, run.tokenizer)
+        documents = documents_in(run, read_text(file, run.config["corpus"]["encoding"]))
+        return encode_documents(file.name, documents, run.mode, run.tokenizer, _train_lines(run))
     return run.corpus(file).split(split or "val")
+
+
+def documents_in(run: Run, text: str) -> list[str]:
+    """Another text as the run reads texts: its lines, less the blank ones, or all of it."""
+    return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
+
+
+def _train_lines(run: Run) -> set[str] | None:
+    """The lines that the run was trained on, if they are still there."""
+    if run.mode == "lines":
+        with contextlib.suppress(UserError):
+            return set(run.documents().parts["train"])
+    return None
 
 
 def evaluate(

@@ -46,6 +46,8 @@ def test_json_is_one_object(work):
         ["sample", "lines", "-n", "3"],
         ["eval", "lines"],
         ["compare", "lines"],
+        ["score", "lines", "words.txt"],
+        ["score", "lines", "words.txt", "--against", "lines"],
         ["models"],
         ["models", "mlp"],
         ["data"],

@@ -58,7 +58,7 @@ def test_every_cell_is_a_run_of_its_own(ladder):
 
 
 def test_figures_are_those_of_the_runs(ladder):
-    folder, comparison = ladder
+    _, comparison = ladder
     best, other = comparison.rows
     for row in comparison.rows:
         scores = [evaluate(load(run.folder)) for run in row.runs]
@@ -104,7 +104,7 @@ def test_a_text_that_changed_is_noticed(tmp_path):
     path = write_words(tmp_path / "words.txt")
     compare(request(path, tmp_path / "runs", models="count"))
     write_words(path, seed=8)
-    with pytest.raises(UserError, match="has changed since .*--overwrite"):
+    with pytest.raises(UserError, match=r"has changed since .*--overwrite"):
         compare(request(path, tmp_path / "runs", models="count"))
     compare(request(path, tmp_path / "runs", models="count", overwrite=True))
 
