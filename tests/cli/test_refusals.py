@@ -207,7 +207,7 @@ OTHERS = {
     "mix over": (["mix", "lines", "lines", "--out", "text"], "already holds"),
     "score no file": (["score", "lines", "none.txt"], "no such file: none.txt"),
     "score no run": (["score", "none", "words.txt"], "no run at none"),
-    "score against": (["score", "lines", "words.txt", "--against", "text"], "side by side"),
+    "score against": (["score", "lines", "prose.txt", "--against", "text"], "side by side"),
     "score page": (["score", "lines", "words.txt", "--html", "words.txt/page.html"], "can't write"),
     "surplus": (["eval", "lines", "words.txt", "more"], "more"),
 }
