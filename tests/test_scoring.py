@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from makemore.corpus.rows import cover
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.intervals import bootstrap_interval
 from makemore.models import MODELS
 from makemore.scoring import (
     UNSPELLABLE_NATS,
+    check_totals,
     fit_weights,
     mix_nats,
     quick_loss,
@@ -84,7 +87,7 @@ def test_totals_are_those_of_the_text():
     model = prepared("bigram")
     lines = words(30, 9)
     split = encode_documents("val", lines, "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     size = sum(len(line) + 1 for line in lines)
     assert (result.tokens, result.chars, result.bytes) == (size, size, size)
     assert result.nats == pytest.approx(token_nats(model, split).sum(), rel=1e-12)
@@ -100,7 +103,7 @@ def test_uniform_over_bytes_is_eight_bits_a_byte():
     with torch.no_grad():
         model.W[:, 0] = -math.inf  # the boundary never follows in running text
     split = encode_documents("val", [text], "text", tokenizer)
-    result = score(model, split, tokenizer.token_bytes())
+    result = score(model, split, tokenizer)
     assert result.bits_per_byte == pytest.approx(8.0, abs=1e-6)
     assert (result.chars, result.bytes) == (len(text), len(text.encode()))
 
@@ -109,22 +112,22 @@ def test_unspellable_characters_are_charged():
     model = prepared("bigram")
     with_unknown = encode_documents("val", ["abc", "a?b!c"], "lines", ALPHABET)
     without = encode_documents("val", ["abc", "abc"], "lines", ALPHABET)
-    a, b = (score(model, s, ALPHABET.token_bytes()) for s in (with_unknown, without))
+    a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
     assert a.nats == pytest.approx(b.nats + 2 * UNSPELLABLE_NATS)
     assert (a.unspellable, a.chars) == (2, b.chars + 2)
     running = encode_documents("val", ["abca?b!c"], "text", ALPHABET)
     clean = encode_documents("val", ["abcabc"], "text", ALPHABET)
-    c, d = (score(model, s, ALPHABET.token_bytes()) for s in (running, clean))
+    c, d = (score(model, s, ALPHABET) for s in (running, clean))
     assert c.nats == pytest.approx(d.nats + 2 * UNSPELLABLE_NATS)
 
 
 def test_unseen_lines_are_scored_apart():
     model = prepared("mlp")
     split = encode_documents("val", ["abc", "def", "gh"], "lines", ALPHABET, train={"def"})
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     alone = encode_documents("val", ["abc", "gh"], "lines", ALPHABET)
     assert result.unseen is not None
-    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET.token_bytes()).nats, rel=1e-5)
+    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
     assert result.unseen.tokens == 7
 
 
@@ -133,7 +136,54 @@ def test_a_value_that_is_no_number_is_an_error_that_names_the_position():
     with torch.no_grad():
         model.W[3] = math.nan
     split = encode_documents("val", ["ab", "abcd"], "lines", ALPHABET)
-    with pytest.raises(UserError, match="token 6 of val"):
+    with pytest.raises(UserError, match=r"no probability at token 6 of val \(its line 2\)"):
+        token_nats(model, split)
+
+
+def test_probabilities_that_do_not_sum_to_one_are_an_error(monkeypatch):
+    model = prepared("mlp")
+    split = encode_documents("val", ["ab", "abcd"], "lines", ALPHABET)
+    exact = torch.Tensor.log_softmax
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda self, dim: exact(self, dim=dim) + 0.01)
+    with pytest.raises(UserError, match=r"sum to 1\.0101, not 1, at token 0 of val \(its line 1\)"):
+        token_nats(model, split)
+
+
+def test_weights_that_do_not_sum_to_one_are_an_error():
+    model = prepared("mixture")
+    with torch.no_grad():
+        model.mixing.copy_(torch.tensor([0.6, 0.7], dtype=torch.float64))
+    split = encode_documents("val", ["ab"], "lines", ALPHABET)
+    with pytest.raises(UserError, match=r"weights sum to 1\.3000"):
+        token_nats(model, split)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_tokens_that_are_not_the_text_are_an_error(mode):
+    model = prepared("bigram")
+    documents = ["abc", "def"] if mode == "lines" else ["abcdef"]
+    split = encode_documents("val", documents, mode, ALPHABET)
+    for wrong in (
+        {"tokens_N": split.tokens_N[:-1]},
+        {"chars_D": split.chars_D + 1},
+        {"bytes_D": split.bytes_D - 1},
+    ):
+        with pytest.raises(UserError, match=r"of val spell .* the tokenizer loses some of this text"):
+            score(model, dataclasses.replace(split, **wrong), ALPHABET)
+    left_out = encode_documents("val", ["a?b", "é"] if mode == "lines" else ["a?bé"], mode, ALPHABET)
+    check_totals(left_out, ALPHABET)
+
+
+def test_every_target_is_scored_once(monkeypatch):
+    model = prepared("transformer")
+    split = encode_documents("val", ["".join(words(60, 9))], "text", ALPHABET)
+
+    def twice(*arguments):
+        rows = cover(*arguments)
+        return rows._replace(count_from=rows.begin)
+
+    monkeypatch.setattr("makemore.scoring.cover", twice)
+    with pytest.raises(AssertionError, match=f"targets scored of {len(split.tokens_N)}"):
         token_nats(model, split)
 
 
@@ -146,7 +196,7 @@ def test_impossible_targets_score_infinity_without_a_warning():
         model.observe(batch)
     model.finish()
     split = encode_documents("val", ["ab", "ba"], "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     assert result.nll == result.perplexity == math.inf
 
 
@@ -166,7 +216,7 @@ def test_the_estimate_in_training_is_near_the_score():
     for name in ("mlp", "transformer", "lstm"):
         model = prepared(name)
         split = encode_documents("val", words(400, 9), "lines", ALPHABET)
-        exact = score(model, split, ALPHABET.token_bytes()).nll
+        exact = score(model, split, ALPHABET).nll
         assert quick_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
         assert quick_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
 

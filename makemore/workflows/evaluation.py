@@ -59,4 +59,4 @@ def evaluate(
     target = split_of(run, file, split)
     if not len(target.tokens_N):
         raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
-    return score(run.model, target, run.tokenizer.token_bytes(), stride, progress)
+    return score(run.model, target, run.tokenizer, stride, progress)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from makemore.corpus.source import read_text
 from makemore.errors import UserError
-from makemore.scoring import UNSPELLABLE_NATS, summarise, token_nats
+from makemore.scoring import UNSPELLABLE_NATS, check_totals, summarise, token_nats
 from makemore.types import Score, Split
 from makemore.workflows.evaluation import documents_in, split_of
 from makemore.workflows.runs import Run
@@ -96,6 +96,7 @@ def surprisal(run: Run, file: Path, stride: int | None = None) -> Surprisal:
     whole = read_text(file, run.config["corpus"]["encoding"])
     end = "\n" if run.mode == "lines" else ""
     text = "".join(document + end for document in documents_in(run, whole))
+    check_totals(split, run.tokenizer)
     nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, text, nats_N)
     score = summarise(split, nats_N, run.tokenizer.token_bytes())

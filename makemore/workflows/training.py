@@ -218,7 +218,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
-    corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
+    corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, [documents.text]))
     if min(len(s.tokens_N) for n, s in corpus.splits.items() if documents.parts[n]) < 2:
         raise UserError(f"{path} is too short for its splits: one of them has a single token")
     if documents.blank_lines:
@@ -463,7 +463,7 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
     memory = peak_memory(plan.device)
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=observer.scoring)
+    figures = score(run.model, split, run.tokenizer, progress=observer.scoring)
     n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
