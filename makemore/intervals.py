@@ -102,6 +102,16 @@ def bootstrap_interval(nats_U: np.ndarray, bytes_U: np.ndarray, seed: int = 0) -
     return max(low, 0.0), high
 
 
+def paired_difference(
+    nats_U: np.ndarray, other_U: np.ndarray, bytes_U: np.ndarray, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """How many bits per byte more than another scoring of the same units, and the 95 % interval of that."""
+    more_U = nats_U - other_U
+    totals_RK = resampled_totals(np.stack([more_U, bytes_U]), seed)
+    values_R = totals_RK[:, 0] / totals_RK[:, 1] / math.log(2)
+    return float(more_U.sum() / bytes_U.sum() / math.log(2)), percentiles(values_R, len(bytes_U))
+
+
 def judge(models: Sequence[np.ndarray], bytes_U: np.ndarray, seed: int = 0) -> list[Judgement]:
     """Models, each by the nats (S, U) of its S seeds on the same units, beside the best of them.
 

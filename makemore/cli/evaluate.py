@@ -14,18 +14,37 @@ def command(
     file: Path | None = typer.Argument(None, help="Another text: scored whole, or its --split."),
     split: str | None = typer.Option(None, "--split", help="val (default), test, train or val+test."),
     stride: int | None = typer.Option(None, "--stride", help="Step of overlapping windows (default: half)."),
+    dynamic: bool = typer.Option(
+        False, "--dynamic", help="Beside the plain score, that of weights that follow the text."
+    ),
+    dynamic_lr: float | None = typer.Option(None, "--dynamic-lr", help="How fast they follow it."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
     """Score a run: every token of a split, exactly once."""
     from makemore.cli.progress import ProgressObserver, score_line
-    from makemore.workflows.evaluation import evaluate
+    from makemore.dynamic import DynamicSettings
+    from makemore.errors import UserError
+    from makemore.workflows.evaluation import evaluate, evaluate_dynamic
     from makemore.workflows.runs import load
 
-    observer = ProgressObserver()
-    score = evaluate(load(run, device), file, split, stride)
+    if dynamic_lr is not None and not dynamic:
+        raise UserError("--dynamic-lr goes with --dynamic")
+    settings = DynamicSettings() if dynamic_lr is None else DynamicSettings(lr=dynamic_lr)
+    loaded = load(run, device)
+    score = evaluate(loaded, file, split, stride)
+    followed = evaluate_dynamic(loaded, score, file, split, stride, settings) if dynamic else None
     if json:
-        print_json({"run": str(run), **score.as_dict()})
-    else:
-        observer.console.stderr = False
-        observer.note(score_line(score))
+        apart = {} if followed is None else {"dynamic": followed.as_dict()}
+        print_json({"run": str(run), **score.as_dict(), **apart})
+        return
+    observer = ProgressObserver()
+    observer.console.stderr = False
+    observer.note(score_line(score))
+    if followed is not None:
+        low, high = followed.difference_ci95
+        observer.note(
+            f"dynamic evaluation (weights follow the text; not comparable with plain scores):\n"
+            f"{score_line(followed.score)}\n"
+            f"{followed.difference:+.4f} bits/byte [{low:+.4f}, {high:+.4f}] from the plain score"
+        )

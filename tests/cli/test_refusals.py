@@ -170,6 +170,9 @@ EVAL = {
     "split": (["lines", "--split", "vla"], "did you mean 'val'"),
     "empty split": (["lines", "--split", ""], "unknown split"),
     "joined": (["lines", "--split", "val+tset"], "unknown split"),
+    "dynamic counts": (["lines", "--dynamic"], "isn't trained by gradients"),
+    "dynamic rate": (["lines", "--dynamic-lr", "0.1"], "goes with --dynamic"),
+    "dynamic negative rate": (["lines", "--dynamic", "--dynamic-lr", "-1"], "make no dynamic evaluation"),
     "missing file": (["lines", "none.txt"], "no such file"),
     "folder": (["lines", "."], "is a folder"),
 }

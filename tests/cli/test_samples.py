@@ -62,6 +62,17 @@ def test_json_is_one_object(work):
         assert isinstance(json.loads(result.out), dict)
 
 
+def test_the_dynamic_score_stands_apart(work):
+    train("words.txt", "-m", "bigram", "--steps", "20", "--out", "new")
+    plain = json.loads(call("eval", "new", "--json").out)
+    both = json.loads(call("eval", "new", "--dynamic", "--json").out)
+    dynamic = both.pop("dynamic")
+    assert both == plain
+    assert dynamic["tokens"] == plain["tokens"]
+    assert dynamic["difference"] == pytest.approx(dynamic["bits_per_byte"] - plain["bits_per_byte"])
+    assert "not comparable" in call("eval", "new", "--dynamic").out
+
+
 def test_a_mixture_samples_by_seed(work):
     train("words.txt", "-m", "bigram", "--steps", "2", "--out", "new")
     assert call("mix", "lines", "new", "--out", "mixed").status == 0
