@@ -33,7 +33,7 @@ STATISTICS = 200
 class DynamicSettings:
     """How fast weights follow the text, and how fast they come back."""
 
-    lr: float = 0.002
+    lr: float = 0.0003
     decay: float = 0.002
     epsilon: float = 0.1
     """Added to the size of each weight's gradients, as a share of the mean size."""

@@ -179,6 +179,20 @@ def target_figures(
     return sheet.finished()
 
 
+@torch.no_grad()
+def nats_of_rows(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
+    """Nats of the targets that count in some windows, (N,) float64, each window with a context of its own;
+    not a number for the other targets."""
+    sheet = _Sheet(split, None)
+    _score_rows(model.eval(), rows, _nats, sheet)
+    assert sheet.figures_NF is not None
+    return sheet.figures_NF[:, 0]
+
+
+def _nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    return nats_of(logits_BTV, targets_BT)[..., None]
+
+
 def token_nats(
     model: LanguageModel, split: Split, stride: int | None = None, progress: Progress | None = None
 ) -> np.ndarray:
@@ -189,7 +203,7 @@ def token_nats(
             raise UserError(f"the mixture's weights sum to {weights_K.sum():.4f}, not 1")
         member_nats = [token_nats(member, split, stride, progress) for member in model.members]
         return mix_nats(np.stack(member_nats), weights_K)
-    return target_figures(model, split, lambda *given: nats_of(*given)[..., None], stride, progress)[:, 0]
+    return target_figures(model, split, _nats, stride, progress)[:, 0]
 
 
 def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:

@@ -77,7 +77,9 @@ def test_a_step_is_the_paper_s():
         step, loss = gradient(weights, val, at)
         expected.append(loss)
         pull = (settings.decay * size / size.mean()).clamp(max=1)
-        weights = weights + pull * (start - weights) - settings.lr * step / (size + settings.epsilon * size.mean())
+        weights = (
+            weights + pull * (start - weights) - settings.lr * step / (size + settings.epsilon * size.mean())
+        )
     nats = dynamic_nats(model, val, train, settings)
     got = [float(nats[at : at + SEGMENT].mean()) for at in (0, SEGMENT)]
     np.testing.assert_allclose(got, expected, rtol=1e-5)

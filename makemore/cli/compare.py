@@ -31,6 +31,7 @@ def command(
     device: str = DEVICE,
     csv: bool = typer.Option(False, "--csv", help="Print the table as CSV."),
     markdown: bool = typer.Option(False, "--markdown", help="Print the table as Markdown."),
+    html: Path | None = typer.Option(None, "--html", help="Write a report, one page, to this file."),
     json: bool = JSON,
 ) -> None:
     """Train every rung on one split within the same budget, or score runs; best first.
@@ -42,12 +43,27 @@ def command(
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json exclude each other")
+    if html is not None and (html.is_dir() or html.parent.is_file()):
+        raise UserError(f"--html {html}: no page can be written there")
     from makemore.cli.signals import stop_flag
+    from makemore.report.comparison import comparison_page
+    from makemore.report.page import write_page
     from makemore.workflows.comparison import CompareRequest, compare
     from makemore.workflows.training import Interrupted
 
     request = CompareRequest(
-        tuple(inputs), models, tokenizers, seeds, steps, limit, split, file, out, device, overwrite
+        tuple(inputs),
+        models,
+        tokenizers,
+        seeds,
+        steps,
+        limit,
+        split,
+        file,
+        out,
+        device,
+        overwrite,
+        html is not None,
     )
     with stop_flag() as flag:
         try:
@@ -55,6 +71,8 @@ def command(
         except Interrupted:
             print("makemore: stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(flag.status) from None
+    if html is not None:
+        write_page(html, comparison_page(comparison))
     if json:
         print_json(comparison.as_dict())
     else:

@@ -20,8 +20,9 @@ from makemore.intervals import Judgement, judge
 from makemore.models import MODELS
 from makemore.tokenizers import TOKENIZERS
 from makemore.types import Score
-from makemore.workflows.evaluation import check_split, evaluate
+from makemore.workflows.evaluation import check_split, evaluate, split_of
 from makemore.workflows.ladder import Failure, Grid, Observe, train_grid
+from makemore.workflows.portrait import Portrait, portrait
 from makemore.workflows.runs import Run, load
 from makemore.workflows.specimens import ByHeart, sampling_speed, specimens
 from makemore.workflows.training import Silent
@@ -47,6 +48,8 @@ class CompareRequest:
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
+    portraits: bool = False
+    """Look closer at the first run of each row, as a report needs it."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Row:
     """Of its first run."""
     memorised: float | None
     """Share of samples that are training lines, or of their text that was copied (see ``ByHeart``)."""
+    portrait: Portrait | None
+    """Of its first run, where it was asked for."""
 
     @property
     def model(self) -> str:
@@ -286,6 +291,7 @@ def _measure(
     by_heart = ByHeart()
     measured: list[list[ScoredRun]] = []
     samples: list[list[str]] = []
+    portraits: list[Portrait | None] = []
     for group in groups:
         measured.append([])
         for found in group:
@@ -296,13 +302,13 @@ def _measure(
             if found is group[0]:
                 samples.append(specimens(run))
                 by_heart.add(run, samples[-1])
+                split = split_of(run, request.file, request.split)
+                portraits.append(portrait(run, split) if request.portraits else None)
     bytes_U = _common_units(measured)
     judgements = judge([np.stack([run.score.unit_nats_U for run in runs]) for runs in measured], bytes_U)
+    columns = zip(judgements, samples, by_heart.shares(), portraits, strict=True)
     rows = [
-        Row(name, tuple(runs), judgement, texts, share)
-        for name, runs, judgement, texts, share in zip(
-            names, measured, judgements, samples, by_heart.shares(), strict=True
-        )
+        Row(name, tuple(runs), *figures) for name, runs, figures in zip(names, measured, columns, strict=True)
     ]
     return sorted(rows, key=lambda row: row.judgement.bits_per_byte)
 
