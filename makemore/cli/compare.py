@@ -73,6 +73,7 @@ def command(
             raise typer.Exit(flag.status) from None
     if html is not None:
         write_page(html, comparison_page(comparison))
+        print(f"report: {html}", file=sys.stderr)
     if json:
         print_json(comparison.as_dict())
     else:

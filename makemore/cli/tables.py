@@ -41,7 +41,7 @@ def _rendered(table: Table) -> str:
 
 def comparison_table(comparison: Comparison) -> str:
     """Which is better, the same in other words, and at what cost: a line for each rung, best first."""
-    parts = [f"{comparison.text}: bits a byte, best first"]
+    parts = [f"{comparison.source}, {comparison.split}: bits a byte, best first"]
     for columns in tables(comparison):
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         for column in (*NAME, *columns):

@@ -10,7 +10,7 @@ from html import escape
 from makemore.report.columns import short
 
 WIDTH, HEIGHT = 420, 290
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
 COLOURS = 10
 TICKS = 5
 LABEL_HEIGHT = 13.0
@@ -38,9 +38,12 @@ class Axis:
         """Round values within the range."""
         if self.log:
             return _log_ticks(self.low, self.high)
-        step = _round_step((self.high - self.low) / TICKS)
-        first = math.ceil(self.low / step - 1e-9)
-        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        return _even_ticks(self.low, self.high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    step = _round_step((high - low) / TICKS)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _round_step(size: float) -> float:
@@ -54,7 +57,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     if len(inside) >= 3:
         return inside[:: math.ceil(len(inside) / TICKS)]
     fine = [n * 10.0**e for e in exponents for n in (1, 2, 5)]
-    return [value for value in fine if low * 0.999 <= value <= high * 1.001] or [low, high]
+    inside = [value for value in fine if low * 0.999 <= value <= high * 1.001]
+    return inside if len(inside) >= 2 else _even_ticks(low, high)
 
 
 def axis(
@@ -90,6 +94,7 @@ class Chart:
         return round(x, 1), round(min(max(y, -HEIGHT), 2 * HEIGHT), 1)
 
     def _within(self, points: Sequence[Point]) -> list[Point]:
+        """Those between the left and the right edge; lines are cut off at the others."""
         return [
             p
             for p in points
@@ -98,13 +103,16 @@ class Chart:
             and -0.001 <= self.x.place(p[0]) <= 1.001
         ]
 
+    def _shows(self, point: Point) -> bool:
+        return bool(self._within([point])) and -0.001 <= self.y.place(point[1]) <= 1.001
+
     def line(self, points: Sequence[Point], colour: int, name: str) -> None:
         """A curve, with a mark at its end."""
         inside = self._within(points)
         if not inside:
             return
         self._path(inside, f'class="curve" style="stroke:var(--c{colour % COLOURS})"', name)
-        self.dot(inside[-1], colour, name, radius=3)
+        self.dot(inside[-1], colour, name, radius=4)
 
     def dashed(self, points: Sequence[Point], name: str) -> None:
         """A line that guides the eye."""
@@ -116,7 +124,7 @@ class Chart:
 
     def dot(self, point: Point, colour: int, name: str, radius: float = 5) -> None:
         """A mark, whose name a pointer shows."""
-        if not self._within([point]):
+        if not self._shows(point):
             return
         x, y = self._at(point)
         told = f"{name}: {self.x.text(point[0])}, {self.y.text(point[1])}"
@@ -127,7 +135,7 @@ class Chart:
 
     def label(self, point: Point, name: str) -> None:
         """A name beside a mark, moved where it would lie on another."""
-        if self._within([point]):
+        if self._shows(point):
             self._labels.append((*self._at(point), name))
 
     def svg(self) -> str:
@@ -155,7 +163,7 @@ class Chart:
         parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
         parts.append(
             f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self.x.label)}</text>'
-            f'<text x="{LEFT - 42}" y="{TOP - 2}">{escape(self.y.label)}</text>'
+            f'<text x="{LEFT - 42}" y="12">{escape(self.y.label)}</text>'
         )
         return "".join(parts)
 
@@ -166,7 +174,7 @@ class Chart:
             width = 6.6 * len(name)
             left = x + 9 + width > WIDTH
             begin = x - 9 - width if left else x + 9
-            line = y + 4
+            line = y - 6  # above what may lead to the mark
             while any(
                 begin < b and a < begin + width and abs(line - other) < LABEL_HEIGHT for a, b, other in taken
             ):

@@ -21,8 +21,7 @@ VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(nothing)"}
 
 def comparison_page(comparison: Comparison) -> str:
     """The whole page. Rows need their portraits."""
-    best = comparison.rows[0]
-    title = f"{len(comparison.rows)} models on {_subject(best)}"
+    title = f"{len(comparison.rows)} models on {comparison.source}"
     body = "".join(
         [
             f"<h1>{escape(title)}</h1>",
@@ -38,16 +37,12 @@ def comparison_page(comparison: Comparison) -> str:
     return page(title, body, "sort.js")
 
 
-def _subject(row: Row) -> str:
-    return str(row.runs[0].config["corpus"]["name"])
-
-
 def _summary(comparison: Comparison) -> str:
     best, *others = comparison.rows
     score = best.runs[0].score
     near = [row.name for row in others if not row.judgement.beyond_noise]
     parts = [
-        f"<b>{escape(best.name)}</b> is best on {escape(comparison.text)}: "
+        f"<b>{escape(best.name)}</b> is best on {escape(comparison.split)}: "
         f"{number(best.judgement.bits_per_byte)} bits a byte, 95 % interval {interval(best.judgement.ci95)}."
     ]
     if near:

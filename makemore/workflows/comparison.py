@@ -164,8 +164,10 @@ class Row:
 class Comparison:
     """Rows, fewest bits per byte first, all of the same text."""
 
-    text: str
-    """What was scored: a split's name, or a file's."""
+    source: str
+    """The text's name."""
+    split: str
+    """What of it was scored; of a file, all: its name."""
     mode: str
     rows: list[Row]
     failures: list[Failure] = field(default_factory=list)
@@ -173,7 +175,13 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         rows = [{**row.as_dict(), "runs": [run.as_dict() for run in row.runs]} for row in self.rows]
         failures = [{"name": f.name, "reason": f.reason} for f in self.failures]
-        return {"split": self.text, "mode": self.mode, "rows": rows, "failures": failures}
+        return {
+            "source": self.source,
+            "split": self.split,
+            "mode": self.mode,
+            "rows": rows,
+            "failures": failures,
+        }
 
 
 def watch_nothing(name: str) -> Silent:
@@ -209,7 +217,9 @@ def compare(
     elif not request.file.is_file():
         raise UserError(f"no such file: {request.file}")
     rows = _measure(groups, _names(groups, trained_here), request, note)
-    return Comparison(rows[0].runs[0].score.split, groups[0][0].config["corpus"]["mode"], rows, failures)
+    corpus = groups[0][0].config["corpus"]
+    source = corpus["name"] if request.file is None else request.file.name
+    return Comparison(source, rows[0].runs[0].score.split, corpus["mode"], rows, failures)
 
 
 def _grid(request: CompareRequest) -> Grid:

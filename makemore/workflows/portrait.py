@@ -26,6 +26,8 @@ SPREAD = 0.95
 """Positions in a document are shown up to the length that so many documents don't exceed."""
 HARD = 8
 LEAST_COUNT = 5
+LEAST_BYTES = 100
+"""Of a position in lines or in a context; fewer tell nothing."""
 LEAST_SHARE = 1 / 2000
 
 
@@ -138,7 +140,7 @@ def _by(
 ) -> list[tuple[float, float]]:
     """Bits per byte at each place where there is anything."""
     nats, size = (np.bincount(place_N, weights=values, minlength=len(places)) for values in (nats_N, size_N))
-    return [(float(i), float(nats[i] / size[i] / math.log(2))) for i in places if size[i]]
+    return [(float(i), float(nats[i] / size[i] / math.log(2))) for i in places if size[i] >= LEAST_BYTES]
 
 
 def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[HardToken]:

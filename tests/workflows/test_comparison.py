@@ -178,7 +178,7 @@ def test_other_texts_are_ranked_on_a_common_one_alone(tokenized, ladder):
     other = tokenized / "other-words.txt"
     train(TrainRequest(str(write_words(other, seed=5)), "count", out=tokenized / "other-lines"))
     comparison = compare(CompareRequest((str(lines), str(tokenized / "other-lines")), file=common))
-    assert comparison.text == "common.txt"
+    assert comparison.source == comparison.split == "common.txt"
     assert {row.name for row in comparison.rows} == {"count-char-0", "other-lines"}
     alone = evaluate(load(lines), common)
     assert alone.nats in [row.runs[0].score.nats for row in comparison.rows]
