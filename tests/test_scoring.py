@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from makemore.corpus.rows import cover
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.intervals import bootstrap_interval
 from makemore.models import MODELS
 from makemore.scoring import (
     UNSPELLABLE_NATS,
@@ -198,18 +197,6 @@ def test_impossible_targets_score_infinity_without_a_warning():
     split = encode_documents("val", ["ab", "ba"], "lines", ALPHABET)
     result = score(model, split, ALPHABET)
     assert result.nll == result.perplexity == math.inf
-
-
-def test_bootstrap_interval_agrees_with_the_normal_one():
-    rng = np.random.default_rng(1)
-    bytes_u = rng.integers(5, 15, 4000)
-    nats_u = bytes_u * rng.normal(1.0, 0.3, 4000)
-    low, high = bootstrap_interval(nats_u, bytes_u)
-    ratio = nats_u.sum() / bytes_u.sum()
-    spread = np.std(nats_u - ratio * bytes_u) / bytes_u.mean() / math.sqrt(4000)
-    np.testing.assert_allclose(
-        [low, high], (ratio + np.array([-1.96, 1.96]) * spread) / math.log(2), rtol=2e-3
-    )
 
 
 def test_the_estimate_in_training_is_near_the_score():

@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 
 from makemore.report.charts import Axis, Chart, axis, frontier
-from makemore.report.columns import NAME, Column, interval, memory, notes, number, percent, short, tables
+from makemore.report.columns import NAME, Column, notes, tables
+from makemore.report.numbers import interval, memory, number, percent, short
 from makemore.report.page import page
 from makemore.workflows.comparison import Comparison, Row
 from makemore.workflows.portrait import Portrait

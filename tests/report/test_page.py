@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from makemore.report.columns import NAME, interval, memory, notes, number, short, tables
+from makemore.report.columns import NAME, notes, tables
+from makemore.report.numbers import interval, memory, number, short
 from tests.report.conftest import RUNS
 
 VOID = {"meta", "link", "br"}
