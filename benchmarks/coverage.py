@@ -10,6 +10,7 @@ runs that differ by a random amount.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from makemore.tokenizers.char import CharTokenizer
 
 LETTERS = "abcdef"
 TOKENIZER = CharTokenizer(LETTERS)
-TEXT_BYTES = 40_000
+TEXT_BYTES = 100_000
 LINES = 400
 SCENE_BYTES = 1500
 BLUR = 0.15
@@ -49,10 +50,10 @@ class Source:
         return written.split("\n")[:LINES] if self.mode == "lines" else [written]
 
     def _walk(self, rng: np.random.Generator, n: int) -> Iterator[int]:
-        sums_PP, place = np.cumsum(self.chances_PP, axis=1), 0
-        sums_PP /= sums_PP[:, -1:]
-        for chance in rng.random(n):
-            place = int(np.searchsorted(sums_PP[place], chance, side="right"))
+        sums = np.cumsum(self.chances_PP, axis=1)
+        rows, place = (sums / sums[:, -1:]).tolist(), 0
+        for chance in rng.random(n).tolist():
+            place = bisect.bisect_right(rows[place], chance)
             yield place
 
     def shares(self) -> np.ndarray:

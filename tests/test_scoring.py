@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from makemore.corpus.loader import OrderedLoader
 from makemore.corpus.rows import cover
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
@@ -26,6 +27,7 @@ from makemore.scoring import (
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 from tests.conformance.prepared import VOCAB, prepared
+from tests.models.test_count import Reference, histories
 
 ALPHABET = CharTokenizer("abcdefghij")  # ten characters and the boundary: VOCAB tokens
 RUNGS = list(MODELS)
@@ -105,6 +107,62 @@ def test_uniform_over_bytes_is_eight_bits_a_byte():
     result = score(model, split, tokenizer)
     assert result.bits_per_byte == pytest.approx(8.0, abs=1e-6)
     assert (result.chars, result.bytes) == (len(text), len(text.encode()))
+
+
+def test_uniform_over_bytes_is_eight_bits_a_byte_of_characters_too():
+    """Each character has the chance of its bytes; what is left over goes to the boundary."""
+    kind = MODELS.get("bigram")
+    text = "naïve café, 文字 🙂" * 20
+    characters, octets = CharTokenizer.fit([text]), ByteTokenizer()
+    chances_V = 256.0 ** -characters.token_bytes()
+    chances_V[0] = 1 - chances_V[1:].sum()
+    by_char = kind(kind.Config(), characters.vocab_size, 0)
+    by_byte = kind(kind.Config(), octets.vocab_size, 0)
+    with torch.no_grad():
+        by_char.W.copy_(torch.from_numpy(np.log(chances_V)).expand_as(by_char.W))
+        by_byte.W[:, 0] = -math.inf
+    found = [
+        score(model, encode_documents("val", [text], "text", tokenizer), tokenizer)
+        for model, tokenizer in ((by_char, characters), (by_byte, octets))
+    ]
+    assert found[0].tokens < found[1].tokens
+    for one in found:
+        assert one.bits_per_byte == pytest.approx(8.0, abs=1e-6)
+        np.testing.assert_allclose(one.unit_nats_U, found[1].unit_nats_U, rtol=1e-6)
+        np.testing.assert_allclose(one.ci95_bits_per_byte, 8.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_counts_score_as_dictionaries_do(mode):
+    """Kneser-Ney smoothing written out over dictionaries, from the text to nats per token."""
+    kind = MODELS.get("count")
+    made = {"train": words(300, 9), "val": words(40, 9, seed=1)}
+    documents = {name: lines if mode == "lines" else ["".join(lines)] for name, lines in made.items()}
+    rows = {}
+    for name, texts in documents.items():
+        ids = [[*ALPHABET.encode(text).tolist(), *([0] if mode == "lines" else [])] for text in texts]
+        rows[name] = [([0, *i[:-1]], i) for i in ids]
+    config = kind.Config(order=4)
+    reference = Reference(rows["train"], config, VOCAB)
+    expected = [-math.log(reference.p(h, w)) for row in rows["val"] for h, w in histories(row, 4)]
+    model = kind(config, VOCAB, 0)
+    for batch in OrderedLoader(encode_documents("train", documents["train"], mode, ALPHABET), 0, 1000):
+        model.observe(batch)
+    model.finish()
+    found = score(model, encode_documents("val", documents["val"], mode, ALPHABET), ALPHABET)
+    assert found.nll == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.tokens == len(expected)
+
+
+@pytest.mark.parametrize("name", ["bigram", "mlp", "lstm", "transformer"])
+def test_a_small_case_is_torch_s_cross_entropy(name):
+    model = prepared(name)
+    ids = ALPHABET.encode("abcdefghij").astype(np.int64)
+    inputs, targets = torch.tensor([[0, *ids]]), torch.tensor([[*ids, 0]])
+    with torch.no_grad():
+        expected = F.cross_entropy(model(inputs)[0].flatten(0, 1), targets.flatten(), reduction="sum")
+    found = score(model, encode_documents("val", ["abcdefghij"], "lines", ALPHABET), ALPHABET)
+    assert found.nats == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_unspellable_characters_are_charged():
@@ -189,8 +247,6 @@ def test_every_target_is_scored_once(monkeypatch):
 def test_impossible_targets_score_infinity_without_a_warning():
     kind = MODELS.get("count")
     model = kind(kind.Config(order=2, smoothing="additive", alpha=0.0), VOCAB, 0)
-    from makemore.corpus.loader import OrderedLoader
-
     for batch in OrderedLoader(encode_documents("train", ["ab", "abc"], "lines", ALPHABET), 0, 100):
         model.observe(batch)
     model.finish()

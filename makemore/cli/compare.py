@@ -12,7 +12,7 @@ from makemore.cli.options import DEVICE, JSON, TOKENIZER, print_json, seconds
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
-    from makemore.workflows.comparison import Comparison
+    from makemore.workflows.ranking import Comparison
 
 TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"One or more of {TOKENIZER.help}")
 

@@ -15,8 +15,8 @@ from makemore.report.columns import NAME, tables
 
 if TYPE_CHECKING:
     from makemore.gradcheck import GradRow
-    from makemore.workflows.comparison import Comparison
     from makemore.workflows.memorisation import Memorisation, Originality
+    from makemore.workflows.ranking import Comparison
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from makemore.report.numbers import interval, memory, number, percent, short
-from makemore.workflows.comparison import Comparison, Row
+from makemore.workflows.ranking import Comparison, Row
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from makemore.report.charts import Axis, Chart, axis, frontier
 from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent, short
 from makemore.report.page import page
-from makemore.workflows.comparison import Comparison, Row
 from makemore.workflows.portrait import Portrait
+from makemore.workflows.ranking import Comparison, Row
 
 LINES_SHOWN = 15
 CHARS_SHOWN = 700

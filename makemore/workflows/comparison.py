@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +16,16 @@ from makemore.checkpoint import CONFIG, RunDir
 from makemore.datasets import find_input
 from makemore.device import pick_device
 from makemore.errors import UserError
-from makemore.intervals import Judgement, judge
+from makemore.intervals import judge
 from makemore.models import MODELS
 from makemore.tokenizers import TOKENIZERS
-from makemore.types import Score
 from makemore.workflows.evaluation import check_split, evaluate, split_of
 from makemore.workflows.ladder import Failure, Grid, Observe, train_grid
 from makemore.workflows.portrait import Portrait, portrait
+from makemore.workflows.ranking import Comparison, Row, ScoredRun
 from makemore.workflows.runs import Run, load
 from makemore.workflows.specimens import ByHeart, sampling_speed, specimens
-from makemore.workflows.training import Silent
+from makemore.workflows.training import Interrupted, Silent
 
 DEFAULT_SECONDS = 60.0
 """Training time of each run where neither steps nor time are given."""
@@ -50,138 +50,6 @@ class CompareRequest:
     overwrite: bool = False
     portraits: bool = False
     """Look closer at the first run of each row, as a report needs it."""
-
-
-@dataclass(frozen=True)
-class ScoredRun:
-    """One run's figures."""
-
-    folder: Path
-    config: dict[str, Any]
-    parameters: int
-    seconds: float
-    tokens: int
-    """Trained on."""
-    peak_memory: int | None
-    sampling_speed: float
-    """Tokens a second, one text at a time."""
-    score: Score
-
-    @property
-    def seed(self) -> int | None:
-        """None for a mixture."""
-        return self.config.get("train", {}).get("seed")
-
-    @property
-    def tokens_per_second(self) -> float:
-        """In training."""
-        return self.tokens / max(self.seconds, 1e-9)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "run": str(self.folder),
-            "seed": self.seed,
-            "parameters": self.parameters,
-            "seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second,
-            "sampling_tokens_per_second": self.sampling_speed,
-            "peak_memory": self.peak_memory,
-            **self.score.as_dict(),
-        }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A rung with a tokenizer: its runs, which differ in their seed alone. Figures are means over them."""
-
-    name: str
-    runs: tuple[ScoredRun, ...]
-    judgement: Judgement
-    samples: list[str]
-    """Of its first run."""
-    memorised: float | None
-    """Share of samples that are training lines, or of their text that was copied (see ``ByHeart``)."""
-    portrait: Portrait | None
-    """Of its first run, where it was asked for."""
-
-    @property
-    def model(self) -> str:
-        return self.runs[0].config["model"]["name"]
-
-    @property
-    def tokenizer(self) -> str:
-        return self.runs[0].config["tokenizer"]
-
-    def mean(self, figure: Callable[[ScoredRun], float]) -> float:
-        return sum(map(figure, self.runs)) / len(self.runs)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Bits per byte of the best and the worst seed."""
-        bits = [run.score.bits_per_byte for run in self.runs]
-        return min(bits), max(bits)
-
-    @property
-    def peak_memory(self) -> int | None:
-        """Of the run that took most."""
-        return max((run.peak_memory for run in self.runs if run.peak_memory is not None), default=None)
-
-    @property
-    def unseen_bits_per_byte(self) -> float | None:
-        """Over documents that don't stand in train, where some do."""
-        scores = [run.score.unseen for run in self.runs]
-        found = [score.bits_per_byte for score in scores if score is not None]
-        return sum(found) / len(found) if found else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json`` and ``--csv``, less the runs."""
-        first = self.runs[0]
-        return {
-            "name": self.name,
-            "model": self.model,
-            "tokenizer": self.tokenizer,
-            "seeds": len(self.runs),
-            "parameters": first.parameters,
-            "seconds": self.mean(lambda run: run.seconds),
-            "tokens_per_second": self.mean(lambda run: run.tokens_per_second),
-            "sampling_tokens_per_second": self.mean(lambda run: run.sampling_speed),
-            "peak_memory": self.peak_memory,
-            "nll": self.mean(lambda run: run.score.nll),
-            "perplexity": self.mean(lambda run: run.score.perplexity),
-            "bits_per_char": self.mean(lambda run: run.score.bits_per_char),
-            "bits_per_byte": self.judgement.bits_per_byte,
-            "ci95": list(self.judgement.ci95),
-            "spread": list(self.spread),
-            "difference": self.judgement.difference,
-            "difference_ci95": list(self.judgement.difference_ci95),
-            "beyond_noise": self.judgement.beyond_noise,
-            "unseen_bits_per_byte": self.unseen_bits_per_byte,
-            "memorised": self.memorised,
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows, fewest bits per byte first, all of the same text."""
-
-    source: str
-    """The text's name."""
-    split: str
-    """What of it was scored; of a file, all: its name."""
-    mode: str
-    rows: list[Row]
-    failures: list[Failure] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        rows = [{**row.as_dict(), "runs": [run.as_dict() for run in row.runs]} for row in self.rows]
-        failures = [{"name": f.name, "reason": f.reason} for f in self.failures]
-        return {
-            "source": self.source,
-            "split": self.split,
-            "mode": self.mode,
-            "rows": rows,
-            "failures": failures,
-        }
 
 
 def watch_nothing(name: str) -> Silent:
@@ -216,7 +84,7 @@ def compare(
         _refuse_other_splits(groups)
     elif not request.file.is_file():
         raise UserError(f"no such file: {request.file}")
-    rows = _measure(groups, _names(groups, trained_here), request, note)
+    rows = _measure(groups, _names(groups, trained_here), request, note, stop)
     corpus = groups[0][0].config["corpus"]
     source = corpus["name"] if request.file is None else request.file.name
     return Comparison(source, rows[0].runs[0].score.split, corpus["mode"], rows, failures)
@@ -295,7 +163,11 @@ def _refuse_other_splits(groups: list[list[_Found]]) -> None:
 
 
 def _measure(
-    groups: list[list[_Found]], names: list[str], request: CompareRequest, note: Callable[[str], None]
+    groups: list[list[_Found]],
+    names: list[str],
+    request: CompareRequest,
+    note: Callable[[str], None],
+    stop: Callable[[], bool],
 ) -> list[Row]:
     """Rows, best first."""
     by_heart = ByHeart()
@@ -305,6 +177,8 @@ def _measure(
     for group in groups:
         measured.append([])
         for found in group:
+            if stop():
+                raise Interrupted(found.folder)
             run = load(found.folder, request.device)
             result = run.folder.read_result() or {}
             note(f"scoring {found.folder.name}")

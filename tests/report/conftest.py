@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from makemore.report.comparison import comparison_page
-from makemore.workflows.comparison import CompareRequest, Comparison, compare
+from makemore.workflows.comparison import CompareRequest, compare
 from makemore.workflows.mixing import mix
+from makemore.workflows.ranking import Comparison
 from makemore.workflows.training import TrainRequest, train
 
 RUNS = ("count", "bigram", "<b>mlp & co", "pair")
