@@ -112,7 +112,7 @@ def test_uniform_over_bytes_is_eight_bits_a_byte():
 def test_uniform_over_bytes_is_eight_bits_a_byte_of_characters_too():
     """Each character has the chance of its bytes; what is left over goes to the boundary."""
     kind = MODELS.get("bigram")
-    text = "naïve café, 文字 🙂" * 20
+    text = "naïve café, 文字 🙂" * 60
     characters, octets = CharTokenizer.fit([text]), ByteTokenizer()
     chances_V = 256.0 ** -characters.token_bytes()
     chances_V[0] = 1 - chances_V[1:].sum()
