@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
+from makemore.intervals import bootstrap_interval
 from makemore.models import MODELS
 from makemore.scoring import (
     UNSPELLABLE_NATS,
-    bootstrap_interval,
     fit_weights,
     mix_nats,
     quick_loss,
@@ -84,7 +84,7 @@ def test_totals_are_those_of_the_text():
     model = prepared("bigram")
     lines = words(30, 9)
     split = encode_documents("val", [lines], "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     size = sum(len(line) + 1 for line in lines)
     assert (result.tokens, result.chars, result.bytes) == (size, size, size)
     assert result.nats == pytest.approx(token_nats(model, split).sum(), rel=1e-12)
@@ -100,7 +100,7 @@ def test_uniform_over_bytes_is_eight_bits_a_byte():
     with torch.no_grad():
         model.W[:, 0] = -math.inf  # the boundary never follows in running text
     split = encode_documents("val", [[text]], "text", tokenizer)
-    result = score(model, split, tokenizer.token_bytes())
+    result = score(model, split, tokenizer)
     assert result.bits_per_byte == pytest.approx(8.0, abs=1e-6)
     assert (result.chars, result.bytes) == (len(text), len(text.encode()))
 
@@ -109,22 +109,22 @@ def test_unspellable_characters_are_charged():
     model = prepared("bigram")
     with_unknown = encode_documents("val", [["abc", "a?b!c"]], "lines", ALPHABET)
     without = encode_documents("val", [["abc", "abc"]], "lines", ALPHABET)
-    a, b = (score(model, s, ALPHABET.token_bytes()) for s in (with_unknown, without))
+    a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
     assert a.nats == pytest.approx(b.nats + 2 * UNSPELLABLE_NATS)
     assert (a.unspellable, a.chars) == (2, b.chars + 2)
     running = encode_documents("val", [["abca?b!c"]], "text", ALPHABET)
     clean = encode_documents("val", [["abcabc"]], "text", ALPHABET)
-    c, d = (score(model, s, ALPHABET.token_bytes()) for s in (running, clean))
+    c, d = (score(model, s, ALPHABET) for s in (running, clean))
     assert c.nats == pytest.approx(d.nats + 2 * UNSPELLABLE_NATS)
 
 
 def test_unseen_lines_are_scored_apart():
     model = prepared("mlp")
     split = encode_documents("val", [["abc", "def", "gh"]], "lines", ALPHABET, seen={"def"})
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     alone = encode_documents("val", [["abc", "gh"]], "lines", ALPHABET)
     assert result.unseen is not None
-    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET.token_bytes()).nats, rel=1e-5)
+    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
     assert result.unseen.tokens == 7
 
 
@@ -146,7 +146,7 @@ def test_impossible_targets_score_infinity_without_a_warning():
         model.observe(batch)
     model.finish()
     split = encode_documents("val", [["ab", "ba"]], "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     assert result.nll == result.perplexity == math.inf
 
 
@@ -166,7 +166,7 @@ def test_the_estimate_in_training_is_near_the_score():
     for name in ("mlp", "transformer", "lstm"):
         model = prepared(name)
         split = encode_documents("val", [words(400, 9)], "lines", ALPHABET)
-        exact = score(model, split, ALPHABET.token_bytes()).nll
+        exact = score(model, split, ALPHABET).nll
         assert quick_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
         assert quick_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
 
