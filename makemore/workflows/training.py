@@ -228,8 +228,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
-    text = store_text(source, corpus_config.encoding)
-    corpus = make_corpus(text, corpus_config, request.tokenizer, observer.encoding)
+    corpus = _encoded(source, corpus_config, request.tokenizer, observer)
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
     for note in _notes(source, corpus):
@@ -246,6 +245,11 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
+
+
+def _encoded(source: Source, config: CorpusConfig, tokenizer: str | Tokenizer, observer: Observer) -> Corpus:
+    with parallel.once_a_machine():
+        return make_corpus(store_text(source, config.encoding), config, tokenizer, observer.encoding)
 
 
 def _notes(source: Source, corpus: Corpus) -> list[str]:
@@ -548,8 +552,7 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
         parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     )
     _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
-    text = store_text(source, corpus_config.encoding)
-    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    corpus = _encoded(source, corpus_config, tokenizer, observer)
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
