@@ -82,6 +82,15 @@ def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
     return config.max_time is not None and config.max_time >= COMPILE_PAYS_AFTER
 
 
+def memory_of(device: torch.device) -> float | None:
+    """Gigabytes of memory that a device has, where that can be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return None
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy there, if it isn't there yet, without waiting for what the device is doing."""
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -18,9 +18,10 @@ from makemore.corpus.documents import SPLITS, Documents, make_documents
 from makemore.corpus.source import Source
 from makemore.corpus.text import Text, store_text
 from makemore.datasets import open_input
-from makemore.device import has_fast_bfloat16, pick_device
+from makemore.device import has_fast_bfloat16, memory_of, pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
+from makemore.workflows.training import BYTES_PER_PARAMETER
 
 RARE = 3
 """A character that occurs at most so often is rare."""
@@ -28,8 +29,6 @@ SHOWN = 30
 GUESSES = ("utf-16", "cp1252", "latin-1")
 WORDS = 2_000_000
 """Words at most that the rank-frequency line is fitted on."""
-BYTES_PER_PARAMETER = 16
-"""Weights, gradients, and two moments of the optimizer, in float32."""
 
 
 @dataclass
@@ -186,7 +185,7 @@ def _of_machine(try_compile: bool, found: Diagnosis) -> dict[str, Any]:
         "device": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory, GB": _memory(device),
+        "memory, GB": round(memory, 1) if (memory := memory_of(device)) else None,
         "torch": torch.__version__,
         "bfloat16": "fast" if has_fast_bfloat16(device) else "slow or none: float32 is used",
         "torch.compile": note,
@@ -202,14 +201,6 @@ def _compiles(device: torch.device) -> tuple[bool, str]:
         reason = next(iter(str(error).strip().splitlines()), "")
         return False, f"{type(error).__name__}: {reason}"[:120]
     return True, f"works ({time.perf_counter() - begun:.1f} s for a small function)"
-
-
-def _memory(device: torch.device) -> float | None:
-    if device.type == "cuda":
-        return round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1)
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    return None
 
 
 def _of_run(documents: Documents, vocab_size: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input
-from makemore.device import keep_compiled, peak_memory, pick_compile, pick_device, pick_precision
+from makemore.device import keep_compiled, memory_of, peak_memory, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.learners import make_learner
 from makemore.models import MODELS
@@ -39,6 +39,9 @@ SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
 """Training time where neither steps nor time are given."""
 SAMPLES_SHOWN = 10
+LARGE_VOCABULARY = 4096
+BYTES_PER_PARAMETER = 16
+"""Weights, gradients, and two moments of the optimizer, in float32."""
 HELD_OUT_TOKENS = 65536
 
 
@@ -243,6 +246,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         observer.note("adamw in place of muon, which needs whole matrices")
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
+    _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
 
@@ -283,6 +287,28 @@ def _fit_context(
         observer.note(f"block_size shrinks from {model_config.block_size} to {room}: the text is no longer")
         model_config = dataclasses.replace(model_config, block_size=room)
     return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
+
+
+def _tell_cost(
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
+) -> None:
+    """Say what a model with rows for a large vocabulary takes, before memory is asked for.
+
+    Raises UserError where that is more than the machine has.
+    """
+    if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
+        return
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in kind(config, tokenizer.vocab_size, 0).parameters())
+    needed = parameters * BYTES_PER_PARAMETER / 1e9
+    cost = (
+        f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
+    )
+    room = memory_of(device)
+    if room is not None and needed > room:
+        raise UserError(f"{cost}, and there are {room:.1f}; choose a smaller vocabulary, such as bpe:512")
+    if needed >= 1:
+        observer.note(cost)
 
 
 def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:

@@ -295,3 +295,9 @@ class TestOverwriting:
         before = listing(work)
         assert call("train", "words.txt", "--out", "lines", "--overwrite", "--seed", "-1").status == 2
         assert listing(work) == before
+
+
+def test_a_vocabulary_too_large_for_the_rung(refused, monkeypatch):
+    monkeypatch.setattr("makemore.workflows.training.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.workflows.training.memory_of", lambda device: 1e-7)
+    assert "take about" in refused("train", "words.txt", "--model", "bigram")

@@ -51,3 +51,12 @@ def test_a_model_that_fits_in_no_memory(refused):
 
 def test_a_stride_without_meaning(refused):
     assert "--stride 0" in refused("eval", "lines", "--stride", "0")
+
+
+def test_a_large_vocabulary_s_cost_is_told_before_training(work, monkeypatch):
+    monkeypatch.setattr("makemore.workflows.training.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.workflows.training.BYTES_PER_PARAMETER", 10**9)
+    monkeypatch.setattr("makemore.workflows.training.memory_of", lambda device: None)
+    told = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
+    assert "parameters for" in told
+    assert "to train" in told
