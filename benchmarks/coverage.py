@@ -123,7 +123,7 @@ def scores_held(mode: str, repetitions: int) -> Iterator[Held]:
     truth = [source.bits(c) for c in chances]
     models = [model_of(c) for c in chances]
     for seed in range(repetitions):
-        split = encode_documents("val", source.text(np.random.default_rng(seed)), source.mode, TOKENIZER)
+        split = encode_documents("val", [source.text(np.random.default_rng(seed))], source.mode, TOKENIZER)
         found = [score(model, split, TOKENIZER) for model in models]
         judged = judge([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U, seed)
         yield (

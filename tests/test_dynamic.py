@@ -28,7 +28,7 @@ def splits(mode: str, seed: int = 0):
     if mode == "text":
         words, again = ["".join(words)], ["".join(again)]
     return tuple(
-        encode_documents(name, texts, mode, ALPHABET) for name, texts in (("train", words), ("val", again))
+        encode_documents(name, [texts], mode, ALPHABET) for name, texts in (("train", words), ("val", again))
     )
 
 

@@ -213,7 +213,7 @@ def test_intervals_hold_the_truth(coverage, case):
 def test_they_are_not_just_wide(coverage):
     source = coverage.make_source("lines")
     rng = np.random.default_rng(0)
-    split = coverage.encode_documents("val", source.text(rng), "lines", coverage.TOKENIZER)
+    split = coverage.encode_documents("val", [source.text(rng)], "lines", coverage.TOKENIZER)
     best = source.best_model()
     found = coverage.score(coverage.model_of(best), split, coverage.TOKENIZER)
     low, high = found.ci95_bits_per_byte

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
-from makemore.corpus.source import read_text
-from makemore.corpus.splits import encode_documents
+from makemore.corpus.splits import encode_whole
 from makemore.dynamic import DynamicSettings, dynamic_nats
 from makemore.errors import UserError, unknown_name
 from makemore.intervals import paired_difference
@@ -34,8 +33,7 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        documents = documents_in(run, read_text(file, run.config["corpus"]["encoding"]))
-        return encode_documents(file.name, documents, run.mode, run.tokenizer, _train_lines(run))
+        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, _train_lines(run))
     return run.corpus(file).split(split or "val")
 
 
@@ -48,7 +46,7 @@ def _train_lines(run: Run) -> set[str] | None:
     """The lines that the run was trained on, if they are still there."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):
-            return set(run.documents().parts["train"])
+            return set(run.documents().all("train"))
     return None
 
 

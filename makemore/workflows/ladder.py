@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from makemore.checkpoint import STATES, RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.workflows.runs import load
+from makemore.workflows.runs import load, saved_paths
 from makemore.workflows.training import Interrupted, Observer, TrainRequest, train
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _check(cell: TrainRequest, config: dict[str, Any]) -> None:
         "seed": (saved["seed"], cell.train["seed"]),
         "steps": (saved["steps"], cell.train.get("steps")),
         "max_time": (saved["max_time"], cell.train.get("max_time")),
-        "text": (config["corpus"]["path"], str(Path(str(cell.input)).resolve())),
+        "text": (saved_paths(config)[0], str(Path(str(cell.input)).absolute())),
     }
     for name, (was, asked) in facts.items():
         if was != asked:

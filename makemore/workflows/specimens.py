@@ -54,7 +54,7 @@ class ByHeart:
         if digest not in self._train:
             self._train[digest] = None
             with contextlib.suppress(UserError):
-                self._train[digest] = run.documents().parts["train"]
+                self._train[digest] = run.documents().all("train")
         self._samples.append((digest, run.mode, samples))
 
     def shares(self) -> list[float | None]:

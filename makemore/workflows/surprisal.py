@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.corpus.source import read_text
+from makemore.corpus.decoding import read_text
 from makemore.errors import UserError
 from makemore.scoring import UNSPELLABLE_NATS, check_totals, summarise, token_nats
 from makemore.types import Score, Split

@@ -36,7 +36,7 @@ def test_calibration_counts_bins_by_hand():
 
 def test_hard_tokens_are_those_that_cost_most_a_time():
     tokenizer = CharTokenizer("abc")
-    split = encode_documents("val", ["a" * 50 + "b" * 20 + "c" * 2], "text", tokenizer)
+    split = encode_documents("val", [["a" * 50 + "b" * 20 + "c" * 2]], "text", tokenizer)
     nats = np.concatenate([np.full(50, 0.1), np.full(20, 3.0), np.full(2, 99.0)])
     found = hard_tokens(split, tokenizer, nats)
     assert [token.text for token in found] == ["b", "a"]  # c comes too seldom to tell

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 from torch import nn
 
-from makemore.models.steppers import Floats, Ints, Stepper, array, matrix
+from makemore.models.steppers import Floats, Ints, Linear, Stepper, array, matrix
 from makemore.nn.convolution import ShortConv
 from makemore.types import State
 
 if TYPE_CHECKING:
     from makemore.models.transformer import Block, Transformer
-
-
-Linear = tuple[Floats, Floats]
-"""Weight (in, out) and bias, which is empty where there is none."""
 
 
 class Layer(NamedTuple):
@@ -28,95 +24,79 @@ class Layer(NamedTuple):
     out: Linear
     up: Linear
     down: Linear
-    convs: tuple[Conv, ...]
-
-
-class Conv:
-    """A short convolution over a ring of the last inputs, (K, B, C)."""
-
-    def __init__(self, conv: ShortConv) -> None:
-        weight = array(conv.weight).copy()
-        weight[0] += 1  # what is added to
-        self.size = size = conv.width
-        slots = np.arange(size)
-        # (K, K, 1, C): the weight of each slot while the newest input lies in the first, second, …
-        self.weights = weight[(slots[:, None] - slots) % size][:, :, None]
-
-    def load(self, tail_BKC: Floats) -> None:
-        """``tail_BKC``: the inputs before, oldest first."""
-        newest = np.zeros_like(tail_BKC[:, :1])
-        self.ring = np.concatenate([tail_BKC, newest], axis=1).swapaxes(0, 1).copy()
-        self.slot = self.size - 1
-
-    def forget(self, seen_B: Ints) -> None:
-        """Count only the last ``seen_B`` inputs of each row."""
-        back = (self.slot - 1 - np.arange(self.size)) % self.size
-        self.ring[back[:, None] >= seen_B] = 0
-
-    def __call__(self, x: Floats) -> Floats:
-        self.ring[self.slot] = x
-        mixed = np.add.reduce(self.ring * self.weights[self.slot], axis=0)
-        self.slot = (self.slot + 1) % self.size
-        return mixed
+    convs: list[Floats]
+    """(K, K, 1, C) each: the weight of each slot of a ring while the newest input lies in the first,
+    second, … slot."""
 
 
 class TransformerStepper(Stepper):
-    """Keys and values lie in arrays with room for a whole context, of which a view is attended to.
+    """Keys and values lie in arrays with room for a whole context, of which a view is attended to;
+    convolutions have rings of their last inputs, (K, B, C).
 
     Rotary pairs are put side by side, in queries and keys alike, which no product of the two notices: a
-    pair is then one complex number, and turning it one multiplication. Gains and biases of LayerNorm are
-    part of the layers that follow.
+    pair is then one complex number, and turning it one multiplication. Constant factors, and LayerNorm's
+    gains and biases, are part of the layers that follow.
     """
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
         self.heads, self.modern = config.n_head, model.positions is None
-        self.head_dim = config.n_embd // config.n_head
+        self.width, self.head_dim = config.n_embd, config.n_embd // config.n_head
         self.boundary_id = model.boundary_id
-        self.eps = 1e-6 if self.modern else 1e-5
-        self.mean_C1 = np.full((config.n_embd, 1), 1 / config.n_embd, np.float32)
-        self.scale = np.float32(1 / math.sqrt(self.head_dim))
+        # Of sums of squares rather than means: what is left out is part of the layers that follow.
+        self.root = np.float32(math.sqrt(self.width))
+        self.eps = np.float32((1e-6 if self.modern else 1e-5) * self.width)
+        self.head_eps = np.float32(1e-6 * self.head_dim)
+        self.mean_C = np.full(self.width, 1 / self.width, np.float32)
+        self.ones_T = np.ones(config.block_size, np.float32)
         self.layers = [self._layer(cast("Block", block)) for block in model.blocks]
-        self.head = _folded(model.norm, model.head)
+        self.head = Linear(*self._folded(model.norm, model.head))
         self.embedding = array(model.embedding.weight)
         self.activation: Callable[[Floats], Floats] = _squared_relu if self.modern else _gelu
         if model.positions is None:
-            self.embedding = self._norm(self.embedding)
-            turn = array(model.cos) + 1j * array(model.sin)
-            self.turns = turn.astype(np.complex64)
-            # (T, 2 H, D / 2): queries are scaled for attention on the way.
+            self.embedding = self._norm(self.embedding) * self.root
+            self.turns = (array(model.cos) + 1j * array(model.sin)).astype(np.complex64)
+            # (T, 2 H, D / 2): attention's scale, that of queries, is undone by what norms leave out.
             self.turns_qk = np.repeat(self.turns[:, None], 2 * self.heads, axis=1)
-            self.turns_qk[:, : self.heads] *= self.scale
-            self.head_means = np.kron(
-                np.eye(2 * self.heads, dtype=np.float32),
-                np.full((self.head_dim, 1), 1 / self.head_dim, np.float32),
-            )
+            self.turns_qk[:, self.heads :] *= np.float32(math.sqrt(self.head_dim))
         else:
             self.positions = array(model.positions.weight)
 
     def _layer(self, block: Block) -> Layer:
-        weight, bias = _folded(block.norm1, block.attention.qkv)
-        if self.modern:
-            weight = np.ascontiguousarray(weight[:, self._paired()])
+        weight, bias = self._folded(block.norm1, block.attention.qkv)
+        if bias is None:
+            weight = weight[:, self._paired()]
         else:
             # Queries are scaled for attention once and for all.
-            width = self.heads * self.head_dim
-            weight[:, :width] *= self.scale
-            bias[:width] *= self.scale
-        down, down_bias = _folded(None, block.feed_forward.down)
+            scale = np.float32(1 / math.sqrt(self.head_dim))
+            weight[:, : self.width] *= scale
+            bias[: self.width] *= scale
+        down, down_bias = self._folded(None, block.feed_forward.down)
         return Layer(
-            (weight, bias),
-            _folded(None, block.attention.out),
-            _folded(block.norm2, block.feed_forward.up),
-            (down * np.float32(0.25) if self.modern else down, down_bias),
-            tuple(Conv(cast(ShortConv, conv)) for conv in block.convs),
+            Linear(weight, bias),
+            Linear(*self._folded(None, block.attention.out)),
+            Linear(*self._folded(block.norm2, block.feed_forward.up)),
+            Linear(down * np.float32(0.25) if self.modern else down, down_bias),
+            [_slots(cast(ShortConv, conv)) for conv in block.convs],
         )
 
     def _paired(self) -> Ints:
         """(3 C,): the order of qkv's outputs that brings i and i + D / 2 of queries and keys together."""
-        order = np.arange(3 * self.heads * self.head_dim).reshape(3, self.heads, 2, self.head_dim // 2)
+        order = np.arange(3 * self.width).reshape(3, self.heads, 2, self.head_dim // 2)
         paired = order[:2].swapaxes(2, 3)
         return np.concatenate([paired.ravel(), order[2].ravel()])
+
+    def _folded(self, norm: nn.Module | None, layer: nn.Linear) -> tuple[Floats, Floats | None]:
+        """A layer's weight (in, out) and bias, with what the norm before it leaves to it."""
+        weight = matrix(layer.weight).copy()
+        bias = None if layer.bias is None else array(layer.bias).copy()
+        if isinstance(norm, nn.LayerNorm):
+            shift = np.dot(array(norm.bias), weight)
+            bias = shift if bias is None else bias + shift
+            weight *= array(norm.weight)[:, None]
+        if norm is not None:
+            weight *= self.root
+        return weight, bias
 
     def load(self, state: State) -> None:
         self.at = int(state[0][0])
@@ -128,10 +108,17 @@ class TransformerStepper(Stepper):
             halves = (*shape[:3], 2, self.head_dim // 2)
             keys = [k.reshape(halves).swapaxes(3, 4).reshape(shape) for k in keys]
         self.keys, self.values = keys, values
-        for i, layer in enumerate(self.layers):
-            for conv, tail in zip(layer.convs, tails, strict=True):
-                conv.load(tail[i])
+        self.rings = [[self._ring(tail) for tail in of_layer] for of_layer in zip(*tails, strict=True)]
+        if not self.rings:
+            self.rings = [[] for _ in self.layers]
+        self.slot = tails[0][0].shape[1] if tails else 0
+        self.slots = self.slot + 1
         self._begin()
+
+    def _ring(self, tail_BKC: Floats) -> Floats:
+        """The inputs before, oldest first, and a slot for the newest."""
+        ring_KBC = np.pad(tail_BKC.swapaxes(0, 1), ((0, 1), (0, 0), (0, 0)))
+        return ring_KBC / self.root
 
     def step(self, ids_B: Ints) -> Floats:
         new = ids_B == self.boundary_id
@@ -145,63 +132,74 @@ class TransformerStepper(Stepper):
         x = self.embedding.take(ids_B, 0)
         if not self.modern:
             x += self.positions.take(self.at - self.starts, 0)
-        for i, layer in enumerate(self.layers):
+        slot = self.slot
+        for i, (layer, rings) in enumerate(zip(self.layers, self.rings, strict=True)):
             h = self._norm(x)
-            h = layer.convs[0](h) if layer.convs else h
-            x += _linear(self._attend(i, _linear(h, layer.qkv), first, bias), layer.out)
+            if rings:
+                h = _mix(rings[0], layer.convs[0], slot, h)
+            x += layer.out(self._attend(i, layer.qkv(h), first, bias))
             h = self._norm(x)
-            h = layer.convs[1](h) if layer.convs else h
-            x += _linear(self.activation(_linear(h, layer.up)), layer.down)
+            if rings:
+                h = _mix(rings[1], layer.convs[1], slot, h)
+            x += layer.down(self.activation(layer.up(h)))
         self.at += 1
-        return _linear(self._norm(x), self.head)
+        self.slot = (slot + 1) % self.slots
+        return self.head(self._norm(x))
 
     def _attend(self, i: int, qkv: Floats, first: int, bias: Floats | None) -> Floats:
         """(B, C), the heads side by side; puts the new keys and values into the cache."""
-        rows, heads, width = len(qkv), self.heads, self.heads * self.head_dim
-        qk = qkv[:, : 2 * width]
+        rows, heads, width, at = len(qkv), self.heads, self.width, self.at
+        qk = qkv[:, : 2 * width].reshape(rows, 2 * heads, self.head_dim)
         if self.modern:
-            scale = np.sqrt(np.dot(qk * qk, self.head_means) + self.eps)
-            qk = qk.reshape(rows, 2 * heads, self.head_dim) / scale[:, :, None]
+            size = np.vecdot(qk, qk)
+            size += self.head_eps
+            qk = qk / np.sqrt(size, out=size)[:, :, None]
             turned = qk.view(np.complex64)
-            turned *= self.turns_qk[self.at]
-        qk = qk.reshape(rows, 2, heads, self.head_dim)
-        keys, values, after = self.keys[i], self.values[i], self.at + 1
-        keys[:, :, self.at] = qk[:, 1]
-        values[:, :, self.at] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
-        scores = qk[:, 0, :, None] @ keys[:, :, first:after].swapaxes(2, 3)
+            turned *= self.turns_qk[at]
+        keys, values = self.keys[i], self.values[i]
+        keys[:, :, at] = qk[:, heads:]
+        values[:, :, at] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
+        seen = slice(first, at + 1)
+        scores = qk[:, :heads, None] @ keys[:, :, seen].swapaxes(2, 3)
         if bias is not None:
             scores += bias
         if not self.modern:  # of normalised queries and keys, no score passes sqrt(D)
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        mixed = scores @ values[:, :, first:after]
-        mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
+        mixed = scores @ values[:, :, seen]
+        mixed /= np.vecdot(scores, self.ones_T[: scores.shape[3]])[..., None]
         return mixed.reshape(rows, width)
 
     def _norm(self, x: Floats) -> Floats:
-        """Without gain and bias."""
+        """Without gain and bias, and divided by the root of the width."""
         if not self.modern:
-            x = x - np.dot(x, self.mean_C1)
-        if len(x) == 1:  # a number costs less than an array of one
-            return x * np.float32((float(np.vdot(x, x)) / x.size + self.eps) ** -0.5)
-        return x / np.sqrt(np.dot(x * x, self.mean_C1) + self.eps)
+            x = x - np.vecdot(x, self.mean_C)[:, None]
+        size = np.vecdot(x, x)
+        size += self.eps
+        return x / np.sqrt(size, out=size)[:, None]
 
     def _begin(self) -> None:
         """Let nothing be seen of what stands before a row's document."""
-        for layer in self.layers:
-            for conv in layer.convs:
-                conv.forget(self.at - self.starts)
+        back = (self.slot - 1 - np.arange(self.slots)) % self.slots
+        unseen_KB = back[:, None] >= self.at - self.starts
+        for rings in self.rings:
+            for ring in rings:
+                ring[unseen_KB] = 0
         self.first = int(self.starts.min())
         self.ragged = int(self.starts.max()) > self.first
 
     def keep(self, rows_K: Ints) -> None:
-        for layer in self.layers:
-            for conv in layer.convs:
-                conv.ring = conv.ring[:, rows_K]
+        self.rings = [[ring[:, rows_K] for ring in rings] for rings in self.rings]
         self.starts = self.starts[rows_K]
         self._begin()
-        self.keys = [k[rows_K] for k in self.keys]
-        self.values = [v[rows_K] for v in self.values]
+        self.keys = [self._taken(k, rows_K) for k in self.keys]
+        self.values = [self._taken(v, rows_K) for v in self.values]
+
+    def _taken(self, cache_BHCD: Floats, rows_K: Ints) -> Floats:
+        # Only what is in use: of names, for one, it is a small part.
+        taken = np.empty((len(rows_K), *cache_BHCD.shape[1:]), np.float32)
+        taken[:, :, : self.at] = cache_BHCD[:, :, : self.at][rows_K]
+        return taken
 
     def roll(self, keep: int) -> bool:
         if not self.modern:
@@ -218,23 +216,17 @@ class TransformerStepper(Stepper):
         return True
 
 
-def _linear(x: Floats, layer: Linear) -> Floats:
-    weight, bias = layer
-    y = np.dot(x, weight)
-    if bias.size:
-        y += bias
-    return y
+def _slots(conv: ShortConv) -> Floats:
+    weight = array(conv.weight).copy()
+    weight[0] += 1  # what is added to
+    slots = np.arange(conv.width)
+    return weight[(slots[:, None] - slots) % conv.width][:, :, None]
 
 
-def _folded(norm: nn.Module | None, layer: nn.Linear) -> Linear:
-    """A layer with the gain and bias of the norm before it."""
-    weight = matrix(layer.weight).copy()
-    bias = np.zeros(0, np.float32) if layer.bias is None else array(layer.bias).copy()
-    if not isinstance(norm, nn.LayerNorm):
-        return weight, bias
-    shift = np.dot(array(norm.bias), weight)
-    bias = shift if layer.bias is None else bias + shift
-    return weight * array(norm.weight)[:, None], bias
+def _mix(ring_KBC: Floats, weights: Floats, slot: int, x: Floats) -> Floats:
+    """A convolution of the newest input, which goes into the ring, and the ones before."""
+    ring_KBC[slot] = x
+    return np.add.reduce(ring_KBC * weights[slot], axis=0)
 
 
 def _squared_relu(h: Floats) -> Floats:
