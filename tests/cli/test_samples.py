@@ -177,7 +177,7 @@ def test_one_text_streams_to_a_terminal(work, monkeypatch):
 
 
 def test_only_new_lines(work):
-    known = set(load("lines").documents().parts["train"])
+    known = set(load("lines").documents().all("train"))
     (work / "words.txt").unlink()
     arguments = ["sample", "lines", "-n", "30", "--seed", "1"]
     new = call(*arguments, "--novel-only")

@@ -155,7 +155,7 @@ class TestPrompts:
 
     def test_an_empty_one_goes_on_after_the_training_text(self, folder):
         run = load(folder / "chars")
-        train_text = run.documents().parts["train"][0]
+        train_text = run.documents().all("train")[0]
         assert run.tokenizer.decode(context(run, SampleRequest())) == train_text[-256:]
 
 

@@ -90,22 +90,21 @@ def folder(tmp_path_factory):
 
 def test_lines(folder):
     run = load(folder / "lines")
-    documents = run.documents().parts
-    known = documents["train"][:3]
+    documents = run.documents()
+    known = documents.all("train")[:3]
     found = memorisation(run, [*known, known[0], "zzz"])
     assert found.samples.texts == 5
     assert found.samples.verbatim == 4 / 5
     assert found.samples.repeated == pytest.approx(1 / 5)
     assert found.samples.copied_mean is None
-    held = documents["val"][:5]
+    held = documents.all("val")[:5]
     assert found.held_out is not None
-    assert found.held_out.verbatim == sum(line in documents["train"] for line in held) / 5
+    assert found.held_out.verbatim == sum(line in documents.all("train") for line in held) / 5
 
 
 def test_text(folder):
     run = load(folder / "text")
-    documents = run.documents().parts
-    train_text, val_text = documents["train"][0], documents["val"][0]
+    train_text, val_text = (run.documents().all(name)[0] for name in ("train", "val"))
     samples = [train_text[100:180], "zz" + train_text[50:70] + "zz", "zzz"]
     found = memorisation(run, samples)
     assert found.samples.verbatim is None
@@ -119,7 +118,7 @@ def test_text(folder):
 
 def test_held_out_text_is_cut_as_the_samples_are(folder):
     run = load(folder / "text")
-    val = run.documents().parts["val"][0]
+    val = run.documents().all("val")[0]
     pieces = module._pieces(val, ["x" * 30, "x" * 7, "x" * 50])
     assert [len(piece) for piece in pieces] == [30, 7, 50]
     assert all(piece in val for piece in pieces)
@@ -132,7 +131,7 @@ def test_a_report_is_of_what_was_sampled(folder):
     request = SampleRequest(30, seed=3)
     assert report(lines, [request]) == memorisation(lines, list(sample(lines, request)))
     text = load(folder / "text")
-    prompt = text.documents().parts["train"][0][:200]
+    prompt = text.documents().all("train")[0][:200]
     request = SampleRequest(2, prompt, 20, seed=3)
     found = report(text, [request])
     # The prompt isn't the model's doing.
@@ -143,8 +142,8 @@ def test_a_report_is_of_what_was_sampled(folder):
 def test_lines_need_no_source(folder, tmp_path):
     train(TrainRequest(str(folder / "words.txt"), "count", out=tmp_path / "run"))
     run = load(tmp_path / "run")
-    known = run.documents().parts["train"][0]
-    run.config["corpus"]["path"] = str(tmp_path / "gone.txt")
+    known = run.documents().all("train")[0]
+    run.config["corpus"]["paths"] = [str(tmp_path / "gone.txt")]
     found = memorisation(run, [known, "zzz"])
     assert found.samples.verbatim == 0.5
     assert found.held_out is None

@@ -26,15 +26,15 @@ def folder(tmp_path):
 
 def gone(folder):
     (folder / "words.txt").rename(folder / "elsewhere.txt")
-    return set(load(folder / "run").documents(folder / "elsewhere.txt").parts["train"])
+    return set(load(folder / "run").documents(folder / "elsewhere.txt").all("train"))
 
 
 def test_the_run_knows_its_lines(folder):
-    parts = load(folder / "run").documents().parts
+    documents = load(folder / "run").documents()
     known = gone(folder)
     seen = seen_lines(load(folder / "run"))
     assert all(line in seen for line in known)
-    for line in [*parts["val"], *parts["test"], "", "zz", *(line + "b" for line in known)]:
+    for line in [*documents.all("val"), *documents.all("test"), "", "zz", *(line + "b" for line in known)]:
         assert (line in seen) == (line in known)
 
 

@@ -79,11 +79,11 @@ class Linear:
     def __call__(self, x: Floats) -> Floats:
         """(B, out), which is the caller's to change."""
         if self.rest:
-            y = np.dot(x[:, :AT_ONCE], self.first)
+            y = x[:, :AT_ONCE].dot(self.first)
             for begin, part in self.rest:
-                y += np.dot(x[:, begin : begin + AT_ONCE], part)
+                y += x[:, begin : begin + AT_ONCE].dot(part)
         else:
-            y = np.dot(x, self.first)
+            y = x.dot(self.first)
         if self.bias is not None:
             y += self.bias
         return y[:, : self.out] if self.padded else y

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from makemore.models.steppers import Floats, Ints, Linear, Stepper, array, matrix
@@ -24,14 +25,24 @@ class Layer(NamedTuple):
     out: Linear
     up: Linear
     down: Linear
-    convs: list[Floats]
-    """(K, K, 1, C) each: the weight of each slot of a ring while the newest input lies in the first,
-    second, … slot."""
+
+
+class Look(NamedTuple):
+    """What all layers of a step look at: views of the caches, (L, …)."""
+
+    turns: NDArray[np.complex64] | None
+    new_keys: Floats
+    new_values: Floats
+    keys: Floats
+    values: Floats
+    ones: Floats
+    bias: Floats | None
+    """Added to scores where rows see less than others."""
 
 
 class TransformerStepper(Stepper):
-    """Keys and values lie in arrays with room for a whole context, of which a view is attended to;
-    convolutions have rings of their last inputs, (K, B, C).
+    """Keys and values lie in arrays with room for a whole context, (L, B, H, T, D), of which a view is
+    attended to; convolutions have rings of their last inputs, (2 L, K, B, C).
 
     Rotary pairs are put side by side, in queries and keys alike, which no product of the two notices: a
     pair is then one complex number, and turning it one multiplication. Constant factors, and LayerNorm's
@@ -45,12 +56,19 @@ class TransformerStepper(Stepper):
         self.boundary_id = model.boundary_id
         # Of sums of squares rather than means: what is left out is part of the layers that follow.
         self.root = np.float32(math.sqrt(self.width))
-        self.eps = np.float32((1e-6 if self.modern else 1e-5) * self.width)
-        self.head_eps = np.float32(1e-6 * self.head_dim)
+        # Arrays of one: numpy takes longer to make such of a number than to add it.
+        self.eps = np.full(1, (1e-6 if self.modern else 1e-5) * self.width, np.float32)
+        self.head_eps = np.full(1, 1e-6 * self.head_dim, np.float32)
         self.mean_C = np.full(self.width, 1 / self.width, np.float32)
         self.ones_T = np.ones(config.block_size, np.float32)
         self.layers = [self._layer(cast("Block", block)) for block in model.blocks]
         self.head = Linear(*self._folded(model.norm, model.head))
+        convs = [
+            _slots(cast(ShortConv, conv)) for block in model.blocks for conv in cast("Block", block).convs
+        ]
+        self.slots = config.conv if convs else 1
+        # (K, 2 L, K, 1, C)
+        self.mixers = np.stack(convs, axis=1) if convs else np.zeros(0, np.float32)
         self.embedding = array(model.embedding.weight)
         self.activation: Callable[[Floats], Floats] = _squared_relu if self.modern else _gelu
         if model.positions is None:
@@ -77,7 +95,6 @@ class TransformerStepper(Stepper):
             Linear(*self._folded(None, block.attention.out)),
             Linear(*self._folded(block.norm2, block.feed_forward.up)),
             Linear(down * np.float32(0.25) if self.modern else down, down_bias),
-            [_slots(cast(ShortConv, conv)) for conv in block.convs],
         )
 
     def _paired(self) -> Ints:
@@ -107,68 +124,76 @@ class TransformerStepper(Stepper):
             shape = keys[0].shape
             halves = (*shape[:3], 2, self.head_dim // 2)
             keys = [k.reshape(halves).swapaxes(3, 4).reshape(shape) for k in keys]
-        self.keys, self.values = keys, values
-        self.rings = [[self._ring(tail) for tail in of_layer] for of_layer in zip(*tails, strict=True)]
-        if not self.rings:
-            self.rings = [[] for _ in self.layers]
-        self.slot = tails[0][0].shape[1] if tails else 0
-        self.slots = self.slot + 1
+        self.keys, self.values = np.stack(keys), np.stack(values)
+        # The inputs before, oldest first, and a slot for the newest.
+        after = [tail.swapaxes(0, 1) for of_layer in zip(*tails, strict=True) for tail in of_layer]
+        self.rings = np.pad(np.stack(after), ((0, 0), (0, 1), (0, 0), (0, 0))) / self.root if after else None
+        self.slot = 0 if self.rings is None else self.rings.shape[1] - 1
         self._begin()
-
-    def _ring(self, tail_BKC: Floats) -> Floats:
-        """The inputs before, oldest first, and a slot for the newest."""
-        ring_KBC = np.pad(tail_BKC.swapaxes(0, 1), ((0, 1), (0, 0), (0, 0)))
-        return ring_KBC / self.root
 
     def step(self, ids_B: Ints) -> Floats:
         new = ids_B == self.boundary_id
         if np.count_nonzero(new):
             self.starts[new] = self.at
             self._begin()
-        first, bias = self.first, None
-        if self.ragged:  # rows that see less than others
-            unseen = np.arange(first, self.at + 1) < self.starts[:, None]
-            bias = np.where(unseen, np.float32(-np.inf), np.float32(0))[:, None, None]
         x = self.embedding.take(ids_B, 0)
         if not self.modern:
             x += self.positions.take(self.at - self.starts, 0)
-        slot = self.slot
-        for i, (layer, rings) in enumerate(zip(self.layers, self.rings, strict=True)):
-            h = self._norm(x)
-            if rings:
-                h = _mix(rings[0], layer.convs[0], slot, h)
-            x += layer.out(self._attend(i, layer.qkv(h), first, bias))
-            h = self._norm(x)
-            if rings:
-                h = _mix(rings[1], layer.convs[1], slot, h)
+        look = self._look()
+        for i, layer in enumerate(self.layers):
+            h = self._mix(2 * i, self._norm(x))
+            x += layer.out(self._attend(i, layer.qkv(h), look))
+            h = self._mix(2 * i + 1, self._norm(x))
             x += layer.down(self.activation(layer.up(h)))
         self.at += 1
-        self.slot = (slot + 1) % self.slots
+        self.slot = (self.slot + 1) % self.slots
         return self.head(self._norm(x))
 
-    def _attend(self, i: int, qkv: Floats, first: int, bias: Floats | None) -> Floats:
+    def _look(self) -> Look:
+        at, seen = self.at, slice(self.first, self.at + 1)
+        bias = None
+        if self.ragged:  # rows that see less than others
+            unseen = np.arange(self.first, at + 1) < self.starts[:, None]
+            bias = np.where(unseen, np.float32(-np.inf), np.float32(0))[:, None, None]
+        return Look(
+            self.turns_qk[at] if self.modern else None,
+            self.keys[:, :, :, at],
+            self.values[:, :, :, at],
+            self.keys[:, :, :, seen].swapaxes(3, 4),
+            self.values[:, :, :, seen],
+            self.ones_T[: at + 1 - self.first],
+            bias,
+        )
+
+    def _attend(self, i: int, qkv: Floats, look: Look) -> Floats:
         """(B, C), the heads side by side; puts the new keys and values into the cache."""
-        rows, heads, width, at = len(qkv), self.heads, self.width, self.at
+        rows, heads, width = len(qkv), self.heads, self.width
         qk = qkv[:, : 2 * width].reshape(rows, 2 * heads, self.head_dim)
-        if self.modern:
+        if look.turns is not None:
             size = np.vecdot(qk, qk)
             size += self.head_eps
-            qk = qk / np.sqrt(size, out=size)[:, :, None]
+            qk = qk / np.sqrt(size, size)[:, :, None]
             turned = qk.view(np.complex64)
-            turned *= self.turns_qk[at]
-        keys, values = self.keys[i], self.values[i]
-        keys[:, :, at] = qk[:, heads:]
-        values[:, :, at] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
-        seen = slice(first, at + 1)
-        scores = qk[:, :heads, None] @ keys[:, :, seen].swapaxes(2, 3)
-        if bias is not None:
-            scores += bias
+            turned *= look.turns
+        look.new_keys[i] = qk[:, heads:]
+        look.new_values[i] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
+        scores = qk[:, :heads, None] @ look.keys[i]
+        if look.bias is not None:
+            scores += look.bias
         if not self.modern:  # of normalised queries and keys, no score passes sqrt(D)
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        mixed = scores @ values[:, :, seen]
-        mixed /= np.vecdot(scores, self.ones_T[: scores.shape[3]])[..., None]
+        np.exp(scores, scores)
+        mixed = scores @ look.values[i]
+        mixed /= np.vecdot(scores, look.ones)[..., None]
         return mixed.reshape(rows, width)
+
+    def _mix(self, nth: int, x: Floats) -> Floats:
+        """The nth convolution, of the newest input, which goes into its ring, and the ones before."""
+        if self.rings is None:
+            return x
+        ring = self.rings[nth]
+        ring[self.slot] = x
+        return np.add.reduce(ring * self.mixers[self.slot, nth], 0)
 
     def _norm(self, x: Floats) -> Floats:
         """Without gain and bias, and divided by the root of the width."""
@@ -176,29 +201,28 @@ class TransformerStepper(Stepper):
             x = x - np.vecdot(x, self.mean_C)[:, None]
         size = np.vecdot(x, x)
         size += self.eps
-        return x / np.sqrt(size, out=size)[:, None]
+        return x / np.sqrt(size, size)[:, None]
 
     def _begin(self) -> None:
         """Let nothing be seen of what stands before a row's document."""
-        back = (self.slot - 1 - np.arange(self.slots)) % self.slots
-        unseen_KB = back[:, None] >= self.at - self.starts
-        for rings in self.rings:
-            for ring in rings:
-                ring[unseen_KB] = 0
+        if self.rings is not None:
+            back = (self.slot - 1 - np.arange(self.slots)) % self.slots
+            self.rings[:, back[:, None] >= self.at - self.starts] = 0
         self.first = int(self.starts.min())
         self.ragged = int(self.starts.max()) > self.first
 
     def keep(self, rows_K: Ints) -> None:
-        self.rings = [[ring[:, rows_K] for ring in rings] for rings in self.rings]
+        if self.rings is not None:
+            self.rings = self.rings[:, :, rows_K]
         self.starts = self.starts[rows_K]
         self._begin()
-        self.keys = [self._taken(k, rows_K) for k in self.keys]
-        self.values = [self._taken(v, rows_K) for v in self.values]
+        self.keys, self.values = self._taken(self.keys, rows_K), self._taken(self.values, rows_K)
 
-    def _taken(self, cache_BHCD: Floats, rows_K: Ints) -> Floats:
+    def _taken(self, cache_LBHCD: Floats, rows_K: Ints) -> Floats:
         # Only what is in use: of names, for one, it is a small part.
-        taken = np.empty((len(rows_K), *cache_BHCD.shape[1:]), np.float32)
-        taken[:, :, : self.at] = cache_BHCD[:, :, : self.at][rows_K]
+        layers, _, *sizes = cache_LBHCD.shape
+        taken = np.empty((layers, len(rows_K), *sizes), np.float32)
+        taken[:, :, :, : self.at] = cache_LBHCD[:, :, :, : self.at][:, rows_K]
         return taken
 
     def roll(self, keep: int) -> bool:
@@ -206,10 +230,9 @@ class TransformerStepper(Stepper):
             return False
         gone = self.at - keep
         back = self.turns[gone].conj() if keep else self.turns[0]
-        for keys, values in zip(self.keys, self.values, strict=True):
-            kept = keys[:, :, gone : self.at].view(np.complex64) * back
-            keys[:, :, :keep] = kept.view(np.float32)
-            values[:, :, :keep] = values[:, :, gone : self.at].copy()
+        kept = slice(gone, self.at)
+        self.keys[:, :, :, :keep] = (self.keys[:, :, :, kept].view(np.complex64) * back).view(np.float32)
+        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
         self.at = keep
         self.starts = np.maximum(self.starts - gone, 0)
         self._begin()
@@ -217,16 +240,11 @@ class TransformerStepper(Stepper):
 
 
 def _slots(conv: ShortConv) -> Floats:
+    """(K, K, 1, C): the weight of each slot of a ring while the newest input lies in the first, second, …"""
     weight = array(conv.weight).copy()
     weight[0] += 1  # what is added to
     slots = np.arange(conv.width)
     return weight[(slots[:, None] - slots) % conv.width][:, :, None]
-
-
-def _mix(ring_KBC: Floats, weights: Floats, slot: int, x: Floats) -> Floats:
-    """A convolution of the newest input, which goes into the ring, and the ones before."""
-    ring_KBC[slot] = x
-    return np.add.reduce(ring_KBC * weights[slot], axis=0)
 
 
 def _squared_relu(h: Floats) -> Floats:
