@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from makemore.corpus.loader import OrderedLoader
-from makemore.corpus.rows import cover
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.models import MODELS
