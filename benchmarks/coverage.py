@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py
 
-Sources are Markov chains: of lines, of even running text, and of text whose scenes are by turns easy and
-hard. A `bigram` is given what it can know of them, so that its expected bits per byte are known exactly; a
-second one knows it less well, and the expected difference is known too. Seeds are simulated: figures of
-runs that differ by a random amount.
+Sources are Markov chains: of lines, of even running text, and of text whose scenes, of random length, are by
+turns easy and hard. A `bigram` is given what it can know of them, so that its expected bits per byte are
+known exactly; a second one knows it less well, and the expected difference is known too. Seeds are simulated:
+figures of runs that differ by a random amount.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import typer
 
 from makemore.corpus.splits import encode_documents
-from makemore.intervals import judge
+from makemore.intervals import Judgement, judge
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.scoring import score
@@ -30,7 +30,6 @@ LETTERS = "abcdef"
 TOKENIZER = CharTokenizer(LETTERS)
 TEXT_BYTES = 100_000
 LINES = 400
-SCENE_BYTES = 1500
 BLUR = 0.15
 """How much of the uniform distribution the second model takes in."""
 
@@ -43,9 +42,9 @@ class Source:
     chances_PP: np.ndarray
     tokens_P: np.ndarray
 
-    def text(self, rng: np.random.Generator) -> list[str]:
+    def text(self, rng: np.random.Generator, size: int = TEXT_BYTES) -> list[str]:
         """Documents drawn from it."""
-        tokens = self.tokens_P[list(self._walk(rng, TEXT_BYTES))]
+        tokens = self.tokens_P[list(self._walk(rng, size))]
         written = "".join("\n" if token == 0 else LETTERS[token - 1] for token in tokens)
         return written.split("\n")[:LINES] if self.mode == "lines" else [written]
 
@@ -77,18 +76,18 @@ class Source:
         return joint_VV / joint_VV.sum(axis=1, keepdims=True)
 
 
-def make_source(mode: str, seed: int = 5) -> Source:
-    """``lines``; ``text``; or ``scenes``, a text that is by turns easy and hard."""
+def make_source(mode: str, scene_bytes: int = 0, seed: int = 5) -> Source:
+    """Of ``lines``, or of a ``text``, which may be by turns easy and hard for so many bytes on average."""
     rng = np.random.default_rng(seed)
     size = len(LETTERS)
     letters_VV = rng.dirichlet(np.full(size, 0.4), size)
+    if scene_bytes:
+        hard_VV = 0.3 * letters_VV + 0.7 / size
+        stay = 1 - 1 / scene_bytes
+        rows = [[letters_VV * stay, letters_VV * (1 - stay)], [hard_VV * (1 - stay), hard_VV * stay]]
+        return Source(mode, np.block(rows), np.tile(np.arange(1, size + 1), 2))
     if mode == "text":
         return Source(mode, letters_VV, np.arange(1, size + 1))
-    if mode == "scenes":
-        hard_VV = 0.3 * letters_VV + 0.7 / size
-        stay = 1 - 1 / SCENE_BYTES
-        rows = [[letters_VV * stay, letters_VV * (1 - stay)], [hard_VV * (1 - stay), hard_VV * stay]]
-        return Source("text", np.block(rows), np.tile(np.arange(1, size + 1), 2))
     ends_V = rng.uniform(0.05, 0.35, size)
     chances_VV = np.zeros((size + 1, size + 1))
     chances_VV[0, 1:] = 1 / size
@@ -116,19 +115,19 @@ Held = tuple[bool, bool]
 """Whether the interval of a score held the truth, and that of a difference."""
 
 
-def scores_held(mode: str, repetitions: int) -> Iterator[Held]:
+def scores_held(source: Source, repetitions: int, size: int = TEXT_BYTES) -> Iterator[Held]:
     """Of models that are known, on texts drawn anew."""
-    source = make_source(mode)
     chances = (source.best_model(), blurred(source.best_model()))
     truth = [source.bits(c) for c in chances]
     models = [model_of(c) for c in chances]
     for seed in range(repetitions):
-        split = encode_documents("val", [source.text(np.random.default_rng(seed))], source.mode, TOKENIZER)
+        documents = source.text(np.random.default_rng(seed), size)
+        split = encode_documents("val", [documents], source.mode, TOKENIZER)
         found = [score(model, split, TOKENIZER) for model in models]
-        judged = judge([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U, seed)
+        judged = judge([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U)
         yield (
             _within(found[0].ci95_bits_per_byte, truth[0]),
-            _within(judged[1].difference_ci95, truth[1] - truth[0]),
+            _difference_within(judged, truth[1] - truth[0]),
         )
 
 
@@ -140,21 +139,33 @@ def seeds_held(seeds: int, repetitions: int) -> Iterator[Held]:
         hard_U = rng.normal(2.0, 0.3, 150)
         skills = [rng.normal(mean, 0.02, seeds) for mean in (0.0, 0.03)]
         bits = [hard_U + skill[:, None] + rng.normal(0, 0.05, (seeds, 150)) for skill in skills]
-        judged = judge([b * bytes_U * math.log(2) for b in bits], bytes_U, repetition)
-        # Which of the two came out best is luck as well.
-        best = 0 if judged[0].difference == 0 else 1
-        sign = 1 if best == 0 else -1
-        yield _within(judged[0].ci95, 2.0), _within(judged[1 - best].difference_ci95, sign * 0.03)
+        judged = judge([b * bytes_U * math.log(2) for b in bits], bytes_U)
+        yield _within(judged[0].ci95, 2.0), _difference_within(judged, 0.03)
 
 
 def _within(bounds: tuple[float, float], truth: float) -> bool:
     return bounds[0] <= truth <= bounds[1]
 
 
+def _difference_within(judged: list[Judgement], truth: float) -> bool:
+    """Of two models, of which either may have come out best: that is luck as well."""
+    first, second = judged
+    return (
+        _within(second.difference_ci95, truth)
+        if first.difference == 0
+        else _within(first.difference_ci95, -truth)
+    )
+
+
 CASES: dict[str, Callable[[int], Iterator[Held]]] = {
-    "lines": lambda n: scores_held("lines", n),
-    "text": lambda n: scores_held("text", n),
-    "text in scenes": lambda n: scores_held("scenes", n),
+    "400 lines": lambda n: scores_held(make_source("lines"), n),
+    "100 KB of even text": lambda n: scores_held(make_source("text"), n),
+    "100 KB in scenes of 0.5 KB": lambda n: scores_held(make_source("text", 500), n),
+    "100 KB in scenes of 1.5 KB": lambda n: scores_held(make_source("text", 1500), n),
+    "100 KB in scenes of 4 KB": lambda n: scores_held(make_source("text", 4000), n),
+    "20 KB in scenes of 1.5 KB": lambda n: scores_held(make_source("text", 1500), n, 20_000),
+    "10 KB in scenes of 1.5 KB": lambda n: scores_held(make_source("text", 1500), n, 10_000),
+    "20 KB in scenes of 4 KB": lambda n: scores_held(make_source("text", 4000), n, 20_000),
     "3 seeds": lambda n: seeds_held(3, n),
     "5 seeds": lambda n: seeds_held(5, n),
 }

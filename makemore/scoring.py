@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from makemore.corpus.rows import Rows, cover, to_batch
 from makemore.errors import UserError
-from makemore.intervals import block_totals, bootstrap_interval
+from makemore.intervals import block_totals, text_interval
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
@@ -288,7 +288,7 @@ def _total(
         nats=float(nats_U.sum()),
         unit_nats_U=nats_U,
         unit_bytes_U=bytes_U,
-        ci95_bits_per_byte=bootstrap_interval(nats_U, bytes_U),
+        ci95_bits_per_byte=text_interval(nats_U, bytes_U),
         unspellable=lost,
         unseen=unseen,
     )
