@@ -1,7 +1,7 @@
 """Where a training step's time goes: matrix products, element-wise work, the optimizer, the rest.
 
-    python benchmarks/profile.py shakespeare --model transformer
-    python benchmarks/profile.py shakespeare --model lstm --compile --trace step.json
+    python benchmarks/profile_step.py shakespeare --model transformer
+    python benchmarks/profile_step.py shakespeare --model lstm --compile --trace step.json
 
 Times are torch.profiler's own times of operations, of the device where it has any. The rest is what no
 operation accounts for: batches, Python, waiting.
