@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import encode_whole
@@ -14,7 +14,9 @@ from makemore.errors import UserError, unknown_name
 from makemore.intervals import paired_difference
 from makemore.scoring import Progress, score, summarise
 from makemore.types import Score, Split
-from makemore.workflows.runs import Run
+
+if TYPE_CHECKING:
+    from makemore.workflows.runs import Run
 
 SPLIT_NAMES = (*SPLITS, "val+test")
 
@@ -33,7 +35,7 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, _train_lines(run))
+        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, train_lines(run))
     return run.corpus(file).split(split or "val")
 
 
@@ -42,7 +44,7 @@ def documents_in(run: Run, text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
 
 
-def _train_lines(run: Run) -> set[str] | None:
+def train_lines(run: Run) -> set[str] | None:
     """The lines that the run was trained on, if they are still there."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):

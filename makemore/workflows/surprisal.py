@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from makemore.corpus.decoding import read_text
+from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.scoring import UNSPELLABLE_NATS, check_totals, summarise, token_nats
 from makemore.types import Score, Split
-from makemore.workflows.evaluation import documents_in, split_of
-from makemore.workflows.runs import Run
+from makemore.workflows.evaluation import documents_in, train_lines
+
+if TYPE_CHECKING:
+    from makemore.workflows.runs import Run
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,24 @@ def _cut(text: str, ends_P: NDArray[np.int64]) -> list[str]:
     return [text[a:b] for a, b in zip(starts, ends_P.tolist(), strict=True)]
 
 
-def surprisal(run: Run, file: Path, stride: int | None = None) -> Surprisal:
-    """What each piece of a file cost. Raises UserError for a file that can't be read or has no text."""
-    split = split_of(run, file, None)
+def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisal:
+    """What each piece of a text, or of a file, cost.
+
+    Raises UserError for a file that can't be read, or a text that has nothing in it.
+    """
+    name = text.name if isinstance(text, Path) else "the text"
+    whole = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
+    documents = documents_in(run, whole)
+    split = encode_documents(name, [documents], run.mode, run.tokenizer, train_lines(run))
     if not len(split.tokens_N):
-        raise UserError(f"{file} has nothing in it that {run.name} can spell")
-    whole = read_text(file, run.config["corpus"]["encoding"])
+        raise UserError(f"{name} has nothing in it that {run.name} can spell")
     end = "\n" if run.mode == "lines" else ""
-    text = "".join(document + end for document in documents_in(run, whole))
+    read = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)
     nats_N = token_nats(run.model, split, stride)
-    ends_P, nats_P = _pieces(run, split, text, nats_N)
+    ends_P, nats_P = _pieces(run, split, read, nats_N)
     score = summarise(split, nats_N, run.tokenizer.token_bytes())
-    return Surprisal(run.name, text, _line_numbers(run, whole), ends_P, nats_P, score)
+    return Surprisal(run.name, read, _line_numbers(run, whole), ends_P, nats_P, score)
 
 
 def _line_numbers(run: Run, text: str) -> list[int]:

@@ -51,6 +51,18 @@ def test_pieces_are_the_text_and_add_up_to_its_score(folder, mode, tokenizer):
         assert found.nats_P[euro] == pytest.approx(UNSPELLABLE_NATS)
 
 
+@pytest.mark.parametrize("name", ["prose-char", "lines-spm"])
+def test_a_run_scores_a_string_as_it_scores_a_file(folder, name):
+    run = load(folder / name)
+    path = folder / "other.txt"
+    given, read = run.score(path.read_text(encoding="utf-8")), run.score(path)
+    assert given.pieces == read.pieces
+    np.testing.assert_array_equal(given.nats_P, read.nats_P)
+    assert given.score.nats == evaluate(run, path).nats
+    with pytest.raises(UserError, match="the text has nothing in it"):
+        run.score("")
+
+
 def test_a_byte_run_s_character_costs_all_its_bytes(folder):
     run = load(folder / "prose-byte")
     found = surprisal(run, folder / "other.txt")
