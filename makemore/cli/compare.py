@@ -22,7 +22,7 @@ def command(
     models: str = typer.Option("all", "--models", help="Rungs, such as count,mlp; or all."),
     tokenizers: str = TOKENIZERS,
     seeds: int = typer.Option(1, "--seeds", help="Runs of each, with seeds from 0 on."),
-    max_time: str | None = typer.Option(None, "--max-time", help="Training time of each run (default: 60s)."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Training time of each run (default: 90s)."),
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps of each run."),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="A text to score all run directories on."),

@@ -64,7 +64,7 @@ QUALITY = (
     ),
     Column(
         "95 % of that",
-        "interval of the difference, both scored on the same draws of text",
+        "interval of the difference, taken document by document or block by block",
         _difference_interval,
         lambda row: row.judgement.difference_ci95[0],
     ),
