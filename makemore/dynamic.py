@@ -31,7 +31,7 @@ STATISTICS = 200
 
 @dataclass(frozen=True)
 class DynamicSettings:
-    """How fast weights follow the text, and how fast they come back."""
+    """How fast weights follow the text, and how fast they come back; chosen on val of tinyshakespeare."""
 
     lr: float = 0.0003
     decay: float = 0.002
