@@ -20,6 +20,7 @@ from makemore.cli import (
     mix,
     models,
     sample,
+    score,
     tokenize,
     train,
 )
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("sample")(sample.command)
+app.command("score")(score.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
 app.command("gradcheck")(gradcheck.command)

@@ -21,7 +21,7 @@ from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input
-from makemore.device import keep_compiled, memory_of, pick_compile, pick_device, pick_precision
+from makemore.device import keep_compiled, memory_of, peak_memory, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.learners import make_learner
 from makemore.models import MODELS
@@ -75,6 +75,9 @@ class Observer(Protocol):
     def scoring(self, done: int, total: int) -> None:
         """Progress of the final score, in tokens."""
 
+    def close(self) -> None:
+        """Nothing more will come."""
+
 
 class Silent:
     """An observer that doesn't look."""
@@ -84,6 +87,7 @@ class Silent:
     def record(self, record: Record) -> None: ...
     def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ class TrainResult:
     samples: list[str]
     used: dict[str, Any]
     """What it was really trained with: device, threads, precision, compiled, optimizer, weights."""
+    peak_memory: int | None
+    """Bytes, of the process or of its tensors on CUDA, at most; None where the system doesn't say."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -148,6 +154,7 @@ class TrainResult:
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
             "stopped_early": self.stopped_early,
+            "peak_memory": self.peak_memory,
             "used": self.used,
             self.score.split: self.score.as_dict(),
             "samples": self.samples,
@@ -511,9 +518,10 @@ def _metrics(record: Record) -> dict[str, Any]:
 
 def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
     """Score the best model on val (train where there is no val), sample it, save both."""
+    memory = peak_memory(plan.device)
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=observer.scoring)
+    figures = score(run.model, split, run.tokenizer, progress=observer.scoring)
     n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
@@ -526,6 +534,7 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer) -> TrainResult:
         trainer.stopped_early,
         samples,
         _used(plan, trainer),
+        memory,
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())
