@@ -10,7 +10,7 @@ from typing import cast
 import typer
 
 from makemore import __version__, parallel
-from makemore.cli import compare, data, evaluate, gradcheck, lr_find, mix, models, sample, train
+from makemore.cli import compare, data, evaluate, export, gradcheck, lr_find, mix, models, sample, train
 from makemore.errors import UserError
 
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
@@ -30,6 +30,7 @@ app.command("eval")(evaluate.command)
 app.command("sample")(sample.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
+app.command("export")(export.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
 app.command("models")(models.command)

@@ -47,11 +47,13 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         yield f"\n\\{m + 1}-grams:"
         if m == 0:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
-            yield f"{NEVER:g}\t{BEGIN}" + ("" if rests is None else f"\t{rests[tokenizer.boundary_id]:.9g}")
+            yield from _entries([BEGIN], np.array([NEVER]), None if rests is None else rests[:1].copy())
+            if rests is not None:
+                rests[0] = 0.0  # nothing follows an end
         yield from _entries(grams, log_p, rests)
         contexts = [f"{gram} " for gram in grams]
         if m == 0:
-            contexts[tokenizer.boundary_id] = f"{BEGIN} "
+            contexts[0] = f"{BEGIN} "
     yield "\n\\end\\"
 
 

@@ -22,7 +22,9 @@ INSIDE = {
 
 def layer_names(n_layer: int) -> dict[str, str]:
     """Our layers' names and GPT-2's, without its ``transformer.``; the head is not among them."""
-    blocks = {f"blocks.{i}.{ours}": f"h.{i}.{theirs}" for i in range(n_layer) for ours, theirs in INSIDE.items()}
+    blocks = {
+        f"blocks.{i}.{ours}": f"h.{i}.{theirs}" for i in range(n_layer) for ours, theirs in INSIDE.items()
+    }
     return OUTSIDE | blocks
 
 
