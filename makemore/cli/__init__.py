@@ -10,7 +10,19 @@ from typing import cast
 import typer
 
 from makemore import __version__, parallel
-from makemore.cli import compare, data, evaluate, export, gradcheck, lr_find, mix, models, sample, train
+from makemore.cli import (
+    compare,
+    data,
+    evaluate,
+    export,
+    gradcheck,
+    importing,
+    lr_find,
+    mix,
+    models,
+    sample,
+    train,
+)
 from makemore.errors import UserError
 
 # Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
@@ -31,6 +43,7 @@ app.command("sample")(sample.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
 app.command("export")(export.command)
+app.command("import")(importing.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
 app.command("models")(models.command)

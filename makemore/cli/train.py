@@ -20,6 +20,7 @@ SHARD = typer.Option(
 
 
 def command(
+    context: typer.Context,
     input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
     tokenizer: str = TOKENIZER,
@@ -34,6 +35,9 @@ def command(
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    init_from: Path | None = typer.Option(
+        None, "--init-from", help="Go on from a run's weights, or a Hugging Face GPT-2 folder's: fine-tuning."
+    ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
@@ -61,11 +65,16 @@ def command(
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
+    from makemore.workflows.starting import model_name
     from makemore.workflows.training import Helped, Interrupted, TrainRequest
     from makemore.workflows.training import train as run_training
 
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
+    if init_from is not None:
+        if _given(context, "tokenizer"):
+            raise UserError("--init-from brings its tokenizer along; leave --tokenizer out")
+        model = model if _given(context, "model") else model_name(init_from)
     request = TrainRequest(
         input,
         model,
@@ -77,6 +86,7 @@ def command(
         config,
         resume,
         overwrite,
+        init_from,
     )
     observer = ProgressObserver()
     # Torchrun passes on a Ctrl-C that the terminal has sent to its processes already.
@@ -102,3 +112,9 @@ def command(
     observer.note("samples:")
     print("\n".join(result.samples))
     observer.note(f"more: makemore sample {result.run.folder.path}")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was written on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

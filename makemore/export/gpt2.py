@@ -1,4 +1,4 @@
-"""The transformer's GPT-2 style under Hugging Face's names, both ways."""
+"""The transformer's GPT-2 style under Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def to_gpt2(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if f"{ours}.{kind}" in own:
                 name, tensor = f"{theirs}.{kind}", own[f"{ours}.{kind}"]
                 tensors[f"transformer.{name}"] = tensor.T if is_matrix(name) else tensor
+    if not c.tie:
+        tensors["lm_head.weight"] = own["head.weight"]
     settings = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -56,6 +58,6 @@ def to_gpt2(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "resid_pdrop": c.dropout,
         "embd_pdrop": c.dropout,
         "attn_pdrop": c.dropout,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": c.tie,
     }
     return settings, tensors

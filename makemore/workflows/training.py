@@ -23,6 +23,7 @@ from makemore.corpus.splits import Corpus, make_corpus
 from makemore.datasets import find_input
 from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
+from makemore.foreign.hf import Foreign
 from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
@@ -33,6 +34,7 @@ from makemore.trainer import Record, Trainer
 from makemore.types import Score
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.runs import Run, load, versions
+from makemore.workflows.starting import begin_with, read_start, refuse_text, started_recipe
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
@@ -95,6 +97,8 @@ class TrainRequest:
     config: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    init_from: Path | None = None
+    """A run or a Hugging Face folder to take weights and tokenizer from; ``tokenizer`` isn't used then."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
+    init_from: str = ""
+    """What the weights were taken from."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,8 @@ def _asked(request: TrainRequest) -> dict[str, dict[str, Any]]:
 
 def run_folder(request: TrainRequest, path: Path) -> Path:
     """Where a request's run lives."""
-    return request.out or Path("checkpoints") / f"{path.stem}-{request.model}"
+    tuned = "-tuned" if request.init_from else ""
+    return request.out or Path("checkpoints") / f"{path.stem}-{request.model}{tuned}"
 
 
 def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
@@ -211,13 +218,18 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
     documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
-    corpus = make_corpus(documents, fit_tokenizer(request.tokenizer, documents.text))
+    start = _start(request, documents.text)
+    tokenizer = start.tokenizer if start else fit_tokenizer(request.tokenizer, documents.text)
+    corpus = make_corpus(documents, tokenizer)
     if min(len(s.tokens_N) for n, s in corpus.splits.items() if documents.parts[n]) < 2:
         raise UserError(f"{path} is too short for its splits: one of them has a single token")
     if documents.blank_lines:
         observer.note(f"{documents.blank_lines:,} blank lines left out")
     device = pick_device(str(asked["train"].get("device", "auto")))
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
+    if start:
+        request = dataclasses.replace(request, tokenizer=start.spelling)
+        recipe = started_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
     if _sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
@@ -225,7 +237,20 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    if start:
+        begin_with(model, start)
     return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+
+
+def _start(request: TrainRequest, text: str) -> Foreign | None:
+    """What to start from, if anything. Raises UserError where it doesn't fit the request or the text."""
+    if request.init_from is None:
+        return None
+    start = read_start(request.init_from)
+    if start.model != request.model:
+        raise UserError(f"{request.init_from} holds a {start.model}, not a {request.model}")
+    refuse_text(start, text)
+    return start
 
 
 def _sharded(train: TrainConfig) -> bool:
@@ -286,10 +311,11 @@ def plan_run(
         device,
         pick_precision(train, device),
         pick_compile(train, device, model.compiles) and not _sharded(train),
+        str(request.init_from or ""),
     )
 
 
-def _config_file(plan: Plan) -> dict[str, Any]:
+def config_file(plan: Plan) -> dict[str, Any]:
     documents = plan.corpus.documents
     split = plan.corpus.splits["train"]
     return {
@@ -308,6 +334,7 @@ def _config_file(plan: Plan) -> dict[str, Any]:
             "context": _last_lines(documents.parts["train"][-1]) if documents.mode == "text" else "",
         },
         "train": dataclasses.asdict(plan.train),
+        "init_from": plan.init_from,
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
         "device": str(plan.device),
@@ -401,8 +428,19 @@ def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) 
     if parallel.is_main():
         if plan.folder.occupied:
             plan.folder.clear()
-        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+        run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict())
+    if plan.init_from:
+        _judge_start(plan, trainer, run_id, observer)
     return _fit(plan, trainer, run_id, observer)
+
+
+def _judge_start(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+    """Weights that were taken over are kept unless training betters them."""
+    val = trainer.judge().val
+    if parallel.is_main():
+        _write_best(plan, trainer, run_id)
+    if val is not None:
+        observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
 
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple[Plan, Trainer]:

@@ -12,8 +12,8 @@ import torch
 
 from makemore.errors import UserError
 from makemore.export.hf import hf_files
-from makemore.models.base import LanguageModel
 from makemore.models import MODELS
+from makemore.models.base import LanguageModel
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
