@@ -17,6 +17,7 @@ from makemore.cli import (
     export,
     gradcheck,
     importing,
+    inspecting,
     lr_find,
     mix,
     models,
@@ -43,6 +44,7 @@ app.command("sample")(sample.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
 app.command("export")(export.command)
+app.command("inspect")(inspecting.command)
 app.command("import")(importing.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)

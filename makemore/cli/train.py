@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+
+if TYPE_CHECKING:
+    from makemore.cli.progress import ProgressObserver
+    from makemore.workflows.runs import Run
 
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
 COMPILE = typer.Option(
@@ -40,6 +44,7 @@ def command(
     ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
+    inspect: bool = typer.Option(False, "--inspect", help="Afterwards, pictures and a verdict: makemore inspect."),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
     json: bool = JSON,
@@ -102,6 +107,8 @@ def command(
             return
         finally:
             observer.close()
+    if inspect:
+        _inspect(result.run, observer)
     if json:
         print_json(result.as_dict())
         return
@@ -112,6 +119,15 @@ def command(
     observer.note("samples:")
     print("\n".join(result.samples))
     observer.note(f"more: makemore sample {result.run.folder.path}")
+
+
+def _inspect(run: Run, observer: ProgressObserver) -> None:
+    from makemore.workflows.inspecting import inspect
+
+    found = inspect(run)
+    for verdict in found.verdicts:
+        observer.note(f"{verdict.kind}: {verdict.text}")
+    observer.note(f"pictures: {found.page}")
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -63,7 +63,9 @@ def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Verdict]
     first, nothing = losses[0], math.log(vocab_size)
     beside = f"the first loss was {first:.3f}, where ln {vocab_size} = {nothing:.3f} is that of guessing"
     if first > 1.1 * nothing:
-        return [Verdict("warning", f"{beside}: the first weights are too sure; make the output layer quieter")]
+        return [
+            Verdict("warning", f"{beside}: the first weights are too sure; make the output layer quieter")
+        ]
     if first < 0.9 * nothing:
         return [Verdict("note", f"{beside}: it began with something known")]
     return [Verdict("good", f"{beside}: it began knowing nothing, as it should")]
@@ -95,8 +97,8 @@ def judge_end(subject: Subject) -> list[Verdict]:
         verdicts.append(
             Verdict(
                 "warning",
-                f"train ended {gap:.3f} nats below val: learned by heart; more text, dropout or a smaller model "
-                "would help",
+                f"train ended {gap:.3f} nats below val: learned by heart; more text, dropout or a smaller "
+                "model would help",
             )
         )
     return verdicts
