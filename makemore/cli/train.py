@@ -44,7 +44,13 @@ def command(
     ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
-    inspect: bool = typer.Option(False, "--inspect", help="Afterwards, pictures and a verdict: makemore inspect."),
+    inspect: bool = typer.Option(
+        False, "--inspect", help="Afterwards, pictures and a verdict: makemore inspect."
+    ),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write curves for TensorBoard too."),
+    wandb: bool = typer.Option(
+        False, "--wandb", help="Log to Weights & Biases too, offline unless WANDB_MODE is set."
+    ),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
     json: bool = JSON,
@@ -70,6 +76,7 @@ def command(
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
+    from makemore.workflows.observers import Several, TensorBoard, WandB
     from makemore.workflows.starting import model_name
     from makemore.workflows.training import Helped, Interrupted, TrainRequest
     from makemore.workflows.training import train as run_training
@@ -94,10 +101,11 @@ def command(
         init_from,
     )
     observer = ProgressObserver()
+    logs = [log() for log, asked in ((TensorBoard, tensorboard), (WandB, wandb)) if asked]
     # Torchrun passes on a Ctrl-C that the terminal has sent to its processes already.
     with stop_flag(once=parallel.launched().size == 1) as flag:
         try:
-            result = run_training(request, observer, flag)
+            result = run_training(request, Several(observer, *logs), flag)
         except Interrupted as stopped:
             observer.close()
             if parallel.launched().rank == 0:
@@ -106,7 +114,8 @@ def command(
         except Helped:
             return
         finally:
-            observer.close()
+            for watcher in (observer, *logs):
+                watcher.close()
     if inspect:
         _inspect(result.run, observer)
     if json:

@@ -36,7 +36,7 @@ def draw(subject: Subject) -> Picture | None:
     shown = _frequent(counts)
     names = labels(subject.tokenizer, shown)
     side = max(5.0, 0.27 * len(names))
-    figure = new_figure(2 * side + 1.5, side + 1)
+    figure = new_figure(2 * side + 1.2, 0.96 * side + 0.6)
     left, right = figure.subplots(1, 2)
     part = counts[np.ix_(shown, shown)]
     left.imshow(part / np.maximum(counts[shown].sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=0.6)
@@ -95,10 +95,11 @@ def _frequent(counts: Floats) -> NDArray[np.int64]:
 
 
 def _write_counts(axes: Any, part: Floats, totals: Floats) -> None:
+    dark = part > 0.3 * np.maximum(totals, 1)[:, None]
     for (row, column), count in np.ndenumerate(part):
         if count:
-            colour = "white" if count > 0.3 * max(totals[row], 1) else "#333333"
-            axes.text(column, row, short(count), ha="center", va="center", fontsize=5, color=colour)
+            colour = "white" if dark[row, column] else "#333333"
+            axes.text(column, row, short(count), ha="center", va="center", fontsize=5.5, color=colour)
 
 
 def short(count: float) -> str:

@@ -15,7 +15,7 @@ from makemore.tokenizers import Tokenizer
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999"
 """Distinct for colour-blind readers too (Okabe & Ito 2008)."""
 STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-BOUNDARY = "∙"
+BOUNDARY = "¶"
 LONGEST_LABEL = 6
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, new_figure
 from makemore.inspection.subject import Picture, Subject, Verdict
 
-SMOOTHING = 0.8
 AT_LEAST = 0.01
 """Nats per token that are worth a word."""
 CAPTION = (
@@ -47,12 +46,20 @@ def draw(subject: Subject) -> Picture | None:
 
 
 def smoothed(losses: list[float]) -> list[float]:
-    """A bias-corrected moving average."""
-    average, result = 0.0, []
-    for n, loss in enumerate(losses, start=1):
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        result.append(average / (1 - SMOOTHING**n))
+    """The mean of each value and its neighbours, a tenth of all in the middle; it doesn't lag."""
+    reach = max(1, len(losses) // 20)
+    result = []
+    for i in range(len(losses)):
+        near = min(reach, i, len(losses) - 1 - i)  # as many on either side
+        part = losses[i - near : i + near + 1]
+        result.append(sum(part) / len(part))
     return result
+
+
+def ending(losses: list[float]) -> float:
+    """The mean of the last twentieth."""
+    part = losses[-max(1, len(losses) // 20) :]
+    return sum(part) / len(part)
 
 
 def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Verdict]:
@@ -77,7 +84,7 @@ def judge_end(subject: Subject) -> list[Verdict]:
     if len(vals) < 3:
         return []
     at = vals.index(min(vals))
-    best, last, train = vals[at], vals[-1], smoothed(_points(subject.records, "loss")[1])[-1]
+    best, last, train = vals[at], vals[-1], ending(_points(subject.records, "loss")[1])
     verdicts = []
     if at < len(vals) - 1 and last - best > AT_LEAST and train < best:
         verdicts.append(

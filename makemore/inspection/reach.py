@@ -17,6 +17,8 @@ from makemore.types import IGNORE_INDEX, Batch
 
 ROWS = 64
 FARTHEST = 64
+"""Shown."""
+SEEN = 5
 MOST_LEAVES = 32
 CAPTION = (
     "How much the loss of a token moves with the embedding of the token it is predicted from (0) and of "
@@ -37,12 +39,13 @@ def draw(subject: Subject) -> Picture | None:
     tree = isinstance(subject.model, WaveNet) and subject.model.config.block_size <= MOST_LEAVES
     figure = new_figure(8, 7 if tree else 3.6)
     parts = figure.subplots(2 if tree else 1, 1, squeeze=False)[:, 0]
-    parts[0].bar(range(len(shares)), shares, color=BLUE)
+    shown = shares[:FARTHEST]
+    parts[0].bar(range(len(shown)), shown, color=BLUE)
     limit = subject.model.max_len
-    if limit and limit <= len(shares):
+    if limit and limit <= len(shown):
         parts[0].axvline(limit - 0.5, color="black", linestyle="--", linewidth=1)
-        parts[0].text(limit - 0.4, max(shares) * 0.95, f"context of {limit}", fontsize=8, va="top")
-    parts[0].set_xlim(-0.6, max(len(shares), (limit or 0) if (limit or 0) <= FARTHEST else 0) + 2.5)
+        parts[0].text(limit - 0.3, max(shown) * 0.95, f"context of {limit}", fontsize=8, va="top")
+    parts[0].set_xlim(-0.7, len(shown) + 2)
     parts[0].set_xlabel("tokens back")
     parts[0].set_ylabel("share of the influence")
     if isinstance(subject.model, WaveNet) and tree:
@@ -56,7 +59,7 @@ def judge(model: LanguageModel, shares: NDArray[np.float64]) -> list[Verdict]:
     nine = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
     words = f"nine tenths of the influence come from the last {nine} token{'s' * (nine > 1)}"
     limit = model.max_len
-    if limit and limit > 4 * nine:
+    if limit and limit <= len(shares) and limit > 4 * nine:
         return [Verdict("note", f"{words}, of a context of {limit}: a shorter one may do")]
     if limit and limit > 2 and nine >= 0.9 * limit:
         return [Verdict("note", f"{words}, the whole context: a longer one may help")]
@@ -97,7 +100,8 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
                 back = strength[b, t - reach + 1 : t + 1].flip(0).double().numpy()
                 total[:reach] += back
                 counted[:reach] += 1
-    mean = (total / np.maximum(counted, 1))[: min(FARTHEST, int(counted.astype(bool).sum()))]
+    often = int((counted >= min(SEEN, counted[0])).sum())  # far ones are rare, and their means noise
+    mean = (total / np.maximum(counted, 1))[:often]
     return mean / max(mean.sum(), 1e-300)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from makemore.inspection.figures import new_figure
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 
-SMALL, LARGE = -4.5, -1.5
+SMALL, LARGE = -4.5, -1.0
 """log10 of ratios that are worth a word."""
-MOST_LINES = 24
+MOST_LINES = 40
+STYLES = ("-", "--", ":", "-.")
 CAPTION = (
     "The first steps of training, taken again: each step's change of a matrix, as a share of its values "
     "(standard deviations, log10). About a thousandth a step, the dashed line, is a good pace for AdamW; "
@@ -38,6 +41,11 @@ def draw(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
     return Picture("updates", "Updates against data", CAPTION, figure, judge(updates))
+
+
+def kind_of(name: str) -> str:
+    """A parameter's name without the number of its layer: one colour for all layers."""
+    return re.sub(r"\d+", "", name)
 
 
 def judge(updates: list[Update]) -> list[Verdict]:

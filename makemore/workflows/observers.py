@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,10 @@ class TensorBoard:
     def __init__(self) -> None:
         """Raises UserError where TensorBoard isn't installed."""
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            module = importlib.import_module("torch.utils.tensorboard")
         except ImportError:
             raise UserError("--tensorboard needs a package: pip install 'makemore[tensorboard]'") from None
-        self._make: Any = SummaryWriter
+        self._make: Any = module.SummaryWriter
         self._writer: Any = None
         self._folder = ""
 
@@ -85,10 +86,9 @@ class WandB:
     def __init__(self) -> None:
         """Raises UserError where the package isn't installed."""
         try:
-            import wandb
+            self._wandb: Any = importlib.import_module("wandb")
         except ImportError:
             raise UserError("--wandb needs a package: pip install 'makemore[wandb]'") from None
-        self._wandb: Any = wandb
         self._run: Any = None
 
     def note(self, text: str) -> None: ...

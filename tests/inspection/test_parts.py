@@ -74,7 +74,9 @@ def test_a_loss_that_still_falls_is_told() -> None:
 
 
 def test_a_loss_at_rest_is_told() -> None:
-    assert "came to rest at 1.700 by step 400" in judged([2.0, 1.8, 1.701, 1.7, 1.705], [2.0, 1.8, 1.7, 1.7, 1.7])
+    assert "came to rest at 1.700 by step 400" in judged(
+        [2.0, 1.8, 1.701, 1.7, 1.705], [2.0, 1.8, 1.7, 1.7, 1.7]
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,12 @@ def test_the_first_loss_is_held_against_ln_v(first: float, kind: str, said: str)
     assert (verdict.kind, said in verdict.text) == (kind, True)
 
 
-def test_smoothing_is_without_bias() -> None:
-    assert losses.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+def test_smoothing_neither_lags_nor_moves_a_line() -> None:
+    line = [3.0 - 0.1 * i for i in range(60)]
+    assert losses.smoothed(line) == pytest.approx(line)
+    zigzag = losses.smoothed([2.0 + 0.5 * (-1) ** i for i in range(60)])
+    assert max(abs(x - 2.0) for x in zigzag[3:-3]) < 0.11
+    assert losses.ending(line) == pytest.approx(sum(line[-3:]) / 3)
 
 
 # --- what flows through ---------------------------------------------------------------------------
@@ -112,7 +118,9 @@ def test_saturation_and_dead_units_are_counted() -> None:
     assert activations.stuck("relu", torch.tensor([0.0, 0.1])).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("name", ["mlp", "batchnorm-mlp", "bow", "wavenet", "rnn", "gru", "lstm", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "batchnorm-mlp", "bow", "wavenet", "rnn", "gru", "lstm", "transformer"]
+)
 def test_every_rung_with_nonlinearities_has_activations(name: str) -> None:
     model, some = prepared(name), batch()
     inputs, targets = some.inputs_BT, some.targets_BT.clone()
@@ -127,7 +135,9 @@ def test_every_rung_with_nonlinearities_has_activations(name: str) -> None:
 
 
 def test_a_saturated_layer_is_told() -> None:
-    wide = activations.Stage("tanh 1", "tanh", torch.randn(200, 30, generator=torch.Generator().manual_seed(0)).mul(4).tanh())
+    wide = activations.Stage(
+        "tanh 1", "tanh", torch.randn(200, 30, generator=torch.Generator().manual_seed(0)).mul(4).tanh()
+    )
     said = [v.text for v in activations.judge([], [wide])]
     assert "before training tanh 1 is saturated at" in said[0]
     assert "lower the initial scale" in said[0]
@@ -156,7 +166,9 @@ def test_attention_computed_anew_is_the_models() -> None:
         with torch.no_grad():
             calls: list = []
             for block in model.blocks:
-                block.attention.out.register_forward_pre_hook(lambda m, args, calls=calls: calls.append(args[0]))
+                block.attention.out.register_forward_pre_hook(
+                    lambda m, args, calls=calls: calls.append(args[0])
+                )
                 block.attention.qkv.register_forward_hook(lambda m, args, out, calls=calls: calls.append(out))
             model(tokens)
         for layer in range(2):
