@@ -159,9 +159,8 @@ def main(
     source = made_up() if text is None else text.read_text(encoding="utf-8")
     chosen = {label: rung for label, rung in RUNGS.items() if only in label}
     if check:
-        print(
-            f"| rung | largest difference of logits | of {CHECKED:,} greedy tokens, other ones |\n|---|---|---|"
-        )
+        print(f"| rung | largest difference of logits | of {CHECKED:,} greedy tokens, other ones |")
+        print("|---|---|---|")
         for label, (name, settings) in chosen.items():
             largest, wrong = differences(build(name, settings, source).to(device))
             print(f"| {label} | {largest:.1e} | {wrong} |", flush=True)

@@ -24,6 +24,7 @@ from makemore.errors import UserError
 FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
+SEEN = "seen.safetensors"
 KEPT_STATES = 2
 
 
@@ -169,7 +170,7 @@ class RunDir:
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
         self.drop_states()
         # What makes it a run goes last: cut short, it can be cleared again.
-        for name in (MODEL, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+        for name in (MODEL, SEEN, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
             (self.path / name).unlink(missing_ok=True)
 
     def create(self, config: dict[str, Any], tokenizer: dict[str, Any]) -> str:
@@ -206,6 +207,14 @@ class RunDir:
 
     def read_model(self, run_id: str) -> dict[str, Tensor]:
         return read_tensors(self.path / MODEL, run_id)
+
+    def write_seen(self, hashes_U: Tensor, run_id: str) -> None:
+        """Hashes of the training lines, (U,) int64, sorted."""
+        write_tensors(self.path / SEEN, {"hashes": hashes_U}, run_id)
+
+    def read_seen(self, run_id: str) -> Tensor | None:
+        """What ``write_seen`` wrote; None where the run has none. Raises UserError if damaged."""
+        return read_tensors(self.path / SEEN, run_id)["hashes"] if (self.path / SEEN).exists() else None
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self.path / RESULT, result)

@@ -29,6 +29,7 @@ class CorpusConfig:
     )
     split: str = setting("auto", "shares of train, val and test, e.g. 0.8,0.1,0.1")
     encoding: str = setting("utf-8", "the file's encoding")
+    dedupe: bool = setting(False, "lines: equal ones are kept together in one split")
 
 
 @dataclass(frozen=True)

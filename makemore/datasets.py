@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from makemore.corpus.source import Source, find_source
 from makemore.errors import UserError, unknown_name
 
 SHIPPED = "first-names"
@@ -74,6 +76,21 @@ def find_input(name: str | None) -> Path:
         known = unknown_name("data set", name, [SHIPPED, *DATASETS])
         raise UserError(f"no such file, and {known}")
     return Path(name)
+
+
+def open_input(names: Sequence[str]) -> Source:
+    """What INPUT means: none is the shipped list; then files, folders, globs, URLs, ``-``, data sets.
+
+    Raises UserError for a data set that hasn't been downloaded, or a file that isn't there.
+    """
+    if not names:
+        return find_source(str(shipped_file()))
+    return find_source(*(name if _is_place(name) else str(find_input(name)) for name in names))
+
+
+def _is_place(name: str) -> bool:
+    """Whether a name is no plain file's or data set's."""
+    return name == "-" or "://" in name or glob.has_magic(name)
 
 
 def download(

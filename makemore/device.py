@@ -6,12 +6,12 @@ import os
 import platform
 import re
 import shutil
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from makemore import parallel
+from makemore.cachedir import cache_folder
 from makemore.config import TrainConfig
 from makemore.errors import UserError
 
@@ -81,6 +81,15 @@ def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
     return config.max_time is not None and config.max_time >= COMPILE_PAYS_AFTER
 
 
+def memory_of(device: torch.device) -> float | None:
+    """Gigabytes of memory that a device has, where that can be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return None
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy there, if it isn't there yet, without waiting for what the device is doing."""
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -103,18 +112,9 @@ def keep_compiled() -> None:
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     try:
-        folder = _cache_folder() / "makemore" / "compiled"
+        folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # no home, or one that can't be written: torch's own choice will do
     if os.access(folder, os.W_OK):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-
-
-def _cache_folder() -> Path:
-    """Where programs keep what can be made again."""
-    if platform.system() == "Windows" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"])
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

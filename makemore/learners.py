@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from makemore import parallel
 from makemore.config import TrainConfig
-from makemore.device import is_out_of_memory, to_device
+from makemore.device import has_fast_bfloat16, is_out_of_memory, to_device
 from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
@@ -158,7 +158,9 @@ class GradientLearner(Learner):
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
         self.config, self.precision = config, precision
-        self.optimizers = Optimizers(model, config)
+        self.optimizers = Optimizers(
+            model, config, torch.bfloat16 if has_fast_bfloat16(model.device) else torch.float32
+        )
         self.average = Average(model, config.ema) if config.ema else None
         self.carried: State | None = None
 
@@ -293,7 +295,8 @@ class AutogradLearner(GradientLearner):
         self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
     ) -> None:
         super().__init__(model, config, precision)
-        self._loss = torch.compile(self._eager_loss) if compiled else self._eager_loss
+        whole = compiled and not model.compile_parts()
+        self._loss = torch.compile(self._eager_loss) if whole else self._eager_loss
         self.compiled = compiled
 
     def _eager_loss(
@@ -328,6 +331,7 @@ class AutogradLearner(GradientLearner):
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
             self.not_compiled = f"{type(error).__name__}: {reason}"
             self.note = f"not compiled ({self.not_compiled}); going on without"
+        self.model.compile_parts(False)
         self._loss, self.compiled, self.carried = self._eager_loss, False, carried
         self.model.zero_grad(set_to_none=True)
         return super()._gradients(batches, count, step)

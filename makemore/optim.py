@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from makemore.config import TrainConfig, drop_shares
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.sharding import cut_like, whole
+from makemore.sharding import cut_like, own_parts, whole
 
 
 def rate(config: TrainConfig, step: int, progress: float) -> float:
@@ -35,13 +35,14 @@ def rate(config: TrainConfig, step: int, progress: float) -> float:
     return warmup * (config.final_lr + (1 - config.final_lr) * fall)
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration.
+def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration in
+    ``dtype``.
 
     The quintic's coefficients are those of Muon (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     for _ in range(steps):
@@ -66,8 +67,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         parts: Iterable[int] = itertools.repeat(1),
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """``parts``: of how many matrices each parameter consists."""
+        """``parts``: of how many matrices each parameter consists; ``dtype``: that of the iteration."""
+        self.dtype = dtype
         alike: dict[tuple[torch.Size, int], list[Tensor]] = {}
         for parameter, count in zip(params, parts, strict=False):
             alike.setdefault((parameter.shape, count), []).append(parameter)
@@ -91,7 +94,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
             rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
-            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns))
+            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns), dtype=self.dtype)
             update = update.view(-1, *params[0].shape)
             # Root-mean-square size of an update is that of a square matrix, whatever the shape.
             scale = math.sqrt(max(1.0, rows / columns))
@@ -129,19 +132,18 @@ class Average:
         self.steps += 1
         # This share, 1 at first, keeps the average a true weighted mean of what has been seen.
         share = (1 - self.decay) / (1 - self.decay**self.steps)
-        torch._foreach_lerp_(self.average, self.current, share)
+        torch._foreach_lerp_(own_parts(self.average), own_parts(self.current), share)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights while the block runs."""
-        with torch.no_grad():
-            raw = [t.clone() for t in self.current]
-            torch._foreach_copy_(self.current, self.average)
+        current = own_parts(self.current)
+        raw = [t.clone() for t in current]
+        torch._foreach_copy_(current, own_parts(self.average))
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.current, raw)
+            torch._foreach_copy_(current, raw)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "average": whole(self.average)}
@@ -156,7 +158,10 @@ class Average:
 class Optimizers:
     """The optimizers of one model, stepped together under one schedule."""
 
-    def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+    def __init__(
+        self, model: LanguageModel, config: TrainConfig, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """``dtype``: of Muon's matrix products."""
         if config.optimizer == "none":
             raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
         self.config = config
@@ -167,7 +172,8 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             hidden = [named[name] for name in matrices]
-            self.parts.append(Muon(hidden, config.matrix_lr, 0.95, config.weight_decay, matrices.values()))
+            decay = config.weight_decay
+            self.parts.append(Muon(hidden, config.matrix_lr, 0.95, decay, matrices.values(), dtype))
         rest = [p for name, p in named.items() if name not in matrices]
         if rest:
             self.parts.append(self._plain(rest))
@@ -184,7 +190,7 @@ class Optimizers:
         groups = [group for group in groups if group["params"]]
         if config.optimizer == "sgd":
             return SGD(groups, lr=config.lr, momentum=config.beta1)
-        fused = params[0].device.type in ("cpu", "cuda")
+        fused = params[0].device.type in ("cpu", "cuda", "mps")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
     def step(self, step: int, progress: float) -> None:
@@ -199,7 +205,8 @@ class Optimizers:
     def clip(self) -> Tensor:
         """Scale gradients to the largest norm allowed; returns the norm before."""
         limit = self.config.clip or math.inf
-        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
+        together = self.parameters[0].device.type in ("cpu", "cuda")
+        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=together)
 
     def state_dict(self) -> dict[str, Any]:
         return {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}

@@ -9,14 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from makemore.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
+PATIENCE = 300.0
+"""Seconds that processes wait for each other at the beginning."""
+ATTEMPT = "makemore/attempt"
 T = TypeVar("T")
 
 
@@ -34,6 +40,7 @@ class Place(NamedTuple):
 
 _ALONE = Place()
 _place = _ALONE
+_earlier_attempt = False
 
 
 def launched() -> Place:
@@ -52,8 +59,9 @@ def launch_id() -> str:
 
 
 def restarted() -> bool:
-    """Whether torchrun has started the processes anew, after one of them failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    """Whether torchrun has started the processes anew, after one of them failed. Asked in the first one."""
+    # Each machine counts its own failures only.
+    return _earlier_attempt or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def rank() -> int:
@@ -74,10 +82,11 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[None]:
-    """The processes belong together while the block runs.
+def session(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """The processes belong together while the block runs; ``stop`` is asked while they look for each other.
 
-    Raises UserError in every process where one does, or where one is gone.
+    Raises UserError in every process where one does, or where one is gone; KeyboardInterrupt where
+    ``stop`` says yes.
     """
     global _place
     place = launched()
@@ -89,11 +98,19 @@ def session() -> Iterator[None]:
 
     if not dist.is_available():
         raise UserError("this torch is built without torch.distributed: train in one process")
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _reaching_others():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
+        own = PrefixStore(_meet(store, place, stop), store)
+        dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size)
     _place = place
     try:
         yield
+        if is_main():
+            store.delete_key(ATTEMPT)
     except Agreed:
         raise
     except UserError as error:
@@ -103,6 +120,53 @@ def session() -> Iterator[None]:
         dist.destroy_process_group()
         # Gloo's threads let go of their last tensors a moment later, and abort a process that ends before.
         time.sleep(0.1)
+
+
+def _meet(store: Store, place: Place, stop: Callable[[], bool]) -> str:
+    """A name for this attempt, which all processes have.
+
+    Torchrun has one store for all its attempts: in it stand the addresses of processes that are gone
+    (pytorch issue 135712), and which attempt this is no one can say, as each machine counts its own.
+    So the first process gives the attempt a name, and answers whoever greets it by that name.
+    """
+    part = _welcome if place.rank == 0 else _greet
+    return part(store, uuid.uuid4().hex, place, stop)
+
+
+def _welcome(store: Store, attempt: str, place: Place, stop: Callable[[], bool]) -> str:
+    """The first process's part in ``_meet``."""
+    global _earlier_attempt
+    _earlier_attempt = store.check([ATTEMPT])
+    store.set(ATTEMPT, attempt)
+    until = time.monotonic() + PATIENCE
+    for other in range(1, place.size):
+        if not _there(store, f"{attempt}/{other}", until, stop):
+            raise Agreed(f"process {other} of {place.size} didn't come within {PATIENCE:.0f} s")
+        store.set(f"{attempt}/{other}/{store.get(f'{attempt}/{other}').decode()}", "")
+    return attempt
+
+
+def _greet(store: Store, own: str, place: Place, stop: Callable[[], bool]) -> str:
+    """The other processes' part: an attempt that doesn't answer is over, or hasn't begun."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if _there(store, ATTEMPT, time.monotonic() + 1, stop):
+            attempt = store.get(ATTEMPT).decode()
+            store.set(f"{attempt}/{place.rank}", own)
+            if _there(store, f"{attempt}/{place.rank}/{own}", time.monotonic() + 1, stop):
+                return attempt
+    raise Agreed(f"the first process of {place.size} didn't come within {PATIENCE:.0f} s")
+
+
+def _there(store: Store, key: str, until: float, stop: Callable[[], bool]) -> bool:
+    """Whether a key appears before a time has come."""
+    while not store.check([key]):
+        if stop():
+            raise KeyboardInterrupt
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 @contextlib.contextmanager

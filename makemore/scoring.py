@@ -53,7 +53,7 @@ def _row_groups(rows: Rows, vocab_size: int) -> Iterator[np.ndarray]:
 def _forward(model: LanguageModel, batch: Batch, state: State | None) -> tuple[np.ndarray, State | None]:
     inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
     logits, state = model(inputs, state)
-    return nats_of(logits, targets).double().cpu().numpy(), state
+    return nats_of(logits, targets).cpu().double().numpy(), state
 
 
 def _score_rows(

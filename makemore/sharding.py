@@ -49,6 +49,12 @@ def whole(value: Any) -> Any:
     return value
 
 
+@torch.no_grad()
+def own_parts(tensors: list[Tensor]) -> list[Tensor]:
+    """What this process holds of each tensor, cut or not, as views."""
+    return [t.to_local() if hasattr(t, "to_local") else t.detach() for t in tensors]
+
+
 def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's part of a tensor, if ``like`` is cut and of the same shape."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:

@@ -96,7 +96,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget used, in [0, 1]."""
-        shares = [0.0]
+        shares = [self.loader.progress or 0.0]
         if self.config.steps:
             shares.append(self.step / self.config.steps)
         if self.config.max_time:
@@ -114,6 +114,8 @@ class Trainer:
         yield from self._loop()
         if not self.stopped:
             self.learner.finish()
+            if self.loader.progress is not None and self.loader.progress < 1:
+                self.learner.note = f"the budget has ended after {self.loader.progress:.0%} of the text"
             yield self._end()
 
     def _loop(self) -> Iterator[Record]:
@@ -298,13 +300,14 @@ class Trainer:
         """All that resuming needs: what was learned, the place in the data, random states."""
         # Several processes' random numbers follow from seed and step.
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and parallel.size() == 1 else []
+        mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
         return {
             "trainer": {name: getattr(self, name) for name in self._SCALARS},
             "sum": self._sum,
             "best": self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
-            "random": {"torch": torch.get_rng_state(), "cuda": cuda},
+            "random": {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -318,3 +321,5 @@ class Trainer:
         torch.set_rng_state(state["random"]["torch"])
         if state["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        if state["random"].get("mps") and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(state["random"]["mps"][0])

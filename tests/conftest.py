@@ -27,3 +27,9 @@ def names_file() -> Path:
 @pytest.fixture
 def shakespeare_file() -> Path:
     return _data("shakespeare.txt")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded texts of tests are nobody else's."""
+    monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -28,6 +28,7 @@ from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count, CountConfig
 from makemore.models.mlp import MLP, MLPConfig
 from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
+from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.trainer import Trainer
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -451,6 +452,7 @@ def test_weights_that_blow_up_are_noticed() -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.delenv("MAKEMORE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
@@ -475,3 +477,37 @@ def test_a_home_that_cannot_be_written_is_no_error(home: Path) -> None:
     (home / "cache").write_text("a file in the way", encoding="utf-8")
     keep_compiled()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_a_transformer_compiles_one_block_and_only_trains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    calls: list[bool] = []
+
+    def compile_(function: Any, **options: Any) -> Any:
+        compiled.append(function)
+
+        def call(block: Any, *arguments: Any) -> Any:
+            calls.append(block.training)
+            if len(calls) == 5:
+                raise RuntimeError("a shape too many")
+            return function(block, *arguments)
+
+        return call
+
+    def make() -> Transformer:
+        torch.manual_seed(0)
+        return Transformer(TransformerConfig(block_size=32, n_layer=2, n_embd=8, n_head=2), V, 0)
+
+    steady = losses(autograd(make(), lr=0.01), [batch()] * 4)
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = make()
+    learner = autograd(model, compiled=True, lr=0.01)
+    assert losses(learner, [batch()] * 2) == steady[:2]
+    model.eval()
+    model(torch.ones(1, 3, dtype=torch.int64))
+    assert len(compiled) == 1
+    assert calls == [True] * 4
+    # The next block fails to compile: the step is done again without.
+    assert losses(learner, [batch()] * 2) == steady[2:]
+    assert "going on without" in learner.note
+    assert len(calls) == 5

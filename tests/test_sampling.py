@@ -254,7 +254,7 @@ class TestBeyondTheContext:
         ids = torch.randint(1, VOCAB, (2, 40), generator=torch.Generator().manual_seed(4))
         decoder = make_decoder(model, ids[:, :20].numpy(), 40, fast)
         got = [decoder.start(), *(decoder.step(ids[:, t].numpy()) for t in range(20, 40))]
-        used = 4  # half a context, of a prompt that is longer than one
+        used = 8  # of a prompt that is longer than a context, all of one
         for t, row in enumerate(got, start=20):
             expected = model(ids[:, t - used : t])[0][:, -1]
             torch.testing.assert_close(torch.from_numpy(row.copy()), expected, atol=1e-4, rtol=1e-4)
@@ -283,7 +283,32 @@ class TestBeyondTheContext:
         assert held.shape[2] == 8
 
 
+def blas_sums_rows_alike() -> bool:
+    """Whether a matrix product's rows don't depend on how many there are, from two on."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 128), (128, 96)))
+    return all(np.array_equal(x[:rows] @ w, (x @ w)[:rows]) for rows in (2, 3, 5, 37))
+
+
 class TestRows:
+    @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
+    def test_are_the_same_to_the_bit_in_any_batch(self, name):
+        model = limited("gpt2") if name == "gpt2" else prepared(name)
+        ids = np.random.default_rng(1).integers(1, VOCAB, (20, 37))
+
+        def logits_of(rows: list[int]) -> np.ndarray:
+            decoder = make_decoder(model, np.array([[0, 3, 1]]), 40)
+            decoder.start()
+            decoder.keep(np.zeros(len(rows), np.int64))
+            return np.stack([decoder.step(step[rows]).copy() for step in ids])
+
+        together = logits_of(list(range(37)))
+        for rows in ([0], [36], [5, 2], list(range(3, 20))):
+            alone = logits_of(rows)
+            np.testing.assert_allclose(alone, together[:, rows], atol=1e-4)
+            if blas_sums_rows_alike():
+                assert np.array_equal(alone, together[:, rows])
+
     @pytest.mark.parametrize("name", ["lstm", "count", "transformer", "mixture"])
     def test_that_ended_leave_the_batch(self, name):
         model = prepared(name)
@@ -298,7 +323,9 @@ class TestRows:
             lengths.add(end)
             assert not np.isin(ids[:end], [-1, 0, 4]).any()
             assert (ids[end + 1 :] == -1).all()
-            alone = column(model, [0], 200, SampleParams(), stop_ids=stop, seed=2, first_sample=row)
+            alone = column(
+                model, [0], 200, SampleParams(), stop_ids=stop, seed=2, samples=range(row, row + 1)
+            )
             assert alone == ids[: end + 1].tolist()
         assert len(lengths) > 1
 

@@ -34,6 +34,8 @@ class Scripted(Learner):
 
 
 class Endless:
+    progress = None
+
     def __init__(self, batches=None):
         self.left = batches
 

@@ -13,6 +13,7 @@ from makemore import __version__, parallel
 from makemore.cli import (
     compare,
     data,
+    doctor,
     evaluate,
     export,
     gradcheck,
@@ -22,13 +23,13 @@ from makemore.cli import (
     mix,
     models,
     sample,
+    tokenize,
     train,
 )
 from makemore.errors import UserError
+from makemore.process import tune_process
 
-# Idle threads sleep rather than spin: a second program on the machine would otherwise slow training
-# tenfold. Read by OpenMP when torch is imported, which is later.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+tune_process()
 
 app = typer.Typer(
     help="Train, score, sample and compare character-level language models on any text file.",
@@ -50,6 +51,8 @@ app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
+app.command("tokenize")(tokenize.command)
+app.command("doctor")(doctor.command)
 
 
 # Typer brings its own click or uses the installed one, depending on its version.

@@ -14,6 +14,12 @@ from makemore.errors import UserError
 
 JSON = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
 DEVICE = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps.")
+INPUT = typer.Argument(
+    [],
+    help="Texts: files (.gz and .zst too), folders, globs, URLs, - for standard input, or a data set's name "
+    "(default: first names).",
+    show_default=False,
+)
 TOKENIZER = typer.Option(
     "char", "--tokenizer", "-t", help="char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2."
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 if TYPE_CHECKING:
     from makemore.trainer import Record
     from makemore.types import Score
+    from makemore.workflows.memorisation import Memorisation
     from makemore.workflows.training import Plan
 
 
@@ -53,6 +55,19 @@ def score_line(score: Score) -> str:
     return text
 
 
+def memorisation_line(found: Memorisation) -> str:
+    """What samples share with the training text, beside held-out text, in one line."""
+    mine, theirs = found.samples, found.held_out
+    if mine.verbatim is not None:
+        held = "" if theirs is None or theirs.verbatim is None else f" (held-out: {theirs.verbatim:.1%})"
+        return f"{mine.texts:,} samples: {mine.verbatim:.1%} are training lines{held}"
+    held = "" if theirs is None else f" (held-out: {theirs.copied_mean:.1f}, at most {theirs.copied_max})"
+    return (
+        f"{mine.texts:,} samples: longest run copied from train, in characters: "
+        f"{mine.copied_mean:.1f} on average, at most {mine.copied_max}{held}"
+    )
+
+
 class ProgressObserver:
     """A progress bar on a terminal, a line now and then elsewhere."""
 
@@ -64,15 +79,28 @@ class ProgressObserver:
         self._val: float | None = None
         self._loss: float | None = None
         self._told = -1
+        self._encoding_since = 0.0
+        self._encoding_told = time.perf_counter()
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
+    def encoding(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        self._encoding_since = self._encoding_since or now
+        if now - self._encoding_told < (0.2 if self.console.is_terminal else 10.0):
+            return
+        rate = done / max(now - self._encoding_since, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        line = f"encoding: {done / total:4.0%}, {rate / 1e6:.0f}M characters/s{left}"
+        self.console.print(line, end="   \r" if self.console.is_terminal else "\n", markup=False)
+        self._encoding_told = now
+
     def start(self, plan: Plan) -> None:
-        documents, split = plan.corpus.documents, plan.corpus.splits["train"]
+        corpus, split = plan.corpus, plan.corpus.splits["train"]
         self.note(
-            f"{plan.path.name}: {documents.mode} mode ({documents.reason}); {plan.tokenizer_spec} tokens, "
-            f"vocabulary {plan.corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
+            f"{plan.source.name}: {corpus.mode} mode ({corpus.reason}); {plan.tokenizer_spec} tokens, "
+            f"vocabulary {corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
             f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
         )
         self.note(

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from makemore.workflows.generation import SampleRequest
     from makemore.workflows.runs import Run
 
-REPORTED = {"lines": 1000, "text": 20}
-"""Samples of a report, where ``-n`` doesn't say."""
-
 
 def command(
     run: Path = typer.Argument(..., help="A run directory."),
@@ -37,8 +34,8 @@ def command(
     beam: int | None = typer.Option(
         None, "--beam", help="Search for the likeliest texts with K beams, best first."
     ),
-    length_penalty: float = typer.Option(
-        0.6, "--length-penalty", help="Of beams: 0 favours short texts, above 1 long ones."
+    length_penalty: float | None = typer.Option(
+        None, "--length-penalty", help="Of beams (default 0.6): 0 favours short texts, above 1 long ones."
     ),
     stop: str | None = typer.Option(None, "--stop", help="End a sample before this text."),
     seed: int | None = typer.Option(None, "--seed", help="The same seed gives the same samples."),
@@ -63,8 +60,10 @@ def command(
         raise UserError("--show-probs goes with drawn samples; leave out --report, --novel-only and --beam")
     if novel_only and (report or beam is not None):
         raise UserError("--novel-only goes with drawn samples; leave out --report and --beam")
+    if length_penalty is not None and beam is None:
+        raise UserError("--length-penalty is for --beam")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
-    from makemore.workflows.generation import SampleRequest, context, random_seed
+    from makemore.workflows.generation import DEFAULT_LENGTH_PENALTY, SampleRequest, context, random_seed
     from makemore.workflows.runs import load
 
     text = _read(prompt, prompt_file)
@@ -78,7 +77,7 @@ def command(
         random_seed() if seed is None else seed,
         unknown == "skip",
         beam,
-        length_penalty,
+        DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
     )
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
     for one in requests:
@@ -92,7 +91,7 @@ def command(
 
 
 def _read(prompt: list[str], prompt_file: Path | None) -> str | None:
-    from makemore.corpus.source import decode_text, read_text
+    from makemore.corpus.decoding import decode_text, read_text
     from makemore.errors import UserError
 
     if prompt_file is None:
@@ -117,6 +116,8 @@ def _number(run: Run, n: int | None, beam: int | None, report: bool) -> int:
     if beam is not None:
         return 1
     if report:
+        from makemore.workflows.memorisation import REPORTED
+
         return REPORTED[run.mode]
     return 10 if run.mode == "lines" else 1
 
@@ -158,13 +159,11 @@ def _stream(run: Run, request: SampleRequest) -> None:
 
 def _report(run: Run, requests: list[SampleRequest], json: bool) -> None:
     from makemore.cli.tables import memorisation_table
-    from makemore.workflows.generation import sample
-    from makemore.workflows.memorisation import memorisation
+    from makemore.workflows.memorisation import report
 
-    texts = [text for r in requests for text in sample(run, r)]
-    result = memorisation(run, texts)
+    result = report(run, requests)
     if json:
-        print_json({**_payload(run, requests), "report": result.as_dict(), "samples": texts})
+        print_json({**_payload(run, requests), "report": result.as_dict()})
     else:
         print(memorisation_table(result))
 

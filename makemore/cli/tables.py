@@ -89,4 +89,4 @@ def _originality(figures: Originality) -> dict[str, str]:
         cells["longest run copied from train, most"] = f"{figures.copied_max} characters"
     cells["texts that are repeated"] = f"{figures.repeated:.1%}"
     unit = "characters" if figures.copied_mean is None else "words"
-    return cells | {f"distinct runs of {n} {unit}": f"{share:.1%}" for n, share in figures.distinct.items()}
+    return cells | {f"distinct {n}-grams of {unit}": f"{share:.1%}" for n, share in figures.distinct.items()}

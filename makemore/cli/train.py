@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json, seconds
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -25,7 +25,7 @@ SHARD = typer.Option(
 
 def command(
     context: typer.Context,
-    input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
+    input: list[str] = INPUT,
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
     tokenizer: str = TOKENIZER,
     mode: str | None = MODE,
@@ -38,6 +38,7 @@ def command(
     shard: bool | None = SHARD,
     seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
+    dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep equal lines together in one split."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
     init_from: Path | None = typer.Option(
         None, "--init-from", help="Go on from a run's weights, or a Hugging Face GPT-2 folder's: fine-tuning."
@@ -65,7 +66,7 @@ def command(
         "shard": shard,
         "compile": None if compile is None else "yes" if compile else "no",
     }
-    corpus = {"mode": mode, "split": split, "encoding": encoding}
+    corpus = {"mode": mode, "split": split, "encoding": encoding, "dedupe": dedupe}
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
@@ -88,7 +89,7 @@ def command(
             raise UserError("--init-from brings its tokenizer along; leave --tokenizer out")
         model = model if _given(context, "model") else model_name(init_from)
     request = TrainRequest(
-        input,
+        tuple(input),
         model,
         tokenizer,
         out,

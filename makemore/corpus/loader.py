@@ -9,8 +9,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from makemore.corpus.rows import Rows, shuffled, to_batch
+from makemore.corpus.arrays import release
+from makemore.corpus.rows import Rows, Stretches, shuffled, to_batch
+from makemore.corpus.shards import SHARD_TOKENS, Shards
 from makemore.types import IGNORE_INDEX, Batch, Split
+
+RELEASED_EVERY = 64
+"""Batches after which an ordered pass gives back the memory of what it has read."""
 
 
 class Loader(ABC):
@@ -24,6 +29,11 @@ class Loader(ABC):
     def next(self) -> Batch:
         """The next batch. Raises StopIteration where a finite loader has ended."""
 
+    @property
+    def progress(self) -> float | None:
+        """Share of the data that a finite loader has given, in [0, 1]."""
+        return None
+
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "cursor": self.cursor}
 
@@ -31,7 +41,47 @@ class Loader(ABC):
         self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
 
 
-class ShuffledLoader(Loader):
+class ShardedLoader(Loader):
+    """Plans an epoch shard by shard; a batch never spans two."""
+
+    def __init__(self, split: Split, boundary_id: int, seed: int, shards: Shards | None) -> None:
+        super().__init__()
+        self.split, self.boundary_id = split, boundary_id
+        self.shards = shards or Shards(split, seed)
+        self.shard = 0
+        self._planned = (-1, -1)
+        self._n_batches = 0
+
+    @abstractmethod
+    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
+        """Lay out the batches of some stretches; returns how many there are."""
+
+    @abstractmethod
+    def _batch(self, nth: int) -> Batch:
+        """The ``nth`` batch of those laid out."""
+
+    def next(self) -> Batch:
+        if self._planned != (self.epoch, self.shard):
+            release(self.split.tokens_N)
+            self._n_batches = self._plan(*self.shards.take(self.epoch, self.shard))
+            self._planned = (self.epoch, self.shard)
+        while self.cursor >= self._n_batches:
+            self.cursor, self.shard = 0, self.shard + 1
+            if self.shard == self.shards.count:
+                self.epoch, self.shard = self.epoch + 1, 0
+            return self.next()
+        self.cursor += 1
+        return self._batch(self.cursor - 1)
+
+    def state_dict(self) -> dict[str, int]:
+        return {**super().state_dict(), "shard": self.shard}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        super().load_state_dict(state)
+        self.shard = int(state.get("shard", 0))
+
+
+class ShuffledLoader(ShardedLoader):
     """Every token once an epoch, but for an unfilled last batch: whole documents, or windows of long
     ones, in random order.
 
@@ -39,17 +89,22 @@ class ShuffledLoader(Loader):
     """
 
     def __init__(
-        self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, lead: int, seed: int
+        self,
+        split: Split,
+        boundary_id: int,
+        batch_tokens: int,
+        block_size: int,
+        lead: int,
+        seed: int,
+        shards: Shards | None = None,
     ) -> None:
-        super().__init__()
-        self.split, self.boundary_id, self.seed = split, boundary_id, seed
+        super().__init__(split, boundary_id, seed, shards)
         self.batch_tokens, self.block_size, self.lead = batch_tokens, block_size, lead
-        self._planned = -1
-        self._batches: list[Rows] = []
+        self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
+        self._edges = np.zeros(1, np.int64)
 
-    def _plan(self) -> list[Rows]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        rows = shuffled(self.split, self.block_size, self.lead, rng)
+    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
+        rows = shuffled(stretches, self.block_size, self.lead, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
         counted = rows.end - rows.count_from
         nth = (np.cumsum(counted) - counted) // self.batch_tokens
@@ -57,37 +112,37 @@ class ShuffledLoader(Loader):
         # An unfilled last batch would weigh its tokens more: they come again next epoch.
         if len(edges) > 2 and counted[edges[-2] :].sum() < self.batch_tokens // 2:
             edges = edges[:-1]
-        return [rows.take(slice(a, b)) for a, b in pairwise(edges)]
+        self._rows, self._edges = rows, edges
+        return len(edges) - 1
 
-    def next(self) -> Batch:
-        if self._planned != self.epoch:
-            self._batches, self._planned = self._plan(), self.epoch
-        if self.cursor >= len(self._batches):
-            self.epoch, self.cursor = self.epoch + 1, 0
-            return self.next()
-        rows = self._batches[self.cursor]
-        self.cursor += 1
+    def _batch(self, nth: int) -> Batch:
+        rows = self._rows.take(slice(self._edges[nth], self._edges[nth + 1]))
         return to_batch(self.split, rows, self.boundary_id)
 
 
-class PackedLoader(Loader):
+class PackedLoader(ShardedLoader):
     """Documents in random order, as many in each row as fit: all batches have one shape.
 
     For models to which a boundary in a row begins a document.
     """
 
-    def __init__(self, split: Split, boundary_id: int, batch_tokens: int, block_size: int, seed: int) -> None:
-        super().__init__()
-        self.split, self.boundary_id, self.seed = split, boundary_id, seed
+    def __init__(
+        self,
+        split: Split,
+        boundary_id: int,
+        batch_tokens: int,
+        block_size: int,
+        seed: int,
+        shards: Shards | None = None,
+    ) -> None:
+        super().__init__(split, boundary_id, seed, shards)
         self.block_size, self.rows = block_size, max(1, batch_tokens // block_size)
-        self._planned = -1
         self._index = np.zeros(0, np.int64)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self) -> None:
-        """The epoch's targets in order, and where rows begin among them."""
-        rng = np.random.default_rng([self.seed, self.epoch])
-        pieces = shuffled(self.split, self.block_size, 0, rng)
+    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
+        """The targets in order, and where rows begin among them."""
+        pieces = shuffled(stretches, self.block_size, 0, rng)
         pieces = pieces.take(rng.permutation(len(pieces.begin)))
         ends = np.cumsum(pieces.lengths)
         shift = np.repeat(pieces.begin - (ends - pieces.lengths), pieces.lengths)
@@ -96,21 +151,13 @@ class PackedLoader(Loader):
         while edges[-1] < ends[-1]:
             fits = np.searchsorted(ends, edges[-1] + self.block_size, side="right")
             edges.append(int(ends[fits - 1]))
-        self._edges, self._planned = np.array(edges), self.epoch
-
-    def next(self) -> Batch:
-        if self._planned != self.epoch:
-            self._plan()
-        first = self.cursor * self.rows
-        n_rows = len(self._edges) - 1
+        self._edges = np.array(edges)
         # An unfilled last batch is left out: its documents come again next epoch.
-        if first + min(self.rows, n_rows) > n_rows:
-            self.epoch, self.cursor = self.epoch + 1, 0
-            return self.next()
-        self.cursor += 1
-        return self._batch(self._edges[first : first + self.rows + 1])
+        n_rows = len(edges) - 1
+        return max(n_rows // self.rows, 1)
 
-    def _batch(self, edges: np.ndarray) -> Batch:
+    def _batch(self, nth: int) -> Batch:
+        edges = self._edges[nth * self.rows : (nth + 1) * self.rows + 1]
         at = edges[:-1, None] + np.arange(self.block_size)
         inside = at < edges[1:, None]
         index = self._index[np.minimum(at, len(self._index) - 1)]
@@ -171,38 +218,77 @@ class StreamLoader(Loader):
 
 
 class OrderedLoader(Loader):
-    """One pass over everything, for counting: documents by length, a long one in pieces."""
+    """One pass over everything, for counting: documents by length, a long one in pieces.
 
-    def __init__(self, split: Split, boundary_id: int, batch_tokens: int) -> None:
+    Documents come in groups of about ``group_tokens``, sorted within each.
+    """
+
+    def __init__(
+        self, split: Split, boundary_id: int, batch_tokens: int, group_tokens: int = SHARD_TOKENS
+    ) -> None:
         super().__init__()
-        self.split, self.boundary_id = split, boundary_id
-        sizes = split.ends_D - split.starts_D
+        self.split, self.boundary_id, self.batch_tokens = split, boundary_id, batch_tokens
+        ends, n_groups = split.ends_D, max(1, -(-len(split.tokens_N) // group_tokens))
+        edges = np.searchsorted(ends, np.arange(1, n_groups) * group_tokens)
+        self._groups = np.unique(np.concatenate([[0], edges, [len(ends)]]))
+        self.group = 0
+        self._planned = -1
         self._batches: list[tuple[Rows, bool]] = []
-        short = np.flatnonzero(sizes <= batch_tokens)
-        self._plan_short(short[np.argsort(sizes[short], kind="stable")], batch_tokens)
-        for document in np.flatnonzero(sizes > batch_tokens):
-            self._plan_long(int(split.starts_D[document]), int(split.ends_D[document]), batch_tokens)
 
-    def _plan_short(self, documents: np.ndarray, batch_tokens: int) -> None:
-        sizes = (self.split.ends_D - self.split.starts_D)[documents]
-        nth = (np.cumsum(sizes) - sizes) // batch_tokens
-        for part in np.split(documents, np.flatnonzero(np.diff(nth)) + 1) if len(documents) else []:
-            begin = self.split.starts_D[part]
-            self._batches.append((Rows(begin, begin, self.split.ends_D[part]), False))
+    def _plan(self) -> list[tuple[Rows, bool]]:
+        release(self.split.tokens_N)
+        first, last = self._groups[self.group : self.group + 2]
+        begin, end = self.split.starts_D[first:last], self.split.ends_D[first:last]
+        sizes = end - begin
+        short = np.flatnonzero(sizes <= self.batch_tokens)
+        short = short[np.argsort(sizes[short], kind="stable")]
+        batches = self._plan_short(begin[short], end[short])
+        for document in np.flatnonzero(sizes > self.batch_tokens):
+            batches += self._plan_long(int(begin[document]), int(end[document]))
+        return batches
 
-    def _plan_long(self, begin: int, end: int, batch_tokens: int) -> None:
-        for at in range(begin, end, batch_tokens):
-            edge = np.array([at])
-            rows = Rows(edge, edge, np.array([min(at + batch_tokens, end)]))
-            self._batches.append((rows, at > begin))
+    def _plan_short(self, begin: np.ndarray, end: np.ndarray) -> list[tuple[Rows, bool]]:
+        sizes = end - begin
+        nth = (np.cumsum(sizes) - sizes) // self.batch_tokens
+        edges = np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
+        return [(Rows(begin[a:b], begin[a:b], end[a:b]), False) for a, b in pairwise(edges)]
+
+    def _plan_long(self, begin: int, end: int) -> list[tuple[Rows, bool]]:
+        edges = np.append(np.arange(begin, end, self.batch_tokens), end)
+        return [(Rows(*edges[[i, i, i + 1], None]), i > 0) for i in range(len(edges) - 1)]
+
+    @property
+    def progress(self) -> float:
+        groups = len(self._groups) - 1
+        if self.group >= groups:
+            return 1.0
+        done = self.cursor / max(len(self._batches), 1) if self._planned == self.group else 0.0
+        return (self.group + done) / groups
 
     def __iter__(self) -> Iterator[Batch]:
-        while self.cursor < len(self._batches):
-            yield self.next()
+        while True:
+            try:
+                yield self.next()
+            except StopIteration:
+                return
 
     def next(self) -> Batch:
-        if self.cursor >= len(self._batches):
+        if self.group >= len(self._groups) - 1:
             raise StopIteration
+        if self._planned != self.group:
+            self._batches, self._planned = self._plan(), self.group
+        if self.cursor >= len(self._batches):
+            self.group, self.cursor = self.group + 1, 0
+            return self.next()
         rows, continues = self._batches[self.cursor]
         self.cursor += 1
+        if self.cursor % RELEASED_EVERY == 0:
+            release(self.split.tokens_N)
         return to_batch(self.split, rows, self.boundary_id, continues)
+
+    def state_dict(self) -> dict[str, int]:
+        return {**super().state_dict(), "group": self.group}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        super().load_state_dict(state)
+        self.group = int(state.get("group", 0))

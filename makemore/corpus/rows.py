@@ -25,6 +25,15 @@ class Rows(NamedTuple):
         return self.end - self.begin
 
 
+class Stretches(NamedTuple):
+    """Parts of documents that rows are cut from, (S,) int64 each."""
+
+    begin: np.ndarray
+    end: np.ndarray
+    floor: np.ndarray
+    """Where the document begins, before which no row does."""
+
+
 def cover(split: Split, length: int, overlap: int) -> Rows:
     """Rows of at most ``length`` that count every target exactly once.
 
@@ -40,21 +49,22 @@ def cover(split: Split, length: int, overlap: int) -> Rows:
     return Rows(begin, np.where(nth > 0, begin + overlap, begin), end)
 
 
-def shuffled(split: Split, length: int, lead: int, rng: np.random.Generator) -> Rows:
-    """Rows of an epoch: whole documents, longer ones in pieces of ``length`` cut at a random phase.
+def shuffled(stretches: Stretches, length: int, lead: int, rng: np.random.Generator) -> Rows:
+    """Rows of an epoch: whole stretches, longer ones in pieces of ``length`` cut at a random phase.
 
     A piece in mid-document is preceded by ``lead`` uncounted tokens.
     """
-    sizes = split.ends_D - split.starts_D
-    phase_D = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
-    rows_D = -(-(sizes + phase_D) // length)
-    first = np.repeat(split.starts_D, rows_D)
-    nth = np.arange(len(first)) - np.repeat(np.cumsum(rows_D) - rows_D, rows_D)
-    # Moved inwards at a document's ends, so that every piece has the full length.
-    room = np.repeat(np.maximum(sizes - length, 0), rows_D)
-    count_from = first + np.clip(nth * length - np.repeat(phase_D, rows_D), 0, room)
-    end = np.minimum(count_from + length, np.repeat(split.ends_D, rows_D))
-    return Rows(np.maximum(count_from - lead, first), count_from, end)
+    begin, stop, floor = stretches
+    sizes = stop - begin
+    phase_S = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
+    rows_S = -(-(sizes + phase_S) // length)
+    first = np.repeat(begin, rows_S)
+    nth = np.arange(len(first)) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
+    # Moved inwards at a stretch's ends, so that every piece has the full length.
+    room = np.repeat(np.maximum(sizes - length, 0), rows_S)
+    count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, room)
+    end = np.minimum(count_from + length, np.repeat(stop, rows_S))
+    return Rows(np.maximum(count_from - lead, np.repeat(floor, rows_S)), count_from, end)
 
 
 def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False) -> Batch:

@@ -1,51 +1,183 @@
-"""Reading a text file, with an error a user can act on for everything that isn't one."""
+"""What INPUT may be: a file, compressed or not, a folder, a glob, standard input, or a URL."""
 
 from __future__ import annotations
 
-import codecs
-from pathlib import Path
+import glob
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
+from makemore.corpus.decoding import BLOCK, read_file
 from makemore.errors import UserError
 
+PACKED = (".gz", ".zst")
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file: no byte-order mark, line ends as newlines.
 
-    Raises UserError if it is missing, a folder, unreadable, empty, binary or not in ``encoding``.
-    """
+@dataclass(frozen=True)
+class Source:
+    """Where a text's bytes come from: one place or several, read one after the other."""
+
+    names: tuple[str, ...]
+    """As the user wrote them."""
+    parts: tuple[str, ...]
+    skipped: int = 0
+    """Files of a folder that aren't text."""
+
+    @property
+    def name(self) -> str:
+        more = f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
+        return ("standard input" if self.names[0] == "-" else self.names[0]) + more
+
+    @property
+    def stem(self) -> str:
+        """A short name for runs."""
+        if self.names[0] == "-":
+            return "stdin"
+        path = PurePosixPath(self.names[0].replace("\\", "/"))
+        stem = PurePosixPath(path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name).stem
+        return "".join(c for c in stem if c not in "*?[]:") or "text"
+
+    @property
+    def plain(self) -> Path | None:
+        """The file that holds the bytes as they are, where there is one."""
+        part = self.parts[0]
+        single = len(self.parts) == 1 and part != "-" and "://" not in part
+        return Path(part) if single and Path(part).suffix not in PACKED else None
+
+    def saved(self) -> list[str]:
+        """How a run names it: absolute paths, so that it is found again from elsewhere."""
+        return [name if name == "-" or "://" in name else str(Path(name).absolute()) for name in self.names]
+
+    def blocks(self) -> Iterator[bytes]:
+        """All bytes in order. Raises UserError where a part can't be read."""
+        last = b"\n"
+        for part in self.parts:
+            if not last.endswith((b"\n", b"\r")):
+                yield b"\n"  # one file's last line doesn't run into the next one's first
+            for block in read_part(part):
+                last = block
+                yield block
+
+
+def find_source(*names: str) -> Source:
+    """What files, folders, globs, URLs or ``-`` stand for. Raises UserError where nothing is there."""
+    found = [_find(name) for name in names]
+    if len(names) > 1 and "-" in names:
+        raise UserError("standard input (-) goes alone")
+    parts = tuple(part for paths, _ in found for part in paths)
+    return Source(names, parts, sum(skipped for _, skipped in found))
+
+
+def _find(name: str) -> tuple[tuple[str, ...], int]:
+    if name == "-" or "://" in name:
+        return (name,), 0
+    path = Path(name)
     try:
-        codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise UserError(f"unknown encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from None
-    try:
+        if _is_run(path):
+            raise UserError(f"{name} is a run; give a text")
         if path.is_dir():
-            raise UserError(f"{path} is a folder; give a text file")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
+            return _texts(name, sorted(_walk(path)))
+        if not path.exists() and glob.has_magic(name):
+            return _texts(name, sorted(map(Path, glob.glob(name, recursive=True))))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"can't read {path}: {reason}") from None
-    return decode_text(data, str(path), codec)
+        raise UserError(f"can't read {name}: {reason}") from None
+    return (name,), 0
 
 
-def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
-    """As ``read_text``, of bytes already in memory."""
-    if not data.strip():
-        raise UserError(f"{name} is empty; give a file with text in it")
-    if encoding == "utf-8" and b"\0" in data[:65536]:
-        at = data.index(b"\0")
-        raise UserError(f"{name} looks binary (zero byte at {at}); give a text file, or its --encoding")
+def _is_run(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, but for hidden ones and what belongs to runs."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if not _is_run(path):
+                yield from _walk(path)
+        else:
+            yield path
+
+
+def _texts(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:
+    files = [path for path in paths if path.is_file()]
+    texts = [path for path in files if path.suffix in PACKED or not _binary(path)]
+    if not texts:
+        raise UserError(f"{name}: no text files there")
+    return tuple(map(str, texts)), len(files) - len(texts)
+
+
+def _binary(path: Path) -> bool:
     try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not {encoding}: byte 0x{error.object[error.start]:02x} at {error.start}; "
-            f"name its encoding, such as --encoding latin-1"
-        ) from None
-    except (LookupError, UnicodeError, AssertionError):
-        raise UserError(f"{name} can't be decoded as {encoding}; name another --encoding") from None
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if any("\ud800" <= c <= "\udfff" for c in set(text)):
-        raise UserError(f"{name} decodes to lone surrogates, which no text has; check --encoding")
-    return text
+        with path.open("rb") as file:
+            return b"\0" in file.read(8192)
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from None
+
+
+def read_part(part: str) -> Iterator[bytes]:
+    """One place's bytes in blocks, unpacked. Raises UserError where it can't be read."""
+    if part == "-":
+        yield from _read(sys.stdin.buffer, "standard input")
+    elif "://" in part:
+        yield from _read_url(part)
+    elif Path(part).suffix == ".gz":
+        with _opened(Path(part), gzip.open) as file:
+            yield from _read(file, part)
+    elif Path(part).suffix == ".zst":
+        with _opened(Path(part), _zstandard_open) as file:
+            yield from _read(file, part)
+    else:
+        yield from read_file(Path(part))
+
+
+def _opened(path: Path, opener: Any) -> IO[bytes]:
+    try:
+        return opener(path, "rb")
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror or error}") from None
+
+
+def _zstandard_open(path: Path, mode: str) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(f"{path}: to read .zst files install zstandard (pip install zstandard)") from None
+    return zstandard.open(path, mode)
+
+
+def _read(file: IO[bytes], name: str) -> Iterator[bytes]:
+    try:
+        while block := file.read(BLOCK):
+            yield block
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"can't read {name}: {error}") from None
+    except Exception as error:  # zstandard has an error of its own
+        if type(error).__module__.partition(".")[0] == "zstandard":
+            raise UserError(f"can't read {name}: {error}") from None
+        raise
+
+
+def _read_url(url: str) -> Iterator[bytes]:
+    """Through fsspec, whose drivers know https, s3, hf and many more."""
+    try:
+        import fsspec
+    except ImportError:
+        raise UserError(f"{url}: to read from there install fsspec (pip install fsspec)") from None
+    try:
+        with fsspec.open(url, "rb", compression="infer") as file:
+            while block := file.read(BLOCK):
+                yield block
+    except ImportError as error:
+        raise UserError(f"{url}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - each driver has errors of its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"can't read {url}: {reason}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def is_nanogpt(found: Mapping[str, Any]) -> bool:
     return "model_args" in found and "model" in found
 
 
-def from_nanogpt(found: Mapping[str, Any], text: str) -> Foreign:
-    """A nanoGPT checkpoint: of characters (those of ``text``, which it was trained on) or of GPT-2's
+def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> Foreign:
+    """A nanoGPT checkpoint: of characters (of ``text``, in pieces, that it was trained on) or of GPT-2's
     tokens. Its GELU is exact and ours GPT-2's approximation, which moves logits by a thousandth or so.
 
     Raises UserError where the text's characters aren't as many as the model's.
@@ -69,7 +69,7 @@ def from_nanogpt(found: Mapping[str, Any], text: str) -> Foreign:
     return Foreign("transformer", settings | {"tie": False}, weights, tokenizer, "char")
 
 
-def from_makemore(found: Mapping[str, Any], text: str, n_head: int = MAKEMORE_HEADS) -> Foreign:
+def from_makemore(found: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS) -> Foreign:
     """A makemore.py transformer or bigram of the names in ``text``; token 0 is our boundary.
 
     Raises UserError for another of its models.
@@ -84,8 +84,8 @@ def from_makemore(found: Mapping[str, Any], text: str, n_head: int = MAKEMORE_HE
     return Foreign("transformer", settings, weights, tokenizer, "char")
 
 
-def _alphabet(text: str, size: int) -> CharTokenizer:
-    tokenizer: Tokenizer = fit_tokenizer("char", [text])
+def _alphabet(text: Iterable[str], size: int) -> CharTokenizer:
+    tokenizer: Tokenizer = fit_tokenizer("char", text)
     assert isinstance(tokenizer, CharTokenizer)
     if len(tokenizer.alphabet) != size:
         raise UserError(

@@ -36,6 +36,10 @@ class LanguageModel(nn.Module, ABC):
     """True: documents may share a row, because a boundary token in the input begins a document,
     before which nothing is seen."""
 
+    one_document: bool = False
+    """Set by who makes the batches: each row is one document, or a piece of one, whatever follows it
+    padding; so a model that ``packs`` need hide nothing in it. Of rows without a state only."""
+
     compiles: ClassVar[bool] = True
     """False: its layers are single kernels already, and compiling gains nothing."""
 
@@ -100,6 +104,11 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
+    def compile_parts(self, wanted: bool = True) -> bool:
+        """Have what a training step repeats compiled once, or no more; False where there is nothing of
+        the kind, and the step is to be compiled whole."""
+        return False
+
     def penalty(self) -> Tensor | None:
         """A scalar to add to the loss (nats per token), or None."""
         return None
@@ -146,7 +155,7 @@ class MixtureModel(LanguageModel):
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """(members,) float64, not negative, sum 1."""
+        """(members,) float64 on the CPU, not negative, sum 1."""
 
 
 class ManualModel(LanguageModel):

@@ -52,7 +52,8 @@ class Mixture(MixtureModel):
 
     def _join(self, members: list[LanguageModel]) -> None:
         self.parts = nn.ModuleList(members)
-        self.register_buffer("mixing", torch.full((len(members),), 1 / len(members), dtype=torch.float64))
+        # Not in float64, which MPS doesn't have.
+        self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
         limits = [m.max_len for m in members if not m.streams and m.max_len is not None]
         self.streams = not limits
@@ -66,7 +67,8 @@ class Mixture(MixtureModel):
 
     @property
     def weights(self) -> Tensor:
-        return self.mixing
+        weights = self.mixing.cpu().double()
+        return weights / weights.sum()
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The members' states, one after the other."""
@@ -81,7 +83,7 @@ class Mixture(MixtureModel):
         for member, weight in zip(self.members, self.mixing, strict=True):
             before = None if state is None else self._state_of(member, state, len(after))
             logits, next_state = member(tokens_BT, before, valid_BT)
-            weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log().float())
+            weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log())
             after.extend(next_state or ())
         logits = torch.logsumexp(torch.stack(weighted), dim=0)
         return logits, None if state is None else tuple(after)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from makemore.types import IGNORE_INDEX
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 ABSENT = -1
 """In place of a token or context that would lie before the row or the document."""
 UNSEEN = -2
 """In place of a context that isn't in the table."""
-COUNT_AT_ONCE = 1 << 20
+COUNT_AT_ONCE = 1 << 21
 """Tokens gathered before they are counted."""
 
 
@@ -56,19 +57,11 @@ class NgramTable:
         after_N[after_N == boundary_id] = ABSENT
         counted_N = targets_N != IGNORE_INDEX
         last_N = np.where(counted_N, targets_N, after_N)
-        goes_on_N = (after_N != ABSENT) & (after_N == last_N)
         table.counts[0][:] = np.bincount(targets_N[counted_N], minlength=vocab_size)
-        contexts_N = inputs_N
-        index = np.flatnonzero(last_N != ABSENT)
-        for level in range(1, order):
-            index = index[contexts_N[index] != ABSENT]
-            table.keys[level], nodes = _unique(contexts_N[index] * vocab_size + last_N[index])
-            counted = nodes[counted_N[index]]
-            table.counts[level] = np.bincount(counted, minlength=len(table.keys[level]))
-            # What ends in this target is the context of the next, one token longer.
-            goes_on = goes_on_N[index]
-            contexts_N = np.full(len(inputs_N), ABSENT)
-            contexts_N[index[goes_on] + 1] = nodes[goes_on]
+        goes_on_N = (after_N != ABSENT) & (after_N == last_N)
+        # An n-gram as one number is sorted several times as fast as level upon level.
+        fill = _fill_packed if (vocab_size + 1) ** order < 2**62 else _fill_by_level
+        fill(table, inputs_N, last_N, goes_on_N, counted_N)
         return table
 
     @property
@@ -187,6 +180,78 @@ class NgramTable:
         if len(self.keys[0]) != self.vocab_size:
             raise ValueError(f"{len(self.keys[0])} tokens in place of {self.vocab_size}")
         _ = self.continuations
+
+
+def _fill_by_level(
+    table: NgramTable, inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools
+) -> None:
+    """Levels from 2 up, each from the one below: n-grams of any size."""
+    contexts_N = inputs_N
+    index = np.flatnonzero(last_N != ABSENT)
+    for level in range(1, table.order):
+        index = index[contexts_N[index] != ABSENT]
+        table.keys[level], nodes = _unique(contexts_N[index] * table.vocab_size + last_N[index])
+        counted = nodes[counted_N[index]]
+        table.counts[level] = np.bincount(counted, minlength=len(table.keys[level]))
+        # What ends in this target is the context of the next, one token longer.
+        goes_on = goes_on_N[index]
+        contexts_N = np.full(len(inputs_N), ABSENT)
+        contexts_N[index[goes_on] + 1] = nodes[goes_on]
+
+
+def _fill_packed(table: NgramTable, inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools) -> None:
+    """The same, of n-grams that fit in 62 bits: the longest that begins at each place, as a number whose
+    digits are tokens (0: it has ended), is sorted once; shorter n-grams are its leading digits."""
+    digits, ignored = _sequences(inputs_N, last_N, goes_on_N, counted_N)
+    base, order = table.vocab_size + 1, table.order
+    grams = _grams(digits, base, order)
+    sorted_N = np.sort(grams)
+    sorted_N = sorted_N[np.searchsorted(sorted_N, base ** (order - 1)) :]
+    first = np.flatnonzero(np.diff(sorted_N, prepend=ABSENT))
+    unique_U, times_U = sorted_N[first], np.diff(np.append(first, len(sorted_N)))
+    nodes_U = unique_U // base ** (order - 1) - 1
+    for level in range(1, order):
+        heads_U = unique_U // base ** (order - 1 - level)
+        token_U = heads_U % base - 1
+        exists_U = token_U >= 0
+        new = np.flatnonzero(exists_U & (np.diff(heads_U, prepend=ABSENT) != 0))
+        if not len(new):
+            return
+        table.keys[level] = nodes_U[new] * table.vocab_size + token_U[new]
+        counts = np.add.reduceat(times_U * exists_U, new)
+        # What ends in a target that doesn't count was seen as context only.
+        begins = ignored[ignored >= level] - level
+        context = grams[begins] // base ** (order - 1 - level)
+        context = context[context % base > 0]
+        counts -= np.bincount(np.searchsorted(heads_U[new], context), minlength=len(new))
+        table.counts[level] = counts
+        is_new = np.zeros(len(unique_U), np.int64)
+        is_new[new] = 1
+        nodes_U = np.cumsum(is_new) - 1
+
+
+def _sequences(inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools) -> tuple[Ints, Ints]:
+    """Tokens plus one, a zero after each unbroken sequence; and the places of those that don't count."""
+    ends_N = ~goes_on_N & (inputs_N != ABSENT)
+    closing_N = ends_N & (last_N != ABSENT)
+    room_N = 1 + ends_N + closing_N
+    place_N = np.cumsum(room_N) - room_N
+    digits = np.zeros(int(room_N.sum()), np.int64)
+    digits[place_N] = inputs_N + 1
+    digits[place_N[closing_N] + 1] = last_N[closing_N] + 1
+    goes_on = goes_on_N & (inputs_N != ABSENT) & ~counted_N
+    return digits, place_N[goes_on] + 1
+
+
+def _grams(digits: Ints, base: int, order: int) -> Ints:
+    """The ``order`` digits that begin at each place as one number, zeros from the first zero on."""
+    grams, alive = digits.copy(), digits > 0
+    for ahead in range(1, order):
+        following = np.append(digits[ahead:], np.zeros(min(ahead, len(digits)), np.int64))
+        alive &= following > 0
+        grams *= base
+        grams += following * alive
+    return grams
 
 
 class NgramCounter:

@@ -9,6 +9,7 @@ positions, GELU, biases, tied head.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -72,15 +73,15 @@ def make_norm(config: TransformerConfig) -> nn.Module:
 class Place:
     """Where the queries of one call stand: shared by every layer."""
 
-    bias: Tensor
-    """Added to attention scores, broadcast to (B, H, T, S)."""
+    bias: Tensor | None
+    """Added to attention scores, broadcast to (B, H, T, S); None: causal, nothing else hidden."""
     rotary: tuple[Tensor, Tensor] | None
     position_B: Tensor | None
     """First position of the call in the cache; None without a cache."""
     index_BT: Tensor
-    """Position of each token in its document."""
-    start_BT: Tensor
-    """Position at which each token's document begins."""
+    """Position of each token in its document, broadcast to (B, T)."""
+    start_BT: Tensor | None
+    """Position at which each token's document begins; None where each row is one document."""
 
 
 class Attention(nn.Module):
@@ -148,7 +149,8 @@ class Block(nn.Module):
         if not self.convs:
             return x_BTC, ()
         tail_BKC = None if state is None else state[2 + nth]
-        mixed, tail = self.convs[nth](x_BTC, place.index_BT, tail_BKC)
+        index_BT = None if place.start_BT is None else place.index_BT
+        mixed, tail = self.convs[nth](x_BTC, index_BT, tail_BKC)
         return mixed, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
 
 
@@ -169,6 +171,7 @@ class Transformer(LanguageModel):
         self.dropout = nn.Dropout(config.dropout)
         blocks = [Block(config) for _ in range(config.n_layer)]
         self.blocks = nn.ModuleList(blocks)
+        self._compiled_block: Callable[..., tuple[Tensor, State]] | None = None
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, vocab_size, bias=False)
         self.positions: nn.Embedding | None = None
@@ -180,6 +183,11 @@ class Transformer(LanguageModel):
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
             self._init_modern(blocks)
+
+    def compile_parts(self, wanted: bool = True) -> bool:
+        # One block is compiled for all, in a quarter of the time that four take and hardly less fast.
+        self._compiled_block = torch.compile(Block.__call__) if wanted else None
+        return True
 
     def _init_gpt2(self, blocks: list[Block]) -> None:
         if self.config.tie:
@@ -217,6 +225,8 @@ class Transformer(LanguageModel):
         """Where a call's tokens stand: a boundary begins a document, before which nothing is seen."""
         batch, length = tokens_BT.shape
         position_BT = torch.arange(length, device=tokens_BT.device).expand(batch, -1)
+        if state is None and self.one_document:
+            return Place(None, self._rotary(position_BT[:1]), None, position_BT[:1], None)
         first_B = None if state is None else state[0]
         if first_B is not None:
             position_BT = position_BT + first_B[:, None]
@@ -225,10 +235,12 @@ class Transformer(LanguageModel):
             start_BT = torch.maximum(start_BT, state[1][:, None])
         start_BT = start_BT.cummax(dim=1).values
         bias = visible_bias(position_BT, start_BT, length if state is None else state[2].shape[2])
-        rotary = None
-        if self.positions is None:
-            rotary = (self.cos[position_BT][:, None], self.sin[position_BT][:, None])
-        return Place(bias, rotary, first_B, position_BT - start_BT, start_BT)
+        return Place(bias, self._rotary(position_BT), first_B, position_BT - start_BT, start_BT)
+
+    def _rotary(self, position_BT: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.positions is not None:
+            return None
+        return self.cos[position_BT][:, None], self.sin[position_BT][:, None]
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
@@ -243,12 +255,15 @@ class Transformer(LanguageModel):
         x = self.dropout(x)
         after: list[Tensor] = []
         size = 4 if self.config.has_conv else 2
+        call = self._compiled_block if self.training and self._compiled_block else Block.__call__
         for i, block in enumerate(self.blocks):
             part = None if state is None else state[2 + size * i : 2 + size * (i + 1)]
-            x, part = block(x, place, part)
+            x, part = call(block, x, place, part)
             after.extend(part)
         logits = self.head(self.norm(x))
-        return logits, None if state is None else (state[0] + length, place.start_BT[:, -1], *after)
+        if state is None or place.start_BT is None:
+            return logits, None
+        return logits, (state[0] + length, place.start_BT[:, -1], *after)
 
     def roll(self, state: State, keep: int) -> State | None:
         """Rotary positions are relative: what is kept moves to the front and is turned back as far.

@@ -24,15 +24,25 @@ def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> Non
     cache_BHCD.transpose(1, 2)[rows, columns] = new_BHTD.transpose(1, 2).to(cache_BHCD.dtype)
 
 
-def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D).
+def causal_bias(length: int, device: torch.device) -> Tensor:
+    """(1, 1, T, T) float32: 0 for keys up to a query's own position."""
+    position_1T = torch.arange(length, device=device)[None]
+    return visible_bias(position_1T, torch.zeros_like(position_1T), length)
 
-    On CPU plain products beat the fused kernel, whose backward pass is slow at short contexts.
+
+def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D); causal without a ``bias``.
+
+    On CPU plain products beat the fused kernel, whose backward pass is slow at short contexts. On a GPU
+    it is the other way round, and the fastest kernels (Dao et al. 2022) know no mask but the causal one.
     """
     if q_BHTD.device.type != "cpu":
+        mask = None if bias is None else bias.to(q_BHTD.dtype)
         return F.scaled_dot_product_attention(
-            q_BHTD, k_BHSD, v_BHSD, attn_mask=bias.to(q_BHTD.dtype), dropout_p=dropout
+            q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, dropout_p=dropout, is_causal=bias is None
         )
+    if bias is None:
+        bias = causal_bias(q_BHTD.shape[2], q_BHTD.device)
     scores = (q_BHTD / math.sqrt(q_BHTD.shape[-1])) @ k_BHSD.transpose(-2, -1)
     weights = torch.softmax(scores + bias, dim=-1)
     if dropout:

@@ -19,10 +19,13 @@ class ShortConv(nn.Module):
         self.width = width
         self.weight = nn.Parameter(torch.zeros(width, channels))
 
-    def forward(self, x_BTC: Tensor, index_BT: Tensor, tail_BKC: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BTC: Tensor, index_BT: Tensor | None, tail_BKC: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """The sum, (B, T, C), and the last ``width - 1`` inputs, which the next call's tail is.
 
-        ``index_BT`` is each token's position in its document, beyond whose start nothing is seen.
+        ``index_BT`` is each token's position in its document, beyond whose start nothing is seen; None
+        where each row is one document.
         """
         length = x_BTC.shape[1]
         if tail_BKC is None:
@@ -33,6 +36,8 @@ class ShortConv(nn.Module):
         out = x_BTC + x_BTC * weight[0]
         for back in range(1, self.width):
             begin = self.width - 1 - back
-            before = long[:, begin : begin + length] * (index_BT >= back)[..., None]
+            before = long[:, begin : begin + length]
+            if index_BT is not None:
+                before = before * (index_BT >= back)[..., None]
             out = out + before * weight[back]
         return out, long[:, length:]

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Ints
 from makemore.sampling.choice import SampleParams, distribution
-from makemore.sampling.decoding import Ints, make_decoder
+from makemore.sampling.decoding import make_decoder
 
 
 class Hypothesis(NamedTuple):

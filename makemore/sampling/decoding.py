@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from makemore.models.base import LanguageModel, MixtureModel
+from makemore.models.steppers import Floats, Ints, Stepper
 from makemore.types import State
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+PIECE = 4096
+"""Tokens of a prompt that are read in one call."""
+TWINS = np.zeros(2, np.int64)
+"""The only row, twice."""
 
 
 class Decoder(ABC):
@@ -49,71 +53,88 @@ class ModelDecoder(Decoder):
         self.model = model
         self.limit = None if model.streams else model.max_len
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
-        self.recent = list(prompt_BT.T) if self.limit is None else list(prompt_BT.T[-self.limit :])
+        self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
         self.stepper = model.stepper() if fast and model.device.type == "cpu" else None
         self.draws = self.stepper is not None and self.stepper.can_draw
+        self.rows = len(prompt_BT)
+        self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
+        self.used = 0
+        """Tokens that the context holds."""
         self.state: State = ()
 
     def start(self) -> Floats:
-        if self.limit is not None and len(self.recent) >= self.limit:
-            self._forget()
-        tokens_BT = np.stack(self.recent, axis=1)
-        if self.limit is None:
-            self.recent = []
-        with torch.inference_mode():
-            self.state = self.model.init_state(len(tokens_BT), self.capacity)
-        self.used = 0
-        logits_BV = self._feed(tokens_BT)
+        self._begin()
+        # In pieces, as nobody asks for all of a long prompt's logits.
+        for i in range(0, self.prompt_BT.shape[1], PIECE):
+            logits_BV = self._feed(self.prompt_BT[:, i : i + PIECE])
         if self.stepper is not None:
-            self.stepper.load(self.state)
-            self.state = ()
+            self._hand_over(self.stepper)
         return logits_BV
+
+    def _begin(self) -> None:
+        with torch.inference_mode():
+            self.state = self.model.init_state(self.rows, self.capacity)
+        self.used = 0
 
     def _feed(self, tokens_BT: Ints) -> Floats:
         with torch.inference_mode():
-            tokens = torch.from_numpy(tokens_BT).to(self.model.device)
+            tokens = torch.from_numpy(np.ascontiguousarray(tokens_BT)).to(self.model.device)
             logits, state = self.model(tokens, self.state)
             assert state is not None
             self.state, self.used = state, self.used + tokens.shape[1]
             return logits[:, -1].float().cpu().numpy()
 
-    def _forget(self) -> None:
-        assert self.limit is not None
-        self.recent = self.recent[-max(1, self.limit // 2) :]
-
-    def _roll(self) -> bool:
-        assert self.limit is not None
-        half = self.limit // 2
-        if self.stepper is not None:
-            rolled = self.stepper.roll(half)
-        else:
-            with torch.inference_mode():
-                state = self.model.roll(self.state, half)
-            rolled = state is not None
-            self.state = state or ()
-        self.used = half
-        return rolled
+    def _hand_over(self, stepper: Stepper) -> None:
+        stepper.load(self.state)
+        self.state = ()
+        if self.rows == 1 and stepper.twins:
+            stepper.keep(TWINS)
 
     def step(self, ids_B: Ints) -> Floats:
         if self.limit is not None:
             self.recent.append(ids_B)
             if self.used >= self.capacity:
-                self._forget()
-                if not self._roll():
-                    return self.start()
+                return self._renew(self.limit // 2)
+        return self._step(ids_B)
+
+    def _step(self, ids_B: Ints) -> Floats:
         if self.stepper is None:
             return self._feed(ids_B[:, None])
         self.used += 1
+        if self.rows == 1 and self.stepper.twins:
+            return self.stepper.step(ids_B.take(TWINS))[:1]
         return self.stepper.step(ids_B)
+
+    def _renew(self, half: int) -> Floats:
+        """Let go of all but half a context, and step on."""
+        if self._roll(half):
+            self.used = half
+            return self._step(self.recent[-1])
+        self._begin()
+        kept = list(self.recent)[-max(1, half) :]
+        if self.stepper is None:
+            return self._feed(np.stack(kept, axis=1))
+        self._hand_over(self.stepper)
+        return [self._step(ids_B) for ids_B in kept][-1]
+
+    def _roll(self, keep: int) -> bool:
+        if self.stepper is not None:
+            return self.stepper.roll(keep)
+        with torch.inference_mode():
+            state = self.model.roll(self.state, keep)
+        self.state = state or ()
+        return state is not None
 
     def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
         assert self.stepper is not None
         return self.stepper.draw(uniform_B)
 
     def keep(self, rows_K: Ints) -> None:
-        self.recent = [ids_B[rows_K] for ids_B in self.recent]
+        self.rows = len(rows_K)
+        for i, ids_B in enumerate(self.recent):
+            self.recent[i] = ids_B[rows_K]
         if self.stepper is not None:
-            self.stepper.keep(rows_K)
+            self.stepper.keep(rows_K.take(TWINS) if self.rows == 1 and self.stepper.twins else rows_K)
         rows = torch.from_numpy(rows_K).to(self.model.device)
         self.state = tuple(part[rows] for part in self.state)
 

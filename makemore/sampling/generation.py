@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.base import LanguageModel
+from makemore.models.steppers import Ints
 from makemore.sampling.choice import Noise, SampleParams, choose
-from makemore.sampling.decoding import Ints, make_decoder
+from makemore.sampling.decoding import make_decoder
 
 Ends = Callable[[int, int], bool]
 
@@ -21,24 +22,29 @@ def generate(
     params: SampleParams,
     stop_ids: NDArray[np.int64] | None = None,
     seed: int = 0,
-    first_sample: int = 0,
+    samples: range | None = None,
     ends: Ends | None = None,
     fast: bool = True,
 ) -> Iterator[Ints]:
     """Yields ids (B,), up to ``n`` times; -1 in rows that ended before.
 
-    ``prompt_BT``: int64, at least one token. A row ends with any of ``stop_ids``, or where
-    ``ends(row, id)`` says so; ended rows leave the batch. Rows are samples ``first_sample`` onwards of
-    ``seed``. ``fast=False``: by ``forward`` alone.
+    ``prompt_BT``: int64, at least one token; one row for each sample, or one that all go on from.
+    Rows are the ``samples`` (by default from 0) of ``seed``, each the same in any batch. A row ends
+    with any of ``stop_ids``, or where ``ends(row, id)`` says so; ended rows leave the batch.
+    ``fast=False``: by ``forward`` alone.
     """
     model.eval()
-    rows = len(prompt_BT)
-    noise = Noise(seed, range(first_sample, first_sample + rows))
+    samples = range(len(prompt_BT)) if samples is None else samples
+    rows = len(samples)
+    noise = Noise(seed, samples)
     decoder = make_decoder(model, prompt_BT, prompt_BT.shape[1] + n, fast)
     stops_V = _table(stop_ids, model.vocab_size)
     draws = decoder.draws and params.plain
     alive = np.arange(rows)
     logits_BV = decoder.start()
+    if len(prompt_BT) < rows:
+        decoder.keep(np.zeros(rows, np.int64))
+        logits_BV = logits_BV.repeat(rows, axis=0)
     for step in range(n):
         ids = decoder.draw(noise.next()) if draws else choose(logits_BV, params, noise.next())
         if len(alive) == rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.checkpoint import CONFIG
-from makemore.datasets import find_input
+from makemore.datasets import open_input
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.types import Score
@@ -103,7 +103,7 @@ def _compare_rungs(
     for name in names:
         if not MODELS.get(name).standalone:
             raise UserError(f"a {name} is made of trained runs; name them, or another rung")
-    stem = find_input(request.inputs[0]).stem
+    stem = open_input(request.inputs[:1]).stem
     rows = []
     for name in names:
         folder = Path("checkpoints") / f"{stem}-compare" / name

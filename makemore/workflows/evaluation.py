@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from makemore.corpus.documents import SPLITS
-from makemore.corpus.source import read_text
-from makemore.corpus.splits import encode_documents
+from makemore.corpus.splits import encode_whole
 from makemore.errors import UserError, unknown_name
 from makemore.scoring import Progress, score
 from makemore.types import Score, Split
@@ -29,9 +28,7 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        text = read_text(file, run.config["corpus"]["encoding"])
-        documents = [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
-        return encode_documents(file.name, documents, run.mode, run.tokenizer)
+        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer)
     return run.corpus(file).split(split or "val")
 
 

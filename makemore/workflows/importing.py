@@ -6,10 +6,10 @@ from pathlib import Path
 
 from makemore.checkpoint import RunDir
 from makemore.config import CorpusConfig, TrainConfig, override
-from makemore.corpus.documents import make_documents
-from makemore.corpus.source import read_text
+from makemore.corpus.documents import SPLITS, make_documents
 from makemore.corpus.splits import make_corpus
-from makemore.datasets import find_input
+from makemore.corpus.text import store_text
+from makemore.datasets import open_input
 from makemore.errors import UserError
 from makemore.foreign.pickled import MAKEMORE_HEADS, from_makemore, from_nanogpt, is_nanogpt, read_checkpoint
 from makemore.models import MODELS
@@ -27,22 +27,23 @@ def import_checkpoint(
     checkpoint can't be read, doesn't fit the text, or ``out`` is taken.
     """
     found = read_checkpoint(checkpoint)
-    path = find_input(text)
+    source = open_input((text,))
     config = CorpusConfig(mode="text" if is_nanogpt(found) else "lines")
-    documents = make_documents(read_text(path), config)
+    stored = store_text(source)
+    pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
     if is_nanogpt(found):
-        foreign = from_nanogpt(found, documents.text)
+        foreign = from_nanogpt(found, pieces)
     else:
-        foreign = from_makemore(found, documents.text, n_head or MAKEMORE_HEADS)
-    folder = RunDir(out or Path("checkpoints") / f"{path.stem}-imported")
+        foreign = from_makemore(found, pieces, n_head or MAKEMORE_HEADS)
+    folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
     if folder.occupied and not overwrite:
         raise UserError(f"{folder.path} is there already; add --overwrite or name another --out")
-    corpus = make_corpus(documents, foreign.tokenizer)
+    corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
     model = make_model(kind, override(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
     begin_with(model, foreign)
     request = TrainRequest(text, foreign.model, foreign.spelling, folder.path, init_from=checkpoint)
-    plan = plan_run(request, folder, path, model, corpus, TrainConfig(), config.encoding)
+    plan = plan_run(request, folder, source, model, corpus, TrainConfig(), config)
     if folder.occupied:
         folder.clear()
     run_id = folder.create(config_file(plan), foreign.tokenizer.to_dict())

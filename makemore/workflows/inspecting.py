@@ -16,6 +16,7 @@ from torch import Tensor
 
 from makemore.checkpoint import write_bytes
 from makemore.config import TrainConfig, override
+from makemore.corpus.source import find_source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.inspection import (
@@ -37,7 +38,7 @@ from makemore.inspection.subject import Picture, Subject, Update, Verdict
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.trainer import Trainer
-from makemore.workflows.runs import Run
+from makemore.workflows.runs import Run, corpus_config_of, saved_paths
 from makemore.workflows.training import Plan, TrainRequest, make_loader, make_model, make_trainer, plan_run
 
 DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
@@ -176,8 +177,8 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     settings = override(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, settings, run.tokenizer, train.seed)
     request = TrainRequest(None, config["model"]["name"], config["tokenizer"], run.folder.path)
-    path = Path(config["corpus"]["path"])
-    return plan_run(request, run.folder, path, model, corpus, train, config["corpus"]["encoding"])
+    source = find_source(*saved_paths(config))
+    return plan_run(request, run.folder, source, model, corpus, train, corpus_config_of(config))
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from makemore.datasets import find_input
 from makemore.errors import UserError
 from makemore.learners import GradientLearner
 from makemore.trainer import Record
-from makemore.workflows.training import Observer, Plan, Silent, TrainRequest, make_trainer, prepare
+from makemore.workflows.training import Observer, Plan, Silent, TrainRequest, make_trainer, prepare, source_of
 
 SMOOTHING = 0.9
 DIVERGED = 1.1
@@ -145,7 +144,7 @@ def find_rate(request: SweepRequest, observer: Observer | None = None) -> Sweep:
 
 
 def _default_picture(training: TrainRequest) -> Path:
-    return Path("checkpoints") / f"{find_input(training.input).stem}-{training.model}-lr.png"
+    return Path("checkpoints") / f"{source_of(training).stem}-{training.model}-lr.png"
 
 
 def _range(request: SweepRequest, peak: float) -> tuple[float, float]:

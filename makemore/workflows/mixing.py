@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from makemore.checkpoint import RunDir
+from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.scoring import fit_weights, mix_nats, score, summarise, token_nats
 from makemore.types import Score
 from makemore.workflows.runs import Run, load, versions
+from makemore.workflows.seen import remember_lines
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     model = _model(runs, weights_K)
     if folder.occupied:
         folder.clear()
-    _save(folder, runs, model)
+    _save(folder, runs, model, corpus)
     run = load(out, device)
     sizes = run.tokenizer.token_bytes()
     test = corpus.splits["test"]
@@ -95,7 +97,7 @@ def _model(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
     return model
 
 
-def _save(folder: RunDir, runs: Sequence[Run], model: Mixture) -> None:
+def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
     first = runs[0].config
     config = {
         "model": {"name": "mixture", "settings": dataclasses.asdict(model.config)},
@@ -105,6 +107,8 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture) -> None:
         "versions": versions(),
     }
     run_id = folder.create(config, runs[0].tokenizer.to_dict())
+    if corpus.mode == "lines":
+        remember_lines(folder, run_id, corpus.train_lines)
     folder.write_model(model.state_dict(), run_id)
 
 

@@ -41,6 +41,10 @@ class Several:
         for observer in self.observers:
             observer.record(record)
 
+    def encoding(self, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.encoding(done, total)
+
     def scoring(self, done: int, total: int) -> None:
         for observer in self.observers:
             observer.scoring(done, total)
@@ -72,6 +76,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, record.step)
         self._writer.flush()
 
+    def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
 
     def close(self) -> None:
@@ -107,6 +112,7 @@ class WandB:
     def record(self, record: Record) -> None:
         self._run.log({**curves(record), "tokens": record.tokens}, step=record.step)
 
+    def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
 
     def close(self) -> None:

@@ -61,7 +61,8 @@ def _drawn(run: Run, request: SampleRequest, prompt: NDArray[np.int64], index: i
         return request.stop is not None and request.stop in run.tokenizer.decode(ids)
 
     n, stops = new_tokens(run, request), line_ends(run)
-    steps = generate(run.model, prompt[None], n, request.params, stops, request.seed, index, ends)
+    samples = range(index, index + 1)
+    steps = generate(run.model, prompt[None], n, request.params, stops, request.seed, samples, ends)
     for step in steps:
         ids.append(int(step[0]))
     return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from makemore.checkpoint import RunDir
 from makemore.config import CorpusConfig, override
 from makemore.corpus.documents import Documents, Mode, make_documents
-from makemore.corpus.source import read_text
+from makemore.corpus.source import find_source
 from makemore.corpus.splits import Corpus, make_corpus
+from makemore.corpus.text import Text, store_text
 from makemore.device import pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
@@ -27,6 +29,19 @@ def build_model(name: str, settings: dict[str, Any], vocab_size: int, boundary_i
     """A fresh model. Raises UserError for an unknown name or setting."""
     kind = MODELS.get(name)
     return kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id)
+
+
+def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
+    """How a run's text was split, from its settings."""
+    corpus = config["corpus"]
+    split = corpus.get("split", ",".join(map(str, corpus["shares"])))
+    return CorpusConfig(corpus["mode"], split, corpus["encoding"], bool(corpus.get("dedupe", False)))
+
+
+def saved_paths(config: dict[str, Any]) -> list[str]:
+    """Where a run's text came from."""
+    corpus = config["corpus"]
+    return [str(path) for path in corpus.get("paths") or [corpus["path"]]]
 
 
 @dataclass(frozen=True)
@@ -46,24 +61,36 @@ class Run:
     def mode(self) -> Mode:
         return self.config["corpus"]["mode"]
 
+    def text(self, path: Path | None = None) -> Text:
+        """The text it was trained on, or another. Raises UserError where it is gone or unreadable."""
+        paths = [str(path)] if path is not None else saved_paths(self.config)
+        if path is None and paths == ["-"]:
+            raise UserError(f"{self.name} was trained on standard input, which is gone; name a file")
+        if path is None and any("://" not in p and not Path(p).exists() and not has_magic(p) for p in paths):
+            raise UserError(f"{paths[0]}, which {self.name} was trained on, is gone; name the file")
+        return store_text(find_source(*paths), self.config["corpus"]["encoding"])
+
     def documents(self, path: Path | None = None) -> Documents:
         """The text it was trained on (or another), split as it was then.
 
         Raises UserError where the text is gone or has changed since.
         """
-        corpus = self.config["corpus"]
-        config = CorpusConfig(self.mode, ",".join(map(str, corpus["shares"])), corpus["encoding"])
-        source = path or Path(corpus["path"])
-        if path is None and not source.is_file():
-            raise UserError(f"{source}, which {self.name} was trained on, is gone; name the file")
-        documents = make_documents(read_text(source, config.encoding), config)
-        if path is None and any(documents.digest(s) != d for s, d in corpus["digests"].items()):
-            raise UserError(f"{source} has changed since {self.name} was trained; name the file to score")
+        documents = make_documents(self.text(path), corpus_config_of(self.config))
+        if path is None:
+            self._check({name: documents.digest(name) for name in documents.spans})
         return documents
 
     def corpus(self, path: Path | None = None) -> Corpus:
         """As ``documents``, in this run's tokens."""
-        return make_corpus(self.documents(path), self.tokenizer)
+        corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
+        if path is None:
+            self._check(corpus.digests)
+        return corpus
+
+    def _check(self, digests: dict[str, str]) -> None:
+        if digests != self.config["corpus"]["digests"]:
+            source = saved_paths(self.config)[0]
+            raise UserError(f"{source} has changed since {self.name} was trained; name the file to score")
 
     def generate(
         self,

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from makemore.checkpoint import RunDir, read_tensors, write_tensors
+from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.workflows.generation import SampleRequest, sample
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
 
-SEEN = "seen.safetensors"
 TRIES = 100
 """Samples made for each that is asked for, before giving up."""
+
+MOST_REMEMBERED = 2_000_000
+"""Training lines of which a run keeps hashes; a run on more needs its text."""
 
 
 def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
@@ -28,10 +30,15 @@ def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
     return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
 
 
-def write_seen(folder: RunDir, run_id: str, lines: Iterable[str]) -> None:
-    """Keep the hashes of the training lines with a run, 8 bytes a distinct line."""
-    sorted_U = np.unique(hashes(lines))
-    write_tensors(folder.path / SEEN, {"hashes": torch.from_numpy(sorted_U)}, run_id)
+def remember_lines(folder: RunDir, run_id: str, lines: Callable[[], Iterator[list[str]]]) -> None:
+    """Keep the hashes of the training lines with a run, 8 bytes a distinct line, unless they are too many."""
+    hashed, n_lines = [np.zeros(0, np.int64)], 0
+    for some in lines():
+        n_lines += len(some)
+        if n_lines > MOST_REMEMBERED:
+            return
+        hashed.append(hashes(some))
+    folder.write_seen(torch.from_numpy(np.unique(np.concatenate(hashed))), run_id)
 
 
 class SeenLines:
@@ -55,9 +62,8 @@ def seen_lines(run: Run) -> SeenLines:
         raise UserError(
             "--novel-only compares whole lines, and this run's text is one document; see sample --report"
         )
-    if (run.folder.path / SEEN).is_file():
-        return SeenLines(read_tensors(run.folder.path / SEEN, run.config["run_id"])["hashes"].numpy())
-    return SeenLines(np.unique(hashes(run.documents().parts["train"])))
+    kept = run.folder.read_seen(run.config["run_id"])
+    return SeenLines(np.unique(hashes(run.documents().all("train"))) if kept is None else kept.numpy())
 
 
 def novel(run: Run, request: SampleRequest) -> Iterator[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from makemore.checkpoint import RunDir
 from makemore.config import Recipe, override
+from makemore.corpus.splits import Corpus
+from makemore.corpus.text import Text
 from makemore.errors import UserError
 from makemore.foreign.hf import Foreign, is_hugging_face, read_gpt2
 from makemore.models import MODELS
@@ -22,23 +24,36 @@ def model_name(folder: Path) -> str:
     return "transformer" if is_hugging_face(folder) else RunDir(folder).read_config()["model"]["name"]
 
 
-def read_start(folder: Path) -> Foreign:
-    """Model and tokenizer of a run or a Hugging Face folder. Raises UserError where there is neither."""
-    if is_hugging_face(folder):
-        return read_gpt2(folder)
+def read_start(folder: Path, model: str) -> Foreign:
+    """Model and tokenizer of a run or a Hugging Face folder.
+
+    Raises UserError where there is neither, or another rung than ``model``.
+    """
+    start = read_gpt2(folder) if is_hugging_face(folder) else _of_run(folder)
+    if start.model != model:
+        raise UserError(f"{folder} holds a {start.model}, not a {model}")
+    return start
+
+
+def _of_run(folder: Path) -> Foreign:
     run = load(folder, "cpu")
-    settings = run.config["model"]["settings"]
+    kept = run.config["model"]
     return Foreign(
-        run.config["model"]["name"], settings, run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
+        kept["name"], kept["settings"], run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
     )
 
 
-def refuse_text(start: Foreign, text: str) -> None:
-    """Raises UserError for a text with characters that the model has no row for."""
-    unknown = sorted(start.tokenizer.unspellable(text))
-    if unknown:
-        shown = " ".join(map(repr, unknown[:8])) + (f" and {len(unknown) - 8} more" if unknown[8:] else "")
-        raise UserError(f"the model to start from has no token for {shown}; leave them out of the text")
+def refuse_unspellable(corpus: Corpus, text: Text) -> None:
+    """Raises UserError for a text with characters that the model to start from has no token for."""
+    lost = (split.unspellable_D for split in corpus.splits.values())
+    if not any(split_D is not None and split_D.any() for split_D in lost):
+        return
+    found: set[str] = set()
+    for piece in text.pieces():
+        found |= corpus.tokenizer.unspellable(piece)
+    unknown = sorted(found - {"\n"} if corpus.mode == "lines" else found)
+    shown = " ".join(map(repr, unknown[:8])) + (f" and {len(unknown) - 8} more" if unknown[8:] else "")
+    raise UserError(f"the model to start from has no token for {shown}; leave them out of the text")
 
 
 def begin_with(model: LanguageModel, start: Foreign) -> None:

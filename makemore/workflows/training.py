@@ -16,31 +16,33 @@ import torch
 from makemore import parallel
 from makemore.checkpoint import STATES, RunDir
 from makemore.config import CorpusConfig, CorpusFacts, TrainConfig, override, sections
-from makemore.corpus.documents import make_documents
 from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
-from makemore.corpus.source import read_text
+from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
-from makemore.datasets import find_input
-from makemore.device import keep_compiled, pick_compile, pick_device, pick_precision
+from makemore.corpus.text import store_text
+from makemore.datasets import open_input
+from makemore.device import keep_compiled, memory_of, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
-from makemore.foreign.hf import Foreign
 from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.scoring import quick_loss, score
 from makemore.sharding import shard
-from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
+from makemore.tokenizers import TOKENIZERS, Tokenizer, tokenizer_from_dict
 from makemore.trainer import Record, Trainer
 from makemore.types import Score
 from makemore.workflows.generation import SampleRequest, sample
-from makemore.workflows.runs import Run, load, versions
-from makemore.workflows.starting import begin_with, read_start, refuse_text, started_recipe
+from makemore.workflows.runs import Run, corpus_config_of, load, versions
+from makemore.workflows.seen import remember_lines
+from makemore.workflows.starting import begin_with, read_start, refuse_unspellable, started_recipe
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
 """Training time where neither steps nor time are given."""
-CONTEXT_CHARS = 256
 SAMPLES_SHOWN = 10
+LARGE_VOCABULARY = 4096
+BYTES_PER_PARAMETER = 16
+"""Weights, gradients, and two moments of the optimizer, in float32."""
 HELD_OUT_TOKENS = 65536
 
 
@@ -68,6 +70,9 @@ class Observer(Protocol):
     def record(self, record: Record) -> None:
         """Progress."""
 
+    def encoding(self, done: int, total: int) -> None:
+        """Progress of turning text into tokens, in characters."""
+
     def scoring(self, done: int, total: int) -> None:
         """Progress of the final score, in tokens."""
 
@@ -78,6 +83,7 @@ class Silent:
     def note(self, text: str) -> None: ...
     def start(self, plan: Plan) -> None: ...
     def record(self, record: Record) -> None: ...
+    def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
 
 
@@ -85,7 +91,8 @@ class Silent:
 class TrainRequest:
     """What to train. ``settings``: ``section.key=value`` strings, the last word."""
 
-    input: str | None = None
+    input: str | tuple[str, ...] | None = None
+    """One or several of what ``makemore train`` takes; none is the list that ships with the project."""
     model: str = "transformer"
     tokenizer: str = "char"
     out: Path | None = None
@@ -106,13 +113,13 @@ class Plan:
     """Everything resolved: what will be trained, on what, how, and where to."""
 
     folder: RunDir
-    path: Path
+    source: Source
     model_name: str
     model: LanguageModel
     tokenizer_spec: str
     corpus: Corpus
     train: TrainConfig
-    encoding: str
+    corpus_config: CorpusConfig
     device: torch.device
     precision: torch.dtype
     compiled: bool
@@ -178,10 +185,16 @@ def _asked(request: TrainRequest) -> dict[str, dict[str, Any]]:
     return asked
 
 
-def run_folder(request: TrainRequest, path: Path) -> Path:
+def source_of(request: TrainRequest) -> Source:
+    """The text that a request names. Raises UserError where it isn't there."""
+    names = (request.input,) if isinstance(request.input, str) else request.input or ()
+    return open_input(names)
+
+
+def run_folder(request: TrainRequest, source: Source) -> Path:
     """Where a request's run lives."""
     tuned = "-tuned" if request.init_from else ""
-    return request.out or Path("checkpoints") / f"{path.stem}-{request.model}{tuned}"
+    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
 def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
@@ -211,20 +224,22 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"a {request.model} is made of trained runs: makemore mix RUN RUN --out DIR")
     TOKENIZERS.path(request.tokenizer.partition(":")[0])
     asked = _asked(request)
-    path = find_input(request.input)
-    folder = RunDir(run_folder(request, path))
+    source = source_of(request)
+    folder = RunDir(run_folder(request, source))
     if folder.occupied and not request.overwrite:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
-    documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
-    start = _start(request, documents.text)
-    tokenizer = start.tokenizer if start else fit_tokenizer(request.tokenizer, documents.text)
-    corpus = make_corpus(documents, tokenizer)
-    if min(len(s.tokens_N) for n, s in corpus.splits.items() if documents.parts[n]) < 2:
-        raise UserError(f"{path} is too short for its splits: one of them has a single token")
-    if documents.blank_lines:
-        observer.note(f"{documents.blank_lines:,} blank lines left out")
+    text = store_text(source, corpus_config.encoding)
+    start = read_start(request.init_from, request.model) if request.init_from else None
+    tokenizer = start.tokenizer if start else request.tokenizer
+    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    if start:
+        refuse_unspellable(corpus, text)
+    if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
+        raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
+    for note in _notes(source, corpus):
+        observer.note(note)
     device = pick_device(str(asked["train"].get("device", "auto")))
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
     if start:
@@ -232,25 +247,35 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         recipe = started_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
+    if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
+        train = dataclasses.replace(train, max_time=None)  # one pass, however long
     if _sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
         observer.note("adamw in place of muon, which needs whole matrices")
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
+    _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         begin_with(model, start)
-    return plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+    return plan_run(request, folder, source, model, corpus, train, corpus_config)
 
 
-def _start(request: TrainRequest, text: str) -> Foreign | None:
-    """What to start from, if anything. Raises UserError where it doesn't fit the request or the text."""
-    if request.init_from is None:
-        return None
-    start = read_start(request.init_from)
-    if start.model != request.model:
-        raise UserError(f"{request.init_from} holds a {start.model}, not a {request.model}")
-    refuse_text(start, text)
-    return start
+def _notes(source: Source, corpus: Corpus) -> list[str]:
+    """What is worth knowing of a text and its tokenizer."""
+    notes = [corpus.note, corpus.tokenizer.note]
+    if source.skipped:
+        notes.append(f"{source.skipped:,} files that aren't text left out")
+    if corpus.blank_lines:
+        notes.append(f"{corpus.blank_lines:,} blank lines left out")
+    if corpus.capped:
+        held_out = sum(len(corpus.splits[name].starts_D) for name in ("val", "test"))
+        unit = (
+            f"{held_out:,} lines"
+            if corpus.mode == "lines"
+            else f"{corpus.splits['val'].chars:,} characters each"
+        )
+        notes.append(f"val and test kept to {unit}; --split asks for shares")
+    return [note for note in notes if note]
 
 
 def _sharded(train: TrainConfig) -> bool:
@@ -266,6 +291,28 @@ def _fit_context(
         observer.note(f"block_size shrinks from {model_config.block_size} to {room}: the text is no longer")
         model_config = dataclasses.replace(model_config, block_size=room)
     return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
+
+
+def _tell_cost(
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
+) -> None:
+    """Say what a model with rows for a large vocabulary takes, before memory is asked for.
+
+    Raises UserError where that is more than the machine has.
+    """
+    if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
+        return
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in kind(config, tokenizer.vocab_size, 0).parameters())
+    needed = parameters * BYTES_PER_PARAMETER / 1e9
+    cost = (
+        f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
+    )
+    room = memory_of(device)
+    if room is not None and needed > room:
+        raise UserError(f"{cost}, and there are {room:.1f}; choose a smaller vocabulary, such as bpe:512")
+    if needed >= 1:
+        observer.note(cost)
 
 
 def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int) -> LanguageModel:
@@ -287,11 +334,11 @@ def make_model(kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, see
 def plan_run(
     request: TrainRequest,
     folder: RunDir,
-    path: Path,
+    source: Source,
     model: LanguageModel,
     corpus: Corpus,
     train: TrainConfig,
-    encoding: str,
+    corpus_config: CorpusConfig,
 ) -> Plan:
     """The rest of a plan, which follows from model and recipe."""
     if not model.streams and model.max_len and train.block_size > model.max_len:
@@ -301,13 +348,13 @@ def plan_run(
     device = pick_device(train.device)
     return Plan(
         folder,
-        path,
+        source,
         request.model,
         model,
         request.tokenizer,
         corpus,
         train,
-        encoding,
+        corpus_config,
         device,
         pick_precision(train, device),
         pick_compile(train, device, model.compiles) and not _sharded(train),
@@ -316,22 +363,24 @@ def plan_run(
 
 
 def config_file(plan: Plan) -> dict[str, Any]:
-    documents = plan.corpus.documents
-    split = plan.corpus.splits["train"]
+    """What a run says of itself."""
+    corpus, split = plan.corpus, plan.corpus.splits["train"]
     return {
         "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
         "tokenizer": plan.tokenizer_spec,
         "corpus": {
-            "path": str(plan.path.resolve()),
-            "name": plan.path.stem,
-            "mode": documents.mode,
-            "reason": documents.reason,
-            "shares": list(documents.shares),
-            "encoding": plan.encoding,
-            "digests": {name: documents.digest(name) for name in documents.parts},
-            "tokens": {name: len(s.tokens_N) for name, s in plan.corpus.splits.items()},
+            "paths": plan.source.saved(),
+            "name": plan.source.stem,
+            "mode": corpus.mode,
+            "reason": corpus.reason,
+            "shares": list(corpus.shares),
+            "split": plan.corpus_config.split,
+            "dedupe": plan.corpus_config.dedupe,
+            "encoding": plan.corpus_config.encoding,
+            "digests": corpus.digests,
+            "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
             "longest_document": int((split.ends_D - split.starts_D).max()),
-            "context": _last_lines(documents.parts["train"][-1]) if documents.mode == "text" else "",
+            "context": corpus.context,
         },
         "train": dataclasses.asdict(plan.train),
         "init_from": plan.init_from,
@@ -344,13 +393,6 @@ def config_file(plan: Plan) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": versions(),
     }
-
-
-def _last_lines(text: str) -> str:
-    """The end of a text, up to its last line end if it has one nearby: what samples go on from."""
-    tail = text[-2 * CONTEXT_CHARS :]
-    end = tail.rfind("\n") + 1
-    return tail[:end][-CONTEXT_CHARS:] if end > CONTEXT_CHARS // 4 else tail[-CONTEXT_CHARS:]
 
 
 def make_loader(plan: Plan) -> Loader:
@@ -369,6 +411,7 @@ def make_loader(plan: Plan) -> Loader:
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Model on its device, learner, loader and evaluation, ready to fit."""
     plan.model.to(plan.device)
+    plan.model.one_document = plan.train.loader in ("windows", "documents")
     if _sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
@@ -398,7 +441,7 @@ def train(
     Raises UserError for what the user can mend, before anything is written. Of several processes all
     but the first raise Helped at the end.
     """
-    with parallel.session():
+    with parallel.session(stop):
         main = parallel.is_main()
         if observer is None or not main:
             observer = Silent()
@@ -413,7 +456,7 @@ def _after_restart(request: TrainRequest) -> TrainRequest:
     """Go on with what torchrun's attempt before this one has begun, from its last state if it has one."""
     if not (parallel.size() > 1 and parallel.is_main() and parallel.restarted()):
         return request
-    folder = RunDir(run_folder(request, find_input(request.input)))
+    folder = RunDir(run_folder(request, source_of(request)))
     if not folder.exists or folder.read_config().get("launch") != parallel.launch_id():
         return request
     saved = any((folder.path / STATES).glob("*/state.json"))
@@ -429,6 +472,8 @@ def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) 
         if plan.folder.occupied:
             plan.folder.clear()
         run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict())
+        if plan.corpus.mode == "lines":
+            remember_lines(plan.folder, run_id, plan.corpus.train_lines)
     if plan.init_from:
         _judge_start(plan, trainer, run_id, observer)
     return _fit(plan, trainer, run_id, observer)
@@ -531,30 +576,30 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     """Go on where a run stopped; a larger budget may be given, other settings may not change."""
     MODELS.path(request.model)
     asked = _asked(request)
-    path = find_input(request.input)
-    folder = RunDir(run_folder(request, path))
+    source = source_of(request)
+    folder = RunDir(run_folder(request, source))
     # Only the first process need have the run on its disk.
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
     budget: dict[str, Any] = {
         k: asked["train"].pop(k) for k in ("steps", "max_time", "device", "shard") if k in asked["train"]
     }
-    corpus_saved = {**config["corpus"], "split": ",".join(map(str, config["corpus"]["shares"]))}
-    saved = {"model": config["model"]["settings"], "train": config["train"], "corpus": corpus_saved}
-    _refuse_changes(saved, asked, config, request)
-    train = override(TrainConfig(), {**config["train"], **budget}, "train")
-    corpus_config = CorpusConfig(
-        config["corpus"]["mode"], ",".join(map(str, config["corpus"]["shares"])), config["corpus"]["encoding"]
-    )
-    documents = make_documents(read_text(path, corpus_config.encoding), corpus_config)
-    if any(documents.digest(s) != d for s, d in config["corpus"]["digests"].items()):
-        raise UserError(f"{path} is not the text that {folder.path} was trained on; can't go on")
-    tokenizer = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
-    corpus = make_corpus(documents, tokenizer_from_dict(tokenizer))
-    kind = MODELS.get(config["model"]["name"])
+    if request.model != config["model"]["name"]:
+        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    kind = MODELS.get(request.model)
     model_config = override(kind.Config(), config["model"]["settings"], "model")
+    corpus_config = corpus_config_of(config)
+    train = override(TrainConfig(), {**config["train"], **budget}, "train")
+    tokenizer = tokenizer_from_dict(
+        parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
+    )
+    _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
+    text = store_text(source, corpus_config.encoding)
+    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    if corpus.digests != config["corpus"]["digests"]:
+        raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
-    plan = plan_run(request, folder, path, model, corpus, train, corpus_config.encoding)
+    plan = plan_run(request, folder, source, model, corpus, train, corpus_config)
     trainer = make_trainer(plan, stop)
     state, problems = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else ({}, []))
     for problem in problems:
@@ -568,19 +613,12 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
     return _fit(plan, trainer, run_id, observer)
 
 
-def _refuse_changes(
-    saved: dict[str, dict[str, Any]],
-    asked: dict[str, dict[str, Any]],
-    config: dict[str, Any],
-    request: TrainRequest,
-) -> None:
+def _refuse_changes(saved: dict[str, Any], asked: dict[str, dict[str, Any]]) -> None:
     """Raises UserError for a setting asked for now that the run wasn't begun with."""
-    if request.model != config["model"]["name"]:
-        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
-    for section, values in saved.items():
+    for section, kept in saved.items():
         for key, value in asked[section].items():
-            if key not in values or str(values[key]) != str(value):
-                was = values.get(key, "unknown")
+            if override(kept, {key: value}, section) != kept:
+                was = getattr(kept, key)
                 raise UserError(
                     f"{section}.{key} was {was}, not {value}; a resumed run keeps its settings "
                     "(--overwrite begins anew)"

@@ -46,8 +46,7 @@ TRAIN = {
     "not downloaded": (["shakespeare"], "get it with: makemore data shakespeare"),
     "endless name": (["x" * 5000], "no such file"),
     "endless path": (["x" * 5000 + ".txt"], "can't read"),
-    "folder": (["."], "is a folder"),
-    "run as input": (["lines"], "is a folder"),
+    "run as input": (["lines"], "is a run"),
     "model": (["words.txt", "--model", "transfomer"], "did you mean 'transformer'"),
     "tokenizer": (["words.txt", "--tokenizer", "bite"], "did you mean 'byte'"),
     "mixture": (["words.txt", "--model", "mixture"], "makemore mix"),
@@ -155,6 +154,16 @@ SAMPLE = {
     "stop": (["--stop", ""], "--stop ''"),
     "two prompts": (["--prompt", "b", "--prompt-file", "words.txt"], "exclude each other"),
     "no prompt file": (["--prompt-file", "none.txt"], "no such file: none.txt"),
+    "beam": (["--beam", "0"], "--beam 0: must be 1 or more"),
+    "few beams": (["--beam", "3", "-n", "5"], "raise --beam"),
+    "beams that draw": (["--beam", "3", "--temperature", "0.5"], "leave out --stop and what draws"),
+    "beams that stop": (["--beam", "3", "--stop", "a"], "leave out --stop and what draws"),
+    "length penalty": (["--beam", "3", "--length-penalty", "-1"], "--length-penalty -1"),
+    "length of no beam": (["--length-penalty", "1"], "is for --beam"),
+    "probabilities of beams": (["--show-probs", "--beam", "3"], "leave out --report"),
+    "probabilities of a report": (["--show-probs", "--report"], "leave out --report"),
+    "new beams": (["--novel-only", "--beam", "3"], "leave out --report and --beam"),
+    "new of a report": (["--novel-only", "--report"], "leave out --report and --beam"),
     "device": (["--device", "toaster"], "unknown device"),
     "word": (["-n", "many"], "-n"),
 }
@@ -166,12 +175,29 @@ def test_sample(refused, mistake):
     assert message in refused("sample", "lines", *arguments)
 
 
+def test_new_lines_of_running_text(refused):
+    assert "this run's text is one document" in refused("sample", "text", "--novel-only")
+
+
+def test_copies_from_a_text_that_is_gone(refused, work):
+    train("prose.txt", "-m", "count", "--out", "run")
+    (work / "prose.txt").unlink()
+    assert "is gone" in refused("sample", "run", "--report")
+
+
+def test_nothing_new(refused, work):
+    (work / "two.txt").write_text("bada\ndaba\n" * 40)
+    train("two.txt", "-m", "count", "--out", "run")
+    message = refused("sample", "run", "--novel-only", "--temperature", "0.01", "-n", "2")
+    assert "only 0 of 200 samples were new; ask for fewer, or raise --temperature" in message
+
+
 EVAL = {
     "split": (["lines", "--split", "vla"], "did you mean 'val'"),
     "empty split": (["lines", "--split", ""], "unknown split"),
     "joined": (["lines", "--split", "val+tset"], "unknown split"),
     "missing file": (["lines", "none.txt"], "no such file"),
-    "folder": (["lines", "."], "is a folder"),
+    "run as text": (["lines", "text"], "is a run"),
 }
 
 
@@ -255,3 +281,9 @@ class TestOverwriting:
         before = listing(work)
         assert call("train", "words.txt", "--out", "lines", "--overwrite", "--seed", "-1").status == 2
         assert listing(work) == before
+
+
+def test_a_vocabulary_too_large_for_the_rung(refused, monkeypatch):
+    monkeypatch.setattr("makemore.workflows.training.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.workflows.training.memory_of", lambda device: 1e-7)
+    assert "take about" in refused("train", "words.txt", "--model", "bigram")

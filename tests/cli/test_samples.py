@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
 from makemore.models import MODELS
+from makemore.workflows.runs import load
 from tests.cli.conftest import call, train
 
 TRAINABLE = [name for name in MODELS if name != "mixture"]
@@ -96,6 +99,153 @@ class TestPrompts:
         result = call("sample", "run", "--prompt-file", "prompt.txt", "--max-new-tokens", "5")
         assert result.status == 0
         assert len(result.out) <= 2 * len((work / "prose.txt").read_text()) + 6
+
+    def test_may_be_several(self, work):
+        out = call("sample", "lines", "-n", "2", "-p", "ba", "-p", "de", "--seed", "1").out.splitlines()
+        assert [line[:2] for line in out] == ["ba", "ba", "de", "de"]
+        assert out[2:] == call("sample", "lines", "-n", "2", "-p", "de", "--seed", "1").out.splitlines()
+        both = json.loads(
+            call("sample", "lines", "-n", "2", "-p", "ba", "-p", "de", "--seed", "1", "--json").out
+        )
+        assert both["prompts"] == ["ba", "de"]
+        assert both["samples"] == out
+
+    def test_are_the_lines_of_a_file_where_documents_are_lines(self, work):
+        (work / "prompts.txt").write_text("ba\nde\n\nki\n")
+        out = call("sample", "lines", "-n", "1", "--prompt-file", "prompts.txt").out.splitlines()
+        assert [line[:2] for line in out] == ["ba", "de", "ki"]
+
+    def test_are_all_of_a_file_where_the_text_is_one(self, work):
+        (work / "prompt.txt").write_text("bread and\n\nsalt ")
+        out = call("sample", "text", "--prompt-file", "prompt.txt", "--seed", "1").out
+        assert out.startswith("bread and\n\nsalt ")
+        assert "-----" not in out
+
+    def test_may_come_from_standard_input(self, work, monkeypatch):
+        piped = io.TextIOWrapper(io.BytesIO(b"ba\r\nde\r\n"))
+        monkeypatch.setattr(sys, "stdin", piped)
+        from_input = call("sample", "lines", "-n", "3", "--prompt-file", "-", "--seed", "1")
+        assert from_input == call("sample", "lines", "-n", "3", "-p", "ba", "-p", "de", "--seed", "1")
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [(b"", "standard input is empty"), (b"a\0b", "binary"), (b"\xe7", "standard input is not utf-8")],
+    )
+    def test_that_are_no_text_are_refused(self, refused, monkeypatch, data, message):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert message in refused("sample", "lines", "--prompt-file", "-")
+
+
+class Terminal(io.StringIO):
+    """Standard output that a person looks at; ``pieces`` are what was written at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+def test_one_text_streams_to_a_terminal(work, monkeypatch):
+    from makemore.cli import run
+
+    arguments = ["sample", "text", "--prompt", "bread ", "--seed", "3", "--max-new-tokens", "50"]
+    piped = call(*arguments).out
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(arguments) == 0
+    assert terminal.getvalue() == piped
+    assert len(terminal.pieces) > 40
+
+
+def test_only_new_lines(work):
+    known = set(load("lines").documents().all("train"))
+    (work / "words.txt").unlink()
+    arguments = ["sample", "lines", "-n", "30", "--seed", "1"]
+    new = call(*arguments, "--novel-only")
+    assert new.status == 0
+    assert len(new.out.splitlines()) == 30
+    assert not known & set(new.out.splitlines())
+    assert known & set(call(*arguments).out.splitlines())
+    assert json.loads(call(*arguments, "--novel-only", "--json").out)["samples"] == new.out.splitlines()
+
+
+@pytest.mark.parametrize("run", ["lines", "text"])
+def test_a_report(work, run):
+    arguments = ["sample", run, "--report", "-n", "8", "--max-new-tokens", "15", "--seed", "1"]
+    table = call(*arguments).out
+    assert "held-out" in table
+    assert ("verbatim training lines" if run == "lines" else "longest run copied from train, most") in table
+    found = json.loads(call(*arguments, "--json").out)["report"]
+    assert found["samples"]["texts"] == 8
+    name = "verbatim" if run == "lines" else "copied_mean"
+    assert found["samples"][name] is not None
+    assert found["held_out"][name] is not None
+    assert set(found["samples"]["distinct"]) == {"1", "2", "3", "4"}
+
+
+@pytest.mark.parametrize(("run", "said"), [("lines", "are training lines"), ("text", "copied from train")])
+def test_an_evaluation_says_how_much_is_recited(work, run, said):
+    assert said in call("eval", run).out.splitlines()[-1]
+    found = json.loads(call("eval", run, "--json").out)["memorisation"]
+    assert found["samples"]["texts"] == (1000 if run == "lines" else 20)
+    assert found == json.loads(call("eval", run, "--json").out)["memorisation"]
+    assert said not in call("eval", run, "--no-report").out
+    assert "memorisation" not in json.loads(call("eval", run, "--no-report", "--json").out)
+    assert said not in call("eval", run, "words.txt").out
+
+
+class TestProbabilities:
+    def test_of_every_token(self, work):
+        arguments = ["sample", "lines", "-n", "2", "-p", "ba", "--seed", "1"]
+        samples = call(*arguments).out.splitlines()
+        shown = call(*arguments, "--show-probs")
+        assert shown.status == 0
+        lines = shown.out.splitlines()
+        # Each sample, then a line for each token after the prompt and for the line's end.
+        assert lines[0] == samples[0]
+        assert lines[len(samples[0])] == samples[1]
+        assert len(lines) == sum(map(len, samples))
+        assert lines[len(samples[0]) - 1].lstrip().startswith(r"'\n'")
+        found = json.loads(call(*arguments, "--show-probs", "--json").out)
+        assert found["samples"] == [sample + "\n" for sample in samples]
+        for sample, tokens in zip(samples, found["tokens"], strict=True):
+            assert "".join(t["token"] for t in tokens) == sample[2:] + "\n"
+            for token in tokens:
+                assert 0 < token["p"] <= 1
+                assert token["entropy"] >= 0
+                tops = [t["p"] for t in token["top"]]
+                assert tops == sorted(tops, reverse=True)
+                assert len(tops) == 5
+
+    def test_in_colours_on_a_terminal(self, work, monkeypatch):
+        from makemore.cli import run
+
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        assert run(["sample", "lines", "-n", "1", "--show-probs", "--seed", "1"]) == 0
+        assert "\x1b[3" in terminal.getvalue()
+
+
+def test_beams_find_likelier_lines_than_greed(work):
+    (greedy,) = call("sample", "lines", "-n", "1", "--greedy").out.splitlines()
+    found = call("sample", "lines", "-n", "4", "--beam", "20", "--length-penalty", "0").out.splitlines()
+    assert len(set(found)) == 4
+
+    def nats(line: str) -> float:
+        (work / "line.txt").write_text(line + "\n" + line + "\n")
+        return json.loads(call("eval", "lines", "line.txt", "--json").out)["nll"] * (len(line) + 1)
+
+    best = [nats(line) for line in found]
+    assert best == sorted(best)
+    assert best[0] <= nats(greedy) + 1e-6
 
 
 def test_the_first_samples_do_not_depend_on_how_many(work):

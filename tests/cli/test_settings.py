@@ -28,7 +28,7 @@ def test_config_file_command_line_and_set_in_their_order(work):
         (["--seed", "5"], "train.seed was 0, not 5"),
         (["--set", "model.weight_penalty=1"], "model.weight_penalty was"),
         (["--mode", "text"], "corpus.mode was lines, not text"),
-        (["--split", "0.6,0.2,0.2"], "corpus.split was 0.8,0.1,0.1"),
+        (["--split", "0.6,0.2,0.2"], "corpus.split was auto"),
     ],
 )
 def test_a_resumed_run_keeps_its_settings(refused, work, options, message):
@@ -51,3 +51,12 @@ def test_a_model_that_fits_in_no_memory(refused):
 
 def test_a_stride_without_meaning(refused):
     assert "--stride 0" in refused("eval", "lines", "--stride", "0")
+
+
+def test_a_large_vocabulary_s_cost_is_told_before_training(work, monkeypatch):
+    monkeypatch.setattr("makemore.workflows.training.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.workflows.training.BYTES_PER_PARAMETER", 10**9)
+    monkeypatch.setattr("makemore.workflows.training.memory_of", lambda device: None)
+    told = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
+    assert "parameters for" in told
+    assert "to train" in told

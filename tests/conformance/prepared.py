@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from makemore.models import MODELS
@@ -31,7 +33,8 @@ def prepared(name: str) -> LanguageModel:
         return model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.15)
+            # As strong as what comes in at most, so that a recurrent network's rounding doesn't grow.
+            parameter.add_(torch.randn_like(parameter) * min(0.15, 0.7 / math.sqrt(parameter.shape[-1])))
         model.train()
         for seed in range(3):  # running statistics
             model(documents(16, 12, seed)[:, :-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -58,6 +59,18 @@ def test_same_seed_same_numbers(name, lines, tmp_path):
     runs = [train(request_for(lines, name, tmp_path / str(i), steps=8)) for i in range(2)]
     assert runs[0].score.nats == runs[1].score.nats
     assert runs[0].samples == runs[1].samples
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "bpe:270", "spm:280"])
+def test_any_tokenizer(name, tokenizer, lines, tmp_path):
+    request = dataclasses.replace(request_for(lines, name, tmp_path / "run", steps=2), tokenizer=tokenizer)
+    result = train(request)
+    plain = train(request_for(lines, name, tmp_path / "plain", steps=2))
+    assert (result.score.chars, result.score.bytes) == (plain.score.chars, plain.score.bytes)
+    assert result.score.tokens <= result.score.bytes
+    again = load(tmp_path / "run")
+    assert evaluate(again, split="val").nats == pytest.approx(result.score.nats, rel=1e-5)
+    assert not any("\n" in text for text in result.samples)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])

@@ -10,10 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore.config import CorpusConfig
-from makemore.corpus.documents import choose_mode, make_documents
+from makemore.corpus.documents import MOST_HELD_OUT, SPLITS, Documents, choose_mode
+from makemore.corpus.documents import make_documents as documents_of
+from makemore.corpus.text import Text
 from makemore.errors import UserError
 
 rng = random.Random(0)
+
+
+def make_documents(text: str, config: CorpusConfig) -> Documents:
+    return documents_of(Text.of(text), config)
+
+
+def parts_of(documents: Documents) -> dict[str, list[str]]:
+    return {name: documents.all(name) for name in SPLITS}
+
+
 WORDS = ["".join(rng.choice("aeioubdkl") for _ in range(rng.randint(3, 9))) for _ in range(400)]
 
 
@@ -60,7 +72,7 @@ def test_lines_are_split_as_in_the_lectures():
     lines = list(WORDS)
     random.Random(42).shuffle(lines)
     n1, n2 = int(0.8 * len(lines)), int(0.9 * len(lines))
-    parts = make_documents(NAMES, CorpusConfig("lines")).parts
+    parts = parts_of(make_documents(NAMES, CorpusConfig("lines")))
     assert parts == {"train": lines[:n1], "val": lines[n1:n2], "test": lines[n2:]}
 
 
@@ -70,13 +82,13 @@ def test_names_are_split_as_in_the_lectures(names_file):
     n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
     documents = make_documents(names_file.read_text(), CorpusConfig())
     assert documents.mode == "lines"
-    assert documents.parts == {"train": words[:n1], "val": words[n1:n2], "test": words[n2:]}
+    assert parts_of(documents) == {"train": words[:n1], "val": words[n1:n2], "test": words[n2:]}
 
 
 @given(st.integers(40, 3000))
 def test_the_last_tenth_of_a_text_is_nanogpt_s_val(n):
     text = (PROSE * 2)[:n]
-    parts = {name: "".join(d) for name, d in make_documents(text, CorpusConfig("text")).parts.items()}
+    parts = {name: "".join(d) for name, d in parts_of(make_documents(text, CorpusConfig("text"))).items()}
     assert parts["train"] == text[: int(n * 0.9)]
     assert parts["val"] + parts["test"] == text[int(n * 0.9) :]
     assert abs(len(parts["val"]) - len(parts["test"])) <= 1
@@ -84,7 +96,7 @@ def test_the_last_tenth_of_a_text_is_nanogpt_s_val(n):
 
 def test_shakespeare_s_last_tenth_is_nanogpt_s_val(shakespeare_file):
     text = shakespeare_file.read_text()
-    parts = make_documents(text, CorpusConfig()).parts
+    parts = parts_of(make_documents(text, CorpusConfig()))
     assert parts["train"] == [text[: int(len(text) * 0.9)]]
     assert parts["val"][0] + parts["test"][0] == text[int(len(text) * 0.9) :]
 
@@ -93,7 +105,7 @@ def test_shakespeare_s_last_tenth_is_nanogpt_s_val(shakespeare_file):
 def test_no_line_is_lost_but_blank_ones(lines, end):
     text = "\n".join(["ab"] * 10 + lines) + end
     documents = make_documents(text, CorpusConfig("lines"))
-    kept = sorted(d for part in documents.parts.values() for d in part)
+    kept = sorted(d for part in parts_of(documents).values() for d in part)
     assert kept == sorted(line for line in text.split("\n") if line.strip())
     assert documents.blank_lines + len(kept) + text.endswith("\n") == text.count("\n") + 1
 
@@ -102,7 +114,7 @@ def test_no_line_is_lost_but_blank_ones(lines, end):
 @pytest.mark.parametrize("shares", ["0.5,0.25,0.25", "1,0,0", "0.9,0.1,0", "0.5,0,0.5"])
 def test_shares_are_as_asked_for(mode, shares):
     documents = make_documents(NAMES, CorpusConfig(mode, shares))
-    sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in documents.parts.values()]
+    sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(documents).values()]
     wanted = [float(share) * sum(sizes) for share in shares.split(",")]
     assert all(abs(size - want) <= 1 for size, want in zip(sizes, wanted, strict=True))
     assert documents.shares == tuple(float(s) for s in shares.split(","))
@@ -111,8 +123,8 @@ def test_shares_are_as_asked_for(mode, shares):
 def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
     one, two = (make_documents(text, CorpusConfig("lines")) for text in (NAMES, NAMES + "\n\n"))
     other = make_documents(NAMES.replace(WORDS[0], "zzz", 1), CorpusConfig("lines"))
-    assert [one.digest(s) for s in one.parts] == [two.digest(s) for s in two.parts]
-    assert [one.digest(s) for s in one.parts] != [other.digest(s) for s in other.parts]
+    assert [one.digest(s) for s in SPLITS] == [two.digest(s) for s in SPLITS]
+    assert [one.digest(s) for s in SPLITS] != [other.digest(s) for s in SPLITS]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +141,43 @@ def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
 def test_too_little(text, mode, message):
     with pytest.raises(UserError, match=message):
         make_documents(text, CorpusConfig(mode))
+
+
+@given(
+    st.lists(st.sampled_from(["ada", "bo", "cy", "di", "é", "fa"]), min_size=30, max_size=90),
+    st.integers(0, 3),
+)
+def test_dedupe_keeps_equal_lines_together(lines, extra):
+    text = "\n".join([*lines, *(f"only {i}" for i in range(12 + extra))])
+    documents = make_documents(text, CorpusConfig("lines", "0.5,0.25,0.25", dedupe=True))
+    parts = parts_of(documents)
+    assert sorted(line for part in parts.values() for line in part) == sorted(text.split("\n"))
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        assert not set(parts[a]) & set(parts[b])
+    kinds = [len(set(part)) for part in parts.values()]
+    assert abs(kinds[0] - sum(kinds) / 2) <= 1
+
+
+def test_dedupe_is_for_lines():
+    with pytest.raises(UserError, match="--dedupe is for lines"):
+        make_documents(PROSE, CorpusConfig("text", dedupe=True))
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_val_and_test_of_a_huge_text_are_capped_unless_shares_are_asked_for(mode, monkeypatch):
+    monkeypatch.setitem(MOST_HELD_OUT, mode, 30)
+    capped = make_documents(NAMES, CorpusConfig(mode))
+    sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(capped).values()]
+    assert capped.capped
+    assert sizes[1:] == [30, 30]
+    asked = make_documents(NAMES, CorpusConfig(mode, "0.8,0.1,0.1"))
+    assert not asked.capped
+    joined = [[x for part in parts_of(d).values() for x in part] for d in (capped, asked)]
+    assert joined[0] == joined[1] if mode == "lines" else "".join(joined[0]) == "".join(joined[1]) == NAMES
+
+
+def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
+    text = "\n".join(["a", "", " ", "\t", "\u3000", "\u00a0\u2003", " b", "\u3000c", "é", "👩", "\x0b"])
+    documents = make_documents(text, CorpusConfig("lines", "1,0,0"))
+    assert sorted(documents.all("train")) == sorted(["a", " b", "\u3000c", "é", "👩"])
+    assert documents.blank_lines == 6

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore.corpus.source import decode_text, read_text
+from makemore.corpus.decoding import decode_text, read_text
 from makemore.errors import UserError
 
 TEXT = "emma\nolivia\n\tava  \nœuf 👩‍🌾\n"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore.config import CorpusConfig
-from makemore.corpus.documents import make_documents
+from makemore.corpus.documents import SPLITS, make_documents
 from makemore.corpus.loader import OrderedLoader, ShuffledLoader
-from makemore.corpus.splits import encode_documents, make_corpus, smallest_type
+from makemore.corpus.splits import encode_documents, make_corpus
+from makemore.corpus.text import Text
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX
 
@@ -22,17 +23,25 @@ LINES = "\n".join("".join(rng.choice("abcdé👩") for _ in range(rng.randint(1,
 TEXT = LINES.replace("\n", " \n")
 
 
+def text_of(mode: str) -> Text:
+    return Text.of({"lines": LINES, "text": TEXT}[mode])
+
+
+def documents_of(mode: str) -> dict[str, list[str]]:
+    documents = make_documents(text_of(mode), CorpusConfig(mode))
+    return {name: documents.all(name) for name in SPLITS}
+
+
 def corpus(mode: str, tokenizer: str):
-    documents = make_documents({"lines": LINES, "text": TEXT}[mode], CorpusConfig(mode))
-    return make_corpus(documents, fit_tokenizer(tokenizer, documents.text))
+    return make_corpus(text_of(mode), CorpusConfig(mode), tokenizer)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe:270", "spm:300"])
 def test_a_split_s_tokens_spell_its_documents(mode, tokenizer):
     made = corpus(mode, tokenizer)
     for name, split in made.splits.items():
-        documents = made.documents.parts[name]
+        documents = documents_of(mode)[name]
         end = "\n" if mode == "lines" else ""
         assert len(split.starts_D) == len(documents)
         for document, start, stop, chars, size in zip(
@@ -45,13 +54,11 @@ def test_a_split_s_tokens_spell_its_documents(mode, tokenizer):
 
 
 def test_lines_seen_in_train_are_marked():
-    made = corpus("lines", "char")
-    train = set(made.documents.parts["train"])
+    made, parts = corpus("lines", "char"), documents_of("lines")
+    train = set(parts["train"])
     assert made.splits["train"].seen_D is None
-    assert made.splits["val"].seen_D.tolist() == [d in train for d in made.documents.parts["val"]]
-    assert made.split("val+test").seen_D.tolist() == [
-        d in train for d in made.documents.parts["val"] + made.documents.parts["test"]
-    ]
+    assert made.splits["val"].seen_D.tolist() == [d in train for d in parts["val"]]
+    assert made.split("val+test").seen_D.tolist() == [d in train for d in parts["val"] + parts["test"]]
     assert corpus("text", "char").splits["val"].seen_D is None
 
 
@@ -67,9 +74,9 @@ def test_joined_splits():
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_what_cannot_be_spelled_is_left_out_and_counted(mode):
     tokenizer = fit_tokenizer("char", "abc")
-    split = encode_documents("x", ["aZb", "ÿ", "c"], mode, tokenizer)
-    assert split.unspellable_D.tolist() == [1, 1, 0]
-    assert split.chars_D.tolist() == ([4, 2, 2] if mode == "lines" else [3, 1, 1])
+    split = encode_documents("x", [["aZb", "ÿ"], ["c"]], mode, tokenizer)
+    assert split.unspellable_D.tolist() == ([1, 1, 0] if mode == "lines" else [2])
+    assert split.chars_D.tolist() == ([4, 2, 2] if mode == "lines" else [5])
     end = "\n" if mode == "lines" else ""
     assert tokenizer.decode(split.tokens_N) == f"ab{end}{end}c{end}"
 
@@ -80,11 +87,9 @@ def test_no_documents():
         assert (len(split.tokens_N), len(split.starts_D), split.chars) == (0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("size", "kind"), [(2, "u1"), (256, "u1"), (257, "u2"), (65536, "u2"), (65537, "u4")]
-)
-def test_tokens_take_the_smallest_room(size, kind):
-    assert smallest_type(size) == np.dtype(kind)
+@pytest.mark.parametrize(("tokenizer", "kind"), [("char", "u1"), ("byte", "u2"), ("bpe:300", "u2")])
+def test_tokens_take_the_smallest_room(tokenizer, kind):
+    assert corpus("lines", tokenizer).splits["train"].tokens_N.dtype == np.dtype(kind)
 
 
 @settings(deadline=None)
@@ -99,7 +104,7 @@ def test_no_context_crosses_a_document_s_begin(lengths, batch_tokens, block, lea
     lines = ["".join(rng.choice("abc") for _ in range(n)) for n in lengths]
     lines = lines if mode == "lines" else ["".join(lines)]
     tokenizer = fit_tokenizer("char", "abc")
-    split = encode_documents("x", lines, mode, tokenizer)
+    split = encode_documents("x", [lines], mode, tokenizer)
     shuffled = ShuffledLoader(split, 0, batch_tokens, block, lead, seed=0)
     batches = [shuffled.next() for _ in range(5)]
     batches += [b for b in OrderedLoader(split, 0, batch_tokens) if not b.continues]

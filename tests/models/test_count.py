@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from makemore.config import CorpusFacts
@@ -428,3 +430,31 @@ def test_the_order_is_chosen_on_held_out_batches() -> None:
     loaded = Count(model.config, VOCAB, 0)
     loaded.load_state_dict(model.state_dict())
     assert torch.equal(loaded(tokens)[0], model(tokens)[0])
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_packed_and_level_by_level_counts_are_equal(data):
+    """Rows of several documents, with leads and gaps that don't count, cut anywhere."""
+    vocab, order = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 6))
+    token = st.integers(1, vocab - 1)
+    inputs, targets = [], []
+    for _ in range(data.draw(st.integers(1, 4))):
+        row: list[tuple[int, int]] = []
+        for document in data.draw(st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=3)):
+            end = [0] if data.draw(st.booleans()) else []
+            row += zip([0, *document], [*document, *end], strict=False)
+        row = row[data.draw(st.integers(0, len(row) - 1)) :] + [(0, IGNORE_INDEX)] * data.draw(
+            st.integers(0, 2)
+        )
+        ignored = data.draw(st.sets(st.integers(0, len(row) - 1)))
+        inputs += [i for i, _ in row] + [ngrams.ABSENT]
+        targets += [IGNORE_INDEX if n in ignored else t for n, (_, t) in enumerate(row)] + [IGNORE_INDEX]
+    arrays = np.array(inputs), np.array(targets)
+    packed = NgramTable.count(order, vocab, 0, *arrays)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngrams, "_fill_packed", ngrams._fill_by_level)
+        by_level = NgramTable.count(order, vocab, 0, *arrays)
+    for one, two in zip(packed.keys + packed.counts, by_level.keys + by_level.counts, strict=True):
+        np.testing.assert_array_equal(one, two)
+    packed.validate()

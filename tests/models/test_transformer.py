@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.nn.attention import attend, rotary_table, rotate, visible_bias, write_cache
+from makemore.nn.attention import attend, causal_bias, rotary_table, rotate, visible_bias, write_cache
+from makemore.types import IGNORE_INDEX
 
 VOCAB = 13
 STYLES = pytest.mark.parametrize("style", ["modern", "gpt2"])
@@ -172,16 +173,32 @@ def test_modern_style_has_matrices_only() -> None:
 # --- attention -----------------------------------------------------------------------------------
 
 
-def causal_bias(length: int) -> Tensor:
-    """(1, 1, T, T) float64, of one document that fills the row."""
-    position = torch.arange(length)[None]
-    return visible_bias(position, torch.zeros_like(position), length).double()
-
-
 def test_attention_is_pytorchs() -> None:
     q, k, v = normal(3, 2, 4, 7, 6)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    torch.testing.assert_close(attend(q, k, v, causal_bias(7), 0.0), expected, atol=1e-12, rtol=0)
+    for bias in (None, causal_bias(7, q.device).double()):
+        torch.testing.assert_close(attend(q, k, v, bias, 0.0), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("style", ["modern", "gpt2"])
+def test_rows_of_one_document_need_nothing_hidden(style: str) -> None:
+    """Told so, the model computes the same, to the bit, with less; padding is whatever it likes."""
+    model = make(style=style)
+    tokens = some_tokens()
+    tokens[1, 9:] = 0
+    targets = tokens.roll(-1, 1)
+    targets[1, 8:] = IGNORE_INDEX
+    found = []
+    for alone in (False, True):
+        model.one_document = alone
+        model.zero_grad(set_to_none=True)
+        logits, _ = model(tokens)
+        F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        found.append([logits[targets != IGNORE_INDEX], *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    # With a state it isn't rows of a batch that are meant.
+    state = model.init_state(3, 16)
+    torch.testing.assert_close(model(tokens, state)[0][0], found[0][0][:16])
 
 
 def test_attention_over_a_cache_whose_rows_stand_at_different_places() -> None:
@@ -318,7 +335,7 @@ def test_drops_in_training_alone(style: str) -> None:
 def test_attention_weights_are_dropped_without_bias() -> None:
     torch.manual_seed(0)
     q, k, v = normal(3, 2, 4, 7, 6)
-    bias = causal_bias(7)
+    bias = causal_bias(7, q.device).double()
     mean = torch.stack([attend(q, k, v, bias, 0.3) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, attend(q, k, v, bias, 0.0), atol=0.1, rtol=0)
 

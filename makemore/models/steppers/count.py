@@ -109,6 +109,7 @@ class Trie:
 class CountStepper(Stepper):
     """Each row is the node of its longest known context."""
 
+    twins = False
     can_draw = True
 
     def __init__(self, model: Count, trie: Trie) -> None:

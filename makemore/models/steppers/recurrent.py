@@ -7,25 +7,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from makemore.models.steppers import Floats, Ints, Stepper, array, matrix, sigmoid
+from makemore.models.steppers import Floats, Ints, Linear, Stepper, array, matrix, sigmoid
 from makemore.types import State
 
 if TYPE_CHECKING:
     from makemore.models.rnn import Recurrent
+
+Weights = tuple[Floats, Floats, Floats, Floats]
+"""Of a layer: from the input (in, gates) and its bias, from the hidden vector and its bias."""
 
 
 class RecurrentStepper(Stepper):
     """Layer by layer; ``_cell`` is what distinguishes the three networks."""
 
     def __init__(self, model: Recurrent) -> None:
-        layers = model.layers
         self.size = model.config.n_hidden
         self.embedding = array(model.embedding.weight)
-        self.head, self.head_bias = matrix(model.head.weight), array(model.head.bias)
-        names = [f"{side}_l{i}" for i in range(model.config.n_layer) for side in ("ih", "hh")]
-        weights = [matrix(getattr(layers, f"weight_{name}")) for name in names]
-        biases = [array(getattr(layers, f"bias_{name}")) for name in names]
-        self.layers = list(zip(weights[0::2], biases[0::2], weights[1::2], biases[1::2], strict=True))
+        self.head = Linear.of(model.head)
+        self.layers = [self._layer(_weights(model, i)) for i in range(model.config.n_layer)]
+
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+        """What is applied to the input, and to the hidden vector."""
+        w, b, u, c = weights
+        return Linear(w, b + c), Linear(u)
 
     def load(self, state: State) -> None:
         # A list, by layer, of arrays that ``_cell`` replaces.
@@ -35,9 +39,7 @@ class RecurrentStepper(Stepper):
         x = self.embedding.take(ids_B, 0)
         for i in range(len(self.layers)):
             x = self._cell(i, x)
-        logits = np.dot(x, self.head)
-        logits += self.head_bias
-        return logits
+        return self.head(x)
 
     def _cell(self, i: int, x: Floats) -> Floats:
         """The hidden vectors (B, H) of layer ``i`` after input ``x``."""
@@ -49,10 +51,9 @@ class RecurrentStepper(Stepper):
 
 class RNNStepper(RecurrentStepper):
     def _cell(self, i: int, x: Floats) -> Floats:
-        w, b, u, c = self.layers[i]
-        h = np.dot(self.parts[0][i], u)
-        h += np.dot(x, w)
-        h += b + c
+        of_input, of_hidden = self.layers[i]
+        h = of_hidden(self.parts[0][i])
+        h += of_input(x)
         self.parts[0][i] = np.tanh(h, out=h)
         return h
 
@@ -60,12 +61,14 @@ class RNNStepper(RecurrentStepper):
 class GRUStepper(RecurrentStepper):
     """PyTorch's order of gates: reset, update, new."""
 
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+        w, b, u, c = weights
+        return Linear(w, b), Linear(u, c)  # the new values' bias by the hidden vector is behind a gate
+
     def _cell(self, i: int, x: Floats) -> Floats:
-        w, b, u, c = self.layers[i]
+        of_input, of_hidden = self.layers[i]
         h, gates = self.parts[0][i], slice(0, 2 * self.size)
-        by_input, by_hidden = np.dot(x, w), np.dot(h, u)
-        by_input += b
-        by_hidden += c
+        by_input, by_hidden = of_input(x), of_hidden(h)
         open_ = sigmoid(by_input[:, gates] + by_hidden[:, gates])
         new = by_hidden[:, 2 * self.size :]
         new *= open_[:, : self.size]
@@ -81,24 +84,20 @@ class GRUStepper(RecurrentStepper):
 class LSTMStepper(RecurrentStepper):
     """PyTorch's order of gates: input, forget, new, output."""
 
-    def __init__(self, model: Recurrent) -> None:
-        super().__init__(model)
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
         # Half the argument of each gate's sigmoid, so that one tanh serves all four: the new values come
         # first, then input, forget, output.
         size = self.size
         order = np.r_[2 * size : 3 * size, : 2 * size, 3 * size : 4 * size]
         scale = np.where(np.arange(4 * size) < size, 1.0, 0.5).astype(np.float32)
-        self.layers = [
-            (w[:, order] * scale, (b + c)[order] * scale, u[:, order] * scale, c)
-            for w, b, u, c in self.layers
-        ]
+        w, b, u, c = weights
+        return Linear(w[:, order] * scale, (b + c)[order] * scale), Linear(u[:, order] * scale)
 
     def _cell(self, i: int, x: Floats) -> Floats:
-        w, b, u, _ = self.layers[i]
+        of_input, of_hidden = self.layers[i]
         size = self.size
-        z = np.dot(self.parts[0][i], u)
-        z += np.dot(x, w)
-        z += b
+        z = of_hidden(self.parts[0][i])
+        z += of_input(x)
         np.tanh(z, out=z)
         gates = z[:, size:]
         gates *= 0.5
@@ -110,6 +109,17 @@ class LSTMStepper(RecurrentStepper):
         h *= gates[:, 2 * size :]
         self.parts[0][i] = h
         return h
+
+
+def _weights(model: Recurrent, layer: int) -> Weights:
+    ih, hh = (
+        (
+            matrix(model.layers.get_parameter(f"weight_{side}_l{layer}")),
+            array(model.layers.get_parameter(f"bias_{side}_l{layer}")),
+        )
+        for side in ("ih", "hh")
+    )
+    return (*ih, *hh)
 
 
 def recurrent_stepper(model: Recurrent) -> Stepper:

@@ -7,18 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from makemore.models.steppers import Floats, Ints, Stepper, array, matrix
+from makemore.models.steppers import Floats, Ints, Linear, Stepper, array, matrix
 from makemore.nn.convolution import ShortConv
 from makemore.types import State
 
 if TYPE_CHECKING:
     from makemore.models.transformer import Block, Transformer
-
-
-Linear = tuple[Floats, Floats]
-"""Weight (in, out) and bias, which is empty where there is none."""
 
 
 class Layer(NamedTuple):
@@ -28,95 +25,95 @@ class Layer(NamedTuple):
     out: Linear
     up: Linear
     down: Linear
-    convs: tuple[Conv, ...]
 
 
-class Conv:
-    """A short convolution over a ring of the last inputs, (K, B, C)."""
+class Look(NamedTuple):
+    """What all layers of a step look at: views of the caches, (L, …)."""
 
-    def __init__(self, conv: ShortConv) -> None:
-        weight = array(conv.weight).copy()
-        weight[0] += 1  # what is added to
-        self.size = size = conv.width
-        slots = np.arange(size)
-        # (K, K, 1, C): the weight of each slot while the newest input lies in the first, second, …
-        self.weights = weight[(slots[:, None] - slots) % size][:, :, None]
-
-    def load(self, tail_BKC: Floats) -> None:
-        """``tail_BKC``: the inputs before, oldest first."""
-        newest = np.zeros_like(tail_BKC[:, :1])
-        self.ring = np.concatenate([tail_BKC, newest], axis=1).swapaxes(0, 1).copy()
-        self.slot = self.size - 1
-
-    def forget(self, seen_B: Ints) -> None:
-        """Count only the last ``seen_B`` inputs of each row."""
-        back = (self.slot - 1 - np.arange(self.size)) % self.size
-        self.ring[back[:, None] >= seen_B] = 0
-
-    def __call__(self, x: Floats) -> Floats:
-        self.ring[self.slot] = x
-        mixed = np.add.reduce(self.ring * self.weights[self.slot], axis=0)
-        self.slot = (self.slot + 1) % self.size
-        return mixed
+    turns: NDArray[np.complex64] | None
+    new_keys: Floats
+    new_values: Floats
+    keys: Floats
+    values: Floats
+    ones: Floats
+    bias: Floats | None
+    """Added to scores where rows see less than others."""
 
 
 class TransformerStepper(Stepper):
-    """Keys and values lie in arrays with room for a whole context, of which a view is attended to.
+    """Keys and values lie in arrays with room for a whole context, (L, B, H, T, D), of which a view is
+    attended to; convolutions have rings of their last inputs, (2 L, K, B, C).
 
     Rotary pairs are put side by side, in queries and keys alike, which no product of the two notices: a
-    pair is then one complex number, and turning it one multiplication. Gains and biases of LayerNorm are
-    part of the layers that follow.
+    pair is then one complex number, and turning it one multiplication. Constant factors, and LayerNorm's
+    gains and biases, are part of the layers that follow.
     """
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
         self.heads, self.modern = config.n_head, model.positions is None
-        self.head_dim = config.n_embd // config.n_head
+        self.width, self.head_dim = config.n_embd, config.n_embd // config.n_head
         self.boundary_id = model.boundary_id
-        self.eps = 1e-6 if self.modern else 1e-5
-        self.mean_C1 = np.full((config.n_embd, 1), 1 / config.n_embd, np.float32)
-        self.scale = np.float32(1 / math.sqrt(self.head_dim))
+        # Of sums of squares rather than means: what is left out is part of the layers that follow.
+        self.root = np.float32(math.sqrt(self.width))
+        # Arrays of one: numpy takes longer to make such of a number than to add it.
+        self.eps = np.full(1, (1e-6 if self.modern else 1e-5) * self.width, np.float32)
+        self.head_eps = np.full(1, 1e-6 * self.head_dim, np.float32)
+        self.mean_C = np.full(self.width, 1 / self.width, np.float32)
+        self.ones_T = np.ones(config.block_size, np.float32)
         self.layers = [self._layer(cast("Block", block)) for block in model.blocks]
-        self.head = _folded(model.norm, model.head)
+        self.head = Linear(*self._folded(model.norm, model.head))
+        convs = [
+            _slots(cast(ShortConv, conv)) for block in model.blocks for conv in cast("Block", block).convs
+        ]
+        self.slots = config.conv if convs else 1
+        # (K, 2 L, K, 1, C)
+        self.mixers = np.stack(convs, axis=1) if convs else np.zeros(0, np.float32)
         self.embedding = array(model.embedding.weight)
         self.activation: Callable[[Floats], Floats] = _squared_relu if self.modern else _gelu
         if model.positions is None:
-            self.embedding = self._norm(self.embedding)
-            turn = array(model.cos) + 1j * array(model.sin)
-            self.turns = turn.astype(np.complex64)
-            # (T, 2 H, D / 2): queries are scaled for attention on the way.
+            self.embedding = self._norm(self.embedding) * self.root
+            self.turns = (array(model.cos) + 1j * array(model.sin)).astype(np.complex64)
+            # (T, 2 H, D / 2): attention's scale, that of queries, is undone by what norms leave out.
             self.turns_qk = np.repeat(self.turns[:, None], 2 * self.heads, axis=1)
-            self.turns_qk[:, : self.heads] *= self.scale
-            self.head_means = np.kron(
-                np.eye(2 * self.heads, dtype=np.float32),
-                np.full((self.head_dim, 1), 1 / self.head_dim, np.float32),
-            )
+            self.turns_qk[:, self.heads :] *= np.float32(math.sqrt(self.head_dim))
         else:
             self.positions = array(model.positions.weight)
 
     def _layer(self, block: Block) -> Layer:
-        weight, bias = _folded(block.norm1, block.attention.qkv)
-        if self.modern:
-            weight = np.ascontiguousarray(weight[:, self._paired()])
+        weight, bias = self._folded(block.norm1, block.attention.qkv)
+        if bias is None:
+            weight = weight[:, self._paired()]
         else:
             # Queries are scaled for attention once and for all.
-            width = self.heads * self.head_dim
-            weight[:, :width] *= self.scale
-            bias[:width] *= self.scale
-        down, down_bias = _folded(None, block.feed_forward.down)
+            scale = np.float32(1 / math.sqrt(self.head_dim))
+            weight[:, : self.width] *= scale
+            bias[: self.width] *= scale
+        down, down_bias = self._folded(None, block.feed_forward.down)
         return Layer(
-            (weight, bias),
-            _folded(None, block.attention.out),
-            _folded(block.norm2, block.feed_forward.up),
-            (down * np.float32(0.25) if self.modern else down, down_bias),
-            tuple(Conv(cast(ShortConv, conv)) for conv in block.convs),
+            Linear(weight, bias),
+            Linear(*self._folded(None, block.attention.out)),
+            Linear(*self._folded(block.norm2, block.feed_forward.up)),
+            Linear(down * np.float32(0.25) if self.modern else down, down_bias),
         )
 
     def _paired(self) -> Ints:
         """(3 C,): the order of qkv's outputs that brings i and i + D / 2 of queries and keys together."""
-        order = np.arange(3 * self.heads * self.head_dim).reshape(3, self.heads, 2, self.head_dim // 2)
+        order = np.arange(3 * self.width).reshape(3, self.heads, 2, self.head_dim // 2)
         paired = order[:2].swapaxes(2, 3)
         return np.concatenate([paired.ravel(), order[2].ravel()])
+
+    def _folded(self, norm: nn.Module | None, layer: nn.Linear) -> tuple[Floats, Floats | None]:
+        """A layer's weight (in, out) and bias, with what the norm before it leaves to it."""
+        weight = matrix(layer.weight).copy()
+        bias = None if layer.bias is None else array(layer.bias).copy()
+        if isinstance(norm, nn.LayerNorm):
+            shift = np.dot(array(norm.bias), weight)
+            bias = shift if bias is None else bias + shift
+            weight *= array(norm.weight)[:, None]
+        if norm is not None:
+            weight *= self.root
+        return weight, bias
 
     def load(self, state: State) -> None:
         self.at = int(state[0][0])
@@ -127,10 +124,11 @@ class TransformerStepper(Stepper):
             shape = keys[0].shape
             halves = (*shape[:3], 2, self.head_dim // 2)
             keys = [k.reshape(halves).swapaxes(3, 4).reshape(shape) for k in keys]
-        self.keys, self.values = keys, values
-        for i, layer in enumerate(self.layers):
-            for conv, tail in zip(layer.convs, tails, strict=True):
-                conv.load(tail[i])
+        self.keys, self.values = np.stack(keys), np.stack(values)
+        # The inputs before, oldest first, and a slot for the newest.
+        after = [tail.swapaxes(0, 1) for of_layer in zip(*tails, strict=True) for tail in of_layer]
+        self.rings = np.pad(np.stack(after), ((0, 0), (0, 1), (0, 0), (0, 0))) / self.root if after else None
+        self.slot = 0 if self.rings is None else self.rings.shape[1] - 1
         self._begin()
 
     def step(self, ids_B: Ints) -> Floats:
@@ -138,103 +136,115 @@ class TransformerStepper(Stepper):
         if np.count_nonzero(new):
             self.starts[new] = self.at
             self._begin()
-        first, bias = self.first, None
-        if self.ragged:  # rows that see less than others
-            unseen = np.arange(first, self.at + 1) < self.starts[:, None]
-            bias = np.where(unseen, np.float32(-np.inf), np.float32(0))[:, None, None]
         x = self.embedding.take(ids_B, 0)
         if not self.modern:
             x += self.positions.take(self.at - self.starts, 0)
+        look = self._look()
         for i, layer in enumerate(self.layers):
-            h = self._norm(x)
-            h = layer.convs[0](h) if layer.convs else h
-            x += _linear(self._attend(i, _linear(h, layer.qkv), first, bias), layer.out)
-            h = self._norm(x)
-            h = layer.convs[1](h) if layer.convs else h
-            x += _linear(self.activation(_linear(h, layer.up)), layer.down)
+            h = self._mix(2 * i, self._norm(x))
+            x += layer.out(self._attend(i, layer.qkv(h), look))
+            h = self._mix(2 * i + 1, self._norm(x))
+            x += layer.down(self.activation(layer.up(h)))
         self.at += 1
-        return _linear(self._norm(x), self.head)
+        self.slot = (self.slot + 1) % self.slots
+        return self.head(self._norm(x))
 
-    def _attend(self, i: int, qkv: Floats, first: int, bias: Floats | None) -> Floats:
+    def _look(self) -> Look:
+        at, seen = self.at, slice(self.first, self.at + 1)
+        bias = None
+        if self.ragged:  # rows that see less than others
+            unseen = np.arange(self.first, at + 1) < self.starts[:, None]
+            bias = np.where(unseen, np.float32(-np.inf), np.float32(0))[:, None, None]
+        return Look(
+            self.turns_qk[at] if self.modern else None,
+            self.keys[:, :, :, at],
+            self.values[:, :, :, at],
+            self.keys[:, :, :, seen].swapaxes(3, 4),
+            self.values[:, :, :, seen],
+            self.ones_T[: at + 1 - self.first],
+            bias,
+        )
+
+    def _attend(self, i: int, qkv: Floats, look: Look) -> Floats:
         """(B, C), the heads side by side; puts the new keys and values into the cache."""
-        rows, heads, width = len(qkv), self.heads, self.heads * self.head_dim
-        qk = qkv[:, : 2 * width]
-        if self.modern:
-            scale = np.sqrt(np.dot(qk * qk, self.head_means) + self.eps)
-            qk = qk.reshape(rows, 2 * heads, self.head_dim) / scale[:, :, None]
+        rows, heads, width = len(qkv), self.heads, self.width
+        qk = qkv[:, : 2 * width].reshape(rows, 2 * heads, self.head_dim)
+        if look.turns is not None:
+            size = np.vecdot(qk, qk)
+            size += self.head_eps
+            qk = qk / np.sqrt(size, size)[:, :, None]
             turned = qk.view(np.complex64)
-            turned *= self.turns_qk[self.at]
-        qk = qk.reshape(rows, 2, heads, self.head_dim)
-        keys, values, after = self.keys[i], self.values[i], self.at + 1
-        keys[:, :, self.at] = qk[:, 1]
-        values[:, :, self.at] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
-        scores = qk[:, 0, :, None] @ keys[:, :, first:after].swapaxes(2, 3)
-        if bias is not None:
-            scores += bias
+            turned *= look.turns
+        look.new_keys[i] = qk[:, heads:]
+        look.new_values[i] = qkv[:, 2 * width :].reshape(rows, heads, self.head_dim)
+        scores = qk[:, :heads, None] @ look.keys[i]
+        if look.bias is not None:
+            scores += look.bias
         if not self.modern:  # of normalised queries and keys, no score passes sqrt(D)
             scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
-        np.exp(scores, out=scores)
-        mixed = scores @ values[:, :, first:after]
-        mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
+        np.exp(scores, scores)
+        mixed = scores @ look.values[i]
+        mixed /= np.vecdot(scores, look.ones)[..., None]
         return mixed.reshape(rows, width)
 
+    def _mix(self, nth: int, x: Floats) -> Floats:
+        """The nth convolution, of the newest input, which goes into its ring, and the ones before."""
+        if self.rings is None:
+            return x
+        ring = self.rings[nth]
+        ring[self.slot] = x
+        return np.add.reduce(ring * self.mixers[self.slot, nth], 0)
+
     def _norm(self, x: Floats) -> Floats:
-        """Without gain and bias."""
+        """Without gain and bias, and divided by the root of the width."""
         if not self.modern:
-            x = x - np.dot(x, self.mean_C1)
-        if len(x) == 1:  # a number costs less than an array of one
-            return x * np.float32((float(np.vdot(x, x)) / x.size + self.eps) ** -0.5)
-        return x / np.sqrt(np.dot(x * x, self.mean_C1) + self.eps)
+            x = x - np.vecdot(x, self.mean_C)[:, None]
+        size = np.vecdot(x, x)
+        size += self.eps
+        return x / np.sqrt(size, size)[:, None]
 
     def _begin(self) -> None:
         """Let nothing be seen of what stands before a row's document."""
-        for layer in self.layers:
-            for conv in layer.convs:
-                conv.forget(self.at - self.starts)
+        if self.rings is not None:
+            back = (self.slot - 1 - np.arange(self.slots)) % self.slots
+            self.rings[:, back[:, None] >= self.at - self.starts] = 0
         self.first = int(self.starts.min())
         self.ragged = int(self.starts.max()) > self.first
 
     def keep(self, rows_K: Ints) -> None:
-        for layer in self.layers:
-            for conv in layer.convs:
-                conv.ring = conv.ring[:, rows_K]
+        if self.rings is not None:
+            self.rings = self.rings[:, :, rows_K]
         self.starts = self.starts[rows_K]
         self._begin()
-        self.keys = [k[rows_K] for k in self.keys]
-        self.values = [v[rows_K] for v in self.values]
+        self.keys, self.values = self._taken(self.keys, rows_K), self._taken(self.values, rows_K)
+
+    def _taken(self, cache_LBHCD: Floats, rows_K: Ints) -> Floats:
+        # Only what is in use: of names, for one, it is a small part.
+        layers, _, *sizes = cache_LBHCD.shape
+        taken = np.empty((layers, len(rows_K), *sizes), np.float32)
+        taken[:, :, :, : self.at] = cache_LBHCD[:, :, :, : self.at][:, rows_K]
+        return taken
 
     def roll(self, keep: int) -> bool:
         if not self.modern:
             return False
         gone = self.at - keep
         back = self.turns[gone].conj() if keep else self.turns[0]
-        for keys, values in zip(self.keys, self.values, strict=True):
-            kept = keys[:, :, gone : self.at].view(np.complex64) * back
-            keys[:, :, :keep] = kept.view(np.float32)
-            values[:, :, :keep] = values[:, :, gone : self.at].copy()
+        kept = slice(gone, self.at)
+        self.keys[:, :, :, :keep] = (self.keys[:, :, :, kept].view(np.complex64) * back).view(np.float32)
+        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
         self.at = keep
         self.starts = np.maximum(self.starts - gone, 0)
         self._begin()
         return True
 
 
-def _linear(x: Floats, layer: Linear) -> Floats:
-    weight, bias = layer
-    y = np.dot(x, weight)
-    if bias.size:
-        y += bias
-    return y
-
-
-def _folded(norm: nn.Module | None, layer: nn.Linear) -> Linear:
-    """A layer with the gain and bias of the norm before it."""
-    weight = matrix(layer.weight).copy()
-    bias = np.zeros(0, np.float32) if layer.bias is None else array(layer.bias).copy()
-    if not isinstance(norm, nn.LayerNorm):
-        return weight, bias
-    shift = np.dot(array(norm.bias), weight)
-    bias = shift if layer.bias is None else bias + shift
-    return weight * array(norm.weight)[:, None], bias
+def _slots(conv: ShortConv) -> Floats:
+    """(K, K, 1, C): the weight of each slot of a ring while the newest input lies in the first, second, …"""
+    weight = array(conv.weight).copy()
+    weight[0] += 1  # what is added to
+    slots = np.arange(conv.width)
+    return weight[(slots[:, None] - slots) % conv.width][:, :, None]
 
 
 def _squared_relu(h: Floats) -> Floats:

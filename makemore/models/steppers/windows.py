@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from torch import nn
 
-from makemore.models.steppers import Floats, Ints, Stepper, array, matrix
+from makemore.models.steppers import Floats, Ints, Linear, Stepper, array, matrix
 from makemore.types import State
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from makemore.nn.batchnorm import BatchNorm
 
 
-def folded_norm(weight: Floats, norm: BatchNorm) -> tuple[Floats, Floats]:
-    """A layer without bias and the batch normalisation after it, as one layer: weight (in, out), bias."""
+def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
+    """A layer without bias and the batch normalisation after it, as one layer."""
     scale = array(norm.weight / (norm.running_var + norm.eps).sqrt())
-    return weight * scale, array(norm.bias) - array(norm.running_mean) * scale
+    return Linear(matrix(layer.weight) * scale, array(norm.bias) - array(norm.running_mean) * scale)
 
 
 class BigramStepper(Stepper):
     """A row of the table."""
+
+    twins = False
 
     def __init__(self, model: Bigram) -> None:
         self.table = array(model.W)
@@ -40,24 +43,19 @@ class BigramStepper(Stepper):
 class WindowStepper(Stepper):
     """The last tokens' embeddings, side by side, through tanh layers."""
 
-    def __init__(
-        self, size: int, boundary_id: int, embedding: Floats, layers: list[tuple[Floats, Floats]]
-    ) -> None:
-        self.size, self.boundary_id = size, boundary_id
-        self.embedding = embedding
-        *self.layers, self.head = layers
+    def __init__(self, model: MLP | BatchNormMLP, layers: list[Linear]) -> None:
+        self.boundary_id = model.boundary_id
+        self.embedding = array(model.embedding.weight)
+        self.layers, self.head = layers, Linear.of(model.head)
 
     @classmethod
     def of_mlp(cls, model: MLP) -> WindowStepper:
-        layers = [(matrix(layer.weight), array(layer.bias)) for layer in [*model.hidden, model.head]]
-        return cls(model.config.block_size, model.boundary_id, array(model.embedding.weight), layers)
+        return cls(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
 
     @classmethod
     def of_batchnorm_mlp(cls, model: BatchNormMLP) -> WindowStepper:
         pairs = zip(model.hidden, model.norms, strict=True)
-        layers = [folded_norm(matrix(layer.weight), norm) for layer, norm in pairs]  # type: ignore[arg-type]
-        layers.append((matrix(model.head.weight), array(model.head.bias)))
-        return cls(model.config.block_size, model.boundary_id, array(model.embedding.weight), layers)
+        return cls(model, [with_norm(cast(nn.Linear, h), cast("BatchNorm", norm)) for h, norm in pairs])
 
     def load(self, state: State) -> None:
         before = array(state[0])
@@ -74,13 +72,10 @@ class WindowStepper(Stepper):
         if np.count_nonzero(new):
             self.window[new] = self.boundary_id
         x = self.embedding.take(self.window, 0).reshape(len(ids_B), -1)
-        for weight, bias in self.layers:
-            x = np.dot(x, weight)
-            x += bias
+        for layer in self.layers:
+            x = layer(x)
             np.tanh(x, out=x)
-        logits = np.dot(x, self.head[0])
-        logits += self.head[1]
-        return logits
+        return self.head(x)
 
     def keep(self, rows_K: Ints) -> None:
         self.window = self.window[rows_K]
@@ -93,8 +88,7 @@ class BagOfWordsStepper(Stepper):
         embedding = array(model.embedding.weight)
         # Index -1, where there is no token yet, is a row of zeros.
         self.embedding = np.concatenate([embedding, np.zeros_like(embedding[:1])])
-        layers = (model.up, model.down, model.head)
-        self.up, self.down, self.head = ((matrix(n.weight), array(n.bias)) for n in layers)
+        self.up, self.down, self.head = map(Linear.of, (model.up, model.down, model.head))
 
     def load(self, state: State) -> None:
         before = array(state[0])
@@ -106,13 +100,9 @@ class BagOfWordsStepper(Stepper):
         x = np.add.reduce(self.embedding.take(self.window, 0, mode="wrap"), axis=1)
         x /= np.count_nonzero(self.window >= 0, axis=1, keepdims=True).astype(np.float32)
         x += self.embedding.take(ids_B, 0)
-        h = np.dot(x, self.up[0])
-        h += self.up[1]
-        x += np.dot(np.tanh(h, out=h), self.down[0])
-        x += self.down[1]
-        logits = np.dot(x, self.head[0])
-        logits += self.head[1]
-        return logits
+        h = self.up(x)
+        x += self.down(np.tanh(h, out=h))
+        return self.head(x)
 
     def keep(self, rows_K: Ints) -> None:
         self.window = self.window[rows_K]

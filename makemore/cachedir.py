@@ -1,0 +1,21 @@
+"""Where makemore keeps what can be made again: encoded texts, fitted tokenizers, compiled code."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``MAKEMORE_CACHE``, or makemore's folder among the user's caches. May not exist yet.
+
+    Raises RuntimeError where the user has no home.
+    """
+    if os.environ.get("MAKEMORE_CACHE"):
+        return Path(os.environ["MAKEMORE_CACHE"])
+    if platform.system() == "Windows" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"]) / "makemore"
+    if platform.system() == "Darwin":
+        return Path.home() / "Library" / "Caches" / "makemore"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "makemore"

@@ -1,0 +1,31 @@
+"""What this process asks of the system's threads and memory, before torch is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_MOST_FOR_MMAP = 32 << 20
+"""The largest threshold that glibc takes."""
+
+
+def tune_process() -> None:
+    """Short waits between threads, and memory that is kept rather than given back at every step.
+
+    A step of a small model is hundreds of short parallel loops. OpenMP's threads should wait for the next
+    one awake, but not for long, or a second program on the machine slows both. glibc returns large blocks
+    to the system when they are freed, and each page of the next one has to be mapped and cleared again:
+    a sixth of a step. What the user has set in the environment stands.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_FOR_MMAP)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 64 << 20)

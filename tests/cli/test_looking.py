@@ -1,0 +1,69 @@
+"""``tokenize`` and ``doctor``: what a text is like, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import call
+
+
+@pytest.mark.parametrize("spec", ["char", "byte", "bpe:270", "spm:280", "spm-unigram:280"])
+@pytest.mark.parametrize("text", ["words.txt", "prose.txt"])
+def test_figures_of_a_tokenizer(work, spec, text):
+    result = call("tokenize", text, "-t", spec, "--json", "-n", "50")
+    assert result.status == 0, result.err
+    found = json.loads(result.out)
+    size = len((work / text).read_bytes())
+    assert found["bytes"] == found["chars"] == size
+    assert found["tokens"] <= size
+    assert found["bytes_per_token"] == pytest.approx(size / found["tokens"])
+    assert found["tokens_per_char"] == pytest.approx(found["tokens"] / size)
+    assert 1 < found["used"] <= found["vocab_size"]
+    assert len(found["pieces"]) == 50
+    beginning = "".join(found["pieces"])
+    written = (work / text).read_text(encoding="utf-8")
+    assert written.startswith(beginning) if text == "prose.txt" else set(beginning) <= set(written)
+
+
+def test_tokens_are_shown_apart(work):
+    (work / "one.txt").write_text("the cat.\n" * 30 + "é👩\n", encoding="utf-8")
+    shown = call("tokenize", "one.txt", "-t", "byte", "--mode", "text", "-n", "9").out
+    assert shown.startswith("t|h|e| |c|a|t|.⏎")
+    assert "bytes/token" in shown
+    assert "\\xc3" in call("tokenize", "one.txt", "-t", "byte", "--mode", "lines", "-n", "999").out
+
+
+def test_what_doctor_finds(work):
+    (work / "twins.txt").write_text("".join(f"n{i % 40}\n" for i in range(200)), encoding="utf-8")
+    result = call("doctor", "twins.txt", "--json", "--no-compile")
+    assert result.status == 0, result.err
+    found = json.loads(result.out)
+    assert found["text"]["encoding"] == "utf-8"
+    assert found["alphabet"]["characters"] == 12
+    assert found["lines"]["lines"] == 200
+    assert found["lines"]["repeated"] == 160
+    assert found["splits"]["mode"] == "lines"
+    assert found["splits"]["val, share that stands in train"] > 0.5
+    assert any("--dedupe" in line for line in found["advice"])
+    assert found["a default run"]["parameters"] > 1000
+    plain = call("doctor", "twins.txt", "--no-compile").out
+    assert "repeated: 160" in plain
+    assert "! " in plain
+
+
+def test_doctor_names_the_encoding_that_fits(work):
+    (work / "old.txt").write_bytes("dvě slova, café\n".encode("cp1252", "replace") * 21)
+    found = json.loads(call("doctor", "old.txt", "--json", "--no-compile").out)
+    assert found["text"]["encoding"] == "cp1252"
+    assert any("read as cp1252" in line for line in found["advice"])
+    (work / "wide.txt").write_bytes("words\n".encode("utf-16") * 20)
+    found = json.loads(call("doctor", "wide.txt", "--json", "--no-compile").out)
+    assert found["text"]["encoding"] == "utf-16"
+
+
+def test_misuse_is_refused(refused):
+    assert "no such file" in refused("doctor", "none.txt")
+    assert "unknown tokenizer" in refused("tokenize", "words.txt", "-t", "nothing")
+    assert "bpe:512" in refused("tokenize", "words.txt", "-t", "bpe:7")

@@ -1,0 +1,116 @@
+"""What INPUT may be: the same text from files, packed files, folders, globs, standard input and URLs."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import zstandard
+
+from makemore.corpus.decoding import decode_blocks
+from makemore.corpus.source import Source, find_source
+from makemore.datasets import open_input, shipped_file
+from makemore.errors import UserError
+
+ONE, TWO = "first é\nsecond", "third\n"
+
+
+def read(source: Source) -> str:
+    return "".join(decode_blocks(source.blocks(), source.name))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "texts" / "inner").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text(ONE, encoding="utf-8")
+    with gzip.open(tmp_path / "texts" / "inner" / "b.txt.gz", "wb") as file:
+        file.write(TWO.encode())
+    (tmp_path / "texts" / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "texts" / ".hidden").write_text("no", encoding="utf-8")
+    return tmp_path / "texts"
+
+
+def test_a_folder_is_its_texts_in_order(folder):
+    source = find_source(str(folder))
+    # The first file's last line doesn't run into the second one's first.
+    assert read(source) == ONE + "\n" + TWO
+    assert source.skipped == 1
+    assert source.stem == "texts"
+
+
+def test_runs_in_a_folder_are_no_texts(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "model.safetensors").write_bytes(b"x")
+    (folder / "run" / "samples.txt").write_text("mine", encoding="utf-8")
+    assert read(find_source(str(folder))) == ONE + "\n" + TWO
+    with pytest.raises(UserError, match="is a run"):
+        find_source(str(folder / "run"))
+
+
+def test_a_glob_and_several_files(folder):
+    assert read(find_source(str(folder / "*.txt"))) == ONE
+    assert read(find_source(str(folder / "**" / "*.gz"))) == TWO
+    both = find_source(str(folder / "inner" / "b.txt.gz"), str(folder / "a.txt"))
+    assert read(both) == TWO + ONE
+    assert both.stem == "b"
+    assert both.name.endswith("and 1 more")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_packed_files(tmp_path, suffix):
+    data = ("line\n" * 50_000).encode()
+    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    (tmp_path / f"x.txt{suffix}").write_bytes(pack(data))
+    source = find_source(str(tmp_path / f"x.txt{suffix}"))
+    assert b"".join(source.blocks()) == data
+    assert source.stem == "x"
+    (tmp_path / f"x.txt{suffix}").write_bytes(pack(data)[:-9])
+    if suffix == ".gz":
+        with pytest.raises(UserError, match="can't read"):
+            read(source)
+    (tmp_path / f"x.txt{suffix}").write_bytes(b"not packed at all")
+    with pytest.raises(UserError, match="can't read"):
+        read(source)
+
+
+def test_zst_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "x.zst").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(UserError, match="pip install zstandard"):
+        read(find_source(str(tmp_path / "x.zst")))
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(ONE.encode())))
+    source = find_source("-")
+    assert (read(source), source.stem, source.saved()) == (ONE, "stdin", ["-"])
+    with pytest.raises(UserError, match="goes alone"):
+        find_source("-", "a.txt")
+
+
+def test_urls_go_through_fsspec(folder):
+    assert read(find_source((folder / "a.txt").as_uri())) == ONE
+    assert read(find_source((folder / "inner" / "b.txt.gz").as_uri())) == TWO
+    with pytest.raises(UserError, match="can't read"):
+        read(find_source((folder / "none.txt").as_uri()))
+    with pytest.raises(UserError, match="nosuch"):
+        read(find_source("nosuch://a/b.txt"))
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(UserError, match="no text files"):
+        find_source(str(tmp_path))
+    with pytest.raises(UserError, match="no text files"):
+        find_source(str(tmp_path / "*.txt"))
+    with pytest.raises(UserError, match="no such file"):
+        read(find_source(str(tmp_path / "none.gz")))
+
+
+def test_names_of_data_sets_and_none():
+    assert open_input(()).parts == (str(shipped_file()),)
+    assert open_input(("first-names",)).parts == (str(shipped_file()),)
+    assert open_input(("-",)).parts == ("-",)

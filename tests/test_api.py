@@ -1,0 +1,39 @@
+"""``import makemore`` and the three lines of the documentation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import makemore
+from makemore.workflows.training import TrainRequest, train
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
+
+
+def test_importing_does_not_wait_for_torch():
+    code = "import sys, makemore; print(makemore.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == [makemore.__version__, "False", "False"]
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(AttributeError, match="'makemore' has no attribute 'lode'"):
+        _ = makemore.lode  # type: ignore[attr-defined]
+
+
+def test_every_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("poems.txt").write_text("The rose is red, the violet's blue,\nand so on, as the others do.\n" * 40)
+    train(TrainRequest("poems.txt", "count", out=Path("checkpoints/poems-transformer")))
+    Path("names.txt").write_text("anna\nhanna\nmaria\nmarianna\nria\n" * 20)
+    train(TrainRequest("names.txt", "count", out=Path("checkpoints/names-lstm")))
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out
