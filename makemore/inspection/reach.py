@@ -15,7 +15,10 @@ from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet
 from makemore.types import IGNORE_INDEX, Batch
 
-ROWS = 64
+ROWS = 32
+LONGEST = 256
+POSITIONS = 48
+"""Of a row, whose gradients are taken."""
 FARTHEST = 64
 """Shown."""
 SEEN = 5
@@ -69,12 +72,37 @@ def judge(model: LanguageModel, shares: NDArray[np.float64]) -> list[Verdict]:
 def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
     """(D,) shares by distance, of the tokens at least D back that documents have; they sum to 1.
 
-    The gradient of each position's own loss, which takes one pass backwards for each position.
+    The gradient of each position's own loss: one pass backwards where every position has a window of its
+    own, else one for each of some positions, evenly chosen.
     """
-    rows = _long_rows(batch)
-    inputs_BT, targets_BT = batch.inputs_BT[rows], batch.targets_BT[rows]
+    inputs_BT, targets_BT = _long_rows(batch)
+    nats_BT, embedded = _embedded_loss(model, inputs_BT, targets_BT)
+    starts_BT = _starts(inputs_BT, model.boundary_id)
     length = inputs_BT.shape[1]
     total, counted = np.zeros(length), np.zeros(length)
+    windows = embedded.ndim == 4
+    if windows:
+        whole_BTK = torch.autograd.grad(nats_BT.sum(), embedded)[0].norm(dim=-1)
+    for t in range(0, length, 1 if windows else -(-length // POSITIONS)):
+        if windows:
+            back_BD = whole_BTK[:, t].flip(1)
+        else:
+            (grad,) = torch.autograd.grad(nats_BT[:, t].sum(), embedded, retain_graph=True)
+            # Some put boundaries in front.
+            back_BD = grad.norm(dim=-1)[:, -length:][:, : t + 1].flip(1)
+        reach_B = t - starts_BT[:, t] + 1
+        near_BD = torch.arange(back_BD.shape[1]) < reach_B[:, None]
+        near_BD &= (targets_BT[:, t] != IGNORE_INDEX)[:, None]
+        sums, often = (back_BD * near_BD).double().sum(0).numpy(), near_BD.sum(0).numpy()
+        total[: len(sums)] += sums[:length]
+        counted[: len(often)] += often[:length]
+    enough = int((counted >= min(SEEN, counted[0])).sum())  # far ones are rare, and their means noise
+    mean = (total / np.maximum(counted, 1))[:enough]
+    return mean / max(mean.sum(), 1e-300)
+
+
+def _embedded_loss(model: LanguageModel, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of each target (B, T), and the embeddings they can be differentiated by."""
     embedded: list[Tensor] = []
 
     def note(module: nn.Module, args: Any, out: Tensor) -> Tensor:
@@ -84,25 +112,14 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
 
     handle = _embedding(model).register_forward_hook(note)
     try:
-        logits = model(inputs_BT)[0]
+        with torch.enable_grad():
+            logits = model(inputs_BT)[0]
     finally:
         handle.remove()
     nats = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    ).view(targets_BT.shape)
-    starts_BT = _starts(inputs_BT, model.boundary_id)
-    for t in range(length):
-        (grad,) = torch.autograd.grad(nats[:, t].sum(), embedded[0], retain_graph=True)
-        strength = grad.norm(dim=-1)[:, -length:]  # some put boundaries in front
-        for b in range(len(strength)):
-            reach = t - int(starts_BT[b, t]) + 1
-            if targets_BT[b, t] != IGNORE_INDEX:
-                back = strength[b, t - reach + 1 : t + 1].flip(0).double().numpy()
-                total[:reach] += back
-                counted[:reach] += 1
-    often = int((counted >= min(SEEN, counted[0])).sum())  # far ones are rare, and their means noise
-    mean = (total / np.maximum(counted, 1))[:often]
-    return mean / max(mean.sum(), 1e-300)
+    )
+    return nats.view(targets_BT.shape), embedded[0]
 
 
 def _embedding(model: LanguageModel) -> nn.Embedding:
@@ -111,10 +128,11 @@ def _embedding(model: LanguageModel) -> nn.Embedding:
     return embedding
 
 
-def _long_rows(batch: Batch) -> Tensor:
-    """The rows with most targets, a few of them."""
+def _long_rows(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of the rows with most targets, a few of them, cut where they are very long."""
     lengths = (batch.targets_BT != IGNORE_INDEX).sum(1)
-    return lengths.argsort(descending=True, stable=True)[:ROWS]
+    rows = lengths.argsort(descending=True, stable=True)[:ROWS]
+    return batch.inputs_BT[rows, :LONGEST], batch.targets_BT[rows, :LONGEST]
 
 
 def _starts(inputs_BT: Tensor, boundary_id: int) -> Tensor:

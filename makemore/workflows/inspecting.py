@@ -149,10 +149,12 @@ def replay(trainer: Trainer, total: int) -> list[Update]:
     begun = time.perf_counter()
     for step in range(min(REPLAYED_STEPS, total)):
         before = {name: p.detach().clone() for name, p in matrices.items()}
-        if trainer.advance(step / total) is None or time.perf_counter() - begun > REPLAY_SECONDS:
+        if trainer.advance(step / total) is None:
             break
         for name, p in matrices.items():
             ratios[name].append(_ratio(p.detach() - before[name], before[name]))
+        if time.perf_counter() - begun > REPLAY_SECONDS:
+            break
     return [Update(name, np.array(found)) for name, found in ratios.items()]
 
 

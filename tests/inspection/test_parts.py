@@ -201,20 +201,20 @@ def test_nothing_beyond_the_context_has_influence(name: str, limit: int) -> None
     shares = reach.influence(prepared(name), batch(length=20))
     assert shares.sum() == pytest.approx(1)
     assert (shares[:limit] > 0).all()
-    assert shares[limit:].max() == 0
+    assert shares[limit:].sum() == 0
 
 
 def test_influence_is_that_of_each_gradient() -> None:
-    model, some = prepared("lstm"), batch(2, 6)
+    model, some = prepared("lstm"), batch(5, 6)
     shares = reach.influence(model, some)
     total = np.zeros(6)
-    for row in range(2):
+    for row in range(5):
         for t in range(6):
             embedded = model.embedding(some.inputs_BT[row : row + 1]).detach().requires_grad_()
             logits = model.head(model.layers(embedded)[0])
             F.cross_entropy(logits[0, t], some.targets_BT[row, t]).backward()
             for back in range(t + 1):
-                total[back] += float(embedded.grad[0, t - back].norm()) / (2 * (6 - back))
+                total[back] += float(embedded.grad[0, t - back].norm()) / (5 * (6 - back))
     np.testing.assert_allclose(shares, total / total.sum(), rtol=1e-4)
 
 
