@@ -15,7 +15,8 @@ from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet
 from makemore.types import IGNORE_INDEX, Batch
 
-ROWS = 32
+TOKENS = 2048
+"""Of a batch, which are looked at, in rows of this many at most:"""
 LONGEST = 256
 POSITIONS = 48
 """Of a row, whose gradients are taken."""
@@ -131,7 +132,8 @@ def _embedding(model: LanguageModel) -> nn.Embedding:
 def _long_rows(batch: Batch) -> tuple[Tensor, Tensor]:
     """Inputs and targets of the rows with most targets, a few of them, cut where they are very long."""
     lengths = (batch.targets_BT != IGNORE_INDEX).sum(1)
-    rows = lengths.argsort(descending=True, stable=True)[:ROWS]
+    wanted = max(1, TOKENS // min(LONGEST, batch.inputs_BT.shape[1]))
+    rows = lengths.argsort(descending=True, stable=True)[:wanted]
     return batch.inputs_BT[rows, :LONGEST], batch.targets_BT[rows, :LONGEST]
 
 

@@ -32,6 +32,7 @@ PICTURES = {
     "transformer": EMBEDDED | {"attention"},
     "mixture": {"bigrams", "members"},
 }
+SMALL = {"transformer": ("model.n_layer=2", "model.n_embd=32", "model.block_size=48")}
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def made(name: str, text: str) -> Path:
         assert call("mix", *parts, "--out", "mixture").status == 0
         return Path("mixture")
     budget = {"eval_interval": 3} | ({} if name == "count" else {"steps": 12})
-    return train(TrainRequest(text, name, out=Path(name), train=budget)).run.folder.path
+    request = TrainRequest(text, name, out=Path(name), train=budget, settings=SMALL.get(name, ()))
+    return train(request).run.folder.path
 
 
 def test_no_rung_is_forgotten() -> None:
