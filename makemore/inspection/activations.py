@@ -81,6 +81,7 @@ def draw(subject: Subject) -> Picture | None:
         _histogram(left, stage, BLUE, "after")
         left.set_title(f"{stage.name}: {stage.share:.0%} {_word(stage.kind)}, {stage.dead} dead", fontsize=9)
         left.set_ylabel("density")
+        left.locator_params(axis="x", nbins=5)
         left.legend(fontsize=7)
         right.imshow(stage.stuck_NH[:SHOWN_TOKENS].numpy(), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
         right.set_ylabel("token")

@@ -114,16 +114,24 @@ def _frequent(subject: Subject) -> NDArray[np.int64]:
 
 
 def spread(points_N2: Floats, room_2: Floats, rounds: int = 200) -> Floats:
-    """Places for labels near their points, pushed apart until none stands in another's room."""
+    """Places for labels near their points, pushed apart until none stands in another's room
+    or on a point."""
     room_2 = np.maximum(room_2, 1e-9)
     places = points_N2 + room_2 * np.array([0.0, 0.6])
     rng = np.random.default_rng(0)
     places = places + rng.normal(size=places.shape) * room_2 * 0.01  # of two in one place, one has to go
+    others = 1 - np.eye(len(places))
     for _ in range(rounds):
-        gap = (places[:, None] - places[None]) / room_2
-        near = np.maximum(0, 1 - np.abs(gap)).min(-1) * (1 - np.eye(len(places)))
-        if not near.any():
+        push = _away(places, places, room_2, others) + _away(places, points_N2, 0.55 * room_2, 1.0)
+        if not push.any():
             break
-        push = (near[..., None] * gap / np.maximum(np.linalg.norm(gap, axis=-1, keepdims=True), 1e-9)).sum(1)
-        places = places + 0.5 * push * room_2
+        places = places + 0.5 * push
     return places
+
+
+def _away(places_N2: Floats, from_M2: Floats, room_2: Floats, counts: Floats | float) -> Floats:
+    """(N, 2) pushes away from all that stands within ``room_2``, and counts."""
+    gap = (places_N2[:, None] - from_M2[None]) / room_2
+    near = np.maximum(0, 1 - np.abs(gap)).min(-1) * counts
+    directions = gap / np.maximum(np.linalg.norm(gap, axis=-1, keepdims=True), 1e-9)
+    return (near[..., None] * directions).sum(1) * room_2

@@ -18,8 +18,8 @@ OPEN, SHUT = 0.9, 0.1
 GATES = ("input gate", "forget gate", "output gate", "reset gate", "update gate")
 CAPTION = (
     "A column for each token, a row for each unit, the units ordered by their average. Gates are between 0 "
-    "(shut) and 1 (open); hidden vectors and candidates between -1 and 1. At most 48 units are shown, evenly "
-    "chosen."
+    "(shut) and 1 (open); hidden vectors and candidates between -1 and 1; cells may grow beyond. At most 48 "
+    "units are shown, evenly chosen."
 )
 
 Layer = dict[str, Tensor]
@@ -42,11 +42,11 @@ def draw(subject: Subject) -> Picture | None:
         order = values_TH.mean(0).argsort(descending=True)
         shown = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).long()]
         gate = name.rpartition(", ")[2] in GATES
-        low, high = (0.0, 1.0) if gate else (-1.0, 1.0)
+        high = _ceiling(name, values_TH)
         image = axes.imshow(
             values_TH[:, shown].T.numpy(),
             aspect="auto",
-            vmin=low,
+            vmin=0.0 if gate else -high,
             vmax=high,
             cmap="viridis" if gate else "RdBu_r",
         )
@@ -54,9 +54,14 @@ def draw(subject: Subject) -> Picture | None:
         axes.set_ylabel("unit")
         axes.set_yticks([])
         token_axis(axes.xaxis, names)
-        figure.colorbar(image, ax=axes, pad=0.01)
+        figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if gate else "value")
     axes.set_xlabel("token read")
     return Picture("gates", "Gates and hidden vectors over a text", CAPTION, figure, judge(layers))
+
+
+def _ceiling(name: str, values_TH: Tensor) -> float:
+    """What colours reach to: cells aren't bounded by 1."""
+    return max(1.0, float(values_TH.abs().max())) if name.endswith("cell") else 1.0
 
 
 def judge(layers: list[Layer]) -> list[Verdict]:

@@ -80,7 +80,7 @@ def judge(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Verdict]:
     idle = [name for name, grad in grads.items() if not grad.any()]
     verdicts = [Verdict("warning", f"no gradient reaches {name}") for name in idle]
     matrices = {name: _rms(grads[name]) for name, v in values.items() if v.ndim > 1 and name not in idle}
-    if matrices:
+    if len(matrices) > 1:
         most, least = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         apart = matrices[most] / matrices[least]
         said = f"gradients of matrices differ {apart:,.0f}-fold, from {least} to {most}"

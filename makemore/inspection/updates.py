@@ -11,12 +11,11 @@ from makemore.inspection.subject import Picture, Subject, Update, Verdict
 
 SMALL, LARGE = -4.5, -1.0
 """log10 of ratios that are worth a word."""
-MOST_LINES = 40
-STYLES = ("-", "--", ":", "-.")
 CAPTION = (
     "The first steps of training, taken again: each step's change of a matrix, as a share of its values "
     "(standard deviations, log10). About a thousandth a step, the dashed line, is a good pace for AdamW; "
-    "Muon takes larger steps. Far below, a layer learns too slowly; far above, it forgets what it knew."
+    "Muon takes larger steps. Far below, a layer learns too slowly; far above, it forgets what it knew. "
+    "Like matrices of all layers have one colour."
 )
 
 
@@ -25,17 +24,23 @@ def draw(subject: Subject) -> Picture | None:
     updates = [u for u in subject.updates if np.isfinite(u.ratio_S).any()]
     if not updates:
         return None
-    shown = updates[:: -(-len(updates) // MOST_LINES)]
-    figure = new_figure(9, max(4.5, 0.17 * len(shown) + 1.5))
+    kinds = list(dict.fromkeys(kind_of(u.name) for u in updates))
+    figure = new_figure(9, max(4.5, 0.17 * len(kinds) + 1.5))
     axes = figure.add_subplot()
-    for i, update in enumerate(shown):
-        steps = np.arange(1, len(update.ratio_S) + 1)
-        style = "-" if i < 10 else "--" if i < 20 else ":"
+    named: set[str] = set()
+    for update in updates:
+        kind = kind_of(update.name)
+        nth = kinds.index(kind)
         axes.plot(
-            steps, np.log10(update.ratio_S), style, linewidth=1.2, color=f"C{i % 10}", label=update.name
+            np.arange(1, len(update.ratio_S) + 1),
+            np.log10(update.ratio_S),
+            "-" if nth < 10 else "--",
+            linewidth=1.2,
+            color=f"C{nth % 10}",
+            label=kind if kind not in named else None,
         )
-    axes.axhline(-3, color="black", linestyle="--", linewidth=1.2)
-    axes.text(1, -2.97, "a thousandth", fontsize=8, va="bottom")
+        named.add(kind)
+    axes.axhline(-3, color="black", linestyle="--", linewidth=1.2, label="a thousandth")
     axes.set_xlabel("step")
     axes.set_ylabel("log10(change / values)")
     axes.grid(alpha=0.3)
@@ -44,8 +49,8 @@ def draw(subject: Subject) -> Picture | None:
 
 
 def kind_of(name: str) -> str:
-    """A parameter's name without the number of its layer: one colour for all layers."""
-    return re.sub(r"\d+", "", name)
+    """A parameter's name with a star for the number of its layer: one colour for all layers."""
+    return re.sub(r"^(\w+)\.\d+\.", r"\1.*.", name)
 
 
 def judge(updates: list[Update]) -> list[Verdict]:
