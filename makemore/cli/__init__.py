@@ -22,6 +22,7 @@ from makemore.cli import (
     lr_find,
     mix,
     models,
+    play,
     sample,
     tokenize,
     train,
@@ -49,6 +50,7 @@ app.command("inspect")(inspecting.command)
 app.command("import")(importing.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
+app.command("play")(play.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
 app.command("tokenize")(tokenize.command)
