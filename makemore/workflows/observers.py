@@ -107,6 +107,7 @@ class WandB:
             dir=str(plan.folder.path),
             config={**settings, "rung": plan.model_name, "tokenizer": plan.tokenizer_spec},
             mode=os.environ.get("WANDB_MODE", "offline"),
+            settings={"quiet": True},
         )
 
     def record(self, record: Record) -> None:
@@ -117,7 +118,8 @@ class WandB:
 
     def close(self) -> None:
         if self._run is not None:
-            self._run.finish(quiet=True)
+            self._run.finish()
+            self._wandb.teardown()  # its service writes the file's last part as it ends
 
 
 def curves(record: Record) -> dict[str, float]:

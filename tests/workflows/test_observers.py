@@ -74,7 +74,8 @@ def test_wandb_logs_offline(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     done = call("train", text, "--model", "bigram", "--steps", 3, "--out", "run", "--wandb")
     assert done.status == 0, done.err
-    assert list(Path("run/wandb").glob("offline-run-*/run-*.wandb"))
+    (log,) = Path("run/wandb").glob("offline-run-*/run-*.wandb")
+    assert b"loss/train" in log.read_bytes()
 
 
 class FakeWandB:
@@ -92,8 +93,11 @@ class FakeWandB:
     def log(self, values: dict[str, float], step: int) -> None:
         self.logged.append((step, values))
 
-    def finish(self, quiet: bool) -> None:
+    def finish(self) -> None:
         self.finished = True
+
+    def teardown(self) -> None:
+        assert self.finished
 
 
 def test_wandb_is_told_settings_and_curves(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
