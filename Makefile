@@ -27,7 +27,7 @@ test: $(READY) lint
 
 # The docs as a site, in site/: warnings are errors.
 site: $(READY)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -230,12 +230,9 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
-    text = store_text(source, corpus_config.encoding)
     start = read_start(request.init_from, request.model) if request.init_from else None
     tokenizer = start.tokenizer if start else request.tokenizer
-    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
-    if start:
-        refuse_unspellable(corpus, text)
+    corpus = _encoded(source, corpus_config, tokenizer, observer, spell_all=start is not None)
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
     for note in _notes(source, corpus):
@@ -258,6 +255,22 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     if start:
         begin_with(model, start)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
+
+
+def _encoded(
+    source: Source,
+    config: CorpusConfig,
+    tokenizer: str | Tokenizer,
+    observer: Observer,
+    spell_all: bool = False,
+) -> Corpus:
+    """The text in tokens. ``spell_all``: raises UserError where the tokenizer can't spell some of it."""
+    with parallel.once_a_machine():
+        text = store_text(source, config.encoding)
+        corpus = make_corpus(text, config, tokenizer, observer.encoding)
+        if spell_all:
+            refuse_unspellable(corpus, text)
+    return corpus
 
 
 def _notes(source: Source, corpus: Corpus) -> list[str]:
@@ -594,8 +607,7 @@ def _resume(request: TrainRequest, observer: Observer, stop: Callable[[], bool])
         parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     )
     _refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
-    text = store_text(source, corpus_config.encoding)
-    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    corpus = _encoded(source, corpus_config, tokenizer, observer)
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
