@@ -33,10 +33,10 @@ def draw(subject: Subject) -> Picture | None:
     n_layer, n_head, length, _ = weights.shape
     names = labels(subject.tokenizer, subject.tokens_T)
     rows = min(n_layer, max(1, MOST_PANELS // n_head))
-    side = max(2.2, 0.1 * length + 0.4)
+    side = max(2.2, 0.13 * length + 0.4)
     figure = new_figure(side * n_head + 0.6, side * rows + 0.5)
     grid = figure.subplots(rows, n_head, squeeze=False)
-    size = 7 if length <= 24 else 5
+    size = 7 if length <= 24 else 6
     for layer in range(rows):
         for head in range(n_head):
             axes = grid[layer, head]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, RED, label, new_figure
+from makemore.inspection.figures import BLUE, DARK, GREEN, ORANGE, RED, label, new_figure
 from makemore.inspection.subject import Picture, Subject, Verdict
 
 MOST_LABELS = 100
@@ -17,7 +17,7 @@ CAPTION = (
     "components, Pearson 1901). Tokens that stand close are used alike. Nearness here is not all of it: the "
     "axes say what share of the variance they show."
 )
-KINDS = (("vowel", RED), ("consonant", BLUE), ("capital", GREEN), ("digit", ORANGE), ("other", GREY))
+KINDS = (("vowel", RED), ("consonant", BLUE), ("capital", GREEN), ("digit", ORANGE), ("other", DARK))
 
 Floats = NDArray[np.float64]
 

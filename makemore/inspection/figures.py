@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from makemore.tokenizers import Tokenizer
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999"
+BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
 """Distinct for colour-blind readers too (Okabe & Ito 2008)."""
 STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"

@@ -28,5 +28,5 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_xlim(0, max(weights) * 1.15)
     axes.set_xlabel("weight")
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < LITTLE]
-    said = f"{', '.join(idle)} hardly counts: leave it out" if idle else "every member counts"
+    said = f"hardly any weight, and may be left out: {', '.join(idle)}" if idle else "every member counts"
     return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", said)])

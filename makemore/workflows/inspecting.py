@@ -56,7 +56,7 @@ DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
 )
 REPLAYED_STEPS = 100
 REPLAY_SECONDS = 20.0
-LONGEST_TEXT = 40
+LONGEST_TEXT = 32
 """Tokens that are looked at one by one."""
 
 
