@@ -34,6 +34,7 @@ from makemore.types import Score
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.runs import Run, corpus_config_of, load, versions
 from makemore.workflows.seen import remember_lines
+from makemore.workflows.starting import begin_with, read_start, refuse_unspellable, started_recipe
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
@@ -107,6 +108,8 @@ class TrainRequest:
     config: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    init_from: Path | None = None
+    """A run or a Hugging Face folder to take weights and tokenizer from; ``tokenizer`` isn't used then."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
+    init_from: str = ""
+    """What the weights were taken from."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,8 @@ def source_of(request: TrainRequest) -> Source:
 
 def run_folder(request: TrainRequest, source: Source) -> Path:
     """Where a request's run lives."""
-    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}"
+    tuned = "-tuned" if request.init_from else ""
+    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
 def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
@@ -231,13 +237,18 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
-    corpus = _encoded(source, corpus_config, request.tokenizer, observer)
+    start = read_start(request.init_from, request.model) if request.init_from else None
+    tokenizer = start.tokenizer if start else request.tokenizer
+    corpus = _encoded(source, corpus_config, tokenizer, observer, spell_all=start is not None)
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
     for note in _notes(source, corpus):
         observer.note(note)
     device = pick_device(str(asked["train"].get("device", "auto")))
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
+    if start:
+        request = dataclasses.replace(request, tokenizer=start.spelling)
+        recipe = started_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
     if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
@@ -248,12 +259,25 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    if start:
+        begin_with(model, start)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
 
 
-def _encoded(source: Source, config: CorpusConfig, tokenizer: str | Tokenizer, observer: Observer) -> Corpus:
+def _encoded(
+    source: Source,
+    config: CorpusConfig,
+    tokenizer: str | Tokenizer,
+    observer: Observer,
+    spell_all: bool = False,
+) -> Corpus:
+    """The text in tokens. ``spell_all``: raises UserError where the tokenizer can't spell some of it."""
     with parallel.once_a_machine():
-        return make_corpus(store_text(source, config.encoding), config, tokenizer, observer.encoding)
+        text = store_text(source, config.encoding)
+        corpus = make_corpus(text, config, tokenizer, observer.encoding)
+        if spell_all:
+            refuse_unspellable(corpus, text)
+    return corpus
 
 
 def _notes(source: Source, corpus: Corpus) -> list[str]:
@@ -354,10 +378,12 @@ def plan_run(
         device,
         pick_precision(train, device),
         pick_compile(train, device, model.compiles) and not _sharded(train),
+        str(request.init_from or ""),
     )
 
 
-def _config_file(plan: Plan) -> dict[str, Any]:
+def config_file(plan: Plan) -> dict[str, Any]:
+    """What a run says of itself."""
     corpus, split = plan.corpus, plan.corpus.splits["train"]
     return {
         "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
@@ -377,6 +403,7 @@ def _config_file(plan: Plan) -> dict[str, Any]:
             "context": corpus.context,
         },
         "train": dataclasses.asdict(plan.train),
+        "init_from": plan.init_from,
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
         "device": str(plan.device),
@@ -464,10 +491,21 @@ def _begin(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) 
     if parallel.is_main():
         if plan.folder.occupied:
             plan.folder.clear()
-        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict())
+        run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict())
         if plan.corpus.mode == "lines":
             remember_lines(plan.folder, run_id, plan.corpus.train_lines)
+    if plan.init_from:
+        _judge_start(plan, trainer, run_id, observer)
     return _fit(plan, trainer, run_id, observer)
+
+
+def _judge_start(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+    """Weights that were taken over are kept unless training betters them."""
+    val = trainer.judge().val
+    if parallel.is_main():
+        _write_best(plan, trainer, run_id)
+    if val is not None:
+        observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
 
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple[Plan, Trainer]:
