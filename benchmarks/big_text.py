@@ -3,7 +3,7 @@
     python benchmarks/big_text.py --gigabytes 2 --folder /tmp/big
 
 The text is made up: words of Zipf's frequencies, in lines of prose. Each line of the table is a whole
-`makemore` process; the second run of each finds its tokens in the cache.
+`makemore` process; the second run of each finds its tokens in a cache of its own.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def main(
     text = folder / "big.txt"
     if not text.exists():
         make_text(text, int(gigabytes * 1e9))
-    os.environ["MAKEMORE_CACHE"] = str(folder / "cache")
     print(f"{text.stat().st_size / 1e9:.2f} GB\n")
     print("| run | seconds, first | peak GB | seconds, from the cache | peak GB |\n|---|---|---|---|---|")
     for label, (model, *options) in RUNS.items():
         out = folder / f"run-{model}"
+        os.environ["MAKEMORE_CACHE"] = str(folder / f"cache-{model}")
         command = [sys.executable, "-m", "makemore", "train", str(text), "--mode", "text", "-m", model]
         command += [*options, "-o", str(out), "--overwrite"]
         figures = [run(command) for _ in range(2)]

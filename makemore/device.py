@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shutil
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -104,6 +105,26 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     said = r"can't allocate memory|not enough memory|out of memory"
     return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that tensors took at most on a CUDA device, or that this process has taken at most.
+
+    None where the system doesn't say (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Unlike getrusage, this forgets what the process that started this one took.
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
+        return int(found[1]) * 1024 if found else None
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def keep_compiled() -> None:

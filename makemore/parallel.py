@@ -199,6 +199,19 @@ def highest(value: float) -> float:
     return value if size() == 1 else _agree(value)
 
 
+@contextlib.contextmanager
+def once_a_machine() -> Iterator[None]:
+    """The first process of each machine goes through the block before the others: what it leaves in a
+    cache they find there.
+    """
+    first = local_rank() == 0
+    if not first:
+        highest(0)
+    yield
+    if first:
+        highest(0)
+
+
 def from_main(value: T) -> T:
     """The first process's value, in all."""
     if size() == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -30,6 +31,13 @@ def tune_process() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors
+    if platform.machine() in ("x86_64", "AMD64"):
+        # Sampling has threads of its own. Elsewhere torch may use this library too, for training.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        # torch would compile and load a library for each of the processor's instruction sets first, which
+        # takes 5 s; a compiler that knows none of them fails, and training goes on without.
+        os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library

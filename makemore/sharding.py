@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
@@ -39,9 +40,12 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(value: Any) -> Any:
-    """Nested state with every cut tensor put together, in all processes; all must ask at once."""
+    """Nested state with every cut tensor put together on the first process's CPU; the others, who must
+    ask at the same time, have nothing in its place.
+    """
     if hasattr(value, "full_tensor"):
-        return value.full_tensor()
+        full = value.full_tensor()
+        return full.cpu() if parallel.is_main() else full.new_empty(0, device="cpu")
     if isinstance(value, dict):
         return {key: whole(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

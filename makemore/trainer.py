@@ -241,6 +241,10 @@ class Trainer:
         self.worse = 0 if outcome.improved else self.worse + 1
         return outcome
 
+    def judge(self) -> Evaluation:
+        """Score the weights before the first step; they stay the best until training betters them."""
+        return self._run_evaluation()
+
     def _judgement(self) -> Evaluation:
         outcome = self._judge("raw")
         average = self.learner.average

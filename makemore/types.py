@@ -1,5 +1,5 @@
 """What every part agrees on. Shape suffixes: B batch, T time (tokens), V vocabulary,
-N tokens of a split, D documents, U bootstrap units."""
+N tokens of a split, D documents, U units of text."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class Score:
     bytes: int
     nats: float
     unit_nats_U: np.ndarray
-    """float64: nats of each bootstrap unit (a document, or a block of bytes)."""
+    """float64: nats of each unit of text (a document, or a block of bytes)."""
     unit_bytes_U: np.ndarray
-    """int64: bytes of each bootstrap unit."""
+    """int64: bytes of each unit."""
     ci95_bits_per_byte: tuple[float, float]
     unspellable: int = 0
     """Characters outside the tokenizer's alphabet, charged at a fixed price."""

@@ -17,6 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def trained_by(line: str) -> str:
+    """The `makemore train` that a line of torchrun's starts in each process; other lines as they are."""
+    words = shlex.split(line) if "torchrun " in line and "…" not in line else []
+    if "torchrun" not in words:
+        return line
+    from torch.distributed.run import get_args_parser
+
+    launch = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+    assert launch.training_script == "train.py", line
+    return shlex.join(["makemore", "train", *launch.training_script_args])
+
+
 def commands() -> list[tuple[str, str]]:
     """(page, command line) of every `makemore …` line in a code block or in backticks."""
     found = []
@@ -26,6 +38,7 @@ def commands() -> list[tuple[str, str]]:
             found += [(page.name, line.strip()) for line in block.splitlines()]
         found += [(page.name, line) for line in re.findall(r"`(makemore \w+ [^`]+)`", text)]
     lines = [(page, line.partition("  #")[0].strip()) for page, line in found]
+    lines = [(page, trained_by(line)) for page, line in lines]
     # Capitals and ellipses stand for the reader's own words.
     real = [(p, c) for p, c in lines if c.startswith("makemore ") and "…" not in c and "COMMAND" not in c]
     return sorted({(p, c) for p, c in real if p != "cli.md"})

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from makemore.corpus.loader import OrderedLoader
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.scoring import (
     UNSPELLABLE_NATS,
-    bootstrap_interval,
     fit_weights,
     mix_nats,
     quick_loss,
@@ -24,6 +24,7 @@ from makemore.scoring import (
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 from tests.conformance.prepared import VOCAB, prepared
+from tests.models.test_count import Reference, histories
 
 ALPHABET = CharTokenizer("abcdefghij")  # ten characters and the boundary: VOCAB tokens
 RUNGS = list(MODELS)
@@ -84,7 +85,7 @@ def test_totals_are_those_of_the_text():
     model = prepared("bigram")
     lines = words(30, 9)
     split = encode_documents("val", [lines], "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     size = sum(len(line) + 1 for line in lines)
     assert (result.tokens, result.chars, result.bytes) == (size, size, size)
     assert result.nats == pytest.approx(token_nats(model, split).sum(), rel=1e-12)
@@ -100,31 +101,87 @@ def test_uniform_over_bytes_is_eight_bits_a_byte():
     with torch.no_grad():
         model.W[:, 0] = -math.inf  # the boundary never follows in running text
     split = encode_documents("val", [[text]], "text", tokenizer)
-    result = score(model, split, tokenizer.token_bytes())
+    result = score(model, split, tokenizer)
     assert result.bits_per_byte == pytest.approx(8.0, abs=1e-6)
     assert (result.chars, result.bytes) == (len(text), len(text.encode()))
+
+
+def test_uniform_over_bytes_is_eight_bits_a_byte_of_characters_too():
+    """Each character has the chance of its bytes; what is left over goes to the boundary."""
+    kind = MODELS.get("bigram")
+    text = "naïve café, 文字 🙂" * 60
+    characters, octets = CharTokenizer.fit([text]), ByteTokenizer()
+    chances_V = 256.0 ** -characters.token_bytes()
+    chances_V[0] = 1 - chances_V[1:].sum()
+    by_char = kind(kind.Config(), characters.vocab_size, 0)
+    by_byte = kind(kind.Config(), octets.vocab_size, 0)
+    with torch.no_grad():
+        by_char.W.copy_(torch.from_numpy(np.log(chances_V)).expand_as(by_char.W))
+        by_byte.W[:, 0] = -math.inf
+    found = [
+        score(model, encode_documents("val", [[text]], "text", tokenizer), tokenizer)
+        for model, tokenizer in ((by_char, characters), (by_byte, octets))
+    ]
+    assert found[0].tokens < found[1].tokens
+    for one in found:
+        assert one.bits_per_byte == pytest.approx(8.0, abs=1e-6)
+        np.testing.assert_allclose(one.unit_nats_U, found[1].unit_nats_U, rtol=1e-6)
+        np.testing.assert_allclose(one.ci95_bits_per_byte, 8.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_counts_score_as_dictionaries_do(mode):
+    """Kneser-Ney smoothing written out over dictionaries, from the text to nats per token."""
+    kind = MODELS.get("count")
+    made = {"train": words(300, 9), "val": words(40, 9, seed=1)}
+    documents = {name: lines if mode == "lines" else ["".join(lines)] for name, lines in made.items()}
+    rows = {}
+    for name, texts in documents.items():
+        ids = [[*ALPHABET.encode(text).tolist(), *([0] if mode == "lines" else [])] for text in texts]
+        rows[name] = [([0, *i[:-1]], i) for i in ids]
+    config = kind.Config(order=4)
+    reference = Reference(rows["train"], config, VOCAB)
+    expected = [-math.log(reference.p(h, w)) for row in rows["val"] for h, w in histories(row, 4)]
+    model = kind(config, VOCAB, 0)
+    for batch in OrderedLoader(encode_documents("train", [documents["train"]], mode, ALPHABET), 0, 1000):
+        model.observe(batch)
+    model.finish()
+    found = score(model, encode_documents("val", [documents["val"]], mode, ALPHABET), ALPHABET)
+    assert found.nll == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.tokens == len(expected)
+
+
+@pytest.mark.parametrize("name", ["bigram", "mlp", "lstm", "transformer"])
+def test_a_small_case_is_torch_s_cross_entropy(name):
+    model = prepared(name)
+    ids = ALPHABET.encode("abcdefghij").astype(np.int64)
+    inputs, targets = torch.tensor([[0, *ids]]), torch.tensor([[*ids, 0]])
+    with torch.no_grad():
+        expected = F.cross_entropy(model(inputs)[0].flatten(0, 1), targets.flatten(), reduction="sum")
+    found = score(model, encode_documents("val", [["abcdefghij"]], "lines", ALPHABET), ALPHABET)
+    assert found.nats == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_unspellable_characters_are_charged():
     model = prepared("bigram")
     with_unknown = encode_documents("val", [["abc", "a?b!c"]], "lines", ALPHABET)
     without = encode_documents("val", [["abc", "abc"]], "lines", ALPHABET)
-    a, b = (score(model, s, ALPHABET.token_bytes()) for s in (with_unknown, without))
+    a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
     assert a.nats == pytest.approx(b.nats + 2 * UNSPELLABLE_NATS)
     assert (a.unspellable, a.chars) == (2, b.chars + 2)
     running = encode_documents("val", [["abca?b!c"]], "text", ALPHABET)
     clean = encode_documents("val", [["abcabc"]], "text", ALPHABET)
-    c, d = (score(model, s, ALPHABET.token_bytes()) for s in (running, clean))
+    c, d = (score(model, s, ALPHABET) for s in (running, clean))
     assert c.nats == pytest.approx(d.nats + 2 * UNSPELLABLE_NATS)
 
 
 def test_unseen_lines_are_scored_apart():
     model = prepared("mlp")
     split = encode_documents("val", [["abc", "def", "gh"]], "lines", ALPHABET, seen={"def"})
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     alone = encode_documents("val", [["abc", "gh"]], "lines", ALPHABET)
     assert result.unseen is not None
-    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET.token_bytes()).nats, rel=1e-5)
+    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
     assert result.unseen.tokens == 7
 
 
@@ -140,33 +197,19 @@ def test_a_value_that_is_no_number_is_an_error_that_names_the_position():
 def test_impossible_targets_score_infinity_without_a_warning():
     kind = MODELS.get("count")
     model = kind(kind.Config(order=2, smoothing="additive", alpha=0.0), VOCAB, 0)
-    from makemore.corpus.loader import OrderedLoader
-
     for batch in OrderedLoader(encode_documents("train", [["ab", "abc"]], "lines", ALPHABET), 0, 100):
         model.observe(batch)
     model.finish()
     split = encode_documents("val", [["ab", "ba"]], "lines", ALPHABET)
-    result = score(model, split, ALPHABET.token_bytes())
+    result = score(model, split, ALPHABET)
     assert result.nll == result.perplexity == math.inf
-
-
-def test_bootstrap_interval_agrees_with_the_normal_one():
-    rng = np.random.default_rng(1)
-    bytes_u = rng.integers(5, 15, 4000)
-    nats_u = bytes_u * rng.normal(1.0, 0.3, 4000)
-    low, high = bootstrap_interval(nats_u, bytes_u)
-    ratio = nats_u.sum() / bytes_u.sum()
-    spread = np.std(nats_u - ratio * bytes_u) / bytes_u.mean() / math.sqrt(4000)
-    np.testing.assert_allclose(
-        [low, high], (ratio + np.array([-1.96, 1.96]) * spread) / math.log(2), rtol=2e-3
-    )
 
 
 def test_the_estimate_in_training_is_near_the_score():
     for name in ("mlp", "transformer", "lstm"):
         model = prepared(name)
         split = encode_documents("val", [words(400, 9)], "lines", ALPHABET)
-        exact = score(model, split, ALPHABET.token_bytes()).nll
+        exact = score(model, split, ALPHABET).nll
         assert quick_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
         assert quick_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
 

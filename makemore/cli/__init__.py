@@ -17,11 +17,16 @@ from makemore.cli import (
     data,
     doctor,
     evaluate,
+    export,
     gradcheck,
+    importing,
+    inspecting,
     lr_find,
     mix,
     models,
+    play,
     sample,
+    score,
     tokenize,
     train,
 )
@@ -42,11 +47,16 @@ app = typer.Typer(
 app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("sample")(sample.command)
+app.command("score")(score.command)
 app.command("compare")(compare.command)
 app.command("mix")(mix.command)
 app.command("check")(check.command)
+app.command("export")(export.command)
+app.command("inspect")(inspecting.command)
+app.command("import")(importing.command)
 app.command("gradcheck")(gradcheck.command)
 app.command("lr-find")(lr_find.command)
+app.command("play")(play.command)
 app.command("models")(models.command)
 app.command("data")(data.command)
 app.command("tokenize")(tokenize.command)

@@ -12,15 +12,18 @@ def command(
     json: bool = JSON,
 ) -> None:
     """List the rungs of the ladder, or one rung's settings."""
-    from makemore.workflows.catalogue import rungs, settings_of
+    from makemore.workflows.catalogue import TO_READ, rungs, settings_of
 
     if name is None:
         rows = rungs()
         if json:
-            print_json({"models": rows})
+            print_json({"models": rows, "to_read": TO_READ})
             return
         width = max(len(row["name"]) for row in rows)
         for row in rows:
+            print(f"{row['name']:<{width}}  {row['summary']}")
+        print("\nto read before the others:")
+        for row in TO_READ:
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nsettings of one: makemore models NAME")
         return

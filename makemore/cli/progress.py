@@ -11,20 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.options import printable
+from makemore.report.numbers import short
 
 if TYPE_CHECKING:
     from makemore.trainer import Record
     from makemore.types import Score
     from makemore.workflows.memorisation import Memorisation
     from makemore.workflows.training import Plan
-
-
-def short(number: float) -> str:
-    """1234567 as 1.2M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
 
 
 def settings_line(config: Any) -> str:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import io
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from makemore.cli.progress import short
+from makemore.report.columns import NAME, tables
 
 if TYPE_CHECKING:
     from makemore.gradcheck import GradRow
-    from makemore.workflows.comparison import Row
     from makemore.workflows.memorisation import Memorisation, Originality
-
-COLUMNS = (
-    "run",
-    "parameters",
-    "seconds",
-    "tokens/s",
-    "nats/token",
-    "perplexity",
-    "bits/char",
-    "95 % interval",
-)
+    from makemore.workflows.ranking import Comparison
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:
@@ -43,28 +35,50 @@ def gradcheck_table(rows: list[GradRow]) -> str:
 
 def _rendered(table: Table) -> str:
     out = io.StringIO()
-    Console(file=out, width=110).print(table)
+    Console(file=out, width=max(110, shutil.get_terminal_size().columns)).print(table)
     return out.getvalue().rstrip()
 
 
-def comparison_table(rows: list[Row]) -> str:
-    """One line a run, as sorted by ``compare``."""
-    table = Table(*COLUMNS)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        low, high = row.score.ci95_bits_per_char
-        table.add_row(
-            row.name,
-            f"{row.parameters:,}",
-            f"{row.seconds:.1f}",
-            short(row.tokens / max(row.seconds, 1e-9)),
-            f"{row.score.nll:.4f}",
-            f"{row.score.perplexity:.3f}",
-            f"{row.score.bits_per_char:.4f}",
-            f"{low:.4f} to {high:.4f}",
-        )
-    return _rendered(table)
+def comparison_table(comparison: Comparison) -> str:
+    """Which is better, the same in other words, and at what cost: a line for each rung, best first."""
+    parts = [f"{comparison.source}, {comparison.split}: bits a byte, best first"]
+    for columns in tables(comparison):
+        table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for column in (*NAME, *columns):
+            table.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=True)
+        for row in comparison.rows:
+            table.add_row(*(column.text(row) for column in (*NAME, *columns)))
+        parts.append(_rendered(table))
+    return "\n\n".join(parts)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A line for each rung, every figure in full; pairs become two columns, ``_low`` and ``_high``."""
+    out = io.StringIO()
+    lines = [_flat(row.as_dict()) for row in comparison.rows]
+    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue().rstrip()
+
+
+def _flat(figures: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in figures.items():
+        if isinstance(value, list):
+            flat[f"{key}_low"], flat[f"{key}_high"] = value
+        else:
+            flat[key] = value
+    return flat
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """One table with every column."""
+    columns = (*NAME, *(column for part in tables(comparison) for column in part))
+    lines = [[column.title for column in columns]]
+    lines.append(["---" if column.is_text else "---:" for column in columns])
+    lines += [[column.text(row).replace("|", r"\|") for column in columns] for row in comparison.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def memorisation_table(result: Memorisation) -> str:

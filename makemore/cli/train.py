@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, print_json, seconds
+
+if TYPE_CHECKING:
+    from makemore.cli.progress import ProgressObserver
+    from makemore.workflows.runs import Run
 
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
@@ -24,6 +28,7 @@ SHARD = typer.Option(
 
 
 def command(
+    context: typer.Context,
     input: list[str] = INPUT,
     model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
     tokenizer: str | None = TOKENIZER,
@@ -40,8 +45,18 @@ def command(
     dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep equal lines together in one split."),
     encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
     on_divergence: str | None = ON_DIVERGENCE,
+    init_from: Path | None = typer.Option(
+        None, "--init-from", help="Go on from a run's weights, or a Hugging Face GPT-2 folder's: fine-tuning."
+    ),
     resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
+    inspect: bool = typer.Option(
+        False, "--inspect", help="Afterwards, pictures and a verdict: makemore inspect."
+    ),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write curves for TensorBoard too."),
+    wandb: bool = typer.Option(
+        False, "--wandb", help="Log to Weights & Biases too, offline unless WANDB_MODE is set."
+    ),
     config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
     json: bool = JSON,
@@ -68,11 +83,17 @@ def command(
     from makemore.cli.progress import ProgressObserver, score_line
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
+    from makemore.workflows.observers import Several, TensorBoard, WandB
+    from makemore.workflows.starting import model_name
     from makemore.workflows.training import Helped, Interrupted, TrainRequest
     from makemore.workflows.training import train as run_training
 
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other")
+    if init_from is not None:
+        if _given(context, "tokenizer"):
+            raise UserError("--init-from brings its tokenizer along; leave --tokenizer out")
+        model = model if _given(context, "model") else model_name(init_from)
     request = TrainRequest(
         tuple(input),
         model,
@@ -84,12 +105,15 @@ def command(
         config,
         resume,
         overwrite,
+        init_from,
     )
     observer = ProgressObserver()
+    logs = [log() for log, asked in ((TensorBoard, tensorboard), (WandB, wandb)) if asked]
+    observers = Several(observer, *logs)
     # Torchrun passes on a Ctrl-C that the terminal has sent to its processes already.
     with stop_flag(once=parallel.launched().size == 1) as flag:
         try:
-            result = run_training(request, observer, flag)
+            result = run_training(request, observers, flag)
         except (Interrupted, KeyboardInterrupt) as stopped:
             observer.close()
             if parallel.launched().rank == 0:
@@ -99,7 +123,9 @@ def command(
         except Helped:
             return
         finally:
-            observer.close()
+            observers.close()
+    if inspect:
+        _inspect(result.run, observer)
     if json:
         print_json(result.as_dict())
         return
@@ -110,3 +136,18 @@ def command(
     observer.note("samples:")
     print("\n".join(result.samples))
     observer.note(f"more: makemore sample {result.run.folder.path}")
+
+
+def _inspect(run: Run, observer: ProgressObserver) -> None:
+    from makemore.workflows.inspecting import inspect
+
+    found = inspect(run)
+    for verdict in found.verdicts:
+        observer.note(f"{verdict.kind}: {verdict.text}")
+    observer.note(f"pictures: {found.page}")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option was written on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

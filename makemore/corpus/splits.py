@@ -76,10 +76,12 @@ def make_corpus(
     return _corpus(said, fitted, encoder.writer.finish(), lambda: documents)
 
 
-def encode_whole(text: Text, name: str, mode: Mode, tokenizer: Tokenizer) -> Split:
-    """A text that isn't split, as tokens."""
+def encode_whole(
+    text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: set[str] | None = None
+) -> Split:
+    """A text that isn't split, as tokens; ``seen``: lines that stand in train."""
     documents = unsplit(text, name, mode)
-    return encode_documents(name, documents.read(name), mode, tokenizer)
+    return encode_documents(name, documents.read(name), mode, tokenizer, seen)
 
 
 def encode_documents(

@@ -222,7 +222,7 @@ class Count(CountModel):
             losses = self.losses_by_order(batches)
             self._keep_order(min(losses, key=losses.__getitem__))
         self.ends = self._no_tokens(0)
-        _ = self._smoothed
+        _ = self.smoothed
 
     def _keep_order(self, order: int) -> None:
         table = self.table.cut(order)
@@ -248,7 +248,7 @@ class Count(CountModel):
             nodes_N.reshape(B, skip + T)[:, skip:].ravel()
             for nodes_N in self.table.contexts(rows_BL.flatten().cpu().numpy())
         ]
-        smoothed = self._smoothed
+        smoothed = self.smoothed
         logits = torch.empty(B * T, V)
         step = max(1, DENSE_AT_ONCE // V)
         with np.errstate(divide="ignore"):  # without smoothing, log 0
@@ -293,7 +293,7 @@ class Count(CountModel):
     def stepper(self) -> Stepper | None:
         from makemore.models.steppers.count import CountStepper, Trie
 
-        smoothed = self._smoothed
+        smoothed = self.smoothed
         if not smoothed.backs_off:
             return None
         if smoothed.trie is None:
@@ -317,7 +317,7 @@ class Count(CountModel):
         return Recipe(CountConfig(max_order=max_order), train)
 
     @property
-    def _smoothed(self) -> Smoothed:
+    def smoothed(self) -> Smoothed:
         table = self.table
         if self._ready is None:
             self._ready = Smoothed(table, replace(self.config, order=self.order))

@@ -43,6 +43,7 @@ class TransformerConfig:
     dropout: float = setting(0.0, "share of activations dropped in training")
     style: Literal["modern", "gpt2"] = setting("modern", "modern, or GPT-2 as nanoGPT has it")
     conv: int = setting(4, "tokens that the modern style's short convolutions mix (1: none)")
+    tie: bool = setting(True, "the GPT-2 style's head and embedding are one matrix")
 
     def __post_init__(self) -> None:
         if min(self.block_size, self.n_layer, self.n_head, self.n_embd, self.conv) < 1:
@@ -189,7 +190,8 @@ class Transformer(LanguageModel):
         return True
 
     def _init_gpt2(self, blocks: list[Block]) -> None:
-        self.head.weight = self.embedding.weight
+        if self.config.tie:
+            self.head.weight = self.embedding.weight
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)

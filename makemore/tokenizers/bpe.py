@@ -28,8 +28,8 @@ class BPETokenizer(Tokenizer):
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
         """``tokens``: of ids 1 onwards. Raises ValueError where they can't be a tokenizer's."""
-        self._ranks = Ranks(PATTERN, tokens)
-        self._pieces = [b"\n", *self._ranks.tokens]
+        self.ranks = Ranks(PATTERN, tokens)
+        self._pieces = [b"\n", *self.ranks.tokens]
         self.vocab_size = len(self._pieces)
 
     @classmethod
@@ -44,16 +44,16 @@ class BPETokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
-        return (self._ranks.encode(text) + 1).astype(self.dtype)
+        return (self.ranks.encode(text) + 1).astype(self.dtype)
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
 
     def token_bytes(self) -> np.ndarray:
-        return np.insert(self._ranks.sizes(), 0, 1)
+        return np.insert(self.ranks.sizes(), 0, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "ranks": self._ranks.to_text()}
+        return {"name": self.name, "ranks": self.ranks.to_text()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -73,13 +73,13 @@ def learn(texts: list[str], n_tokens: int) -> list[bytes]:
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     merges = json.loads(trained.to_str())["model"]["merges"]
-    byte_of = _bytes_by_letter()
+    byte_of = bytes_by_letter()
     merged = [bytes(byte_of[letter] for letter in left + right) for left, right in merges]
     # Two merges may make one token: the first counts.
     return [bytes([b]) for b in range(256)] + list(dict.fromkeys(merged))
 
 
-def _bytes_by_letter() -> dict[str, int]:
+def bytes_by_letter() -> dict[str, int]:
     """The printable letters that byte-level BPE writes bytes as (Radford et al. 2019): printable
     Latin-1 stands for itself, the others for code points from 256 on, in order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

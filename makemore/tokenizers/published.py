@@ -40,13 +40,18 @@ class PublishedTokenizer(Tokenizer):
 
     def __init__(self, encoding: str, ranks: Ranks, kept: np.ndarray) -> None:
         """``kept``: (tokens,) bool, those that have a row; bytes always do."""
-        self.encoding, self._ranks, self._kept = encoding, ranks, kept.copy()
+        self.encoding, self.ranks, self._kept = encoding, ranks, kept.copy()
         self._kept[ranks.byte_ranks] = True
         rows = np.flatnonzero(self._kept)
         self.vocab_size = len(rows) + 1
         self._id_of = np.zeros(len(ranks.tokens), self.dtype)
         self._id_of[rows] = np.arange(1, self.vocab_size)
         self._pieces = [b"\n", *(ranks.tokens[rank] for rank in rows)]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every token has a row."""
+        return bool(self._kept.all())
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
@@ -67,14 +72,14 @@ class PublishedTokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
-        ranks = self._ranks.encode(text)
+        ranks = self.ranks.encode(text)
         ids = self._id_of[ranks]
         missing = np.flatnonzero(ids == self.boundary_id)
         if not len(missing):
             return ids
-        spelled = [np.frombuffer(self._ranks.tokens[rank], np.uint8) for rank in ranks[missing]]
+        spelled = [np.frombuffer(self.ranks.tokens[rank], np.uint8) for rank in ranks[missing]]
         ids = np.repeat(ids, _lengths(len(ids), missing, spelled))
-        ids[ids == self.boundary_id] = self._id_of[self._ranks.byte_ranks[np.concatenate(spelled)]]
+        ids[ids == self.boundary_id] = self._id_of[self.ranks.byte_ranks[np.concatenate(spelled)]]
         return ids
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -87,8 +92,8 @@ class PublishedTokenizer(Tokenizer):
         return {
             "name": self.name,
             "encoding": self.encoding,
-            "pattern": self._ranks.pattern,
-            "ranks": self._ranks.to_text(),
+            "pattern": self.ranks.pattern,
+            "ranks": self.ranks.to_text(),
             "kept": base64.b64encode(np.packbits(self._kept).tobytes()).decode("ascii"),
         }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
@@ -29,7 +30,6 @@ EXCERPT_CHARS = 1 << 24
 BLANK = "\u2581"
 """How SentencePiece writes a blank. The character itself is spelled by its bytes, or it would come
 back as one."""
-BLANK_BYTES = np.array([1 + byte for byte in BLANK.encode()])
 NOT_LEARNED = dict.fromkeys(map(ord, (BLANK, "\u2585", "\0")))
 """SentencePiece passes over what contains its own marks."""
 
@@ -53,6 +53,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._pieces = [b"\n", *(bytes([byte]) for byte in range(256))]
         self._pieces += [piece.replace(BLANK, " ").encode() for piece in pieces[257:]]
         self.vocab_size = len(pieces)
+        # A text without blanks leaves them without a piece; their bytes are then those of the sign for them.
+        self._by_bytes = re.compile(f"([{BLANK}{'' if BLANK in pieces else ' '}])")
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
@@ -68,10 +70,10 @@ class SentencePieceTokenizer(Tokenizer):
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
-        first, *others = text.split(BLANK)
-        parts = [np.array(self._processor.encode(first), self.dtype)]
-        for other in others:
-            parts += [BLANK_BYTES.astype(self.dtype), np.array(self._processor.encode(other), self.dtype)]
+        parts = [np.zeros(0, self.dtype)]
+        for i, part in enumerate(self._by_bytes.split(text)):
+            ids = [1 + byte for byte in part.encode()] if i % 2 else self._processor.encode(part)
+            parts.append(np.array(ids, self.dtype))
         return np.concatenate(parts)
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:

@@ -7,6 +7,14 @@ from typing import Any
 
 from makemore.models import MODELS
 
+TO_READ = [
+    {
+        "name": "micrograd",
+        "summary": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
+    }
+]
+"""Rungs that are there to be read rather than trained."""
+
 
 def rungs() -> list[dict[str, Any]]:
     """Name and summary of every registered rung."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import encode_whole
+from makemore.dynamic import DynamicSettings, dynamic_nats
 from makemore.errors import UserError, unknown_name
-from makemore.scoring import Progress, score
+from makemore.intervals import paired_difference
+from makemore.scoring import Progress, score, summarise
 from makemore.types import Score, Split
-from makemore.workflows.runs import Run
+
+if TYPE_CHECKING:
+    from makemore.workflows.runs import Run
 
 SPLIT_NAMES = (*SPLITS, "val+test")
 
@@ -28,8 +35,21 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer)
+        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, train_lines(run))
     return run.corpus(file).split(split or "val")
+
+
+def documents_in(run: Run, text: str) -> list[str]:
+    """Another text as the run reads texts: its lines, less the blank ones, or all of it."""
+    return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
+
+
+def train_lines(run: Run) -> set[str] | None:
+    """The lines that the run was trained on, if they are still there."""
+    if run.mode == "lines":
+        with contextlib.suppress(UserError):
+            return set(run.documents().all("train"))
+    return None
 
 
 def evaluate(
@@ -40,7 +60,52 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Score:
     """Score a run by the one protocol. Raises UserError for nothing to score."""
+    return score(run.model, _something(run, file, split), run.tokenizer, stride, progress)
+
+
+def _something(run: Run, file: Path | None, split: str | None) -> Split:
     target = split_of(run, file, split)
     if not len(target.tokens_N):
         raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
-    return score(run.model, target, run.tokenizer.token_bytes(), stride, progress)
+    return target
+
+
+@dataclass(frozen=True)
+class DynamicScore:
+    """The score of a run whose weights follow the text, and how far it is from the plain one."""
+
+    score: Score
+    settings: DynamicSettings
+    difference: float
+    """To the plain score, in bits per byte; below 0 where following the text helped."""
+    difference_ci95: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            **self.score.as_dict(),
+            "difference": self.difference,
+            "difference_ci95": list(self.difference_ci95),
+            "settings": asdict(self.settings),
+        }
+
+
+def evaluate_dynamic(
+    run: Run,
+    plain: Score,
+    file: Path | None = None,
+    split: str | None = None,
+    stride: int | None = None,
+    settings: DynamicSettings | None = None,
+    progress: Progress | None = None,
+) -> DynamicScore:
+    """Score a run that goes on learning from what it has been scored on, beside its ``plain`` score.
+
+    Raises UserError for a run that isn't trained by gradients, or whose training text is gone.
+    """
+    target, settings = _something(run, file, split), settings or DynamicSettings()
+    train = run.corpus().split("train")
+    nats_N = dynamic_nats(run.model, target, train, settings, stride, progress)
+    found = summarise(target, nats_N, run.tokenizer.token_bytes())
+    difference, ci95 = paired_difference(found.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
+    return DynamicScore(found, settings, difference, ci95)

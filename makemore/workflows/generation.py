@@ -6,6 +6,9 @@ import codecs
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams, beam_search, generate
+from makemore.sampling.sharing import share, threads
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
@@ -166,9 +170,9 @@ def rows_at_once(model: LanguageModel, capacity: int) -> int:
 
 
 def _steps(
-    run: Run, request: SampleRequest, first: int, rows: int, streams: list[TextStream] | None = None
+    run: Run, request: SampleRequest, samples: range, streams: list[TextStream] | None = None
 ) -> Iterator[NDArray[np.int64]]:
-    """Steps of ids for samples ``first`` onwards, as ``generate`` yields them."""
+    """Steps of ids for these samples, as ``generate`` yields them."""
 
     def ended(row: int, token: int) -> bool:
         return streams is not None and streams[row].ended
@@ -180,7 +184,7 @@ def _steps(
         request.params,
         line_ends(run),
         request.seed,
-        range(first, first + rows),
+        samples,
         ended if request.stop is not None else None,
     )
 
@@ -191,13 +195,16 @@ def _whole(run: Run, ids: NDArray[np.int64]) -> str:
     return text.partition("\n")[0] if run.mode == "lines" else text
 
 
-def _batch(run: Run, request: SampleRequest, first: int, rows: int) -> list[str]:
-    """The texts of samples ``first`` onwards, without their prompt."""
+def _batch(run: Run, request: SampleRequest, samples: range, over: Event) -> list[str]:
+    """The texts of these samples, without their prompt; unfinished once it's over."""
     if request.stop is None:
-        ids_TB = np.stack(list(_steps(run, request, first, rows)))
+        steps = takewhile(lambda _: not over.is_set(), _steps(run, request, samples))
+        ids_TB = np.stack([np.full(len(samples), -1), *steps])
         return [_whole(run, column) for column in ids_TB.T]
-    streams = [TextStream(run, request.stop) for _ in range(rows)]
-    for ids_B in _steps(run, request, first, rows, streams):
+    streams = [TextStream(run, request.stop) for _ in samples]
+    for ids_B in _steps(run, request, samples, streams):
+        if over.is_set():
+            break
         for stream, token in zip(streams, ids_B.tolist(), strict=True):
             if token >= 0:
                 stream.push(token)
@@ -222,15 +229,17 @@ def sample(run: Run, request: SampleRequest, first: int = 0) -> Iterator[str]:
         yield from (prompt + text for text in _found(run, request, request.beam))
         return
     at_once = rows_at_once(run.model, len(context(run, request)) + new_tokens(run, request))
-    for begin in range(0, request.n, at_once):
-        rows = min(at_once, request.n - begin)
-        yield from (prompt + text for text in _batch(run, request, first + begin, rows))
+    run.model.stepper()  # what it keeps for the next is made once, before there are threads
+    for begin in range(first, first + request.n, at_once):
+        samples = range(begin, min(begin + at_once, first + request.n))
+        made = share(partial(_batch, run, request), samples, threads(run.model, len(samples)))
+        yield from (prompt + text for text in made)
 
 
 def stream_text(run: Run, request: SampleRequest) -> Iterator[str]:
     """One sample, piece by piece as it is made, without the prompt. Raises UserError as ``sample``."""
     stream = TextStream(run, request.stop)
-    for ids in _steps(run, request, 0, 1, [stream]):
+    for ids in _steps(run, request, range(1), [stream]):
         if piece := stream.push(int(ids[0])):
             yield piece
     if piece := stream.flush():

@@ -75,14 +75,13 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
         folder.clear()
         _save(folder, runs, model, corpus)
     run = load(out, device)
-    sizes = run.tokenizer.token_bytes()
     test = corpus.splits["test"]
     result = MixResult(
         run,
         [r.name for r in runs],
         weights_K.tolist(),
-        summarise(val, mix_nats(nats_KN, weights_K), sizes),
-        score(run.model, test, sizes) if len(test.tokens_N) else None,
+        summarise(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
+        score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
     )
     folder.write_result({**result.as_dict(), **_cost(runs)})
     return result

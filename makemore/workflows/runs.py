@@ -26,6 +26,7 @@ from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
 from makemore.workflows.generation import SampleRequest, context, random_seed, stream_text
+from makemore.workflows.surprisal import Surprisal, surprisal
 
 
 def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
@@ -109,6 +110,13 @@ class Run:
         request = SampleRequest(1, prompt, max_new_tokens, params, stop, seed)
         context(self, request)  # refuses a prompt now rather than at the first piece
         return stream_text(self, request)
+
+    def score(self, text: str | Path) -> Surprisal:
+        """What each piece of a text (a string, or the file at a path) cost, and the totals.
+
+        Raises UserError for a file that can't be read, or a text that has nothing in it.
+        """
+        return surprisal(self, text)
 
 
 def load(path: str | Path, device: str = "auto") -> Run:

@@ -22,7 +22,7 @@ from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input
-from makemore.device import keep_compiled, memory_of, pick_compile, pick_device, pick_precision
+from makemore.device import keep_compiled, memory_of, peak_memory, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.files import tensor_digest, well_formed
 from makemore.learners import GradientLearner, make_learner
@@ -37,6 +37,7 @@ from makemore.workflows.changes import CHANGEABLE, changes, refuse_changes, requ
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.runs import Run, corpus_config_of, load, versions
 from makemore.workflows.seen import hashes_to_keep
+from makemore.workflows.starting import begin_with, read_start, refuse_unspellable, started_recipe
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
@@ -80,6 +81,9 @@ class Observer(Protocol):
     def scoring(self, done: int, total: int) -> None:
         """Progress of the final score, in tokens."""
 
+    def close(self) -> None:
+        """Nothing more will come."""
+
 
 class Silent:
     """An observer that doesn't look."""
@@ -89,6 +93,7 @@ class Silent:
     def record(self, record: Record) -> None: ...
     def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class TrainRequest:
     config: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    init_from: Path | None = None
+    """A run or a Hugging Face folder to take weights and tokenizer from; ``tokenizer`` isn't used then."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
+    init_from: str = ""
+    """What the weights were taken from."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,8 @@ class TrainResult:
     samples: list[str]
     used: dict[str, Any]
     """What it was really trained with: device, threads, precision, compiled, optimizer, weights."""
+    peak_memory: int | None
+    """Bytes, of the process or of its tensors on CUDA, at most; None where the system doesn't say."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -154,6 +165,7 @@ class TrainResult:
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / max(self.seconds, 1e-9), 1),
             "stopped_early": self.stopped_early,
+            "peak_memory": self.peak_memory,
             "used": self.used,
             self.score.split: self.score.as_dict(),
             "samples": self.samples,
@@ -194,7 +206,8 @@ def source_of(request: TrainRequest) -> Source:
 
 def run_folder(request: TrainRequest, source: Source) -> Path:
     """Where a request's run lives."""
-    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}"
+    tuned = "-tuned" if request.init_from else ""
+    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
 def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
@@ -234,14 +247,19 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     folder = RunDir(run_folder(request, source))
     _require_room(folder, request)
     corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
-    text = store_text(source, corpus_config.encoding)
-    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    start = read_start(request.init_from, request.model) if request.init_from else None
+    corpus = _encoded(
+        source, corpus_config, start.tokenizer if start else tokenizer, observer, spell_all=start is not None
+    )
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
     for note in _notes(source, corpus):
         observer.note(note)
     device = pick_device(str(asked["train"].get("device", "auto")))
     recipe = kind.recipe(_facts(corpus, asked["train"], device))
+    if start:
+        request = dataclasses.replace(request, tokenizer=start.spelling)
+        recipe = started_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, asked["model"], "model")
     train = override(recipe.train, asked["train"], "train")
     if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
@@ -252,8 +270,25 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model_config, train = _fit_context(kind, model_config, train, corpus, observer)
     _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
-    request = dataclasses.replace(request, tokenizer=tokenizer)
+    if start:
+        begin_with(model, start)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
+
+
+def _encoded(
+    source: Source,
+    config: CorpusConfig,
+    tokenizer: str | Tokenizer,
+    observer: Observer,
+    spell_all: bool = False,
+) -> Corpus:
+    """The text in tokens. ``spell_all``: raises UserError where the tokenizer can't spell some of it."""
+    with parallel.once_a_machine():
+        text = store_text(source, config.encoding)
+        corpus = make_corpus(text, config, tokenizer, observer.encoding)
+        if spell_all:
+            refuse_unspellable(corpus, text)
+    return corpus
 
 
 def _notes(source: Source, corpus: Corpus) -> list[str]:
@@ -352,10 +387,12 @@ def plan_run(
         device,
         pick_precision(train, device),
         pick_compile(train, device, model.compiles) and not _sharded(train),
+        str(request.init_from or ""),
     )
 
 
-def _config_file(plan: Plan) -> dict[str, Any]:
+def config_file(plan: Plan) -> dict[str, Any]:
+    """What a run says of itself."""
     corpus, split = plan.corpus, plan.corpus.splits["train"]
     return {
         "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
@@ -375,6 +412,7 @@ def _config_file(plan: Plan) -> dict[str, Any]:
             "context": corpus.context,
         },
         "train": dataclasses.asdict(plan.train),
+        "init_from": plan.init_from,
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
         "device": str(plan.device),
@@ -460,6 +498,8 @@ def _begin(
 ) -> tuple[Plan, Trainer]:
     plan = prepare(request, observer)
     trainer = make_trainer(plan, stop)
+    if plan.init_from:
+        _judge_start(plan, trainer, observer)
     state = trainer.state_dict()
     parallel.highest(0)  # all have looked at the folder before anything is written
     run_id = ""
@@ -468,8 +508,17 @@ def _begin(
         _require_room(plan.folder, request)  # another process may have begun a run meanwhile
         plan.folder.clear()
         seen_U = hashes_to_keep(plan.corpus)
-        run_id = plan.folder.create(_config_file(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
+        run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
+        if plan.init_from:
+            _write_best(plan, trainer, run_id)
     return _fit(plan, trainer, run_id, observer)
+
+
+def _judge_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
+    """Weights that were taken over are kept unless training betters them."""
+    val = trainer.judge().val
+    if val is not None:
+        observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
 
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> tuple[Plan, Trainer]:
@@ -550,6 +599,7 @@ def _metrics(record: Record) -> dict[str, Any]:
 
 def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
     """Score the best model on val (train where there is no val), sample it, save both."""
+    memory = peak_memory(plan.device)
 
     def scoring(done: int, total: int) -> None:
         observer.scoring(done, total)
@@ -558,7 +608,7 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[
 
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    figures = score(run.model, split, run.tokenizer.token_bytes(), progress=scoring)
+    figures = score(run.model, split, run.tokenizer, progress=scoring)
     n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
@@ -571,6 +621,7 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[
         trainer.stopped_early,
         samples,
         _used(plan, trainer),
+        memory,
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())
@@ -626,8 +677,7 @@ def _resume(
     data = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     with well_formed(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
-    text = store_text(source, corpus_config.encoding)
-    corpus = make_corpus(text, corpus_config, tokenizer, observer.encoding)
+    corpus = _encoded(source, corpus_config, tokenizer, observer)
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
     with well_formed(folder.path / STATES):
@@ -651,7 +701,7 @@ def _resume(
 
 def _tell_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
     """Say what is other than before, and keep it with the run."""
-    lines = changes(config, _config_file(plan), plan.train)
+    lines = changes(config, config_file(plan), plan.train)
     for line in lines:
         observer.note(line)
     if trainer.finished:

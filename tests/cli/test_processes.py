@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import call
 
-COMMANDS = ("train", "eval", "sample", "compare", "mix", "gradcheck", "models", "data")
+COMMANDS = ("train", "eval", "sample", "compare", "score", "mix", "gradcheck", "models", "data")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
 

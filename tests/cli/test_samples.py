@@ -49,6 +49,8 @@ def test_json_is_one_object(work):
         ["sample", "lines", "-n", "3"],
         ["eval", "lines"],
         ["compare", "lines"],
+        ["score", "lines", "words.txt"],
+        ["score", "lines", "words.txt", "--against", "lines"],
         ["models"],
         ["models", "mlp"],
         ["data"],
@@ -61,6 +63,17 @@ def test_json_is_one_object(work):
         assert result.out.endswith("}\n")
         assert result.out.count("\n") == 1
         assert isinstance(json.loads(result.out), dict)
+
+
+def test_the_dynamic_score_stands_apart(work):
+    train("words.txt", "-m", "bigram", "--steps", "20", "--out", "new")
+    plain = json.loads(call("eval", "new", "--json").out)
+    both = json.loads(call("eval", "new", "--dynamic", "--json").out)
+    dynamic = both.pop("dynamic")
+    assert both == plain
+    assert dynamic["tokens"] == plain["tokens"]
+    assert dynamic["difference"] == pytest.approx(dynamic["bits_per_byte"] - plain["bits_per_byte"])
+    assert "not comparable" in call("eval", "new", "--dynamic").out
 
 
 def test_a_mixture_samples_by_seed(work):

@@ -52,3 +52,8 @@ def test_more_characters_than_pieces(name):
 def test_sizes_that_cannot_be(name, size):
     with pytest.raises(UserError, match=f"{name}:512"):
         fit_tokenizer(f"{name}:{size}", WORDS)
+
+
+def test_blanks_that_were_never_learned_come_back(name):
+    tokenizer = fit_tokenizer(f"{name}:300", ["anna", "emma", "joan"] * 20)
+    assert tokenizer.decode(tokenizer.encode("an em \u2581a ")) == "an em \u2581a "

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore.errors import UserError
 from makemore.sampling import SampleParams, decoding
+from makemore.sampling.sharing import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.workflows import generation
 from makemore.workflows.generation import SampleRequest, TextStream, context, sample, stream_text
@@ -196,3 +199,34 @@ def _log_prob(run, text: str) -> float:
         total += float(z[0, token] - np.log(np.exp(z[0]).sum()))
         z = decoder.step(np.array([token]))
     return total
+
+
+class TestThreads:
+    @pytest.fixture
+    def several(self, monkeypatch):
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    @pytest.mark.parametrize("name", ["lstm", "transformer"])
+    @pytest.mark.parametrize("stop", [None, "é"])
+    def test_make_the_same_samples_in_the_same_order(self, folder, several, name, stop):
+        run = load(folder / name)
+        assert threads(run.model, 50) == 3
+        together = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
+        ones = [
+            text for i in range(50) for text in sample(run, SampleRequest(1, "na", 20, stop=stop, seed=4), i)
+        ]
+        assert together == ones
+
+    def test_few_samples_are_not_worth_one(self, folder, several):
+        assert threads(load(folder / "lstm").model, 20) == 1
+
+    def test_an_error_in_one_ends_all(self):
+        def work(samples: range, over: Event) -> list[int]:
+            if samples.start == 0:
+                raise UserError("no")
+            assert over.wait(60)
+            return []
+
+        with pytest.raises(UserError, match="no"):
+            share(work, range(32), 2)

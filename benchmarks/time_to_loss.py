@@ -1,0 +1,311 @@
+"""Loss against wall time: named recipes, and nanoGPT beside them on the same machine and text.
+
+    python benchmarks/time_to_loss.py shakespeare --recipes transformer-90,lstm-90 --seeds 0,1,2
+    python benchmarks/time_to_loss.py shakespeare --nanogpt ../nanoGPT --picture curves.png
+
+Every line is a whole process, one at a time, its clock running from the process's start; runs that are there
+already are only scored. A curve is of the estimates of val made in training. The last column is the exact
+score: every character of val and test once.
+
+nanoGPT is a checkout of your own (git clone https://github.com/karpathy/nanoGPT), run by its own command
+line with its settings for a CPU, or with --gpu those for a GPU. It trains on the first nine tenths of the
+text, as the recipes here do. Its checkpoint is loaded without unpickling code and scored as a model of
+ours, by the same protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from makemore.corpus.text import store_text
+from makemore.datasets import open_input
+from makemore.models.transformer import FeedForward, Transformer, TransformerConfig
+from makemore.scoring import score
+from makemore.types import Score, Split
+from makemore.workflows.evaluation import evaluate
+from makemore.workflows.runs import load
+
+RECIPES = {
+    "transformer-90": ("--max-time", "90s"),
+    "transformer-300": ("--max-time", "300s"),
+    "lstm-90": ("--model", "lstm", "--max-time", "90s"),
+    "lstm-300": ("--model", "lstm", "--max-time", "300s"),
+    "count": ("--model", "count"),
+}
+CPU = (
+    "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 "
+    "--n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
+)
+"""nanoGPT's own settings for a CPU, from its README; for a GPU those of its config file are."""
+
+
+@dataclass
+class Outcome:
+    """``curve``: seconds since the process began, and val in nats a character."""
+
+    label: str
+    seconds: float
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    score: Score | None = None
+
+    def reached(self, loss: float) -> float | None:
+        """Seconds until val was that low."""
+        return next((at for at, val in self.curve if val <= loss), None)
+
+
+def lines_of(command: list[str], log: Path, where: Path | None = None) -> Iterator[tuple[float, str]]:
+    """What a process says, line by line, and when. Raises CalledProcessError where it fails."""
+    begun = time.perf_counter()
+    with (
+        subprocess.Popen(
+            command,
+            cwd=where,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as process,
+        log.open("w", encoding="utf-8") as kept,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            kept.write(line)
+            yield time.perf_counter() - begun, line
+    if process.returncode:
+        print(f"see {log}", file=sys.stderr)
+        raise subprocess.CalledProcessError(process.returncode, command)
+    yield time.perf_counter() - begun, ""
+
+
+# --- ours ----------------------------------------------------------------------------------------
+
+
+def follow(command: list[str], metrics: Path) -> Iterator[tuple[float, dict[str, Any]]]:
+    """The records a run writes, and when each appeared; at the end an empty one."""
+    begun, read = time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while True:
+            running = process.poll() is None
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]
+            for line in whole[read:]:
+                yield time.perf_counter() - begun, json.loads(line)
+            read = len(whole)
+            if not running:
+                break
+            time.sleep(0.05)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    yield time.perf_counter() - begun, {}
+
+
+def train(recipe: str, data: str, seed: int, folder: Path, settings: list[str]) -> Outcome:
+    """A run of a recipe, unless it is there, scored on val and test."""
+    run = folder / f"{recipe}-{seed}"
+    kept = run / "time_to_loss.json"
+    outcome = Outcome(f"{recipe}, seed {seed}", 0.0)
+    if kept.exists():
+        saved = json.loads(kept.read_text(encoding="utf-8"))
+        outcome.seconds, outcome.curve = saved["seconds"], [tuple(pair) for pair in saved["curve"]]
+    else:
+        command = [sys.executable, "-m", "makemore", "train", data, *RECIPES[recipe], "--seed", str(seed)]
+        command += ["--out", str(run), *(["--overwrite"] if run.exists() else [])]
+        command += [part for setting in settings for part in ("--set", setting)]
+        for at, record in follow(command, run / "metrics.jsonl"):
+            outcome.seconds = at
+            if "val" in record:
+                outcome.curve.append((at, record["val"]))
+        kept.write_text(json.dumps({"seconds": outcome.seconds, "curve": outcome.curve}), encoding="utf-8")
+    outcome.score = evaluate(load(run), split="val+test")
+    return outcome
+
+
+# --- nanoGPT -------------------------------------------------------------------------------------
+
+
+class ExactGELU(nn.Module):
+    """The feed-forward layers with the GELU that nanoGPT has; GPT-2's, and ours, is an approximation."""
+
+    def __init__(self, layers: FeedForward) -> None:
+        super().__init__()
+        self.up, self.down = layers.up, layers.down
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x_BTC)))
+
+
+NAMES = (
+    ("transformer.wte.", "embedding."),
+    ("transformer.wpe.", "positions."),
+    ("transformer.h.", "blocks."),
+    ("transformer.ln_f.", "norm."),
+    ("lm_head.", "head."),
+    ("ln_1.", "norm1."),
+    ("ln_2.", "norm2."),
+    ("attn.c_attn.", "attention.qkv."),
+    ("attn.c_proj.", "attention.out."),
+    ("mlp.c_fc.", "feed_forward.up."),
+    ("mlp.c_proj.", "feed_forward.down."),
+)
+
+
+def our_name(name: str) -> str:
+    name = name.removeprefix("_orig_mod.")
+    for theirs, ours in NAMES:
+        name = name.replace(theirs, ours)
+    return name
+
+
+def as_ours(checkpoint: dict[str, Any], newline: int) -> Transformer:
+    """A nanoGPT checkpoint as a transformer of ours. Biases that it has none of are 0.
+
+    It knows no boundary: the first character is predicted from a newline.
+    """
+    shape = checkpoint["model_args"]
+    sizes = {name: shape[name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
+    model = Transformer(TransformerConfig(style="gpt2", **sizes), shape["vocab_size"], newline)
+    weights = {our_name(name): tensor for name, tensor in checkpoint["model"].items()}
+    wanted = model.state_dict()
+    missing = wanted.keys() - weights.keys()
+    if weights.keys() - wanted.keys() or any(not name.endswith(".bias") for name in missing):
+        raise SystemExit("that checkpoint isn't one of nanoGPT's")
+    model.load_state_dict({**{name: torch.zeros_like(wanted[name]) for name in missing}, **weights})
+    for block in model.blocks:
+        block.feed_forward = ExactGELU(block.feed_forward)
+    # Newlines within the text begin nothing.
+    model.one_document = True
+    return model.eval()
+
+
+def write_data(text: str, folder: Path) -> str:
+    """The text as nanoGPT's prepare.py writes it; returns the alphabet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = "".join(sorted(set(text)))
+    id_of = {character: i for i, character in enumerate(alphabet)}
+    ids = np.array([id_of[character] for character in text], dtype=np.uint16)
+    cut = int(len(text) * 0.9)
+    ids[:cut].tofile(folder / "train.bin")
+    ids[cut:].tofile(folder / "val.bin")
+    meta = {"vocab_size": len(alphabet), "itos": dict(enumerate(alphabet)), "stoi": id_of}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return alphabet
+
+
+def held_out(folder: Path, alphabet: str, share: float) -> tuple[Split, np.ndarray]:
+    """The first ``share`` of nanoGPT's val as a split, and the bytes of each token."""
+    ids = np.fromfile(folder / "val.bin", dtype=np.uint16)
+    ids = ids[: round(len(ids) * share)]
+    sizes = np.array([len(character.encode()) for character in alphabet])
+    total = np.array([sizes[ids].sum()])
+    return Split("val+test", ids, np.zeros(1, np.int64), np.array([len(ids)]), total), sizes
+
+
+def nanogpt(checkout: Path, text: str, folder: Path, gpu: bool, options: str) -> tuple[Outcome, float]:
+    """A run of nanoGPT's train.py, and its exact loss on the half of its val that is val here."""
+    folder = folder.resolve()
+    alphabet = write_data(text, folder / "data")
+    outcome = Outcome("nanoGPT, its GPU settings" if gpu else "nanoGPT, its CPU settings", 0.0)
+    if not (folder / "curve.json").exists():
+        command = [sys.executable, str(checkout.resolve() / "train.py"), "config/train_shakespeare_char.py"]
+        command += [f"--dataset={folder / 'data'}", f"--out_dir={folder}"]
+        command += [*([] if gpu else CPU.split()), *options.split()]
+        for at, line in lines_of(command, folder / "log.txt", checkout.resolve()):
+            outcome.seconds = at
+            if found := re.match(r"step \d+: .*val loss ([\d.]+)", line):
+                outcome.curve.append((at, float(found[1])))
+        kept = json.dumps({"seconds": outcome.seconds, "curve": outcome.curve})
+        (folder / "curve.json").write_text(kept, encoding="utf-8")
+    saved = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
+    outcome.seconds, outcome.curve = saved["seconds"], [tuple(pair) for pair in saved["curve"]]
+    checkpoint = torch.load(folder / "ckpt.pt", map_location="cpu", weights_only=True)
+    model = as_ours(checkpoint, alphabet.index("\n"))
+    outcome.score = score(model, *held_out(folder / "data", alphabet, 1.0))
+    return outcome, score(model, *held_out(folder / "data", alphabet, 0.5)).nll
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def row(outcome: Outcome, goal: tuple[float, float] | None) -> str:
+    assert outcome.score is not None
+    exact = outcome.score
+    low, high = (bits * np.log(2) * exact.bytes / exact.chars for bits in exact.ci95_bits_per_byte)
+    cells = [
+        outcome.label,
+        f"{outcome.seconds:.1f}",
+        f"{exact.nats_per_char:.4f}",
+        f"{low:.3f} to {high:.3f}",
+    ]
+    if goal:
+        at = outcome.reached(goal[0])
+        cells.append("not reached" if at is None else f"{at:.1f} s, {goal[1] / at:.1f} times as fast")
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(outcomes: list[Outcome], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for outcome in outcomes:
+        axes.plot(*zip(*outcome.curve, strict=True), marker=".", label=outcome.label)
+    axes.set(xlabel="seconds since the process began", ylabel="val, nats a character (estimates)")
+    axes.legend()
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def main(
+    data: str = typer.Argument("shakespeare", help="A data set or a running text."),
+    recipes: str = typer.Option("transformer-90", help=f"Of {', '.join(RECIPES)}."),
+    seeds: str = typer.Option("0", help="Seeds, such as 0,1,2."),
+    out: Path = typer.Option(Path("checkpoints/time-to-loss"), help="Folder of the runs."),
+    settings: list[str] = typer.Option([], "--set", help="A setting of every recipe; repeatable."),
+    nanogpt_folder: Path | None = typer.Option(None, "--nanogpt", help="A checkout of nanoGPT to run too."),
+    nanogpt_options: str = typer.Option("", help="More of nanoGPT's options, such as --max_iters=100."),
+    gpu: bool = typer.Option(False, help="nanoGPT with its settings for a GPU."),
+    picture: Path | None = typer.Option(None, help="Draw the curves here."),
+) -> None:
+    """Print a table and the curves."""
+    outcomes: list[Outcome] = []
+    goal: tuple[float, float] | None = None
+    if nanogpt_folder:
+        text = bytes(store_text(open_input([data]), "utf-8").data).decode()
+        theirs, val = nanogpt(nanogpt_folder, text, out / "nanogpt", gpu, nanogpt_options)
+        outcomes.append(theirs)
+        goal = (val, theirs.seconds)
+    heads = ["", "seconds", "val + test", "95 %"] + (["nanoGPT's val reached after"] if goal else [])
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for outcome in outcomes:
+        print(row(outcome, None if goal is None else (-1.0, 0.0)), flush=True)
+    for recipe in recipes.split(","):
+        for seed in map(int, seeds.split(",")):
+            outcomes.append(train(recipe, data, seed, out, settings))
+            print(row(outcomes[-1], goal), flush=True)
+    if goal:
+        print(f"\nnanoGPT's val, exactly: {goal[0]:.4f} on the half that is val here")
+    for outcome in outcomes:
+        points = ", ".join(f"{val:.3f} at {at:.1f} s" for at, val in outcome.curve)
+        print(f"\n{outcome.label}: {points}")
+    if picture:
+        draw(outcomes, picture)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,111 @@
+"""Counted n-grams as an ARPA file, the form that KenLM, SRILM and others read.
+
+Interpolation becomes back-off exactly (Chen & Goodman 1998): an n-gram that was seen carries its
+interpolated probability; for one that wasn't, the share that its context passes on is the context's
+back-off weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.errors import UserError
+from makemore.models.base import LanguageModel
+from makemore.models.count import Count, Floats, Smoothed
+from makemore.tokenizers import Tokenizer
+from makemore.tokenizers.bpe import bytes_by_letter
+from makemore.tokenizers.char import CharTokenizer
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+NEVER = -99.0
+"""ARPA's word for the logarithm of zero."""
+UNKNOWN_LOG10 = float(np.log10(1e-6 / 1_114_112))
+"""As scoring prices a character outside the alphabet."""
+
+
+def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
+    """The file, line by line; logarithms are to the base 10.
+
+    The boundary is ``<s>`` where it begins an n-gram and ``</s>`` where it ends one. Raises UserError
+    for a model that doesn't back off.
+    """
+    smoothed = check(model)
+    table, words = smoothed.table, word_list(tokenizer)
+    yield "\\data\\"
+    for m, keys in enumerate(table.keys, start=1):
+        # The boundary has two entries, and the unknown one that no text has.
+        yield f"ngram {m}={len(keys) + (2 if m == 1 else 0)}"
+    contexts = [""]
+    for m, log_p in enumerate(log10_probabilities(smoothed)):
+        nodes, tokens = table.split_keys(m)
+        last = m == table.order - 1
+        rests = None if last else log10(smoothed.levels[m + 1].rests[:-2])
+        grams = [contexts[node] + words[token] for node, token in zip(nodes, tokens, strict=True)]
+        yield f"\n\\{m + 1}-grams:"
+        if m == 0:
+            yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
+            yield from _entries([BEGIN], np.array([NEVER]), None if rests is None else rests[:1].copy())
+            if rests is not None:
+                rests[0] = 0.0  # nothing follows an end
+        yield from _entries(grams, log_p, rests)
+        contexts = [f"{gram} " for gram in grams]
+        if m == 0:
+            contexts[0] = f"{BEGIN} "
+    yield "\n\\end\\"
+
+
+def check(model: LanguageModel) -> Smoothed:
+    """The model's distributions. Raises UserError where they aren't those of a back-off model."""
+    if not isinstance(model, Count):
+        raise UserError("--format arpa is for count, whose n-grams it lists; other rungs have none")
+    if not model.smoothed.backs_off:
+        raise UserError(
+            "additive smoothing doesn't back off, so ARPA can't say it; train with "
+            "--set model.smoothing=kneser-ney or recursive-additive"
+        )
+    return model.smoothed
+
+
+def log10_probabilities(smoothed: Smoothed) -> Iterator[Floats]:
+    """Of each order, log10 of every n-gram's interpolated probability, in the table's order."""
+    table = smoothed.table
+    p_G = smoothed.unigram_1V[0]
+    yield log10(p_G)
+    for m, suffixes in enumerate(table.suffixes, start=1):
+        level = smoothed.levels[m]
+        p_G = level.shares[:-2] + level.rests[table.split_keys(m)[0]] * p_G[suffixes]
+        yield log10(p_G)
+
+
+def log10(p: Floats) -> Floats:
+    """At most 0, whatever rounding did; NEVER of zero."""
+    return np.log10(np.clip(p, 10**NEVER, 1.0))
+
+
+def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None) -> Iterator[str]:
+    if rests is None:
+        yield from (f"{p:.9g}\t{gram}" for p, gram in zip(log_p.tolist(), grams, strict=True))
+        return
+    for p, gram, rest in zip(log_p.tolist(), grams, rests.tolist(), strict=True):
+        yield f"{p:.9g}\t{gram}\t{rest:.9g}"
+
+
+def word_list(tokenizer: Tokenizer) -> list[str]:
+    """How each token is written, without blanks in it: characters as themselves or ``<U+0020>``,
+    bytes in the letters that byte-level BPE has for them. The boundary is ``</s>``."""
+    if isinstance(tokenizer, CharTokenizer):
+        return [END, *(_visible(char) for char in tokenizer.alphabet)]
+    letters = {byte: letter for letter, byte in bytes_by_letter().items()}
+    pieces = (tokenizer.decode_bytes([i]) for i in range(1, tokenizer.vocab_size))
+    words = [END, *("".join(letters[byte] for byte in piece) for piece in pieces)]
+    if len(set(words)) == len(words):
+        return words
+    # SentencePiece may have a letter both as a piece and as a byte.
+    return [END, *(f"<{i}>" for i in range(1, tokenizer.vocab_size))]
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() and not char.isspace() else f"<U+{ord(char):04X}>"

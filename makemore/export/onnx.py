@@ -1,0 +1,125 @@
+"""A model as an ONNX graph, which onnxruntime and others run: tokens (B, T) in, logits (B, T, V) out.
+
+Documents begin at the boundary token, as everywhere here; there is no state to carry.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from makemore.errors import UserError
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
+from makemore.tokenizers import Tokenizer
+
+OPSET = 20
+
+
+def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
+    """The file, with tokenizer and boundary as its metadata.
+
+    Raises UserError for counts, and where the optional packages aren't installed.
+    """
+    check(model)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    graph = Graph(copy.deepcopy(model).cpu().eval())
+    length = 8 if model.streams or model.max_len is None else min(8, model.max_len)
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own, not ours to mend
+        program: Any = torch.onnx.export(
+            graph,
+            (torch.full((2, length), model.boundary_id),),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=({0: free, 1: free if length > 1 else None},),
+            input_names=["tokens"],
+            output_names=["logits"],
+            custom_translation_table={torch.ops.aten.cummax.default: _running_maximum()},
+            verbose=False,
+        )
+    program.model.metadata_props.update(
+        {
+            "makemore.tokenizer": json.dumps(tokenizer.to_dict(), ensure_ascii=False),
+            "makemore.boundary_id": str(model.boundary_id),
+            "makemore.max_len": json.dumps(None if model.streams else model.max_len),
+        }
+    )
+    return program.model_proto.SerializeToString()
+
+
+def check(model: LanguageModel) -> None:
+    """Raises UserError for a model that has no graph, or without the packages that write one."""
+    members = model.members if isinstance(model, MixtureModel) else [model]
+    if any(isinstance(member, CountModel) for member in members):
+        raise UserError("counts are looked up, not computed: ONNX has no graph for them; try --format arpa")
+    if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnx") is None:
+        raise UserError("--format onnx needs two more packages: pip install 'makemore[onnx]'")
+
+
+class Graph(nn.Module):
+    """The logits alone, of layers that the exporter knows."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.RNNBase):
+                    setattr(parent, name, Recurrent(child))
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.model(tokens_BT)[0]
+
+
+GATES: dict[type[nn.RNNBase], tuple[str, list[int]]] = {
+    nn.RNN: ("RNN", [0]),
+    nn.GRU: ("GRU", [1, 0, 2]),
+    nn.LSTM: ("LSTM", [0, 3, 1, 2]),
+}
+"""ONNX's operator, and where in PyTorch's order each of its gates stands."""
+
+
+class Recurrent(nn.Module):
+    """PyTorch's recurrent layers as ONNX's operators: the exporter would unroll them, for one length."""
+
+    def __init__(self, layers: nn.RNNBase) -> None:
+        super().__init__()
+        self.size = layers.hidden_size
+        self.operator, order = GATES[type(layers)]
+        self.weights = nn.ParameterList()
+        for parts in layers.all_weights:
+            w, r, b, c = (torch.cat([part.split(self.size)[gate] for gate in order])[None] for part in parts)
+            self.weights.extend([w, r, torch.cat([b, c], dim=1)])
+
+    def forward(self, x_BTC: Tensor) -> tuple[Tensor, None]:
+        x = x_BTC.transpose(0, 1)
+        attributes: dict[str, Any] = {"hidden_size": self.size}
+        if self.operator == "GRU":
+            attributes["linear_before_reset"] = 1
+        for i in range(0, len(self.weights), 3):
+            inputs = (x, *self.weights[i : i + 3])
+            shape = (x.shape[0], 1, x.shape[1], self.size)
+            y: Any = torch.onnx.ops.symbolic(self.operator, inputs, attributes, dtype=x.dtype, shape=shape)
+            x = y.squeeze(1)
+        return x.transpose(0, 1), None
+
+
+def _running_maximum() -> Any:
+    """``cummax`` of numbers that aren't negative, along the last of two dimensions."""
+    op: Any = importlib.import_module("onnxscript").opset20
+
+    def cummax(self: Any, dim: int) -> Any:
+        length = op.Shape(self, start=1)
+        before = op.Trilu(op.Expand(op.Constant(value_int=1), op.Concat(length, length, axis=0)), upper=0)
+        values = op.ReduceMax(op.Mul(op.Unsqueeze(self, [1]), before), [-1], keepdims=0)
+        return values, values
+
+    return cummax

@@ -1,0 +1,1 @@
+"""Other programs' models, read without running anything that is in them."""

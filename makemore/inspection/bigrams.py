@@ -1,0 +1,109 @@
+"""Which token follows which: as the training text has it, and as the model predicts it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from makemore.inspection.figures import labels, new_figure, token_axis
+from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.models.base import LanguageModel
+from makemore.types import IGNORE_INDEX, Batch, Split
+
+MOST_TOKENS = 40
+COUNTED = 20_000_000
+"""Tokens of train that are counted."""
+CAPTION = (
+    "Rows: the token just read; columns: the next one. Left, how often each pair stands in the training "
+    "text, with its count; right, the probability that the model gives, averaged over places of a training "
+    "batch where that token was just read. What is dark on the right and pale on the left the model made up. "
+    "Where a model looks further back, its single predictions are sharper than this average."
+)
+
+Floats = NDArray[np.float64]
+
+
+def draw(subject: Subject) -> Picture | None:
+    """None where the text isn't at hand."""
+    if subject.train is None or subject.batch is None:
+        return None
+    counts = pair_counts(subject.train, subject.vocab_size, subject.model.boundary_id)
+    means = mean_predictions(subject.model, subject.batch)
+    shown = _frequent(counts)
+    names = labels(subject.tokenizer, shown)
+    side = max(5.0, 0.27 * len(names))
+    figure = new_figure(2 * side + 1.2, 0.96 * side + 0.6)
+    left, right = figure.subplots(1, 2)
+    part = counts[np.ix_(shown, shown)]
+    left.imshow(part / np.maximum(counts[shown].sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=0.6)
+    _write_counts(left, part, counts[shown].sum(1))
+    image = right.imshow(means[np.ix_(shown, shown)], cmap="Blues", vmin=0, vmax=0.6)
+    for axes, title in ((left, "counted in train"), (right, "predicted by the model")):
+        axes.set_title(title)
+        token_axis(axes.xaxis, names)
+        token_axis(axes.yaxis, names)
+        axes.set_xlabel("next token")
+        axes.set_ylabel("token just read")
+    figure.colorbar(image, ax=(left, right), label="share of the row", shrink=0.7)
+    return Picture("bigrams", "What follows what", CAPTION, figure, judge(counts, means))
+
+
+def pair_counts(train: Split, vocab_size: int, boundary_id: int) -> Floats:
+    """(V, V): how often the column's token follows the row's."""
+    targets = np.asarray(train.tokens_N[:COUNTED], np.int64)
+    inputs = train.inputs_at(np.arange(len(targets)), boundary_id)
+    starts = train.starts_D[train.starts_D < len(targets)]
+    inputs[starts] = boundary_id
+    flat = np.bincount(inputs * vocab_size + targets, minlength=vocab_size**2)
+    return flat.reshape(vocab_size, vocab_size).astype(np.float64)
+
+
+@torch.no_grad()
+def mean_predictions(model: LanguageModel, batch: Batch) -> Floats:
+    """(V, V): the mean distribution after each token of a batch; NaN after those that aren't in it."""
+    valid = batch.targets_BT != IGNORE_INDEX
+    p_NV = model(batch.inputs_BT)[0][valid].float().softmax(-1).double()
+    tokens_N = batch.inputs_BT[valid]
+    total = torch.zeros(model.vocab_size, model.vocab_size, dtype=torch.float64).index_add_(0, tokens_N, p_NV)
+    often = torch.bincount(tokens_N, minlength=model.vocab_size)
+    return (total / torch.where(often > 0, often, math.nan)[:, None]).numpy()
+
+
+def judge(counts: Floats, means: Floats) -> list[Verdict]:
+    """How far the model's averages are from the counts, and which pair is farthest."""
+    often = counts.sum(1)
+    seen = (often > 0) & ~np.isnan(means[:, 0])
+    p = counts[seen] / often[seen, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = np.where(p > 0, p * np.log(p / np.maximum(means[seen], 1e-12)), 0.0).sum(1)
+    mean = float((apart * often[seen]).sum() / often[seen].sum())
+    said = f"averaged over contexts, its predictions are {mean:.3f} nats from the counted pairs"
+    if mean < 0.05:
+        return [Verdict("good", f"{said}: it knows them")]
+    return [Verdict("note" if mean < 0.3 else "warning", f"{said}: it has not learned them all")]
+
+
+def _frequent(counts: Floats) -> NDArray[np.int64]:
+    """At most so many tokens, the most frequent, in the order of their ids."""
+    often = counts.sum(1) + counts.sum(0)
+    present = np.argsort(-often, kind="stable")[:MOST_TOKENS]
+    return np.sort(present[often[present] > 0])
+
+
+def _write_counts(axes: Any, part: Floats, totals: Floats) -> None:
+    dark = part > 0.3 * np.maximum(totals, 1)[:, None]
+    for (row, column), count in np.ndenumerate(part):
+        if count:
+            colour = "white" if dark[row, column] else "#333333"
+            axes.text(column, row, short(count), ha="center", va="center", fontsize=5.5, color=colour)
+
+
+def short(count: float) -> str:
+    """At most four characters up to a million."""
+    if count < 1000:
+        return f"{count:.0f}"
+    return f"{count / 1000:.1f}k" if count < 9950 else f"{count / 1000:.0f}k"

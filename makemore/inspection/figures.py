@@ -1,0 +1,62 @@
+"""What all figures share: sizes, colours, labels that can be read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from matplotlib import font_manager, ft2font
+from matplotlib.figure import Figure
+
+from makemore.tokenizers import Tokenizer
+
+BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
+"""Distinct for colour-blind readers too (Okabe & Ito 2008)."""
+STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+BOUNDARY = "¶"
+LONGEST_LABEL = 6
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """In inches, axes fitted to what stands around them."""
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+@cache
+def _font() -> ft2font.FT2Font:
+    return ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
+
+
+def _visible(char: str) -> str:
+    char = STAND_INS.get(char, char)
+    drawable = char.isprintable() and _font().get_char_index(ord(char))
+    return char if drawable else f"{ord(char):X}"
+
+
+def label(tokenizer: Tokenizer, token: int) -> str:
+    """A token's text, blanks made visible, short enough for an axis."""
+    if token == tokenizer.boundary_id:
+        return BOUNDARY
+    text = "".join(_visible(char) for char in tokenizer.decode([token]))
+    text = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+    return text.replace("$", r"\$")
+
+
+def labels(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
+    return [label(tokenizer, int(token)) for token in tokens]
+
+
+def token_axis(axis: Any, names: list[str], size: float = 8) -> None:
+    """Ticks at whole numbers, a token each, without marks; long ones turned where they'd collide."""
+    axis.set_ticks(range(len(names)), names, fontsize=size)
+    axis.set_tick_params(length=0)
+    if axis.axis_name == "x" and max(map(len, names), default=0) > 2:
+        axis.set_tick_params(labelrotation=90)

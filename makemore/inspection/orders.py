@@ -1,0 +1,106 @@
+"""What each order of a count model contributes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
+from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.models.count import Count, Smoothed
+from makemore.models.ngrams import ABSENT
+from makemore.types import Split
+
+TOKENS = 200_000
+CAPTION = (
+    "Left: the loss on val if longer n-grams are left out; the star is the order that is used. Right: on "
+    "average over val, which order the probability of the token that really came was made of (blue), and how "
+    "often the longest context known from training had that order (orange)."
+)
+
+Floats = NDArray[np.float64]
+
+
+def draw(subject: Subject) -> Picture | None:
+    """None for what doesn't count, or without a val split."""
+    if not isinstance(subject.model, Count) or subject.val is None or not len(subject.val.tokens_N):
+        return None
+    model = subject.model
+    contexts, targets_N = positions(model, subject.val)
+    losses = order_losses(model, contexts, targets_N)
+    made_of, longest = contributions(model.smoothed, contexts, targets_N)
+    figure = new_figure(9, 3.8)
+    left, right = figure.subplots(1, 2)
+    orders = np.arange(1, model.order + 1)
+    left.plot(orders, losses, "o-", color=BLUE)
+    left.plot(model.order, losses[-1], "*", color=GREEN, markersize=15)
+    left.set_xlabel("longest n-gram used")
+    left.set_ylabel("loss on val (nats per token)")
+    left.set_xticks(orders)
+    left.grid(alpha=0.3)
+    right.bar(np.arange(model.order + 1) - 0.2, made_of, 0.4, color=BLUE, label="share of the probability")
+    right.bar(orders + 0.2, longest, 0.4, color=ORANGE, label="longest known context")
+    right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
+    right.set_xlabel("order (any: every token alike)")
+    right.set_ylabel("share")
+    right.legend(fontsize=8)
+    return Picture("orders", "What each order contributes", CAPTION, figure, judge(losses, made_of))
+
+
+def judge(losses: Floats, made_of: Floats) -> list[Verdict]:
+    """Which order the predictions live on, and what the longest still adds."""
+    main = int(made_of.argmax())
+    said = f"order {main} gives most of the probability ({made_of[main]:.0%})"
+    verdicts = [Verdict("note", said)]
+    if len(losses) > 1:
+        gain = float(losses[-2] - losses[-1])
+        if gain < 0.002:
+            verdicts.append(
+                Verdict("note", f"the longest n-grams add {gain:.4f} nats: one order less would do")
+            )
+        else:
+            verdicts.append(Verdict("good", f"the longest n-grams still add {gain:.3f} nats"))
+    return verdicts
+
+
+def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Contexts of every order at each token of a split, as ``NgramTable.contexts`` gives them; the tokens."""
+    targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
+    inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
+    starts = split.starts_D[split.starts_D < len(targets_N)]
+    inputs_N[starts] = model.boundary_id
+    return model.table.contexts(inputs_N), targets_N
+
+
+def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]) -> Floats:
+    """(order,) mean nats of the targets under each order up to the model's."""
+    found = []
+    with np.errstate(divide="ignore"):
+        for order in range(1, model.order + 1):
+            smoothed = Smoothed(model.table, dataclasses.replace(model.config, order=order))
+            found.append(-np.log(smoothed.of_targets(contexts[:order], targets_N)).mean())
+    return np.array(found)
+
+
+def contributions(
+    smoothed: Smoothed, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """(order + 1,) of the targets' probability, the mean share that each order gave, the uniform floor
+    first; (order,) how often the longest known context had that order."""
+    parts = [np.full(len(targets_N), smoothed.uniform)]
+    longest_N = np.zeros(len(targets_N), np.int64)
+    for m, (level, nodes_N) in enumerate(zip(smoothed.levels, contexts, strict=False)):
+        if not smoothed.backs_off:
+            for part in parts[1:]:
+                part[nodes_N != ABSENT] = 0.0
+            parts[0][nodes_N != ABSENT] = smoothed.uniform
+        for part in parts:
+            part *= level.rests[nodes_N]
+        parts.append(level.shares[smoothed.table.find(m, nodes_N, targets_N)])
+        longest_N[nodes_N >= 0] = m
+    total = sum(parts)
+    shares = np.array([(part / np.maximum(total, 1e-300)).mean() for part in parts])
+    often = np.bincount(longest_N, minlength=len(smoothed.levels)) / max(len(targets_N), 1)
+    return shares, often

@@ -1,0 +1,297 @@
+"""Reverse-mode automatic differentiation of scalars, small enough to read at one sitting.
+
+Each operation notes its inputs and its local derivative in each of them. The chain rule does the
+rest: from the result backwards, every value hands its gradient on to its inputs, times the local
+derivative (Wengert 1964; Linnainmaa 1970; as backpropagation Rumelhart, Hinton & Williams 1986).
+The rungs above do the same with tensors. Run it: ``python -m makemore.micrograd``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import pairwise
+
+
+class Value:
+    """A number that remembers what it was computed from."""
+
+    __slots__ = ("data", "grad", "inputs", "label", "op", "slopes")
+
+    def __init__(
+        self,
+        data: float,
+        inputs: tuple[Value, ...] = (),
+        slopes: tuple[float, ...] = (),
+        op: str = "",
+        label: str = "",
+    ) -> None:
+        self.data = float(data)
+        self.grad = 0.0
+        """d result / d self, once ``backward`` was called on the result."""
+        self.inputs, self.slopes = inputs, slopes
+        """What it was computed from, and d self / d input of each."""
+        self.op, self.label = op, label
+
+    def __repr__(self) -> str:
+        return f"Value({self.label or self.op or 'input'}: data={self.data:.4f}, grad={self.grad:.4f})"
+
+    def __add__(self, other: Value | float) -> Value:
+        other = _value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0), "+")
+
+    def __mul__(self, other: Value | float) -> Value:
+        other = _value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data), "×")
+
+    def __pow__(self, power: float) -> Value:
+        slope = power * self.data ** (power - 1)
+        return Value(self.data**power, (self,), (slope,), f"^{power:g}")
+
+    def exp(self) -> Value:
+        out = math.exp(self.data)
+        return Value(out, (self,), (out,), "exp")
+
+    def log(self) -> Value:
+        return Value(math.log(self.data), (self,), (1 / self.data,), "ln")
+
+    def tanh(self) -> Value:
+        out = math.tanh(self.data)
+        return Value(out, (self,), (1 - out * out,), "tanh")
+
+    def relu(self) -> Value:
+        return Value(max(self.data, 0.0), (self,), (float(self.data > 0),), "relu")
+
+    def __neg__(self) -> Value:
+        return self * -1.0
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self + -_value(other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self * _value(other) ** -1
+
+    def __radd__(self, other: float) -> Value:
+        return self + other
+
+    def __rmul__(self, other: float) -> Value:
+        return self * other
+
+    def __rsub__(self, other: float) -> Value:
+        return _value(other) - self
+
+    def __rtruediv__(self, other: float) -> Value:
+        return _value(other) / self
+
+    def backward(self) -> None:
+        """Set ``grad`` of everything this was computed from to d self / d it."""
+        values = order(self)
+        for value in values:
+            value.grad = 0.0
+        self.grad = 1.0
+        for value in reversed(values):
+            for before, slope in zip(value.inputs, value.slopes, strict=True):
+                before.grad += slope * value.grad  # added up: a value may be used more than once
+
+
+def _value(number: Value | float) -> Value:
+    return number if isinstance(number, Value) else Value(number)
+
+
+def order(result: Value) -> list[Value]:
+    """All that a result was computed from, inputs before what is computed from them, itself last."""
+    done: dict[int, Value] = {}
+    waiting: list[tuple[Value, bool]] = [(result, False)]
+    while waiting:  # a stack of our own: Python's is too shallow for long sums
+        value, inputs_done = waiting.pop()
+        if inputs_done:
+            done.setdefault(id(value), value)
+        elif id(value) not in done:
+            waiting.append((value, True))
+            waiting.extend((before, False) for before in reversed(value.inputs))
+    return list(done.values())
+
+
+# --- a network of them --------------------------------------------------------------------------
+
+
+class MLP:
+    """Layers of neurons, each the tanh of a weighted sum: ``MLP([3, 4, 4, 1])``."""
+
+    def __init__(self, sizes: Sequence[int], seed: int = 0) -> None:
+        rng = random.Random(seed)
+
+        def neuron(n: int) -> list[Value]:  # its weights, then its bias
+            return [Value(rng.uniform(-1, 1) / math.sqrt(n)) for _ in range(n)] + [Value(0.0)]
+
+        self.layers = [[neuron(n) for _ in range(m)] for n, m in pairwise(sizes)]
+
+    def __call__(self, x: Sequence[Value | float]) -> list[Value]:
+        outputs = [_value(part) for part in x]
+        for layer in self.layers:
+            outputs = [
+                sum((w * part for w, part in zip(weights, outputs, strict=True)), bias).tanh()
+                for *weights, bias in layer
+            ]
+        return outputs
+
+    def parameters(self) -> list[Value]:
+        return [value for layer in self.layers for neuron in layer for value in neuron]
+
+
+def cross_entropy(logits: Sequence[Value], target: int) -> Value:
+    """-ln of the softmax's probability of the target."""
+    highest = max(logit.data for logit in logits)  # shifts nothing, but keeps exp small
+    total = sum((logit - highest).exp() for logit in logits)
+    return _value(total).log() + highest - logits[target]
+
+
+class Bigram:
+    """The neural bigram: a row of logits for each character, the one after it to be told."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.letters = "." + "".join(sorted(set("".join(names))))  # the dot begins and ends a name
+        self.rows = [[Value(0.0) for _ in self.letters] for _ in self.letters]
+
+    def loss(self, names: Sequence[str]) -> Value:
+        """Mean nats per character, the end of each name included."""
+        ids = [[self.letters.index(char) for char in f".{name}."] for name in names]
+        pairs = [pair for name in ids for pair in pairwise(name)]
+        return _value(sum(cross_entropy(self.rows[a], b) for a, b in pairs)) / len(pairs)
+
+    def parameters(self) -> list[Value]:
+        return [value for row in self.rows for value in row]
+
+
+def descend(parameters: Sequence[Value], loss: Callable[[], Value], steps: int, rate: float) -> list[float]:
+    """Gradient descent; the loss before each step."""
+    losses = []
+    for _ in range(steps):
+        now = loss()
+        now.backward()
+        losses.append(now.data)
+        for parameter in parameters:
+            parameter.data -= rate * parameter.grad
+    return losses
+
+
+# --- its picture --------------------------------------------------------------------------------
+
+
+def to_text(result: Value) -> str:
+    """The graph as a tree, inputs under what is computed from them; what was shown before is named."""
+    lines: list[str] = []
+    names: dict[int, str] = {}
+    waiting = [(result, "", "")]
+    while waiting:
+        value, lead, rest = waiting.pop()
+        if id(value) in names:
+            lines.append(f"{lead}{names[id(value)]} (above)")
+            continue
+        names[id(value)] = value.label or f"v{len(names)}"
+        computed = f" = {value.op}" if value.op else ""
+        lines.append(f"{lead}{names[id(value)]}{computed}   data {value.data:.4f}   grad {value.grad:.4f}")
+        branches = [("├─ ", "│  ")] * (len(value.inputs) - 1) + [("└─ ", "   ")]
+        for before, (first, later) in reversed(list(zip(value.inputs, branches, strict=False))):
+            waiting.append((before, rest + first, rest + later))
+    return "\n".join(lines)
+
+
+def to_dot(result: Value) -> str:
+    """The graph in Graphviz's language: ``dot -Tsvg``."""
+    values = order(result)
+    names = {id(value): f"v{i}" for i, value in enumerate(values)}
+    lines = ["digraph {", "  rankdir=LR; node [shape=record];"]
+    for value in values:
+        parts = [value.label, value.op, f"data {value.data:.4f}", f"grad {value.grad:.4f}"]
+        text = "|".join(part for part in parts if part).replace('"', '\\"')
+        lines.append(f'  {names[id(value)]} [label="{text}"];')
+        lines += [f"  {names[id(before)]} -> {names[id(value)]};" for before in value.inputs]
+    return "\n".join([*lines, "}"])
+
+
+def to_svg(result: Value) -> str:
+    """The graph as a picture: a column for each number of operations from the inputs."""
+    place = _places(result)
+    wide, high = 150, 64
+    columns, rows = (1 + max(part) for part in zip(*place.values(), strict=True))
+    lines, boxes = [], []
+    for value in order(result):
+        column, row = place[id(value)]
+        x, y = 20 + column * wide, 20 + row * high
+        for before in value.inputs:
+            x0, y0 = (20 + at * step for at, step in zip(place[id(before)], (wide, high), strict=True))
+            lines.append(f'<path d="M{x0 + 104:g} {y0 + 24:g} L{x:g} {y + 24:g}"/>')
+        head = " = ".join(part for part in (value.label, value.op) if part) or "number"
+        words = [head, f"data {value.data:.4f}", f"grad {value.grad:.4f}"]
+        texts = "".join(
+            f'<text x="{x + 52:g}" y="{y + 14 + 14 * i:g}">{escape(word)}</text>'
+            for i, word in enumerate(words)
+        )
+        boxes.append(f'<rect x="{x:g}" y="{y:g}" width="104" height="48" rx="4"/>{texts}')
+    size = f'width="{columns * wide:g}" height="{rows * high + 24:g}"'
+    style = (
+        "rect{fill:#fff;stroke:#333}path{stroke:#999;fill:none}"
+        "text{font:11px monospace;fill:#000;text-anchor:middle}"
+    )
+    body = "".join(lines + boxes)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{style}</style>{body}</svg>\n'
+
+
+def _places(result: Value) -> dict[int, tuple[int, float]]:
+    """Column and row of each value: between its inputs, and an input just before the first that uses it."""
+    values = order(result)
+    depth: dict[int, int] = {}
+    for value in values:
+        depth[id(value)] = 1 + max((depth[id(before)] for before in value.inputs), default=-1)
+    for value in reversed(values):
+        for before in value.inputs:
+            if not before.inputs:
+                users = [depth[id(v)] for v in values if before in v.inputs]
+                depth[id(before)] = min(users) - 1
+    place: dict[int, tuple[int, float]] = {}
+    for value in values:
+        above = [place[id(before)][1] for before in value.inputs]
+        leaves = sum(not v.inputs for v in values[: values.index(value)])
+        row = sum(above) / len(above) if above else float(leaves)
+        taken = [r for column, r in place.values() if column == depth[id(value)]]
+        while any(abs(row - other) < 1 for other in taken):
+            row += 0.5
+        place[id(value)] = (depth[id(value)], row)
+    return place
+
+
+def main() -> None:
+    """A neuron and its gradients, a network that learns four examples, a bigram of a few names."""
+    x, w, b = Value(2.0, label="x"), Value(-0.5, label="w"), Value(1.6, label="b")
+    out = (x * w + b).tanh()
+    out.label = "out"
+    out.backward()
+    print(to_text(out), "\n")
+
+    examples = [
+        ([2.0, 3.0, -1.0], 1.0),
+        ([3.0, -1.0, 0.5], -1.0),
+        ([0.5, 1.0, 1.0], -1.0),
+        ([1.0, 1.0, -1.0], 1.0),
+    ]
+    net = MLP([3, 4, 4, 1])
+
+    def squared_error() -> Value:
+        return _value(sum((net(point)[0] - y) ** 2 for point, y in examples))
+
+    losses = descend(net.parameters(), squared_error, 100, 0.1)
+    print(f"two hidden layers, {len(net.parameters())} numbers: loss {losses[0]:.4f} to {losses[-1]:.4f}")
+
+    names = ["emma", "olivia", "ava", "isabella", "sophia"]
+    bigram = Bigram(names)
+    losses = descend(bigram.parameters(), lambda: bigram.loss(names), 50, 10.0)
+    print(
+        f"bigram of {len(names)} names: {losses[0]:.4f} (ln {len(bigram.letters)}) to {losses[-1]:.4f} nats"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What people see of a comparison: tables and a page."""

@@ -1,0 +1,200 @@
+"""Line and scatter charts as inline SVG, coloured by the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from makemore.report.numbers import short
+
+WIDTH, HEIGHT = 420, 290
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
+COLOURS = 10
+TICKS = 5
+LABEL_HEIGHT = 13.0
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values along an edge of a chart."""
+
+    label: str
+    low: float
+    high: float
+    log: bool = False
+    text: Callable[[float], str] = lambda value: f"{value:g}"
+
+    def place(self, value: float) -> float:
+        """0 at the low end, 1 at the high."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        """Round values within the range."""
+        if self.log:
+            return _log_ticks(self.low, self.high)
+        return _even_ticks(self.low, self.high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    step = _round_step((high - low) / TICKS)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _round_step(size: float) -> float:
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= size * 0.999)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside = [10.0**e for e in exponents if low * 0.999 <= 10.0**e <= high * 1.001]
+    if len(inside) >= 3:
+        return inside[:: math.ceil(len(inside) / TICKS)]
+    fine = [n * 10.0**e for e in exponents for n in (1, 2, 5)]
+    inside = [value for value in fine if low * 0.999 <= value <= high * 1.001]
+    return inside if len(inside) >= 2 else _even_ticks(low, high)
+
+
+def axis(
+    label: str,
+    values: Sequence[float],
+    log: bool = False,
+    text: Callable[[float], str] = short,
+    most: float = math.inf,
+) -> Axis:
+    """An axis with room for all values up to ``most``."""
+    found = [v for v in values if math.isfinite(v) and v <= most and (v > 0 or not log)] or [1.0]
+    low, high = min(found), max(found)
+    if log:
+        margin = max((high / low) ** 0.06, 1.15)
+        return Axis(label, low / margin, high * margin, True, text)
+    margin = max((high - low) * 0.06, abs(high) * 0.01, 1e-6)
+    return Axis(label, low - margin, high + margin, False, text)
+
+
+@dataclass
+class Chart:
+    """Marks between two axes; colours are numbers of rows."""
+
+    title: str
+    x: Axis
+    y: Axis
+    _marks: list[str] = field(default_factory=list)
+    _labels: list[tuple[float, float, str]] = field(default_factory=list)
+
+    def _at(self, point: Point) -> Point:
+        x = LEFT + self.x.place(point[0]) * (WIDTH - LEFT - RIGHT)
+        y = HEIGHT - BOTTOM - self.y.place(point[1]) * (HEIGHT - TOP - BOTTOM)
+        return round(x, 1), round(min(max(y, -HEIGHT), 2 * HEIGHT), 1)
+
+    def _within(self, points: Sequence[Point]) -> list[Point]:
+        """Those between the left and the right edge; lines are cut off at the others."""
+        return [
+            p
+            for p in points
+            if all(map(math.isfinite, p))
+            and (p[0] > 0 or not self.x.log)
+            and -0.001 <= self.x.place(p[0]) <= 1.001
+        ]
+
+    def _shows(self, point: Point) -> bool:
+        return bool(self._within([point])) and -0.001 <= self.y.place(point[1]) <= 1.001
+
+    def line(self, points: Sequence[Point], colour: int, name: str) -> None:
+        """A curve, with a mark at its end."""
+        inside = self._within(points)
+        if not inside:
+            return
+        self._path(inside, f'class="curve" style="stroke:var(--c{colour % COLOURS})"', name)
+        self.dot(inside[-1], colour, name, radius=4)
+
+    def dashed(self, points: Sequence[Point], name: str) -> None:
+        """A line that guides the eye."""
+        self._path(self._within(points), 'class="frontier"', name)
+
+    def _path(self, points: Sequence[Point], style: str, name: str) -> None:
+        path = " ".join(f"{x},{y}" for x, y in map(self._at, points))
+        self._marks.append(f'<polyline {style} points="{path}"><title>{escape(name)}</title></polyline>')
+
+    def dot(self, point: Point, colour: int, name: str, radius: float = 5) -> None:
+        """A mark, whose name a pointer shows."""
+        if not self._shows(point):
+            return
+        x, y = self._at(point)
+        told = f"{name}: {self.x.text(point[0])}, {self.y.text(point[1])}"
+        self._marks.append(
+            f'<circle class="ring" cx="{x}" cy="{y}" r="{radius:g}" style="fill:var(--c{colour % COLOURS})">'
+            f"<title>{escape(told)}</title></circle>"
+        )
+
+    def label(self, point: Point, name: str) -> None:
+        """A name beside a mark, moved where it would lie on another."""
+        if self._shows(point):
+            self._labels.append((*self._at(point), name))
+
+    def svg(self) -> str:
+        """The chart."""
+        return (
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title, quote=True)}">'
+            f"{self._grid()}"
+            f'<svg x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 6}" '
+            f'viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 6}">{"".join(self._marks)}</svg>'
+            f"{self._names()}</svg>"
+        )
+
+    def _grid(self) -> str:
+        parts = []
+        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+        for value in self.y.ticks():
+            y = self._at((self.x.low, value))[1]
+            parts.append(f'<path class="axis" d="M{LEFT} {y}H{right}"/>')
+            parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{self.y.text(value)}</text>')
+        for value in self.x.ticks():
+            x = self._at((value, self.y.low))[0]
+            parts.append(f'<path class="axis" d="M{x} {bottom}v4"/>')
+            parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{self.x.text(value)}</text>')
+        middle = (LEFT + right) / 2
+        parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
+        parts.append(
+            f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self.x.label)}</text>'
+            f'<text x="{LEFT - 42}" y="12">{escape(self.y.label)}</text>'
+        )
+        return "".join(parts)
+
+    def _names(self) -> str:
+        parts = []
+        taken: list[tuple[float, float, float]] = []
+        for x, y, name in sorted(self._labels, key=lambda label: label[1]):
+            width = 6.6 * len(name)
+            left = x + 9 + width > WIDTH
+            begin = x - 9 - width if left else x + 9
+            line = y - 6  # above what may lead to the mark
+            while any(
+                begin < b and a < begin + width and abs(line - other) < LABEL_HEIGHT for a, b, other in taken
+            ):
+                line += LABEL_HEIGHT / 2
+            taken.append((begin, begin + width, line))
+            anchor, at = ("end", x - 9) if left else ("start", x + 9)
+            parts.append(
+                f'<text class="name" x="{at:.1f}" y="{line:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+            )
+        return "".join(parts)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points that none betters in both, as a staircase; less is better."""
+    corners: list[Point] = []
+    best = math.inf
+    for x, y in sorted(points):
+        if y < best:
+            if corners:
+                corners.append((x, best))
+            corners.append((x, y))
+            best = y
+    return corners

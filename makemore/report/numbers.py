@@ -1,0 +1,37 @@
+"""Figures as text."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure with so many decimals; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def interval(bounds: tuple[float, float], digits: int = 4, sign: str = "") -> str:
+    """Two bounds; a dash where they say nothing."""
+    low, high = bounds
+    if not math.isfinite(high):
+        return "–"
+    return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
+
+
+def short(value: float | None) -> str:
+    """1234567 as 1.23M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def memory(value: int | None) -> str:
+    """Bytes in MiB."""
+    return "–" if value is None else f"{value / 2**20:,.0f} MiB"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

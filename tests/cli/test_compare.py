@@ -1,0 +1,70 @@
+"""What ``compare`` prints, in every form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from tests.cli.conftest import call, train
+
+
+@pytest.fixture
+def runs(work):
+    train("words.txt", "-m", "bigram", "--steps", "5", "--out", "other")
+    return ["compare", "lines", "other"]
+
+
+def test_a_table_for_people(runs):
+    out = call(*runs).out
+    assert out.startswith("words, val: bits a byte, best first")
+    for title in ("95 % interval", "beyond noise", "perplexity", "by heart", "sampling/s", "memory"):
+        assert title in out
+    assert max(map(len, out.splitlines())) <= 110
+    first, second = (out.index(f"\n{name} ") for name in ("lines", "other"))
+    assert first < second
+    assert "one seed each" in out
+
+
+def test_csv_and_json_say_the_same(runs):
+    (line, other) = csv.DictReader(io.StringIO(call(*runs, "--csv").out))
+    rows = json.loads(call(*runs, "--json").out)["rows"]
+    assert [line["name"], other["name"]] == [row["name"] for row in rows] == ["lines", "other"]
+    for key in ("bits_per_byte", "perplexity", "difference", "parameters"):
+        assert float(other[key]) == pytest.approx(rows[1][key])
+    assert [float(other["ci95_low"]), float(other["ci95_high"])] == pytest.approx(rows[1]["ci95"])
+    assert rows[0]["runs"][0]["bits_per_byte"] == pytest.approx(rows[0]["bits_per_byte"])
+    assert (rows[0]["difference"], rows[1]["beyond_noise"]) == (0, True)
+
+
+def test_markdown_is_a_table(runs):
+    lines = call(*runs, "--markdown").out.splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert set(lines[1]) <= set("|-: ")
+
+
+def test_a_page_is_written_beside_what_is_printed(runs, work):
+    result = call(*runs, "--json", "--html", "pages/report.html")
+    assert json.loads(result.out)["rows"]
+    assert "report: pages" in result.err
+    assert (work / "pages" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_no_page_in_the_place_of_a_folder(refused):
+    assert "no page can be written" in refused("compare", "lines", "--html", "text")
+
+
+def test_a_text_s_pieces_in_plain_text(work):
+    (work / "t.txt").write_text("bada\n\nzed\n", encoding="utf-8")
+    out = call("score", "lines", "t.txt").out
+    assert out.startswith("bada")
+    assert "bits/byte" in out
+    assert "'z' at 3:1" in out
+    both = call("score", "lines", "t.txt", "--against", "lines").out
+    assert both.count("better by most: nowhere") == 2
+    result = call("score", "lines", "t.txt", "--html", "t.html")
+    assert result.status == 0
+    assert "<!doctype html>" in (work / "t.html").read_text(encoding="utf-8")

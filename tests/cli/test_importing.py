@@ -1,0 +1,35 @@
+"""``makemore import`` from the outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import call
+
+
+@pytest.fixture
+def checkpoint(work: Path) -> Path:
+    letters = len(set((work / "words.txt").read_text(encoding="utf-8")))  # the newline is the boundary
+    torch.save({"logits": torch.zeros(letters, letters)}, work / "model.pt")
+    return work / "model.pt"
+
+
+def test_it_makes_a_run(checkpoint: Path) -> None:
+    done = json.loads(call("import", checkpoint, "words.txt", "--out", "mine", "--json").out)
+    assert (done["run"], done["model"]) == ("mine", "bigram")
+    score = json.loads(call("eval", "mine", "--json").out)
+    letters = len(set(Path("words.txt").read_text(encoding="utf-8")))
+    assert score["perplexity"] == pytest.approx(letters)
+    assert call("sample", "mine", "-n", 2).status == 0
+    assert call("train", "words.txt", "--init-from", "mine", "--steps", 2).status == 0
+
+
+def test_refusals(refused, checkpoint: Path) -> None:
+    assert "name the text" in refused("import", checkpoint, "prose.txt")
+    assert "--overwrite" in refused("import", checkpoint, "words.txt", "--out", "lines")
+    assert "no such file" in refused("import", "nothing.pt", "words.txt")
+    assert "run code" in refused("import", "words.txt", "words.txt")

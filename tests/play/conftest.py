@@ -1,0 +1,58 @@
+"""A served page, started as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from makemore.workflows.training import TrainRequest, train
+from tests.cli.conftest import prose, words
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+class Served(NamedTuple):
+    folder: Path
+    address: str
+    port: int
+    token: str
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Runs ``lines`` (an mlp) and ``text`` (a count) behind one server."""
+    folder = tmp_path_factory.mktemp("play")
+    (folder / "words.txt").write_text(words(), encoding="utf-8")
+    (folder / "prose.txt").write_text(prose(), encoding="utf-8")
+    small = {"steps": 30, "eval_interval": 10}
+    train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=small))
+    train(TrainRequest(str(folder / "prose.txt"), "count", out=folder / "text"))
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "makemore", "play", "lines", "text"]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#([\w-]{32})", address)
+    assert found, address
+    try:
+        yield Served(folder, address, int(found[1]), found[2], process)
+        if os.name == "posix":
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

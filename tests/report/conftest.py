@@ -1,0 +1,45 @@
+"""A comparison of a few tiny runs, and the page made of it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from makemore.report.comparison import comparison_page
+from makemore.workflows.comparison import CompareRequest, compare
+from makemore.workflows.mixing import mix
+from makemore.workflows.ranking import Comparison
+from makemore.workflows.training import TrainRequest, train
+
+RUNS = ("count", "bigram", "<b>mlp & co", "pair")
+
+
+@pytest.fixture(scope="session")
+def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Comparison]:
+    """Of lines and of running text: three rungs, one of an awkward name, and a mixture."""
+    made = {}
+    for mode in ("lines", "text"):
+        folder = tmp_path_factory.mktemp(mode)
+        rng = random.Random(3)
+        words = ["".join(rng.choice("bdkl") + rng.choice("aei") for _ in range(3)) for _ in range(3000)]
+        path = folder / "words.txt"
+        path.write_text(("\n" if mode == "lines" else " ").join(words) + "\n", encoding="utf-8")
+        for name in RUNS[:3]:
+            model = "mlp" if "mlp" in name else name
+            settings = {"steps": 20, "eval_interval": 5, "compile": "no"}
+            train(TrainRequest(str(path), model, out=folder / name, train=settings, corpus={"mode": mode}))
+        mix([folder / "count", folder / "bigram"], folder / "pair")
+        runs = tuple(str(folder / name) for name in RUNS)
+        made[mode] = compare(CompareRequest(runs, portraits=True))
+    return made
+
+
+@pytest.fixture(scope="session")
+def pages(comparisons: dict[str, Comparison], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages of the comparisons, as files."""
+    folder = tmp_path_factory.mktemp("pages")
+    for mode, comparison in comparisons.items():
+        (folder / f"{mode}.html").write_text(comparison_page(comparison), encoding="utf-8")
+    return {mode: folder / f"{mode}.html" for mode in comparisons}

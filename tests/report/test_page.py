@@ -1,0 +1,114 @@
+"""The report: whole, self-contained, and about what was compared."""
+
+from __future__ import annotations
+
+import html.parser
+import math
+import re
+
+import pytest
+
+from makemore.report.columns import NAME, notes, tables
+from makemore.report.numbers import interval, memory, number, short
+from tests.report.conftest import RUNS
+
+VOID = {"meta", "link", "br"}
+MODES = pytest.mark.parametrize("mode", ["lines", "text"])
+
+
+class Outline(html.parser.HTMLParser):
+    """Checks that tags close in order; keeps the table and what is linked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.values: list[list[str]] = []
+        self.heads: list[str] = []
+        self.charts = 0
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links += [v for k, v in attrs if k in ("href", "src") and v]
+        self.charts += tag == "svg" and found.get("role") == "img"
+        if tag == "tr":
+            self.rows.append([])
+            self.values.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+            self.values[-1].append(found.get("data-v", ""))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "td":
+            self.rows[-1][-1] += data
+        if self.open[-2:] == ["th", "button"]:
+            self.heads.append(data)
+
+
+def outline(path) -> Outline:
+    found = Outline()
+    found.feed(path.read_text(encoding="utf-8"))
+    found.close()
+    assert found.open == []
+    return found
+
+
+@MODES
+def test_a_page_is_well_formed_and_needs_nothing_else(pages, mode):
+    text = pages[mode].read_text(encoding="utf-8")
+    assert outline(pages[mode]).links == ["data:,"]
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "<b>mlp" not in text
+    assert "&lt;b&gt;mlp &amp; co" in text
+    assert "nan" not in re.sub("<[^>]*>", " ", text).split()
+
+
+@MODES
+def test_the_table_holds_every_row_and_figure(pages, comparisons, mode):
+    comparison = comparisons[mode]
+    found = outline(pages[mode])
+    columns = (*NAME, *(column for part in tables(comparison) for column in part))
+    assert found.heads == [column.title for column in columns]
+    rows = [row for row in found.rows if len(row) == len(columns)]
+    assert rows == [[column.text(row) for column in columns] for row in comparison.rows]
+    assert {row[0] for row in rows} == set(RUNS)
+    place = [column.title for column in columns].index("bits/byte")
+    bits = [float(values[place]) for values in found.values if len(values) == len(columns)]
+    assert bits == sorted(bits)
+
+
+@MODES
+def test_there_is_a_picture_of_everything(pages, comparisons, mode):
+    text = pages[mode].read_text(encoding="utf-8")
+    assert outline(pages[mode]).charts == 6
+    for title in ("Val while training", "parameters buy", "time buys", "Calibration", "Where in the text"):
+        assert title in text
+    for title in ("Tokens each finds hard", "Samples", "Recipes"):
+        assert f"<h2>{title}</h2>" in text
+    for row in comparisons[mode].rows:
+        assert row.portrait is not None
+        assert row.portrait.hard
+        assert 0 <= row.portrait.calibration.error <= 1
+        assert len(row.portrait.positions) > 2
+    curves = {row.name: len(row.portrait.curve) for row in comparisons[mode].rows}
+    assert curves["bigram"] == 4
+    assert curves["pair"] == 0
+
+
+def test_cells_say_when_there_is_nothing():
+    assert number(math.inf) == number(None) == interval((0.0, math.inf)) == memory(None) == short(None) == "–"
+    assert interval((-0.5, 0.25), sign="+") == "-0.5000 to +0.2500"
+    assert [short(n) for n in (0.5, 999, 12_345, 3_000_000, 2e9)] == ["0.5", "999", "12.3K", "3M", "2G"]
+
+
+def test_a_single_seed_is_told(comparisons):
+    assert any("one seed each" in note for note in notes(comparisons["lines"]))

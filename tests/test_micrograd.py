@@ -1,0 +1,157 @@
+"""The scalar engine against torch, its networks, its pictures."""
+
+from __future__ import annotations
+
+import math
+import random
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from makemore.micrograd import (
+    MLP,
+    Bigram,
+    Value,
+    cross_entropy,
+    descend,
+    main,
+    order,
+    to_dot,
+    to_svg,
+    to_text,
+)
+
+NAMES = ["emma", "olivia", "ava", "isabella", "sophia"]
+EXPRESSIONS: dict[str, Callable] = {
+    "sum": lambda a, b: a + b + 2,
+    "product": lambda a, b: 3 * a * b * a,
+    "difference": lambda a, b: 1 - a - b,
+    "quotient": lambda a, b: a / b + 2 / a,
+    "power": lambda a, b: a**3 + b**-0.5,
+    "exp": lambda a, b: (a * b).exp(),
+    "log": lambda a, b: (a + b).log() * a,
+    "tanh": lambda a, b: (a * b - 1).tanh(),
+    "relu": lambda a, b: (a - b).relu() + (b - a).relu() * 5,
+    "reused": lambda a, b: (a * a + a) * (a * a + a) - b * a,
+    "negated": lambda a, b: -a * -b,
+}
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_values_and_gradients_are_torchs(name: str) -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        a, b = rng.uniform(0.1, 3), rng.uniform(0.1, 3)
+        ours = [Value(a), Value(b)]
+        theirs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (a, b)]
+        out, expected = EXPRESSIONS[name](*ours), EXPRESSIONS[name](*theirs)
+        out.backward()
+        expected.backward()
+        assert out.data == pytest.approx(expected.item(), rel=1e-12)
+        for mine, tensor in zip(ours, theirs, strict=True):
+            assert mine.grad == pytest.approx(tensor.grad.item(), rel=1e-10, abs=1e-12)
+
+
+def test_a_second_backward_begins_anew() -> None:
+    x = Value(3.0)
+    y = x * x
+    y.backward()
+    y.backward()
+    assert x.grad == 6.0
+
+
+def test_a_long_chain_needs_no_deep_stack() -> None:
+    x = Value(1.0)
+    total = sum((x for _ in range(20_000)), Value(0.0))
+    total.backward()
+    assert x.grad == 20_000
+
+
+def test_cross_entropy_is_torchs_and_never_overflows() -> None:
+    logits = [Value(x) for x in (1000.0, 1002.0, -3.0)]
+    cross_entropy(logits, 0).backward()
+    theirs = torch.tensor([1000.0, 1002.0, -3.0], dtype=torch.float64, requires_grad=True)
+    torch.nn.functional.cross_entropy(theirs[None], torch.tensor([0])).backward()
+    assert [logit.grad for logit in logits] == pytest.approx(theirs.grad.tolist())
+
+
+def test_the_network_is_torchs_and_learns_four_examples() -> None:
+    points = torch.tensor([[2, 3, -1], [3, -1, 0.5], [0.5, 1, 1], [1, 1, -1]], dtype=torch.float64)
+    targets = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
+    net = MLP([3, 4, 4, 1], seed=1)
+    layers = []
+    for layer in net.layers:
+        rows = torch.tensor([[w.data for w in neuron] for neuron in layer], dtype=torch.float64)
+        layers.append(rows.requires_grad_())
+    x = points
+    for rows in layers:
+        x = torch.tanh(x @ rows[:, :-1].T + rows[:, -1])
+    expected = (x[:, 0] - targets).square().sum()
+    expected.backward()
+
+    def loss() -> Value:
+        outputs = [net(point)[0] for point in points.tolist()]
+        return sum(((o - t) ** 2 for o, t in zip(outputs, targets.tolist(), strict=True)), Value(0.0))
+
+    found = loss()
+    found.backward()
+    assert found.data == pytest.approx(expected.item())
+    grads = [grad for rows in layers for grad in rows.grad.flatten().tolist()]
+    assert [p.grad for p in net.parameters()] == pytest.approx(grads)
+    losses = descend(net.parameters(), loss, 150, 0.1)
+    assert losses[-1] < 0.01 < losses[0]
+
+
+def test_the_bigram_comes_down_to_the_counts() -> None:
+    bigram = Bigram(NAMES)
+    losses = descend(bigram.parameters(), lambda: bigram.loss(NAMES), 400, 20.0)
+    assert losses[0] == pytest.approx(math.log(len(bigram.letters)))
+    pairs = [f".{name}."[i : i + 2] for name in NAMES for i in range(len(name) + 1)]
+    firsts = [pair[0] for pair in pairs]
+    best = -sum(math.log(pairs.count(pair) / firsts.count(pair[0])) for pair in pairs) / len(pairs)
+    assert best < losses[-1] < best + 0.02
+
+
+def neuron() -> Value:
+    x, w = Value(2.0, label="x"), Value(-0.5, label="w")
+    out = (x * w + x).tanh()
+    out.label = 'a < "b"'
+    out.backward()
+    return out
+
+
+def test_inputs_come_before_what_is_computed_from_them() -> None:
+    values = order(neuron())
+    assert [v.op or v.label for v in values] == ["x", "w", "×", "+", "tanh"]
+
+
+def test_as_text() -> None:
+    lines = to_text(neuron()).splitlines()
+    assert lines[0].startswith('a < "b" = tanh   data 0.7616   grad 1.0000')
+    assert lines[-1] == "   └─ x (above)"
+    assert len(lines) == 6
+
+
+def test_as_graphviz() -> None:
+    dot = to_dot(neuron())
+    assert dot.count("->") == 5
+    assert dot.count("[label=") == 5
+    assert r"a < \"b\"" in dot
+
+
+def test_as_svg() -> None:
+    root = ElementTree.fromstring(to_svg(neuron()))
+    tags = [element.tag.partition("}")[2] for element in root]
+    assert (tags.count("rect"), tags.count("path")) == (5, 5)
+    boxes = [(float(e.get("x")), float(e.get("y"))) for e in root if e.tag.endswith("rect")]
+    for i, (x, y) in enumerate(boxes):
+        assert all(abs(x - u) >= 104 or abs(y - v) >= 48 for u, v in boxes[:i])
+        assert x + 104 <= float(root.get("width"))
+        assert y + 48 <= float(root.get("height"))
+
+
+def test_its_demonstration(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert "bigram of 5 names: 2.4849 (ln 12)" in capsys.readouterr().out
