@@ -202,7 +202,7 @@ def _scored(run: Run, result: dict[str, Any], request: CompareRequest) -> Scored
     with well_formed(run.folder.path / RESULT):
         seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
         memory = result.get("peak_memory")
-        memory = memory if memory is None else float(memory)
+        memory = memory if memory is None else int(memory)
     return ScoredRun(
         run.folder.path,
         run.config,
