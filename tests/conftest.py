@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 # Tests run side by side, one core each; more threads would fight.
 torch.set_num_threads(1)
+# No test is about how long it takes.
+hypothesis.settings.register_profile("makemore", deadline=None)
+hypothesis.settings.load_profile("makemore")
 
 
 def _data(name: str) -> Path:
