@@ -1,0 +1,62 @@
+"""Record the terminal picture of the README: docs/terminal.svg. Run it from the project's top.
+
+    python docs/make_terminal.py
+
+Each command is really run, in a folder of its own, and what it prints is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH = 112
+COMMANDS = (
+    ("makemore train names.txt --max-time 60s", r"lines mode|parameters|val:|steps in"),
+    ("makemore sample checkpoints/names-transformer -n 8", ""),
+    ("makemore sample checkpoints/names-transformer -n 1 --show-probs --seed 3", ""),
+    ("makemore train names.txt --model count", r"val:"),
+    ("makemore compare checkpoints/names-transformer checkpoints/names-count", ""),
+)
+"""Command lines, and which of their lines are shown: those that match, or all."""
+
+
+def shown(command: str, wanted: str, folder: Path) -> str:
+    """What a command prints, a terminal's colours included."""
+    words = [sys.executable, "-m", *shlex.split(command)]
+    env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH)}
+    done = subprocess.run(
+        words, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    said = (done.stderr + done.stdout if wanted else done.stdout).splitlines()
+    return "\n".join(line for line in said if re.search(wanted, line))
+
+
+def main() -> None:
+    """Write the picture."""
+    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy("data/first-names.txt", Path(folder) / "names.txt")
+        for command, wanted in COMMANDS:
+            console.print(f"[bold green]$[/] [bold]{command}[/]", highlight=False)
+            console.print(Text.from_ansi(shown(command, wanted, Path(folder))))
+            console.print()
+    svg = console.export_svg(title="makemore")
+    # No fonts from elsewhere.
+    svg = re.sub(r"@font-face\s*{.*?}", "", svg, flags=re.DOTALL)
+    Path("docs/terminal.svg").write_text(
+        svg.replace("Fira Code", "ui-monospace, Consolas, Menlo"), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
