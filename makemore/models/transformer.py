@@ -283,9 +283,10 @@ class Transformer(LanguageModel):
         return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
 
     def stepper(self) -> Stepper:
+        from makemore.models.steppers.compiled import CODE, CompiledTransformerStepper
         from makemore.models.steppers.transformer import TransformerStepper
 
-        return TransformerStepper(self)
+        return TransformerStepper(self) if CODE is None else CompiledTransformerStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -1,0 +1,105 @@
+"""The transformer's step in C: all of it in one call, which leaves Python's lock to other threads."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_float, c_int64, c_void_p
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from makemore.models.steppers import Floats, Ints
+from makemore.models.steppers.native import library
+from makemore.models.steppers.transformer import TransformerStepper
+
+if TYPE_CHECKING:
+    from makemore.models.transformer import Transformer
+
+CODE = library(Path(__file__).with_name("transformer.c"))
+"""None where it can't be compiled."""
+
+
+def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+_Linear = _structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
+_Model = _structure(
+    "Model",
+    **dict.fromkeys(("layers", "heads", "width", "slots", "modern"), c_int64),
+    linears=POINTER(_Linear),
+    head=_Linear,
+    **dict.fromkeys(("embedding", "positions", "turns", "mixers"), c_void_p),
+    **dict.fromkeys(("eps", "head_eps"), c_float),
+)
+_State = _structure(
+    "State",
+    **dict.fromkeys(("rows", "room", "at", "slot"), c_int64),
+    **dict.fromkeys(("starts", "keys", "values", "rings"), c_void_p),
+)
+
+
+class Panels:
+    """A linear layer's weight as C reads it: (out / panel, in, panel)."""
+
+    def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
+        assert CODE is not None
+        self.n_in, self.n_out = weight.shape
+        panel = c_int64.in_dll(CODE, "panel").value
+        padded = np.pad(weight, ((0, 0), (0, -self.n_out % panel)))
+        self.weight = np.ascontiguousarray(padded.reshape(self.n_in, -1, panel).swapaxes(0, 1))
+        self.bias = bias
+
+    def described(self) -> ctypes.Structure:
+        return _Linear(_address(self.weight), _address(self.bias), self.n_in, self.n_out)
+
+
+def _address(array: np.ndarray | None) -> int | None:
+    assert array is None or array.flags.c_contiguous
+    return None if array is None or not array.size else array.ctypes.data
+
+
+class CompiledTransformerStepper(TransformerStepper):
+    """Needs ``CODE``. State and weights are numpy's, in the same layouts; C is told where they lie."""
+
+    twins = False
+    linear = Panels
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__(model)
+        linears = [linear.described() for layer in self.layers for linear in layer]
+        self.model = _Model(
+            len(self.layers),
+            self.heads,
+            self.width,
+            self.slots,
+            self.modern,
+            (_Linear * len(linears))(*linears),
+            self.head.described(),
+            _address(self.embedding),
+            _address(None if self.modern else self.positions),
+            _address(self.turns_qk if self.modern else None),
+            _address(self.mixers),
+            self.eps[0],
+            self.head_eps[0],
+        )
+
+    def _begin(self) -> None:
+        super()._begin()
+        rows, room = len(self.starts), self.keys.shape[-1]
+        arrays = (self.starts, self.keys, self.values, self.rings)
+        self.state = _State(rows, room, 0, 0, *map(_address, arrays))
+        assert CODE is not None
+        self.work = np.empty(CODE.workspace(byref(self.model), c_int64(room)), np.float32)
+
+    def step(self, ids_B: Ints) -> Floats:
+        assert CODE is not None
+        self._end_documents(ids_B)
+        ids_B = np.ascontiguousarray(ids_B, np.int64)
+        logits_BV = np.empty((len(ids_B), self.head.n_out), np.float32)
+        self.state.at, self.state.slot = self.at, self.slot
+        arrays = (ids_B, self.work, logits_BV)
+        CODE.step(byref(self.model), byref(self.state), *(c_void_p(a.ctypes.data) for a in arrays))
+        self._advance()
+        return logits_BV
