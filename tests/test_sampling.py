@@ -144,6 +144,13 @@ class TestGreedy:
 
 
 class TestSteppers:
+    @pytest.mark.parametrize("style", ["modern", "gpt2"])
+    def test_without_a_compiler_say_so_too(self, style, monkeypatch):
+        monkeypatch.setattr("makemore.models.steppers.native.library", lambda source: None)
+        model = limited(style, block_size=40)
+        assert type(model.stepper()).__name__ == "TransformerStepper"
+        self.follows(model)
+
     @pytest.mark.parametrize("name", [n for n in MODELS if n != "mixture"])
     def test_say_what_forward_says(self, name):
         self.follows(prepared(name))

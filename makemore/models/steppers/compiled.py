@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, byref, c_float, c_int64, c_void_p
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from makemore.models.steppers import Floats, Ints
-from makemore.models.steppers.native import library
 from makemore.models.steppers.transformer import TransformerStepper
 
 if TYPE_CHECKING:
     from makemore.models.transformer import Transformer
 
-CODE = library(Path(__file__).with_name("transformer.c"))
-"""None where it can't be compiled."""
+SOURCE = Path(__file__).with_name("transformer.c")
 
 
 def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
@@ -43,10 +42,8 @@ _State = _structure(
 class Panels:
     """A linear layer's weight as C reads it: (out / panel, in, panel)."""
 
-    def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
-        assert CODE is not None
+    def __init__(self, panel: int, weight: Floats, bias: Floats | None = None) -> None:
         self.n_in, self.n_out = weight.shape
-        panel = c_int64.in_dll(CODE, "panel").value
         padded = np.pad(weight, ((0, 0), (0, -self.n_out % panel)))
         self.weight = np.ascontiguousarray(padded.reshape(self.n_in, -1, panel).swapaxes(0, 1))
         self.bias = bias
@@ -56,19 +53,23 @@ class Panels:
 
 
 def _address(array: np.ndarray | None) -> int | None:
-    assert array is None or array.flags.c_contiguous
-    return None if array is None or not array.size else array.ctypes.data
+    if array is None or not array.size:
+        return None
+    assert array.flags.c_contiguous
+    return array.ctypes.data
 
 
 class CompiledTransformerStepper(TransformerStepper):
-    """Needs ``CODE``. State and weights are numpy's, in the same layouts; C is told where they lie."""
+    """State and weights are numpy's, in the same layouts; C is told where they lie."""
 
     twins = False
-    linear = Panels
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
+        """``code``: what ``SOURCE`` compiles to."""
+        self.code = code
+        self.linear = partial(Panels, c_int64.in_dll(code, "panel").value)
         super().__init__(model)
-        linears = [linear.described() for layer in self.layers for linear in layer]
+        linears = [cast(Panels, linear).described() for layer in self.layers for linear in layer]
         self.model = _Model(
             len(self.layers),
             self.heads,
@@ -90,16 +91,14 @@ class CompiledTransformerStepper(TransformerStepper):
         rows, room = len(self.starts), self.keys.shape[-1]
         arrays = (self.starts, self.keys, self.values, self.rings)
         self.state = _State(rows, room, 0, 0, *map(_address, arrays))
-        assert CODE is not None
-        self.work = np.empty(CODE.workspace(byref(self.model), c_int64(room)), np.float32)
+        self.work = np.empty(self.code.workspace(byref(self.model), c_int64(room)), np.float32)
 
     def step(self, ids_B: Ints) -> Floats:
-        assert CODE is not None
         self._end_documents(ids_B)
         ids_B = np.ascontiguousarray(ids_B, np.int64)
         logits_BV = np.empty((len(ids_B), self.head.n_out), np.float32)
         self.state.at, self.state.slot = self.at, self.slot
         arrays = (ids_B, self.work, logits_BV)
-        CODE.step(byref(self.model), byref(self.state), *(c_void_p(a.ctypes.data) for a in arrays))
+        self.code.step(byref(self.model), byref(self.state), *(c_void_p(a.ctypes.data) for a in arrays))
         self._advance()
         return logits_BV

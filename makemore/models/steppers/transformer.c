@@ -14,7 +14,7 @@
 #endif
 #define PANEL (2 * LANES)
 #define TILE (LANES == 16 ? 8 : 6)
-#define ROWS 48 /* that go through all layers together: their vectors stay in the nearest cache but one */
+#define ROWS 64 /* that go through all layers together: their vectors stay in the nearest cache but one */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -89,14 +89,21 @@ static void linear(const struct linear *l, const float *x, float *y, int64_t row
     }
 }
 
-static float dot(const float *a, const float *b, int64_t n) {
+/* of x, or of its squares */
+INLINE float sum(const float *x, int64_t n, int squared) {
     vec sums = {0};
-    float sum = 0;
+    float rest = 0, lanes[LANES];
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) sums += *(const vec *)(a + i) * *(const vec *)(b + i);
-    for (; i < n; i++) sum += a[i] * b[i];
-    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
-    return sum;
+    for (; i + LANES <= n; i += LANES) {
+        vec v = *(const vec *)(x + i);
+        if (squared) v *= v;
+        sums += v;
+    }
+    for (; i < n; i++) rest += squared ? x[i] * x[i] : x[i];
+    *(vec *)lanes = sums;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
+    return lanes[0] + rest;
 }
 
 /* exp within 2 units in the last place (Moshier's Cephes), in a way that compilers vectorise */
@@ -116,13 +123,9 @@ INLINE float exponential(float x) {
 /* Without gain and bias, and divided by the root of the width. */
 static void norm(const struct model *m, const float *x, float *y) {
     int64_t width = m->width;
-    float mean = 0;
-    if (!m->modern) {
-        for (int64_t c = 0; c < width; c++) mean += x[c];
-        mean /= width;
-    }
+    float mean = m->modern ? 0 : sum(x, width, 0) / width;
     for (int64_t c = 0; c < width; c++) y[c] = x[c] - mean;
-    float scale = 1 / sqrtf(dot(y, y, width) + m->eps);
+    float scale = 1 / sqrtf(sum(y, width, 1) + m->eps);
     for (int64_t c = 0; c < width; c++) y[c] *= scale;
 }
 
@@ -147,7 +150,7 @@ static void attend(const struct model *m, const struct state *s, int64_t l, int6
     int64_t heads = m->heads, width = m->width, size = width / heads, room = s->room, at = s->at;
     int64_t first = s->starts[b], seen = at + 1 - first;
     for (int64_t i = 0; m->modern && i < 2 * heads; i++) {
-        float *x = qkv + i * size, scale = 1 / sqrtf(dot(x, x, size) + m->head_eps);
+        float *x = qkv + i * size, scale = 1 / sqrtf(sum(x, size, 1) + m->head_eps);
         const float *turn = m->turns + (at * 2 * heads + i) * size;
         for (int64_t j = 0; j < size; j += 2) {
             float re = x[j] * scale, im = x[j + 1] * scale;
@@ -162,11 +165,11 @@ static void attend(const struct model *m, const struct state *s, int64_t l, int6
         memcpy(values + at * size, qkv + 2 * width + h * size, size * sizeof(float));
         memset(scores, 0, seen * sizeof(float));
         row(qkv + h * size, size, keys + first, room, scores, seen);
-        float most = 0, total = 0;
+        float most = 0;
         if (!m->modern) /* of normalised queries and keys, no score passes sqrt(D) */
             for (int64_t t = 0; t < seen; t++) most = t == 0 || scores[t] > most ? scores[t] : most;
         for (int64_t t = 0; t < seen; t++) scores[t] = exponential(scores[t] - most);
-        for (int64_t t = 0; t < seen; t++) total += scores[t];
+        float total = sum(scores, seen, 0);
         memset(mixed, 0, size * sizeof(float));
         row(scores, seen, values + first * size, size, mixed, size);
         for (int64_t d = 0; d < size; d++) mixed[d] /= total;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,8 @@ class TransformerStepper(Stepper):
     gains and biases, are part of the layers that follow.
     """
 
-    linear: type = Linear
+    linear: Callable[..., Any] = Linear
+    """What makes a layer of a weight (in, out) and a bias."""
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
@@ -125,13 +126,12 @@ class TransformerStepper(Stepper):
         self.at = int(state[0][0])
         self.starts = array(state[1]).copy()
         size = (len(state) - 2) // len(self.layers)
-        keys, values, *tails = ([array(p).copy() for p in state[2 + i :: size]] for i in range(size))
-        if self.modern:
-            shape = keys[0].shape
-            halves = (*shape[:3], 2, self.head_dim // 2)
-            keys = [k.reshape(halves).swapaxes(3, 4).reshape(shape) for k in keys]
-        self.keys = np.ascontiguousarray(np.stack(keys).swapaxes(3, 4))
-        self.values = np.stack(values)
+        keys, values, *tails = ([array(p) for p in state[2 + i :: size]] for i in range(size))
+        rows, _, room, _ = keys[0].shape
+        halves = (rows, self.heads, room, *((2, self.head_dim // 2) if self.modern else (1, self.head_dim)))
+        shape = (rows, self.heads, self.head_dim, room)
+        keys = [k.reshape(halves).transpose(0, 1, 4, 3, 2).reshape(shape) for k in keys]
+        self.keys, self.values = np.ascontiguousarray(np.stack(keys)), np.stack(values)
         # The inputs before, oldest first, and a slot for the newest.
         after = [tail.swapaxes(0, 1) for of_layer in zip(*tails, strict=True) for tail in of_layer]
         self.rings = np.pad(np.stack(after), ((0, 0), (0, 1), (0, 0), (0, 0))) / self.root if after else None
@@ -156,7 +156,9 @@ class TransformerStepper(Stepper):
         new = ids_B == self.boundary_id
         if np.count_nonzero(new):
             self.starts[new] = self.at
-            self._begin()
+            if self.rings is not None:
+                self.rings[:, :, new] = 0
+            self._see()
 
     def _advance(self) -> None:
         self.at += 1
@@ -227,6 +229,10 @@ class TransformerStepper(Stepper):
         if self.rings is not None:
             back = (self.slot - 1 - np.arange(self.slots)) % self.slots
             self.rings[:, back[:, None] >= self.at - self.starts] = 0
+        self._see()
+
+    def _see(self) -> None:
+        """Know from where rows see."""
         self.first = int(self.starts.min())
         self.ragged = int(self.starts.max()) > self.first
 
