@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +30,7 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.decoding import make_decoder
+from makemore.sampling.sharing import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import Batch
 
@@ -75,9 +77,11 @@ def build(name: str, settings: dict[str, Any], text: str) -> LanguageModel:
     return model.eval()
 
 
-def steps(model: LanguageModel, rows: int, n: int, fast: bool, greedy: bool = False) -> Iterator[np.ndarray]:
-    prompt = np.zeros((rows, 1), np.int64)
-    return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, fast=fast)
+def steps(
+    model: LanguageModel, samples: range, n: int, fast: bool, greedy: bool = False
+) -> Iterator[np.ndarray]:
+    prompt = np.zeros((1, 1), np.int64)
+    return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, samples=samples, fast=fast)
 
 
 def rate(sample: Callable[[int], int], n: int) -> float:
@@ -90,16 +94,19 @@ def rate(sample: Callable[[int], int], n: int) -> float:
     return best
 
 
-def speed(model: LanguageModel, rows: int, n: int, fast: bool = True) -> float:
+def speed(model: LanguageModel, rows: int, n: int, fast: bool = True, n_threads: int = 1) -> float:
     def sample(n: int) -> int:
-        return sum(len(ids) for ids in steps(model, rows, n, fast))
+        def part(samples: range, _: Event) -> list[int]:
+            return [len(ids) for ids in steps(model, samples, n, fast)]
+
+        return sum(share(part, range(rows), n_threads))
 
     return rate(sample, n)
 
 
 def drift(model: LanguageModel, n: int) -> float:
     """Time of a late token over that of an early one."""
-    stream, times = steps(model, 1, 6 * n, True), []
+    stream, times = steps(model, range(1), 6 * n, True), []
     for _ in range(6):
         begun = time.perf_counter()
         for _ in islice(stream, n):
@@ -111,7 +118,7 @@ def drift(model: LanguageModel, n: int) -> float:
 def differences(model: LanguageModel) -> tuple[float, int]:
     """Between the fast way and ``forward`` alone, along a greedy text: the largest of the logits, and how
     many tokens differ."""
-    tokens = np.concatenate(list(steps(model, 1, CHECKED, True, greedy=True)))
+    tokens = np.concatenate(list(steps(model, range(1), CHECKED, True, greedy=True)))
     prompt = np.zeros((1, 1), np.int64)
     fast, plain = (make_decoder(model, prompt, CHECKED + 1, f) for f in (True, False))
     a, b = fast.start(), plain.start()
@@ -166,18 +173,24 @@ def main(
             print(f"| {label} | {largest:.1e} | {wrong} |", flush=True)
         return
     print(f"{torch.get_num_threads()} threads\n")
-    print("| tokens/s | batch 1 | batch 64 | batch 1024 | late / early token | by forward alone, 1 and 64 |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| tokens/s | batch 1 | batch 64 | batch 1024 | threads: 64 | 1024 | late / early | forward: 1 | 64 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for label, (name, settings) in chosen.items():
         model = build(name, settings, source).to(device)
-        fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
-        plain = [f"{speed(model, rows, n, False):,.0f}" for rows, n in ((1, 200), (64, 100))]
-        print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)
+        model.stepper()  # what it keeps for the next is made once, before there are threads
+        sizes = [(1, 1500), (64, 300), (1024, 100)]
+        rates = [speed(model, rows, n) for rows, n in sizes]
+        rates += [speed(model, rows, n, n_threads=threads(model, rows)) for rows, n in sizes[1:]]
+        plain = [speed(model, rows, n, fast=False) for rows, n in ((1, 200), (64, 100))]
+        cells = [*map("{:,.0f}".format, rates), f"{drift(model, 500):.2f}", *map("{:,.0f}".format, plain)]
+        print(f"| {label} | {' | '.join(cells)} |", flush=True)
     if nanogpt is not None:
         module = nanogpt_module(nanogpt)
         for context in (64, 256):
             cells = [f"{nanogpt_speed(module, context, rows, n):,.0f}" for rows, n in ((1, 300), (64, 100))]
-            print(f"| nanoGPT, context {context} | {' | '.join(cells)} | | | |", flush=True)
+            print(f"| nanoGPT, context {context} | {' | '.join(cells)} | | | | | | |", flush=True)
 
 
 if __name__ == "__main__":

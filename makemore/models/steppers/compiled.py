@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from makemore.models.steppers import Floats, Ints
 from makemore.models.steppers.transformer import TransformerStepper
@@ -92,6 +93,10 @@ class CompiledTransformerStepper(TransformerStepper):
         arrays = (self.starts, self.keys, self.values, self.rings)
         self.state = _State(rows, room, 0, 0, *map(_address, arrays))
         self.work = np.empty(self.code.workspace(byref(self.model), c_int64(room)), np.float32)
+
+    def _move(self, gone: int, keep: int, back: NDArray[np.complex64]) -> None:
+        turn = c_void_p(back.ctypes.data)
+        self.code.move(byref(self.model), byref(self.state), c_int64(gone), c_int64(keep), turn)
 
     def step(self, ids_B: Ints) -> Floats:
         self._end_documents(ids_B)

@@ -176,6 +176,23 @@ static void attend(const struct model *m, const struct state *s, int64_t l, int6
     }
 }
 
+/* Keys and values of the tokens from `gone` on move to the front; keys are turned by `back` (D / 2) complex. */
+void move(const struct model *m, const struct state *s, int64_t gone, int64_t keep, const float *back) {
+    int64_t size = m->width / m->heads, room = s->room;
+    for (int64_t head = 0; head < m->layers * s->rows * m->heads; head++) {
+        float *keys = s->keys + head * size * room, *values = s->values + head * size * room;
+        for (int64_t d = 0; d < size; d += 2) {
+            float *re = keys + d * room, *im = re + room;
+            for (int64_t t = 0; t < keep; t++) {
+                float a = re[gone + t], b = im[gone + t];
+                re[t] = a * back[d] - b * back[d + 1];
+                im[t] = b * back[d] + a * back[d + 1];
+            }
+        }
+        memmove(values, values + gone * size, keep * size * sizeof(float));
+    }
+}
+
 static void activate(int modern, float *x, int64_t n) {
     if (modern)
         for (int64_t i = 0; i < n; i++) x[i] = x[i] > 0 ? 4 * x[i] * x[i] : 0; /* a quarter of it is in what follows */

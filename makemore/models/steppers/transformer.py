@@ -253,15 +253,19 @@ class TransformerStepper(Stepper):
         if not self.modern:
             return False
         gone = self.at - keep
-        back = self.turns[gone].conj() if keep else self.turns[0]
-        kept = slice(gone, self.at)
-        keys = np.ascontiguousarray(self.keys[..., kept].swapaxes(3, 4)).view(np.complex64)
-        self.keys[..., :keep] = (keys * back).view(np.float32).swapaxes(3, 4)
-        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
+        if keep:
+            self._move(gone, keep, self.turns[gone].conj())
         self.at = keep
         self.starts = np.maximum(self.starts - gone, 0)
         self._begin()
         return True
+
+    def _move(self, gone: int, keep: int, back: NDArray[np.complex64]) -> None:
+        """To the front, and keys turned back as far."""
+        kept = slice(gone, gone + keep)
+        keys = np.ascontiguousarray(self.keys[..., kept].swapaxes(3, 4)).view(np.complex64)
+        self.keys[..., :keep] = (keys * back).view(np.float32).swapaxes(3, 4)
+        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
 
 
 def _slots(conv: ShortConv) -> Floats:
