@@ -16,7 +16,7 @@ import importlib.util
 import random
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from threading import Event
 from types import ModuleType
@@ -33,6 +33,7 @@ from makemore.sampling.decoding import make_decoder
 from makemore.sampling.sharing import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import Batch
+from makemore.workflows.generation import rows_at_once
 
 VOCAB = 66
 REPEATS = 3
@@ -94,14 +95,21 @@ def rate(sample: Callable[[int], int], n: int) -> float:
     return best
 
 
-def speed(model: LanguageModel, rows: int, n: int, fast: bool = True, n_threads: int = 1) -> float:
+def speed(model: LanguageModel, rows: int, n: int) -> float:
+    """As `makemore sample` makes them: among threads, so many at once."""
+
     def sample(n: int) -> int:
         def part(samples: range, _: Event) -> list[int]:
-            return [len(ids) for ids in steps(model, samples, n, fast)]
+            return [len(ids) for ids in steps(model, samples, n, True)]
 
-        return sum(share(part, range(rows), n_threads))
+        edges = [*range(0, rows, rows_at_once(model, n + 1)), rows]
+        return sum(sum(share(part, range(a, b), threads(model, b - a))) for a, b in pairwise(edges))
 
     return rate(sample, n)
+
+
+def plain_speed(model: LanguageModel, rows: int, n: int) -> float:
+    return rate(lambda n: sum(len(ids) for ids in steps(model, range(rows), n, False)), n)
 
 
 def drift(model: LanguageModel, n: int) -> float:
@@ -173,24 +181,19 @@ def main(
             print(f"| {label} | {largest:.1e} | {wrong} |", flush=True)
         return
     print(f"{torch.get_num_threads()} threads\n")
-    print(
-        "| tokens/s | batch 1 | batch 64 | batch 1024 | threads: 64 | 1024 | late / early | forward: 1 | 64 |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| tokens/s | batch 1 | batch 64 | batch 1024 | late / early token | by forward alone, 1 and 64 |")
+    print("|---|---|---|---|---|---|")
     for label, (name, settings) in chosen.items():
         model = build(name, settings, source).to(device)
         model.stepper()  # what it keeps for the next is made once, before there are threads
-        sizes = [(1, 1500), (64, 300), (1024, 100)]
-        rates = [speed(model, rows, n) for rows, n in sizes]
-        rates += [speed(model, rows, n, n_threads=threads(model, rows)) for rows, n in sizes[1:]]
-        plain = [speed(model, rows, n, fast=False) for rows, n in ((1, 200), (64, 100))]
-        cells = [*map("{:,.0f}".format, rates), f"{drift(model, 500):.2f}", *map("{:,.0f}".format, plain)]
-        print(f"| {label} | {' | '.join(cells)} |", flush=True)
+        fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
+        plain = [f"{plain_speed(model, rows, n):,.0f}" for rows, n in ((1, 200), (64, 100))]
+        print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)
     if nanogpt is not None:
         module = nanogpt_module(nanogpt)
         for context in (64, 256):
             cells = [f"{nanogpt_speed(module, context, rows, n):,.0f}" for rows, n in ((1, 300), (64, 100))]
-            print(f"| nanoGPT, context {context} | {' | '.join(cells)} | | | | | | |", flush=True)
+            print(f"| nanoGPT, context {context} | {' | '.join(cells)} | | | |", flush=True)
 
 
 if __name__ == "__main__":
