@@ -144,6 +144,14 @@ class TestGreedy:
 
 
 class TestSteppers:
+    def test_see_weights_that_have_changed(self):
+        model = limited(block_size=40)
+        model.stepper()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        self.follows(model)
+
     @pytest.mark.parametrize("style", ["modern", "gpt2"])
     def test_without_a_compiler_say_so_too(self, style, monkeypatch):
         monkeypatch.setattr("makemore.models.steppers.native.library", lambda source: None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from ctypes import POINTER, byref, c_float, c_int64, c_void_p
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
 _Linear = _structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
 _Model = _structure(
     "Model",
-    **dict.fromkeys(("layers", "heads", "width", "slots", "modern"), c_int64),
+    **dict.fromkeys(("layers", "heads", "width", "slots", "modern", "boundary"), c_int64),
     linears=POINTER(_Linear),
     head=_Linear,
     **dict.fromkeys(("embedding", "positions", "turns", "mixers"), c_void_p),
@@ -78,6 +80,7 @@ class CompiledTransformerStepper(TransformerStepper):
             self.width,
             self.slots,
             self.modern,
+            self.boundary_id,
             (_Linear * len(linears))(*linears),
             self.head.described(),
             _address(self.embedding),
@@ -100,7 +103,6 @@ class CompiledTransformerStepper(TransformerStepper):
         self.code.move(byref(self.model), byref(self.state), c_int64(gone), c_int64(keep), turn)
 
     def step(self, ids_B: Ints) -> Floats:
-        self._end_documents(ids_B)
         ids_B = np.ascontiguousarray(ids_B, np.int64)
         logits_BV = np.empty((len(ids_B), self.head.n_out), np.float32)
         self.state.at, self.state.slot = self.at, self.slot
@@ -108,3 +110,16 @@ class CompiledTransformerStepper(TransformerStepper):
         self.code.step(byref(self.model), byref(self.state), *(c_void_p(a.ctypes.data) for a in arrays))
         self._advance()
         return logits_BV
+
+
+_KEPT: WeakKeyDictionary[Transformer, tuple[list[tuple[int, int]], CompiledTransformerStepper]]
+_KEPT = WeakKeyDictionary()
+
+
+def compiled_stepper(model: Transformer, code: ctypes.CDLL) -> CompiledTransformerStepper:
+    """A stepper of its own state; weights are prepared anew only where they have changed since."""
+    weights = [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+    kept = _KEPT.get(model)
+    if kept is None or kept[0] != weights:
+        kept = _KEPT[model] = weights, CompiledTransformerStepper(model, code)
+    return copy.copy(kept[1])

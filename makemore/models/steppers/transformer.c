@@ -26,7 +26,7 @@ struct linear {
 };
 
 struct model {
-    int64_t layers, heads, width, slots, modern;
+    int64_t layers, heads, width, slots, modern, boundary;
     const struct linear *linears; /* of each layer: qkv, out, up, down */
     struct linear head;
     const float *embedding; /* (V, C) */
@@ -38,7 +38,7 @@ struct model {
 
 struct state {
     int64_t rows, room, at, slot;
-    const int64_t *starts;       /* (B,) */
+    int64_t *starts;              /* (B,) */
     float *keys, *values, *rings; /* (L, B, H, D, T), (L, B, H, T, D), (2 L, K, B, C) or NULL */
 };
 
@@ -201,6 +201,13 @@ static void activate(int modern, float *x, int64_t n) {
             x[i] /= 1 + exponential(-1.5957691216f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
 }
 
+/* Nothing is seen of what stands before a row's document. */
+static void begin_document(const struct model *m, const struct state *s, int64_t b) {
+    s->starts[b] = s->at;
+    for (int64_t i = 0; s->rings && i < 2 * m->layers * m->slots; i++)
+        memset(s->rings + (i * s->rows + b) * m->width, 0, m->width * sizeof(float));
+}
+
 /* Logits (B, V) after one more token a row. */
 void step(const struct model *m, const struct state *s, const int64_t *ids, float *work, float *logits) {
     int64_t width = m->width;
@@ -209,6 +216,7 @@ void step(const struct model *m, const struct state *s, const int64_t *ids, floa
     for (int64_t begin = 0; begin < s->rows; begin += ROWS) {
         int64_t rows = s->rows - begin < ROWS ? s->rows - begin : ROWS;
         for (int64_t r = 0; r < rows; r++) {
+            if (ids[begin + r] == m->boundary) begin_document(m, s, begin + r);
             const float *position = m->modern ? NULL : m->positions + (s->at - s->starts[begin + r]) * width;
             for (int64_t c = 0; c < width; c++)
                 x[r * width + c] = m->embedding[ids[begin + r] * width + c] + (position ? position[c] : 0);
