@@ -16,8 +16,9 @@ import importlib.util
 import random
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -29,8 +30,10 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.decoding import make_decoder
+from makemore.sampling.sharing import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import Batch
+from makemore.workflows.generation import rows_at_once
 
 VOCAB = 66
 REPEATS = 3
@@ -75,9 +78,11 @@ def build(name: str, settings: dict[str, Any], text: str) -> LanguageModel:
     return model.eval()
 
 
-def steps(model: LanguageModel, rows: int, n: int, fast: bool, greedy: bool = False) -> Iterator[np.ndarray]:
-    prompt = np.zeros((rows, 1), np.int64)
-    return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, fast=fast)
+def steps(
+    model: LanguageModel, samples: range, n: int, fast: bool, greedy: bool = False
+) -> Iterator[np.ndarray]:
+    prompt = np.zeros((1, 1), np.int64)
+    return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, samples=samples, fast=fast)
 
 
 def rate(sample: Callable[[int], int], n: int) -> float:
@@ -90,16 +95,26 @@ def rate(sample: Callable[[int], int], n: int) -> float:
     return best
 
 
-def speed(model: LanguageModel, rows: int, n: int, fast: bool = True) -> float:
+def speed(model: LanguageModel, rows: int, n: int) -> float:
+    """As `makemore sample` makes them: among threads, so many at once."""
+
     def sample(n: int) -> int:
-        return sum(len(ids) for ids in steps(model, rows, n, fast))
+        def part(samples: range, _: Event) -> list[int]:
+            return [len(ids) for ids in steps(model, samples, n, True)]
+
+        edges = [*range(0, rows, rows_at_once(model, n + 1)), rows]
+        return sum(sum(share(part, range(a, b), threads(model, b - a))) for a, b in pairwise(edges))
 
     return rate(sample, n)
 
 
+def plain_speed(model: LanguageModel, rows: int, n: int) -> float:
+    return rate(lambda n: sum(len(ids) for ids in steps(model, range(rows), n, False)), n)
+
+
 def drift(model: LanguageModel, n: int) -> float:
     """Time of a late token over that of an early one."""
-    stream, times = steps(model, 1, 6 * n, True), []
+    stream, times = steps(model, range(1), 6 * n, True), []
     for _ in range(6):
         begun = time.perf_counter()
         for _ in islice(stream, n):
@@ -111,7 +126,7 @@ def drift(model: LanguageModel, n: int) -> float:
 def differences(model: LanguageModel) -> tuple[float, int]:
     """Between the fast way and ``forward`` alone, along a greedy text: the largest of the logits, and how
     many tokens differ."""
-    tokens = np.concatenate(list(steps(model, 1, CHECKED, True, greedy=True)))
+    tokens = np.concatenate(list(steps(model, range(1), CHECKED, True, greedy=True)))
     prompt = np.zeros((1, 1), np.int64)
     fast, plain = (make_decoder(model, prompt, CHECKED + 1, f) for f in (True, False))
     a, b = fast.start(), plain.start()
@@ -170,8 +185,9 @@ def main(
     print("|---|---|---|---|---|---|")
     for label, (name, settings) in chosen.items():
         model = build(name, settings, source).to(device)
+        model.stepper()  # what it keeps for the next is made once, before there are threads
         fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
-        plain = [f"{speed(model, rows, n, False):,.0f}" for rows, n in ((1, 200), (64, 100))]
+        plain = [f"{plain_speed(model, rows, n):,.0f}" for rows, n in ((1, 200), (64, 100))]
         print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)
     if nanogpt is not None:
         module = nanogpt_module(nanogpt)

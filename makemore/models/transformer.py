@@ -285,9 +285,12 @@ class Transformer(LanguageModel):
         return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
 
     def stepper(self) -> Stepper:
+        from makemore.models.steppers.compiled import SOURCE, compiled_stepper
+        from makemore.models.steppers.native import library
         from makemore.models.steppers.transformer import TransformerStepper
 
-        return TransformerStepper(self)
+        code = library(SOURCE)
+        return TransformerStepper(self) if code is None else compiled_stepper(self, code)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

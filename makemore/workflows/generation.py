@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams, beam_search, generate
-from makemore.sampling.sharing import share, threads
+from makemore.sampling.sharing import FEWEST, share, threads
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
@@ -164,9 +164,14 @@ def line_ends(run: Run) -> NDArray[np.int64]:
 
 
 def rows_at_once(model: LanguageModel, capacity: int) -> int:
-    """Samples to make together: as many as memory has room for, up to a thousand."""
-    size = sum(part.numel() * part.element_size() for part in model.init_state(1, capacity))
-    return max(1, min(MOST_ROWS, STATE_BYTES // max(size, 1)))
+    """Samples to make together, by all threads: as many as memory has room for, up to a thousand, but no
+    more than caches hold where a step is fastest so."""
+    size = max(1, sum(part.numel() * part.element_size() for part in model.init_state(1, capacity)))
+    rows = max(1, min(MOST_ROWS, STATE_BYTES // size))
+    stepper = model.stepper() if model.device.type == "cpu" else None
+    if stepper is None or stepper.cached is None:
+        return rows
+    return min(rows, max(FEWEST, stepper.cached // size) * threads(model, rows))
 
 
 def _steps(

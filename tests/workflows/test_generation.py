@@ -180,6 +180,14 @@ class TestBatches:
         monkeypatch.setattr(generation, "STATE_BYTES", 1)
         assert generation.rows_at_once(run.model, 90) == 1
 
+    def test_fit_the_cache_where_that_is_faster(self, folder, monkeypatch):
+        run = load(folder / "transformer")
+        size = sum(part.nbytes for part in run.model.init_state(1, 90))
+        monkeypatch.setattr(type(run.model.stepper()), "cached", 40 * size)
+        assert generation.rows_at_once(run.model, 90) == 40 * threads(run.model, 1024)
+        monkeypatch.setattr(type(run.model.stepper()), "cached", None)
+        assert generation.rows_at_once(run.model, 90) == 1024
+
 
 @pytest.mark.parametrize("name", ["chars", "transformer"])
 def test_beams_are_best_first(folder, name):

@@ -32,6 +32,8 @@ class Stepper(ABC):
 
     twins = True
     """Whether a single row is to be given twice: of one alone BLAS makes a product of another kind."""
+    cached: int | None = None
+    """Bytes of state up to which a step is fastest: those that stay in a cache. None: more is faster."""
     can_draw = False
     """Whether ``draw`` can be asked."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,13 +45,16 @@ class Look(NamedTuple):
 
 
 class TransformerStepper(Stepper):
-    """Keys and values lie in arrays with room for a whole context, (L, B, H, T, D), of which a view is
-    attended to; convolutions have rings of their last inputs, (2 L, K, B, C).
+    """Keys and values lie in arrays with room for a whole context, (L, B, H, D, T) and (L, B, H, T, D), of
+    which a view is attended to; convolutions have rings of their last inputs, (2 L, K, B, C).
 
     Rotary pairs are put side by side, in queries and keys alike, which no product of the two notices: a
     pair is then one complex number, and turning it one multiplication. Constant factors, and LayerNorm's
     gains and biases, are part of the layers that follow.
     """
+
+    linear: Callable[..., Any] = Linear
+    """What makes a layer of a weight (in, out) and a bias."""
 
     def __init__(self, model: Transformer) -> None:
         config = model.config
@@ -66,7 +69,7 @@ class TransformerStepper(Stepper):
         self.mean_C = np.full(self.width, 1 / self.width, np.float32)
         self.ones_T = np.ones(config.block_size, np.float32)
         self.layers = [self._layer(cast("Block", block)) for block in model.blocks]
-        self.head = Linear(*self._folded(model.norm, model.head))
+        self.head = self.linear(*self._folded(model.norm, model.head))
         convs = [
             _slots(cast(ShortConv, conv)) for block in model.blocks for conv in cast("Block", block).convs
         ]
@@ -95,10 +98,10 @@ class TransformerStepper(Stepper):
             bias[: self.width] *= scale
         down, down_bias = self._folded(None, block.feed_forward.down)
         return Layer(
-            Linear(weight, bias),
-            Linear(*self._folded(None, block.attention.out)),
-            Linear(*self._folded(block.norm2, block.feed_forward.up)),
-            Linear(down * np.float32(0.25) if self.modern else down, down_bias),
+            self.linear(weight, bias),
+            self.linear(*self._folded(None, block.attention.out)),
+            self.linear(*self._folded(block.norm2, block.feed_forward.up)),
+            self.linear(down * np.float32(0.25) if self.modern else down, down_bias),
         )
 
     def _paired(self) -> Ints:
@@ -123,12 +126,12 @@ class TransformerStepper(Stepper):
         self.at = int(state[0][0])
         self.starts = array(state[1]).copy()
         size = (len(state) - 2) // len(self.layers)
-        keys, values, *tails = ([array(p).copy() for p in state[2 + i :: size]] for i in range(size))
-        if self.modern:
-            shape = keys[0].shape
-            halves = (*shape[:3], 2, self.head_dim // 2)
-            keys = [k.reshape(halves).swapaxes(3, 4).reshape(shape) for k in keys]
-        self.keys, self.values = np.stack(keys), np.stack(values)
+        keys, values, *tails = ([array(p) for p in state[2 + i :: size]] for i in range(size))
+        rows, _, room, _ = keys[0].shape
+        halves = (rows, self.heads, room, *((2, self.head_dim // 2) if self.modern else (1, self.head_dim)))
+        shape = (rows, self.heads, self.head_dim, room)
+        keys = [k.reshape(halves).transpose(0, 1, 4, 3, 2).reshape(shape) for k in keys]
+        self.keys, self.values = np.ascontiguousarray(np.stack(keys)), np.stack(values)
         # The inputs before, oldest first, and a slot for the newest.
         after = [tail.swapaxes(0, 1) for of_layer in zip(*tails, strict=True) for tail in of_layer]
         self.rings = np.pad(np.stack(after), ((0, 0), (0, 1), (0, 0), (0, 0))) / self.root if after else None
@@ -136,10 +139,7 @@ class TransformerStepper(Stepper):
         self._begin()
 
     def step(self, ids_B: Ints) -> Floats:
-        new = ids_B == self.boundary_id
-        if np.count_nonzero(new):
-            self.starts[new] = self.at
-            self._begin()
+        self._end_documents(ids_B)
         x = self.embedding.take(ids_B, 0)
         if not self.modern:
             x += self.positions.take(self.at - self.starts, 0)
@@ -149,9 +149,20 @@ class TransformerStepper(Stepper):
             x += layer.out(self._attend(i, layer.qkv(h), look))
             h = self._mix(2 * i + 1, self._norm(x))
             x += layer.down(self.activation(layer.up(h)))
+        self._advance()
+        return self.head(self._norm(x))
+
+    def _end_documents(self, ids_B: Ints) -> None:
+        new = ids_B == self.boundary_id
+        if np.count_nonzero(new):
+            self.starts[new] = self.at
+            if self.rings is not None:
+                self.rings[:, :, new] = 0
+            self._see()
+
+    def _advance(self) -> None:
         self.at += 1
         self.slot = (self.slot + 1) % self.slots
-        return self.head(self._norm(x))
 
     def _look(self) -> Look:
         at, seen = self.at, slice(self.first, self.at + 1)
@@ -161,9 +172,9 @@ class TransformerStepper(Stepper):
             bias = np.where(unseen, np.float32(-np.inf), np.float32(0))[:, None, None]
         return Look(
             self.turns_qk[at] if self.modern else None,
-            self.keys[:, :, :, at],
+            self.keys[..., at],
             self.values[:, :, :, at],
-            self.keys[:, :, :, seen].swapaxes(3, 4),
+            self.keys[..., seen],
             self.values[:, :, :, seen],
             self.ones_T[: at + 1 - self.first],
             bias,
@@ -218,35 +229,43 @@ class TransformerStepper(Stepper):
         if self.rings is not None:
             back = (self.slot - 1 - np.arange(self.slots)) % self.slots
             self.rings[:, back[:, None] >= self.at - self.starts] = 0
+        self._see()
+
+    def _see(self) -> None:
+        """Know from where rows see."""
         self.first = int(self.starts.min())
         self.ragged = int(self.starts.max()) > self.first
 
     def keep(self, rows_K: Ints) -> None:
         if self.rings is not None:
-            self.rings = self.rings[:, :, rows_K]
+            self.rings = self.rings.take(rows_K, 2)
         self.starts = self.starts[rows_K]
-        self._begin()
-        self.keys, self.values = self._taken(self.keys, rows_K), self._taken(self.values, rows_K)
-
-    def _taken(self, cache_LBHCD: Floats, rows_K: Ints) -> Floats:
         # Only what is in use: of names, for one, it is a small part.
-        layers, _, *sizes = cache_LBHCD.shape
-        taken = np.empty((layers, len(rows_K), *sizes), np.float32)
-        taken[:, :, :, : self.at] = cache_LBHCD[:, :, :, : self.at][:, rows_K]
-        return taken
+        layers, _, heads, room, size = self.values.shape
+        keys, values = self.keys, self.values
+        self.keys = np.empty((layers, len(rows_K), heads, size, room), np.float32)
+        self.values = np.empty((layers, len(rows_K), heads, room, size), np.float32)
+        self.keys[..., : self.at] = keys[..., : self.at][:, rows_K]
+        self.values[..., : self.at, :] = values[..., : self.at, :][:, rows_K]
+        self._begin()
 
     def roll(self, keep: int) -> bool:
         if not self.modern:
             return False
         gone = self.at - keep
-        back = self.turns[gone].conj() if keep else self.turns[0]
-        kept = slice(gone, self.at)
-        self.keys[:, :, :, :keep] = (self.keys[:, :, :, kept].view(np.complex64) * back).view(np.float32)
-        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
+        if keep:
+            self._move(gone, keep, self.turns[gone].conj())
         self.at = keep
         self.starts = np.maximum(self.starts - gone, 0)
         self._begin()
         return True
+
+    def _move(self, gone: int, keep: int, back: NDArray[np.complex64]) -> None:
+        """To the front, and keys turned back as far."""
+        kept = slice(gone, gone + keep)
+        keys = np.ascontiguousarray(self.keys[..., kept].swapaxes(3, 4)).view(np.complex64)
+        self.keys[..., :keep] = (keys * back).view(np.float32).swapaxes(3, 4)
+        self.values[:, :, :, :keep] = self.values[:, :, :, kept].copy()
 
 
 def _slots(conv: ShortConv) -> Floats:

@@ -1,0 +1,57 @@
+"""Compiled code for the CPU at hand, where there is a C compiler: made once, by it, and kept in the cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from makemore.cachedir import cache_folder
+
+TIMEOUT = 60
+"""Seconds after which compiling is given up; it takes one."""
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """What a C file compiles to. None: there is no compiler, or it can't, or the cache can't be written."""
+    try:
+        text = source.read_bytes()
+        key = hashlib.sha256(text + _processor()).hexdigest()[:32]
+        built = cache_folder() / "native" / f"{source.stem}-{key}.so"
+        if not built.exists():
+            _compile(source, built)
+        return ctypes.CDLL(str(built))
+    except (OSError, RuntimeError, subprocess.SubprocessError):
+        return None
+
+
+def _compile(source: Path, built: Path) -> None:
+    """Whole or not at all, whoever else does so now."""
+    built.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+        fresh = Path(folder) / built.name
+        compiler = os.environ.get("CC", "cc")
+        flags = ["-O3", "-march=native", "-shared", "-fPIC"]
+        subprocess.run(
+            [compiler, *flags, "-o", str(fresh), str(source), "-lm"],
+            check=True,
+            capture_output=True,
+            timeout=TIMEOUT,
+        )
+        fresh.replace(built)
+
+
+def _processor() -> bytes:
+    """What distinguishes machines that share a cache but can't run each other's code."""
+    said = [sys.platform, platform.machine(), platform.processor(), os.environ.get("CC", "cc")]
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        said += [next((line for line in lines if line.lower().startswith(("flags", "features"))), "")]
+    return "\n".join(said).encode()
