@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import random
+import re
 import shutil
 import struct
 import sys
