@@ -1,10 +1,10 @@
-# make demo: a minute's training on the shipped names.  make test: every check.
+# make demo: a minute's training on the shipped names.  make test: every check.  make audit: known holes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint site clean
+.PHONY: demo test lint audit site clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ lint: $(READY)
 
 test: $(READY) lint
 	$(BIN)/pytest -n auto
+
+# Known holes in what is installed. Asks a service on the network; strict, so what it can't answer is an error.
+audit: $(READY)
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements.txt
 
 # The docs as a site, in site/: warnings are errors.
 site: $(READY)

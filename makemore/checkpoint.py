@@ -202,7 +202,7 @@ class RunDir:
     def read_copy(self, name: str) -> dict[str, Any] | None:
         """What a state has of config or tokenizer, from the newest that has them."""
         for folder in self._states():
-            with contextlib.suppress(UserError, KeyError, TypeError):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
                 return dict(read_json(folder / STATE)["copies"][name])
         return None
 

@@ -31,6 +31,7 @@ from makemore.cli import (
     train,
 )
 from makemore.cli.options import printable
+from makemore.cli.signals import Terminated, heed_termination
 from makemore.errors import UserError
 from makemore.process import tune_process
 
@@ -122,6 +123,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130)
+    except Terminated:
+        return _fail("stopped", 143)
     except (BrokenPipeError, SystemExit) as error:
         # Click makes a SystemExit of it.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -145,6 +148,7 @@ def main(command: str | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    heed_termination()
     status = run([command, *sys.argv[1:]] if command else sys.argv[1:])
     try:
         sys.stderr.flush()

@@ -14,6 +14,23 @@ GRACE = 4.0
 """Seconds after which a signal that nobody has asked about interrupts what is going on."""
 
 
+class Terminated(BaseException):
+    """SIGTERM came where nobody asks: as KeyboardInterrupt, so that what is half-written is cleared away."""
+
+
+def heed_termination() -> None:
+    """Have SIGTERM raise Terminated; a second one, or ``GRACE`` seconds, end the program as it is."""
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        timer = threading.Timer(GRACE, signal.raise_signal, [signal.SIGTERM])
+        timer.daemon = True
+        timer.start()
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, receive)
+
+
 class StopFlag:
     """Which signal has come, if any."""
 

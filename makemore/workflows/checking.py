@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from makemore.checkpoint import CONFIG, MODEL, RESULT, SAMPLES, TOKENIZER, RunDir, Saved
+from makemore.checkpoint import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, Saved
 from makemore.errors import UserError
 from makemore.files import require_plain, tensor_digest, well_formed
 from makemore.tokenizers import tokenizer_from_dict
@@ -51,11 +51,14 @@ class RunFiles:
         states, broken = folder.read_states(self.run_id)
         problems += broken
         self.newest: Saved | None = states[0] if states else None
+        self.best: dict[str, Any] = {}
+        """The best weights as the newest state has them."""
         # Without states a run is one that was shared, or a mixture.
-        self.finished = not (states or broken) or bool(self._trainer().get("finished"))
-
-    def _trainer(self) -> dict[str, Any]:
-        return self.newest.state["trainer"] if self.newest else {}
+        self.finished = not (states or broken)
+        if self.newest:
+            with _noting(problems), well_formed(folder.path / STATES):
+                self.finished = bool(self.newest.state["trainer"].get("finished"))
+                self.best = dict(self.newest.state["best"])
 
     def tokenizer(self) -> None:
         with well_formed(self.folder.path / TOKENIZER):
@@ -64,11 +67,12 @@ class RunFiles:
     def model(self) -> None:
         """Of a finished run it has to be the best that training found."""
         path = self.folder.path / MODEL
-        best = self.newest.state["best"] if self.newest else {}
-        if not self.finished and not best and not path.exists():
+        if not self.finished and not self.best and not path.exists():
             return
         found = tensor_digest(self.folder.read_model(self.run_id))
-        if best and self.finished and found != tensor_digest(best):
+        with well_formed(self.folder.path / STATES):
+            kept = tensor_digest(self.best) if self.best else found
+        if self.finished and found != kept:
             raise UserError(f"{path} is damaged: these are not the weights that were kept")
 
     def seen(self) -> None:

@@ -7,6 +7,7 @@ The same two functions are fed by Hypothesis in the tests and by a coverage-guid
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import struct
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def places(value: Any, at: tuple = ()) -> list[tuple]:
 
 def put(value: Any, at: tuple, new: Any) -> None:
     """Something else in a place of a JSON value; ``...`` for nothing."""
+    new = copy.deepcopy(new)  # a second change may be made within it
     for key in at[:-1]:
         value = value[key]
     if new is ...:

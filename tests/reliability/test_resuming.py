@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,20 @@ def test_all_of_a_state(name, mode, texts, tmp_path):
     assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
 
 
-def test_compiled(texts, tmp_path, monkeypatch):
-    """By all of the compiler but its code generator, which takes a minute."""
-    compiled = functools.partial(torch.compile, backend="aot_eager")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled(texts, tmp_path, monkeypatch, backend):
+    """By all of the compiler but its code generator, and by that: C++ made for this test."""
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no compiler of C++")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    compiled = functools.partial(torch.compile, backend=backend)
     monkeypatch.setattr(torch, "compile", compiled)
     asked = {"compile": "yes", "steps": 4, "eval_interval": 2}
     whole, cut = (request_for(texts["text"], "mlp", tmp_path / out, **asked) for out in ("whole", "cut"))
     assert train(whole).used["compiled"]
     stop_after(cut, 3)
     assert resume(cut).used["compiled"]
+    assert any((tmp_path / "compiled").rglob("*.so")) == (backend == "inductor")
     assert same(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
 
 

@@ -105,6 +105,48 @@ class TestFullDisk:
         goes_on(text, out, tmp_path)
 
 
+@POSIX
+class TestFileSizes:
+    """``ulimit -f``: a write is cut off midway, which is neither a full disk nor a missing right."""
+
+    CHILD = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from makemore.cli import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+    def limited(self, size: int, *arguments: object) -> Result:
+        ended = subprocess.run(
+            [sys.executable, "-c", self.CHILD, str(size), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        return Result(ended.returncode, ended.stdout, ended.stderr)
+
+    def test_a_new_run(self, text, tmp_path):
+        one_line(self.limited(1000, "train", text, "--out", "run", *BEGIN), "File too large")
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert train(text, "run").status == 0
+
+    def test_a_run_that_goes_on(self, text, tmp_path):
+        half = [*BEGIN[: BEGIN.index("--steps")], "--steps", "6", *BEGIN[BEGIN.index("--steps") + 2 :]]
+        assert train(text, "run", *half).status == 0
+        out = tmp_path / "run"
+        saved = state_of(out)
+        tensors = max(path.stat().st_size for path in out.rglob("tensors.safetensors"))
+        one_line(
+            self.limited(tensors // 2, "train", text, "--out", "run", "--resume", "--steps", "12"),
+            "File too large",
+        )
+        assert not list(out.rglob("*.tmp"))
+        assert same(state_of(out), saved)
+        assert train(text, "run", "--resume", "--steps", "12").status == 0
+        assert check(out) == []
+
+
 class TestOutputs:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
     @pytest.mark.parametrize(
@@ -236,6 +278,41 @@ class TestTwoProcesses:
         while reading.is_alive():
             assert set(files.read_json(path)["value"]) <= {0, 1}
         reading.join()
+
+    def test_one_cache_entry(self, tmp_path):
+        """Both begin before either has ended; one's is kept, and both read the same."""
+        environment = {**os.environ, "MAKEMORE_CACHE": str(tmp_path / "cache")}
+        made = [
+            subprocess.Popen(
+                [sys.executable, "-c", MAKING],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            for _ in range(2)
+        ]
+        for process in made:
+            assert process.stdout.readline() == "building\n"
+        told = [process.communicate("go\n", timeout=120)[0] for process in made]
+        assert [process.returncode for process in made] == [0, 0]
+        assert told[0] == told[1]
+        assert int(told[0]) in [process.pid for process in made]
+        assert not list((tmp_path / "cache").rglob(".building-*"))
+
+
+MAKING = """
+import os
+from makemore.corpus.cache import Cache
+def build(folder):
+    (folder / "who").write_text(str(os.getpid()))
+    print("building", flush=True)
+    input()
+    return {}
+folder, _ = Cache("things").make("key", build)
+print((folder / "who").read_text())
+"""
+"""A process that makes a cache entry, and waits midway until it is told to go on."""
 
 
 class TestClocks:
