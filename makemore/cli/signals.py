@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-GRACE = 4.0
+GRACE = 3.5
 """Seconds after which a signal that nobody has asked about interrupts what is going on."""
-LAST = 0.5
+LAST = 0.25
 """Seconds that what is left has after the last word."""
 
 
