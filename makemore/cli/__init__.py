@@ -31,7 +31,7 @@ from makemore.cli import (
     train,
 )
 from makemore.cli.options import printable
-from makemore.cli.signals import Terminated, heed_termination
+from makemore.cli.signals import Terminated, heed_termination, leave_soon
 from makemore.errors import UserError
 from makemore.process import tune_process
 
@@ -154,4 +154,6 @@ def main(command: str | None = None) -> None:
         sys.stderr.flush()
     except OSError:
         _abandon(sys.stderr)
+    if status > 128:
+        leave_soon(status)
     sys.exit(status)

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-GRACE = 4.0
+GRACE = 3.5
 """Seconds after which a signal that nobody has asked about interrupts what is going on."""
+LAST = 0.25
+"""Seconds that what is left has after the last word."""
 
 
 class Terminated(BaseException):
@@ -29,6 +31,13 @@ def heed_termination() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, receive)
+
+
+def leave_soon(status: int) -> None:
+    """End the program though threads go on: Python waits for a compiler's, which may take a minute."""
+    timer = threading.Timer(LAST, os._exit, [status])
+    timer.daemon = True
+    timer.start()
 
 
 class StopFlag:

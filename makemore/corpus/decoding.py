@@ -16,7 +16,7 @@ def codec_name(encoding: str) -> str:
     """Python's name of an encoding. Raises UserError if there is none."""
     try:
         return codecs.lookup(encoding).name
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a zero byte in the name
         raise UserError(f"unknown encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from None
 
 

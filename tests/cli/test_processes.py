@@ -75,12 +75,13 @@ def test_a_reader_that_leaves_early_is_no_error(work, n):
 
 
 SLOW = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from importlib import abc
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Slow(abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
+            threading.Thread(target=time.sleep, args=(600,)).start()  # as a compiler's
             os.kill(os.getpid(), {signum})
             time.sleep(60)
 sys.meta_path.insert(0, Slow())

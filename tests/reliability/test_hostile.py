@@ -90,6 +90,7 @@ def test_texts_that_were_written_in_an_encoding(tmp_path, encoding, said, choice
 @example(b"\1\0z\x0f\xf6\xe8A\0\1\0\xf7d")  # and a config without a time
 @example(b"zJ7bf\x04J7bf\x04\xff0y\0\0??\x04\xff0y8\xff\x01")  # a state without its best weights
 @example(b"\0\0\x0e" + b"\x97" * 10 + b"J")  # and a wrong value put into itself
+@example(b"\1\0\1\0\xff0\n")  # an encoding's name with a zero byte
 @example(b"\0\x81\x0e" + b"\xf8" * 23 + b"\nJ")  # a state whose copy of the config is none
 def test_run_directories(victim, data):
     run_directory(data, victim)
