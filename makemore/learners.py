@@ -20,7 +20,7 @@ from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
 from makemore.optim import Average, Optimizers
-from makemore.sharding import cut_like, is_sharded, whole
+from makemore.sharding import cut_like, is_sharded, on_all, whole
 from makemore.types import IGNORE_INDEX, Batch, State
 
 COLD_STARTS = 0.02
@@ -209,7 +209,7 @@ class GradientLearner(Learner):
             # After an error too: the other processes wait for it.
             self._add_up(loss, batches, count)
         norm = self.optimizers.clip()
-        self.guard.watch(step, loss, whole(norm))
+        self.guard.watch(step, loss, on_all(norm))
         self.optimizers.step(step, progress, self.guard.skip)
         if self.average is not None:
             self.average.update()

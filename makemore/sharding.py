@@ -39,6 +39,12 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
+def on_all(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut, put together on every process, who must all ask at the same time."""
+    put_together = getattr(tensor, "full_tensor", None)
+    return tensor if put_together is None else put_together()
+
+
 def whole(value: Any) -> Any:
     """Nested state with every cut tensor put together on the first process's CPU; the others, who must
     ask at the same time, have nothing in its place.

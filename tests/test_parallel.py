@@ -25,6 +25,7 @@ from makemore import parallel
 from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.workflows.training import TrainRequest, _after_restart, train
+from tests.test_checkpoint import CONFIG
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32" or not torch.distributed.is_available(),
@@ -225,9 +226,9 @@ def test_a_signal_leaves_a_state_that_resumes(lines: Path, tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     said = finish(process)
     assert said.count("stopped; go on with --resume") == 1, said
-    state, problems = RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
-    assert state["trainer"]["step"] > 0
-    assert not problems
+    saved = RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
+    assert saved.state["trainer"]["step"] > 0
+    assert not saved.problems
 
 
 FAILING = """
@@ -255,30 +256,18 @@ def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> N
     assert steps == sorted(steps)
 
 
-@pytest.mark.parametrize(
-    ("launch", "saved", "resume", "overwrite"),
-    [("this", True, True, False), ("this", False, False, True), ("another", True, False, False)],
-)
+@pytest.mark.parametrize(("launch", "resume"), [("this", True), ("another", False)])
 def test_a_restart_goes_on_with_its_own_run_only(
-    lines: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    launch: str,
-    saved: bool,
-    resume: bool,
-    overwrite: bool,
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, resume: bool
 ) -> None:
     monkeypatch.setattr(parallel, "_place", parallel.Place(0, 2, 0))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
-    folder = RunDir(tmp_path / "run")
-    run_id = folder.create({"launch": launch}, {})
-    if saved:
-        folder.write_state(3, {}, run_id)
+    RunDir(tmp_path / "run").create({**CONFIG, "launch": launch}, {}, {})
     request = TrainRequest(str(lines), out=tmp_path / "run")
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert _after_restart(request) == request, "the first attempt"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert _after_restart(request) == replace(request, resume=resume, overwrite=overwrite)
+    assert _after_restart(request) == replace(request, resume=resume)
 
 
 def test_processes_meet_in_a_store_that_a_dead_attempt_has_used(monkeypatch: pytest.MonkeyPatch) -> None:

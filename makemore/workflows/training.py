@@ -483,14 +483,13 @@ def train(
 
 
 def _after_restart(request: TrainRequest) -> TrainRequest:
-    """Go on with what torchrun's attempt before this one has begun, from its last state if it has one."""
+    """Go on with what torchrun's attempt before this one has begun, from its last state."""
     if not (parallel.size() > 1 and parallel.is_main() and parallel.restarted()):
         return request
     folder = RunDir(run_folder(request, source_of(request)))
     if not folder.exists or folder.read_config().get("launch") != parallel.launch_id():
         return request
-    saved = any((folder.path / STATES).glob("*/state.json"))
-    return dataclasses.replace(request, resume=saved, overwrite=not saved)
+    return dataclasses.replace(request, resume=True)
 
 
 def _begin(
