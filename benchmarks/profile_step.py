@@ -21,7 +21,9 @@ import typer
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from makemore.trainer import Trainer
-from makemore.workflows.training import Plan, Silent, TrainRequest, make_trainer, prepare
+from makemore.workflows.assembly import make_trainer
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import Plan, TrainRequest, prepare
 
 OPTIMIZER = "optimizer step"
 PRODUCTS = ("mm", "bmm", "linear", "conv", "attention", "rnn", "gemm")

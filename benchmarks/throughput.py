@@ -25,7 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.trainer import Trainer
-from makemore.workflows.training import Plan, Silent, TrainRequest, make_trainer, prepare
+from makemore.workflows.assembly import make_trainer
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import Plan, TrainRequest, prepare
 
 WARM_UP = 3
 SIZES = (512, 1024, 2048, 4096, 8192)

@@ -224,7 +224,7 @@ class Trainer:
             return self.step % self.config.eval_interval == 0
         return self.progress >= self._next_evaluation
 
-    def _run_evaluation(self) -> Evaluation:
+    def judge(self) -> Evaluation:
         """Val now, and whether it is the best; keeps the best weights."""
         self.learner.check()
         begun = time.perf_counter()
@@ -241,21 +241,17 @@ class Trainer:
         self.worse = 0 if outcome.improved else self.worse + 1
         return outcome
 
-    def judge(self) -> Evaluation:
-        """Score the weights before the first step; they stay the best until training betters them."""
-        return self._run_evaluation()
-
     def _judgement(self) -> Evaluation:
-        outcome = self._judge("raw")
+        outcome = self._judge_as("raw")
         average = self.learner.average
         if average is not None and outcome.val is not None:
             with average.applied():
-                ema = self._judge("ema")
+                ema = self._judge_as("ema")
             assert ema.val is not None
             outcome = Evaluation(min(outcome.val, ema.val), outcome.improved or ema.improved, ema.val)
         return outcome
 
-    def _judge(self, weights: str) -> Evaluation:
+    def _judge_as(self, weights: str) -> Evaluation:
         """Val of the weights that the model has now; keeps them if they are the best."""
         val = None if self.evaluate is None else self.evaluate()
         if val is not None and math.isnan(val):
@@ -268,7 +264,7 @@ class Trainer:
         return Evaluation(val, improved)
 
     def _evaluated(self) -> Record:
-        outcome = self._run_evaluation()
+        outcome = self.judge()
         self._tick()
         if self.config.patience and self.worse >= self.config.patience:
             self.stopped_early = True
@@ -283,7 +279,7 @@ class Trainer:
 
     def _end(self) -> Record:
         again = self._evaluated_at != self.step
-        outcome = self._run_evaluation() if again else Evaluation(None, False)
+        outcome = self.judge() if again else Evaluation(None, False)
         self._tick()
         self.finished = True
         return self._record(outcome, save=True)
@@ -294,8 +290,6 @@ class Trainer:
         loss = None
         if self._sum is not None:
             loss = float(self._sum) / self._count
-            if not math.isfinite(loss):
-                raise self._diverged(f"the loss is {loss} by step {self.step}")
             self._sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import makemore
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 

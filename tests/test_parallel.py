@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from makemore import parallel
 from makemore.checkpoint import RunDir
 from makemore.errors import UserError
-from makemore.workflows.training import TrainRequest, _after_restart, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import _after_restart, train
 from tests.test_checkpoint import CONFIG
 
 pytestmark = pytest.mark.skipif(

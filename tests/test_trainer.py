@@ -16,7 +16,8 @@ from makemore.models.bigram import Bigram, BigramConfig
 from makemore.optim import Average
 from makemore.trainer import Trainer
 from makemore.types import Batch
-from makemore.workflows.training import Interrupted, TrainRequest, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import Interrupted, train
 
 
 class Scripted(Learner):

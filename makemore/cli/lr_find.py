@@ -42,7 +42,7 @@ def command(
     MODELS.path(model)
     from makemore.cli.progress import ProgressObserver
     from makemore.workflows.lr_find import SweepRequest, find_rate
-    from makemore.workflows.training import TrainRequest
+    from makemore.workflows.planning import TrainRequest
 
     training = TrainRequest(
         input,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from makemore.trainer import Record
     from makemore.types import Score
     from makemore.workflows.memorisation import Memorisation
-    from makemore.workflows.training import Plan
+    from makemore.workflows.planning import Plan
 
 
 def settings_line(config: Any) -> str:

@@ -84,8 +84,9 @@ def command(
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
     from makemore.workflows.observers import Several, TensorBoard, WandB
+    from makemore.workflows.planning import TrainRequest
     from makemore.workflows.starting import model_name
-    from makemore.workflows.training import Helped, Interrupted, TrainRequest
+    from makemore.workflows.training import Helped, Interrupted
     from makemore.workflows.training import train as run_training
 
     if resume and overwrite:

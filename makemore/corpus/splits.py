@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def make_corpus(
 
 
 def encode_whole(
-    text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: set[str] | None = None
+    text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None = None
 ) -> Split:
     """A text that isn't split, as tokens; ``seen``: lines that stand in train."""
     documents = unsplit(text, name, mode)
@@ -89,7 +89,7 @@ def encode_documents(
     parts: Iterable[list[str]],
     mode: Mode,
     tokenizer: Tokenizer,
-    seen: set[str] | None = None,
+    seen: Container[str] | None = None,
 ) -> Split:
     """A split of documents, which come some at a time; in ``text`` mode they are pieces of one.
 
@@ -107,7 +107,7 @@ def _write(
     parts: Iterable[list[str]],
     mode: Mode,
     tokenizer: Tokenizer,
-    seen: set[str] | None,
+    seen: Container[str] | None,
 ) -> None:
     for part in _in_threads(lambda documents: _encode(documents, mode, tokenizer, seen), parts):
         for key, values in part.items():
@@ -121,7 +121,7 @@ def _fit(documents: Documents, spec: str) -> Tokenizer:
 
 
 def _encode(
-    documents: list[str], mode: Mode, tokenizer: Tokenizer, seen: set[str] | None
+    documents: list[str], mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None
 ) -> dict[str, np.ndarray]:
     """Tokens of some documents, and of each how many tokens, characters and bytes it has."""
     unknown = tokenizer.unspellable("".join(documents))

@@ -63,6 +63,12 @@ def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     return weights_BV
 
 
+def entropy_bits(p_V: Probs) -> float:
+    """The entropy of a distribution, in bits."""
+    some = p_V[p_V > 0]
+    return float(-(some * np.log2(some)).sum()) + 0.0  # not -0.0
+
+
 def _weights(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     """Probabilities up to a factor a row."""
     z_BV = logits_BV.astype(np.float64)

@@ -22,11 +22,12 @@ from makemore.models import MODELS
 from makemore.tokenizers import TOKENIZERS
 from makemore.workflows.evaluation import check_split, evaluate, split_of
 from makemore.workflows.ladder import Failure, Grid, Observe, train_grid
+from makemore.workflows.observers import Silent
 from makemore.workflows.portrait import Portrait, portrait
-from makemore.workflows.ranking import Comparison, Row, ScoredRun
+from makemore.workflows.ranking import Comparison, Row, ScoredRun, seed_of
 from makemore.workflows.runs import Run, load
 from makemore.workflows.specimens import ByHeart, sampling_speed, specimens
-from makemore.workflows.training import Interrupted, Silent
+from makemore.workflows.training import Interrupted
 
 DEFAULT_SECONDS = 90.0
 """Training time of each run where neither steps nor time are given: the ladder takes some 17 minutes."""
@@ -130,7 +131,7 @@ class _Found(NamedTuple):
 
     @property
     def seed(self) -> int | None:
-        return self.config.get("train", {}).get("seed")
+        return seed_of(self.config)
 
 
 def _groups(folders: Iterable[Path]) -> list[list[_Found]]:
@@ -187,8 +188,7 @@ def _measure(
             if found is group[0]:
                 samples.append(specimens(run))
                 by_heart.add(run, samples[-1])
-                split = split_of(run, request.file, request.split)
-                portraits.append(portrait(run, split) if request.portraits else None)
+                portraits.append(_portrait(run, request) if request.portraits else None)
     bytes_U = _common_units(measured)
     judgements = judge([np.stack([run.score.unit_nats_U for run in runs]) for runs in measured], bytes_U)
     columns = zip(judgements, samples, by_heart.shares(), portraits, strict=True)
@@ -196,6 +196,10 @@ def _measure(
         Row(name, tuple(runs), *figures) for name, runs, figures in zip(names, measured, columns, strict=True)
     ]
     return sorted(rows, key=lambda row: row.judgement.bits_per_byte)
+
+
+def _portrait(run: Run, request: CompareRequest) -> Portrait:
+    return portrait(run, split_of(run, request.file, request.split))
 
 
 def _scored(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:

@@ -21,7 +21,7 @@ from makemore.datasets import open_input
 from makemore.device import has_fast_bfloat16, memory_of, pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.workflows.training import BYTES_PER_PARAMETER
+from makemore.workflows.planning import BYTES_PER_PARAMETER
 
 RARE = 3
 """A character that occurs at most so often is rare."""

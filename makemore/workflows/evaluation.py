@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from makemore.errors import UserError, unknown_name
 from makemore.intervals import paired_difference
 from makemore.scoring import Progress, score, summarise
 from makemore.types import Score, Split
+from makemore.workflows.seen import seen_lines
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
@@ -35,7 +37,7 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, train_lines(run))
+        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, known_lines(run))
     return run.corpus(file).split(split or "val")
 
 
@@ -44,11 +46,11 @@ def documents_in(run: Run, text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
 
 
-def train_lines(run: Run) -> set[str] | None:
-    """The lines that the run was trained on, if they are still there."""
+def known_lines(run: Run) -> Container[str] | None:
+    """The lines that the run was trained on; None where it keeps none and its text is gone."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):
-            return set(run.documents().all("train"))
+            return seen_lines(run)
     return None
 
 

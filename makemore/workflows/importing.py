@@ -13,9 +13,9 @@ from makemore.datasets import open_input
 from makemore.errors import UserError
 from makemore.foreign.pickled import MAKEMORE_HEADS, from_makemore, from_nanogpt, is_nanogpt, read_checkpoint
 from makemore.models import MODELS
+from makemore.workflows.planning import TrainRequest, config_file, make_model, plan_run
 from makemore.workflows.runs import Run, load
 from makemore.workflows.starting import begin_with
-from makemore.workflows.training import TrainRequest, config_file, make_model, plan_run
 
 
 def import_checkpoint(

@@ -38,8 +38,9 @@ from makemore.inspection.subject import Picture, Subject, Update, Verdict
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.trainer import Trainer
+from makemore.workflows.assembly import make_loader, make_trainer
+from makemore.workflows.planning import Plan, TrainRequest, make_model, plan_run
 from makemore.workflows.runs import Run, corpus_config_of, saved_paths
-from makemore.workflows.training import Plan, TrainRequest, make_loader, make_model, make_trainer, plan_run
 
 DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
     losses.draw,

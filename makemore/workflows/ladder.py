@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
+from makemore.workflows.observers import Observer
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load, saved_paths
-from makemore.workflows.training import Interrupted, Observer, TrainRequest, train
+from makemore.workflows.training import Interrupted, train
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event

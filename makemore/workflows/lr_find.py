@@ -18,7 +18,9 @@ from makemore.divergence import NotFinite
 from makemore.errors import UserError
 from makemore.learners import GradientLearner
 from makemore.trainer import Record
-from makemore.workflows.training import Observer, Plan, Silent, TrainRequest, make_trainer, prepare, source_of
+from makemore.workflows.assembly import make_trainer
+from makemore.workflows.observers import Observer, Silent
+from makemore.workflows.planning import Plan, TrainRequest, prepare, source_of
 
 SMOOTHING = 0.9
 DIVERGED = 1.1

@@ -1,17 +1,17 @@
-"""Observers that write training down for other programs to show: TensorBoard, Weights & Biases."""
+"""Who watches a training run, and those that write it down: TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from makemore.errors import UserError
 
 if TYPE_CHECKING:
     from makemore.trainer import Record
-    from makemore.workflows.training import Observer, Plan
+    from makemore.workflows.planning import Plan
 
 CURVES = {
     "loss": "loss/train",
@@ -21,6 +21,39 @@ CURVES = {
     "tokens_per_second": "tokens a second",
 }
 """Fields of a record, and what their curves are called."""
+
+
+class Observer(Protocol):
+    """Who watches a training run; the command line draws a progress bar."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+
+    def start(self, plan: Plan) -> None:
+        """Training begins."""
+
+    def record(self, record: Record) -> None:
+        """Progress."""
+
+    def encoding(self, done: int, total: int) -> None:
+        """Progress of turning text into tokens, in characters."""
+
+    def scoring(self, done: int, total: int) -> None:
+        """Progress of the final score, in tokens."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Silent:
+    """An observer that doesn't look."""
+
+    def note(self, text: str) -> None: ...
+    def start(self, plan: Plan) -> None: ...
+    def record(self, record: Record) -> None: ...
+    def encoding(self, done: int, total: int) -> None: ...
+    def scoring(self, done: int, total: int) -> None: ...
+    def close(self) -> None: ...
 
 
 class Several:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.sampling import SampleParams, distribution
+from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoding import make_decoder
 from makemore.workflows.generation import SampleRequest, context, line_ends
 
@@ -83,13 +83,12 @@ def look(run: Run, text: str, params: SampleParams | None = None, at: int | None
     at = len(tokens) if at is None else max(unasked, min(at, len(tokens)))
     p_V = p_NV[at - unasked]
     drawn_V = distribution(logits_NV[at - unasked][None], params or SampleParams())[0]
-    some = p_V[p_V > 0]
     return Look(
         tokens,
         run.tokenizer.decode(ids[begin:first]),
         at,
         _candidates(run, p_V, drawn_V),
-        float(-(some * np.log2(some)).sum()) + 0.0,
+        entropy_bits(p_V),
         "".join(sorted(run.tokenizer.unspellable(text))),
     )
 

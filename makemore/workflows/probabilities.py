@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.sampling import SampleParams, distribution
+from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoding import make_decoder
 from makemore.sampling.generation import generate
 from makemore.workflows.generation import SampleRequest, context, line_ends, new_tokens
@@ -69,11 +68,10 @@ def _drawn(run: Run, request: SampleRequest, prompt: NDArray[np.int64], index: i
 
 
 def _token_prob(run: Run, p_V: NDArray[np.float64], token: int) -> TokenProb:
-    some = p_V[p_V > 0]
     best = np.argsort(-p_V, kind="stable")[:ALTERNATIVES].tolist()
     return TokenProb(
         run.tokenizer.decode([token]),
         float(p_V[token]),
-        float(-(some * np.log(some)).sum() / math.log(2)) + 0.0,
+        entropy_bits(p_V),
         [(run.tokenizer.decode([i]), float(p_V[i])) for i in best if p_V[i] > 0],
     )

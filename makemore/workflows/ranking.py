@@ -13,6 +13,11 @@ from makemore.workflows.ladder import Failure
 from makemore.workflows.portrait import Portrait
 
 
+def seed_of(config: dict[str, Any]) -> int | None:
+    """Of a run's settings; None for a mixture."""
+    return config.get("train", {}).get("seed")
+
+
 @dataclass(frozen=True)
 class ScoredRun:
     """One run's figures."""
@@ -30,8 +35,7 @@ class ScoredRun:
 
     @property
     def seed(self) -> int | None:
-        """None for a mixture."""
-        return self.config.get("train", {}).get("seed")
+        return seed_of(self.config)
 
     @property
     def tokens_per_second(self) -> float:

@@ -50,8 +50,8 @@ class SeenLines:
     def __init__(self, sorted_U: NDArray[np.int64]) -> None:
         self.sorted_U = sorted_U
 
-    def __contains__(self, line: str) -> bool:
-        wanted = hashes([line])[0]
+    def __contains__(self, line: object) -> bool:
+        wanted = hashes([str(line)])[0]
         at = int(np.searchsorted(self.sorted_U, wanted))
         return at < len(self.sorted_U) and bool(self.sorted_U[at] == wanted)
 

@@ -15,7 +15,7 @@ from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.scoring import UNSPELLABLE_NATS, check_totals, summarise, token_nats
 from makemore.types import Score, Split
-from makemore.workflows.evaluation import documents_in, train_lines
+from makemore.workflows.evaluation import documents_in, known_lines
 
 if TYPE_CHECKING:
     from makemore.workflows.runs import Run
@@ -99,7 +99,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     name = text.name if isinstance(text, Path) else "the text"
     whole = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
     documents = documents_in(run, whole)
-    split = encode_documents(name, [documents], run.mode, run.tokenizer, train_lines(run))
+    split = encode_documents(name, [documents], run.mode, run.tokenizer, known_lines(run))
     if not len(split.tokens_N):
         raise UserError(f"{name} has nothing in it that {run.name} can spell")
     end = "\n" if run.mode == "lines" else ""

@@ -11,8 +11,9 @@ import pytest
 from makemore.models import MODELS
 from makemore.workflows.evaluation import evaluate
 from makemore.workflows.generation import SampleRequest, sample
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import Interrupted, TrainRequest, train
+from makemore.workflows.training import Interrupted, train
 
 TRAINED = [name for name in MODELS if MODELS.get(name).standalone]
 pytestmark = pytest.mark.parametrize("name", TRAINED)

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count, CountConfig
 from makemore.types import Batch
-from makemore.workflows.training import TrainRequest, TrainResult, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import TrainResult, train
 
 V = 6
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

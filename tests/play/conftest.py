@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import train
 from tests.cli.conftest import prose, words
 
 pytest.importorskip("starlette")

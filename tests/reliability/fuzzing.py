@@ -21,8 +21,9 @@ from makemore.corpus.text import store_text
 from makemore.errors import UserError
 from makemore.files import json_digest
 from makemore.workflows.checking import check
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 Item = TypeVar("Item")
 MODES = ("auto", "lines", "text")

@@ -15,7 +15,8 @@ import torch
 from makemore.checkpoint import RunDir
 from makemore.cli import run
 from makemore.workflows.checking import check
-from makemore.workflows.training import Interrupted, TrainRequest, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import Interrupted, train
 from tests.reliability.kills import SETTINGS, STEPS, text
 
 Damage = Callable[[Path, Path, random.Random], None]

@@ -16,7 +16,8 @@ from makemore.models.mlp import MLP, MLPConfig
 from makemore.optim import SGD, Optimizers
 from makemore.trainer import Diverged
 from makemore.types import Batch
-from makemore.workflows.training import TrainRequest, TrainResult, train
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import TrainResult, train
 from tests.reliability.test_resuming import Listening, metrics_of, request_for, same, state_of, texts
 
 __all__ = ["texts"]

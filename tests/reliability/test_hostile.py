@@ -17,7 +17,8 @@ from makemore.config import TrainConfig
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.trainer import Trainer
-from makemore.workflows.training import Silent, TrainRequest, prepare
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import TrainRequest, prepare
 from tests.cli.conftest import Result, call, words
 from tests.reliability.fuzzing import ENCODINGS, Victim, run_directory, text
 

@@ -17,7 +17,9 @@ from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.workflows.training import Interrupted, Silent, TrainRequest, TrainResult, train
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import Interrupted, TrainResult, train
 from tests.cli.conftest import prose, words
 
 GRADIENT = [

@@ -10,8 +10,9 @@ import pytest
 from makemore.report.comparison import comparison_page
 from makemore.workflows.comparison import CompareRequest, compare
 from makemore.workflows.mixing import mix
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.ranking import Comparison
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 RUNS = ("count", "bigram", "<b>mlp & co", "pair")
 

@@ -14,8 +14,9 @@ from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.workflows.comparison import CompareRequest, compare
 from makemore.workflows.evaluation import evaluate
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import Interrupted, TrainRequest, train
+from makemore.workflows.training import Interrupted, train
 
 
 def write_words(path: Path, n: int = 400, seed: int = 7) -> Path:

@@ -18,8 +18,9 @@ from makemore.sampling.sharing import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.workflows import generation
 from makemore.workflows.generation import SampleRequest, TextStream, context, sample, stream_text
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 TEXT = "naïve café 漢字 👩‍🌾 d'été — garçon. "
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from makemore.models import MODELS
 from makemore.workflows.inspecting import inspect
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 from tests.cli.conftest import call, prose, words
 
 TRAINED = {"losses", "bigrams", "parameters", "updates"}

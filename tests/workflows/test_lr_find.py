@@ -13,7 +13,7 @@ import torch
 from makemore.errors import UserError
 from makemore.learners import AutogradLearner, Metrics
 from makemore.workflows.lr_find import Point, Sweep, SweepRequest, find_rate
-from makemore.workflows.training import TrainRequest
+from makemore.workflows.planning import TrainRequest
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -19,8 +19,9 @@ from makemore.workflows.memorisation import (
     report,
     suffix_array,
 )
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 
 def longest_by_hand(text: str, other: str) -> int:

@@ -11,8 +11,9 @@ from makemore.workflows.comparison import CompareRequest, compare
 from makemore.workflows.evaluation import evaluate
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.mixing import mix
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 
 @pytest.fixture(scope="module")

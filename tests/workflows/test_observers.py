@@ -11,8 +11,9 @@ import pytest
 
 from makemore.errors import UserError
 from makemore.trainer import Record
-from makemore.workflows.observers import Several, TensorBoard, WandB, curves
-from makemore.workflows.training import Silent, TrainRequest, train
+from makemore.workflows.observers import Several, Silent, TensorBoard, WandB, curves
+from makemore.workflows.planning import TrainRequest
+from makemore.workflows.training import train
 from tests.cli.conftest import call, words
 
 

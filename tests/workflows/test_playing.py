@@ -10,9 +10,10 @@ import torch
 
 from makemore.sampling import SampleParams, distribution
 from makemore.workflows import playing
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.playing import Look, look
 from makemore.workflows.runs import Run, load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 from tests.cli.conftest import prose, words
 
 

@@ -11,10 +11,11 @@ from makemore.corpus.splits import encode_documents
 from makemore.scoring import nats_of_rows, token_nats
 from makemore.tokenizers.char import CharTokenizer
 from makemore.workflows.evaluation import split_of
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.portrait import calibration, curve_point, hard_tokens, portrait
 from makemore.workflows.runs import load
 from makemore.workflows.specimens import ByHeart, sampling_speed, specimens
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 
 def test_a_calibrated_model_has_no_calibration_error():

@@ -11,9 +11,10 @@ import torch
 
 from makemore.sampling import SampleParams
 from makemore.workflows.generation import SampleRequest, context, sample
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.probabilities import sample_with_probs
 from makemore.workflows.runs import load
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import pytest
 from makemore.errors import UserError
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.mixing import mix
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
 from makemore.workflows.seen import novel, seen_lines
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 
 @pytest.fixture

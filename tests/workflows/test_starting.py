@@ -11,9 +11,11 @@ import torch
 from makemore.errors import UserError
 from makemore.export.hf import hf_files
 from makemore.tokenizers import fit_tokenizer
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import TrainRequest, prepare
 from makemore.workflows.runs import load
 from makemore.workflows.starting import RATE
-from makemore.workflows.training import Silent, TrainRequest, prepare, train
+from makemore.workflows.training import train
 from tests.cli.conftest import call, words
 from tests.export.loud import loud_transformer
 

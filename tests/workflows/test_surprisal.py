@@ -12,9 +12,10 @@ from makemore.errors import UserError
 from makemore.report.surprisal import duel_page, level, shown, side, surprisal_page
 from makemore.scoring import UNSPELLABLE_NATS, token_nats
 from makemore.workflows.evaluation import evaluate, split_of
+from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
 from makemore.workflows.surprisal import duel, surprisal
-from makemore.workflows.training import TrainRequest, train
+from makemore.workflows.training import train
 
 WORDS = ["crème", "brûlée", "naïve", "tea", "für", "🙂", "文字"]
 
