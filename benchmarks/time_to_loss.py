@@ -9,8 +9,8 @@ score: every character of val and test once.
 
 nanoGPT is a checkout of your own (git clone https://github.com/karpathy/nanoGPT), run by its own command
 line with its settings for a CPU, or with --gpu those for a GPU. It trains on the first nine tenths of the
-text, as the recipes here do. Its checkpoint is loaded without unpickling code and scored as a model of
-ours, by the same protocol.
+text, as the recipes here do. Its checkpoint is imported without unpickling code and scored as a run of
+ours, by the same protocol; its time is that of the whole process.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import typer
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+from makemore.config import TrainConfig
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input
-from makemore.models.transformer import FeedForward, Transformer, TransformerConfig
-from makemore.scoring import score
-from makemore.types import Score, Split
+from makemore.scoring import quick_loss
+from makemore.types import Score
 from makemore.workflows.evaluation import evaluate
+from makemore.workflows.importing import import_checkpoint
 from makemore.workflows.runs import load
 
 RECIPES = {
@@ -138,62 +136,8 @@ def train(recipe: str, data: str, seed: int, folder: Path, settings: list[str]) 
 # --- nanoGPT -------------------------------------------------------------------------------------
 
 
-class ExactGELU(nn.Module):
-    """The feed-forward layers with the GELU that nanoGPT has; GPT-2's, and ours, is an approximation."""
-
-    def __init__(self, layers: FeedForward) -> None:
-        super().__init__()
-        self.up, self.down = layers.up, layers.down
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x_BTC)))
-
-
-NAMES = (
-    ("transformer.wte.", "embedding."),
-    ("transformer.wpe.", "positions."),
-    ("transformer.h.", "blocks."),
-    ("transformer.ln_f.", "norm."),
-    ("lm_head.", "head."),
-    ("ln_1.", "norm1."),
-    ("ln_2.", "norm2."),
-    ("attn.c_attn.", "attention.qkv."),
-    ("attn.c_proj.", "attention.out."),
-    ("mlp.c_fc.", "feed_forward.up."),
-    ("mlp.c_proj.", "feed_forward.down."),
-)
-
-
-def our_name(name: str) -> str:
-    name = name.removeprefix("_orig_mod.")
-    for theirs, ours in NAMES:
-        name = name.replace(theirs, ours)
-    return name
-
-
-def as_ours(checkpoint: dict[str, Any], newline: int) -> Transformer:
-    """A nanoGPT checkpoint as a transformer of ours. Biases that it has none of are 0.
-
-    It knows no boundary: the first character is predicted from a newline.
-    """
-    shape = checkpoint["model_args"]
-    sizes = {name: shape[name] for name in ("block_size", "n_layer", "n_head", "n_embd")}
-    model = Transformer(TransformerConfig(style="gpt2", **sizes), shape["vocab_size"], newline)
-    weights = {our_name(name): tensor for name, tensor in checkpoint["model"].items()}
-    wanted = model.state_dict()
-    missing = wanted.keys() - weights.keys()
-    if weights.keys() - wanted.keys() or any(not name.endswith(".bias") for name in missing):
-        raise SystemExit("that checkpoint isn't one of nanoGPT's")
-    model.load_state_dict({**{name: torch.zeros_like(wanted[name]) for name in missing}, **weights})
-    for block in model.blocks:
-        block.feed_forward = ExactGELU(block.feed_forward)
-    # Newlines within the text begin nothing.
-    model.one_document = True
-    return model.eval()
-
-
-def write_data(text: str, folder: Path) -> str:
-    """The text as nanoGPT's prepare.py writes it; returns the alphabet."""
+def write_data(text: str, folder: Path) -> None:
+    """The text as nanoGPT's prepare.py writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = "".join(sorted(set(text)))
     id_of = {character: i for i, character in enumerate(alphabet)}
@@ -203,24 +147,14 @@ def write_data(text: str, folder: Path) -> str:
     ids[cut:].tofile(folder / "val.bin")
     meta = {"vocab_size": len(alphabet), "itos": dict(enumerate(alphabet)), "stoi": id_of}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
-    return alphabet
 
 
-def held_out(folder: Path, alphabet: str, share: float) -> tuple[Split, np.ndarray]:
-    """The first ``share`` of nanoGPT's val as a split, and the bytes of each token."""
-    ids = np.fromfile(folder / "val.bin", dtype=np.uint16)
-    ids = ids[: round(len(ids) * share)]
-    sizes = np.array([len(character.encode()) for character in alphabet])
-    total = np.array([sizes[ids].sum()])
-    return Split("val+test", ids, np.zeros(1, np.int64), np.array([len(ids)]), total), sizes
-
-
-def nanogpt(checkout: Path, text: str, folder: Path, gpu: bool, options: str) -> tuple[Outcome, float]:
-    """A run of nanoGPT's train.py, and its exact loss on the half of its val that is val here."""
+def nanogpt(checkout: Path, data: str, folder: Path, gpu: bool, options: str) -> tuple[Outcome, float]:
+    """A run of nanoGPT's train.py, and its val as our runs estimate theirs."""
     folder = folder.resolve()
-    alphabet = write_data(text, folder / "data")
     outcome = Outcome("nanoGPT, its GPU settings" if gpu else "nanoGPT, its CPU settings", 0.0)
     if not (folder / "curve.json").exists():
+        write_data(bytes(store_text(open_input([data]), "utf-8").data).decode(), folder / "data")
         command = [sys.executable, str(checkout.resolve() / "train.py"), "config/train_shakespeare_char.py"]
         command += [f"--dataset={folder / 'data'}", f"--out_dir={folder}"]
         command += [*([] if gpu else CPU.split()), *options.split()]
@@ -232,10 +166,9 @@ def nanogpt(checkout: Path, text: str, folder: Path, gpu: bool, options: str) ->
         (folder / "curve.json").write_text(kept, encoding="utf-8")
     saved = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
     outcome.seconds, outcome.curve = saved["seconds"], [tuple(pair) for pair in saved["curve"]]
-    checkpoint = torch.load(folder / "ckpt.pt", map_location="cpu", weights_only=True)
-    model = as_ours(checkpoint, alphabet.index("\n"))
-    outcome.score = score(model, *held_out(folder / "data", alphabet, 1.0))
-    return outcome, score(model, *held_out(folder / "data", alphabet, 0.5)).nll
+    run = import_checkpoint(folder / "ckpt.pt", data, folder / "run", overwrite=True)
+    outcome.score = evaluate(run, split="val+test")
+    return outcome, quick_loss(run.model, run.corpus().split("val"), TrainConfig().eval_tokens)
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -286,8 +219,7 @@ def main(
     outcomes: list[Outcome] = []
     goal: tuple[float, float] | None = None
     if nanogpt_folder:
-        text = bytes(store_text(open_input([data]), "utf-8").data).decode()
-        theirs, val = nanogpt(nanogpt_folder, text, out / "nanogpt", gpu, nanogpt_options)
+        theirs, val = nanogpt(nanogpt_folder, data, out / "nanogpt", gpu, nanogpt_options)
         outcomes.append(theirs)
         goal = (val, theirs.seconds)
     heads = ["", "seconds", "val + test", "95 %"] + (["nanoGPT's val reached after"] if goal else [])
@@ -299,7 +231,7 @@ def main(
             outcomes.append(train(recipe, data, seed, out, settings))
             print(row(outcomes[-1], goal), flush=True)
     if goal:
-        print(f"\nnanoGPT's val, exactly: {goal[0]:.4f} on the half that is val here")
+        print(f"\nnanoGPT's val, as the curves estimate it: {goal[0]:.4f}")
     for outcome in outcomes:
         points = ", ".join(f"{val:.3f} at {at:.1f} s" for at, val in outcome.curve)
         print(f"\n{outcome.label}: {points}")

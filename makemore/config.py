@@ -133,11 +133,11 @@ class CorpusFacts:
     steps: int | None = None
     max_time: float | None = None
 
-    def passes(self, batch_tokens: int, tokens_a_second: Mapping[str, float]) -> float:
-        """About how often the budget reads the training text, at a speed by device."""
+    def tokens(self, batch_tokens: int, tokens_a_second: float) -> float:
+        """About how many tokens the budget trains on."""
         by_steps = math.inf if self.steps is None else self.steps * batch_tokens
-        by_time = math.inf if self.max_time is None else self.max_time * tokens_a_second[self.device]
-        return min(by_steps, by_time) / self.train_tokens
+        by_time = math.inf if self.max_time is None else self.max_time * tokens_a_second
+        return min(by_steps, by_time)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Recurrent(LanguageModel):
             matrix_lr=0.03,
             weight_decay=0.1,
         )
-        passes = facts.passes(train.batch_tokens, TOKENS_A_SECOND)
+        passes = facts.tokens(train.batch_tokens, TOKENS_A_SECOND[facts.device]) / facts.train_tokens
         return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if passes > 4 else 0.0), train)
 
 

@@ -31,6 +31,12 @@ from makemore.nn.convolution import ShortConv
 from makemore.nn.norms import rms_norm
 from makemore.types import State
 
+WIDTHS = (96, 128, 192, 256, 384, 512, 768)
+FLOPS = {"cpu": 1e11, "cuda": 2e13, "mps": 1e12}
+"""Rough operations a second that training small models gets out of a device."""
+TOKENS_A_WEIGHT = 5
+"""To train on. Large models are best off with 20; small ones on characters were with fewer."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -297,6 +303,19 @@ class Transformer(LanguageModel):
         if facts.mode == "lines":
             train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
             return Recipe(TransformerConfig(block_size=train.block_size, n_embd=64, dropout=0.1), train)
-        # Embeddings and head take a bold rate; a bolder one (0.03) grows too sure of names it knows.
-        train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
-        return Recipe(TransformerConfig(block_size=128, n_embd=128), train)
+        # Embeddings and head take a bold rate.
+        train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.02, weight_decay=0.1)
+        return Recipe(_sized(facts, train.batch_tokens), train)
+
+
+def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
+    """The widest model with fewer weights than the text has tokens, of which the budget pays for
+    enough: model and tokens grow together (Hoffmann et al. 2022)."""
+    fits = TransformerConfig(n_embd=WIDTHS[0])
+    for n_embd in WIDTHS[1:]:
+        config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
+        weights = 12 * config.n_layer * n_embd**2
+        seen = facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * weights))
+        if weights <= facts.train_tokens and seen >= TOKENS_A_WEIGHT * weights:
+            fits = config
+    return fits
