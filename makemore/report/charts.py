@@ -14,8 +14,14 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
 COLOURS = 10
 TICKS = 5
 LABEL_HEIGHT = 13.0
+FAR = 2.0
+"""What a place further off costs, in units of area hidden."""
+LETTER = 7.2
+"""About how wide a letter of a label is."""
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +73,16 @@ def axis(
     log: bool = False,
     text: Callable[[float], str] = short,
     most: float = math.inf,
+    below: float = 0.06,
 ) -> Axis:
-    """An axis with room for all values up to ``most``."""
+    """An axis with room for all values up to ``most``; ``below``: room under the least, as a share."""
     found = [v for v in values if math.isfinite(v) and v <= most and (v > 0 or not log)] or [1.0]
     low, high = min(found), max(found)
     if log:
         margin = max((high / low) ** 0.06, 1.15)
         return Axis(label, low / margin, high * margin, True, text)
     margin = max((high - low) * 0.06, abs(high) * 0.01, 1e-6)
-    return Axis(label, low - margin, high + margin, False, text)
+    return Axis(label, low - margin * below / 0.06, high + margin, False, text)
 
 
 @dataclass
@@ -86,7 +93,7 @@ class Chart:
     x: Axis
     y: Axis
     _marks: list[str] = field(default_factory=list)
-    _labels: list[tuple[float, float, str]] = field(default_factory=list)
+    _labels: list[tuple[float, float, int, str]] = field(default_factory=list)
 
     def _at(self, point: Point) -> Point:
         x = LEFT + self.x.place(point[0]) * (WIDTH - LEFT - RIGHT)
@@ -133,10 +140,10 @@ class Chart:
             f"<title>{escape(told)}</title></circle>"
         )
 
-    def label(self, point: Point, name: str) -> None:
-        """A name beside a mark, moved where it would lie on another."""
+    def label(self, point: Point, colour: int, name: str) -> None:
+        """A name beside a mark, in its colour, moved where it would lie on another."""
         if self._shows(point):
-            self._labels.append((*self._at(point), name))
+            self._labels.append((*self._at(point), colour, name))
 
     def svg(self) -> str:
         """The chart."""
@@ -168,23 +175,41 @@ class Chart:
         return "".join(parts)
 
     def _names(self) -> str:
+        """Each beside its mark: in the first place that hides no mark and no name, or the least of them."""
+        taken = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in self._labels]
         parts = []
-        taken: list[tuple[float, float, float]] = []
-        for x, y, name in sorted(self._labels, key=lambda label: label[1]):
-            width = 6.6 * len(name)
-            left = x + 9 + width > WIDTH
-            begin = x - 9 - width if left else x + 9
-            line = y - 6  # above what may lead to the mark
-            while any(
-                begin < b and a < begin + width and abs(line - other) < LABEL_HEIGHT for a, b, other in taken
-            ):
-                line += LABEL_HEIGHT / 2
-            taken.append((begin, begin + width, line))
-            anchor, at = ("end", x - 9) if left else ("start", x + 9)
+        for x, y, colour, name in sorted(self._labels, key=lambda label: label[1]):
+            boxes = _boxes_beside(x, y, LETTER * len(name))
+            inside = [box for box in boxes if _inside(box)] or boxes
+            near = {box: n for n, box in enumerate(inside)}
+            box = min(inside, key=lambda box: sum(_overlap(box, other) for other in taken) + FAR * near[box])
+            taken.append(box)
             parts.append(
-                f'<text class="name" x="{at:.1f}" y="{line:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+                f'<text class="name" style="fill:var(--c{colour % COLOURS})" x="{box[0]:.1f}" '
+                f'y="{box[3] - 3:.1f}">{escape(name)}</text>'
             )
         return "".join(parts)
+
+
+def _boxes_beside(x: float, y: float, width: float) -> list[Box]:
+    """Where a line of text may stand beside a point, the best place first: above what leads to the mark."""
+    lines = [y + n * LABEL_HEIGHT for n in (-0.3, 0.8, -1.3, 1.8, -2.3, 2.8, -3.3, -4.3)]
+    return [
+        (left, line - LABEL_HEIGHT + 3, left + width, line + 3)
+        for line in lines
+        for left in (x + 9, x - 9 - width)
+    ]
+
+
+def _inside(box: Box) -> bool:
+    """Between the edges, and above the axis with its own numbers."""
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT - BOTTOM
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:

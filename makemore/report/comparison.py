@@ -157,11 +157,11 @@ def _frontier(
 ) -> Chart:
     points = [(max(float(figure(row)), 1e-3), row.judgement.bits_per_byte) for row in comparison.rows]
     x = axis(label, [p[0] for p in points], log=True, text=text)
-    chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits))
+    chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
     chart.dashed(frontier([p for p in points if math.isfinite(p[1])]), "the frontier")
     for i, (row, point) in enumerate(zip(comparison.rows, points, strict=True)):
         chart.dot(point, i, row.name)
-        chart.label(point, row.name)
+        chart.label(point, i, row.name)
     return chart
 
 

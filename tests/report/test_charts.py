@@ -45,7 +45,7 @@ def test_a_chart_is_well_formed_and_its_marks_are_inside():
     chart.dot((50, 2.0), 1, "outside")
     for i in range(4):
         chart.dot((90, 0.5), i, f"model {i}")
-        chart.label((90, 0.5), f"model {i}")
+        chart.label((90, 0.5), i, f"model {i}")
     svg = ElementTree.fromstring(chart.svg())
     assert svg.get("aria-label") == "<times>"
     circles = svg.findall(".//circle")
