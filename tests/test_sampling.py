@@ -12,11 +12,13 @@ import torch
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
+from makemore.models.count import Count, CountConfig
 from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.sampling import Noise, SampleParams, beam_search, choose, distribution, generate
 from makemore.sampling.beam import length_factor
 from makemore.sampling.decoding import make_decoder
+from makemore.types import Batch
 from tests.conformance.prepared import VOCAB, documents, prepared
 
 GREEDY = SampleParams(greedy=True)
@@ -158,6 +160,17 @@ class TestSteppers:
         model = limited(style, block_size=40)
         assert type(model.stepper()).__name__ == "TransformerStepper"
         self.follows(model)
+
+    def test_draw_the_same_from_counts_without_a_compiler(self, monkeypatch):
+        model = prepared("count")
+        assert type(model.stepper()).__name__ == "CompiledCountStepper"
+        prompt, samples = np.array([[0, 2, 1]]), range(40)
+        drawn = list(generate(model, prompt, 300, SampleParams(), samples=samples))
+        monkeypatch.setattr("makemore.models.steppers.native.library", lambda source: None)
+        assert type(model.stepper()).__name__ == "CountStepper"
+        np.testing.assert_array_equal(
+            drawn, list(generate(model, prompt, 300, SampleParams(), samples=samples))
+        )
 
     @pytest.mark.parametrize("name", [n for n in MODELS if n != "mixture"])
     def test_say_what_forward_says(self, name):
@@ -408,6 +421,15 @@ class TestBeams:
                 logp = model(torch.tensor([[0, *h.ids[:-1]]]))[0][0].double().log_softmax(-1)
             total = sum(float(logp[i, t]) for i, t in enumerate(h.ids))
             assert h.log_prob == pytest.approx(total, abs=1e-4)
+
+    def test_where_all_end_none_is_found_twice(self):
+        model = Count(CountConfig(order=3, smoothing="additive", alpha=0.0), VOCAB, 0)
+        word = torch.tensor([[0, 1, 2, 3]])
+        model.observe(Batch(word, torch.tensor([[1, 2, 3, 0]])))
+        model.finish()
+        (only,) = beam_search(model, np.array([0]), 10, 4, stop_ids=np.array([0]))
+        assert only.ids == [1, 2, 3]
+        assert only.log_prob == pytest.approx(0.0, abs=1e-6)
 
     def test_a_larger_exponent_favours_longer_texts(self):
         model = prepared("bigram")

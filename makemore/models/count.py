@@ -291,27 +291,22 @@ class Count(CountModel):
         return self.table.size
 
     def stepper(self) -> Stepper | None:
-        from makemore.models.steppers.count import CountStepper, Trie
+        from makemore.models.steppers.count import SOURCE, CompiledCountStepper, CountStepper, Trie
+        from makemore.models.steppers.native import library
 
         smoothed = self.smoothed
         if not smoothed.backs_off:
             return None
         if smoothed.trie is None:
             smoothed.trie = Trie(smoothed, self.order)
-        return CountStepper(self, smoothed.trie)
+        code = library(SOURCE)
+        if code is None:
+            return CountStepper(self, smoothed.trie)
+        return CompiledCountStepper(self, smoothed.trie, code)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        # Rows as long as can be: a row that begins in mid-document has lost its context.
-        block_size = facts.longest_document if facts.mode == "lines" else 1 << 16
-        loader = "documents" if facts.mode == "lines" else "streams"
-        train = cls.base_training(
-            facts,
-            loader=loader,
-            optimizer="none",
-            batch_tokens=max(block_size, 1 << 16),
-            block_size=block_size,
-        )
+        train = cls.base_training(facts, optimizer="none", batch_tokens=1 << 16)
         # Every order is counted before one is chosen: what is never seen again costs memory only.
         max_order = 12 if facts.train_tokens < 20_000_000 else 6
         return Recipe(CountConfig(max_order=max_order), train)

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from makemore.config import CorpusFacts
 from makemore.models import ngrams
 from makemore.models.count import Count, CountConfig, Smoothed, estimate_discounts
 from makemore.models.ngrams import ABSENT, NgramTable
@@ -259,14 +258,6 @@ def test_texts_that_give_no_discounts(tokens: list[int]) -> None:
 def test_config_refuses(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         CountConfig(**settings)
-
-
-@pytest.mark.parametrize("mode", ["lines", "text"])
-def test_recipe_keeps_documents_whole(mode: Any) -> None:
-    recipe = Count.recipe(CorpusFacts(mode, 5000, VOCAB, 10, 700, "cpu"))
-    assert recipe.train.optimizer == "none"
-    assert recipe.train.block_size >= 700
-    assert recipe.train.batch_tokens >= recipe.train.block_size
 
 
 # --- in pieces -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.steppers import Floats, Ints
+from makemore.models.steppers.native import address, structure
 from makemore.models.steppers.transformer import TransformerStepper
 
 if TYPE_CHECKING:
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_name("transformer.c")
 
 
-def _structure(name: str, **fields: type) -> type[ctypes.Structure]:
-    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
-
-
-_Linear = _structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
-_Model = _structure(
+_Linear = structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
+_Model = structure(
     "Model",
     **dict.fromkeys(("layers", "heads", "width", "slots", "modern", "boundary"), c_int64),
     linears=POINTER(_Linear),
@@ -35,7 +32,7 @@ _Model = _structure(
     **dict.fromkeys(("embedding", "positions", "turns", "mixers"), c_void_p),
     **dict.fromkeys(("eps", "head_eps"), c_float),
 )
-_State = _structure(
+_State = structure(
     "State",
     **dict.fromkeys(("rows", "room", "at", "slot"), c_int64),
     **dict.fromkeys(("starts", "keys", "values", "rings"), c_void_p),
@@ -52,14 +49,7 @@ class Panels:
         self.bias = bias
 
     def described(self) -> ctypes.Structure:
-        return _Linear(_address(self.weight), _address(self.bias), self.n_in, self.n_out)
-
-
-def _address(array: np.ndarray | None) -> int | None:
-    if array is None or not array.size:
-        return None
-    assert array.flags.c_contiguous
-    return array.ctypes.data
+        return _Linear(address(self.weight), address(self.bias), self.n_in, self.n_out)
 
 
 class CompiledTransformerStepper(TransformerStepper):
@@ -83,10 +73,10 @@ class CompiledTransformerStepper(TransformerStepper):
             self.boundary_id,
             (_Linear * len(linears))(*linears),
             self.head.described(),
-            _address(self.embedding),
-            _address(None if self.modern else self.positions),
-            _address(self.turns_qk if self.modern else None),
-            _address(self.mixers),
+            address(self.embedding),
+            address(None if self.modern else self.positions),
+            address(self.turns_qk if self.modern else None),
+            address(self.mixers),
             self.eps[0],
             self.head_eps[0],
         )
@@ -95,7 +85,7 @@ class CompiledTransformerStepper(TransformerStepper):
         super()._begin()
         rows, room = len(self.starts), self.keys.shape[-1]
         arrays = (self.starts, self.keys, self.values, self.rings)
-        self.state = _State(rows, room, 0, 0, *map(_address, arrays))
+        self.state = _State(rows, room, 0, 0, *map(address, arrays))
         self.work = np.empty(self.code.workspace(byref(self.model), c_int64(room)), np.float32)
 
     def _move(self, gone: int, keep: int, back: NDArray[np.complex64]) -> None:

@@ -6,18 +6,29 @@ of Aho & Corasick (1975). Longer contexts, which weren't seen, would change noth
 
 from __future__ import annotations
 
+import ctypes
+from ctypes import byref, c_int64, c_void_p
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.steppers import Floats, Ints, Stepper, array
+from makemore.models.steppers.native import address, structure
 from makemore.types import State
 
 if TYPE_CHECKING:
     from makemore.models.count import Count, Smoothed
 
 ROOT = 0
+SOURCE = Path(__file__).with_name("count.c")
+
+_Trie = structure(
+    "Trie",
+    **dict.fromkeys(("inner", "boundary"), c_int64),
+    **dict.fromkeys(("tokens", "suffixes", "firsts", "lasts", "rests", "sums"), c_void_p),
+)
 
 
 class Trie:
@@ -47,6 +58,11 @@ class Trie:
         self.firsts = np.concatenate([v.firsts[:-2] + start for v, start in offsets])
         self.lasts = self.firsts + np.concatenate([v.children[:-2] for v in levels]) - 1
         self.sums_before = self.sums[self.firsts - 1]
+
+    def described(self, boundary_id: int) -> ctypes.Structure:
+        """As C reads it."""
+        arrays = (self.tokens, self.suffixes, self.firsts, self.lasts, self.rests, self.sums)
+        return _Trie(self.inner, boundary_id, *map(address, arrays))
 
     def as_context(self, nodes_B: Ints) -> Ints:
         """Nodes, less the first token of those that are too long."""
@@ -145,3 +161,19 @@ class CountStepper(Stepper):
 
     def keep(self, rows_K: Ints) -> None:
         self.nodes = self.nodes[rows_K]
+
+
+class CompiledCountStepper(CountStepper):
+    """Draws in C, which leaves Python's lock to other threads."""
+
+    def __init__(self, model: Count, trie: Trie, code: ctypes.CDLL) -> None:
+        """``code``: what ``SOURCE`` compiles to."""
+        super().__init__(model, trie)
+        self.code, self.described = code, trie.described(model.boundary_id)
+
+    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+        uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
+        ids_B = np.empty_like(self.nodes)
+        arrays = (self.nodes, uniform_B, ids_B)
+        self.code.draw(byref(self.described), c_int64(len(ids_B)), *(c_void_p(address(a)) for a in arrays))
+        return ids_B

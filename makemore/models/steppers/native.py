@@ -12,6 +12,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from makemore.cachedir import cache_folder
 
 TIMEOUT = 60
@@ -55,3 +57,16 @@ def _processor() -> bytes:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         said += [next((line for line in lines if line.lower().startswith(("flags", "features"))), "")]
     return "\n".join(said).encode()
+
+
+def structure(name: str, **fields: type) -> type[ctypes.Structure]:
+    """A struct of C's, its fields in order."""
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """Where C finds a contiguous array; None (NULL) where there is nothing in it."""
+    if array is None or not array.size:
+        return None
+    assert array.flags.c_contiguous
+    return array.ctypes.data
