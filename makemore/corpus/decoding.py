@@ -20,10 +20,12 @@ def codec_name(encoding: str) -> str:
         raise UserError(f"unknown encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from None
 
 
-def decode_blocks(blocks: Iterable[bytes], name: str, encoding: str = "utf-8") -> Iterator[str]:
+def decode_blocks(
+    blocks: Iterable[bytes], name: str, encoding: str = "utf-8", may_be_blank: bool = False
+) -> Iterator[str]:
     """The text of a file that comes in blocks: no byte-order mark, line ends as newlines.
 
-    Raises UserError, naming the place, where it is empty, binary or not in ``encoding``.
+    Raises UserError, naming the place, where it is blank, binary or not in ``encoding``.
     """
     codec = codec_name(encoding)
     decode = _Decoder(name, codec)
@@ -39,10 +41,15 @@ def decode_blocks(blocks: Iterable[bytes], name: str, encoding: str = "utf-8") -
         if text:
             yield _checked(text.replace("\r\n", "\n").replace("\r", "\n"), name)
     rest = (held + decode(b"", final=True)).replace("\r\n", "\n").replace("\r", "\n")
-    if blank:
-        raise UserError(f"{name} is empty; give a file with text in it")
+    if blank and not may_be_blank:
+        raise is_blank(name)
     if rest:
         yield _checked(rest.removeprefix("\ufeff") if first else rest, name)
+
+
+def is_blank(name: str) -> UserError:
+    """What to say of a text without any."""
+    return UserError(f"{name} is empty; give a file with text in it")
 
 
 class _Decoder:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from makemore.corpus.arrays import release
-from makemore.corpus.rows import Rows, Stretches, shuffled, to_batch
+from makemore.corpus.rows import Rows, Stretches, document_groups, shuffled, to_batch, token_groups
 from makemore.corpus.shards import SHARD_TOKENS, Shards
 from makemore.types import IGNORE_INDEX, Batch, Split
 
@@ -65,7 +65,7 @@ class ShardedLoader(Loader):
             release(self.split.tokens_N)
             self._n_batches = self._plan(*self.shards.take(self.epoch, self.shard))
             self._planned = (self.epoch, self.shard)
-        while self.cursor >= self._n_batches:
+        if self.cursor >= self._n_batches:
             self.cursor, self.shard = 0, self.shard + 1
             if self.shard == self.shards.count:
                 self.epoch, self.shard = self.epoch + 1, 0
@@ -82,8 +82,8 @@ class ShardedLoader(Loader):
 
 
 class ShuffledLoader(ShardedLoader):
-    """Every token once an epoch, but for an unfilled last batch: whole documents, or windows of long
-    ones, in random order.
+    """Every token at least once an epoch, but for an unfilled last batch: whole documents, or windows
+    of long ones, in random order; a long one's ends may come twice.
 
     A batch is cut by tokens, not by rows: every token weighs the same.
     """
@@ -107,8 +107,7 @@ class ShuffledLoader(ShardedLoader):
         rows = shuffled(stretches, self.block_size, self.lead, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
         counted = rows.end - rows.count_from
-        nth = (np.cumsum(counted) - counted) // self.batch_tokens
-        edges = np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
+        edges = token_groups(counted, self.batch_tokens)
         # An unfilled last batch would weigh its tokens more: they come again next epoch.
         if len(edges) > 2 and counted[edges[-2] :].sum() < self.batch_tokens // 2:
             edges = edges[:-1]
@@ -228,9 +227,8 @@ class OrderedLoader(Loader):
     ) -> None:
         super().__init__()
         self.split, self.boundary_id, self.batch_tokens = split, boundary_id, batch_tokens
-        ends, n_groups = split.ends_D, max(1, -(-len(split.tokens_N) // group_tokens))
-        edges = np.searchsorted(ends, np.arange(1, n_groups) * group_tokens)
-        self._groups = np.unique(np.concatenate([[0], edges, [len(ends)]]))
+        n_groups = max(1, -(-len(split.tokens_N) // group_tokens))
+        self._groups = document_groups(split.ends_D, group_tokens, n_groups)
         self.group = 0
         self._planned = -1
         self._batches: list[tuple[Rows, bool]] = []
@@ -248,9 +246,7 @@ class OrderedLoader(Loader):
         return batches
 
     def _plan_short(self, begin: np.ndarray, end: np.ndarray) -> list[tuple[Rows, bool]]:
-        sizes = end - begin
-        nth = (np.cumsum(sizes) - sizes) // self.batch_tokens
-        edges = np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
+        edges = token_groups(end - begin, self.batch_tokens)
         return [(Rows(begin[a:b], begin[a:b], end[a:b]), False) for a, b in pairwise(edges)]
 
     def _plan_long(self, begin: int, end: int) -> list[tuple[Rows, bool]]:

@@ -9,6 +9,9 @@ import torch
 
 from makemore.types import IGNORE_INDEX, Batch, Split
 
+FEW = 32
+"""Pieces of a stretch that are few enough for one more to matter."""
+
 
 class Rows(NamedTuple):
     """Stretches ``begin … end`` (indices of targets, (R,) int64); targets from ``count_from`` on count."""
@@ -52,11 +55,17 @@ def cover(split: Split, length: int, overlap: int) -> Rows:
 def shuffled(stretches: Stretches, length: int, lead: int, rng: np.random.Generator) -> Rows:
     """Rows of an epoch: whole stretches, longer ones in pieces of ``length`` cut at a random phase.
 
-    A piece in mid-document is preceded by ``lead`` uncounted tokens.
+    Every target counts in a row, those near a long stretch's ends perhaps in two. A piece in
+    mid-document is preceded by ``lead`` uncounted tokens.
     """
     begin, stop, floor = stretches
     sizes = stop - begin
     phase_S = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
+    pieces_S = -(-sizes // length)
+    few_S = (pieces_S > 1) & (pieces_S < FEW)
+    if few_S.any():  # a piece more, moved inwards, would be much of what such a stretch is trained on
+        slack_S = pieces_S * length - sizes
+        phase_S[few_S] = rng.integers(0, slack_S[few_S] + 1)
     rows_S = -(-(sizes + phase_S) // length)
     first = np.repeat(begin, rows_S)
     nth = np.arange(len(first)) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
@@ -65,6 +74,18 @@ def shuffled(stretches: Stretches, length: int, lead: int, rng: np.random.Genera
     count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, room)
     end = np.minimum(count_from + length, np.repeat(stop, rows_S))
     return Rows(np.maximum(count_from - lead, np.repeat(floor, rows_S)), count_from, end)
+
+
+def token_groups(sizes: np.ndarray, tokens: int) -> np.ndarray:
+    """Edges (G + 1,) of groups of consecutive rows that hold about ``tokens`` each."""
+    nth = (np.cumsum(sizes) - sizes) // tokens
+    return np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
+
+
+def document_groups(ends_D: np.ndarray, tokens: int, count: int) -> np.ndarray:
+    """Edges (G + 1,) of at most ``count`` groups of consecutive documents, of about ``tokens`` each."""
+    edges = np.searchsorted(ends_D, np.arange(1, count) * tokens)
+    return np.unique(np.concatenate([[0], edges, [len(ends_D)]]))
 
 
 def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False) -> Batch:

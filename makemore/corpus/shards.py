@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from makemore.corpus.rows import Stretches
+from makemore.corpus.rows import Stretches, document_groups
 from makemore.types import Split
 
 SHARD_TOKENS = 1 << 22
@@ -37,8 +37,7 @@ class Shards:
             self._edges = None
         else:
             self._stretches = Stretches(split.starts_D, ends, split.starts_D)
-            edges = np.searchsorted(ends, np.arange(1, self.count) * size)
-            self._edges = np.unique(np.concatenate([[0], edges, [len(ends)]]))
+            self._edges = document_groups(ends, size, self.count)
             self.count = len(self._edges) - 1
 
     def take(self, epoch: int, nth: int) -> tuple[Stretches, np.random.Generator]:

@@ -52,16 +52,6 @@ class Source:
         """How a run names it: absolute paths, so that it is found again from elsewhere."""
         return [name if name == "-" or "://" in name else str(Path(name).absolute()) for name in self.names]
 
-    def blocks(self) -> Iterator[bytes]:
-        """All bytes in order. Raises UserError where a part can't be read."""
-        last = b"\n"
-        for part in self.parts:
-            if not last.endswith((b"\n", b"\r")):
-                yield b"\n"  # one file's last line doesn't run into the next one's first
-            for block in read_part(part):
-                last = block
-                yield block
-
 
 def find_source(*names: str) -> Source:
     """What files, folders, globs, URLs or ``-`` stand for. Raises UserError where nothing is there."""

@@ -12,8 +12,8 @@ from typing import IO
 
 import numpy as np
 
-from makemore.corpus.decoding import BLOCK, decode_blocks
-from makemore.corpus.source import Source
+from makemore.corpus.decoding import BLOCK, decode_blocks, is_blank
+from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
 
 IN_MEMORY = 1 << 22
@@ -93,13 +93,25 @@ class _Tally:
         self.raw, self.text = hashlib.sha256(), hashlib.sha256()
         self.size, self.chars = 0, 0
 
-    def _raw_blocks(self) -> Iterator[bytes]:
-        for block in self.source.blocks():
+    def _raw_blocks(self, part: str) -> Iterator[bytes]:
+        for block in read_part(part):
             self.raw.update(block)
             yield block
 
+    def _pieces(self) -> Iterator[str]:
+        last, blank, single = "\n", True, len(self.source.parts) == 1
+        for part in self.source.parts:
+            if not last.endswith("\n"):
+                yield "\n"  # one file's last line doesn't run into the next one's first
+            name = self.source.name if single else part
+            for piece in decode_blocks(self._raw_blocks(part), name, self.encoding, may_be_blank=True):
+                last, blank = piece, blank and not piece.strip()
+                yield piece
+        if blank:
+            raise is_blank(self.source.name)
+
     def __iter__(self) -> Iterator[bytes]:
-        for piece in decode_blocks(self._raw_blocks(), self.source.name, self.encoding):
+        for piece in self._pieces():
             data = piece.encode()
             self.text.update(data)
             self.size, self.chars = self.size + len(data), self.chars + len(piece)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import zstandard
 
-from makemore.corpus.decoding import decode_blocks
 from makemore.corpus.source import Source, find_source
+from makemore.corpus.text import store_text
 from makemore.datasets import open_input, shipped_file
 from makemore.errors import UserError
 
@@ -20,7 +20,7 @@ ONE, TWO = "first é\nsecond", "third\n"
 
 
 def read(source: Source) -> str:
-    return "".join(decode_blocks(source.blocks(), source.name))
+    return "".join(store_text(source).pieces())
 
 
 @pytest.fixture
@@ -60,13 +60,34 @@ def test_a_glob_and_several_files(folder):
     assert both.name.endswith("and 1 more")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_each_file_is_decoded_by_itself(tmp_path, encoding):
+    texts = ["one é\n", "two", "three ü\n", "four\n"]
+    paths = [tmp_path / f"{i}.txt" for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode(encoding))
+    source = find_source(*map(str, paths))
+    text = store_text(source, "utf-8" if encoding == "utf-8-sig" else encoding)
+    assert "".join(text.pieces()) == "one é\ntwo\nthree ü\nfour\n"
+
+
+def test_the_file_that_cannot_be_decoded_is_named(tmp_path):
+    for name, data in (("good", b"fine\n"), ("bad", b"ab\xff"), ("blank", b"\n")):
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=r"bad is not utf-8: byte 0xff at 2"):
+        store_text(find_source(str(tmp_path / "good"), str(tmp_path / "bad")))
+    assert store_text(find_source(str(tmp_path / "blank"), str(tmp_path / "good"))).size == 6
+    with pytest.raises(UserError, match="is empty"):
+        store_text(find_source(str(tmp_path / "blank"), str(tmp_path / "blank")))
+
+
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_packed_files(tmp_path, suffix):
     data = ("line\n" * 50_000).encode()
     pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
     (tmp_path / f"x.txt{suffix}").write_bytes(pack(data))
     source = find_source(str(tmp_path / f"x.txt{suffix}"))
-    assert b"".join(source.blocks()) == data
+    assert read(source).encode() == data
     assert source.stem == "x"
     (tmp_path / f"x.txt{suffix}").write_bytes(pack(data)[:-9])
     if suffix == ".gz":
