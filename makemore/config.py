@@ -43,8 +43,8 @@ class TrainConfig:
     block_size: int = setting(128, "longest row of a batch, in tokens")
     loader: Literal["windows", "streams", "documents", "packed"] = setting(
         "windows",
-        "rows: shuffled windows, contiguous streams with carried state, a document each, "
-        "or as many documents as fit",
+        "rows: shuffled windows, contiguous streams with carried state, a document (or a "
+        "window of a long one) each, or as many documents as fit",
     )
     truncation: Literal["regular", "random"] = setting(
         "regular", "streams: every row block_size long, or half to one and a half times that"

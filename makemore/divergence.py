@@ -23,14 +23,15 @@ class NotFinite(Exception):  # noqa: N818 - what has been seen; the trainer says
 class Guard:
     """Watches every step of a run.
 
-    On the CPU it raises at once. Elsewhere reading a number waits for the device, so ``check`` reads now
-    and then; from the first bad step on ``skip`` is 1, and the optimizers that heed it change nothing.
+    On the CPU, and where optimizers can't leave a step out, it raises at once. Elsewhere reading a number
+    would wait for the device, so ``check`` reads now and then; from the first bad step on ``skip`` is 1,
+    and the optimizers that heed it change nothing.
     """
 
     def __init__(self, device: torch.device, skips: bool) -> None:
         """``skips``: the optimizers heed ``skip``."""
-        self.at_once = device.type == "cpu"
-        self.device, self.skips = device, skips
+        self.at_once = device.type == "cpu" or not skips
+        self.device = device
         self.reset()
 
     def reset(self) -> None:
@@ -42,7 +43,7 @@ class Guard:
     @property
     def skip(self) -> Tensor | None:
         """() float, 1 where updates have to be left out; None where nothing need be asked."""
-        return self._bad if self.skips and not self.at_once else None
+        return None if self.at_once else self._bad
 
     def watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Look at a step's () loss and gradient norm. Raises NotFinite on the CPU; ``step`` is from 0."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from makemore.corpus.rows import Rows, cover, to_batch
 from makemore.errors import UserError
@@ -58,12 +58,16 @@ def dynamic_nats(
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
         raise UserError("dynamic evaluation goes on training, and this model isn't trained by gradients")
     learner = copy.deepcopy(model).eval()
+    for module in learner.modules():
+        if isinstance(module, nn.RNNBase):  # cuDNN has gradients in training mode alone
+            module.dropout = 0.0
+            module.train()
     steps = _Steps(learner, train, settings or DynamicSettings(), stride)
     nats_N = np.full(len(split.tokens_N), np.nan)
     done = 0
     for index, nats in _segments(learner, split, stride):
         steps.take(nats.mean())
-        nats_N[index] = nats.detach().double().cpu().numpy()
+        nats_N[index] = nats.detach().cpu().double().numpy()
         done += len(index)
         if progress:
             progress(done, len(nats_N))

@@ -113,7 +113,7 @@ class CountLearner(Learner):
         """This process's rows, or its stretch of them where they are few; ``ends`` are of all rows."""
         model = self._ngrams()
         before_BL = model.ends if batch.continues else model.init_state(len(batch.inputs_BT), 0)[0]
-        inputs_BL = torch.cat([before_BL, batch.inputs_BT], dim=1)
+        inputs_BL = torch.cat([before_BL, batch.inputs_BT.to(model.device)], dim=1)
         lead, (rows, length) = before_BL.shape[1], batch.inputs_BT.shape
         ends_BL = inputs_BL[:, inputs_BL.shape[1] - lead :].clone()
         if rows >= parallel.size():
@@ -149,7 +149,7 @@ class CountLearner(Learner):
         if parallel.is_main():
             super().load_state_dict(state)
         else:  # the counts so far are the first process's
-            self._ngrams().ends = state["model"]["ends"]
+            self._ngrams().ends = state["model"]["ends"].to(self.model.device)
 
     def _ngrams(self) -> Count:
         if not isinstance(self.model, Count):
@@ -187,12 +187,14 @@ class GradientLearner(Learner):
         """Bring the state to where a part begins; ``rows``: those of all processes."""
         if self.config.loader != "streams":
             return
-        fresh = self.model.init_state(*batch.inputs_BT.shape)
         if not batch.continues or self.carried is None:
-            self.carried = fresh
+            self.carried = self.model.init_state(*batch.inputs_BT.shape)
             return
         # Now and then a row begins anew: a prompt has no past either.
         cold_B = (torch.rand(rows) < COLD_STARTS)[parallel.own_rows(rows)]
+        if not cold_B.any():
+            return
+        fresh = self.model.init_state(*batch.inputs_BT.shape)
         cold_B = to_device(cold_B, self.model.device)
         self.carried = tuple(
             torch.where(cold_B.view(-1, *[1] * (old.ndim - 1)), new, old)

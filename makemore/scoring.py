@@ -46,13 +46,21 @@ def nats_of(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return flat.view(targets_BT.shape)
 
 
-def _row_groups(rows: Rows, vocab_size: int) -> Iterator[np.ndarray]:
-    """Indices of rows of like length, as many at once as memory allows."""
+def _row_groups(rows: Rows, vocab_size: int, longest: int | None = None) -> Iterator[np.ndarray]:
+    """Indices of rows of like length, as many at once as memory allows.
+
+    ``longest``: so many tokens of a row go into a call at most.
+    """
     order = np.argsort(rows.lengths, kind="stable")
-    longest = int(rows.lengths.max())
-    size = max(1, min(TOKENS_A_CALL, LOGITS_A_CALL // vocab_size) // longest)
-    for at in range(0, len(order), size):
+    lengths = np.minimum(rows.lengths[order], longest or rows.lengths.max())
+    room = max(1, min(TOKENS_A_CALL, LOGITS_A_CALL // vocab_size))
+    at = 0
+    while at < len(order):
+        # The last of a group is its longest, which all are padded to.
+        tokens = lengths[at : at + room] * np.arange(1, len(lengths[at : at + room]) + 1)
+        size = max(1, int(np.searchsorted(tokens, room, side="right")))
         yield order[at : at + size]
+        at += size
 
 
 class _Scored(NamedTuple):
@@ -67,9 +75,9 @@ class _Scored(NamedTuple):
 def _forward(model: LanguageModel, batch: Batch, state: State | None, read: Read) -> _Scored:
     inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
     logits, state = model(inputs, state)
-    figures = read(logits, targets).double().cpu().numpy()
-    mass_B = logits[:, 0].float().log_softmax(dim=-1).double().exp().sum(dim=-1)
-    return _Scored(figures, mass_B.cpu().numpy(), state)
+    figures = read(logits, targets).cpu().double().numpy()
+    mass_B = logits[:, 0].float().log_softmax(dim=-1).cpu().double().exp().sum(dim=-1)
+    return _Scored(figures, mass_B.numpy(), state)
 
 
 class _Sheet:
@@ -125,7 +133,7 @@ def _score_streams(model: LanguageModel, read: Read, sheet: _Sheet) -> None:
     """Unbounded state, carried from a document's beginning to its end."""
     split = sheet.split
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
-    for group in _row_groups(documents, model.vocab_size):
+    for group in _row_groups(documents, model.vocab_size, STREAM_LENGTH):
         part = documents.take(group)
         state: State | None = model.init_state(len(group), STREAM_LENGTH)
         for at in range(0, int(part.lengths.max()), STREAM_LENGTH):
@@ -240,7 +248,7 @@ def quick_loss(model: LanguageModel, split: Split, max_tokens: int) -> float:
     for group in _row_groups(rows, model.vocab_size):
         batch = to_batch(split, rows.take(group), model.boundary_id)
         logits, _ = model(batch.inputs_BT.to(model.device), None)
-        total += float(nats_of(logits, batch.targets_BT.to(model.device)).double().sum())
+        total += float(nats_of(logits, batch.targets_BT.to(model.device)).cpu().double().sum())
     model.train(training)
     return total / int((rows.end - rows.count_from).sum())
 

@@ -333,8 +333,10 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs: what was learned, the place in the data, random states."""
         # Several processes' random numbers follow from seed and step.
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and parallel.size() == 1 else []
-        mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+        device = self.learner.model.device
+        alone = parallel.size() == 1
+        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" and alone else []
+        mps = [torch.mps.get_rng_state()] if device.type == "mps" else []
         return {
             # Counting chooses some of its settings at its end.
             "settings": dataclasses.asdict(self.learner.model.config),
@@ -361,7 +363,8 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
         torch.set_rng_state(state["random"]["torch"])
-        if state["random"]["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        if state["random"].get("mps") and torch.backends.mps.is_available():
+        device = self.learner.model.device
+        if state["random"]["cuda"] and device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"][0], device)
+        if state["random"].get("mps") and device.type == "mps":
             torch.mps.set_rng_state(state["random"]["mps"][0])

@@ -53,7 +53,7 @@ class Split:
     @property
     def ends_D(self) -> np.ndarray:
         """int64: one past each document's last target."""
-        return np.append(self.starts_D[1:], len(self.tokens_N))
+        return np.append(self.starts_D, len(self.tokens_N))[1:]
 
     @property
     def chars(self) -> int:

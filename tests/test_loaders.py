@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore.corpus.loader import OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
-from makemore.corpus.rows import cover, to_batch
+from makemore.corpus.rows import FEW, Rows, Stretches, cover, shuffled, to_batch
+from makemore.scoring import LOGITS_A_CALL, _row_groups
 from makemore.types import IGNORE_INDEX, Split
 
 sizes = st.lists(st.integers(1, 30), min_size=1, max_size=20)
@@ -165,3 +166,28 @@ def test_rows_of_different_lengths_are_padded_on_the_right():
     assert batch.inputs_BT.tolist() == [[0, 1, 2, 0, 0], [0, 4, 5, 6, 7]]
     ignored = IGNORE_INDEX
     assert batch.targets_BT.tolist() == [[1, 2, 0, ignored, ignored], [4, 5, 6, 7, 0]]
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=8), st.integers(1, 64), st.integers(0, 2**31))
+@settings(max_examples=200, deadline=None)
+def test_a_stretch_of_few_pieces_is_cut_into_no_more_than_it_needs(lengths, length, seed):
+    starts = np.cumsum([0, *lengths[:-1]])
+    stretches = Stretches(starts, starts + lengths, starts)
+    rows = shuffled(stretches, length, 0, np.random.default_rng(seed))
+    counts = np.zeros(sum(lengths), np.int64)
+    for begin, end in zip(rows.count_from, rows.end, strict=True):
+        counts[begin:end] += 1
+    assert counts.min() == 1
+    for start, size in zip(starts, lengths, strict=True):
+        pieces = -(-size // length)
+        most = pieces if pieces < FEW else pieces + 1
+        assert ((rows.begin >= start) & (rows.begin < start + size)).sum() <= most
+
+
+def test_long_and_short_documents_are_grouped_for_scoring_within_the_room_there_is():
+    lengths = np.array([3, 900, 2, 5, 5, 1])
+    rows = Rows(np.zeros(6, np.int64), np.zeros(6, np.int64), lengths)
+    groups = list(_row_groups(rows, LOGITS_A_CALL // 20))  # room for 20 tokens
+    assert sorted(np.concatenate(groups)) == list(range(6))
+    assert [len(group) for group in groups] == [4, 1, 1]
+    assert all(len(g) == 1 or lengths[g].max() * len(g) <= 20 for g in groups)

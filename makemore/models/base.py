@@ -91,8 +91,10 @@ class LanguageModel(nn.Module, ABC):
         """The training recipe that all gradient rungs start from, with a rung's own changes."""
         if facts.mode == "lines":
             longest = min(facts.longest_document, 256)
+            # A row that streams past a document's cut begins it in the middle, without what came before.
+            packs = cls.packs and (not cls.streams or facts.longest_document <= longest)
             rows = {"loader": "packed", "block_size": max(longest, 64)}
-            changes = {**(rows if cls.packs else {"loader": "documents", "block_size": longest}), **changes}
+            changes = {**(rows if packs else {"loader": "documents", "block_size": longest}), **changes}
         return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)
 
     @property
@@ -133,6 +135,8 @@ class LanguageModel(nn.Module, ABC):
 class CountModel(LanguageModel):
     """A model whose parameters are counts: it observes each batch once, without gradients."""
 
+    compiles = False
+
     @abstractmethod
     def observe(self, batch: Batch) -> None:
         """Count a batch. Rows are whole documents or go on where the row before ended."""
@@ -160,6 +164,8 @@ class MixtureModel(LanguageModel):
 
 class ManualModel(LanguageModel):
     """A model with a hand-written backward pass, checked against autograd through ``forward``."""
+
+    compiles = False
 
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

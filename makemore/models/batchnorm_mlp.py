@@ -133,8 +133,9 @@ class BatchNormMLP(ManualModel):
 
     def _examples(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (N, K) and targets (N,) of the N positions whose loss counts."""
-        valid_BT = targets_BT != IGNORE_INDEX
-        return self._windows(inputs_BT, None)[0][valid_BT], targets_BT[valid_BT]
+        at_N = (targets_BT != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+        windows_BTK, _ = self._windows(inputs_BT, None)
+        return windows_BTK.flatten(0, 1)[at_N], targets_BT.flatten()[at_N]
 
     def _fused(self, windows_NK: Tensor, targets_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward with closed-form gradients of cross-entropy and normalisation."""

@@ -55,7 +55,7 @@ def beam_search(
         with np.errstate(divide="ignore"):
             joint_BV = totals_B[:, None] + np.log(distribution(logits_BV, SampleParams()))
         factor = length_factor(step, length_penalty)
-        rows, ids = _best(joint_BV, 2 * width)
+        rows, ids = _best(joint_BV, width * (1 + max(1, len(stops))))
         over = np.isin(ids, stops)
         for row, token in zip(rows[over][:width].tolist(), ids[over][:width].tolist(), strict=True):
             total = float(joint_BV[row, token])
@@ -63,7 +63,7 @@ def beam_search(
         found = sorted(found, key=lambda h: -h.score)[:width]
         rows, ids = rows[~over][:width], ids[~over][:width]
         if not len(rows):
-            break
+            return found
         totals_B = joint_BV[rows, ids]
         beams = [[*beams[row], token] for row, token in zip(rows.tolist(), ids.tolist(), strict=True)]
         # The best that a beam may still come to: every further token certain.

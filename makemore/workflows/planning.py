@@ -23,7 +23,7 @@ from makemore.datasets import open_input
 from makemore.device import memory_of, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.models.base import CountModel, LanguageModel
+from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 from makemore.workflows.observers import Observer
 from makemore.workflows.runs import versions
@@ -276,6 +276,9 @@ def plan_run(
         train = dataclasses.replace(train, block_size=model.max_len)
     if train.loader == "packed" and not model.packs:
         raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
+    by_gradients = not isinstance(model, CountModel)
+    if train.loader == "streams" and by_gradients and (not model.streams or isinstance(model, ManualModel)):
+        raise UserError(f"train.loader=streams: {request.model} carries no state from batch to batch")
     device = pick_device(train.device)
     return Plan(
         folder,
@@ -287,7 +290,7 @@ def plan_run(
         train,
         corpus_config,
         device,
-        pick_precision(train, device),
+        torch.float32 if isinstance(model, CountModel | ManualModel) else pick_precision(train, device),
         pick_compile(train, device, model.compiles) and not sharded(train),
         str(request.init_from or ""),
     )

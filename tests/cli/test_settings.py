@@ -49,6 +49,12 @@ def test_a_model_that_fits_in_no_memory(refused):
     assert "doesn't fit in memory" in refused("train", "words.txt", "--model", "mlp", *sizes)
 
 
+@pytest.mark.parametrize("model", ["transformer", "batchnorm-mlp"])
+def test_streams_of_a_model_that_carries_no_state(refused, model):
+    said = refused("train", "prose.txt", "--model", model, "--set", "train.loader=streams", "--out", "r")
+    assert f"{model} carries no state" in said
+
+
 def test_a_stride_without_meaning(refused):
     assert "--stride 0" in refused("eval", "lines", "--stride", "0")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from makemore.config import CorpusFacts
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.nn.attention import attend, causal_bias, rotary_table, rotate, visible_bias, write_cache
 from makemore.types import IGNORE_INDEX
@@ -355,3 +356,22 @@ def test_muon_may_train_the_blocks_matrices(style: str) -> None:
 def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be"):
         TransformerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "device", "budget", "width"),
+    [
+        (1_000_000, "cpu", {"max_time": 90.0}, 96),
+        (1_000_000, "cpu", {"max_time": 300.0}, 128),
+        (1_000_000, "cpu", {"steps": 20_000}, 128),  # the text has no more to say
+        (1_000_000, "cpu", {"steps": 300}, 96),
+        (1_000_000, "cuda", {"max_time": 3600.0}, 128),
+        (500_000_000, "cpu", {"max_time": 3600.0}, 256),
+        (500_000_000, "cuda", {"max_time": 3600.0}, 512),
+    ],
+)
+def test_the_recipe_grows_with_text_and_budget(tokens, device, budget, width) -> None:
+    config = Transformer.recipe(CorpusFacts("text", tokens, 66, 1, tokens, device, **budget)).model
+    assert config.n_embd == width
+    for n_embd in (32, 64, 96, 128):  # another width still divides into heads
+        assert n_embd % (2 * config.n_head) == 0 or width > 256

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from makemore.errors import UserError
+from makemore.workflows.evaluation import evaluate
 from makemore.workflows.generation import SampleRequest, sample
 from makemore.workflows.mixing import mix
 from makemore.workflows.planning import TrainRequest
@@ -48,6 +49,14 @@ def test_new_lines_are_the_samples_without_known_ones(folder):
     drawn = list(sample(run, SampleRequest(400, seed=2)))
     assert new == [line for line in drawn if line not in known][:40]
     assert new != drawn[:40]
+
+
+def test_another_file_s_unseen_lines_are_told_without_the_text(folder):
+    known = sorted(gone(folder))
+    (folder / "new.txt").write_text("\n".join([*known[:5], "zzé", "bbbbbb漢"]), encoding="utf-8")
+    scored = evaluate(load(folder / "run"), folder / "new.txt")
+    assert scored.unseen is not None
+    assert scored.unseen.chars == len("zzé\nbbbbbb漢\n")
 
 
 def test_prompts_count_as_part_of_the_line(folder):
