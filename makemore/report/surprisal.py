@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from makemore.report.page import page
+from makemore.pages.page import page
 from makemore.types import Score
 from makemore.workflows.surprisal import Duel, Surprisal
 
