@@ -102,6 +102,32 @@ def test_the_text_must_be_its_own(tmp_path: Path) -> None:
         from_nanogpt(read_checkpoint(path), NAMES)
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"model": {}, "model_args": {"dim": 288, "n_heads": 6}}, "no n_head"),  # llama2.c
+        ({"model": 3, "model_args": {"n_head": 2}}, r"ckpt\.pt is damaged"),
+        ({"model": {"wte.weight": 3, "wpe.weight": 3}, "model_args": {"n_head": 2}}, r"ckpt\.pt is damaged"),
+        ({"model": {"wte.weight": torch.zeros(3)}, "model_args": 7}, r"ckpt\.pt is damaged"),
+        ({"logits": 1.5}, r"ckpt\.pt is damaged"),
+        ({"transformer.wte.weight": "x"}, r"ckpt\.pt is damaged"),
+    ],
+)
+def test_what_is_no_checkpoint_of_theirs_is_refused(
+    found: dict[str, Any], said: str, play: Path, tmp_path: Path
+) -> None:
+    torch.save(found, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=said):
+        import_checkpoint(tmp_path / "ckpt.pt", str(play), tmp_path / "run")
+
+
+def test_a_layer_of_a_high_number_takes_no_memory() -> None:
+    weights = {"wte.weight": torch.zeros(5, 4), "wpe.weight": torch.zeros(5, 4)}
+    weights["h.99999999999.ln_1.weight"] = torch.zeros(4)
+    with pytest.raises(UserError, match="aren't whole"):
+        from_nanogpt({"model": weights, "model_args": {"n_head": 2}}, PLAY)
+
+
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
