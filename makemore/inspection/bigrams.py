@@ -64,7 +64,7 @@ def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:
 
 
 def pair_counts(pairs: tuple[Ints, Ints], rows_R: Ints, vocab_size: int) -> Floats:
-    """(R, V): how often the column's token follows the row's."""
+    """(R, V): how often the column's token follows the row's; ``rows_R``: tokens, each once."""
     inputs, targets = pairs
     place_V = np.full(vocab_size, -1)
     place_V[rows_R] = np.arange(len(rows_R))
@@ -83,7 +83,7 @@ def mean_predictions(model: LanguageModel, batch: Batch, rows_R: Ints) -> Floats
     for mean_V, token in zip(means, rows_R.tolist(), strict=True):
         logits_NV = logits_BTV[valid_BT & (batch.inputs_BT == token)]
         if len(logits_NV):
-            mean_V[:] = logits_NV.float().softmax(-1).double().mean(0)
+            mean_V[:] = logits_NV.float().softmax(-1).double().mean(0).numpy()
     return means
 
 
@@ -103,7 +103,8 @@ def judge(counts: Floats, means: Floats) -> list[Verdict]:
 
 def _frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:
     """At most so many tokens, the most frequent, in the order of their ids."""
-    often = sum(np.bincount(tokens, minlength=vocab_size) for tokens in pairs)
+    inputs, targets = pairs
+    often = np.bincount(inputs, minlength=vocab_size) + np.bincount(targets, minlength=vocab_size)
     present = np.argsort(-often, kind="stable")[:MOST_TOKENS]
     return np.sort(present[often[present] > 0])
 
