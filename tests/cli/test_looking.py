@@ -63,6 +63,26 @@ def test_doctor_names_the_encoding_that_fits(work):
     assert found["text"]["encoding"] == "utf-16"
 
 
+def test_no_text_commands_the_terminal(work):
+    """Neither by an escape nor by its eight-bit form, U+009B."""
+    (work / "odd.txt").write_text("\x1b[2Ja\x9b5mb :dog:\n" * 40, encoding="utf-8")
+    assert call("train", "odd.txt", "--mode", "lines", "--model", "count", "--out", "odd").status == 0
+    for arguments in (
+        ("tokenize", "odd.txt", "--mode", "lines"),
+        ("doctor", "odd.txt", "--no-compile"),
+        ("sample", "odd", "--show-probs", "-n", 2),
+        ("sample", "odd", "--show-probs", "-n", 2, "--prompt", "\x1b[2J"),
+        ("score", "odd", "odd.txt"),
+    ):
+        done = call(*arguments)
+        assert done.status == 0, done.err
+        controls = {c for c in done.out + done.err if not c.isprintable()} - {"\n"}
+        assert not controls, arguments
+        if arguments[0] == "tokenize":
+            assert "x1b" in done.out
+            assert "\\x9b" in done.out
+
+
 def test_misuse_is_refused(refused):
     assert "no such file" in refused("doctor", "none.txt")
     assert "unknown tokenizer" in refused("tokenize", "words.txt", "-t", "nothing")

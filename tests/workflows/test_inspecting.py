@@ -160,5 +160,15 @@ def test_replayed_steps_are_the_first_of_training(texts: Path) -> None:
 def test_training_inspects_where_asked(texts: Path) -> None:
     done = call("train", "words.txt", "--model", "mlp", "--steps", 3, "--out", "mlp", "--inspect")
     assert done.status == 0, done.err
-    assert "pictures: " in done.err
+    assert done.err.splitlines()[-1].startswith("pictures: ")
     assert Path("mlp-inspect/index.html").is_file()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_inspection_that_fails_hides_no_figures(texts: Path, options: tuple[str, ...]) -> None:
+    Path("mlp-inspect").write_text("mine", encoding="utf-8")
+    arguments = ("train", "words.txt", "--model", "mlp", "--steps", 3, "--out", "mlp", "--inspect")
+    done = call(*arguments, *options)
+    assert done.status == 2
+    assert "in the way" in done.err
+    assert json.loads(done.out)["samples"] if options else len(done.out.splitlines()) == 10
