@@ -35,10 +35,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("play")
     (folder / "words.txt").write_text(words(), encoding="utf-8")
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
+    (folder / "accents.txt").write_text(prose().replace("e", "é"), encoding="utf-8")
     small = {"steps": 30, "eval_interval": 10}
     train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=small))
     train(TrainRequest(str(folder / "prose.txt"), "count", out=folder / "text"))
-    train(TrainRequest(str(folder / "prose.txt"), "count", "byte", folder / "bytes"))
+    train(TrainRequest(str(folder / "accents.txt"), "count", "byte", folder / "bytes"))
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "makemore", "play", "lines", "text", "bytes"]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
