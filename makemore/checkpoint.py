@@ -119,7 +119,8 @@ class RunDir:
     """The files of one run. Paths, writing and reading; what they mean is the workflows' business."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # ``.`` and ``..`` have no name of their own, which what is put beside a run is called after.
+        self.path = path if path.name not in ("", "..") else path.resolve()
         self._state: Path | None = None
         """The newest state known to be good: the last one read or written."""
         self._copies: dict[str, dict[str, Any]] = {}

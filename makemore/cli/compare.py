@@ -46,8 +46,8 @@ def command(
     if html is not None and (html.is_dir() or html.parent.is_file()):
         raise UserError(f"--html {html}: no page can be written there")
     from makemore.cli.signals import stop_flag
+    from makemore.pages.page import write_page
     from makemore.report.comparison import comparison_page
-    from makemore.report.page import write_page
     from makemore.workflows.comparison import CompareRequest, compare
     from makemore.workflows.training import Interrupted
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, print_json
+from makemore.cli.options import INPUT, JSON, print_json, printable
 
 
 def command(
@@ -27,9 +27,9 @@ def command(
     for name, section in found.sections.items():
         print(f"{name}:")
         for label, value in section.items():
-            print(f"  {label}: {_shown(value)}")
+            print(f"  {label}: {printable(_shown(value))}")
     for line in found.advice:
-        print(f"! {line}")
+        print(f"! {printable(line)}")
 
 
 def _shown(value: Any) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON, print_json, printable
 
 if TYPE_CHECKING:
     from makemore.workflows.inspecting import Inspection
@@ -34,10 +35,10 @@ def command(
         show(found)
 
 
-def show(found: Inspection) -> None:
+def show(found: Inspection, tell: Callable[[str], None] = print) -> None:
     """The verdicts, a line each, and where the page is."""
     for verdict in found.verdicts:
-        print(f"{MARKS[verdict.kind]} {verdict.text}")
+        tell(printable(f"{MARKS[verdict.kind]} {verdict.text}"))
     if found.left_out:
-        print(f"left out: {found.left_out}")
-    print(f"pictures: {found.page}")
+        tell(printable(f"left out: {found.left_out}"))
+    tell(printable(f"pictures: {found.page}"))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from makemore.cli.options import printable
+
 if TYPE_CHECKING:
     from makemore.workflows.probabilities import TokenProb
 
@@ -22,9 +24,9 @@ def colour(p: float) -> str:
 def print_probs(prompt: str, tokens: list[TokenProb]) -> None:
     """The text, coloured on a terminal; then token, probability, entropy and alternatives."""
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
-    text = Text(prompt, style="dim")
+    text = Text(printable(prompt), style="dim")
     for token in tokens:
-        text.append(token.text, style=colour(token.p))
+        text.append(printable(token.text), style=colour(token.p))
     console.print(text, end="" if text.plain.endswith("\n") else "\n")
     for token in tokens:
         line = Text(f"{token.text!r:>8} ")

@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Show what each piece of a text cost: the surprisal of its tokens."""
     from makemore.cli.surprisal import print_duel, print_surprisal
-    from makemore.report.page import write_page
+    from makemore.pages.page import write_page
     from makemore.report.surprisal import duel_page, surprisal_page
     from makemore.workflows.runs import load
     from makemore.workflows.surprisal import duel, surprisal

@@ -35,7 +35,9 @@ def gradcheck_table(rows: list[GradRow]) -> str:
 
 def _rendered(table: Table) -> str:
     out = io.StringIO()
-    Console(file=out, width=max(110, shutil.get_terminal_size().columns)).print(table)
+    width = max(110, shutil.get_terminal_size().columns)
+    # Names are no markup, though there be brackets or colons in them.
+    Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(table)
     return out.getvalue().rstrip()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json
+from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json, printable
 
 if TYPE_CHECKING:
     from makemore.workflows.tokenization import Tokenization
@@ -43,22 +43,22 @@ def _show(result: Tokenization) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     text = Text()
     for i, piece in enumerate(result.pieces):
         # Without colours, a bar stands between tokens.
         bar = "" if console.is_terminal or not i or piece == "\n" else "|"
-        text.append(bar).append(_visible(piece), STYLES[i % len(STYLES)])
+        text.append(bar).append(printable(_visible(piece)), STYLES[i % len(STYLES)])
     console.print(text)
     if result.note:
-        console.print(result.note, markup=False)
+        console.print(printable(result.note))
     console.print(
         f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"
     )
     console.print(f"vocabulary: {result.used:,} of {result.vocab_size:,} tokens occur; most often:")
     often = "  ".join(f"{_visible(piece).strip(chr(10))!r} {count:,}" for piece, count in result.frequent)
-    console.print(often, markup=False)
+    console.print(often)
 
 
 def _visible(piece: str) -> str:

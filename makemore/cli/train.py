@@ -11,7 +11,7 @@ from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, print_json, secon
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
-    from makemore.workflows.runs import Run
+    from makemore.workflows.training import TrainResult
 
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
@@ -80,7 +80,8 @@ def command(
     MODELS.path(model)
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore import parallel
-    from makemore.cli.progress import ProgressObserver, score_line
+    from makemore.cli.inspecting import show
+    from makemore.cli.progress import ProgressObserver
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
     from makemore.workflows.observers import Several, TensorBoard, WandB
@@ -125,11 +126,19 @@ def command(
             return
         finally:
             observers.close()
-    if inspect:
-        _inspect(result.run, observer)
     if json:
         print_json(result.as_dict())
-        return
+    else:
+        _show(result, observer)
+    if inspect:
+        from makemore.workflows.inspecting import inspect as inspect_run
+
+        show(inspect_run(result.run), observer.note)
+
+
+def _show(result: TrainResult, observer: ProgressObserver) -> None:
+    from makemore.cli.progress import score_line
+
     observer.note(score_line(result.score))
     speed = result.tokens / max(result.seconds, 1e-9)
     early = f"; stopped early, best at step {result.best_step:,}" if result.stopped_early else ""
@@ -137,15 +146,6 @@ def command(
     observer.note("samples:")
     print("\n".join(result.samples))
     observer.note(f"more: makemore sample {result.run.folder.path}")
-
-
-def _inspect(run: Run, observer: ProgressObserver) -> None:
-    from makemore.workflows.inspecting import inspect
-
-    found = inspect(run)
-    for verdict in found.verdicts:
-        observer.note(f"{verdict.kind}: {verdict.text}")
-    observer.note(f"pictures: {found.page}")
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -12,6 +12,10 @@ BLOCK = 1 << 22
 """Bytes read at once."""
 
 
+class NotTextError(UserError):
+    """Bytes that are no text, or text in another encoding than was asked for."""
+
+
 def codec_name(encoding: str) -> str:
     """Python's name of an encoding. Raises UserError if there is none."""
     try:
@@ -69,7 +73,7 @@ class _Decoder:
 
     def __call__(self, block: bytes, final: bool = False) -> str:
         if self.codec == "utf-8" and self._fed < 65536 and (at := block[: 65536 - self._fed].find(0)) >= 0:
-            raise UserError(
+            raise NotTextError(
                 f"{self.name} looks binary (zero byte at {self._fed + at}); give a text file, "
                 "or its --encoding"
             )
@@ -78,7 +82,7 @@ class _Decoder:
             text = self._decoder.decode(block, final)
         except UnicodeDecodeError as error:
             place = self._fed - waiting + error.start
-            raise UserError(
+            raise NotTextError(
                 f"{self.name} is not {self.codec}: byte 0x{error.object[error.start]:02x} at {place}; "
                 f"name its encoding, such as --encoding latin-1"
             ) from None

@@ -73,6 +73,16 @@ class Documents:
             for documents in self.read(split):
                 yield documents[0] if self.mode == "text" else line_end.join([*documents, ""])
 
+    def head(self, split: str, chars: int) -> str:
+        """The first characters of a split, its documents one after the other; no more of it is read."""
+        found: list[str] = []
+        for piece in self.pieces((split,), ""):
+            found.append(piece[:chars])
+            chars -= len(found[-1])
+            if not chars:
+                break
+        return "".join(found)
+
     def tail(self, split: str, chars: int) -> str:
         """The last characters of a split's last document."""
         begin, end = (int(part[-1]) for part in self.spans[split])

@@ -11,6 +11,9 @@ from torch import Tensor
 from makemore.errors import UserError
 from makemore.export.gpt2 import is_matrix, layer_names
 
+GPT2_TOKENS = 50256
+"""Of GPT-2's tokenizer; the token between documents comes after them."""
+
 
 def from_gpt2(
     tensors: Mapping[str, Tensor], settings: dict[str, Any], transposed: bool
@@ -23,7 +26,7 @@ def from_gpt2(
     found = {_plain(name): tensor.float() for name, tensor in tensors.items()}
     if "wte.weight" not in found or "wpe.weight" not in found:
         raise UserError("these aren't GPT-2's weights: there is no wte.weight or wpe.weight among them")
-    n_layer = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("h.")), default=-1)
+    n_layer = len({name.split(".")[1] for name in found if name.startswith("h.")})
     width = found["wte.weight"].shape[1]
     weights: dict[str, Tensor] = {}
     for ours, theirs in layer_names(n_layer).items():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from makemore.errors import UserError
+from makemore.files import well_formed
 from makemore.foreign.gpt2 import from_gpt2, with_rows
 from makemore.foreign.hf_tokenizer import read_tokenizer
 from makemore.tokenizers import Tokenizer
@@ -42,12 +43,17 @@ def is_hugging_face(folder: Path) -> bool:
     """Whether a folder looks like one of theirs rather than a run."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
 def read_gpt2(folder: Path) -> Foreign:
-    """Raises UserError for another architecture, for pickled weights, or an unknown tokenizer."""
+    """Raises UserError for another architecture, pickled weights, an unknown tokenizer, or damaged files."""
+    with well_formed(folder):
+        return _read_gpt2(folder)
+
+
+def _read_gpt2(folder: Path) -> Foreign:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     _check(folder, config)
     settings, weights = from_gpt2(_weights(folder), {"n_head": config["n_head"]}, transposed=True)

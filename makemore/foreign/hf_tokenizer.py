@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 
 from makemore.errors import UserError
+from makemore.foreign.gpt2 import GPT2_TOKENS
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import PATTERN, BPETokenizer, bytes_by_letter
 from makemore.tokenizers.byte import ByteTokenizer
@@ -18,7 +19,6 @@ from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-GPT2_TOKENS = 50256
 PROBE = "It's 1,234 Äpfel — wouldn't\n\n\tthey've  GONE? 日本語 \U0001f600 nevertheless <b>x==y</b>   end \n"
 """Text that tells most tokenizers apart."""
 
@@ -98,7 +98,10 @@ def _check_alike(folder: Path, data: dict[str, Any], tokenizer: Tokenizer, rows:
     if "pre_tokenizer" not in data:  # GPT-2's own files, which say no more
         return
     probe = tokenizer.without_unspellable(PROBE)
-    theirs = tokenizers.Tokenizer.from_str(json.dumps(data)).encode(probe, add_special_tokens=False).ids
+    try:
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(data)).encode(probe, add_special_tokens=False).ids
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        raise UserError(f"{folder}: its tokenizer can't be read: {error}") from None
     if [rows[i] for i in tokenizer.encode(probe).tolist()] != theirs:
         raise UserError(f"{folder}: its tokenizer has rules that none of ours has")
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.foreign.gpt2 import from_gpt2, with_rows
+from makemore.foreign.gpt2 import GPT2_TOKENS, from_gpt2, with_rows
 from makemore.foreign.hf import Foreign
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.char import CharTokenizer
 
-GPT2_TOKENS = 50256
 MAKEMORE_HEADS = 4
 """What makemore.py takes unless told; its file doesn't say."""
 NEVER = 30.0
@@ -50,14 +49,20 @@ def is_nanogpt(found: Mapping[str, Any]) -> bool:
     return "model_args" in found and "model" in found
 
 
+def is_makemore_transformer(found: Mapping[str, Any]) -> bool:
+    return "transformer.wte.weight" in found
+
+
 def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> Foreign:
     """A nanoGPT checkpoint: of characters (of ``text``, in pieces, that it was trained on) or of GPT-2's
     tokens. Its GELU is exact and ours GPT-2's approximation, which moves logits by a thousandth or so.
 
     Raises UserError where the text's characters aren't as many as the model's.
     """
-    n_head = found["model_args"]["n_head"]
-    settings, weights = from_gpt2(found["model"], {"n_head": n_head}, transposed=False)
+    arguments = found["model_args"]
+    if "n_head" not in arguments:
+        raise UserError("this is no checkpoint of nanoGPT's: its model_args have no n_head")
+    settings, weights = from_gpt2(found["model"], {"n_head": arguments["n_head"]}, transposed=False)
     rows = len(weights["embedding.weight"])
     if rows > GPT2_TOKENS:
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
@@ -77,7 +82,7 @@ def from_makemore(found: Mapping[str, Any], text: Iterable[str], n_head: int = M
     if set(found) == {"logits"}:
         tokenizer = _alphabet(text, len(found["logits"]) - 1)
         return Foreign("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
-    if "transformer.wte.weight" not in found:
+    if not is_makemore_transformer(found):
         raise UserError("of makemore.py's models its transformer and its bigram can be read; this is another")
     settings, weights = from_gpt2(found, {"n_head": n_head}, transposed=False)
     tokenizer = _alphabet(text, len(weights["embedding.weight"]) - 1)

@@ -21,17 +21,20 @@ from makemore.types import IGNORE_INDEX, Batch
 
 EDGE = 0.97
 """A tanh beyond this has hardly any slope; of a sigmoid, this much of the way from its middle."""
+FLAT = -0.004
+"""A gelu's output, this little below 0, comes from where it has hardly any slope."""
 MUCH = 0.3
 """A share of saturated activations that slows learning."""
 SHOWN_TOKENS = 120
 MOST_LAYERS = 16
+"""That are drawn; all are judged."""
 BINS = 60
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 CAPTION = (
     "Left: how the outputs of each nonlinearity are distributed, before training (orange) and after (blue), "
     "on a training batch. Right, after training: a row for each token, a column for each unit, black where "
-    "it is saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or, of relu and gelu, off. A column "
-    "that is black throughout is a dead unit: no token moves it."
+    "it is saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or, of relu and gelu, off (its input "
+    "below 0, of a gelu below -3). A column that is black throughout is a dead unit: no token moves it."
 )
 
 
@@ -60,8 +63,11 @@ class Stage:
 
 def stuck(kind: str, values: Tensor) -> Tensor:
     """Where a nonlinearity's slope is next to nothing."""
-    if kind in ("relu", "gelu"):
+    if kind == "relu":
         return values <= 0
+    if kind == "gelu":
+        # Of inputs below -3; those just under 0, which come out alike, are few.
+        return (values <= 0) & (values > FLAT)
     return (values.abs() if kind == "tanh" else (2 * values - 1).abs()) > EDGE
 
 
@@ -69,13 +75,14 @@ def draw(subject: Subject) -> Picture | None:
     """None for what has no nonlinearities, or where there is no batch to see them at."""
     if subject.batch is None:
         return None
-    after = stages(subject.model, subject.batch)[:MOST_LAYERS]
+    after = stages(subject.model, subject.batch)
     before = stages(subject.fresh, subject.batch) if subject.fresh is not None else []
     if not after:
         return None
-    figure = new_figure(9, 2.3 * len(after) + 0.6)
-    grid = figure.subplots(len(after), 2, squeeze=False)
-    for (left, right), stage, was in zip(grid, after, [*before, *[None] * len(after)], strict=False):
+    shown = after[:MOST_LAYERS]
+    figure = new_figure(9, 2.3 * len(shown) + 0.6)
+    grid = figure.subplots(len(shown), 2, squeeze=False)
+    for (left, right), stage, was in zip(grid, shown, [*before, *[None] * len(after)], strict=False):
         if was is not None:
             _histogram(left, was, ORANGE, "before training")
         _histogram(left, stage, BLUE, "after")

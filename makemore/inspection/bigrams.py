@@ -25,23 +25,25 @@ CAPTION = (
 )
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def draw(subject: Subject) -> Picture | None:
     """None where the text isn't at hand."""
     if subject.train is None or subject.batch is None:
         return None
-    counts = pair_counts(subject.train, subject.vocab_size, subject.model.boundary_id)
-    means = mean_predictions(subject.model, subject.batch)
-    shown = _frequent(counts)
+    pairs = pairs_of(subject.train, subject.model.boundary_id)
+    shown = _frequent(pairs, subject.vocab_size)
+    counts = pair_counts(pairs, shown, subject.vocab_size)
+    means = mean_predictions(subject.model, subject.batch, shown)
     names = labels(subject.tokenizer, shown)
     side = max(5.0, 0.27 * len(names))
     figure = new_figure(2 * side + 1.2, 0.96 * side + 0.6)
     left, right = figure.subplots(1, 2)
-    part = counts[np.ix_(shown, shown)]
-    left.imshow(part / np.maximum(counts[shown].sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=0.6)
-    _write_counts(left, part, counts[shown].sum(1))
-    image = right.imshow(means[np.ix_(shown, shown)], cmap="Blues", vmin=0, vmax=0.6)
+    part, totals = counts[:, shown], counts.sum(1)
+    left.imshow(part / np.maximum(totals, 1)[:, None], cmap="Blues", vmin=0, vmax=0.6)
+    _write_counts(left, part, totals)
+    image = right.imshow(means[:, shown], cmap="Blues", vmin=0, vmax=0.6)
     for axes, title in ((left, "counted in train"), (right, "predicted by the model")):
         axes.set_title(title)
         token_axis(axes.xaxis, names)
@@ -52,25 +54,37 @@ def draw(subject: Subject) -> Picture | None:
     return Picture("bigrams", "What follows what", CAPTION, figure, judge(counts, means))
 
 
-def pair_counts(train: Split, vocab_size: int, boundary_id: int) -> Floats:
-    """(V, V): how often the column's token follows the row's."""
+def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:
+    """(N,) tokens of train that were just read, and (N,) those that came next."""
     targets = np.asarray(train.tokens_N[:COUNTED], np.int64)
     inputs = train.inputs_at(np.arange(len(targets)), boundary_id)
     starts = train.starts_D[train.starts_D < len(targets)]
     inputs[starts] = boundary_id
-    flat = np.bincount(inputs * vocab_size + targets, minlength=vocab_size**2)
-    return flat.reshape(vocab_size, vocab_size).astype(np.float64)
+    return inputs, targets
+
+
+def pair_counts(pairs: tuple[Ints, Ints], rows_R: Ints, vocab_size: int) -> Floats:
+    """(R, V): how often the column's token follows the row's; ``rows_R``: tokens, each once."""
+    inputs, targets = pairs
+    place_V = np.full(vocab_size, -1)
+    place_V[rows_R] = np.arange(len(rows_R))
+    counted = place_V[inputs] >= 0
+    flat = place_V[inputs[counted]] * vocab_size + targets[counted]
+    counts = np.bincount(flat, minlength=len(rows_R) * vocab_size)
+    return counts.reshape(len(rows_R), vocab_size).astype(np.float64)
 
 
 @torch.no_grad()
-def mean_predictions(model: LanguageModel, batch: Batch) -> Floats:
-    """(V, V): the mean distribution after each token of a batch; NaN after those that aren't in it."""
-    valid = batch.targets_BT != IGNORE_INDEX
-    p_NV = model(batch.inputs_BT)[0][valid].float().softmax(-1).double()
-    tokens_N = batch.inputs_BT[valid]
-    total = torch.zeros(model.vocab_size, model.vocab_size, dtype=torch.float64).index_add_(0, tokens_N, p_NV)
-    often = torch.bincount(tokens_N, minlength=model.vocab_size)
-    return (total / torch.where(often > 0, often, math.nan)[:, None]).numpy()
+def mean_predictions(model: LanguageModel, batch: Batch, rows_R: Ints) -> Floats:
+    """(R, V): the mean distribution after each of some tokens in a batch; NaN where they aren't in it."""
+    valid_BT = batch.targets_BT != IGNORE_INDEX
+    logits_BTV = model(batch.inputs_BT)[0]
+    means = np.full((len(rows_R), model.vocab_size), math.nan)
+    for mean_V, token in zip(means, rows_R.tolist(), strict=True):
+        logits_NV = logits_BTV[valid_BT & (batch.inputs_BT == token)]
+        if len(logits_NV):
+            mean_V[:] = logits_NV.float().softmax(-1).double().mean(0).numpy()
+    return means
 
 
 def judge(counts: Floats, means: Floats) -> list[Verdict]:
@@ -87,9 +101,10 @@ def judge(counts: Floats, means: Floats) -> list[Verdict]:
     return [Verdict("note" if mean < 0.3 else "warning", f"{said}: it has not learned them all")]
 
 
-def _frequent(counts: Floats) -> NDArray[np.int64]:
+def _frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:
     """At most so many tokens, the most frequent, in the order of their ids."""
-    often = counts.sum(1) + counts.sum(0)
+    inputs, targets = pairs
+    often = np.bincount(inputs, minlength=vocab_size) + np.bincount(targets, minlength=vocab_size)
     present = np.argsort(-often, kind="stable")[:MOST_TOKENS]
     return np.sort(present[often[present] > 0])
 

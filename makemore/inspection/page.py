@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import base64
+import re
 from html import escape
+from pathlib import Path
 
 from makemore.inspection.subject import Picture, Verdict
+from makemore.pages.page import generator, page
 
 MARKS = {"good": "✓", "note": "•", "warning": "⚠"}
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; }
-h1, h2 { line-height: 1.2; }
-section { margin-top: 2.5rem; }
-img { max-width: 100%; height: auto; border: 1px solid #ddd; }
-li { list-style: none; }
-.good b { color: #00664a; } .note b { color: #444; } .warning b { color: #b00020; }
-.caption { color: #444; }
-table { border-collapse: collapse; } td { padding: .1rem 1rem .1rem 0; }
-"""
+MADE_BY = "makemore inspect"
 
 
-def page(title: str, facts: dict[str, str], pictures: list[Picture], images: dict[str, bytes]) -> str:
+def inspection_page(
+    title: str, facts: dict[str, str], pictures: list[Picture], images: dict[str, bytes]
+) -> str:
     """The HTML; ``images``: PNG by the picture's name."""
     verdicts = [verdict for picture in pictures for verdict in picture.verdicts]
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
-    sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n<table>{rows}</table>\n"
-        f"<h2>In plain words</h2>\n{_list(verdicts)}\n{sections}</body>\n</html>\n"
+    rows = "".join(
+        f'<tr><td class="words">{escape(name)}</td><td class="words">{escape(fact)}</td></tr>'
+        for name, fact in facts.items()
     )
+    sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
+    body = (
+        f'<h1>{escape(title)}</h1>\n<div class="wide"><table>{rows}</table></div>\n'
+        f"<h2>In plain words</h2>\n{_list(verdicts)}\n{sections}"
+    )
+    return page(title, body, made_by=MADE_BY)
+
+
+def pictures_on(path: Path) -> list[str] | None:
+    """Names of the pictures on a page that an inspection made; None where it is no such page."""
+    try:
+        html = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return re.findall(r'<section id="(\w+)">', html) if generator(MADE_BY) in html else None
 
 
 def _section(picture: Picture, image: bytes) -> str:
@@ -39,7 +45,7 @@ def _section(picture: Picture, image: bytes) -> str:
     return (
         f'<section id="{picture.name}"><h2>{escape(picture.title)}</h2>\n{_list(picture.verdicts)}\n'
         f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">\n'
-        f'<p class="caption">{escape(picture.caption)}</p></section>\n'
+        f'<p class="soft">{escape(picture.caption)}</p></section>\n'
     )
 
 
@@ -48,4 +54,4 @@ def _list(verdicts: list[Verdict]) -> str:
         f'<li class="{verdict.kind}"><b>{MARKS[verdict.kind]}</b> {escape(verdict.text)}</li>'
         for verdict in verdicts
     )
-    return f"<ul>{items}</ul>"
+    return f'<ul class="verdicts">{items}</ul>'

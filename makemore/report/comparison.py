@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
+from makemore.pages.page import page
 from makemore.report.charts import Axis, Chart, axis, frontier
 from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent, short
-from makemore.report.page import page
 from makemore.workflows.portrait import Portrait
 from makemore.workflows.ranking import Comparison, Row
 

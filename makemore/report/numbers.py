@@ -22,6 +22,7 @@ def short(value: float | None) -> str:
     """1234567 as 1.23M."""
     if value is None:
         return "–"
+    value = float(f"{value:.3g}")  # first, for 999,999 is a million
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
         if value >= size:
             return f"{value / size:.3g}{unit}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from makemore.report.page import page
+from makemore.pages.page import page
 from makemore.types import Score
 from makemore.workflows.surprisal import Duel, Surprisal
 
@@ -14,8 +14,12 @@ LEVELS = (1.0, 2.0, 4.0, 8.0)
 """Bits a character at which a colour begins."""
 GAINS = (0.5, 2.0)
 """Bits a character by which one run is better, at which a colour begins."""
-PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {0x7F: 0x2421}
-"""Control characters as pictures of them, so that none reaches a terminal."""
+PICTURES = (
+    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+    | {0x7F: "␡"}
+    | {i: f"\\x{i:x}" for i in range(0x80, 0xA0)}
+)
+"""Control characters as pictures of them, or spelled out, so that none reaches a terminal."""
 
 
 def level(bits: float, piece: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from makemore.config import CorpusConfig, CorpusFacts, override
+from makemore.config import CorpusConfig, override
+from makemore.corpus.decoding import NotTextError
 from makemore.corpus.documents import SPLITS, Documents, make_documents
 from makemore.corpus.source import Source
+from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import Text, store_text
 from makemore.datasets import open_input
 from makemore.device import has_fast_bfloat16, memory_of, pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.workflows.planning import BYTES_PER_PARAMETER
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import BYTES_PER_PARAMETER, TrainRequest, facts_of, fit_context
 
 RARE = 3
 """A character that occurs at most so often is rare."""
 SHOWN = 30
-GUESSES = ("utf-16", "cp1252", "latin-1")
+GUESSES = ("utf-16", "cp1252")
 WORDS = 2_000_000
-"""Words at most that the rank-frequency line is fitted on."""
+"""Once so many are counted, no more of the text is read for them."""
+MOST_ENCODED = 1 << 28
+"""Bytes of the largest text that is encoded to see what training would choose."""
 
 
 @dataclass
@@ -54,7 +60,6 @@ def diagnose(
     source = open_input(names)
     text, encoding = _read(source, config, found)
     documents = make_documents(text, config)
-    alphabet = _alphabet(text)
     found.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
@@ -63,12 +68,12 @@ def diagnose(
         "characters": text.chars,
         "sha256": text.digest,
     }
-    found.sections["alphabet"] = _of_alphabet(alphabet, found)
+    found.sections["alphabet"] = _of_alphabet(_alphabet(text), found)
     found.sections["lines"] = _of_lines(text)
     found.sections["words"] = _of_words(text)
     found.sections["splits"] = _of_splits(documents, found)
     found.sections["machine"] = _of_machine(try_compile, found)
-    found.sections["a default run"] = _of_run(documents, len(alphabet) + 1)
+    found.sections["a default run"] = _of_run(text, config)
     return found
 
 
@@ -76,16 +81,21 @@ def _read(source: Source, config: CorpusConfig, found: Diagnosis) -> tuple[Text,
     """The text, if need be in another encoding than was asked for."""
     try:
         return store_text(source, config.encoding), config.encoding
-    except UserError as error:
+    except NotTextError as error:
         first = error
-    if "is not" not in str(first) and "looks binary" not in str(first):
-        raise first
     for encoding in GUESSES:
         with contextlib.suppress(UserError):
             text = store_text(source, encoding)
+            if any(map(_is_garbage, _alphabet(text))):
+                continue
             found.advice.append(f"{first}; it can be read as {encoding}: look whether that is right")
             return text, encoding
     raise first
+
+
+def _is_garbage(char: str) -> bool:
+    """Control characters, and code points that are no character: what binary files decode to."""
+    return unicodedata.category(char) in ("Cc", "Cn", "Co") and not char.isspace()
 
 
 def _alphabet(text: Text) -> Counter[str]:
@@ -135,16 +145,19 @@ def _of_lines(text: Text) -> dict[str, Any]:
 
 def _of_words(text: Text) -> dict[str, Any]:
     counts: Counter[str] = Counter()
+    whole = True
     for piece in text.pieces():
-        counts.update(piece.split())
-        if counts.total() > WORDS:
+        whole = counts.total() < WORDS
+        if not whole:
             break
+        counts.update(piece.split())
     often = np.array([n for _, n in counts.most_common(1000)], np.float64)
     slope = float("nan")
     if len(often) > 9:
         # Zipf's law: frequency falls as rank to the power of about -1.
         slope = round(float(np.polyfit(np.log(np.arange(1, len(often) + 1)), np.log(often), 1)[0]), 4) + 0.0
     return {
+        "counted in": "the whole text" if whole else f"its first {counts.total():,} words",
         "words": counts.total(),
         "different": len(counts),
         "once only": sum(n == 1 for n in counts.values()),
@@ -203,29 +216,23 @@ def _compiles(device: torch.device) -> tuple[bool, str]:
     return True, f"works ({time.perf_counter() - begun:.1f} s for a small function)"
 
 
-def _of_run(documents: Documents, vocab_size: int) -> dict[str, Any]:
+def _of_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     """What ``makemore train`` would choose with no other flag, and the memory it takes."""
-    spans = documents.spans["train"]
-    kind = MODELS.get("transformer")
-    facts = CorpusFacts(
-        documents.mode,
-        int((spans.end - spans.begin).sum()),
-        vocab_size,
-        len(spans.begin),
-        int((spans.end - spans.begin).max()) + 1,
-        pick_device("auto").type,
-        max_time=120.0,
-    )
-    recipe = kind.recipe(facts)
+    if text.size > MOST_ENCODED:
+        return {"left out": f"the text has more than {MOST_ENCODED:,} bytes"}
+    corpus = make_corpus(text, config, "char")
+    vocab_size = corpus.tokenizer.vocab_size
+    kind = MODELS.get(TrainRequest().model)
+    recipe = kind.recipe(facts_of(corpus, {}, pick_device("auto")))
+    model, train = fit_context(kind, recipe.model, recipe.train, corpus, Silent())
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in kind(recipe.model, vocab_size, 0).parameters())
-    model, train = recipe.model, recipe.train
+        parameters = sum(p.numel() for p in kind(model, vocab_size, 0).parameters())
     # Activations kept for the backward pass, as Korthikanti et al. (2022) count them, in float32.
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {
-        "model": "transformer",
+        "model": TrainRequest().model,
         "parameters": parameters,
         "weights, gradients and optimizer, MB": round(parameters * BYTES_PER_PARAMETER / 1e6, 1),
         "activations, MB": round(per_token * train.batch_tokens / 1e6, 1),
-        "tokens, MB": round(documents.text.chars * np.min_scalar_type(vocab_size).itemsize / 1e6, 1),
+        "tokens, MB": round(sum(split.tokens_N.nbytes for split in corpus.splits.values()) / 1e6, 1),
     }

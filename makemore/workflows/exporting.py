@@ -8,6 +8,7 @@ from typing import Any
 
 from makemore.errors import UserError, unknown_name
 from makemore.files import write_bytes
+from makemore.foreign.hf import is_hugging_face
 from makemore.workflows.runs import Run
 
 FORMATS = {"hf": "-hf", "onnx": ".onnx", "arpa": ".arpa"}
@@ -36,7 +37,7 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    path = out or run.folder.path.with_name(run.folder.path.resolve().name + FORMATS[format])
+    path = out or run.beside(FORMATS[format])
     _check_place(path, format == "hf", overwrite)
     if format == "hf":
         return _hugging_face(run, path)
@@ -48,6 +49,10 @@ def _check_place(path: Path, folder: bool, overwrite: bool) -> None:
         return
     if path.is_dir() != folder:
         raise UserError(f"{path} is in the way; name another --out")
+    if folder and not any(path.iterdir()):
+        return
+    if folder and not is_hugging_face(path):
+        raise UserError(f"{path} holds something else than a Hugging Face model; name another --out")
     if not overwrite:
         raise UserError(f"{path} is there already; add --overwrite or name another --out")
 

@@ -11,10 +11,19 @@ from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input
 from makemore.errors import UserError
-from makemore.foreign.pickled import MAKEMORE_HEADS, from_makemore, from_nanogpt, is_nanogpt, read_checkpoint
+from makemore.files import well_formed
+from makemore.foreign.pickled import (
+    MAKEMORE_HEADS,
+    from_makemore,
+    from_nanogpt,
+    is_makemore_transformer,
+    is_nanogpt,
+    read_checkpoint,
+)
 from makemore.models import MODELS
 from makemore.workflows.planning import TrainRequest, config_file, make_model, plan_run
 from makemore.workflows.runs import Run, load
+from makemore.workflows.seen import hashes_to_keep
 from makemore.workflows.starting import begin_with
 
 
@@ -24,28 +33,33 @@ def import_checkpoint(
     """Write a run with a checkpoint's weights, on the text (a path or a data set's name) it was trained on.
 
     ``n_head``: of a makemore.py transformer, whose file doesn't say. Raises UserError where the
-    checkpoint can't be read, doesn't fit the text, or ``out`` is taken.
+    checkpoint can't be read, doesn't fit the text, has no use for ``n_head``, or ``out`` is taken.
     """
     found = read_checkpoint(checkpoint)
+    if n_head is not None and not is_makemore_transformer(found):
+        raise UserError("--n-head is for makemore.py's transformers; this checkpoint has no use for it")
     source = open_input((text,))
-    config = CorpusConfig(mode="text" if is_nanogpt(found) else "lines")
-    stored = store_text(source)
-    pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
-    if is_nanogpt(found):
-        foreign = from_nanogpt(found, pieces)
-    else:
-        foreign = from_makemore(found, pieces, n_head or MAKEMORE_HEADS)
     folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
     if folder.occupied and not overwrite:
         raise UserError(f"{folder.path} is there already; add --overwrite or name another --out")
+    config = CorpusConfig(mode="text" if is_nanogpt(found) else "lines")
+    stored = store_text(source)
+    pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
+    with well_formed(checkpoint):
+        if is_nanogpt(found):
+            foreign = from_nanogpt(found, pieces)
+        else:
+            foreign = from_makemore(found, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
     model = make_model(kind, override(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
     begin_with(model, foreign)
     request = TrainRequest(text, foreign.model, foreign.spelling, folder.path, init_from=checkpoint)
     plan = plan_run(request, folder, source, model, corpus, TrainConfig(), config)
-    if folder.occupied:
+    with folder.locked():
         folder.clear()
-    run_id = folder.create(config_file(plan), foreign.tokenizer.to_dict())
-    folder.write_model(model.state_dict(), run_id)
+        tokenizer, seen_U = foreign.tokenizer.to_dict(), hashes_to_keep(corpus)
+        run_id = folder.create(config_file(plan), tokenizer, seen_U=seen_U)
+        folder.write_model(model.state_dict(), run_id)
+        folder.write_result({"model": foreign.model, "parameters": model.n_parameters()})
     return load(folder.path, "cpu")

@@ -18,7 +18,7 @@ from makemore.config import TrainConfig, override
 from makemore.corpus.source import find_source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.files import write_bytes
+from makemore.files import is_temporary, write_bytes
 from makemore.inspection import (
     activations,
     attention,
@@ -33,10 +33,11 @@ from makemore.inspection import (
     updates,
 )
 from makemore.inspection.figures import png
-from makemore.inspection.page import page
+from makemore.inspection.page import inspection_page, pictures_on
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 from makemore.models import MODELS
 from makemore.models.base import CountModel
+from makemore.pages.page import write_page
 from makemore.trainer import Trainer
 from makemore.workflows.assembly import make_loader, make_trainer
 from makemore.workflows.planning import Plan, TrainRequest, make_model, plan_run
@@ -88,24 +89,38 @@ def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspe
     """Draw every picture that this rung has, and write them beside the run unless told where.
 
     ``text``: what attention and gates are shown on; a line of val unless given. Raises UserError for a
-    text that the run can't spell.
+    text that the run can't spell, and for a folder with anything but an inspection in it.
     """
-    folder = out or run.folder.path.with_name(run.folder.path.resolve().name + "-inspect")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is in the way; name another --out")
+    folder = out or run.beside("-inspect")
+    earlier = _earlier(folder)
     subject, left_out = subject_of(run, text)
     pictures = [picture for picture in (draw(subject) for draw in DRAWERS) if picture is not None]
     images = {picture.name: png(picture.figure) for picture in pictures}
+    html = inspection_page(f"{run.name}: {subject.rung}", _facts(run, subject, left_out), pictures, images)
+    # The page first: by it the folder is known again, whatever comes between.
+    write_page(folder / "index.html", html)
+    for path in earlier:
+        path.unlink(missing_ok=True)
     for name, image in images.items():
         write_bytes(folder / f"{name}.png", image)
-    html = page(f"{run.name}: {subject.rung}", _facts(run, subject, left_out), pictures, images)
-    write_bytes(folder / "index.html", html.encode())
     return Inspection(
         folder,
         [folder / "index.html", *(folder / f"{name}.png" for name in images)],
         [verdict for picture in pictures for verdict in picture.verdicts],
         left_out,
     )
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """The pictures of an earlier inspection. Raises UserError for a place where something else is."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is in the way; name another --out")
+    if not folder.exists() or all(map(is_temporary, folder.iterdir())):
+        return []
+    names = pictures_on(folder / "index.html")
+    if names is None:
+        raise UserError(f"{folder} holds something else than an inspection; name another --out")
+    return [folder / f"{name}.png" for name in names]
 
 
 def subject_of(run: Run, text: str | None) -> tuple[Subject, str]:

@@ -83,7 +83,7 @@ def memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
     if run.mode == "lines":
         return _of_lines(run, samples)
     documents = run.documents()
-    train = "".join(documents.pieces(("train",), ""))[:MOST_TRAIN]
+    train = documents.head("train", MOST_TRAIN)
     pieces = _pieces("".join(_held_out(documents)), samples)
     copied = longest_copies(train, [*samples, *pieces])
     mine, theirs = copied[: len(samples)], copied[len(samples) :]

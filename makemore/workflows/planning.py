@@ -99,7 +99,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     for note in _notes(source, corpus):
         observer.note(note)
     device = pick_device(str(asked["train"].get("device", "auto")))
-    recipe = kind.recipe(_facts(corpus, asked["train"], device))
+    recipe = kind.recipe(facts_of(corpus, asked["train"], device))
     if start:
         request = dataclasses.replace(request, tokenizer=start.spelling)
         recipe = started_recipe(start, recipe, corpus.mode)
@@ -110,7 +110,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     if sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
         observer.note("adamw in place of muon, which needs whole matrices")
         train = dataclasses.replace(train, optimizer="adamw")
-    model_config, train = _fit_context(kind, model_config, train, corpus, observer)
+    model_config, train = fit_context(kind, model_config, train, corpus, observer)
     _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
@@ -156,7 +156,8 @@ def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
     return {name: dict(data.get(name, {})) for name in SECTIONS}
 
 
-def _facts(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
+def facts_of(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
+    """What a recipe may know. ``train``: fields of TrainConfig that were asked for."""
     split = corpus.splits["train"]
     config = override(TrainConfig(), train, "train")
     no_budget = not has_budget(config)
@@ -221,7 +222,7 @@ def require_room(folder: RunDir, request: TrainRequest) -> None:
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
 
 
-def _fit_context(
+def fit_context(
     kind: type[LanguageModel], model_config: Any, train: TrainConfig, corpus: Corpus, observer: Observer
 ) -> tuple[Any, TrainConfig]:
     """Contexts that the text has room for: attention's shrinks to it, and says so."""

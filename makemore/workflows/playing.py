@@ -50,6 +50,8 @@ class Look:
     earlier: str
     """The text before ``tokens``, where it is too long to look at each of its tokens."""
     at: int
+    before: str
+    """The text before ``at``; half a character at its end is left out."""
     candidates: list[Candidate]
     entropy: float
     """Of the distribution at ``at``, in bits."""
@@ -87,6 +89,8 @@ def look(run: Run, text: str, params: SampleParams | None = None, at: int | None
         tokens,
         run.tokenizer.decode(ids[begin:first]),
         at,
+        # All at once: a character may be several tokens, which are nothing one by one.
+        run.tokenizer.decode_bytes(ids[begin : first + at]).decode(errors="ignore"),
         _candidates(run, p_V, drawn_V),
         entropy_bits(p_V),
         "".join(sorted(run.tokenizer.unspellable(text))),

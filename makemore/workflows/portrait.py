@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from makemore.checkpoint import RESULT
 from makemore.corpus.rows import Rows, cover
+from makemore.files import well_formed
 from makemore.scoring import nats_of, nats_of_rows, target_figures
 from makemore.tokenizers import Tokenizer
 from makemore.types import Split
@@ -76,12 +78,11 @@ def portrait(run: Run, split: Split) -> Portrait:
     """Score a split once more, looking closer. Raises UserError as scoring does."""
     nats_N, confidence_N, hit_N = target_figures(run.model, split, _details).T
     positions = _in_lines(split, run.tokenizer, nats_N) if run.mode == "lines" else _in_context(run, split)
-    tokens_per_byte = len(split.tokens_N) / split.bytes
     return Portrait(
         calibration(confidence_N, hit_N),
         positions,
         hard_tokens(split, run.tokenizer, nats_N),
-        [curve_point(record, tokens_per_byte) for record in run.folder.read_metrics() if "val" in record],
+        _curve(run),
     )
 
 
@@ -159,6 +160,16 @@ def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[
         )
         for i in hardest
     ]
+
+
+def _curve(run: Run) -> list[tuple[float, float, float]]:
+    """By the tokens and bytes of the run's own val; none where it doesn't say how many they are."""
+    result = run.folder.read_result() or {}
+    if "val" not in result:
+        return []
+    with well_formed(run.folder.path / RESULT):
+        tokens_per_byte = result["val"]["tokens"] / result["val"]["bytes"]
+    return [curve_point(record, tokens_per_byte) for record in run.folder.read_metrics() if "val" in record]
 
 
 def curve_point(record: dict[str, Any], tokens_per_byte: float) -> tuple[float, float, float]:

@@ -54,6 +54,10 @@ class Run:
     def name(self) -> str:
         return self.folder.path.name
 
+    def beside(self, suffix: str) -> Path:
+        """A place next to the run, called after it."""
+        return self.folder.path.with_name(self.name + suffix)
+
     @property
     def mode(self) -> Mode:
         return self.config["corpus"]["mode"]

@@ -54,7 +54,11 @@ class ByHeart:
         if digest not in self._train:
             self._train[digest] = None
             with contextlib.suppress(UserError):
-                self._train[digest] = run.documents().all("train")
+                documents = run.documents()
+                lines = run.mode == "lines"
+                self._train[digest] = (
+                    documents.all("train") if lines else [documents.head("train", MOST_TRAIN)]
+                )
         self._samples.append((digest, run.mode, samples))
 
     def shares(self) -> list[float | None]:
@@ -77,7 +81,7 @@ def _of_lines(train: list[str], samples_R: list[list[str]]) -> list[float]:
 
 def _of_text(train: list[str], samples_R: list[list[str]]) -> list[float]:
     # All together: most of the work is sorting the training text's suffixes.
-    copied = longest_copies("".join(train)[:MOST_TRAIN], [text for samples in samples_R for text in samples])
+    copied = longest_copies("".join(train), [text for samples in samples_R for text in samples])
     parts = np.split(copied, np.cumsum([len(samples) for samples in samples_R])[:-1])
     return [
         float(part.sum() / max(1, sum(map(len, samples))))

@@ -45,6 +45,25 @@ def test_nothing_is_overwritten_unasked(refused, work: Path) -> None:
     assert "in the way" in refused("export", "lines", "--format", "arpa", "--out", "folder", "--overwrite")
 
 
+def test_a_run_is_not_overwritten(refused, gpt2: Path) -> None:
+    said = refused("export", gpt2, "--format", "hf", "--out", gpt2, "--overwrite")
+    assert "something else than a Hugging Face model" in said
+    assert "something else" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
+
+
+def test_an_export_may_be_overwritten(work: Path, gpt2: Path) -> None:
+    (work / "empty").mkdir()
+    assert call("export", gpt2, "--format", "hf", "--out", "empty").status == 0
+    assert "--overwrite" in call("export", gpt2, "--format", "hf", "--out", "empty").err
+    assert call("export", gpt2, "--format", "hf", "--out", "empty", "--overwrite").status == 0
+
+
+def test_from_within_the_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("lines")
+    assert call("export", ".", "--format", "arpa").status == 0
+    assert (work / "lines.arpa").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

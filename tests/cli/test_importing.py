@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from makemore.checkpoint import RunDir
 from tests.cli.conftest import call
 
 
@@ -28,8 +29,22 @@ def test_it_makes_a_run(checkpoint: Path) -> None:
     assert call("train", "words.txt", "--init-from", "mine", "--steps", 2).status == 0
 
 
+def test_its_files_are_those_of_a_run(checkpoint: Path) -> None:
+    assert call("import", checkpoint, "words.txt", "--out", "mine").status == 0
+    checked = call("check", "mine")
+    assert checked.status == 0, checked.out + checked.err
+    Path("words.txt").rename("gone.txt")
+    assert call("sample", "mine", "-n", 2, "--novel-only").status == 0  # it keeps the lines' hashes
+    Path("gone.txt").rename("words.txt")
+    with RunDir(Path("mine")).locked():
+        assert (
+            "another process" in call("import", checkpoint, "words.txt", "--out", "mine", "--overwrite").err
+        )
+
+
 def test_refusals(refused, checkpoint: Path) -> None:
     assert "name the text" in refused("import", checkpoint, "prose.txt")
     assert "--overwrite" in refused("import", checkpoint, "words.txt", "--out", "lines")
     assert "no such file" in refused("import", "nothing.pt", "words.txt")
+    assert "no use for it" in refused("import", checkpoint, "words.txt", "--n-head", 2)
     assert "run code" in refused("import", "words.txt", "words.txt")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
+from makemore.workflows.observers import Silent
+from makemore.workflows.planning import TrainRequest, prepare
 from tests.cli.conftest import call
 
 
@@ -61,6 +64,63 @@ def test_doctor_names_the_encoding_that_fits(work):
     (work / "wide.txt").write_bytes("words\n".encode("utf-16") * 20)
     found = json.loads(call("doctor", "wide.txt", "--json", "--no-compile").out)
     assert found["text"]["encoding"] == "utf-16"
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_doctor_says_what_training_chooses(work, mode):
+    text = "words.txt" if mode == "lines" else "prose.txt"
+    (work / "dotted.txt").write_text(
+        "äöüß\n" * 50 + (work / text).read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    for name in (text, "dotted.txt"):
+        found = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
+        request = TrainRequest(name, corpus={"mode": mode}, out=work / "new")
+        plan = prepare(request, Silent())
+        said = found["a default run"]
+        assert said["parameters"] == plan.model.n_parameters()
+        assert said["model"] == plan.model_name
+
+
+def test_doctor_says_how_much_it_counted(work, monkeypatch):
+    def words():
+        return json.loads(call("doctor", "prose.txt", "--json", "--no-compile").out)["words"]
+
+    assert words()["counted in"] == "the whole text"
+    assert words()["words"] == 480
+    monkeypatch.setattr("makemore.corpus.text.BLOCK", 1000)
+    monkeypatch.setattr("makemore.workflows.diagnosis.WORDS", 100)
+    assert words()["counted in"] == f"its first {words()['words']:,} words"
+    assert 100 <= words()["words"] < 480
+
+
+def test_doctor_finds_no_encoding_for_what_is_no_text(refused, work):
+    data = bytes(range(256)) * 40
+    (work / "binary.txt").write_bytes(data)
+    assert "looks binary" in refused("doctor", "binary.txt", "--no-compile")
+    (work / "floats.txt").write_bytes(np.random.default_rng(0).normal(size=2000).tobytes() + b"\0")
+    assert "looks binary" in refused("doctor", "floats.txt", "--no-compile")
+    (work / "high.txt").write_bytes(b"\xff\x81\x8d" * 200)
+    assert "is not utf-8" in refused("doctor", "high.txt", "--no-compile")
+
+
+def test_no_text_commands_the_terminal(work):
+    """Neither by an escape nor by its eight-bit form, U+009B."""
+    (work / "odd.txt").write_text("\x1b[2Ja\x9b5mb :dog:\n" * 40, encoding="utf-8")
+    assert call("train", "odd.txt", "--mode", "lines", "--model", "count", "--out", "odd").status == 0
+    for arguments in (
+        ("tokenize", "odd.txt", "--mode", "lines"),
+        ("doctor", "odd.txt", "--no-compile"),
+        ("sample", "odd", "--show-probs", "-n", 2),
+        ("sample", "odd", "--show-probs", "-n", 2, "--prompt", "\x1b[2J"),
+        ("score", "odd", "odd.txt"),
+    ):
+        done = call(*arguments)
+        assert done.status == 0, done.err
+        controls = {c for c in done.out + done.err if not c.isprintable()} - {"\n"}
+        assert not controls, arguments
+        if arguments[0] == "tokenize":
+            assert "x1b" in done.out
+            assert "\\x9b" in done.out
 
 
 def test_misuse_is_refused(refused):

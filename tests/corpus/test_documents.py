@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import textwrap
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -181,3 +182,24 @@ def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
     documents = make_documents(text, CorpusConfig("lines", "1,0,0"))
     assert sorted(documents.all("train")) == sorted(["a", " b", "\u3000c", "é", "👩"])
     assert documents.blank_lines == 6
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_no_more_is_read_than_the_head(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("makemore.corpus.text.BLOCK", 100)
+    monkeypatch.setattr("makemore.corpus.documents.LINES_AT_ONCE", 2)
+    documents = make_documents(PROSE, CorpusConfig(mode=mode))
+    whole = "".join(documents.all("train"))
+    read: list[int] = []
+    whole_read = Documents.read
+
+    def reading(self: Documents, split: str) -> Iterator[list[str]]:
+        for part in whole_read(self, split):
+            read.append(sum(map(len, part)))
+            yield part
+
+    monkeypatch.setattr(Documents, "read", reading)
+    assert documents.head("train", 250) == whole[:250]
+    assert sum(read[:-1]) < 250
+    assert len(whole) > 2 * sum(read)
+    assert documents.head("train", 10**6) == whole

@@ -118,6 +118,25 @@ def test_what_ours_is_not_like_is_refused(name: str, changes: dict, said: str, t
         read_gpt2(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("config.json", "n_head"), ("config.json", "n_embd"), ("tokenizer.json", "model")],
+)
+def test_what_lacks_something_is_refused(name: str, key: str, tmp_path: Path) -> None:
+    save_gpt2(tmp_path)
+    data = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+    (tmp_path / name).write_text(json.dumps({k: v for k, v in data.items() if k != key}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"is damaged.*'{key}'"):
+        read_gpt2(tmp_path)
+
+
+def test_a_tokenizer_that_the_library_refuses(tmp_path: Path) -> None:
+    save_gpt2(tmp_path)
+    spoil(tmp_path, "tokenizer.json", post_processor={"type": "Nothing"})
+    with pytest.raises(UserError, match="tokenizer can't be read"):
+        read_gpt2(tmp_path)
+
+
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     theirs, _ = save_gpt2(tmp_path)
     for path in tmp_path.glob("model*"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,36 @@ def test_the_text_must_be_its_own(tmp_path: Path) -> None:
     _, path = nanogpt(tmp_path, len(set(PLAY)))
     with pytest.raises(UserError, match=r"knows \d+ characters, and this text has \d+"):
         from_nanogpt(read_checkpoint(path), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"model": {}, "model_args": {"dim": 288, "n_heads": 6}}, "no n_head"),  # llama2.c
+        ({"model": 3, "model_args": {"n_head": 2}}, r"ckpt\.pt is damaged"),
+        ({"model": {"wte.weight": 3, "wpe.weight": 3}, "model_args": {"n_head": 2}}, r"ckpt\.pt is damaged"),
+        ({"model": {"wte.weight": torch.zeros(3)}, "model_args": 7}, r"ckpt\.pt is damaged"),
+        ({"logits": 1.5}, r"ckpt\.pt is damaged"),
+        ({"transformer.wte.weight": "x"}, r"ckpt\.pt is damaged"),
+    ],
+)
+def test_what_is_no_checkpoint_of_theirs_is_refused(
+    found: dict[str, Any], said: str, play: Path, tmp_path: Path
+) -> None:
+    torch.save(found, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=said):
+        import_checkpoint(tmp_path / "ckpt.pt", str(play), tmp_path / "run")
+
+
+def test_a_layer_of_a_high_number_takes_no_memory() -> None:
+    weights = {"wte.weight": torch.zeros(5, 4), "wpe.weight": torch.zeros(5, 4)}
+    weights["h.100000.ln_1.weight"] = torch.zeros(4)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="aren't whole"):
+        from_nanogpt({"model": weights, "model_args": {"n_head": 2}}, PLAY)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1e6
 
 
 class Evil:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -25,12 +26,14 @@ from makemore.inspection import (
 from makemore.inspection.capture import watching
 from makemore.inspection.figures import BOUNDARY, label
 from makemore.inspection.subject import Subject, Update
+from makemore.models import MODELS
 from makemore.models.count import Count, CountConfig
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Split
 from tests.conformance.prepared import VOCAB, documents, prepared
 from tests.export.loud import loud_transformer
 
+EVERY = np.arange(VOCAB)
 TOKENIZER = fit_tokenizer("char", ["abcdefghij"])
 
 
@@ -116,6 +119,26 @@ def test_saturation_and_dead_units_are_counted() -> None:
     assert stage.dead == 1
     assert activations.stuck("sigmoid", torch.tensor([0.99, 0.5, 0.01])).tolist() == [True, False, True]
     assert activations.stuck("relu", torch.tensor([0.0, 0.1])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_a_gelu_is_dead_where_it_is_flat(approximate: str) -> None:
+    """Not wherever its output is below 0, where it is steep still."""
+    inputs = torch.tensor([[-1.0, -4.0, 2.0, -9.0], [-0.5, -3.1, -6.0, -1.0], [-2.0, -5.0, -7.0, -20.0]])
+    stage = activations.Stage("x", "gelu", F.gelu(inputs, approximate=approximate))
+    assert stage.stuck_NH.tolist() == (inputs < -3).tolist()
+    assert stage.dead == 1
+
+
+def test_layers_that_are_not_drawn_are_judged_too() -> None:
+    layers = activations.MOST_LAYERS + 2
+    model = loud_transformer(VOCAB, n_layer=layers)
+    with torch.no_grad():
+        model.blocks[-1].feed_forward.up.weight[5] = 0
+    drawn = activations.draw(Subject("x", "transformer", model, TOKENIZER, torch.zeros(3), [], batch=batch()))
+    assert drawn is not None
+    assert len(drawn.figure.axes) == 2 * activations.MOST_LAYERS
+    assert any(verdict.text.startswith(f"blocks.{layers - 1}.") for verdict in drawn.verdicts)
 
 
 @pytest.mark.parametrize(
@@ -248,16 +271,34 @@ def test_labels_are_pushed_apart() -> None:
 
 def test_pairs_are_counted_within_documents() -> None:
     rows = torch.tensor([[1, 2, 0], [2, 2, 0]])
-    counts = bigrams.pair_counts(split_of(rows), VOCAB, 0)
+    pairs = bigrams.pairs_of(split_of(rows), 0)
+    counts = bigrams.pair_counts(pairs, EVERY, VOCAB)
     expected = {(0, 1): 1, (1, 2): 1, (2, 0): 2, (0, 2): 1, (2, 2): 1}
     assert {pair: int(n) for pair, n in np.ndenumerate(counts) if n} == expected
 
 
 def test_mean_predictions_are_the_bigrams_own_rows() -> None:
     model = prepared("bigram")
-    means = bigrams.mean_predictions(model, batch(32))
+    means = bigrams.mean_predictions(model, batch(32), EVERY)
     np.testing.assert_allclose(means, model.W.detach().double().softmax(-1).numpy(), rtol=1e-5)
-    assert np.isnan(bigrams.mean_predictions(model, batch(1, 3))).any()
+    assert np.isnan(bigrams.mean_predictions(model, batch(1, 3), EVERY)).any()
+    some = np.array([7, 3])
+    np.testing.assert_array_equal(bigrams.mean_predictions(model, batch(32), some), means[some])
+
+
+def test_pairs_of_a_large_vocabulary_take_little_memory() -> None:
+    size = 4000
+    kind = MODELS.get("mlp")
+    model = kind(kind.Config(), size, 0)
+    rows = documents(60, 12)[:, 1:]
+    subject = Subject("x", "mlp", model, TOKENIZER, torch.zeros(3), [], train=split_of(rows), batch=batch())
+    tracemalloc.start()
+    drawn = bigrams.draw(subject)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert drawn is not None
+    assert drawn.verdicts
+    assert most < size**2 * 8 / 2
 
 
 def test_orders_add_up_to_the_models_probability() -> None:

@@ -31,15 +31,17 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Runs ``lines`` (an mlp) and ``text`` (a count) behind one server."""
+    """Runs ``lines`` (an mlp), ``text`` (a count) and ``bytes`` (one of bytes) behind one server."""
     folder = tmp_path_factory.mktemp("play")
     (folder / "words.txt").write_text(words(), encoding="utf-8")
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
+    (folder / "accents.txt").write_text(prose().replace("e", "é"), encoding="utf-8")
     small = {"steps": 30, "eval_interval": 10}
     train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=small))
     train(TrainRequest(str(folder / "prose.txt"), "count", out=folder / "text"))
+    train(TrainRequest(str(folder / "accents.txt"), "count", "byte", folder / "bytes"))
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "makemore", "play", "lines", "text"]
+    command = [sys.executable, "-m", "makemore", "play", "lines", "text", "bytes"]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}

@@ -199,6 +199,28 @@ def test_a_clicked_character_shows_its_alternatives(page: Any, served: Served) -
     page.locator(f"{FIRST} .place", has_text="What may come next").wait_for()
 
 
+def test_characters_of_several_bytes_stay_whole(page: Any, served: Served) -> None:
+    page.locator(f"{SECOND} select").select_option("bytes")
+    page.keyboard.press("Escape")
+    page.keyboard.type("br")
+    shown(page, "br", SECOND)
+    assert look(load(served.folder / "bytes"), "br").candidates[0].text == "\ufffd"  # half of é
+    page.locator(f"{SECOND} .next button").first.click()
+    assert page.locator("#text").input_value() == "br"
+    page.locator("#text").fill("bré")
+    shown(page, "bré", SECOND)
+    page.locator(f"{SECOND} .next button").first.click()
+    assert page.locator("#text").input_value() == "bréa"
+
+
+def test_another_run_ends_the_drawing(page: Any) -> None:
+    page.route("**/api/sample", lambda route: None)  # never answered
+    page.locator(f"{FIRST} .draw").click()
+    assert page.locator(f"{FIRST} .stop").is_enabled()
+    page.locator(f"{FIRST} select").select_option("text")
+    page.locator(f"{FIRST} .stop:disabled").wait_for(timeout=5000)
+
+
 def test_samples_with_a_seed_come_again(page: Any) -> None:
     drawn = []
     for _ in range(2):

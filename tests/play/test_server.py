@@ -80,7 +80,7 @@ def test_it_listens_on_this_machine_alone() -> None:
 
 
 def test_the_runs(served: Served) -> None:
-    first, second = ask(served, "/api/runs").json["runs"]
+    first, second, _ = ask(served, "/api/runs").json["runs"]
     assert (first["name"], first["model"], first["mode"]) == ("lines", "mlp", "lines")
     assert (second["name"], second["model"], second["text"]) == ("text", "count", "prose")
 

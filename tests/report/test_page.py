@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from makemore.cli.tables import gradcheck_table
+from makemore.gradcheck import GradRow
 from makemore.report.columns import NAME, notes, tables
 from makemore.report.numbers import interval, memory, number, short
 from tests.report.conftest import RUNS
@@ -108,6 +110,12 @@ def test_cells_say_when_there_is_nothing():
     assert number(math.inf) == number(None) == interval((0.0, math.inf)) == memory(None) == short(None) == "–"
     assert interval((-0.5, 0.25), sign="+") == "-0.5000 to +0.2500"
     assert [short(n) for n in (0.5, 999, 12_345, 3_000_000, 2e9)] == ["0.5", "999", "12.3K", "3M", "2G"]
+    assert [short(n) for n in (999.9, 999_499, 999_999, 999_999_999)] == ["1K", "999K", "1M", "1G"]
+
+
+def test_names_in_tables_are_no_markup():
+    row = GradRow("mlp[v1] :dog: [/b]", "[b]", True, True, 0.0)
+    assert "mlp[v1] :dog: [/b]" in gradcheck_table([row])
 
 
 def test_a_single_seed_is_told(comparisons):

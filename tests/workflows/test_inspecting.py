@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,9 @@ def test_each_rung_has_its_pictures(name: str, text: str, texts: Path) -> None:
     assert [base64.b64decode(image) for image in images] == [p.read_bytes() for p in found.files[1:]]
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "<script" not in page
+    assert "Content-Security-Policy" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
     assert all(verdict.text.split("<")[0].split("&")[0].split("'")[0] in page for verdict in found.verdicts)
 
 
@@ -91,6 +95,38 @@ def test_the_command(texts: Path) -> None:
     assert "--unknown" in call("inspect", "lstm", "--text", "日本").err
     assert "in the way" in call("inspect", "lstm", "--out", "words.txt").err
     assert "no run at" in call("inspect", "nowhere").err
+
+
+def test_only_an_inspection_is_replaced(texts: Path) -> None:
+    for text in ("words.txt", "prose.txt"):
+        made("count", text).rename(text[:5])
+    Path("docs").mkdir()
+    Path("docs/index.html").write_text("<title>Mine</title>", encoding="utf-8")
+    assert "something else" in call("inspect", "words", "--out", "docs").err
+    assert [path.name for path in Path("docs").iterdir()] == ["index.html"]
+    assert "something else" in call("inspect", "words", "--out", "prose").err
+    Path("empty").mkdir()
+    assert call("inspect", "words", "--out", "empty").status == 0
+    Path("words.txt").unlink()
+    Path("empty/mine.png").write_bytes(b"mine")
+    assert call("inspect", "words", "--out", "empty").status == 0
+    assert {path.name for path in Path("empty").iterdir()} == {"index.html", "mine.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_a_text_whose_name_is_not_unicode(texts: Path) -> None:
+    Path("words.txt").rename("a\udcffb.txt")
+    page = inspect(load(made("count", "a\udcffb.txt"))).page
+    assert "a?b (lines mode)" in page.read_text(encoding="utf-8")
+
+
+def test_from_within_the_run(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made("count", "words.txt"))
+    assert inspect(load(".")).folder == texts / "count-inspect"
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert inspect(load("..")).folder == texts / "count-inspect"
+    assert load("..").name == "count"
 
 
 def test_without_its_text_a_run_has_fewer_pictures(texts: Path) -> None:
@@ -124,5 +160,15 @@ def test_replayed_steps_are_the_first_of_training(texts: Path) -> None:
 def test_training_inspects_where_asked(texts: Path) -> None:
     done = call("train", "words.txt", "--model", "mlp", "--steps", 3, "--out", "mlp", "--inspect")
     assert done.status == 0, done.err
-    assert "pictures: " in done.err
+    assert done.err.splitlines()[-1].startswith("pictures: ")
     assert Path("mlp-inspect/index.html").is_file()
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_inspection_that_fails_hides_no_figures(texts: Path, options: tuple[str, ...]) -> None:
+    Path("mlp-inspect").write_text("mine", encoding="utf-8")
+    arguments = ("train", "words.txt", "--model", "mlp", "--steps", 3, "--out", "mlp", "--inspect")
+    done = call(*arguments, *options)
+    assert done.status == 2
+    assert "in the way" in done.err
+    assert json.loads(done.out)["samples"] if options else len(done.out.splitlines()) == 10

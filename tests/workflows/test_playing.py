@@ -34,6 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         "lines": made("words.txt", "gru"),
         "text": made("prose.txt", "mlp"),
         "pieces": made("prose.txt", "mlp", "bpe:270"),
+        "bytes": made("prose.txt", "mlp", "byte"),
     }
 
 
@@ -116,6 +117,18 @@ def test_a_long_text_is_looked_at_from_its_end(runs: dict[str, Run], monkeypatch
     assert [t.p for t in seen.tokens] == pytest.approx([t.p for t in whole.tokens[-30:]], rel=1e-5)
     assert [c.text for c in seen.candidates[:5]] == [c.text for c in whole.candidates[:5]]
     assert look(runs["text"], prose()[:100], at=0).at == 0
+
+
+def test_a_character_of_several_tokens_stays_whole(
+    runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, text = runs["bytes"], "café 日 \ufffd!"
+    assert look(run, text).before == text
+    assert look(run, text, at=5).before == "café"
+    assert look(run, text, at=4).before == "caf"
+    assert look(runs["text"], "").before == look(runs["lines"], "").before == ""
+    monkeypatch.setattr(playing, "MOST_TOKENS", 5)
+    assert look(run, text).before == text
 
 
 def test_what_cannot_be_spelled_is_left_out(runs: dict[str, Run]) -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from makemore.checkpoint import RunDir
 from makemore.corpus.splits import encode_documents
 from makemore.scoring import nats_of_rows, token_nats
 from makemore.tokenizers.char import CharTokenizer
@@ -97,6 +98,16 @@ def test_figures_are_whole(folder):
         assert sum(found.calibration.share) == pytest.approx(1)
         assert found.hard
         assert found.curve
+
+
+def test_the_curve_is_of_the_runs_own_val(folder, tmp_path, monkeypatch):
+    """Whatever text is looked at: bytes a token are those of the text that it was judged on in training."""
+    (tmp_path / "other.txt").write_text("bad\u00e4\n" * 400, encoding="utf-8")
+    run = load(folder / "lines-count")
+    own = portrait(run, split_of(run, None, "val")).curve
+    assert own == portrait(run, split_of(run, tmp_path / "other.txt", "val")).curve
+    monkeypatch.setattr(RunDir, "read_result", lambda self: None)
+    assert portrait(run, split_of(run, None, "val")).curve == []
 
 
 def test_what_is_written_by_heart(folder):

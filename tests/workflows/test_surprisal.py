@@ -120,6 +120,7 @@ def test_colours_follow_bits_a_character():
     assert level(9, "abcdefghi") == 1
     assert [side(gain, "a") for gain in (0.1, 0.7, 3, -0.7, -3)] == ["", "a1", "a2", "b1", "b2"]
     assert shown("a\x1b[31m\n", True) == "a␛[31m↵\n"
+    assert shown("\x9b31m\x7f\x85", True) == "\\x9b31m␡\\x85"
 
 
 def test_pages_hold_the_text_and_nothing_from_elsewhere(folder):

@@ -82,7 +82,12 @@ class Pane {
     }
     select.append(...runs.map((run) => new Option(run.name, run.name)));
     select.value = chosen;
-    select.addEventListener("change", () => { this.at = null; this.part(".samples").replaceChildren(); this.look(); });
+    select.addEventListener("change", () => {
+      if (this.drawing) this.drawing.abort();
+      this.at = null;
+      this.part(".samples").replaceChildren();
+      this.look();
+    });
     this.part(".draw").addEventListener("click", () => this.draw());
     this.part(".stop").addEventListener("click", () => this.drawing.abort());
     roam(this.part(".tokens"), "ArrowLeft", "ArrowRight");
@@ -169,9 +174,9 @@ class Pane {
   }
 
   take(candidate) {
-    if (candidate.ends) return;
-    const before = this.seen.tokens.slice(0, this.seen.at).map((token) => token.text).join("");
-    text.value = this.seen.earlier + before + candidate.text;
+    /* Part of a character is nothing that a text can end in. */
+    if (candidate.ends || candidate.text.includes("\uFFFD")) return;
+    text.value = this.seen.before + candidate.text;
     changed();
   }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from makemore.files import write_bytes
 
 
-def page(title: str, body: str, *scripts: str) -> str:
+def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
     """A whole HTML document. ``body`` is HTML; ``scripts`` are names of files beside this one."""
     code = "\n".join(_resource(name) for name in scripts)
     return f"""<!doctype html>
@@ -17,7 +17,7 @@ def page(title: str, body: str, *scripts: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="makemore">
+{generator(made_by)}
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
@@ -33,8 +33,13 @@ def page(title: str, body: str, *scripts: str) -> str:
 """
 
 
+def generator(made_by: str) -> str:
+    """The line by which a page can be known again."""
+    return f'<meta name="generator" content="{made_by}">'
+
+
 def _resource(name: str) -> str:
-    return files("makemore.report").joinpath(name).read_text(encoding="utf-8")
+    return files("makemore.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 def write_page(path: Path, html: str) -> None:
