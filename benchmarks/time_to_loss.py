@@ -39,6 +39,7 @@ from makemore.workflows.importing import import_checkpoint
 from makemore.workflows.runs import load
 
 RECIPES = {
+    "transformer-13": ("--max-time", "13s"),
     "transformer-90": ("--max-time", "90s"),
     "transformer-300": ("--max-time", "300s"),
     "lstm-90": ("--model", "lstm", "--max-time", "90s"),
@@ -206,7 +207,7 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
 
 def main(
     data: str = typer.Argument("shakespeare", help="A data set or a running text."),
-    recipes: str = typer.Option("transformer-90", help=f"Of {', '.join(RECIPES)}."),
+    recipes: str = typer.Option("transformer-13,transformer-90", help=f"Of {', '.join(RECIPES)}."),
     seeds: str = typer.Option("0", help="Seeds, such as 0,1,2."),
     out: Path = typer.Option(Path("checkpoints/time-to-loss"), help="Folder of the runs."),
     settings: list[str] = typer.Option([], "--set", help="A setting of every recipe; repeatable."),

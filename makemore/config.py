@@ -68,7 +68,9 @@ class TrainConfig:
     ema: float = setting(0.0, "decay of the weights' moving average, kept where it is better (0: none)")
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 a budget)")
     eval_tokens: int = setting(16384, "tokens of val scored at each evaluation in training")
-    patience: int = setting(6, "evaluations without progress before stopping (0: never)")
+    patience: int = setting(
+        6, "evaluations without progress before stopping (0: never); after half of them the rate falls"
+    )
     save_interval: float = setting(30.0, "seconds between states saved for resuming")
     on_divergence: Literal["stop", "rollback"] = setting(
         "stop", "no finite loss or gradient: stop, or go on from the last state at half the rate"

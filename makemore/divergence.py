@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class NotFinite(Exception):  # noqa: N818 - what has been seen; the trainer says what to do
-    """A step's loss or gradient norm was no finite number; its update was not made."""
+    """A step's loss or gradient norm was no finite number."""
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
         self.step = step
@@ -23,15 +23,14 @@ class NotFinite(Exception):  # noqa: N818 - what has been seen; the trainer says
 class Guard:
     """Watches every step of a run.
 
-    On the CPU, and where optimizers can't leave a step out, it raises at once. Elsewhere reading a number
-    would wait for the device, so ``check`` reads now and then; from the first bad step on ``skip`` is 1,
-    and the optimizers that heed it change nothing.
+    On the CPU it raises at once. Elsewhere reading a number waits for the device, so ``check`` reads now
+    and then; from the first bad step on ``skip`` is 1, and the optimizers that heed it change nothing.
     """
 
     def __init__(self, device: torch.device, skips: bool) -> None:
         """``skips``: the optimizers heed ``skip``."""
-        self.at_once = device.type == "cpu" or not skips
-        self.device = device
+        self.at_once = device.type == "cpu"
+        self.device, self.skips = device, skips
         self.reset()
 
     def reset(self) -> None:
@@ -43,7 +42,7 @@ class Guard:
     @property
     def skip(self) -> Tensor | None:
         """() float, 1 where updates have to be left out; None where nothing need be asked."""
-        return None if self.at_once else self._bad
+        return self._bad if self.skips and not self.at_once else None
 
     def watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Look at a step's () loss and gradient norm. Raises NotFinite on the CPU; ``step`` is from 0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,10 +80,13 @@ class Learner(ABC):
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.weights()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """What ``weights`` gave."""
         own = self.model.state_dict() if self.sharded else {}
-        cut = {name: cut_like(t, own.get(name, t)) for name, t in state["model"].items()}
-        self.model.load_state_dict(cut)
+        self.model.load_state_dict({name: cut_like(t, own.get(name, t)) for name, t in weights.items()})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.load_weights(state["model"])
 
 
 def count_targets(targets: Sequence[Tensor]) -> Tensor:

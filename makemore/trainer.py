@@ -84,6 +84,8 @@ class Trainer:
         self.best_step = 0
         self.worse = 0
         """Evaluations since the best."""
+        self.budget = 1.0
+        """Share of the budget that will be used."""
         self.finished = False
         self.stopped_early = False
         self.stopped = False
@@ -103,14 +105,14 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the budget used, in [0, 1]."""
+        """Share used of as much of the budget as is going to be, in [0, 1]."""
         shares = [self.loader.progress or 0.0]
         if self.config.steps:
             shares.append(self.step / self.config.steps)
         if self.config.max_time:
             # The last evaluation belongs to the budget.
             shares.append((self.elapsed + self._eval_seconds) / self.config.max_time)
-        return min(1.0, max(shares))
+        return min(1.0, max(shares) / self.budget)
 
     def fit(self) -> Iterator[Record]:
         """Train on. Yields a record now and then; what the caller does in between is timed too.
@@ -156,7 +158,8 @@ class Trainer:
     def carry_on(self, larger: bool) -> None:
         """After a state was loaded: whether a run that had ended goes on; ``larger``: its budget is now."""
         was_early, self.stopped_early = self.stopped_early, False
-        if self.config.patience and self.worse >= self.config.patience:
+        ended = self.budget < 1 <= self.progress
+        if ended or (self.config.patience and self.worse >= self.config.patience):
             self.stopped_early = True
         elif larger or was_early:
             self.finished = False
@@ -209,7 +212,7 @@ class Trainer:
         if not config.clip:
             lower.append("train.clip=1")
         return Diverged(
-            f"{what}: training diverged, and that update was not made; lower the learning rate, such as with "
+            f"{what}: training diverged; lower the learning rate, such as with "
             f"--set {' --set '.join(lower)}, or add --on-divergence rollback; "
             "the best model and the last state saved are kept"
         )
@@ -266,9 +269,29 @@ class Trainer:
     def _evaluated(self) -> Record:
         outcome = self.judge()
         self._tick()
-        if self.config.patience and self.worse >= self.config.patience:
+        if self._stalled:
+            self._shorten()
+        elif self.config.patience and self.worse >= self.config.patience:
             self.stopped_early = True
         return self._record(outcome, save=self._due_for_saving())
+
+    @property
+    def _stalled(self) -> bool:
+        """Val stopped improving at the full learning rate; half the patience is enough to tell."""
+        config = self.config
+        at_height = config.warmup_steps < self.step and self.progress < 1 - config.decay_share
+        return config.schedule == "linear" and at_height and 0 < config.patience <= 2 * self.worse
+
+    def _shorten(self) -> None:
+        """Let the rate fall from here on, from the best weights, as if the budget had been that much less."""
+        self.budget *= self.progress / (1 - self.config.decay_share)
+        self.worse = 0
+        self._next_evaluation = self.progress + 1 / EVALUATIONS
+        self.learner.load_weights(parallel.from_main(self.best))
+        self.learner.note = (
+            f"val was best at step {self.best_step:,}: the learning rate falls from there on, "
+            f"within {self.budget:.0%} of the budget"
+        )
 
     def go_back(self, state: dict[str, Any]) -> None:
         """To an earlier state, at half the learning rate; time that was used stays used."""
@@ -282,6 +305,7 @@ class Trainer:
         outcome = self.judge() if again else Evaluation(None, False)
         self._tick()
         self.finished = True
+        self.stopped_early |= self.budget < 1
         return self._record(outcome, save=True)
 
     def _record(self, outcome: Evaluation, save: bool) -> Record:
@@ -290,6 +314,8 @@ class Trainer:
         loss = None
         if self._sum is not None:
             loss = float(self._sum) / self._count
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss} by step {self.step}")
             self._sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds
@@ -322,6 +348,7 @@ class Trainer:
         "best_step",
         "best_weights",
         "worse",
+        "budget",
         "finished",
         "stopped_early",
         "_next_evaluation",

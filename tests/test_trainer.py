@@ -34,6 +34,19 @@ class Scripted(Learner):
         return Metrics(torch.tensor(loss), None, torch.tensor(7 * len(batches)))
 
 
+class Watched(Scripted):
+    """Keeps what each step was told, and the weights that it found."""
+
+    def __init__(self):
+        super().__init__()
+        self.progress, self.weight = [], []
+
+    def step(self, batches, step, progress):
+        self.progress.append(progress)
+        self.weight.append(self.model.W[0, 0].item())
+        return super().step(batches, step, progress)
+
+
 class Endless:
     progress = None
 
@@ -83,9 +96,31 @@ def test_the_best_weights_are_kept_not_the_last():
 
 
 def test_training_stops_where_val_no_longer_improves():
-    trainer, _ = fit(TrainConfig(steps=100, eval_interval=2, patience=3), vals=[2.0, 1.0, 1.5, 1.6, 1.7, 1.8])
+    config = TrainConfig(steps=100, eval_interval=2, patience=3, schedule="constant")
+    trainer, _ = fit(config, vals=[2.0, 1.0, 1.5, 1.6, 1.7, 1.8])
     assert trainer.stopped_early
     assert (trainer.step, trainer.best_step) == (10, 4)
+
+
+def test_where_val_stalls_at_the_full_rate_the_rate_falls_early_from_the_best_weights():
+    config = TrainConfig(steps=100, eval_interval=2, patience=3, warmup_steps=0, decay_share=0.6)
+    vals = iter([2.0, 1.0, 1.5, 1.6, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    learner = Watched()
+    trainer = Trainer(learner, Endless(), config, lambda: next(vals))
+    records = list(trainer.fit())
+    # Eight steps are two fifths of twenty.
+    assert trainer.step == records[-1].step == 20
+    assert trainer.stopped_early
+    assert learner.progress == pytest.approx([i / 100 for i in range(8)] + [i / 20 for i in range(8, 20)])
+    assert learner.weight[7:10] == [7.0, 4.0, 9.0]  # the best were those of step 4
+    assert any("falls from there on" in record.note for record in records)
+    assert (trainer.best_step, trainer.best_val) == (20, 0.4)
+
+
+def test_a_val_that_stalls_while_the_rate_falls_changes_nothing():
+    config = TrainConfig(steps=20, eval_interval=2, patience=20, warmup_steps=0)
+    trainer, _ = fit(config, vals=[3.0, 2.9, 2.8, 2.7, 2.6, *[2.7] * 5])
+    assert (trainer.budget, trainer.step, trainer.stopped_early) == (1.0, 20, False)
 
 
 def test_time_is_a_budget_too(monkeypatch):

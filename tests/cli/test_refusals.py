@@ -12,7 +12,7 @@ FILES = {
     "whitespace": (b" \n\t\r\n ", "bad.txt is empty"),
     "one character": (b"a", "a single kind of character"),
     "one kind": (b"aaaa", "a single kind of character"),
-    "a mark alone": (b"\xef\xbb\xbf", "a single kind of character"),
+    "a mark alone": (b"\xef\xbb\xbf", "is empty"),
     "binary": (b"\x7fELF\0\0\1\2" * 50, "looks binary (zero byte at 4)"),
     "utf-16": (("ab\n" * 50).encode("utf-16"), "--encoding"),
     "latin-1": ("abcd\ngarçon\n".encode("latin-1"), "byte 0xe7 at 8; name its encoding, such as --encoding"),

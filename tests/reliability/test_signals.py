@@ -15,7 +15,7 @@ import pytest
 from makemore import learners
 from makemore.checkpoint import RunDir
 from makemore.cli import signals
-from makemore.workflows import training
+from makemore.workflows import assembly, training
 from makemore.workflows.checking import check
 from tests.cli.conftest import call, words
 from tests.reliability.test_resuming import same, state_of
@@ -24,7 +24,7 @@ from tests.reliability.test_surroundings import BEGIN
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 PHASES: dict[str, tuple[Any, str]] = {
     "a step": (learners.GradientLearner, "step"),
-    "an evaluation": (training, "quick_loss"),
+    "an evaluation": (assembly, "quick_loss"),
     "compilation": (learners.AutogradLearner, "_eager_loss"),
     "saving": (RunDir, "write_state"),
     "saving the best": (RunDir, "write_model"),
