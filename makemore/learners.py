@@ -19,6 +19,7 @@ from makemore.divergence import Guard
 from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
+from makemore.nn.dropout import compile_options
 from makemore.optim import Average, Optimizers
 from makemore.sharding import cut_like, is_sharded, on_all, whole
 from makemore.types import IGNORE_INDEX, Batch, State
@@ -314,7 +315,8 @@ class AutogradLearner(GradientLearner):
     ) -> None:
         super().__init__(model, config, precision)
         whole = compiled and not model.compile_parts()
-        self._loss = torch.compile(self._eager_loss) if whole else self._eager_loss
+        options = compile_options(model.device)
+        self._loss = torch.compile(self._eager_loss, options=options) if whole else self._eager_loss
         self.compiled = compiled
 
     def _eager_loss(

@@ -41,7 +41,7 @@ class LanguageModel(nn.Module, ABC):
     padding; so a model that ``packs`` need hide nothing in it. Of rows without a state only."""
 
     compiles: ClassVar[bool] = True
-    """False: its layers are single kernels already, and compiling gains nothing."""
+    """False: compiling gains nothing, as where its layers are single kernels already."""
 
     max_len: int | None
     """The longest context it can look at, in tokens; None where it carries unbounded state."""

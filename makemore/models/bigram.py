@@ -34,6 +34,7 @@ class Bigram(LanguageModel):
 
     Config: ClassVar[type] = BigramConfig
     summary = "neural bigram: one-hot times a table of weights"
+    compiles = False
     packs = True
     max_len = 1
 

@@ -38,6 +38,7 @@ class BagOfWords(LanguageModel):
 
     Config: ClassVar[type] = BagOfWordsConfig
     summary = "causal bag of words: a uniform average over the window, one residual layer"
+    compiles = False
 
     def __init__(self, config: BagOfWordsConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)

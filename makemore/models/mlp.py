@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
 from makemore.models.steppers import Stepper
+from makemore.nn.dropout import Dropout
 from makemore.nn.windows import token_windows
 from makemore.types import State
 
@@ -41,6 +42,7 @@ class MLP(LanguageModel):
     Config: ClassVar[type] = MLPConfig
     packs = True
     summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
+    compiles = False
 
     def __init__(self, config: MLPConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -49,7 +51,7 @@ class MLP(LanguageModel):
         widths = [config.block_size * config.n_embd] + [config.n_hidden] * config.n_layer
         layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         self.hidden = nn.ModuleList(layers)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.n_hidden, vocab_size)
         for layer in layers:
             # Kaiming with the gain of tanh keeps the units out of saturation.

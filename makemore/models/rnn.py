@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
 from makemore.models.steppers import Stepper
+from makemore.nn.dropout import Dropout
 from makemore.types import State
 
 TOKENS_A_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
@@ -60,7 +61,7 @@ class Recurrent(LanguageModel):
             batch_first=True,
             dropout=config.dropout if config.n_layer > 1 else 0.0,
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.n_hidden, vocab_size)
         # A quiet head: the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)

@@ -19,6 +19,7 @@ from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
 from makemore.models.steppers import Stepper
 from makemore.nn.batchnorm import BatchNorm
+from makemore.nn.dropout import Dropout
 from makemore.types import State
 
 
@@ -83,7 +84,7 @@ class WaveNet(LanguageModel):
         n_levels = config.block_size.bit_length() - 1
         self.dilations = [2**level for level in range(n_levels)]
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
         self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
         self.head = nn.Linear(config.n_hidden, vocab_size)

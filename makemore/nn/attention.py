@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore.nn.dropout import dropout as drop
+
 
 def visible_bias(position_BT: Tensor, start_BT: Tensor, keys: int) -> Tensor:
     """(B, 1, T, keys) float32: 0 for keys from a query's document's start to its own position."""
@@ -46,7 +48,7 @@ def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, 
     scores = (q_BHTD / math.sqrt(q_BHTD.shape[-1])) @ k_BHSD.transpose(-2, -1)
     weights = torch.softmax(scores + bias, dim=-1)
     if dropout:
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
     return weights.to(v_BHSD.dtype) @ v_BHSD
 
 
