@@ -69,7 +69,7 @@ class TrainConfig:
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 a budget)")
     eval_tokens: int = setting(16384, "tokens of val scored at each evaluation in training")
     patience: int = setting(
-        6, "evaluations without progress before stopping (0: never); after half of them the rate falls"
+        6, "evaluations without progress before stopping (0: never); after half as many the rate is lowered"
     )
     save_interval: float = setting(30.0, "seconds between states saved for resuming")
     on_divergence: Literal["stop", "rollback"] = setting(

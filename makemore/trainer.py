@@ -277,19 +277,21 @@ class Trainer:
 
     @property
     def _stalled(self) -> bool:
-        """Val stopped improving at the full learning rate; half the patience is enough to tell."""
+        """Val stopped improving at a rate that can still fall; half the patience is enough to tell."""
         config = self.config
-        at_height = config.warmup_steps < self.step and self.progress < 1 - config.decay_share
-        return config.schedule == "linear" and at_height and 0 < config.patience <= 2 * self.worse
+        can_fall = config.schedule == "linear" and config.warmup_steps < self.step and self.progress < 0.9
+        return can_fall and 0 < config.patience <= 2 * self.worse
 
     def _shorten(self) -> None:
-        """Let the rate fall from here on, from the best weights, as if the budget had been that much less."""
-        self.budget *= self.progress / (1 - self.config.decay_share)
+        """From the best weights again, nearer the end: where the rate begins to fall, or is half as high."""
+        falls = 1 - self.config.decay_share
+        place = falls if self.progress < falls else (1 + self.progress) / 2
+        self.budget *= self.progress / place
         self.worse = 0
         self._next_evaluation = self.progress + 1 / EVALUATIONS
         self.learner.load_weights(parallel.from_main(self.best))
         self.learner.note = (
-            f"val was best at step {self.best_step:,}: the learning rate falls from there on, "
+            f"val was best at step {self.best_step:,}: going on from there at a lower rate, "
             f"within {self.budget:.0%} of the budget"
         )
 

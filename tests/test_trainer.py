@@ -113,13 +113,25 @@ def test_where_val_stalls_at_the_full_rate_the_rate_falls_early_from_the_best_we
     assert trainer.stopped_early
     assert learner.progress == pytest.approx([i / 100 for i in range(8)] + [i / 20 for i in range(8, 20)])
     assert learner.weight[7:10] == [7.0, 4.0, 9.0]  # the best were those of step 4
-    assert any("falls from there on" in record.note for record in records)
+    assert any("from there at a lower rate" in record.note for record in records)
     assert (trainer.best_step, trainer.best_val) == (20, 0.4)
 
 
-def test_a_val_that_stalls_while_the_rate_falls_changes_nothing():
-    config = TrainConfig(steps=20, eval_interval=2, patience=20, warmup_steps=0)
-    trainer, _ = fit(config, vals=[3.0, 2.9, 2.8, 2.7, 2.6, *[2.7] * 5])
+def test_where_val_stalls_while_the_rate_falls_it_is_halved():
+    config = TrainConfig(steps=20, eval_interval=2, patience=4, warmup_steps=0, decay_share=1.0)
+    learner, vals = Watched(), iter([3.0, 2.9, 3.0, 3.1, 2.8, 2.7, 2.6])
+    trainer = Trainer(learner, Endless(), config, lambda: next(vals))
+    list(trainer.fit())
+    # Stalled at step 8 of 20, two fifths: seven tenths of what is now eleven.
+    assert learner.progress[7:9] == pytest.approx([7 / 20, 0.7])
+    assert learner.weight[8] == 4.0
+    assert trainer.step == 12
+    assert trainer.stopped_early
+
+
+def test_a_val_that_stalls_at_the_very_end_changes_nothing():
+    config = TrainConfig(steps=20, eval_interval=2, patience=4, warmup_steps=0)
+    trainer, _ = fit(config, vals=[3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.5, 2.5, 2.5])
     assert (trainer.budget, trainer.step, trainer.stopped_early) == (1.0, 20, False)
 
 

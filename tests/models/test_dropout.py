@@ -8,7 +8,7 @@ import torch
 from makemore.nn.dropout import Dropout, dropout
 
 
-@pytest.mark.parametrize("p", [1e-9, 0.01, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("p", [1e-9, 0.01, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shares_and_scale(p, dtype):
     torch.manual_seed(0)
@@ -19,9 +19,7 @@ def test_shares_and_scale(p, dtype):
     assert share == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5 + 2**-15)
     kept = y[y != 0]
     assert (kept == kept[0]).all()
-    assert float(kept[0]) == pytest.approx(
-        1 / (1 - p), rel=0.01 if dtype == torch.bfloat16 else 0.2 * p + 1e-4
-    )
+    assert float(kept[0]) == pytest.approx(1 / (1 - p), rel=0.01 if dtype == torch.bfloat16 else 1e-4)
 
 
 def test_neighbours_are_dropped_independently():
