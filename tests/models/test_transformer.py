@@ -364,7 +364,8 @@ def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
         (1_000_000, "cpu", {"max_time": 90.0}, 96),
         (1_000_000, "cpu", {"max_time": 300.0}, 128),
         (1_000_000, "cpu", {"steps": 20_000}, 128),  # the text has no more to say
-        (1_000_000, "cpu", {"steps": 300}, 96),
+        (1_000_000, "cpu", {"steps": 300}, 64),
+        (1_000_000, "cpu", {"max_time": 13.0}, 64),
         (1_000_000, "cuda", {"max_time": 3600.0}, 128),
         (500_000_000, "cpu", {"max_time": 3600.0}, 256),
         (500_000_000, "cuda", {"max_time": 3600.0}, 512),
