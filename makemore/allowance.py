@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,9 @@ MOST_TENSORS = 1 << 14
 SLACK = 1 << 26
 """Bytes beyond its weights that any model may take, such as tables that are not saved."""
 
+SMALL = 1 << 16
+"""Elements that are not worth asking about: no call makes more than the product of all sizes it is given."""
+
 TOO_LARGE = "a model of these sizes doesn't fit in memory; lower its --set model.* settings"
 
 
@@ -38,6 +42,11 @@ class Allowance(TorchDispatchMode):
         self.left = self.most = most
         self.made = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to skip it, torch would import its compiler first, which takes a second."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not (func._schema.is_mutable or func.is_view):
@@ -46,19 +55,28 @@ class Allowance(TorchDispatchMode):
 
     def _charge(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
-        if "device" in kwargs or not given:
-            kwargs = {**kwargs, "device": torch.device("meta")}
-        try:
-            made = func(*args, **kwargs)
-        except NotImplementedError:  # values decide the size, which is then no larger than what was given
-            return
-        sizes = [t.numel() * t.element_size() for t in tree_leaves(made) if isinstance(t, Tensor)]
+        sizes = _sizes(func, args, kwargs, bool(given))
         if not given:
             self.left -= sum(max(size, OVERHEAD) for size in sizes)
             self.made += len(sizes)
         if self.left < 0 or self.made > MOST_TENSORS or max(sizes, default=0) > self.most:
             raise UserError(TOO_LARGE)
+
+
+def _sizes(func: Any, args: Any, kwargs: dict[str, Any], given: bool) -> list[int]:
+    """Bytes of the tensors that a call makes, at most."""
+    numbers = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor | int)]
+    factors = [max(leaf.numel() if isinstance(leaf, Tensor) else abs(leaf), 1) for leaf in numbers]
+    if (most := math.prod(factors)) <= SMALL:  # meta would import torch's compiler, which takes a second
+        return [8 * most]
+    args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+    if "device" in kwargs or not given:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    try:
+        made = func(*args, **kwargs)
+    except NotImplementedError:  # values decide the size, which is then no larger than what was given
+        return []
+    return [t.numel() * t.element_size() for t in tree_leaves(made) if isinstance(t, Tensor)]
 
 
 def for_weights(tensors: Iterable[Tensor]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +36,6 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return x * (kept.to(x.dtype) * (LEVELS / (LEVELS - dropped)))
 
 
-def compile_options(device: torch.device) -> dict[str, bool] | None:
+def compile_options(device: torch.device) -> dict[str, Any] | None:
     """For ``torch.compile``: on a CPU torch draws random numbers faster than compiled code does."""
     return {"fallback_random": True} if device.type == "cpu" else None
