@@ -25,7 +25,7 @@ SLACK = 1 << 26
 """Bytes beyond its weights that any model may take, such as tables that are not saved."""
 
 SMALL = 1 << 16
-"""Elements that are not worth asking about: no call makes more than the product of all sizes it is given."""
+"""Elements of a call that isn't worth asking about."""
 
 TOO_LARGE = "a model of these sizes doesn't fit in memory; lower its --set model.* settings"
 
@@ -54,8 +54,11 @@ class Allowance(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _charge(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        sizes = _sizes(func, args, kwargs, bool(given))
+        numbers = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor | int)]
+        given = any(isinstance(number, Tensor) for number in numbers)
+        # No call makes more elements than that, and asking of a small one would import torch's compiler.
+        most = math.prod(max(n.numel() if isinstance(n, Tensor) else abs(n), 1) for n in numbers)
+        sizes = [8 * most] if most <= SMALL else _sizes(func, args, kwargs, given)
         if not given:
             self.left -= sum(max(size, OVERHEAD) for size in sizes)
             self.made += len(sizes)
@@ -64,11 +67,7 @@ class Allowance(TorchDispatchMode):
 
 
 def _sizes(func: Any, args: Any, kwargs: dict[str, Any], given: bool) -> list[int]:
-    """Bytes of the tensors that a call makes, at most."""
-    numbers = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor | int)]
-    factors = [max(leaf.numel() if isinstance(leaf, Tensor) else abs(leaf), 1) for leaf in numbers]
-    if (most := math.prod(factors)) <= SMALL:  # meta would import torch's compiler, which takes a second
-        return [8 * most]
+    """Bytes of the tensors that a call would make."""
     args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
     if "device" in kwargs or not given:
         kwargs = {**kwargs, "device": torch.device("meta")}

@@ -62,8 +62,10 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def pick_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products in training."""
+def pick_precision(config: TrainConfig, device: torch.device, autocasts: bool) -> torch.dtype:
+    """The dtype of matrix products in training; ``autocasts``: the model knows any but float32."""
+    if not autocasts:
+        return torch.float32
     if config.dtype == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32

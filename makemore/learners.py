@@ -384,5 +384,5 @@ def make_learner(
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
     if isinstance(model, ManualModel):
-        return ManualLearner(model, config, torch.float32)
+        return ManualLearner(model, config, precision)
     return AutogradLearner(model, config, precision, compiled)

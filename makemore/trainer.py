@@ -238,11 +238,14 @@ class Trainer:
         self._evaluated_at = self.step
         if outcome.val is not None:
             self._eval_seconds = parallel.highest(time.perf_counter() - begun)
-            # A slow evaluation comes less often: it may take a tenth of the time.
-            pause = 10 * self._eval_seconds / self.config.max_time if self.config.max_time else 0.0
-            self._next_evaluation = self.progress + max(1 / EVALUATIONS, pause)
+            self._plan_evaluation()
         self.worse = 0 if outcome.improved else self.worse + 1
         return outcome
+
+    def _plan_evaluation(self) -> None:
+        """The next one; a slow one comes less often: it may take a tenth of the time."""
+        seconds = self.budget * self.config.max_time if self.config.max_time else math.inf
+        self._next_evaluation = self.progress + max(1 / EVALUATIONS, 10 * self._eval_seconds / seconds)
 
     def _judgement(self) -> Evaluation:
         outcome = self._judge_as("raw")
@@ -279,7 +282,8 @@ class Trainer:
     def _stalled(self) -> bool:
         """Val stopped improving at a rate that can still fall; half the patience is enough to tell."""
         config = self.config
-        can_fall = config.schedule == "linear" and config.warmup_steps < self.step and self.progress < 0.9
+        falls = config.schedule == "linear" and config.decay_share > 0
+        can_fall = falls and config.warmup_steps < self.step and self.progress < 0.9
         return can_fall and 0 < config.patience <= 2 * self.worse
 
     def _shorten(self) -> None:
@@ -288,8 +292,8 @@ class Trainer:
         place = falls if self.progress < falls else (1 + self.progress) / 2
         self.budget *= self.progress / place
         self.worse = 0
-        self._next_evaluation = self.progress + 1 / EVALUATIONS
-        self.learner.load_weights(parallel.from_main(self.best))
+        self._plan_evaluation()
+        self.learner.load_weights(parallel.from_main({name: t.cpu() for name, t in self.best.items()}))
         self.learner.note = (
             f"val was best at step {self.best_step:,}: going on from there at a lower rate, "
             f"within {self.budget:.0%} of the budget"

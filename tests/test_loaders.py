@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore.corpus.loader import OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
-from makemore.corpus.rows import FEW, Rows, Stretches, cover, shuffled, to_batch
-from makemore.scoring import LOGITS_A_CALL, _row_groups
+from makemore.corpus.rows import FEW, Stretches, cover, shuffled, to_batch
 from makemore.types import IGNORE_INDEX, Split
 
 sizes = st.lists(st.integers(1, 30), min_size=1, max_size=20)
@@ -182,12 +181,3 @@ def test_a_stretch_of_few_pieces_is_cut_into_no_more_than_it_needs(lengths, leng
         pieces = -(-size // length)
         most = pieces if pieces < FEW else pieces + 1
         assert ((rows.begin >= start) & (rows.begin < start + size)).sum() <= most
-
-
-def test_long_and_short_documents_are_grouped_for_scoring_within_the_room_there_is():
-    lengths = np.array([3, 900, 2, 5, 5, 1])
-    rows = Rows(np.zeros(6, np.int64), np.zeros(6, np.int64), lengths)
-    groups = list(_row_groups(rows, LOGITS_A_CALL // 20))  # room for 20 tokens
-    assert sorted(np.concatenate(groups)) == list(range(6))
-    assert [len(group) for group in groups] == [4, 1, 1]
-    assert all(len(g) == 1 or lengths[g].max() * len(g) <= 20 for g in groups)

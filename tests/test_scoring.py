@@ -10,11 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from makemore.corpus.loader import OrderedLoader
+from makemore.corpus.rows import Rows
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.scoring import (
+    LOGITS_A_CALL,
     UNSPELLABLE_NATS,
+    _row_groups,
     fit_weights,
     mix_nats,
     quick_loss,
@@ -235,3 +238,12 @@ def test_a_mixture_scores_as_its_members_do():
     np.testing.assert_allclose(token_nats(model, split), expected, rtol=1e-9)
     direct = naive_nats(model, [*split.tokens_N[: int(split.ends_D[0])].tolist()])
     np.testing.assert_allclose(expected[: len(direct)], direct, atol=1e-4)
+
+
+def test_long_and_short_documents_are_grouped_for_scoring_within_the_room_there_is():
+    lengths = np.array([3, 900, 2, 5, 5, 1])
+    rows = Rows(np.zeros(6, np.int64), np.zeros(6, np.int64), lengths)
+    groups = list(_row_groups(rows, LOGITS_A_CALL // 20))  # room for 20 tokens
+    assert sorted(np.concatenate(groups)) == list(range(6))
+    assert [len(group) for group in groups] == [4, 1, 1]
+    assert all(len(g) == 1 or lengths[g].max() * len(g) <= 20 for g in groups)

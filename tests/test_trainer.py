@@ -95,8 +95,9 @@ def test_the_best_weights_are_kept_not_the_last():
     assert [r.improved for r in records if r.val is not None] == [True, True, False]
 
 
-def test_training_stops_where_val_no_longer_improves():
-    config = TrainConfig(steps=100, eval_interval=2, patience=3, schedule="constant")
+@pytest.mark.parametrize("shape", [{"schedule": "constant"}, {"decay_share": 0.0, "warmup_steps": 0}])
+def test_training_at_a_rate_that_never_falls_stops_where_val_no_longer_improves(shape):
+    config = TrainConfig(steps=100, eval_interval=2, patience=3, **shape)
     trainer, _ = fit(config, vals=[2.0, 1.0, 1.5, 1.6, 1.7, 1.8])
     assert trainer.stopped_early
     assert (trainer.step, trainer.best_step) == (10, 4)

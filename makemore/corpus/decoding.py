@@ -46,12 +46,12 @@ def decode_blocks(
             yield _checked(text.replace("\r\n", "\n").replace("\r", "\n"), name)
     rest = (held + decode(b"", final=True)).replace("\r\n", "\n").replace("\r", "\n")
     if blank and not may_be_blank:
-        raise is_blank(name)
+        raise blank_text(name)
     if rest:
         yield _checked(rest.removeprefix("\ufeff") if first else rest, name)
 
 
-def is_blank(name: str) -> UserError:
+def blank_text(name: str) -> UserError:
     """What to say of a text without any."""
     return UserError(f"{name} is empty; give a file with text in it")
 

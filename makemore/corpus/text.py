@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from makemore.corpus.decoding import BLOCK, decode_blocks, is_blank
+from makemore.corpus.decoding import BLOCK, blank_text, decode_blocks
 from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
 
@@ -108,7 +108,7 @@ class _Tally:
                 last, blank = piece, blank and not piece.strip()
                 yield piece
         if blank:
-            raise is_blank(self.source.name)
+            raise blank_text(self.source.name)
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces():

@@ -40,6 +40,9 @@ class LanguageModel(nn.Module, ABC):
     """Set by who makes the batches: each row is one document, or a piece of one, whatever follows it
     padding; so a model that ``packs`` need hide nothing in it. Of rows without a state only."""
 
+    autocasts: ClassVar[bool] = True
+    """False: it is trained in float32, whatever the precision asked for."""
+
     compiles: ClassVar[bool] = True
     """False: compiling gains nothing, as where its layers are single kernels already."""
 
@@ -135,6 +138,7 @@ class LanguageModel(nn.Module, ABC):
 class CountModel(LanguageModel):
     """A model whose parameters are counts: it observes each batch once, without gradients."""
 
+    autocasts = False
     compiles = False
 
     @abstractmethod
@@ -165,6 +169,7 @@ class MixtureModel(LanguageModel):
 class ManualModel(LanguageModel):
     """A model with a hand-written backward pass, checked against autograd through ``forward``."""
 
+    autocasts = False
     compiles = False
 
     @abstractmethod

@@ -25,7 +25,13 @@ from makemore.device import has_fast_bfloat16, memory_of, pick_device
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.workflows.observers import Silent
-from makemore.workflows.planning import BYTES_PER_PARAMETER, TrainRequest, facts_of, fit_context
+from makemore.workflows.planning import (
+    BYTES_PER_PARAMETER,
+    TrainRequest,
+    facts_of,
+    fit_context,
+    parameters_of,
+)
 
 RARE = 3
 """A character that occurs at most so often is rare."""
@@ -225,8 +231,7 @@ def _of_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     kind = MODELS.get(TrainRequest().model)
     recipe = kind.recipe(facts_of(corpus, {}, pick_device("auto")))
     model, train = fit_context(kind, recipe.model, recipe.train, corpus, Silent())
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in kind(model, vocab_size, 0).parameters())
+    parameters = parameters_of(kind, model, vocab_size)
     # Activations kept for the backward pass, as Korthikanti et al. (2022) count them, in float32.
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {

@@ -217,6 +217,7 @@ def _notes(source: Source, corpus: Corpus) -> list[str]:
 
 
 def require_room(folder: RunDir, request: TrainRequest) -> None:
+    """Raises UserError where a run, or something else, is in the way."""
     if folder.occupied and not request.overwrite:
         held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
         raise UserError(f"{folder.path} {held}, or name another --out DIR")
@@ -242,8 +243,7 @@ def _tell_cost(
     """
     if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
         return
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in kind(config, tokenizer.vocab_size, 0).parameters())
+    parameters = parameters_of(kind, config, tokenizer.vocab_size)
     needed = parameters * BYTES_PER_PARAMETER / 1e9
     cost = (
         f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
@@ -253,6 +253,12 @@ def _tell_cost(
         raise UserError(f"{cost}, and there are {room:.1f}; choose a smaller vocabulary, such as bpe:512")
     if needed >= 1:
         observer.note(cost)
+
+
+def parameters_of(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
+    """How many a model of these settings has; takes no memory."""
+    with torch.device("meta"):
+        return kind(config, vocab_size, 0).n_parameters()
 
 
 def make_model(
@@ -277,8 +283,7 @@ def plan_run(
         train = dataclasses.replace(train, block_size=model.max_len)
     if train.loader == "packed" and not model.packs:
         raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
-    by_gradients = not isinstance(model, CountModel)
-    if train.loader == "streams" and by_gradients and (not model.streams or isinstance(model, ManualModel)):
+    if train.loader == "streams" and (not model.streams or isinstance(model, ManualModel)):
         raise UserError(f"train.loader=streams: {request.model} carries no state from batch to batch")
     device = pick_device(train.device)
     return Plan(
@@ -291,13 +296,14 @@ def plan_run(
         train,
         corpus_config,
         device,
-        torch.float32 if isinstance(model, CountModel | ManualModel) else pick_precision(train, device),
+        pick_precision(train, device, model.autocasts),
         pick_compile(train, device, model.compiles) and not sharded(train),
         str(request.init_from or ""),
     )
 
 
 def sharded(train: TrainConfig) -> bool:
+    """Whether weights and optimizer states are cut over several processes."""
     return train.shard and parallel.size() > 1
 
 
