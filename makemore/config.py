@@ -78,7 +78,9 @@ class TrainConfig:
     seed: int = setting(0, "seed of weights, batches and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
-    compile: Literal["auto", "yes", "no"] = setting("auto", "torch.compile the training step")
+    compile: Literal["auto", "yes", "no"] = setting(
+        "auto", "torch.compile the step; auto: C, or where it pays"
+    )
     shard: bool = setting(False, "several processes: cut weights and optimizer states over them (FSDP2)")
 
     def __post_init__(self) -> None:

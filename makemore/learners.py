@@ -17,7 +17,7 @@ from makemore.config import TrainConfig
 from makemore.device import has_fast_bfloat16, is_out_of_memory, to_device
 from makemore.divergence import Guard
 from makemore.errors import UserError
-from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.models.base import CountModel, Gradients, LanguageModel, ManualModel
 from makemore.models.count import Count
 from makemore.nn.dropout import compile_options
 from makemore.optim import Average, Optimizers
@@ -360,11 +360,15 @@ class AutogradLearner(GradientLearner):
 class ManualLearner(GradientLearner):
     """Gradients from the model's own hand-written backward pass; no autograd graph at all."""
 
-    model: ManualModel
+    def __init__(
+        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, gradients: Gradients
+    ) -> None:
+        super().__init__(model, config, precision)
+        self.gradients = gradients
 
     @torch.no_grad()
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, grads = self.model.loss_and_grads(inputs_BT, targets_BT)
+        loss, grads = self.gradients(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
         for name, parameter in self.model.named_parameters():
@@ -379,10 +383,12 @@ def make_learner(
     precision: torch.dtype,
     compiled: bool,
     held_out: Callable[[], Iterable[Batch]] = tuple,
+    native: bool = False,
 ) -> Learner:
-    """The learner a model is made for."""
+    """The learner a model is made for; ``native``: without autograd, where the model has a way."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
-    if isinstance(model, ManualModel):
-        return ManualLearner(model, config, precision)
+    gradients = model.gradients(precision) if native or isinstance(model, ManualModel) else None
+    if gradients is not None:
+        return ManualLearner(model, config, precision, gradients)
     return AutogradLearner(model, config, precision, compiled)

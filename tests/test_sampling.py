@@ -156,7 +156,7 @@ class TestSteppers:
 
     @pytest.mark.parametrize("style", ["modern", "gpt2"])
     def test_without_a_compiler_say_so_too(self, style, monkeypatch):
-        monkeypatch.setattr("makemore.models.steppers.native.library", lambda source: None)
+        monkeypatch.setattr("makemore.native.library", lambda source: None)
         model = limited(style, block_size=40)
         assert type(model.stepper()).__name__ == "TransformerStepper"
         self.follows(model)
@@ -166,7 +166,7 @@ class TestSteppers:
         assert type(model.stepper()).__name__ == "CompiledCountStepper"
         prompt, samples = np.array([[0, 2, 1]]), range(40)
         drawn = list(generate(model, prompt, 300, SampleParams(), samples=samples))
-        monkeypatch.setattr("makemore.models.steppers.native.library", lambda source: None)
+        monkeypatch.setattr("makemore.native.library", lambda source: None)
         assert type(model.stepper()).__name__ == "CountStepper"
         np.testing.assert_array_equal(
             drawn, list(generate(model, prompt, 300, SampleParams(), samples=samples))

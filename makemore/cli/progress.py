@@ -31,7 +31,7 @@ def recipe_line(plan: Plan) -> str:
     if plan.train.optimizer == "none":
         return "one pass over the text, counting"
     precision = str(plan.precision).removeprefix("torch.")
-    compiled = ", compiled" if plan.compiled else ""
+    compiled = ", compiled" if plan.compiled else ", in C" if plan.native else ""
     return f"{settings_line(plan.train)} (on {plan.device}, {precision}{compiled})"
 
 

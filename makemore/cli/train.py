@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
 MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
 COMPILE = typer.Option(
-    None, "--compile/--no-compile", help="torch.compile the step (default: where it pays)."
+    None, "--compile/--no-compile", help="torch.compile the step (default: C, or where it pays)."
 )
 
 ON_DIVERGENCE = typer.Option(

@@ -9,7 +9,7 @@ document really begins.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from makemore.config import CorpusFacts, Recipe, TrainConfig
 from makemore.models.steppers import Stepper
 from makemore.types import Batch, State
+
+Gradients = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Mean nats over valid targets, from inputs and targets, each (B, T), and its gradient by parameter name."""
 
 
 class LanguageModel(nn.Module, ABC):
@@ -109,6 +112,11 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
+    def gradients(self, precision: torch.dtype) -> Gradients | None:
+        """Loss and gradients of a training step without autograd, at this precision of matrix products;
+        None: only autograd has them here."""
+        return None
+
     def compile_parts(self, wanted: bool = True) -> bool:
         """Have what a training step repeats compiled once, or no more; False where there is nothing of
         the kind, and the step is to be compiled whole."""
@@ -171,6 +179,9 @@ class ManualModel(LanguageModel):
 
     autocasts = False
     compiles = False
+
+    def gradients(self, precision: torch.dtype) -> Gradients:
+        return self.loss_and_grads
 
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

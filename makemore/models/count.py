@@ -292,7 +292,7 @@ class Count(CountModel):
 
     def stepper(self) -> Stepper | None:
         from makemore.models.steppers.count import SOURCE, CompiledCountStepper, CountStepper, Trie
-        from makemore.models.steppers.native import library
+        from makemore.native import library
 
         smoothed = self.smoothed
         if not smoothed.backs_off:

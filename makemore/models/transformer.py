@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import LanguageModel
+from makemore.models.base import Gradients, LanguageModel
 from makemore.models.steppers import Stepper
 from makemore.nn.attention import (
     attend,
@@ -294,11 +294,16 @@ class Transformer(LanguageModel):
 
     def stepper(self) -> Stepper:
         from makemore.models.steppers.compiled import SOURCE, compiled_stepper
-        from makemore.models.steppers.native import library
         from makemore.models.steppers.transformer import TransformerStepper
+        from makemore.native import library
 
         code = library(SOURCE)
         return TransformerStepper(self) if code is None else compiled_stepper(self, code)
+
+    def gradients(self, precision: torch.dtype) -> Gradients | None:
+        from makemore.models.gradients.transformer import transformer_gradients
+
+        return transformer_gradients(self, precision)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -265,6 +265,7 @@ def _recipe(row: Row) -> dict[str, Any]:
         "mixed",
         "precision",
         "compiled",
+        "native",
         "device",
         "threads",
         "machine",

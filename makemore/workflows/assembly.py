@@ -43,7 +43,7 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
 
     if plan.compiled:
         keep_compiled()
-    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, held_out)
+    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, held_out, plan.native)
 
     def evaluate() -> float:
         # At training's precision: an estimate, twice as fast.

@@ -21,7 +21,7 @@ CHANGEABLE = {
     "on_divergence": "it holds from here on",
 }
 """Settings of training that a resumed run may be given anew, and what comes of it."""
-SURROUNDINGS = ("device", "precision", "compiled", "threads", "processes", "machine")
+SURROUNDINGS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
 """What a run's config says of how it was computed, beside the versions."""
 
 

@@ -74,6 +74,9 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
+    """By torch."""
+    native: bool
+    """Loss and gradients are computed in C."""
     init_from: str = ""
     """What the weights were taken from."""
 
@@ -286,6 +289,8 @@ def plan_run(
     if train.loader == "streams" and (not model.streams or isinstance(model, ManualModel)):
         raise UserError(f"train.loader=streams: {request.model} carries no state from batch to batch")
     device = pick_device(train.device)
+    precision = pick_precision(train, device, model.autocasts)
+    native = pick_native(model, train, device, precision)
     return Plan(
         folder,
         source,
@@ -296,10 +301,20 @@ def plan_run(
         train,
         corpus_config,
         device,
-        pick_precision(train, device, model.autocasts),
-        pick_compile(train, device, model.compiles) and not sharded(train),
+        precision,
+        pick_compile(train, device, model.compiles and not native) and not sharded(train),
+        native,
         str(request.init_from or ""),
     )
+
+
+def pick_native(
+    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
+) -> bool:
+    """Whether a model that autograd would train has gradients in C, and they may be used."""
+    if train.compile != "auto" or device.type != "cpu" or sharded(train) or isinstance(model, ManualModel):
+        return False
+    return model.gradients(precision) is not None
 
 
 def sharded(train: TrainConfig) -> bool:
@@ -331,6 +346,7 @@ def config_file(plan: Plan) -> dict[str, Any]:
         "init_from": plan.init_from,
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
+        "native": plan.native,
         "device": str(plan.device),
         "threads": torch.get_num_threads(),
         "processes": parallel.size(),

@@ -65,7 +65,7 @@ class TrainResult:
     stopped_early: bool
     samples: list[str]
     used: dict[str, Any]
-    """What it was really trained with: device, threads, precision, compiled, optimizer, weights."""
+    """What it was really trained with: device, threads, precision, compiled or in C, optimizer, weights."""
     peak_memory: int | None
     """Bytes, of the process or of its tensors on CUDA, at most; None where the system doesn't say."""
 
@@ -234,6 +234,7 @@ def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": str(trainer.learner.precision).removeprefix("torch."),
         "compiled": trainer.learner.compiled,
+        "native": plan.native,
         "optimizer": plan.train.optimizer,
         "weights": trainer.best_weights,
     }

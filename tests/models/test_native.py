@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from makemore.models.steppers.native import library
+from makemore.native import library
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
 

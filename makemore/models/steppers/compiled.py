@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.steppers import Floats, Ints
-from makemore.models.steppers.native import address, structure
 from makemore.models.steppers.transformer import TransformerStepper
+from makemore.native import address, structure
 
 if TYPE_CHECKING:
     from makemore.models.transformer import Transformer

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.steppers import Floats, Ints, Stepper, array
-from makemore.models.steppers.native import address, structure
+from makemore.native import address, structure
 from makemore.types import State
 
 if TYPE_CHECKING:

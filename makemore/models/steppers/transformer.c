@@ -1,23 +1,10 @@
 /* The transformer, one token a row: what TransformerStepper.step computes, in its layouts, without the
    cost of calling numpy. Every row's sums are made in an order of their own, whatever rows are beside it. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define PANEL (2 * LANES)
 #define TILE (LANES == 16 ? 8 : 6)
 #define ROWS 64 /* that go through all layers together: their vectors stay in the nearest cache but one */
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 struct linear {
     const float *weight; /* (out / PANEL, in, PANEL), what is missing in the last panel being zero */
@@ -89,43 +76,12 @@ static void linear(const struct linear *l, const float *x, float *y, int64_t row
     }
 }
 
-/* of x, or of its squares */
-INLINE float sum(const float *x, int64_t n, int squared) {
-    vec sums = {0};
-    float rest = 0, lanes[LANES];
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec v = *(const vec *)(x + i);
-        if (squared) v *= v;
-        sums += v;
-    }
-    for (; i < n; i++) rest += squared ? x[i] * x[i] : x[i];
-    *(vec *)lanes = sums;
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-    return lanes[0] + rest;
-}
-
-/* exp within 2 units in the last place (Moshier's Cephes), in a way that compilers vectorise */
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float whole = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-               1.6666665459e-1f) * r + 5.0000001201e-1f;
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float power;
-    memcpy(&power, &bits, 4);
-    return (y * r * r + r + 1.0f) * power;
-}
-
 /* Without gain and bias, and divided by the root of the width. */
 static void norm(const struct model *m, const float *x, float *y) {
     int64_t width = m->width;
-    float mean = m->modern ? 0 : sum(x, width, 0) / width;
+    float mean = m->modern ? 0 : sum(x, width) / width;
     for (int64_t c = 0; c < width; c++) y[c] = x[c] - mean;
-    float scale = 1 / sqrtf(sum(y, width, 1) + m->eps);
+    float scale = 1 / sqrtf(dot(y, y, width) + m->eps);
     for (int64_t c = 0; c < width; c++) y[c] *= scale;
 }
 
@@ -150,7 +106,7 @@ static void attend(const struct model *m, const struct state *s, int64_t l, int6
     int64_t heads = m->heads, width = m->width, size = width / heads, room = s->room, at = s->at;
     int64_t first = s->starts[b], seen = at + 1 - first;
     for (int64_t i = 0; m->modern && i < 2 * heads; i++) {
-        float *x = qkv + i * size, scale = 1 / sqrtf(sum(x, size, 1) + m->head_eps);
+        float *x = qkv + i * size, scale = 1 / sqrtf(dot(x, x, size) + m->head_eps);
         const float *turn = m->turns + (at * 2 * heads + i) * size;
         for (int64_t j = 0; j < size; j += 2) {
             float re = x[j] * scale, im = x[j + 1] * scale;
@@ -169,7 +125,7 @@ static void attend(const struct model *m, const struct state *s, int64_t l, int6
         if (!m->modern) /* of normalised queries and keys, no score passes sqrt(D) */
             for (int64_t t = 0; t < seen; t++) most = t == 0 || scores[t] > most ? scores[t] : most;
         for (int64_t t = 0; t < seen; t++) scores[t] = exponential(scores[t] - most);
-        float total = sum(scores, seen, 0);
+        float total = sum(scores, seen);
         memset(mixed, 0, size * sizeof(float));
         row(scores, seen, values + first * size, size, mixed, size);
         for (int64_t d = 0; d < size; d++) mixed[d] /= total;

@@ -20,29 +20,33 @@ TIMEOUT = 60
 """Seconds after which compiling is given up; it takes one."""
 
 
+HEADERS = Path(__file__).parent
+
+
 @cache
-def library(source: Path) -> ctypes.CDLL | None:
+def library(source: Path, *flags: str) -> ctypes.CDLL | None:
     """What a C file compiles to. None: there is no compiler, or it can't, or the cache can't be written."""
     try:
-        text = source.read_bytes()
-        key = hashlib.sha256(text + _processor()).hexdigest()[:32]
+        headers = sorted([*HEADERS.glob("*.h"), *source.parent.glob("*.h")])
+        text = b"".join(path.read_bytes() for path in (source, *headers))
+        key = hashlib.sha256(text + repr(flags).encode() + _processor()).hexdigest()[:32]
         built = cache_folder() / "native" / f"{source.stem}-{key}.so"
         if not built.exists():
-            _compile(source, built)
+            _compile(source, built, flags)
         return ctypes.CDLL(str(built))
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
 
 
-def _compile(source: Path, built: Path) -> None:
+def _compile(source: Path, built: Path, flags: tuple[str, ...]) -> None:
     """Whole or not at all, whoever else does so now."""
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         fresh = Path(folder) / built.name
         compiler = os.environ.get("CC", "cc")
-        flags = ["-O3", "-march=native", "-shared", "-fPIC"]
+        always = ["-O3", "-march=native", "-shared", "-fPIC", f"-I{HEADERS}"]
         subprocess.run(
-            [compiler, *flags, "-o", str(fresh), str(source), "-lm"],
+            [compiler, *always, *flags, "-o", str(fresh), str(source), "-lm"],
             check=True,
             capture_output=True,
             timeout=TIMEOUT,

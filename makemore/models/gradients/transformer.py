@@ -1,0 +1,139 @@
+"""The modern transformer's loss and gradients on a CPU, all layers there and back in one call of C."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from makemore.native import library, structure
+
+if TYPE_CHECKING:
+    from makemore.models.transformer import Transformer
+
+SOURCE = Path(__file__).with_name("transformer.c")
+T = TypeVar("T")
+MULTIPLE = 32
+"""Of which the width must be one: C's products go by whole panels."""
+LARGEST_VOCABULARY = 4096
+"""Logits of a whole row are held at once."""
+
+_Model = structure(
+    "Model",
+    **dict.fromkeys(("layers", "heads", "width", "vocab", "taps"), c_int64),
+    dropout=c_float,
+    cos=c_void_p,
+    sin=c_void_p,
+    weights=POINTER(c_void_p),
+    packed=c_void_p,
+)
+_Batch = structure(
+    "Batch",
+    **dict.fromkeys(("length", "first", "last"), c_int64),
+    **dict.fromkeys(("inputs", "targets", "starts"), c_void_p),
+    seed=c_uint32,
+)
+
+
+def transformer_gradients(model: Transformer, precision: torch.dtype) -> TransformerGradients | None:
+    """None: this model, or this machine, is not for it."""
+    config = model.config
+    fits = config.n_embd % MULTIPLE == 0 and model.vocab_size <= LARGEST_VOCABULARY
+    if config.style != "modern" or model.device.type != "cpu" or not fits:
+        return None
+    code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
+    return None if code is None else TransformerGradients(model, code)
+
+
+class TransformerGradients:
+    """What ``ManualModel.loss_and_grads`` computes, rows shared among torch's number of threads."""
+
+    def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
+        """``code``: what ``SOURCE`` compiles to."""
+        self.model, self.code = model, code
+        code.run.restype = c_double
+        code.gradients_size.restype = code.packed_size.restype = code.workspace.restype = c_int64
+        config = model.config
+        taps = config.conv if config.has_conv else 0
+        sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
+        self.described = _Model(*sizes, config.dropout, model.cos.data_ptr(), model.sin.data_ptr())
+        self.names = self._names()
+        self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
+        self.described.packed = self.packed.data_ptr()
+        self.pool = ThreadPoolExecutor(thread_name_prefix="gradients")
+        self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
+        self.grads_PN = torch.empty(0, 0)
+
+    def __call__(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats over valid targets, () float32, and its gradient by parameter name, which the next call
+        overwrites."""
+        inputs_BT, targets_BT = inputs_BT.contiguous(), targets_BT.contiguous()
+        starts_BT = self._starts(inputs_BT).contiguous()
+        parts = min(torch.get_num_threads(), len(inputs_BT))
+        self._make_room(parts, inputs_BT.shape[1])
+        parameters = dict(self.model.named_parameters())
+        weights = [parameters[name].data_ptr() for name in self.names]
+        self.described.weights = (c_void_p * len(weights))(*weights)
+        count = int((targets_BT >= 0).sum())
+        seed = int(torch.randint(2**32, ())) if self.model.config.dropout and self.model.training else 0
+        arrays = [t.data_ptr() for t in (inputs_BT, targets_BT, starts_BT)]
+
+        def prepare(part: int) -> None:
+            work = c_void_p(self.memory_PM[part].data_ptr())
+            self.code.prepare(byref(self.described), c_int64(part), c_int64(parts), work)
+
+        def run(part: int) -> float:
+            first, last = (len(inputs_BT) * n // parts for n in (part, part + 1))
+            batch = _Batch(inputs_BT.shape[1], first, last, *arrays, seed)
+            memory, grads = (c_void_p(t[part].data_ptr()) for t in (self.memory_PM, self.grads_PN))
+            return self.code.run(
+                byref(self.described), byref(batch), c_float(1 / max(count, 1)), memory, grads
+            )
+
+        self._each(prepare, parts)
+        nats = sum(self._each(run, parts))
+        return torch.tensor(nats / max(count, 1), dtype=torch.float32), self._named(self.grads_PN.sum(0))
+
+    def _each(self, call: Callable[[int], T], parts: int) -> list[T]:
+        """Of each part; the first one by this thread."""
+        others = [self.pool.submit(call, part) for part in range(1, parts)]
+        return [call(0), *(other.result() for other in others)]
+
+    def _starts(self, inputs_BT: Tensor) -> Tensor:
+        """(B, T) int64: where in its row each token's document starts."""
+        if self.model.one_document:
+            return torch.zeros_like(inputs_BT)
+        position_T = torch.arange(inputs_BT.shape[1])
+        return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
+
+    def _make_room(self, parts: int, length: int) -> None:
+        needed = max(self.code.workspace(byref(self.described), c_int64(length)), self.packed.numel())
+        if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
+            self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
+        size = self.code.gradients_size(byref(self.described))
+        if self.grads_PN.shape[0] != parts:
+            self.grads_PN = torch.empty(parts, size)
+
+    def _named(self, grads_N: Tensor) -> dict[str, Tensor]:
+        """Cut as parameters are; the head has rows more, to fill C's last panel."""
+        named, at = {}, 0
+        panel = c_int64.in_dll(self.code, "panel").value
+        for name in self.names:
+            shape = self.model.get_parameter(name).shape
+            size = shape.numel()
+            named[name] = grads_N[at : at + size].view(shape)
+            at += -(-shape[0] // panel) * panel * shape[1] if name == "head.weight" else size
+        return named
+
+    def _names(self) -> list[str]:
+        """Of the parameters, in the order that C knows."""
+        parts = ["attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down"]
+        parts += ["convs.0", "convs.1"] if self.model.config.has_conv else []
+        layers = [f"blocks.{i}.{part}" for i in range(self.model.config.n_layer) for part in parts]
+        return [f"{name}.weight" for name in ("embedding", "head", *layers)]
