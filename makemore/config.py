@@ -79,7 +79,7 @@ class TrainConfig:
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto", "yes", "no"] = setting(
-        "auto", "torch.compile the step; auto: C, or where it pays"
+        "auto", "torch.compile the step; auto: C or where it pays"
     )
     shard: bool = setting(False, "several processes: cut weights and optimizer states over them (FSDP2)")
 

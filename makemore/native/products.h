@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #define STEP 2
 typedef uint16_t num;
-typedef uint32_t unit;
+typedef uint32_t __attribute__((may_alias)) unit;
 #else
 #define STEP 1
 typedef float num;
@@ -44,6 +44,10 @@ INLINE float widen(num x) {
 
 static void narrow_all(const float *restrict x, num *restrict y, int64_t n) {
     for (int64_t i = 0; i < n; i++) y[i] = narrow(x[i]);
+}
+
+static void widen_all(const num *restrict x, float *restrict y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = widen(x[i]);
 }
 
 INLINE vec multiply(vec sum, unit x, units y) {

@@ -76,11 +76,11 @@ static void soften(const struct head *h, const struct scratch *s) {
         int64_t from = h->starts[t], low = first(h, t), high = t / BLOCK * BLOCK + BLOCK;
         float *weights = s->weights + t * length;
         num *given = s->given + t * length;
-        for (int64_t i = from; i <= t; i++) weights[i] = exponential(weights[i]);
-        float scale = 1 / sum(weights + from, t + 1 - from);
-        for (int64_t i = from; i <= t; i++) weights[i] *= scale;
+        for (int64_t i = low; i < high; i++) weights[i] = exponential(weights[i]);
         for (int64_t i = low; i < from; i++) weights[i] = 0;
         for (int64_t i = t + 1; i < high; i++) weights[i] = 0;
+        float scale = 1 / sum(weights + low, high - low);
+        for (int64_t i = low; i < high; i++) weights[i] *= scale;
         if (h->dropout > 0)
             for (int64_t i = low; i < high; i++)
                 given[i] = narrow(weights[i] * kept(h->dropout, h->seed, t * length + i));

@@ -15,7 +15,7 @@ const int64_t panel = PANEL;
 struct model {
     int64_t layers, heads, width, vocab, taps; /* taps of the convolutions, 0: there are none */
     float dropout;
-    const float *cos, *sin;      /* (T, D / 2) */
+    const float *cos, *sin;      /* (T, D / 2), T a multiple of PANEL */
     const float *const *weights; /* embedding (V, C), head (V, C), then of each layer qkv, out, up, down and its
                                     convolutions */
     unit *packed;                /* what `prepare` makes of head and layers */
@@ -192,43 +192,50 @@ static void mix_back(const struct model *m, const struct work *w, int64_t length
     }
 }
 
-/* Normalise queries and keys, and turn each pair (i, i + D / 2) by its position's angle. */
-static void turn(const struct model *m, int64_t length, const float *qkv, struct layer *layer) {
-    int64_t c = m->width, size = c / m->heads, half = size / 2;
-    for (int64_t t = 0; t < length; t++) {
-        const float *cos = m->cos + t * half, *sin = m->sin + t * half;
-        for (int64_t i = 0; i < 2 * m->heads; i++) {
-            const float *restrict x = qkv + t * 3 * c + i * size;
-            num *restrict y = layer->qkv + t * 3 * c + i * size;
-            float scale = 1 / sqrtf(dot(x, x, size) / size + EPS);
-            layer->scales[t * 2 * m->heads + i] = scale;
-            if (i < m->heads) scale /= sqrtf(size);
-            for (int64_t j = 0; j < half; j++) {
-                y[j] = narrow(scale * (x[j] * cos[j] - x[j + half] * sin[j]));
-                y[j + half] = narrow(scale * (x[j] * sin[j] + x[j + half] * cos[j]));
-            }
-        }
-        narrow_all(qkv + t * 3 * c + 2 * c, layer->qkv + t * 3 * c + 2 * c, c);
+/* of x * y, whose size four divides: heads are too small for wider vectors */
+INLINE float dot_head(const float *x, const float *y, int64_t size) {
+    quad sums = {0};
+    for (int64_t i = 0; i < size; i += 4) sums += *(const quad *)(x + i) * *(const quad *)(y + i);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+/* y (D,) = x, each pair (i, i + D / 2) turned by its angle, times scale; the other way round where sign is -1 */
+INLINE void turn_head(const float *x, const float *cos, const float *sin, float sign, float scale, int64_t half,
+                      float *y) {
+    for (int64_t j = 0; j < half; j += 4) {
+        quad a = *(const quad *)(x + j), b = *(const quad *)(x + j + half);
+        quad c = scale * *(const quad *)(cos + j), s = sign * scale * *(const quad *)(sin + j);
+        *(quad *)(y + j) = a * c - b * s;
+        *(quad *)(y + j + half) = a * s + b * c;
     }
 }
 
-/* dqkv: from the gradient of what attention saw to that of what the linear layer gave */
-static void turn_back(const struct model *m, int64_t length, const struct layer *layer, float *dqkv) {
+/* Normalise queries and keys, and turn them by their positions' angles; qkv is overwritten. */
+static void turn(const struct model *m, int64_t length, float *qkv, struct layer *layer) {
     int64_t c = m->width, size = c / m->heads, half = size / 2;
-    float root = sqrtf(size);
-    for (int64_t t = 0; t < length; t++) {
-        const float *cos = m->cos + t * half, *sin = m->sin + t * half;
+    for (int64_t t = 0; t < length; t++)
         for (int64_t i = 0; i < 2 * m->heads; i++) {
-            float *restrict x = dqkv + t * 3 * c + i * size;
-            const num *restrict y = layer->qkv + t * 3 * c + i * size;
-            float longer = i < m->heads ? root : 1, scale = layer->scales[t * 2 * m->heads + i] / longer, mean = 0;
-            for (int64_t j = 0; j < size; j++) mean += x[j] * widen(y[j]);
-            mean *= longer * longer / size; /* queries were divided once, and so is their gradient */
-            for (int64_t j = 0; j < half; j++) {
-                float a = scale * (x[j] - widen(y[j]) * mean), b = scale * (x[j + half] - widen(y[j + half]) * mean);
-                x[j] = a * cos[j] + b * sin[j];
-                x[j + half] = b * cos[j] - a * sin[j];
-            }
+            float *x = qkv + t * 3 * c + i * size, scale = 1 / sqrtf(dot_head(x, x, size) / size + EPS);
+            layer->scales[t * 2 * m->heads + i] = scale;
+            if (i < m->heads) scale /= sqrtf(size);
+            turn_head(x, m->cos + t * half, m->sin + t * half, 1, scale, half, x);
+        }
+    narrow_all(qkv, layer->qkv, length * 3 * c);
+}
+
+/* dqkv: from the gradient of what attention saw to that of what the linear layer gave */
+static void turn_back(const struct model *m, const struct work *w, int64_t length, const struct layer *layer,
+                      float *dqkv) {
+    int64_t c = m->width, size = c / m->heads, half = size / 2;
+    for (int64_t t = 0; t < length; t++) {
+        widen_all(layer->qkv + t * 3 * c, w->branch, 2 * c);
+        for (int64_t i = 0; i < 2 * m->heads; i++) {
+            float *x = dqkv + t * 3 * c + i * size, *y = w->branch + i * size;
+            float longer = i < m->heads ? sqrtf(size) : 1; /* queries were divided once, and so is their gradient */
+            float mean = dot_head(x, y, size) * longer * longer / size;
+            for (int64_t j = 0; j < size; j += 4) *(quad *)(x + j) -= *(quad *)(y + j) * mean;
+            float scale = layer->scales[t * 2 * m->heads + i] / longer;
+            turn_head(x, m->cos + t * half, m->sin + t * half, -1, scale, half, x);
         }
     }
 }
@@ -324,7 +331,7 @@ static void layer_back(const struct model *m, struct work *w, int64_t nth, int64
         float *dq = w->wide + i * head.size;
         attend_back(&head, &w->scratch, w->narrow + i * head.size, dq, dq + c, dq + 2 * c);
     }
-    turn_back(m, length, layer, w->wide);
+    turn_back(m, w, length, layer, w->wide);
     narrow_all(w->wide, w->narrow, length * 3 * c);
     linear_back(w, length, &linears[QKV], w->narrow, layer->halves[0].mixed, w->wide, grads + offset(m, nth, QKV));
     mix_back(m, w, length, m->taps ? weight_of(m, nth, 4) : NULL, &layer->halves[0], w->wide, grads + offset(m, nth, 4));

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from makemore.native import library, structure
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("transformer.c")
 T = TypeVar("T")
-MULTIPLE = 32
-"""Of which the width must be one: C's products go by whole panels."""
+PANEL, HEAD = 32, 8
+"""Of which the width and a head's size must be multiples, for C's vectors."""
 LARGEST_VOCABULARY = 4096
 """Logits of a whole row are held at once."""
 
@@ -44,7 +45,8 @@ _Batch = structure(
 def transformer_gradients(model: Transformer, precision: torch.dtype) -> TransformerGradients | None:
     """None: this model, or this machine, is not for it."""
     config = model.config
-    fits = config.n_embd % MULTIPLE == 0 and model.vocab_size <= LARGEST_VOCABULARY
+    fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
+    fits = fits and model.vocab_size <= LARGEST_VOCABULARY
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
     code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
@@ -62,7 +64,9 @@ class TransformerGradients:
         config = model.config
         taps = config.conv if config.has_conv else 0
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
-        self.described = _Model(*sizes, config.dropout, model.cos.data_ptr(), model.sin.data_ptr())
+        # C's rows are whole panels.
+        self.turns = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
+        self.described = _Model(*sizes, config.dropout, *(t.data_ptr() for t in self.turns))
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
         self.described.packed = self.packed.data_ptr()
