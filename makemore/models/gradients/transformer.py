@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.native import library, structure
+from makemore.native import library, spread, structure
 
 if TYPE_CHECKING:
     from makemore.models.transformer import Transformer
 
 SOURCE = Path(__file__).with_name("transformer.c")
-T = TypeVar("T")
 PANEL, HEAD = 32, 8
 """Of which the width and a head's size must be multiples, for C's vectors."""
 LARGEST_VOCABULARY = 4096
@@ -70,7 +67,6 @@ class TransformerGradients:
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
         self.described.packed = self.packed.data_ptr()
-        self.pool = ThreadPoolExecutor(thread_name_prefix="gradients")
         self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
         self.grads_PN = torch.empty(0, 0)
 
@@ -100,14 +96,9 @@ class TransformerGradients:
                 byref(self.described), byref(batch), c_float(1 / max(count, 1)), memory, grads
             )
 
-        self._each(prepare, parts)
-        nats = sum(self._each(run, parts))
+        spread(prepare, parts)
+        nats = sum(spread(run, parts))
         return torch.tensor(nats / max(count, 1), dtype=torch.float32), self._named(self.grads_PN.sum(0))
-
-    def _each(self, call: Callable[[int], T], parts: int) -> list[T]:
-        """Of each part; the first one by this thread."""
-        others = [self.pool.submit(call, part) for part in range(1, parts)]
-        return [call(0), *(other.result() for other in others)]
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """(B, T) int64: where in its row each token's document starts."""
