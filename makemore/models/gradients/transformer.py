@@ -63,7 +63,7 @@ class TransformerGradients:
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
         # C's rows are whole panels.
         self.turns = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
-        self.described = _Model(*sizes, config.dropout, *(t.data_ptr() for t in self.turns))
+        self.described = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.turns))
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
         self.described.packed = self.packed.data_ptr()
@@ -81,7 +81,8 @@ class TransformerGradients:
         weights = [parameters[name].data_ptr() for name in self.names]
         self.described.weights = (c_void_p * len(weights))(*weights)
         count = int((targets_BT >= 0).sum())
-        seed = int(torch.randint(2**32, ())) if self.model.config.dropout and self.model.training else 0
+        dropout = self.model.config.dropout if self.model.training else 0.0
+        self.described.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
         arrays = [t.data_ptr() for t in (inputs_BT, targets_BT, starts_BT)]
 
         def prepare(part: int) -> None:
