@@ -39,6 +39,9 @@ class Metrics(NamedTuple):
     tokens: Tensor
 
 
+Nats = Callable[[Tensor, Tensor], float]
+
+
 class Learner(ABC):
     """Changes a model by one step at a time."""
 
@@ -51,6 +54,8 @@ class Learner(ABC):
     """Why compiling was given up, where it was."""
     average: Average | None = None
     """Of the weights, where one is kept."""
+    nats: Nats | None = None
+    """Of targets given inputs, summed, where there is a faster way than ``forward``."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
@@ -361,10 +366,15 @@ class ManualLearner(GradientLearner):
     """Gradients from the model's own hand-written backward pass; no autograd graph at all."""
 
     def __init__(
-        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, gradients: Gradients
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        precision: torch.dtype,
+        gradients: Gradients,
+        nats: Nats | None = None,
     ) -> None:
         super().__init__(model, config, precision)
-        self.gradients = gradients
+        self.gradients, self.nats = gradients, nats
 
     @torch.no_grad()
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
@@ -388,7 +398,9 @@ def make_learner(
     """The learner a model is made for; ``native``: without autograd, where the model has a way."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
-    gradients = model.gradients(precision) if native or isinstance(model, ManualModel) else None
-    if gradients is not None:
-        return ManualLearner(model, config, precision, gradients)
+    if isinstance(model, ManualModel):
+        return ManualLearner(model, config, precision, model.loss_and_grads)
+    in_c = model.native(precision) if native else None
+    if in_c is not None:
+        return ManualLearner(model, config, precision, in_c.loss_and_grads, in_c.nats)
     return AutogradLearner(model, config, precision, compiled)

@@ -234,8 +234,16 @@ def fit_weights(nats_KN: np.ndarray, steps: int = 2000) -> np.ndarray:
 
 
 @torch.no_grad()
-def quick_loss(model: LanguageModel, split: Split, max_tokens: int) -> float:
-    """Nats per token on an even, fixed choice of windows: the estimate made while training."""
+def quick_loss(
+    model: LanguageModel,
+    split: Split,
+    max_tokens: int,
+    nats: Callable[[Tensor, Tensor], float] | None = None,
+) -> float:
+    """Nats per token on an even, fixed choice of windows: the estimate made while training.
+
+    ``nats``: of targets given inputs, summed, by another way than the model's ``forward``.
+    """
     training = model.training
     model.eval()
     # Carried state warms up over half a window, so that its cold start isn't what is measured.
@@ -247,8 +255,12 @@ def quick_loss(model: LanguageModel, split: Split, max_tokens: int) -> float:
     total = 0.0
     for group in _row_groups(rows, model.vocab_size):
         batch = to_batch(split, rows.take(group), model.boundary_id)
-        logits, _ = model(batch.inputs_BT.to(model.device), None)
-        total += float(nats_of(logits, batch.targets_BT.to(model.device)).cpu().double().sum())
+        inputs_BT, targets_BT = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
+        if nats is not None:
+            total += nats(inputs_BT, targets_BT)
+        else:
+            logits, _ = model(inputs_BT, None)
+            total += float(nats_of(logits, targets_BT).cpu().double().sum())
     model.train(training)
     return total / int((rows.end - rows.count_from).sum())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,16 @@ from makemore.types import Batch, State
 
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Mean nats over valid targets, from inputs and targets, each (B, T), and its gradient by parameter name."""
+
+
+class Native(Protocol):
+    """What training asks of a model, computed in C on the CPU."""
+
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats over valid targets, and its gradient by parameter name."""
+
+    def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
+        """Summed over valid targets."""
 
 
 class LanguageModel(nn.Module, ABC):
@@ -112,9 +122,8 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
-    def gradients(self, precision: torch.dtype) -> Gradients | None:
-        """Loss and gradients of a training step without autograd, at this precision of matrix products;
-        None: only autograd has them here."""
+    def native(self, precision: torch.dtype) -> Native | None:
+        """The model in C, with matrix products at this precision; None: it isn't, or can't be here."""
         return None
 
     def compile_parts(self, wanted: bool = True) -> bool:
@@ -179,9 +188,6 @@ class ManualModel(LanguageModel):
 
     autocasts = False
     compiles = False
-
-    def gradients(self, precision: torch.dtype) -> Gradients:
-        return self.loss_and_grads
 
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.config import CorpusFacts, Recipe, setting
-from makemore.models.base import Gradients, LanguageModel
+from makemore.models.base import LanguageModel, Native
 from makemore.models.steppers import Stepper
 from makemore.nn.attention import (
     attend,
@@ -300,10 +300,10 @@ class Transformer(LanguageModel):
         code = library(SOURCE)
         return TransformerStepper(self) if code is None else compiled_stepper(self, code)
 
-    def gradients(self, precision: torch.dtype) -> Gradients | None:
-        from makemore.models.gradients.transformer import transformer_gradients
+    def native(self, precision: torch.dtype) -> Native | None:
+        from makemore.models.native.transformer import native_transformer
 
-        return transformer_gradients(self, precision)
+        return native_transformer(self, precision)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

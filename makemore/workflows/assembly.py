@@ -48,6 +48,6 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     def evaluate() -> float:
         # At training's precision: an estimate, twice as fast.
         with learner.autocast():
-            return quick_loss(plan.model, val, tokens)
+            return quick_loss(plan.model, val, tokens, learner.nats)
 
     return Trainer(learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop)

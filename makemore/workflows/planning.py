@@ -314,7 +314,7 @@ def pick_native(
     """Whether a model that autograd would train has gradients in C, and they may be used."""
     if train.compile != "auto" or device.type != "cpu" or sharded(train) or isinstance(model, ManualModel):
         return False
-    return model.gradients(precision) is not None
+    return model.native(precision) is not None
 
 
 def sharded(train: TrainConfig) -> bool:

@@ -364,6 +364,7 @@ static double head_both(const struct model *m, struct work *w, int64_t length, c
     product(w->last, head.there, length, c / STEP, head.out, w->wide, 0);
     for (int64_t t = 0; t < length; t++)
         nats += surprise(w->wide + t * head.out, m->vocab, head.out, t < tokens ? targets[t] : -1, share);
+    if (!grads) return nats;
     narrow_all(w->wide, w->narrow, length * head.out);
     linear_back(w, length, &head, w->narrow, w->last, w->branch, grads + m->vocab * c);
     memset(w->dx, 0, length * c * sizeof(float));
@@ -395,7 +396,8 @@ static void embed_back(const struct model *m, struct work *w, int64_t length, co
                   grads + b->inputs[row * b->length + t] * c);
 }
 
-/* Summed nats of some rows, and the gradients of these times `share`, in the order of `weights`. */
+/* Summed nats of some rows, and, unless it is NULL, the gradients of these times `share`, in the order of
+   `weights`. */
 double run(const struct model *m, const struct batch *b, float share, char *memory, float *grads) {
     int64_t length = padded(b->length, PANEL);
     struct work w;
@@ -403,11 +405,12 @@ double run(const struct model *m, const struct batch *b, float share, char *memo
     memory += -(uintptr_t)memory % 64;
     memory = arrange(m, length, memory, &w);
     for (int64_t i = 0; i < m->layers; i++) memory = arrange_layer(m, length, memory, &w.layers[i]);
-    memset(grads, 0, gradients_size(m) * sizeof(float));
+    if (grads) memset(grads, 0, gradients_size(m) * sizeof(float));
     for (int64_t row = b->first; row < b->last; row++) {
         embed(m, &w, length, b, row);
         for (int64_t i = 0; i < m->layers; i++) layer_there(m, &w, i, length, b->seed, row);
         nats += head_both(m, &w, length, b->targets + row * b->length, b->length, share, grads);
+        if (!grads) continue;
         for (int64_t i = m->layers; i-- > 0;) layer_back(m, &w, i, length, b->seed, row, grads);
         embed_back(m, &w, length, b, row, grads);
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ _Batch = structure(
 )
 
 
-def transformer_gradients(model: Transformer, precision: torch.dtype) -> TransformerGradients | None:
+def native_transformer(model: Transformer, precision: torch.dtype) -> NativeTransformer | None:
     """None: this model, or this machine, is not for it."""
     config = model.config
     fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
@@ -47,11 +48,11 @@ def transformer_gradients(model: Transformer, precision: torch.dtype) -> Transfo
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
     code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
-    return None if code is None else TransformerGradients(model, code)
+    return None if code is None else NativeTransformer(model, code)
 
 
-class TransformerGradients:
-    """What ``ManualModel.loss_and_grads`` computes, rows shared among torch's number of threads."""
+class NativeTransformer:
+    """Rows are shared among torch's number of threads."""
 
     def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
         """``code``: what ``SOURCE`` compiles to."""
@@ -68,38 +69,47 @@ class TransformerGradients:
         self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
         self.described.packed = self.packed.data_ptr()
         self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
-        self.grads_PN = torch.empty(0, 0)
 
-    def __call__(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean nats over valid targets, () float32, and its gradient by parameter name, which the next call
-        overwrites."""
-        inputs_BT, targets_BT = inputs_BT.contiguous(), targets_BT.contiguous()
-        starts_BT = self._starts(inputs_BT).contiguous()
-        parts = min(torch.get_num_threads(), len(inputs_BT))
-        self._make_room(parts, inputs_BT.shape[1])
-        parameters = dict(self.model.named_parameters())
-        weights = [parameters[name].data_ptr() for name in self.names]
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats over valid targets, () float32, and its gradient by parameter name."""
+        count = max(int((targets_BT >= 0).sum()), 1)
+        parts = self._parts(inputs_BT)
+        grads_PN = torch.empty(parts, self.code.gradients_size(byref(self.described)))
+        nats = self._run(inputs_BT, targets_BT, 1 / count, list(grads_PN))
+        return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
+
+    def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
+        """Summed over valid targets."""
+        return self._run(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
+
+    def _parts(self, inputs_BT: Tensor) -> int:
+        return min(torch.get_num_threads(), len(inputs_BT))
+
+    def _run(
+        self, inputs_BT: Tensor, targets_BT: Tensor, share: float, grads: Sequence[Tensor | None]
+    ) -> float:
+        """Summed nats; ``grads`` get the gradients of these times ``share``, a part of the rows each."""
+        (rows, length), parts = inputs_BT.shape, len(grads)
+        arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
+        weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
         self.described.weights = (c_void_p * len(weights))(*weights)
-        count = int((targets_BT >= 0).sum())
         dropout = self.model.config.dropout if self.model.training else 0.0
         self.described.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
-        arrays = [t.data_ptr() for t in (inputs_BT, targets_BT, starts_BT)]
+        self._make_room(parts, length)
 
         def prepare(part: int) -> None:
             work = c_void_p(self.memory_PM[part].data_ptr())
             self.code.prepare(byref(self.described), c_int64(part), c_int64(parts), work)
 
         def run(part: int) -> float:
-            first, last = (len(inputs_BT) * n // parts for n in (part, part + 1))
-            batch = _Batch(inputs_BT.shape[1], first, last, *arrays, seed)
-            memory, grads = (c_void_p(t[part].data_ptr()) for t in (self.memory_PM, self.grads_PN))
-            return self.code.run(
-                byref(self.described), byref(batch), c_float(1 / max(count, 1)), memory, grads
-            )
+            first, last = (rows * n // parts for n in (part, part + 1))
+            batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
+            own, memory = grads[part], c_void_p(self.memory_PM[part].data_ptr())
+            into = None if own is None else c_void_p(own.data_ptr())
+            return self.code.run(byref(self.described), byref(batch), c_float(share), memory, into)
 
         spread(prepare, parts)
-        nats = sum(spread(run, parts))
-        return torch.tensor(nats / max(count, 1), dtype=torch.float32), self._named(self.grads_PN.sum(0))
+        return sum(spread(run, parts))
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """(B, T) int64: where in its row each token's document starts."""
@@ -112,9 +122,6 @@ class TransformerGradients:
         needed = max(self.code.workspace(byref(self.described), c_int64(length)), self.packed.numel())
         if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
             self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
-        size = self.code.gradients_size(byref(self.described))
-        if self.grads_PN.shape[0] != parts:
-            self.grads_PN = torch.empty(parts, size)
 
     def _named(self, grads_N: Tensor) -> dict[str, Tensor]:
         """Cut as parameters are; the head has rows more, to fill C's last panel."""

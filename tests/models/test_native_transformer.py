@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from makemore.config import TrainConfig
 from makemore.learners import AutogradLearner, ManualLearner, make_learner
-from makemore.models.gradients.transformer import LARGEST_VOCABULARY, TransformerGradients
+from makemore.models.native.transformer import LARGEST_VOCABULARY, NativeTransformer
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -61,10 +61,10 @@ def by_autograd(model: Transformer, given: Batch) -> tuple[Tensor, dict[str, Ten
     return loss.detach(), {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
 
 
-def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> TransformerGradients:
-    gradients = model.gradients(precision)
-    assert isinstance(gradients, TransformerGradients)
-    return gradients
+def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> NativeTransformer:
+    native = model.native(precision)
+    assert isinstance(native, NativeTransformer)
+    return native
 
 
 @pytest.mark.parametrize("documents", [True, False])
@@ -76,8 +76,10 @@ def test_as_autograd_in_float64(shape: str, documents: bool) -> None:
     given = batch(rows, length, vocab, documents)
     loss, expected = by_autograd(model, given)
     for precision, close in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
-        found, grads = in_c(model, precision)(*given[:2])
+        found, grads = in_c(model, precision).loss_and_grads(*given[:2])
         assert abs(found.item() - loss.item()) < close * loss.item()
+        nats = in_c(model, precision).nats(*given[:2])
+        assert nats == pytest.approx(found.item() * (given.targets_BT >= 0).sum().item(), rel=1e-6)
         assert grads.keys() == expected.keys()
         for name, grad in expected.items():
             error = (grads[name] - grad).norm() / grad.norm().clamp(min=1e-12)
@@ -88,11 +90,11 @@ def test_what_memory_held_before_is_never_read() -> None:
     model = made(50, 27, n_embd=64, n_layer=2)
     given, results = batch(3, 50, 27), []
     for rest in (0, 255):
-        gradients = in_c(model)
-        gradients(*given[:2])
-        for tensor in (gradients.memory_PM, gradients.packed):
+        native = in_c(model)
+        native.loss_and_grads(*given[:2])
+        for tensor in (native.memory_PM, native.packed):
             tensor.fill_(rest)
-        loss, grads = gradients(*given[:2])
+        loss, grads = native.loss_and_grads(*given[:2])
         results.append([loss.clone(), *(grad.clone() for grad in grads.values())])
     for zeros, nans in zip(*results, strict=True):
         assert torch.equal(zeros, nans)
@@ -105,7 +107,7 @@ def test_threads_share_the_rows() -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             torch.manual_seed(3)
-            results.append(in_c(model)(*given[:2]))
+            results.append(in_c(model).loss_and_grads(*given[:2]))
     finally:
         torch.set_num_threads(threads)
     for loss, grads in results[1:]:
@@ -119,14 +121,14 @@ def test_threads_share_the_rows() -> None:
 )
 def test_gradient_with_dropout_by_finite_differences(name: str) -> None:
     model, given = made(40, 27, n_embd=32, n_head=2, n_layer=2, dropout=0.2), batch(4, 40, 27)
-    gradients = in_c(model)
+    native = in_c(model)
 
     def loss(seed: int = 5) -> float:
         torch.manual_seed(seed)
-        return gradients(*given[:2])[0].item()
+        return native.loss_and_grads(*given[:2])[0].item()
 
     torch.manual_seed(5)
-    slope = gradients(*given[:2])[1][name].clone()
+    slope = native.loss_and_grads(*given[:2])[1][name].clone()
     weight = model.get_parameter(name)
     direction, before = slope / slope.norm(), weight.detach().clone()
     losses = []
@@ -145,7 +147,7 @@ def test_dropout_drops_its_share() -> None:
     """Of the embedding, seen in its gradient: a token's is zero where its element was dropped."""
     model = made(32, 64, n_embd=512, n_head=1, n_layer=1, dropout=0.25)
     inputs = torch.arange(1, 33)[None]  # each once
-    _, grads = in_c(model)(inputs, inputs)
+    _, grads = in_c(model).loss_and_grads(inputs, inputs)
     # What the norm's gradient takes from the others is small, and everywhere.
     middle = grads["embedding.weight"][1:33]
     dropped = (middle.abs() < 0.05 * middle.abs().mean()).float().mean().item()
@@ -154,7 +156,7 @@ def test_dropout_drops_its_share() -> None:
 
 def test_no_targets_no_loss() -> None:
     model = made(32, 27, n_embd=32, n_head=1, n_layer=1)
-    loss, grads = in_c(model)(torch.ones(2, 32).long(), torch.full((2, 32), IGNORE_INDEX))
+    loss, grads = in_c(model).loss_and_grads(torch.ones(2, 32).long(), torch.full((2, 32), IGNORE_INDEX))
     assert loss == 0
     assert all(not grad.any() for grad in grads.values())
 
@@ -181,11 +183,10 @@ def test_training_goes_as_by_autograd() -> None:
 )
 def test_what_is_not_for_c(vocab: int, settings: dict[str, Any]) -> None:
     assert (
-        made(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings}).gradients(torch.float32)
-        is None
+        made(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings}).native(torch.float32) is None
     )
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("makemore.models.gradients.transformer.library", lambda *_: None)
-    assert made(32, 27, n_embd=32, n_head=2).gradients(torch.float32) is None
+    monkeypatch.setattr("makemore.models.native.transformer.library", lambda *_: None)
+    assert made(32, 27, n_embd=32, n_head=2).native(torch.float32) is None
