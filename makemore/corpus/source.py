@@ -150,8 +150,8 @@ def _read(file: IO[bytes], name: str) -> Iterator[bytes]:
             yield block
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"can't read {name}: {error}") from None
-    except Exception as error:  # zstandard has an error of its own
-        if type(error).__module__.partition(".")[0] == "zstandard":
+    except Exception as error:  # zstandard has an error of its own, in a module named after its version
+        if type(error).__name__ == "ZstdError":
             raise UserError(f"can't read {name}: {error}") from None
         raise
 
