@@ -44,7 +44,7 @@ def _section(picture: Picture, image: bytes) -> str:
     data = base64.b64encode(image).decode("ascii")
     return (
         f'<section id="{picture.name}"><h2>{escape(picture.title)}</h2>\n{_list(picture.verdicts)}\n'
-        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">\n'
+        f'<div class="picture"><img alt="{escape(picture.title)}" src="data:image/png;base64,{data}"></div>\n'
         f'<p class="soft">{escape(picture.caption)}</p></section>\n'
     )
 
