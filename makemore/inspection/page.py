@@ -25,7 +25,7 @@ def inspection_page(
     )
     sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
     body = (
-        f'<h1>{escape(title)}</h1>\n<div class="wide"><table>{rows}</table></div>\n'
+        f'<h1>{escape(title)}</h1>\n<div class="wide"><table class="facts">{rows}</table></div>\n'
         f"<h2>In plain words</h2>\n{_list(verdicts)}\n{sections}"
     )
     return page(title, body, made_by=MADE_BY)

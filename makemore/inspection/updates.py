@@ -66,19 +66,23 @@ def judge(updates: list[Update]) -> list[Verdict]:
         late = late[np.isfinite(late) & (late > 0)]
         if len(late):
             paces[update.name] = float(np.median(np.log10(late)))
-    verdicts = []
-    for name, pace in paces.items():
-        if pace < SMALL:
-            verdicts.append(
-                Verdict("warning", f"{name} moves by 10^{pace:.1f} a step: its rate is too small")
-            )
-        elif pace > LARGE:
-            verdicts.append(
-                Verdict("warning", f"{name} moves by 10^{pace:.1f} a step: its rate is too large")
-            )
+    slow = {name: pace for name, pace in paces.items() if pace < SMALL}
+    fast = {name: pace for name, pace in paces.items() if pace > LARGE}
+    verdicts = [
+        Verdict("warning", f"{_list(found)} a step: too {size} a rate")
+        for found, size in ((slow, "small"), (fast, "large"))
+        if found
+    ]
     if paces and not verdicts:
         low, high = min(paces.values()), max(paces.values())
         least, most = f"10^{low:.1f}", f"10^{high:.1f}"
         said = f"between {least} and {most}" if least != most else f"about {most}"
         verdicts.append(Verdict("good", f"steps are {said} of the weights"))
     return verdicts
+
+
+def _list(paces: dict[str, float]) -> str:
+    """The matrix that moves most, and how many others there are."""
+    most = max(paces, key=paces.__getitem__)
+    others = f" and {len(paces) - 1} more matrices move by up to" if len(paces) > 1 else " moves by"
+    return f"{most}{others} 10^{paces[most]:.1f}"

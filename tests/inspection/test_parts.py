@@ -343,11 +343,16 @@ def test_quantiles_are_of_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"), [(1e-3, "about 10^-3.0"), (1e-6, "too small"), (0.5, "too large")]
+    ("ratio", "said"), [(1e-3, "about 10^-3.0"), (1e-6, "too small a rate"), (0.5, "w moves by 10^-0.3")]
 )
 def test_the_pace_is_judged(ratio: float, said: str) -> None:
     (verdict,) = updates.judge([Update("w", np.array([np.nan] + 50 * [ratio]))])
     assert said in verdict.text
+
+
+def test_fast_matrices_are_told_in_one_sentence() -> None:
+    (verdict,) = updates.judge([Update(f"w{n}", np.full(50, n / 4)) for n in (1, 2, 3)])
+    assert verdict.text == "w3 and 2 more matrices move by up to 10^-0.1 a step: too large a rate"
 
 
 def test_a_matrix_that_began_at_zero_is_not_too_fast() -> None:
