@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,13 +86,13 @@ def draw(subject: Subject) -> Picture | None:
     for (left, right), stage, was in zip(grid, shown, [*before, *[None] * len(after)], strict=False):
         if was is not None:
             _histogram(left, was, ORANGE, "before training")
-        _histogram(left, stage, BLUE, "after")
+        _histogram(left, stage, BLUE, "after training")
         left.set_title(f"{stage.name}: {stage.share:.0%} {_word(stage.kind)}, {stage.dead} dead", fontsize=9)
         left.set_ylabel("density")
         left.locator_params(axis="x", nbins=5)
         left.legend(fontsize=7)
         right.imshow(stage.stuck_NH[:SHOWN_TOKENS].numpy(), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
-        right.set_ylabel("token")
+        right.set_ylabel("token of the batch")
         right.set_title(f"{_word(stage.kind)}, unit by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
@@ -126,11 +127,12 @@ def stages(model: LanguageModel, batch: Batch) -> list[Stage]:
     with watching(model) as seen:
         model(batch.inputs_BT, None, valid_BT)
     found = [*seen(), *_recurrent(model, batch.inputs_BT)]
-    length, result, counts = valid_BT.shape[1], [], dict[str, int]()
+    length, result, counts = valid_BT.shape[1], [], dict[tuple[str, str], int]()
+    often = Counter((layer, kind) for layer, kind, _ in found)
     for layer, kind, values in found:
-        name = layer or f"{kind}"
-        counts[name] = counts.get(name, 0) + 1
-        nth = f" {counts[name]}" if not layer else ""
+        name = layer or kind
+        counts[name, kind] = counts.get((name, kind), 0) + 1
+        nth = f" {counts[name, kind]}" if often[layer, kind] > 1 else ""
         title = f"{name}{nth}" if kind in name or "gate" in name else f"{name}{nth} ({kind})"
         result.append(Stage(title, kind, values[:, -length:][valid_BT]))
     return result

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from makemore.inspection.capture import inputs_of
-from makemore.inspection.figures import labels, new_figure, token_axis
+from makemore.inspection.figures import WIDTH, labels, new_figure, token_axis
 from makemore.inspection.subject import Picture, Subject, Verdict
 from makemore.models.transformer import Attention, Place, Transformer
 from makemore.nn.attention import rotate
 from makemore.nn.norms import rms_norm
 
 MOST_PANELS = 64
+LABEL = 7.5
+"""Points."""
+AROUND = 1.6
+"""Inches beside the panels, of the bar and the labels on the left."""
 STRONG = 0.5
 """A share of a head's attention that gives it a name."""
 CAPTION = (
@@ -32,23 +36,35 @@ def draw(subject: Subject) -> Picture | None:
     weights = patterns(subject.model, subject.tokens_T[None])[:, 0]
     n_layer, n_head, length, _ = weights.shape
     names = labels(subject.tokenizer, subject.tokens_T)
-    rows = min(n_layer, max(1, MOST_PANELS // n_head))
-    side = max(2.2, 0.13 * length + 0.4)
-    figure = new_figure(side * n_head + 0.6, side * rows + 0.5)
-    grid = figure.subplots(rows, n_head, squeeze=False)
-    size = 7 if length <= 24 else 6
-    for layer in range(rows):
-        for head in range(n_head):
-            axes = grid[layer, head]
-            image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="magma")
-            axes.set_title(f"layer {layer}, head {head}", fontsize=9)
-            token_axis(axes.xaxis, names, size)
-            token_axis(axes.yaxis, names, size)
-        grid[layer, 0].set_ylabel("looks back")
-    for axes in grid[-1]:
-        axes.set_xlabel("is looked at")
-    figure.colorbar(image, ax=grid, shrink=0.5, label="attention")
-    return Picture("attention", "Attention", CAPTION, figure, judge(weights.double().numpy()))
+    shown = min(n_layer, max(1, MOST_PANELS // n_head))
+    side = max(2.2, 0.11 * length + 0.2)
+    lines, columns = arrangement(n_head, side)
+    turned = 0.4 if max(map(len, names)) > 2 else 0.1
+    figure = new_figure(side * columns + AROUND, (side + 0.15 + turned) * shown * lines + 0.3)
+    grid = figure.subplots(shown * lines, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for layer, head in np.ndindex(shown, n_head):
+        line, column = divmod(head, columns)
+        axes = grid[layer * lines + line, column]
+        axes.set_axis_on()
+        image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="magma")
+        axes.set_title(f"layer {layer}, head {head}", fontsize=9)
+        token_axis(axes.xaxis, names, LABEL)
+        token_axis(axes.yaxis, names if column == 0 else [], LABEL)
+    figure.supylabel("token that looks back", fontsize=10)
+    figure.supxlabel("token that is looked at", fontsize=10)
+    figure.colorbar(
+        image, ax=grid, label="share of the attention", fraction=0.02, pad=0.01, aspect=30, shrink=0.4
+    )
+    caption = CAPTION + (f" Only the first {shown} layers are drawn." if shown < n_layer else "")
+    return Picture("attention", "Attention", caption, figure, judge(weights.double().numpy()))
+
+
+def arrangement(n_head: int, side: float) -> tuple[int, int]:
+    """Lines and columns for the heads of a layer, no wider than a page."""
+    lines = -(-n_head // max(1, int((WIDTH - AROUND) / side)))
+    return lines, -(-n_head // lines)
 
 
 @torch.no_grad()

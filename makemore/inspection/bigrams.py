@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
 from makemore.inspection.figures import labels, new_figure, token_axis
@@ -14,13 +15,15 @@ from makemore.inspection.subject import Picture, Subject, Verdict
 from makemore.models.base import LanguageModel
 from makemore.types import IGNORE_INDEX, Batch, Split
 
-MOST_TOKENS = 40
+MOST_TOKENS = 32
+CELL = 0.3
+"""Inches that a count of four characters needs."""
 COUNTED = 20_000_000
 """Tokens of train that are counted."""
 CAPTION = (
-    "Rows: the token just read; columns: the next one. Left, how often each pair stands in the training "
-    "text, with its count; right, the probability that the model gives, averaged over places of a training "
-    "batch where that token was just read. What is dark on the right and pale on the left the model made up. "
+    "Rows: the token just read; columns: the next one. Above, how often each pair stands in the training "
+    "text, with its count; below, the probability that the model gives, averaged over places of a training "
+    "batch where that token was just read. What is dark below and pale above the model made up. "
     "Where a model looks further back, its single predictions are sharper than this average."
 )
 
@@ -37,20 +40,30 @@ def draw(subject: Subject) -> Picture | None:
     counts = pair_counts(pairs, shown, subject.vocab_size)
     means = mean_predictions(subject.model, subject.batch, shown)
     names = labels(subject.tokenizer, shown)
-    side = max(5.0, 0.27 * len(names))
-    figure = new_figure(2 * side + 1.2, 0.96 * side + 0.6)
-    left, right = figure.subplots(1, 2)
+    side = max(4.5, CELL * len(names))
+    figure = new_figure(side + 1.6, 2 * (side + 0.7))
+    above, below = figure.subplots(2, 1)
     part, totals = counts[:, shown], counts.sum(1)
-    left.imshow(part / np.maximum(totals, 1)[:, None], cmap="Blues", vmin=0, vmax=0.6)
-    _write_counts(left, part, totals)
-    image = right.imshow(means[:, shown], cmap="Blues", vmin=0, vmax=0.6)
-    for axes, title in ((left, "counted in train"), (right, "predicted by the model")):
+    # The root of a share: else most would be too pale to see.
+    scale = PowerNorm(0.5, 0, 1)
+    above.imshow(part / np.maximum(totals, 1)[:, None], cmap="Blues", norm=scale)
+    _write_counts(above, part, totals)
+    image = below.imshow(means[:, shown], cmap="Blues", norm=scale)
+    for axes, title in ((above, "counted in train"), (below, "predicted by the model")):
         axes.set_title(title)
         token_axis(axes.xaxis, names)
         token_axis(axes.yaxis, names)
         axes.set_xlabel("next token")
         axes.set_ylabel("token just read")
-    figure.colorbar(image, ax=(left, right), label="share of the row", shrink=0.7)
+    figure.colorbar(
+        image,
+        ax=(above, below),
+        label="share of the row",
+        fraction=0.03,
+        pad=0.02,
+        shrink=0.4,
+        ticks=[0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1],
+    )
     return Picture("bigrams", "What follows what", CAPTION, figure, judge(counts, means))
 
 
@@ -110,11 +123,11 @@ def _frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:
 
 
 def _write_counts(axes: Any, part: Floats, totals: Floats) -> None:
-    dark = part > 0.3 * np.maximum(totals, 1)[:, None]
+    dark = part > 0.25 * np.maximum(totals, 1)[:, None]
     for (row, column), count in np.ndenumerate(part):
         if count:
             colour = "white" if dark[row, column] else "#333333"
-            axes.text(column, row, short(count), ha="center", va="center", fontsize=5.5, color=colour)
+            axes.text(column, row, short(count), ha="center", va="center", fontsize=7, color=colour)
 
 
 def short(count: float) -> str:

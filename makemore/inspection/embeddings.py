@@ -83,13 +83,14 @@ def judge(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[V
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     cosine = np.tril(rows @ rows.T, -1)
     best = np.argsort(-cosine, axis=None)[:3]
-    pairs = [
-        (int(shown[a]), int(shown[b])) for a, b in zip(*np.unravel_index(best, cosine.shape), strict=True)
-    ]
     said = ", ".join(
-        f"{label(subject.tokenizer, b)} and {label(subject.tokenizer, a)}" for a, b in pairs if a != b
+        f"{label(subject.tokenizer, int(shown[b]))} and {label(subject.tokenizer, int(shown[a]))} "
+        f"({cosine[a, b]:.2f})"
+        for a, b in zip(*np.unravel_index(best, cosine.shape), strict=True)
+        if a != b
     )
-    return [Verdict("note", f"most alike to the model: {said}".replace(r"\$", "$"))] if said else []
+    said = f"most alike to the model, by cosine: {said}".replace(r"\$", "$")
+    return [Verdict("note", said)] if len(shown) > 1 else []
 
 
 def kind_of(text: str) -> str:

@@ -16,6 +16,12 @@ BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020
 """Distinct for colour-blind readers too (Okabe & Ito 2008)."""
 STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"
+SIGNS = (
+    "¶ is the boundary between documents, ␣ a blank, ⏎ the end of a line, ⇥ a tab; a number like 1F389 is "
+    "the code of a character that can't be drawn"
+)
+WIDTH = 11.3
+"""Inches of the page, wider than which labels shrink."""
 LONGEST_LABEL = 6
 
 

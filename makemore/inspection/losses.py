@@ -32,7 +32,9 @@ def draw(subject: Subject) -> Picture | None:
         best = vals.index(min(vals))
         axes.plot(val_steps[best], vals[best], "*", color=GREEN, markersize=15, label="kept: best on val")
     nothing = math.log(subject.vocab_size)
-    axes.axhline(nothing, color="black", linestyle="--", linewidth=1, label=f"ln {subject.vocab_size}")
+    axes.axhline(
+        nothing, color="black", linestyle="--", linewidth=1, label=f"ln {subject.vocab_size}: guessing"
+    )
     everything = [*losses, *vals]
     top = min(max(everything), 2 * nothing)
     low, high = min(everything), max(top, nothing)
@@ -46,11 +48,12 @@ def draw(subject: Subject) -> Picture | None:
 
 
 def smoothed(losses: list[float]) -> list[float]:
-    """The mean of each value and its neighbours, a tenth of all in the middle; it doesn't lag."""
+    """The mean of each value and its neighbours, a tenth of all in the middle, fewer at the steep beginning;
+    it doesn't lag."""
     reach = max(1, len(losses) // 20)
     result = []
     for i in range(len(losses)):
-        near = min(reach, i, len(losses) - 1 - i)  # as many on either side
+        near = min(reach, i // 4, len(losses) - 1 - i)  # as many on either side
         part = losses[i - near : i + near + 1]
         result.append(sum(part) / len(part))
     return result
@@ -98,7 +101,10 @@ def judge_end(subject: Subject) -> list[Verdict]:
         more = "val was still falling at the end: more steps would help"
         verdicts.append(Verdict("note", more))
     else:
-        verdicts.append(Verdict("good", f"val came to rest at {best:.3f} by step {steps[at]:,}"))
+        rest = f"val came to rest at {best:.3f} by step {steps[at]:,}"
+        if at == len(vals) - 1 and ran_out(subject.records):
+            rest += ", as the rate ran out; a longer run may go lower"
+        verdicts.append(Verdict("good", rest))
     gap = best - train
     if gap > 0.15 * best:
         verdicts.append(
@@ -116,6 +122,12 @@ def falling(steps: list[int], vals: list[float]) -> float:
     since = steps[-1] * 0.9
     before = [val for step, val in zip(steps, vals, strict=True) if step <= since]
     return min(before) - min(vals) if before else 0.0
+
+
+def ran_out(records: list[dict[str, Any]]) -> bool:
+    """Whether the learning rate ended far below its height: val comes to rest then in any case."""
+    rates = _points(records, "lr")[1]
+    return bool(rates) and rates[-1] < 0.1 * max(rates)
 
 
 def _points(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

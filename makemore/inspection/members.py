@@ -27,6 +27,7 @@ def draw(subject: Subject) -> Picture | None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(weights) * 1.15)
     axes.set_xlabel("weight")
+    axes.set_ylabel("member")
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < LITTLE]
     said = f"hardly any weight, and may be left out: {', '.join(idle)}" if idle else "every member counts"
     return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", said)])

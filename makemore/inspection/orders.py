@@ -36,15 +36,15 @@ def draw(subject: Subject) -> Picture | None:
     orders = np.arange(1, model.order + 1)
     left.plot(orders, losses, "o-", color=BLUE)
     left.plot(model.order, losses[-1], "*", color=GREEN, markersize=15)
-    left.set_xlabel("longest n-gram used")
+    left.set_xlabel("longest n-gram used (tokens)")
     left.set_ylabel("loss on val (nats per token)")
     left.set_xticks(orders)
     left.grid(alpha=0.3)
     right.bar(np.arange(model.order + 1) - 0.2, made_of, 0.4, color=BLUE, label="share of the probability")
     right.bar(orders + 0.2, longest, 0.4, color=ORANGE, label="longest known context")
     right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
-    right.set_xlabel("order (any: every token alike)")
-    right.set_ylabel("share")
+    right.set_xlabel("order in tokens (any: every token alike)")
+    right.set_ylabel("share, averaged over val")
     right.legend(fontsize=8)
     return Picture("orders", "What each order contributes", CAPTION, figure, judge(losses, made_of))
 
@@ -52,7 +52,7 @@ def draw(subject: Subject) -> Picture | None:
 def judge(losses: Floats, made_of: Floats) -> list[Verdict]:
     """Which order the predictions live on, and what the longest still adds."""
     main = int(made_of.argmax())
-    said = f"order {main} gives most of the probability ({made_of[main]:.0%})"
+    said = f"order {main} gives the largest share of the probability ({made_of[main]:.0%})"
     verdicts = [Verdict("note", said)]
     if len(losses) > 1:
         gain = float(losses[-2] - losses[-1])

@@ -25,7 +25,7 @@ def inspection_page(
     )
     sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
     body = (
-        f'<h1>{escape(title)}</h1>\n<div class="wide"><table>{rows}</table></div>\n'
+        f'<h1>{escape(title)}</h1>\n<div class="wide"><table class="facts">{rows}</table></div>\n'
         f"<h2>In plain words</h2>\n{_list(verdicts)}\n{sections}"
     )
     return page(title, body, made_by=MADE_BY)
@@ -44,7 +44,7 @@ def _section(picture: Picture, image: bytes) -> str:
     data = base64.b64encode(image).decode("ascii")
     return (
         f'<section id="{picture.name}"><h2>{escape(picture.title)}</h2>\n{_list(picture.verdicts)}\n'
-        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">\n'
+        f'<div class="picture"><img alt="{escape(picture.title)}" src="data:image/png;base64,{data}"></div>\n'
         f'<p class="soft">{escape(picture.caption)}</p></section>\n'
     )
 

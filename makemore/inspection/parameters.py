@@ -36,9 +36,9 @@ def draw(subject: Subject) -> Picture | None:
     figure = new_figure(10, 0.24 * len(names) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, tensors, colour in ((left, values, BLUE), (right, grads, ORANGE)):
-        boxes = [quantiles(tensors[name]) for name in names]
         axes.bxp(
-            [{**box, "label": name} for box, name in zip(boxes, names, strict=True)],
+            [quantiles(tensors[name]) for name in names],
+            manage_ticks=False,  # they'd be set once for each side, one upon the other
             orientation="horizontal",
             showfliers=False,
             patch_artist=True,
@@ -47,8 +47,10 @@ def draw(subject: Subject) -> Picture | None:
             medianprops={"color": "black"},
         )
         axes.grid(axis="x", alpha=0.3)
-    left.invert_yaxis()
-    left.tick_params(axis="y", labelsize=7)
+    left.set_yticks(range(1, len(names) + 1), names, fontsize=8)
+    left.set_ylim(len(names) + 0.6, 0.4)
+    left.set_ylabel("parameter")
+    right.tick_params(axis="y", length=0)
     left.set_xlabel("size of weights (log10)")
     right.set_xlabel("size of gradients (log10)")
     return Picture("parameters", "Weights and gradients", CAPTION, figure, judge(grads, values))

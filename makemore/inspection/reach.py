@@ -22,6 +22,8 @@ POSITIONS = 48
 """Of a row, whose gradients are taken."""
 FARTHEST = 64
 """Shown."""
+LITTLE = 0.005
+"""A share of the influence that isn't worth a word."""
 SEEN = 5
 MOST_LEAVES = 32
 CAPTION = (
@@ -43,14 +45,19 @@ def draw(subject: Subject) -> Picture | None:
     tree = isinstance(subject.model, WaveNet) and subject.model.config.block_size <= MOST_LEAVES
     figure = new_figure(8, 7 if tree else 3.6)
     parts = figure.subplots(2 if tree else 1, 1, squeeze=False)[:, 0]
-    shown = shares[:FARTHEST]
-    parts[0].bar(range(len(shown)), shown, color=BLUE)
     limit = subject.model.max_len
-    if limit and limit <= len(shown):
+    shown = shares[: min(FARTHEST, limit or FARTHEST)]
+    parts[0].bar(range(len(shown)), shown, color=BLUE)
+    beyond = 1 - shown.sum()
+    if beyond > LITTLE:
+        said = f"{beyond:.0%} comes from farther back than the {len(shown)} tokens shown"
+        parts[0].text(0.98, 0.93, said, fontsize=9, ha="right", va="top", transform=parts[0].transAxes)
+    if limit and limit == len(shown):
         parts[0].axvline(limit - 0.5, color="black", linestyle="--", linewidth=1)
-        parts[0].text(limit - 0.3, max(shown) * 0.95, f"context of {limit}", fontsize=8, va="top")
-    parts[0].set_xlim(-0.7, len(shown) + 2)
-    parts[0].set_xlabel("tokens back")
+        at = {"fontsize": 9, "ha": "right", "va": "top"}
+        parts[0].text(limit - 0.6, max(shown), f"context of {limit}", **at)
+    parts[0].set_xlim(-0.7, len(shown))
+    parts[0].set_xlabel("tokens back (0: the token just read)")
     parts[0].set_ylabel("share of the influence")
     if isinstance(subject.model, WaveNet) and tree:
         _draw_tree(parts[1], subject.model, shares)
@@ -166,7 +173,8 @@ def _draw_tree(axes: Any, model: WaveNet, shares: NDArray[np.float64]) -> None:
     )
     axes.figure.colorbar(inputs, ax=axes, label="share of the influence", shrink=0.8)
     axes.set_xlim(-0.7, size + max(2.5, size / 4))
-    axes.set_xticks(range(size), [str(last - i) for i in range(size)], fontsize=8)
+    marked = range(last, -1, -1 if size <= 16 else -2)
+    axes.set_xticks(marked, [str(last - i) for i in marked], fontsize=8)
     axes.set_yticks([])
     axes.set_xlabel("tokens back")
     for side in ("left", "right", "top"):

@@ -11,6 +11,8 @@ from makemore.inspection.subject import Picture, Subject, Update, Verdict
 
 SMALL, LARGE = -4.5, -1.0
 """log10 of ratios that are worth a word."""
+ENOUGH = 40
+"""Steps: matrices that begin at zero move by much of what they are in the first ones."""
 CAPTION = (
     "The first steps of training, taken again: each step's change of a matrix, as a share of its values "
     "(standard deviations, log10). About a thousandth a step, the dashed line, is a good pace for AdamW; "
@@ -42,7 +44,7 @@ def draw(subject: Subject) -> Picture | None:
         named.add(kind)
     axes.axhline(-3, color="black", linestyle="--", linewidth=1.2, label="a thousandth")
     axes.set_xlabel("step")
-    axes.set_ylabel("log10(change / values)")
+    axes.set_ylabel("change of a step / values (log10)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
     return Picture("updates", "Updates against data", CAPTION, figure, judge(updates))
@@ -54,24 +56,33 @@ def kind_of(name: str) -> str:
 
 
 def judge(updates: list[Update]) -> list[Verdict]:
-    """Matrices whose steps are very small or very large, over the last half of what was seen."""
+    """Matrices whose steps are very small or very large, over the last quarter of what was seen."""
+    steps = max((len(update.ratio_S) for update in updates), default=0)
+    if steps < ENOUGH:
+        return [Verdict("note", f"the first {steps} steps are too few to judge how large they are")]
     paces = {}
     for update in updates:
-        late = update.ratio_S[len(update.ratio_S) // 2 :]
+        late = update.ratio_S[-(len(update.ratio_S) // 4) :]
         late = late[np.isfinite(late) & (late > 0)]
         if len(late):
             paces[update.name] = float(np.median(np.log10(late)))
-    verdicts = []
-    for name, pace in paces.items():
-        if pace < SMALL:
-            verdicts.append(
-                Verdict("warning", f"{name} moves by 10^{pace:.1f} a step: its rate is too small")
-            )
-        elif pace > LARGE:
-            verdicts.append(
-                Verdict("warning", f"{name} moves by 10^{pace:.1f} a step: its rate is too large")
-            )
+    slow = {name: pace for name, pace in paces.items() if pace < SMALL}
+    fast = {name: pace for name, pace in paces.items() if pace > LARGE}
+    verdicts = [
+        Verdict("warning", f"{_list(found)} a step: too {size} a rate")
+        for found, size in ((slow, "small"), (fast, "large"))
+        if found
+    ]
     if paces and not verdicts:
         low, high = min(paces.values()), max(paces.values())
-        verdicts.append(Verdict("good", f"steps are between 10^{low:.1f} and 10^{high:.1f} of the weights"))
+        least, most = f"10^{low:.1f}", f"10^{high:.1f}"
+        said = f"between {least} and {most}" if least != most else f"about {most}"
+        verdicts.append(Verdict("good", f"steps are {said} of the weights"))
     return verdicts
+
+
+def _list(paces: dict[str, float]) -> str:
+    """The matrix that moves most, and how many others there are."""
+    most = max(paces, key=paces.__getitem__)
+    others = f" and {len(paces) - 1} more matrices move by up to" if len(paces) > 1 else " moves by"
+    return f"{most}{others} 10^{paces[most]:.1f}"

@@ -120,7 +120,6 @@ def _charts(comparison: Comparison) -> list[str]:
         comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds), short
     )
     parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters, short)
-    staircase = "The dashed line joins those that none betters in both."
     return [
         _figure(
             "Val while training, by time",
@@ -132,8 +131,8 @@ def _charts(comparison: Comparison) -> list[str]:
             _curves(comparison, 1, "tokens trained on"),
             "The same, by how much was read.",
         ),
-        _figure("What parameters buy", parameters, f"Bits a byte. {staircase}"),
-        _figure("What time buys", seconds, f"Bits a byte. {staircase}"),
+        _figure("What parameters buy", *parameters),
+        _figure("What time buys", *seconds),
         _figure("Calibration", _calibration(comparison), _errors(comparison)),
         _figure("Where in the text", _positions(comparison), _positions_caption(comparison)),
     ]
@@ -154,15 +153,20 @@ def _curves(comparison: Comparison, which: int, label: str) -> Chart:
 
 def _frontier(
     comparison: Comparison, label: str, figure: Callable[[Row], float], text: Callable[[float], str]
-) -> Chart:
+) -> tuple[Chart, str]:
+    """The chart, and its caption: where one is best in both, there is no line to speak of."""
     points = [(max(float(figure(row)), 1e-3), row.judgement.bits_per_byte) for row in comparison.rows]
     x = axis(label, [p[0] for p in points], log=True, text=text)
     chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
-    chart.dashed(frontier([p for p in points if math.isfinite(p[1])]), "the frontier")
+    best = frontier([p for p in points if math.isfinite(p[1])])
+    chart.dashed(best, "the frontier")
     for i, (row, point) in enumerate(zip(comparison.rows, points, strict=True)):
         chart.dot(point, i, row.name)
         chart.label(point, i, row.name)
-    return chart
+    if len(best) > 1:
+        return chart, "Bits a byte. The dashed line joins those that none betters in both."
+    names = [row.name for row, point in zip(comparison.rows, points, strict=True) if point in best]
+    return chart, f"Bits a byte. In both, none betters {' and '.join(names) or 'another'}."
 
 
 def _calibration(comparison: Comparison) -> Chart:

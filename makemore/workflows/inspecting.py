@@ -32,7 +32,7 @@ from makemore.inspection import (
     reach,
     updates,
 )
-from makemore.inspection.figures import png
+from makemore.inspection.figures import SIGNS, png
 from makemore.inspection.page import inspection_page, pictures_on
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 from makemore.models import MODELS
@@ -60,6 +60,8 @@ REPLAYED_STEPS = 100
 REPLAY_SECONDS = 20.0
 LONGEST_TEXT = 32
 """Tokens that are looked at one by one."""
+USUAL_TEXT = 20
+"""Where no text was asked for: four heads stand side by side then."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _some_text(corpus: Corpus) -> np.ndarray:
     starts = split.starts_D[: len(ends)]
     at = int((ends - starts).argmax())
     last = 1 if corpus.mode == "lines" else 0
-    return np.asarray(split.tokens_N[starts[at] : ends[at] - last][:LONGEST_TEXT])
+    return np.asarray(split.tokens_N[starts[at] : ends[at] - last][: USUAL_TEXT - 1])
 
 
 def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
@@ -231,6 +233,7 @@ def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
         "parameters": f"{run.model.n_parameters():,}",
         "trained on": f"{run.config['corpus']['name']} ({run.mode} mode)",
         "tokenizer": f"{run.config['tokenizer']}, {run.tokenizer.vocab_size:,} tokens",
+        "signs": SIGNS,
     }
     if left_out:
         facts["left out"] = left_out

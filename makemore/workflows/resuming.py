@@ -53,8 +53,9 @@ def resume(
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
     changed = {k: asked["train"].pop(k) for k in CHANGEABLE if k in asked["train"]}
-    if request.model != config["model"]["name"]:
-        raise UserError(f"the run is a {config['model']['name']}, not a {request.model}")
+    name = config["model"]["name"]
+    if request.model != name:
+        raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
     saved = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else None)
     assert saved is not None
     kind = MODELS.get(request.model)

@@ -44,7 +44,7 @@ class Interrupted(Exception):  # noqa: N818 - a wish, not an error
     """Training was asked to stop; ``run`` holds a state that resumes."""
 
     def __init__(self, run: Path) -> None:
-        super().__init__(f"stopped; go on with --resume (state saved in {run})")
+        super().__init__(f"stopped; go on with --resume added to the same command (state saved in {run})")
         self.run = run
 
 

@@ -84,7 +84,7 @@ TRAIN = {
     "both": (["words.txt", "--resume", "--overwrite"], "exclude each other"),
     "no run": (["words.txt", "--resume", "--out", "nowhere"], "no run at nowhere"),
     "other text": (["prose.txt", "-m", "count", "--resume", "--out", "lines"], "not the text"),
-    "other model": (["words.txt", "-m", "mlp", "--resume", "--out", "lines"], "is a count, not a mlp"),
+    "other model": (["words.txt", "-m", "mlp", "--resume", "--out", "lines"], "resume it with --model count"),
     "no config": (["words.txt", "--config", "none.toml"], "can't read none.toml"),
     "folder config": (["words.txt", "--config", "."], "can't read"),
     "option": (["words.txt", "--modle", "mlp"], "--model"),

@@ -23,7 +23,7 @@ def test_config_file_command_line_and_set_in_their_order(work):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "mlp"], "is a bigram, not a mlp"),
+        (["--model", "mlp"], "model is bigram, not mlp"),
         (["--set", "train.lr=9"], "train.lr was"),
         (["--seed", "5"], "train.seed was 0, not 5"),
         (["--set", "model.weight_penalty=1"], "model.weight_penalty was"),

@@ -95,7 +95,9 @@ def test_smoothing_neither_lags_nor_moves_a_line() -> None:
     line = [3.0 - 0.1 * i for i in range(60)]
     assert losses.smoothed(line) == pytest.approx(line)
     zigzag = losses.smoothed([2.0 + 0.5 * (-1) ** i for i in range(60)])
-    assert max(abs(x - 2.0) for x in zigzag[3:-3]) < 0.11
+    assert max(abs(x - 2.0) for x in zigzag[12:-3]) < 0.11
+    falling = [1 + math.exp(-i) for i in range(60)]
+    assert losses.smoothed(falling)[:4] == falling[:4]  # nor is a steep beginning smoothed away
     assert losses.ending(line) == pytest.approx(sum(line[-3:]) / 3)
 
 
@@ -340,10 +342,24 @@ def test_quantiles_are_of_sizes() -> None:
     assert math.isnan(parameters.quantiles(torch.zeros(3))["med"])
 
 
-@pytest.mark.parametrize(("ratio", "said"), [(1e-3, "between"), (1e-6, "too small"), (0.5, "too large")])
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(1e-3, "about 10^-3.0"), (1e-6, "too small a rate"), (0.5, "w moves by 10^-0.3")]
+)
 def test_the_pace_is_judged(ratio: float, said: str) -> None:
-    (verdict,) = updates.judge([Update("w", np.array([np.nan, ratio, ratio, ratio]))])
+    (verdict,) = updates.judge([Update("w", np.array([np.nan] + 50 * [ratio]))])
     assert said in verdict.text
+
+
+def test_fast_matrices_are_told_in_one_sentence() -> None:
+    (verdict,) = updates.judge([Update(f"w{n}", np.full(50, n / 4)) for n in (1, 2, 3)])
+    assert verdict.text == "w3 and 2 more matrices move by up to 10^-0.1 a step: too large a rate"
+
+
+def test_a_matrix_that_began_at_zero_is_not_too_fast() -> None:
+    growing = Update("w", np.array([np.nan, *1 / np.arange(1, 100)]))
+    assert updates.judge([growing])[0].kind == "good"
+    few = Update("w", growing.ratio_S[:20])
+    assert "too few" in updates.judge([few])[0].text
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html.parser
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from makemore.cli.tables import gradcheck_table
 from makemore.gradcheck import GradRow
 from makemore.report.columns import NAME, notes, tables
+from makemore.report.comparison import comparison_page
 from makemore.report.numbers import interval, memory, number, short
 from tests.report.conftest import RUNS
 
@@ -104,6 +106,15 @@ def test_there_is_a_picture_of_everything(pages, comparisons, mode):
     curves = {row.name: len(row.portrait.curve) for row in comparisons[mode].rows}
     assert curves["bigram"] == 4
     assert curves["pair"] == 0
+
+
+def test_a_frontier_of_one_has_no_line_to_speak_of(comparisons):
+    lines = comparisons["lines"]
+    caption = "The dashed line joins those"
+    several, alone = (comparison_page(c) for c in (lines, replace(lines, rows=lines.rows[:1])))
+    assert caption in several or several.count("In both, none betters") == 2
+    assert caption not in alone
+    assert f"In both, none betters {lines.rows[0].name}." in alone
 
 
 def test_cells_say_when_there_is_nothing():

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from makemore.models import MODELS
-from makemore.workflows.inspecting import inspect
+from makemore.workflows.inspecting import DRAWERS, inspect, subject_of
 from makemore.workflows.planning import TrainRequest
 from makemore.workflows.runs import load
 from makemore.workflows.training import train
 from tests.cli.conftest import call, prose, words
+from tests.inspection.legible import faults
 
 TRAINED = {"losses", "bigrams", "parameters", "updates"}
 EMBEDDED = TRAINED | {"embeddings", "activations", "reach"}
@@ -65,7 +66,11 @@ def test_no_rung_is_forgotten() -> None:
     + [(name, "prose.txt") for name in ("count", "mlp", "lstm", "transformer")],
 )
 def test_each_rung_has_its_pictures(name: str, text: str, texts: Path) -> None:
-    found = inspect(load(made(name, text)))
+    run = load(made(name, text))
+    subject, _ = subject_of(run, None)
+    for picture in filter(None, (draw(subject) for draw in DRAWERS)):
+        assert not faults(picture.figure), picture.name
+    found = inspect(run)
     assert found.folder == Path(f"{name}-inspect")
     assert {path.stem for path in found.files} - {"index"} == PICTURES[name]
     for path in found.files:
