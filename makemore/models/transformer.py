@@ -33,7 +33,7 @@ from makemore.nn.norms import rms_norm
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-FLOPS = {"cpu": 1e11, "cuda": 2e13, "mps": 1e12}
+FLOPS = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
 """Rough operations a second that training small models gets out of a device."""
 TOKENS_A_WEIGHT = 5
 """To train on. Large models are best off with 20; small ones on characters were with fewer."""
