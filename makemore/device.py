@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 
     Raises UserError for a device that doesn't exist or isn't on this machine.
     """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    cuda, mps = torch.cuda.is_available(), has_mps()
     if parallel.size() > 1:
         mps = False
         if name == "cuda" or (name == "auto" and cuda):
@@ -51,6 +51,17 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")
     return device
+
+
+def has_mps() -> bool:
+    """Whether there is an Apple GPU that gives memory: a virtual Mac's doesn't."""
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        torch.zeros(1, device="mps")
+    except RuntimeError:
+        return False
+    return True
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -17,12 +17,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from makemore.config import CorpusFacts
+from makemore.device import has_mps, pick_device
+from makemore.errors import UserError
 from makemore.learners import make_learner
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.types import Batch
 
 VOCAB = 11
+
+
+def test_an_apple_gpu_without_memory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not has_mps():  # as here, where there is none to ask
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(UserError, match="no Apple GPU"):
+            pick_device("mps")
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # one that gives what it is asked for
+    assert pick_device("auto").type == "mps"
 
 
 class Recorder(TorchDispatchMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 
 from makemore.config import TrainConfig
 from makemore.learners import AutogradLearner, ManualLearner, make_learner
-from makemore.models.native.transformer import LARGEST_VOCABULARY, NativeTransformer
+from makemore.models.native.transformer import LARGEST_VOCABULARY, SOURCE, NativeTransformer
 from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.native import library
 from makemore.types import IGNORE_INDEX, Batch
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
@@ -84,6 +86,20 @@ def test_as_autograd_in_float64(shape: str, documents: bool) -> None:
         for name, grad in expected.items():
             error = (grads[name] - grad).norm() / grad.norm().clamp(min=1e-12)
             assert error < close, f"{name} at {precision}: {error:.2e}"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of another processor")
+@pytest.mark.parametrize("flag", ["-mno-avx512bf16", "-mno-avx512f", "-mno-avx"])
+def test_on_lesser_processors(flag: str) -> None:
+    rows, length, vocab, settings = SHAPES["odd lengths"]
+    model, given = made(length, vocab, **settings), batch(rows, length, vocab)
+    code = library(SOURCE, flag)
+    assert code is not None
+    loss, expected = by_autograd(model, given)
+    found, grads = NativeTransformer(model, code).loss_and_grads(*given[:2])
+    assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, grad in expected.items():
+        assert (grads[name] - grad).norm() < 1e-5 * grad.norm()
 
 
 def test_what_memory_held_before_is_never_read() -> None:
@@ -179,6 +195,7 @@ def test_training_goes_as_by_autograd() -> None:
         (27, {"n_embd": 80, "n_head": 2}),
         (27, {"n_embd": 32, "n_head": 8}),
         (LARGEST_VOCABULARY + 1, {}),
+        (27, {"n_embd": 1024, "n_layer": 2}),
     ],
 )
 def test_what_is_not_for_c(vocab: int, settings: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ PANEL, HEAD = 32, 8
 """Of which the width and a head's size must be multiples, for C's vectors."""
 LARGEST_VOCABULARY = 4096
 """Logits of a whole row are held at once."""
+MOST_PARAMETERS = 1 << 24
+"""Each thread has gradients of its own; and products of large matrices are all that large models wait for."""
 
 _Model = structure(
     "Model",
@@ -44,7 +46,7 @@ def native_transformer(model: Transformer, precision: torch.dtype) -> NativeTran
     """None: this model, or this machine, is not for it."""
     config = model.config
     fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
-    fits = fits and model.vocab_size <= LARGEST_VOCABULARY
+    fits = fits and model.vocab_size <= LARGEST_VOCABULARY and model.n_parameters() <= MOST_PARAMETERS
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
     code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
