@@ -310,5 +310,6 @@ def test_a_result_says_what_was_used(prose, tmp_path):
         "threads": torch.get_num_threads(),
         "precision": "float32",
         "compiled": False,
+        "native": False,
         "optimizer": "adamw",
     }

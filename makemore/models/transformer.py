@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -35,6 +35,8 @@ from makemore.types import State
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 FLOPS = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
 """Rough operations a second that training small models gets out of a device."""
+MANY_PASSES = 30
+"""Over a text of lines, from which on it takes more dropout."""
 TOKENS_A_WEIGHT = 5
 """To train on. Large models are best off with 20; small ones on characters were with fewer."""
 
@@ -309,10 +311,23 @@ class Transformer(LanguageModel):
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
             train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
-            return Recipe(TransformerConfig(block_size=train.block_size, n_embd=64, dropout=0.1), train)
+            config = TransformerConfig(block_size=train.block_size, n_embd=64, dropout=0.1)
+            if _seen(config, facts, train.batch_tokens) > MANY_PASSES * facts.train_tokens:
+                config = replace(config, dropout=0.2)
+            return Recipe(config, train)
         # Embeddings and head take a bold rate; a bolder one (0.03) grows too sure of names it knows.
         train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
         return Recipe(_sized(facts, train.batch_tokens), train)
+
+
+def _weights(config: TransformerConfig) -> int:
+    """In blocks."""
+    return 12 * config.n_layer * config.n_embd**2
+
+
+def _seen(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
+    """Tokens that the budget has room for."""
+    return facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * _weights(config)))
 
 
 def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
@@ -321,8 +336,7 @@ def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
     fits = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
-        weights = 12 * config.n_layer * n_embd**2
-        seen = facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * weights))
+        weights, seen = _weights(config), _seen(config, facts, batch_tokens)
         if weights <= facts.train_tokens and seen >= TOKENS_A_WEIGHT * weights:
             fits = config
     return fits

@@ -96,6 +96,9 @@ def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspe
     folder = out or run.beside("-inspect")
     earlier = _earlier(folder)
     subject, left_out = subject_of(run, text)
+    shown = len(subject.tokens_T) - 1
+    if text is not None and len(run.tokenizer.encode(text)) > shown:
+        left_out = "; ".join([*filter(None, [left_out]), f"all but the first {shown} tokens of --text"])
     pictures = [picture for picture in (draw(subject) for draw in DRAWERS) if picture is not None]
     images = {picture.name: png(picture.figure) for picture in pictures}
     html = inspection_page(f"{run.name}: {subject.rung}", _facts(run, subject, left_out), pictures, images)

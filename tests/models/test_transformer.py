@@ -358,10 +358,20 @@ def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
         TransformerConfig(**settings)
 
 
+def test_lines_seen_often_take_more_dropout() -> None:
+    def dropout(seconds: float, tokens: int) -> float:
+        facts = CorpusFacts("lines", tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
+        return Transformer.recipe(facts).model.dropout
+
+    assert dropout(13.0, 228_000) == dropout(90.0, 5_000_000) == 0.1
+    assert dropout(90.0, 228_000) == dropout(13.0, 20_000) == 0.2
+
+
 @pytest.mark.parametrize(
     ("tokens", "device", "budget", "width"),
     [
-        (1_000_000, "cpu", {"max_time": 90.0}, 96),
+        (1_000_000, "cpu", {"max_time": 60.0}, 96),
+        (1_000_000, "cpu", {"max_time": 90.0}, 128),
         (1_000_000, "cpu", {"max_time": 300.0}, 128),
         (1_000_000, "cpu", {"steps": 20_000}, 128),  # the text has no more to say
         (1_000_000, "cpu", {"steps": 300}, 64),

@@ -134,6 +134,12 @@ def test_from_within_the_run(texts: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert load("..").name == "count"
 
 
+def test_a_text_too_long_to_show_is_said_to_be_cut(texts: Path) -> None:
+    made("gru", "words.txt")
+    assert inspect(load("gru"), text="bade").left_out == ""
+    assert inspect(load("gru"), text="ba" * 40).left_out == "all but the first 31 tokens of --text"
+
+
 def test_without_its_text_a_run_has_fewer_pictures(texts: Path) -> None:
     made("gru", "words.txt")
     Path("words.txt").unlink()
