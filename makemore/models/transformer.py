@@ -35,8 +35,8 @@ from makemore.types import State
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 FLOPS = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
 """Rough operations a second that training small models gets out of a device."""
-MANY_PASSES = 30
-"""Over a text of lines, from which on it takes more dropout."""
+DROPOUTS = ((100, 0.4), (30, 0.2))
+"""By passes over the text that the budget has room for: the more often it is seen, the more is dropped."""
 TOKENS_A_WEIGHT = 5
 """To train on. Large models are best off with 20; small ones on characters were with fewer."""
 
@@ -311,13 +311,14 @@ class Transformer(LanguageModel):
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
             train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
-            config = TransformerConfig(block_size=train.block_size, n_embd=64, dropout=0.1)
-            if _seen(config, facts, train.batch_tokens) > MANY_PASSES * facts.train_tokens:
-                config = replace(config, dropout=0.2)
-            return Recipe(config, train)
+            config = TransformerConfig(block_size=train.block_size, n_embd=64)
+            return Recipe(
+                replace(config, dropout=max(0.1, _dropout(config, facts, train.batch_tokens))), train
+            )
         # Embeddings and head take a bold rate; a bolder one (0.03) grows too sure of names it knows.
         train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
-        return Recipe(_sized(facts, train.batch_tokens), train)
+        config = _sized(facts, train.batch_tokens)
+        return Recipe(replace(config, dropout=_dropout(config, facts, train.batch_tokens)), train)
 
 
 def _weights(config: TransformerConfig) -> int:
@@ -328,6 +329,11 @@ def _weights(config: TransformerConfig) -> int:
 def _seen(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
     """Tokens that the budget has room for."""
     return facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * _weights(config)))
+
+
+def _dropout(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
+    passes = _seen(config, facts, batch_tokens) / facts.train_tokens
+    return next((share for most, share in DROPOUTS if passes >= most), 0.0)
 
 
 def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:

@@ -358,13 +358,16 @@ def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
         TransformerConfig(**settings)
 
 
-def test_lines_seen_often_take_more_dropout() -> None:
-    def dropout(seconds: float, tokens: int) -> float:
-        facts = CorpusFacts("lines", tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
+def test_what_is_seen_often_takes_more_dropout() -> None:
+    def dropout(mode: Any, seconds: float, tokens: int) -> float:
+        facts = CorpusFacts(mode, tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
         return Transformer.recipe(facts).model.dropout
 
-    assert dropout(13.0, 228_000) == dropout(90.0, 5_000_000) == 0.1
-    assert dropout(90.0, 228_000) == dropout(13.0, 20_000) == 0.2
+    assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
+    assert dropout("lines", 90.0, 228_000) == 0.2
+    assert dropout("text", 300.0, 1_000_000) == 0.0
+    assert dropout("text", 13.0, 40_000) == 0.2
+    assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.4
 
 
 @pytest.mark.parametrize(
