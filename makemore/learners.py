@@ -17,7 +17,7 @@ from makemore.config import TrainConfig
 from makemore.device import has_fast_bfloat16, is_out_of_memory, to_device
 from makemore.divergence import Guard
 from makemore.errors import UserError
-from makemore.models.base import CountModel, Gradients, LanguageModel, ManualModel
+from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
 from makemore.models.count import Count
 from makemore.nn.dropout import compile_options
 from makemore.optim import Average, Optimizers
@@ -39,9 +39,6 @@ class Metrics(NamedTuple):
     tokens: Tensor
 
 
-Nats = Callable[[Tensor, Tensor], float]
-
-
 class Learner(ABC):
     """Changes a model by one step at a time."""
 
@@ -54,7 +51,7 @@ class Learner(ABC):
     """Why compiling was given up, where it was."""
     average: Average | None = None
     """Of the weights, where one is kept."""
-    nats: Nats | None = None
+    nats: Callable[[Tensor, Tensor], float] | None = None
     """Of targets given inputs, summed, where there is a faster way than ``forward``."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -363,22 +360,18 @@ class AutogradLearner(GradientLearner):
 
 
 class ManualLearner(GradientLearner):
-    """Gradients from the model's own hand-written backward pass; no autograd graph at all."""
+    """Gradients from a hand-written backward pass, the model's own or in C; no autograd graph at all."""
 
     def __init__(
-        self,
-        model: LanguageModel,
-        config: TrainConfig,
-        precision: torch.dtype,
-        gradients: Gradients,
-        nats: Nats | None = None,
+        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, by_hand: ManualModel | Native
     ) -> None:
         super().__init__(model, config, precision)
-        self.gradients, self.nats = gradients, nats
+        self.by_hand = by_hand
+        self.nats = None if isinstance(by_hand, ManualModel) else by_hand.nats
 
     @torch.no_grad()
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, grads = self.gradients(inputs_BT, targets_BT)
+        loss, grads = self.by_hand.loss_and_grads(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
         for name, parameter in self.model.named_parameters():
@@ -393,14 +386,12 @@ def make_learner(
     precision: torch.dtype,
     compiled: bool,
     held_out: Callable[[], Iterable[Batch]] = tuple,
-    native: bool = False,
+    native: Native | None = None,
 ) -> Learner:
-    """The learner a model is made for; ``native``: without autograd, where the model has a way."""
+    """The learner a model is made for; ``native``: the model in C, in place of autograd."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
-    if isinstance(model, ManualModel):
-        return ManualLearner(model, config, precision, model.loss_and_grads)
-    in_c = model.native(precision) if native else None
-    if in_c is not None:
-        return ManualLearner(model, config, precision, in_c.loss_and_grads, in_c.nats)
+    by_hand = model if isinstance(model, ManualModel) else native
+    if by_hand is not None:
+        return ManualLearner(model, config, precision, by_hand)
     return AutogradLearner(model, config, precision, compiled)

@@ -164,7 +164,7 @@ def test_a_batch_in_parts_is_the_whole_batch(
 
 def test_hand_written_gradients_add_up_over_parts() -> None:
     model, whole = make_manual(), uneven()
-    learner = ManualLearner(model, TrainConfig(), torch.float32, model.loss_and_grads)
+    learner = ManualLearner(model, TrainConfig(), torch.float32, model)
     sums: dict[str, Tensor] = {}
     for part in parts_of(whole, (2, 4)):
         _, grads = copy.deepcopy(model).loss_and_grads(*part[:2])
@@ -366,7 +366,7 @@ def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) 
         return by_hand(inputs_BT, targets_BT)
 
     monkeypatch.setattr(model, "loss_and_grads", watched)
-    learner = ManualLearner(model, TrainConfig(), torch.float32, model.loss_and_grads)
+    learner = ManualLearner(model, TrainConfig(), torch.float32, model)
     with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
         metrics = learner.step([batch()], 0, 0.0)
         loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True)
@@ -379,7 +379,7 @@ def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) 
 def test_hand_written_backprop_learns_as_autograd_does() -> None:
     by_hand, by_autograd = make_manual(), make_manual()
     config = TrainConfig(optimizer="sgd", lr=0.1, warmup_steps=0)
-    found = losses(ManualLearner(by_hand, config, torch.float32, by_hand.loss_and_grads), [batch()] * 4)
+    found = losses(ManualLearner(by_hand, config, torch.float32, by_hand), [batch()] * 4)
     wanted = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
     assert found == pytest.approx(wanted, abs=1e-4)
     assert found[-1] < found[0]

@@ -9,7 +9,7 @@ document really begins.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -20,18 +20,15 @@ from makemore.config import CorpusFacts, Recipe, TrainConfig
 from makemore.models.steppers import Stepper
 from makemore.types import Batch, State
 
-Gradients = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""Mean nats over valid targets, from inputs and targets, each (B, T), and its gradient by parameter name."""
-
 
 class Native(Protocol):
-    """What training asks of a model, computed in C on the CPU."""
+    """What training asks of a model, computed in C on the CPU. Inputs and targets are (B, T) int64."""
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean nats over valid targets, and its gradient by parameter name."""
+        """Mean nats over valid targets, () float32, and its gradient by parameter name."""
 
     def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
-        """Summed over valid targets."""
+        """Nats, summed over valid targets."""
 
 
 class LanguageModel(nn.Module, ABC):

@@ -333,7 +333,7 @@ def _seen(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> f
 
 def _dropout(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
     passes = _seen(config, facts, batch_tokens) / facts.train_tokens
-    return next((share for most, share in DROPOUTS if passes >= most), 0.0)
+    return next((share for least, share in DROPOUTS if passes >= least), 0.0)
 
 
 def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:

@@ -23,7 +23,7 @@ from makemore.datasets import open_input
 from makemore.device import memory_of, pick_compile, pick_device, pick_precision
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 from makemore.workflows.observers import Observer
 from makemore.workflows.runs import versions
@@ -75,8 +75,8 @@ class Plan:
     precision: torch.dtype
     compiled: bool
     """By torch."""
-    native: bool
-    """Loss and gradients are computed in C."""
+    native: Native | None
+    """The model in C, where loss and gradients are computed by it."""
     init_from: str = ""
     """What the weights were taken from."""
 
@@ -302,7 +302,7 @@ def plan_run(
         corpus_config,
         device,
         precision,
-        pick_compile(train, device, model.compiles and not native) and not sharded(train),
+        pick_compile(train, device, model.compiles and native is None) and not sharded(train),
         native,
         str(request.init_from or ""),
     )
@@ -310,11 +310,10 @@ def plan_run(
 
 def pick_native(
     model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
-) -> bool:
-    """Whether a model that autograd would train has gradients in C, and they may be used."""
-    if train.compile != "auto" or device.type != "cpu" or sharded(train) or isinstance(model, ManualModel):
-        return False
-    return model.native(precision) is not None
+) -> Native | None:
+    """The model in C, where it has that and may be trained by it."""
+    may = train.compile == "auto" and device.type == "cpu" and not sharded(train)
+    return model.native(precision) if may else None
 
 
 def sharded(train: TrainConfig) -> bool:
@@ -346,7 +345,7 @@ def config_file(plan: Plan) -> dict[str, Any]:
         "init_from": plan.init_from,
         "precision": str(plan.precision).removeprefix("torch."),
         "compiled": plan.compiled,
-        "native": plan.native,
+        "native": plan.native is not None,
         "device": str(plan.device),
         "threads": torch.get_num_threads(),
         "processes": parallel.size(),

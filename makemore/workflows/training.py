@@ -234,7 +234,7 @@ def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": str(trainer.learner.precision).removeprefix("torch."),
         "compiled": trainer.learner.compiled,
-        "native": plan.native,
+        "native": plan.native is not None,
         "optimizer": plan.train.optimizer,
         "weights": trainer.best_weights,
     }

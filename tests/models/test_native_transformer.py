@@ -182,7 +182,9 @@ def test_training_goes_as_by_autograd() -> None:
     config = TrainConfig(steps=12, optimizer="muon", lr=3e-3)
     curves = []
     for native, kind in ((True, ManualLearner), (False, AutogradLearner)):
-        learner = make_learner(made(32, 27, n_embd=32, n_head=2), config, torch.float32, False, native=native)
+        model = made(32, 27, n_embd=32, n_head=2)
+        in_c = model.native(torch.float32) if native else None
+        learner = make_learner(model, config, torch.float32, False, native=in_c)
         assert type(learner) is kind
         curves.append([learner.step([part], i, i / 12).loss for i, part in enumerate(given)])
     torch.testing.assert_close(torch.stack(curves[0]), torch.stack(curves[1]), rtol=1e-4, atol=0)

@@ -23,24 +23,13 @@ struct head {
 
 INLINE int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-INLINE int64_t first(const struct head *h, int64_t row) { return h->starts[row / BLOCK * BLOCK] / BLOCK * BLOCK; }
-
-INLINE uint32_t scramble(uint32_t x) { /* every bit of x decides on every bit (Wellons 2018, lowbias32) */
-    x ^= x >> 16, x *= 0x7feb352dU;
-    x ^= x >> 15, x *= 0x846ca68bU;
-    return x ^ x >> 16;
-}
-
-/* What dropout multiplies the i-th element by. */
-INLINE float kept(float dropout, uint32_t seed, int64_t i) {
-    return scramble(seed + (uint32_t)i * 0x9e3779b9U) >= (uint32_t)(dropout * 4294967296.0f) ? 1 / (1 - dropout) : 0;
-}
+INLINE int64_t first(const int64_t *starts, int64_t row) { return starts[row / BLOCK * BLOCK] / BLOCK * BLOCK; }
 
 /* y (L, L) = a (L, D) @ b.T of what queries see; a's rows are `row` units apart, b is in panels of its rows */
 static void pairs(const struct head *h, const num *a, int64_t row, const unit *b, float *y) {
     int64_t length = h->length, depth = h->size / STEP;
     for (int64_t r = 0; r < length; r += TILE)
-        for (int64_t c = first(h, r) / PANEL * PANEL; c < r / BLOCK * BLOCK + BLOCK; c += PANEL)
+        for (int64_t c = first(h->starts, r) / PANEL * PANEL; c < r / BLOCK * BLOCK + BLOCK; c += PANEL)
             tile((const unit *)a + r * row, row, 1, b + c * depth, depth, y + r * length + c, length, 0);
 }
 
@@ -48,7 +37,7 @@ static void pairs(const struct head *h, const num *a, int64_t row, const unit *b
 static void gather(const struct head *h, const num *a, const unit *b, float *out) {
     int64_t length = h->length, depth = length / STEP, columns = padded(h->size, PANEL);
     for (int64_t r = 0; r < length; r += TILE) {
-        int64_t from = first(h, r), to = r / BLOCK * BLOCK + BLOCK;
+        int64_t from = first(h->starts, r), to = r / BLOCK * BLOCK + BLOCK;
         for (int64_t c = 0; c < columns; c += PANEL)
             tile((const unit *)(a + r * length + from), depth, 1, b + c * depth + from / STEP * PANEL,
                  (to - from) / STEP, out + r * columns + c, columns, 0);
@@ -73,7 +62,7 @@ static void scatter(const struct head *h, const struct scratch *s, const num *a,
 static void soften(const struct head *h, const struct scratch *s) {
     int64_t length = h->length;
     for (int64_t t = 0; t < length; t++) {
-        int64_t from = h->starts[t], low = first(h, t), high = t / BLOCK * BLOCK + BLOCK;
+        int64_t from = h->starts[t], low = first(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
         float *weights = s->weights + t * length;
         num *given = s->given + t * length;
         for (int64_t i = low; i < high; i++) weights[i] = exponential(weights[i]);
@@ -108,7 +97,7 @@ static void attend(const struct head *h, const struct scratch *s, num *y) {
 static void harden(const struct head *h, const struct scratch *s) {
     int64_t length = h->length;
     for (int64_t t = 0; t < length; t++) {
-        int64_t low = first(h, t), high = t / BLOCK * BLOCK + BLOCK;
+        int64_t low = first(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
         float *slopes = s->slopes + t * length;
         const float *weights = s->weights + t * length;
         num *scores = s->scores + t * length;
@@ -119,9 +108,10 @@ static void harden(const struct head *h, const struct scratch *s) {
     }
 }
 
-static void find_ends(const struct head *h, int64_t *ends) {
-    for (int64_t r = 0, last = 0; r < h->length; r += BLOCK) {
-        while (last < h->length && first(h, last) <= r) last += BLOCK;
+/* Of a row, whatever the head. */
+static void find_ends(const int64_t *starts, int64_t length, int64_t *ends) {
+    for (int64_t r = 0, last = 0; r < length; r += BLOCK) {
+        while (last < length && first(starts, last) <= r) last += BLOCK;
         ends[r / BLOCK] = last;
     }
 }
@@ -135,7 +125,6 @@ static void put(const struct head *h, const float *out, float *y) {
 static void attend_back(const struct head *h, const struct scratch *s, const num *dy, float *dq, float *dk, float *dv) {
     int64_t length = h->length, size = h->size, stride = 3 * h->width;
     weigh(h, s);
-    find_ends(h, s->ends);
     by_rows(h->v, stride, length, size, s->right);
     pairs(h, dy, h->width / STEP, s->right, s->slopes);
     harden(h, s);

@@ -6,6 +6,8 @@
 
 #include "products.h"
 
+#include "dropout.h"
+
 #include "attention.h"
 
 #define EPS 1e-6f
@@ -240,14 +242,6 @@ static void turn_back(const struct model *m, const struct work *w, int64_t lengt
     }
 }
 
-static uint32_t seed_of(uint32_t seed, int64_t row, int64_t layer, int64_t place) {
-    return scramble(scramble(scramble(seed + row) + layer) + place);
-}
-
-static void drop(float *x, int64_t n, float dropout, uint32_t seed) {
-    for (int64_t i = 0; dropout > 0 && i < n; i++) x[i] *= kept(dropout, seed, i);
-}
-
 /* w->x += what a branch's last linear layer gives, after dropout */
 static void join_branch(const struct model *m, struct work *w, int64_t length, const num *h, const struct linear *l,
                         uint32_t seed) {
@@ -383,6 +377,7 @@ static void embed(const struct model *m, struct work *w, int64_t length, const s
         if (given) w->first_scales[t] = norm(m->weights[0] + b->inputs[row * b->length + t] * c, c, x);
         else memset(x, 0, c * sizeof(float));
     }
+    find_ends(w->starts, length, w->scratch.ends);
     memcpy(w->x, w->first_normed, length * c * sizeof(float));
     drop(w->x, length * c, m->dropout, seed_of(b->seed, row, m->layers, EMBEDDED));
 }
