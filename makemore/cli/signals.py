@@ -12,6 +12,8 @@ from types import FrameType
 
 GRACE = 3.5
 """Seconds after which a signal that nobody has asked about interrupts what is going on."""
+RETRY = 5.0
+"""Seconds from that to its repetition: more than clearing away takes."""
 LAST = 0.25
 """Seconds that what is left has after the last word."""
 
@@ -59,12 +61,20 @@ def stop_flag(once: bool = True) -> Iterator[StopFlag]:
     """Signals set the flag while the block runs; ``once``: a second one has its usual effect.
 
     Where the block hasn't ended ``GRACE`` seconds after a signal, KeyboardInterrupt is raised in it: an
-    evaluation or a compilation may take minutes, and what is on disk is whole at every moment.
+    evaluation or a compilation may take minutes, and what is on disk is whole at every moment. It is raised
+    again every ``RETRY`` seconds: one that falls into a callback of Python's is lost.
     """
     flag = StopFlag()
     before = {s: signal.getsignal(s) for s in _signals()}
-    timer = threading.Timer(GRACE, _interrupt)
-    timer.daemon = True
+    ended = threading.Event()
+
+    def insist() -> None:
+        pause = GRACE
+        while not ended.wait(pause):
+            _interrupt()
+            pause = RETRY
+
+    insisting = threading.Thread(target=insist, daemon=True)
 
     def receive(signum: int, frame: FrameType | None) -> None:
         first, flag.signum = flag.signum is None, signum
@@ -72,14 +82,14 @@ def stop_flag(once: bool = True) -> Iterator[StopFlag]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if first:
-                timer.start()
+                insisting.start()
 
     for s in before:
         signal.signal(s, receive)
     try:
         yield flag
     finally:
-        timer.cancel()
+        ended.set()
         for s, handler in before.items():
             signal.signal(s, handler)
 

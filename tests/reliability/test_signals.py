@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -90,6 +91,23 @@ def test_a_signal_during(text, tmp_path, monkeypatch, phase, kind, signum, statu
     assert call("train", text, "--out", "run", "--resume").status == 0
     assert call("train", text, "--out", "whole", *BEGIN).status == 0
     assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    assert check(tmp_path / "run") == []
+
+
+def test_an_interrupt_that_is_lost_comes_again(text, tmp_path, monkeypatch):
+    """As one is that falls into a callback of the garbage collector."""
+    monkeypatch.setattr(signals, "RETRY", 1.0)
+
+    def lose() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(60)
+        time.sleep(60)
+
+    at(monkeypatch, "an evaluation", 2, lose)
+    begun = time.monotonic()
+    assert call("train", text, "--out", "run", *BEGIN).status == 130
+    assert time.monotonic() - begun < 30
     assert check(tmp_path / "run") == []
 
 
