@@ -131,6 +131,8 @@ def run(arguments: Sequence[str]) -> int:
             raise
         _abandon(sys.stdout)  # the reader (head, say) has had enough
         return 0
+    except UnicodeEncodeError as error:  # half a character in an argument, which a path of Windows may have
+        return _fail(f"{error.object!r} is no text: {error.reason}")
     except OSError as error:
         if error.errno is None:
             raise

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from makemore.models.base import LanguageModel, MixtureModel
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.models.steppers import Floats, Ints, Stepper
 from makemore.types import State
 
@@ -54,7 +54,8 @@ class ModelDecoder(Decoder):
         self.limit = None if model.streams else model.max_len
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
-        self.stepper = model.stepper() if fast and model.device.type == "cpu" else None
+        near = model.device.type == "cpu" or isinstance(model, CountModel)  # tables are looked up here anyway
+        self.stepper = model.stepper() if fast and near else None
         self.draws = self.stepper is not None and self.stepper.can_draw
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
