@@ -6,7 +6,9 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,6 +112,24 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
         # Only from pinned memory are copies asynchronous.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Where the generators are that a model on the device draws from."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
+        "mps": [torch.mps.get_rng_state()] if device.type == "mps" else [],
+    }
+
+
+def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
+    """What ``random_state`` gave, on this device or another."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0], device)
+    if state.get("mps") and device.type == "mps":
+        torch.mps.set_rng_state(state["mps"][0])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

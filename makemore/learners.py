@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from makemore import parallel
 from makemore.config import TrainConfig
-from makemore.device import has_fast_bfloat16, is_out_of_memory, to_device
+from makemore.device import has_fast_bfloat16, is_out_of_memory, random_state, restore_random, to_device
 from makemore.divergence import Guard
 from makemore.errors import UserError
 from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
@@ -316,6 +316,8 @@ class AutogradLearner(GradientLearner):
         self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
     ) -> None:
         super().__init__(model, config, precision)
+        if compiled:
+            torch.compiler.reset()  # of the models before it: torch compiles a function for a few at most
         whole = compiled and not model.compile_parts()
         options = compile_options(model.device)
         self._loss = torch.compile(self._eager_loss, options=options) if whole else self._eager_loss
@@ -344,17 +346,20 @@ class AutogradLearner(GradientLearner):
         return loss.detach()
 
     def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
-        carried = self.carried
+        carried, device = self.carried, self.model.device
+        random = random_state(device) if self.compiled else None
         try:
             return super()._gradients(batches, count, step)
         except Exception as error:
-            if not self.compiled or is_out_of_memory(error):
+            if random is None or is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
             self.not_compiled = f"{type(error).__name__}: {reason}"
             self.note = f"not compiled ({self.not_compiled}); going on without"
         self.model.compile_parts(False)
+        # All begins anew, so that a resumed run that gives up at another step draws no other numbers.
         self._loss, self.compiled, self.carried = self._eager_loss, False, carried
+        restore_random(random, device)
         self.model.zero_grad(set_to_none=True)
         return super()._gradients(batches, count, step)
 

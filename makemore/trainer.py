@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from makemore import parallel
 from makemore.config import TrainConfig
 from makemore.corpus.loader import Loader
-from makemore.device import is_out_of_memory
+from makemore.device import is_out_of_memory, random_state, restore_random
 from makemore.divergence import NotFinite
 from makemore.errors import UserError
 from makemore.learners import GradientLearner, Learner, Metrics
@@ -365,11 +364,6 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs: what was learned, the place in the data, random states."""
-        # Several processes' random numbers follow from seed and step.
-        device = self.learner.model.device
-        alone = parallel.size() == 1
-        cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" and alone else []
-        mps = [torch.mps.get_rng_state()] if device.type == "mps" else []
         return {
             # Counting chooses some of its settings at its end.
             "settings": dataclasses.asdict(self.learner.model.config),
@@ -378,7 +372,7 @@ class Trainer:
             "best": self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
-            "random": {"torch": torch.get_rng_state(), "cuda": cuda, "mps": mps},
+            "random": random_state(self.learner.model.device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -395,9 +389,4 @@ class Trainer:
         self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
-        torch.set_rng_state(state["random"]["torch"])
-        device = self.learner.model.device
-        if state["random"]["cuda"] and device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"][0], device)
-        if state["random"].get("mps") and device.type == "mps":
-            torch.mps.set_rng_state(state["random"]["mps"][0])
+        restore_random(state["random"], self.learner.model.device)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 
 from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.models.base import CountModel
+from makemore.models.base import CountModel, ManualModel
 from makemore.workflows.observers import Silent
 from makemore.workflows.planning import TrainRequest
 from makemore.workflows.training import Interrupted, TrainResult, train
@@ -123,20 +124,46 @@ def test_all_of_a_state(name, mode, texts, tmp_path):
     assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("mode", ["lines", "text"])
+@pytest.mark.parametrize("name", [name for name in GRADIENT if not issubclass(MODELS.get(name), ManualModel)])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled(texts, tmp_path, monkeypatch, backend):
+def test_compiled(backend, name, mode, texts, tmp_path, monkeypatch):
     """By all of the compiler but its code generator, and by that: C++ made for this test."""
-    if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        pytest.skip("no compiler of C++")
+    if backend == "inductor":
+        if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+            pytest.skip("no compiler of C++")
+        # Of one length, as many a batch: each other shape would be compiled anew.
+        texts["lines"].write_text(
+            "\n".join(w[:4] for w in words(600).split() if len(w) >= 4), encoding="utf-8"
+        )
+    torch._dynamo.utils.counters.clear()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     compiled = functools.partial(torch.compile, backend=backend)
     monkeypatch.setattr(torch, "compile", compiled)
-    asked = {"compile": "yes", "steps": 4, "eval_interval": 2}
-    whole, cut = (request_for(texts["text"], "mlp", tmp_path / out, **asked) for out in ("whole", "cut"))
+    asked = {"compile": "yes", "steps": 4, "eval_interval": 2, "batch_tokens": 160}
+    whole, cut = (request_for(texts[mode], name, tmp_path / out, **asked) for out in ("whole", "cut"))
     assert train(whole).used["compiled"]
     stop_after(cut, 3)
     assert resume(cut).used["compiled"]
-    assert any((tmp_path / "compiled").rglob("*.so")) == (backend == "inductor")
+    assert bool(torch._dynamo.utils.counters["inductor"]) == (backend == "inductor")
+    assert same(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
+
+
+def test_given_up_compiling(texts, tmp_path, monkeypatch):
+    """What was drawn until then is drawn again: each part of a run gives up at a step of its own."""
+
+    def fails(*_: Any) -> None:
+        torch.rand(7)
+        raise RuntimeError("nothing to compile with")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    whole, cut = (
+        request_for(texts["text"], "mlp", tmp_path / out, compile="yes") for out in ("whole", "cut")
+    )
+    assert "nothing to compile with" in train(whole).used["not_compiled"]
+    stop_after(cut, 5)
+    assert not resume(cut).used["compiled"]
     assert same(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
 
 
