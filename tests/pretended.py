@@ -118,6 +118,7 @@ def pretended_cuda() -> Iterator[Pretence]:
     said = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
+        "is_current_stream_capturing": lambda: False,
         "_lazy_init": lambda: None,
         "is_bf16_supported": lambda **_: False,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
