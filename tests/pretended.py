@@ -130,6 +130,7 @@ def pretended_cuda() -> Iterator[Pretence]:
         for name, value in said.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch.backends.cudnn, "is_acceptable", return_value=False))
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", return_value=None))
         stack.enter_context(mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", grouped))
         stack.enter_context(mock.patch.object(torch, "inference_mode", torch.no_grad))
         pretence = stack.enter_context(Pretence())

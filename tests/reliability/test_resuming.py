@@ -125,6 +125,7 @@ def test_all_of_a_state(name, mode, texts, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("name", [name for name in GRADIENT if not issubclass(MODELS.get(name), ManualModel)])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
