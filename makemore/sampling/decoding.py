@@ -43,7 +43,8 @@ class Decoder(ABC):
 
 
 class ModelDecoder(Decoder):
-    """Feeds one model: by its stepper on the CPU, where it has one, else by ``forward``.
+    """Feeds one model: by its stepper on the CPU, where it has one, else by ``forward``. Counts are looked up
+    on the CPU wherever the model is.
 
     A model whose context is full keeps the last half of it: by ``roll`` where positions are relative,
     else by reading that half anew.
@@ -54,8 +55,8 @@ class ModelDecoder(Decoder):
         self.limit = None if model.streams else model.max_len
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
-        near = model.device.type == "cpu" or isinstance(model, CountModel)  # tables are looked up here anyway
-        self.stepper = model.stepper() if fast and near else None
+        on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
+        self.stepper = model.stepper() if fast and on_cpu else None
         self.draws = self.stepper is not None and self.stepper.can_draw
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
