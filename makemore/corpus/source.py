@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import glob
 import gzip
+import http.client
 import sys
+import urllib.parse
+import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -15,6 +18,8 @@ from makemore.corpus.decoding import BLOCK, read_file
 from makemore.errors import UserError
 
 PACKED = (".gz", ".zst")
+URL_TIMEOUT = 30.0
+"""Seconds without an answer after which a server is given up."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,33 @@ def find_source(*names: str) -> Source:
     return Source(names, parts, sum(skipped for _, skipped in found))
 
 
+def recorded_source(paths: Sequence[str]) -> Source:
+    """The local files that a run's ``config.json`` names, for reading its training text again.
+
+    Anyone may have written that file, so nothing but regular local files is opened: no URLs, standard
+    input, network shares, named pipes or devices.
+
+    Raises:
+        UserError: a path is missing, or is not a local file, directory or glob.
+    """
+    for path in paths:
+        if path == "-" or "::" in path or "://" in path or path.startswith(("//", "\\\\")):
+            raise UserError(
+                f"the run was trained on {path!r}, which is not a local file; give a copy of its text as FILE"
+            )
+        if not (Path(path).is_file() or Path(path).is_dir() or glob.has_magic(path)):
+            raise UserError(
+                f"the run's training text {path!r} is missing or is not a regular file; "
+                "give a copy of it as FILE"
+            )
+    return find_source(*paths)
+
+
 def _find(name: str) -> tuple[tuple[str, ...], int]:
-    if name == "-" or "://" in name:
+    if name == "-":
         return (name,), 0
+    if "://" in name:
+        return (_checked_url(name),), 0
     path = Path(name)
     try:
         if _is_run(path):
@@ -77,6 +106,16 @@ def _find(name: str) -> tuple[tuple[str, ...], int]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"can't read {name}: {reason}") from None
     return (name,), 0
+
+
+def _checked_url(url: str) -> str:
+    """``url`` itself. Raises UserError for anything but plain http and https.
+
+    Other protocols reach local files, and libraries that open chains of them (``a::b``) can run commands.
+    """
+    if not url.startswith(("http://", "https://")) or "::" in url:
+        raise UserError(f"can't read {url}: only http:// and https:// URLs are supported; download it first")
+    return url
 
 
 def _is_run(folder: Path) -> bool:
@@ -136,7 +175,7 @@ def _opened(path: Path, opener: Any) -> IO[bytes]:
         raise UserError(f"can't read {path}: {error.strerror or error}") from None
 
 
-def _zstandard_open(path: Path, mode: str) -> IO[bytes]:
+def _zstandard_open(path: Any, mode: str) -> IO[bytes]:
     try:
         import zstandard
     except ImportError:
@@ -157,17 +196,15 @@ def _read(file: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def _read_url(url: str) -> Iterator[bytes]:
-    """Through fsspec, whose drivers know https, s3, hf and many more."""
+    """An http or https URL in blocks, unpacked by its name's suffix."""
+    suffix = PurePosixPath(urllib.parse.urlsplit(url).path).suffix
     try:
-        import fsspec
-    except ImportError:
-        raise UserError(f"{url}: to read from there install fsspec (pip install fsspec)") from None
-    try:
-        with fsspec.open(url, "rb", compression="infer") as file:
-            while block := file.read(BLOCK):
-                yield block
-    except ImportError as error:
-        raise UserError(f"{url}: {error}") from None
-    except Exception as error:  # noqa: BLE001 - each driver has errors of its own
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise UserError(f"can't read {url}: {reason}") from None
+        with urllib.request.urlopen(_checked_url(url), timeout=URL_TIMEOUT) as response:
+            if suffix == ".gz":
+                yield from _read(gzip.open(response), url)
+            elif suffix == ".zst":
+                yield from _read(_zstandard_open(response, "rb"), url)
+            else:
+                yield from _read(response, url)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UserError(f"can't read {url}: {getattr(error, 'reason', error)}") from None

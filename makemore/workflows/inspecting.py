@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from makemore.config import TrainConfig, override
-from makemore.corpus.source import find_source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.files import is_temporary, write_bytes
@@ -41,7 +40,7 @@ from makemore.pages.page import write_page
 from makemore.trainer import Trainer
 from makemore.workflows.assembly import make_loader, make_trainer
 from makemore.workflows.planning import Plan, TrainRequest, make_model, plan_run
-from makemore.workflows.runs import Run, corpus_config_of, saved_paths
+from makemore.workflows.runs import Run, corpus_config_of
 
 DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
     losses.draw,
@@ -200,8 +199,7 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     settings = override(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, settings, run.tokenizer, train.seed)
     request = TrainRequest(None, config["model"]["name"], config["tokenizer"], run.folder.path)
-    source = find_source(*saved_paths(config))
-    return plan_run(request, run.folder, source, model, corpus, train, corpus_config_of(config))
+    return plan_run(request, run.folder, run.source(), model, corpus, train, corpus_config_of(config))
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from makemore.allowance import construct, for_weights
 from makemore.checkpoint import RunDir
 from makemore.config import CorpusConfig, override
 from makemore.corpus.documents import Documents, Mode, make_documents
-from makemore.corpus.source import find_source
+from makemore.corpus.source import Source, find_source, recorded_source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import Text, store_text
 from makemore.device import pick_device
@@ -64,12 +63,12 @@ class Run:
 
     def text(self, path: Path | None = None) -> Text:
         """The text it was trained on, or another. Raises UserError where it is gone or unreadable."""
-        paths = [str(path)] if path is not None else saved_paths(self.config)
-        if path is None and paths == ["-"]:
-            raise UserError(f"{self.name} was trained on standard input, which is gone; name a file")
-        if path is None and any("://" not in p and not Path(p).exists() and not has_magic(p) for p in paths):
-            raise UserError(f"{paths[0]}, which {self.name} was trained on, is gone; name the file")
-        return store_text(find_source(*paths), self.config["corpus"]["encoding"])
+        source = self.source() if path is None else find_source(str(path))
+        return store_text(source, self.config["corpus"]["encoding"])
+
+    def source(self) -> Source:
+        """Where its training text is. Raises UserError for anything but existing local files."""
+        return recorded_source(saved_paths(self.config))
 
     def documents(self, path: Path | None = None) -> Documents:
         """The text it was trained on (or another), split as it was then.

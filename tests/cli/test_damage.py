@@ -95,7 +95,7 @@ class TestTheText:
         (work / "own.txt").write_text((work / "words.txt").read_text())
         train("own.txt", "-m", "count", "--out", "own")
         (work / "own.txt").unlink()
-        assert "is gone; name the file" in refused("eval", "own")
+        assert "is missing or is not a regular file" in refused("eval", "own")
         assert call("sample", "own").status == 0
         assert call("eval", "own", "words.txt", "--split", "val").status == 0
 

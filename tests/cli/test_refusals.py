@@ -182,7 +182,7 @@ def test_new_lines_of_running_text(refused):
 def test_copies_from_a_text_that_is_gone(refused, work):
     train("prose.txt", "-m", "count", "--out", "run")
     (work / "prose.txt").unlink()
-    assert "is gone" in refused("sample", "run", "--report")
+    assert "is missing" in refused("sample", "run", "--report")
 
 
 def test_nothing_new(refused, work):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import http.server
 import io
+import os
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import zstandard
 
-from makemore.corpus.source import Source, find_source
+from makemore.corpus.source import Source, find_source, recorded_source
 from makemore.corpus.text import store_text
 from makemore.datasets import open_input, shipped_file
 from makemore.errors import UserError
@@ -113,13 +118,39 @@ def test_standard_input(monkeypatch):
         find_source("-", "a.txt")
 
 
-def test_urls_go_through_fsspec(folder):
-    assert read(find_source((folder / "a.txt").as_uri())) == ONE
-    assert read(find_source((folder / "inner" / "b.txt.gz").as_uri())) == TWO
+@pytest.fixture
+def server(folder) -> Iterator[str]:
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_http_urls(server):
+    assert read(find_source(f"{server}/a.txt")) == ONE
+    assert read(find_source(f"{server}/inner/b.txt.gz")) == TWO
     with pytest.raises(UserError, match="can't read"):
-        read(find_source((folder / "none.txt").as_uri()))
-    with pytest.raises(UserError, match="nosuch"):
-        read(find_source("nosuch://a/b.txt"))
+        read(find_source(f"{server}/none.txt"))
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "s3://bucket/key", "http::file:///etc/hostname", "a://b", "http://x::y"]
+)
+def test_other_protocols_and_chains_are_refused(url):
+    with pytest.raises(UserError, match="only http:// and https://"):
+        find_source(url)
+
+
+def test_a_recorded_source_is_local_regular_files_only(folder, tmp_path):
+    assert read(recorded_source([str(folder / "a.txt")])) == ONE
+    assert read(recorded_source([str(folder)])) == ONE + "\n" + TWO
+    for path in ("http://127.0.0.1:9/a.txt", "-", "//host/share/a.txt", "\\\\host\\share", "memory://a::b"):
+        with pytest.raises(UserError, match="not a local file"):
+            recorded_source([path])
+    for path in (os.devnull, str(tmp_path / "none.txt")):
+        with pytest.raises(UserError, match="missing or is not a regular file"):
+            recorded_source([path])
 
 
 def test_nothing_there(tmp_path):

@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 import shutil
+import socket
 import struct
 import sys
 import time
@@ -269,6 +270,55 @@ def test_the_text_that_a_config_names(work, path):
     result = call("eval", "run")
     sound(result)
     assert result.status == 2
+
+
+REFERENCES = {
+    "version": 1,
+    "templates": {"x": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}"},
+    "refs": {"text": ["{{ x }}", 0, 1]},
+    "gen": [
+        {
+            "key": "k{{i}}",
+            "url": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}",
+            "dimensions": {"i": [1]},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "reference://text::file://refs.json",
+        "filecache::http://127.0.0.1:{port}/a.txt",
+        "http://127.0.0.1:{port}/a.txt",
+        "memory://a.txt",
+        "pipe",
+        "-",
+    ],
+)
+@pytest.mark.parametrize("command", [["eval", "run"], ["inspect", "run"], ["sample", "run", "--report"]])
+def test_no_command_opens_what_a_config_names(work, monkeypatch, path, command):
+    """No URL is fetched, no template is rendered, no named pipe is waited for."""
+    (work / "refs.json").write_text(json.dumps(REFERENCES))
+    os.mkfifo(work / "pipe")
+    opened = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: opened.append(args))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        path = path.format(port=server.getsockname()[1])
+
+        def change(payload):
+            payload["corpus"]["paths"] = [path]
+
+        rewrite(work, change)
+        result = call(*command)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    sound(result)
+    assert result.status == (2 if command[0] == "eval" else 0)  # the others need less than the text
+    assert not opened
+    assert not (work / "sprung").exists()
 
 
 def misshape(folder: Path, rng: random.Random) -> tuple[str, tuple, Any]:

@@ -145,8 +145,8 @@ def test_without_its_text_a_run_has_fewer_pictures(texts: Path) -> None:
     Path("words.txt").unlink()
     found = inspect(load("gru"))
     assert {path.stem for path in found.files} == {"index", "losses", "embeddings", "gates"}
-    assert "is gone" in found.left_out
-    assert "is gone" in found.page.read_text(encoding="utf-8")
+    assert "is missing" in found.left_out
+    assert "is missing" in found.page.read_text(encoding="utf-8")
 
 
 def test_replayed_steps_are_the_first_of_training(texts: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_run_without_hashes_asks_its_text(folder, monkeypatch):
     run = load(folder / "run")
     new = list(novel(run, SampleRequest(20, seed=2)))
     assert not set(new) & gone(folder)
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is missing"):
         list(novel(run, SampleRequest(20, seed=2)))
 
 
