@@ -183,7 +183,7 @@ def _zstandard_open(path: Any, mode: str) -> IO[bytes]:
     return zstandard.open(path, mode)
 
 
-def _read(file: IO[bytes], name: str) -> Iterator[bytes]:
+def _read(file: Any, name: str) -> Iterator[bytes]:
     try:
         while block := file.read(BLOCK):
             yield block
