@@ -20,10 +20,10 @@ import torch
 import typer
 
 from makemore.corpus.splits import encode_documents
-from makemore.intervals import Judgement, judge
+from makemore.evaluation.intervals import Judgement, judge
+from makemore.evaluation.scoring import score
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
-from makemore.scoring import score
 from makemore.tokenizers.char import CharTokenizer
 
 LETTERS = "abcdef"

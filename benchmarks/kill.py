@@ -20,8 +20,8 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.reliability.fork_server import Nursery
 from tests.reliability.kills import kill_everywhere
-from tests.reliability.nursery import Nursery
 
 
 def main(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import typer
 
-from makemore.workflows.evaluation import evaluate
-from makemore.workflows.mixing import mix
-from makemore.workflows.runs import load
+from makemore.evaluation.evaluate import evaluate
+from makemore.runs.run import load
+from makemore.training.mix import mix
 
 
 @dataclass(frozen=True)

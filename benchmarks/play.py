@@ -16,7 +16,7 @@ import uvicorn
 from playwright.sync_api import sync_playwright
 
 from makemore.play.server import HOST, listen, make_app
-from makemore.workflows.runs import load
+from makemore.runs.run import load
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 TYPED = ("emma", "olivia", "charlotte", "maximilian", "zoe")

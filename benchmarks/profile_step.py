@@ -20,10 +20,10 @@ import torch
 import typer
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from makemore.trainer import Trainer
-from makemore.workflows.assembly import make_trainer
-from makemore.workflows.observers import Silent
-from makemore.workflows.planning import Plan, TrainRequest, prepare
+from makemore.training.assembly import make_trainer
+from makemore.training.observers import Silent
+from makemore.training.planning import Plan, TrainRequest, prepare
+from makemore.training.trainer import Trainer
 
 OPTIMIZER = "optimizer step"
 PRODUCTS = ("mm", "bmm", "linear", "conv", "attention", "rnn", "gemm")

@@ -29,11 +29,11 @@ import typer
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.sampling import SampleParams, generate
-from makemore.sampling.decoding import make_decoder
-from makemore.sampling.sharing import share, threads
+from makemore.sampling.decoder import make_decoder
+from makemore.sampling.text import rows_at_once
+from makemore.sampling.workers import share, threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import Batch
-from makemore.workflows.generation import rows_at_once
 
 VOCAB = 66
 REPEATS = 3

@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.trainer import Trainer
-from makemore.workflows.assembly import make_trainer
-from makemore.workflows.observers import Silent
-from makemore.workflows.planning import Plan, TrainRequest, prepare
+from makemore.training.assembly import make_trainer
+from makemore.training.observers import Silent
+from makemore.training.planning import Plan, TrainRequest, prepare
+from makemore.training.trainer import Trainer
 
 WARM_UP = 3
 SIZES = (512, 1024, 2048, 4096, 8192)

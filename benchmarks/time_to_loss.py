@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 import typer
 
-from makemore.config import TrainConfig
+from makemore.corpus.datasets import open_input
 from makemore.corpus.text import store_text
-from makemore.datasets import open_input
-from makemore.scoring import quick_loss
+from makemore.evaluation.evaluate import evaluate
+from makemore.evaluation.scoring import quick_loss
+from makemore.interop.importing import import_checkpoint
+from makemore.runs.run import load
+from makemore.settings import TrainConfig
 from makemore.types import Score
-from makemore.workflows.evaluation import evaluate
-from makemore.workflows.importing import import_checkpoint
-from makemore.workflows.runs import load
 
 RECIPES = {
     "transformer-13": ("--max-time", "13s"),

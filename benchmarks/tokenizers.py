@@ -14,9 +14,9 @@ from pathlib import Path
 
 import typer
 
+from makemore.evaluation.evaluate import evaluate
+from makemore.runs.run import load
 from makemore.types import Score
-from makemore.workflows.evaluation import evaluate
-from makemore.workflows.runs import load
 
 TOKENIZERS = ("char", "byte", "bpe:512", "bpe:2048", "spm:512")
 RUNGS = ("transformer", "lstm", "count")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import makemore
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.training import train
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 

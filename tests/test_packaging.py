@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from makemore.datasets import shipped_file
+from makemore.corpus.datasets import shipped_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def test_a_wheel_brings_the_names_along(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     assert {p.suffix for p in (tmp_path / "site" / "makemore" / "pages").iterdir()} >= {".css", ".js"}
-    code = "import makemore, makemore.datasets as d; print(makemore.__file__); print(d.shipped_file())"
+    code = "import makemore, makemore.corpus.datasets as d; print(makemore.__file__); print(d.shipped_file())"
     package, names = python(code, tmp_path, tmp_path / "site").splitlines()
     assert str(tmp_path / "site") in package
     assert str(tmp_path / "site") in names

@@ -10,30 +10,17 @@ from typing import TextIO, cast
 
 import typer
 
-from makemore import __version__, parallel
-from makemore.cli import (
-    check,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    export,
-    gradcheck,
-    importing,
-    inspecting,
-    lr_find,
-    mix,
-    models,
-    play,
-    sample,
-    score,
-    tokenize,
-    train,
-)
+from makemore import __version__
+from makemore.cli.exchange import export, importing
+from makemore.cli.inspecting import check, gradcheck, inspecting, models, play
+from makemore.cli.measuring import compare, evaluate, score
 from makemore.cli.options import printable
 from makemore.cli.signals import Terminated, heed_termination, leave_soon
+from makemore.cli.texts import data, doctor, tokenize
+from makemore.cli.training import lr_find, mix, sample, train
 from makemore.errors import UserError
-from makemore.process import tune_process
+from makemore.runtime import distributed as parallel
+from makemore.runtime.process import tune_process
 
 tune_process()
 
@@ -138,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _refused(error)
     except (MemoryError, RuntimeError) as error:
-        from makemore.device import is_out_of_memory
+        from makemore.runtime.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

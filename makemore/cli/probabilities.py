@@ -11,7 +11,7 @@ from rich.text import Text
 from makemore.cli.options import printable
 
 if TYPE_CHECKING:
-    from makemore.workflows.probabilities import TokenProb
+    from makemore.sampling.probabilities import TokenProb
 
 COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.0, "red"))
 """Of tokens at least this probable."""

@@ -14,10 +14,10 @@ from makemore.cli.options import printable
 from makemore.report.numbers import short
 
 if TYPE_CHECKING:
-    from makemore.trainer import Record
+    from makemore.evaluation.memorization import Memorisation
+    from makemore.training.planning import Plan
+    from makemore.training.trainer import Record
     from makemore.types import Score
-    from makemore.workflows.memorisation import Memorisation
-    from makemore.workflows.planning import Plan
 
 
 def settings_line(config: Any) -> str:
@@ -97,7 +97,7 @@ class ProgressObserver:
     def start(self, plan: Plan) -> None:
         import torch
 
-        from makemore.workflows.determinism import repeats
+        from makemore.training.determinism import repeats
 
         corpus, split = plan.corpus, plan.corpus.splits["train"]
         self.note(

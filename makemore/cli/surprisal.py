@@ -10,7 +10,7 @@ from rich.text import Text
 from makemore.report.surprisal import LEVELS, level, shown, side, totals
 
 if TYPE_CHECKING:
-    from makemore.workflows.surprisal import Duel, Surprisal
+    from makemore.evaluation.surprisal import Duel, Surprisal
 
 # Dark letters on light grounds, which can be read whatever the terminal's own colours are.
 STYLES = ("", "black on #fff0c2", "black on #ffd590", "black on #ffa86b", "black on #f5714f")

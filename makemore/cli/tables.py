@@ -14,9 +14,9 @@ from rich.table import Table
 from makemore.report.columns import NAME, tables
 
 if TYPE_CHECKING:
-    from makemore.gradcheck import GradRow
-    from makemore.workflows.memorisation import Memorisation, Originality
-    from makemore.workflows.ranking import Comparison
+    from makemore.comparison.result import Comparison
+    from makemore.evaluation.memorization import Memorisation, Originality
+    from makemore.training.gradcheck import GradRow
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from makemore.cachedir import cache_folder
 from makemore.errors import UserError
+from makemore.runtime.cachedir import cache_folder
 
 META = "meta.json"
 CHECKED = 1 << 28

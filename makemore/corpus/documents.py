@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from makemore.config import CorpusConfig, split_shares
 from makemore.corpus.text import Text
 from makemore.errors import UserError
+from makemore.settings import CorpusConfig, split_shares
 
 Mode = Literal["lines", "text"]
 SPLITS = ("train", "val", "test")

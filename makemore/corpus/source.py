@@ -201,7 +201,8 @@ def _read_url(url: str) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(_checked_url(url), timeout=URL_TIMEOUT) as response:
             if suffix == ".gz":
-                yield from _read(gzip.open(response), url)
+                with gzip.open(response) as file:
+                    yield from _read(file, url)
             elif suffix == ".zst":
                 yield from _read(_zstandard_open(response, "rb"), url)
             else:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from makemore.config import CorpusConfig
 from makemore.corpus.arrays import ArrayWriter, read_arrays
 from makemore.corpus.cache import Cache, key_of
 from makemore.corpus.documents import SPLITS, Digest, Documents, Mode, make_documents, unsplit
 from makemore.corpus.text import IN_MEMORY, Text
+from makemore.settings import CorpusConfig
 from makemore.tokenizers import TOKENIZERS, fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import Split

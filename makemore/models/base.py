@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from makemore.config import CorpusFacts, Recipe, TrainConfig
-from makemore.models.steppers import Stepper
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, TrainConfig
 from makemore.types import Batch, State
 
 

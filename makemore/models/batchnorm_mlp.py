@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import ManualModel
-from makemore.models.steppers import Stepper
-from makemore.nn.batchnorm import BatchNorm
-from makemore.nn.windows import token_windows
+from makemore.models.layers.batchnorm import BatchNorm
+from makemore.models.layers.windows import token_windows
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import IGNORE_INDEX, State
 
 
@@ -114,7 +114,7 @@ class BatchNormMLP(ManualModel):
         return self._backward_steps(self._forward_steps(*examples), *examples)
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.windows import WindowStepper
+        from makemore.sampling.decoders.windows import WindowStepper
 
         return WindowStepper.of_batchnorm_mlp(self)
 

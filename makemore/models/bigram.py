@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Stepper
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 
@@ -55,7 +55,7 @@ class Bigram(LanguageModel):
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.windows import BigramStepper
+        from makemore.sampling.decoders.windows import BigramStepper
 
         return BigramStepper(self)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Stepper
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 NOTHING = -1
@@ -69,7 +69,7 @@ class BagOfWords(LanguageModel):
         return self.head(x), None if state is None else (context[:, length:],)
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.windows import BagOfWordsStepper
+        from makemore.sampling.decoders.windows import BagOfWordsStepper
 
         return BagOfWordsStepper(self)
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import CountModel
 from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
-from makemore.models.steppers import Stepper
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import IGNORE_INDEX, Batch, State
 
 if TYPE_CHECKING:
-    from makemore.models.steppers.count import Trie
+    from makemore.sampling.decoders.count import Trie
 
 Floats = NDArray[np.float64]
 
@@ -291,8 +291,8 @@ class Count(CountModel):
         return self.table.size
 
     def stepper(self) -> Stepper | None:
-        from makemore.models.steppers.count import SOURCE, CompiledCountStepper, CountStepper, Trie
-        from makemore.native import library
+        from makemore.runtime.native import library
+        from makemore.sampling.decoders.count import SOURCE, CompiledCountStepper, CountStepper, Trie
 
         smoothed = self.smoothed
         if not smoothed.backs_off:

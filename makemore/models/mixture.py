@@ -10,8 +10,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from makemore.config import override, setting
 from makemore.models.base import LanguageModel, MixtureModel
+from makemore.settings import override, setting
 from makemore.types import State
 
 

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Stepper
-from makemore.nn.dropout import Dropout
-from makemore.nn.windows import token_windows
+from makemore.models.layers.dropout import Dropout
+from makemore.models.layers.windows import token_windows
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 
@@ -78,7 +78,7 @@ class MLP(LanguageModel):
         return self.head(hidden), new_state
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.windows import WindowStepper
+        from makemore.sampling.decoders.windows import WindowStepper
 
         return WindowStepper.of_mlp(self)
 

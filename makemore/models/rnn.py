@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Stepper
-from makemore.nn.dropout import Dropout
+from makemore.models.layers.dropout import Dropout
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 TOKENS_A_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
@@ -91,7 +91,7 @@ class Recurrent(LanguageModel):
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.recurrent import recurrent_stepper
+        from makemore.sampling.decoders.recurrent import recurrent_stepper
 
         return recurrent_stepper(self)
 

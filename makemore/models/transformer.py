@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel, Native
-from makemore.models.steppers import Stepper
-from makemore.nn.attention import (
+from makemore.models.layers.attention import (
     attend,
     rotary_table,
     rotate,
     visible_bias,
     write_cache,
 )
-from makemore.nn.convolution import ShortConv
-from makemore.nn.dropout import Dropout, compile_options
-from makemore.nn.norms import rms_norm
+from makemore.models.layers.convolution import ShortConv
+from makemore.models.layers.dropout import Dropout, compile_options
+from makemore.models.layers.norms import rms_norm
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
@@ -295,15 +295,15 @@ class Transformer(LanguageModel):
         return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.compiled import SOURCE, compiled_stepper
-        from makemore.models.steppers.transformer import TransformerStepper
-        from makemore.native import library
+        from makemore.runtime.native import library
+        from makemore.sampling.decoders.compiled import SOURCE, compiled_stepper
+        from makemore.sampling.decoders.transformer import TransformerStepper
 
         code = library(SOURCE)
         return TransformerStepper(self) if code is None else compiled_stepper(self, code)
 
     def native(self, precision: torch.dtype) -> Native | None:
-        from makemore.models.native.transformer import native_transformer
+        from makemore.training.kernels.transformer import native_transformer
 
         return native_transformer(self, precision)
 

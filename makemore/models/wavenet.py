@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.config import CorpusFacts, Recipe, setting
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Stepper
-from makemore.nn.batchnorm import BatchNorm
-from makemore.nn.dropout import Dropout
+from makemore.models.layers.batchnorm import BatchNorm
+from makemore.models.layers.dropout import Dropout
+from makemore.sampling.decoders.base import Stepper
+from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 
@@ -149,7 +149,7 @@ class WaveNet(LanguageModel):
         return self.head(hidden[:, 1:]), None
 
     def stepper(self) -> Stepper:
-        from makemore.models.steppers.wavenet import WaveNetStepper
+        from makemore.sampling.decoders.wavenet import WaveNetStepper
 
         return WaveNetStepper(self)
 

@@ -24,10 +24,10 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from makemore.errors import UserError
+from makemore.play.lookahead import look
+from makemore.runs.run import Run
 from makemore.sampling import SampleParams
-from makemore.workflows.generation import SampleRequest, context, random_seed, sample, stream_text
-from makemore.workflows.playing import look
-from makemore.workflows.runs import Run
+from makemore.sampling.text import SampleRequest, context, random_seed, sample, stream_text
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from makemore.comparison.result import Comparison, Row
 from makemore.report.numbers import interval, memory, number, percent, short
-from makemore.workflows.ranking import Comparison, Row
 
 
 @dataclass(frozen=True)

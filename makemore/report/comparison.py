@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from makemore.pages.page import page
+from makemore.comparison.result import Comparison, Row
+from makemore.evaluation.profile import Portrait
 from makemore.report.charts import Axis, Chart, axis, frontier
 from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent, short
-from makemore.workflows.portrait import Portrait
-from makemore.workflows.ranking import Comparison, Row
+from makemore.report.page import page
 
 LINES_SHOWN = 15
 CHARS_SHOWN = 700

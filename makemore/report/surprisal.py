@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from makemore.pages.page import page
+from makemore.evaluation.surprisal import Duel, Surprisal
+from makemore.report.page import page
 from makemore.types import Score
-from makemore.workflows.surprisal import Duel, Surprisal
 
 LEVELS = (1.0, 2.0, 4.0, 8.0)
 """Bits a character at which a colour begins."""

@@ -1,7 +1,7 @@
 """Token choice and generation, the same for every model, all of it incremental."""
 
 from makemore.sampling.beam import beam_search
-from makemore.sampling.choice import Noise, SampleParams, choose, distribution, entropy_bits
-from makemore.sampling.generation import generate
+from makemore.sampling.generate import generate
+from makemore.sampling.logits import Noise, SampleParams, choose, distribution, entropy_bits
 
 __all__ = ["Noise", "SampleParams", "beam_search", "choose", "distribution", "entropy_bits", "generate"]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from makemore.models.base import LanguageModel
-from makemore.models.steppers import Ints
-from makemore.sampling.choice import SampleParams, distribution
-from makemore.sampling.decoding import make_decoder
+from makemore.sampling.decoder import make_decoder
+from makemore.sampling.decoders.base import Ints
+from makemore.sampling.logits import SampleParams, distribution
 
 
 class Hypothesis(NamedTuple):

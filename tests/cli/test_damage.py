@@ -83,7 +83,7 @@ def test_comparing_needs_the_result(refused, work, damage):
 
 
 def test_a_later_format_is_refused(refused, work):
-    from makemore.files import read_json, write_json
+    from makemore.runtime.files import read_json, write_json
 
     config = read_json(work / "lines" / "config.json")
     write_json(work / "lines" / "config.json", {**config, "format": 99})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore.checkpoint import RunDir
+from makemore.runs.directory import RunDir
 from tests.cli.conftest import call
 
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from makemore.workflows.observers import Silent
-from makemore.workflows.planning import TrainRequest, prepare
+from makemore.training.observers import Silent
+from makemore.training.planning import TrainRequest, prepare
 from tests.cli.conftest import call
 
 
@@ -88,7 +88,7 @@ def test_doctor_says_how_much_it_counted(work, monkeypatch):
     assert words()["counted in"] == "the whole text"
     assert words()["words"] == 480
     monkeypatch.setattr("makemore.corpus.text.BLOCK", 1000)
-    monkeypatch.setattr("makemore.workflows.diagnosis.WORDS", 100)
+    monkeypatch.setattr("makemore.corpus.doctor.WORDS", 100)
     assert words()["counted in"] == f"its first {words()['words']:,} words"
     assert 100 <= words()["words"] < 480
 

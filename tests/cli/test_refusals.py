@@ -298,6 +298,6 @@ class TestOverwriting:
 
 
 def test_a_vocabulary_too_large_for_the_rung(refused, monkeypatch):
-    monkeypatch.setattr("makemore.workflows.planning.LARGE_VOCABULARY", 5)
-    monkeypatch.setattr("makemore.workflows.planning.memory_of", lambda device: 1e-7)
+    monkeypatch.setattr("makemore.training.planning.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.training.planning.memory_of", lambda device: 1e-7)
     assert "take about" in refused("train", "words.txt", "--model", "bigram")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from makemore.models import MODELS
-from makemore.workflows.runs import load
+from makemore.runs.run import load
 from tests.cli.conftest import call, train
 
 TRAINABLE = [name for name in MODELS if name != "mixture"]

@@ -60,9 +60,9 @@ def test_a_stride_without_meaning(refused):
 
 
 def test_a_large_vocabulary_s_cost_is_told_before_training(work, monkeypatch):
-    monkeypatch.setattr("makemore.workflows.planning.LARGE_VOCABULARY", 5)
-    monkeypatch.setattr("makemore.workflows.planning.BYTES_PER_PARAMETER", 10**9)
-    monkeypatch.setattr("makemore.workflows.planning.memory_of", lambda device: None)
+    monkeypatch.setattr("makemore.training.planning.LARGE_VOCABULARY", 5)
+    monkeypatch.setattr("makemore.training.planning.BYTES_PER_PARAMETER", 10**9)
+    monkeypatch.setattr("makemore.training.planning.memory_of", lambda device: None)
     told = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
     assert "parameters for" in told
     assert "to train" in told

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
-from makemore.files import read_tensors, write_tensors
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from tests.conformance.prepared import VOCAB, documents, prepared, room
+from makemore.runtime.files import read_tensors, write_tensors
+from tests.conformance.fixtures import VOCAB, documents, prepared, room
 
 LENGTH = 40
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}

@@ -8,12 +8,12 @@ import random
 
 import pytest
 
+from makemore.evaluation.evaluate import evaluate
 from makemore.models import MODELS
-from makemore.workflows.evaluation import evaluate
-from makemore.workflows.generation import SampleRequest, sample
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.runs import load
-from makemore.workflows.training import Interrupted, train
+from makemore.runs.run import load
+from makemore.sampling.text import SampleRequest, sample
+from makemore.training.planning import TrainRequest
+from makemore.training.train import Interrupted, train
 
 TRAINED = [name for name in MODELS if MODELS.get(name).standalone]
 pytestmark = pytest.mark.parametrize("name", TRAINED)

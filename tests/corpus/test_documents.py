@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore.config import CorpusConfig
 from makemore.corpus.documents import MOST_HELD_OUT, SPLITS, Documents, choose_mode
 from makemore.corpus.documents import make_documents as documents_of
 from makemore.corpus.text import Text
 from makemore.errors import UserError
+from makemore.settings import CorpusConfig
 
 rng = random.Random(0)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from makemore.config import CorpusConfig
 from makemore.corpus import cache, decoding, documents, splits, text
 from makemore.corpus.cache import META, Cache
 from makemore.corpus.documents import SPLITS, make_documents
@@ -19,6 +18,7 @@ from makemore.corpus.source import find_source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import Text, store_text
 from makemore.errors import UserError
+from makemore.settings import CorpusConfig
 from makemore.types import Split
 
 rng = random.Random(3)

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import pytest
 import zstandard
 
+from makemore.corpus.datasets import open_input, shipped_file
 from makemore.corpus.source import Source, find_source, recorded_source
 from makemore.corpus.text import store_text
-from makemore.datasets import open_input, shipped_file
 from makemore.errors import UserError
 
 ONE, TWO = "first é\nsecond", "third\n"

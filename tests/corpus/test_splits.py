@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore.config import CorpusConfig
 from makemore.corpus.documents import SPLITS, make_documents
 from makemore.corpus.loader import OrderedLoader, ShuffledLoader
 from makemore.corpus.splits import encode_documents, make_corpus
 from makemore.corpus.text import Text
+from makemore.settings import CorpusConfig
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX
 

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from makemore.inspection import (
+from makemore.inspection.capture import watching
+from makemore.inspection.figures import BOUNDARY, label
+from makemore.inspection.pictures import (
     activations,
     attention,
     bigrams,
@@ -23,15 +25,13 @@ from makemore.inspection import (
     reach,
     updates,
 )
-from makemore.inspection.capture import watching
-from makemore.inspection.figures import BOUNDARY, label
 from makemore.inspection.subject import Subject, Update
 from makemore.models import MODELS
 from makemore.models.count import Count, CountConfig
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Split
-from tests.conformance.prepared import VOCAB, documents, prepared
-from tests.export.loud import loud_transformer
+from tests.conformance.fixtures import VOCAB, documents, prepared
+from tests.interop.nonzero_models import loud_transformer
 
 EVERY = np.arange(VOCAB)
 TOKENIZER = fit_tokenizer("char", ["abcdefghij"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
-from makemore.nn.batchnorm import BatchNorm
+from makemore.models.layers.batchnorm import BatchNorm
 from makemore.types import IGNORE_INDEX
 
 V = 11

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count, CountConfig
+from makemore.training.planning import TrainRequest
+from makemore.training.train import TrainResult, train
 from makemore.types import Batch
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.training import TrainResult, train
 
 V = 6
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from makemore.nn.dropout import Dropout, dropout
+from makemore.models.layers.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [1e-9, 0.01, 0.1, 0.5, 0.9])

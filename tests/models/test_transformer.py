@@ -10,9 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.config import CorpusFacts
+from makemore.models.layers.attention import (
+    attend,
+    causal_bias,
+    rotary_table,
+    rotate,
+    visible_bias,
+    write_cache,
+)
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.nn.attention import attend, causal_bias, rotary_table, rotate, visible_bias, write_cache
+from makemore.settings import CorpusFacts
 from makemore.types import IGNORE_INDEX
 
 VOCAB = 13

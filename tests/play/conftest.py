@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.training import train
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
 from tests.cli.conftest import prose, words
 
 pytest.importorskip("starlette")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from makemore.play.lookahead import look
+from makemore.runs.run import load
 from makemore.sampling import SampleParams
-from makemore.workflows.playing import look
-from makemore.workflows.runs import load
 from tests.play.conftest import Served
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from makemore.errors import UserError
+from makemore.play.lookahead import look
 from makemore.play.server import MOST_BYTES, listen
+from makemore.runs.run import load
 from makemore.sampling import SampleParams
-from makemore.workflows.generation import SampleRequest, sample, stream_text
-from makemore.workflows.playing import look
-from makemore.workflows.runs import load
+from makemore.sampling.text import SampleRequest, sample, stream_text
 from tests.play.conftest import Served
 
 

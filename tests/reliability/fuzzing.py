@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from makemore.config import CorpusConfig
 from makemore.corpus.source import find_source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import store_text
 from makemore.errors import UserError
-from makemore.files import json_digest
-from makemore.workflows.checking import check
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.runs import load
-from makemore.workflows.training import train
+from makemore.runs.run import load
+from makemore.runs.verification import check
+from makemore.runtime.files import json_digest
+from makemore.settings import CorpusConfig
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
 
 Item = TypeVar("Item")
 MODES = ("auto", "lines", "text")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from makemore.checkpoint import RunDir
-from tests.reliability.nursery import Job, Nursery, Outcome
+from makemore.runs.directory import RunDir
+from tests.reliability.fork_server import Job, Nursery, Outcome
 
 STEPS = 12
 SETTINGS = (

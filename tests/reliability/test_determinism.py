@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from makemore.config import TrainConfig
-from makemore.workflows.determinism import repeats, varies
-from makemore.workflows.training import train
+from makemore.settings import TrainConfig
+from makemore.training.determinism import repeats, varies
+from makemore.training.train import train
 from tests.cli.conftest import call, prose, words
 from tests.reliability.test_resuming import GRADIENT, metrics_of, request_for
 

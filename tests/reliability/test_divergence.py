@@ -8,16 +8,16 @@ import math
 import pytest
 import torch
 
-from makemore.checkpoint import RunDir
-from makemore.config import TrainConfig
-from makemore.divergence import NotFinite
-from makemore.learners import AutogradLearner
 from makemore.models.mlp import MLP, MLPConfig
-from makemore.optim import SGD, Optimizers
-from makemore.trainer import Diverged
+from makemore.runs.directory import RunDir
+from makemore.settings import TrainConfig
+from makemore.training.learners.gradient import AutogradLearner
+from makemore.training.learners.guard import NotFinite
+from makemore.training.optimizers.optim import SGD, Optimizers
+from makemore.training.planning import TrainRequest
+from makemore.training.train import TrainResult, train
+from makemore.training.trainer import Diverged
 from makemore.types import Batch
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.training import TrainResult, train
 from tests.reliability.test_resuming import Listening, metrics_of, request_for, same, state_of, texts
 
 __all__ = ["texts"]
@@ -160,7 +160,7 @@ class TestRollback:
 
     def test_time_that_was_used_stays_used(self, request_, monkeypatch):
         ticks = iter(range(10**6))
-        monkeypatch.setattr("makemore.trainer.time.perf_counter", lambda: float(next(ticks)))
+        monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: float(next(ticks)))
         spoil(monkeypatch, 12, loss=math.nan, above=0.5)
         timed = {**request_.train, "steps": None, "max_time": 40.0, "patience": 0, "save_interval": 1e9}
         result = self.train(dataclasses.replace(request_, train=timed))

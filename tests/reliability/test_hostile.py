@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from makemore.config import TrainConfig
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.trainer import Trainer
-from makemore.workflows.observers import Silent
-from makemore.workflows.planning import TrainRequest, prepare
+from makemore.settings import TrainConfig
+from makemore.training.observers import Silent
+from makemore.training.planning import TrainRequest, prepare
+from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
 from tests.reliability.fuzzing import ENCODINGS, Victim, run_directory, text
 

@@ -9,8 +9,8 @@ import os
 
 import pytest
 
+from tests.reliability.fork_server import Nursery
 from tests.reliability.kills import kill_everywhere
-from tests.reliability.nursery import Nursery
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch._inductor.utils import clear_caches
 
-from makemore.checkpoint import RunDir
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, ManualModel
-from makemore.workflows.observers import Silent
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.training import Interrupted, TrainResult, train
+from makemore.runs.directory import RunDir
+from makemore.training.observers import Silent
+from makemore.training.planning import TrainRequest
+from makemore.training.train import Interrupted, TrainResult, train
 from tests.cli.conftest import prose, words
 
 GRADIENT = [
@@ -57,7 +57,7 @@ class Listening(Silent):
 @pytest.fixture(autouse=True)
 def steady_log(monkeypatch):
     """Records at evaluations only: between them they come by the clock."""
-    monkeypatch.setattr("makemore.trainer.LOG_SECONDS", 1e9)
+    monkeypatch.setattr("makemore.training.trainer.LOG_SECONDS", 1e9)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_stopping_early(texts, tmp_path):
 def clock(monkeypatch):
     """A second passes whenever someone looks."""
     ticks = itertools.count()
-    monkeypatch.setattr("makemore.trainer.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: float(next(ticks)))
 
 
 def test_time_already_used_counts(texts, tmp_path, clock):

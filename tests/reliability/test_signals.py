@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from makemore import learners
-from makemore.checkpoint import RunDir
 from makemore.cli import signals
-from makemore.workflows import assembly, training
-from makemore.workflows.checking import check
+from makemore.runs.directory import RunDir
+from makemore.runs.verification import check
+from makemore.training import assembly
+from makemore.training import train as training
+from makemore.training.learners import gradient as learners
 from tests.cli.conftest import call, words
+from tests.reliability.test_environment import BEGIN
 from tests.reliability.test_resuming import same, state_of
-from tests.reliability.test_surroundings import BEGIN
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 PHASES: dict[str, tuple[Any, str]] = {
@@ -150,7 +151,7 @@ def test_nohup_is_heeded(text, monkeypatch):
 
 def test_ctrl_c_while_sampling(text, monkeypatch):
     assert call("train", text, "-m", "count", "--out", "run").status == 0
-    monkeypatch.setattr("makemore.workflows.runs.load", lambda *args: slowly(signal.SIGINT)())
+    monkeypatch.setattr("makemore.runs.run.load", lambda *args: slowly(signal.SIGINT)())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a shell's background jobs
     try:
         result = call("sample", "run")

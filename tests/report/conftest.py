@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from makemore.comparison.compare import CompareRequest, compare
+from makemore.comparison.result import Comparison
 from makemore.report.comparison import comparison_page
-from makemore.workflows.comparison import CompareRequest, compare
-from makemore.workflows.mixing import mix
-from makemore.workflows.planning import TrainRequest
-from makemore.workflows.ranking import Comparison
-from makemore.workflows.training import train
+from makemore.training.mix import mix
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
 
 RUNS = ("count", "bigram", "<b>mlp & co", "pair")
 

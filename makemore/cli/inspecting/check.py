@@ -1,0 +1,26 @@
+"""``makemore check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from makemore.cli.options import JSON, print_json
+
+
+def command(
+    run: Path = typer.Argument(..., help="A run directory."),
+    json: bool = JSON,
+) -> None:
+    """Look for damage in the files of a run."""
+    from makemore.errors import UserError
+    from makemore.runs.verification import check
+
+    problems = check(run)
+    if json:
+        print_json({"run": str(run), "problems": problems})
+        raise typer.Exit(2 if problems else 0)
+    if problems:
+        raise UserError("; ".join(problems))
+    print(f"{run}: every file is as it was written")

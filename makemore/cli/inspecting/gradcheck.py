@@ -1,0 +1,26 @@
+"""``makemore gradcheck``."""
+
+from __future__ import annotations
+
+import typer
+
+from makemore.cli.options import JSON, print_json
+
+
+def command(
+    model: str = typer.Argument("batchnorm-mlp", help="A rung with a hand-written backward pass."),
+    settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=3; repeatable."),
+    seed: int = typer.Option(0, "--seed", help="Seed of weights and batch."),
+    json: bool = JSON,
+) -> None:
+    """Compare hand-written gradients with autograd and finite differences, in float64."""
+    from makemore.cli.tables import gradcheck_table
+    from makemore.training.gradients import check_gradients
+
+    rows = check_gradients(model, tuple(settings), seed)
+    if json:
+        print_json({"model": model, "rows": [row.__dict__ for row in rows]})
+    else:
+        print(gradcheck_table(rows))
+    if not all(row.approximate for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+"""``makemore tokenize``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json, printable
+
+if TYPE_CHECKING:
+    from makemore.corpus.tokenization import Tokenization
+
+STYLES = (
+    "black on bright_cyan",
+    "black on bright_yellow",
+    "black on bright_green",
+    "black on bright_magenta",
+)
+
+
+def command(
+    input: list[str] = INPUT,
+    tokenizer: str = TOKENIZER,
+    n: int = typer.Option(300, "-n", min=0, help="Tokens of the text's beginning to show."),
+    mode: str | None = typer.Option(None, "--mode", help="auto, lines or text."),
+    encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    json: bool = JSON,
+) -> None:
+    """Show how a text falls into tokens."""
+    from makemore.cli.progress import ProgressObserver
+    from makemore.corpus.tokenization import tokenize
+
+    corpus = {key: value for key, value in (("mode", mode), ("encoding", encoding)) if value is not None}
+    result = tokenize(input, tokenizer, corpus, n, ProgressObserver().encoding)
+    if json:
+        print_json(result.as_dict())
+    else:
+        _show(result)
+
+
+def _show(result: Tokenization) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    text = Text()
+    for i, piece in enumerate(result.pieces):
+        # Without colours, a bar stands between tokens.
+        bar = "" if console.is_terminal or not i or piece == "\n" else "|"
+        text.append(bar).append(printable(_visible(piece)), STYLES[i % len(STYLES)])
+    console.print(text)
+    if result.note:
+        console.print(printable(result.note))
+    console.print(
+        f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
+        f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"
+    )
+    console.print(f"vocabulary: {result.used:,} of {result.vocab_size:,} tokens occur; most often:")
+    often = "  ".join(f"{_visible(piece).strip(chr(10))!r} {count:,}" for piece, count in result.frequent)
+    console.print(often)
+
+
+def _visible(piece: str) -> str:
+    """Line ends and tabs that can be seen."""
+    return piece.replace("\t", "→").replace("\n", "⏎\n")

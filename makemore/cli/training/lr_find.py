@@ -1,0 +1,83 @@
+"""``makemore lr-find``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+
+if TYPE_CHECKING:
+    from makemore.training.lr_find import Sweep
+
+ROWS, WIDTH = 20, 48
+
+
+def command(
+    input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
+    model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
+    low: float | None = typer.Option(
+        None, "--from", help="First rate (default: a thousandth of the recipe's)."
+    ),
+    high: float | None = typer.Option(
+        None, "--to", help="Last rate (default: a hundred times the recipe's)."
+    ),
+    steps: int = typer.Option(200, "--steps", help="Steps of the sweep."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Time of the sweep, in place of --steps."),
+    tokenizer: str = TOKENIZER,
+    device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
+    seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
+    config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
+    settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="The picture: a PNG, PDF or SVG file."),
+    json: bool = JSON,
+) -> None:
+    """Try learning rates from low to high on a short run, and suggest one."""
+    limit = seconds(max_time)
+    train: dict[str, Any] = {"device": device, "seed": seed}
+    from makemore.models import MODELS
+
+    MODELS.path(model)
+    from makemore.cli.progress import ProgressObserver
+    from makemore.training.lr_find import SweepRequest, find_rate
+    from makemore.training.planning import TrainRequest
+
+    training = TrainRequest(
+        input,
+        model,
+        tokenizer,
+        train={k: v for k, v in train.items() if v is not None},
+        settings=tuple(settings),
+        config=config,
+    )
+    observer = ProgressObserver()
+    try:
+        sweep = find_rate(SweepRequest(training, low, high, steps, limit, out), observer)
+    finally:
+        observer.close()
+    if sweep.doubt:
+        observer.note(f"not to be trusted: {sweep.doubt}")
+    if json:
+        print_json(sweep.as_dict())
+        return
+    print(chart(sweep))
+    print("suggested:", " ".join(f"--set {name}={rate}" for name, rate in sweep.settings().items()))
+    observer.note("a tenth of the rate with the lowest smoothed loss")
+    observer.note(f"picture: {sweep.picture}")
+
+
+def chart(sweep: Sweep) -> str:
+    """The smoothed loss as a bar a rate; one bar is that of the suggestion."""
+    points = sweep.points
+    step = max(1, len(points) // ROWS)
+    shown = points[::step]
+    suggested = min(shown, key=lambda point: abs(point.lr / sweep.lr - 1))
+    lowest, highest = (pick(point.smooth for point in points) for pick in (min, max))
+    lines = ["      rate    loss"]
+    for point in shown:
+        bar = "█" * round(WIDTH * (point.smooth - lowest) / max(highest - lowest, 1e-9))
+        mark = " ← suggested" if point is suggested else ""
+        lines.append(f"{point.lr:10.2e}  {point.smooth:6.3f}  {bar}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""``makemore sample``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from makemore.cli.options import DEVICE, JSON, print_json
+
+if TYPE_CHECKING:
+    from makemore.runs.run import Run
+    from makemore.sampling.text import SampleRequest
+
+
+def command(
+    run: Path = typer.Argument(..., help="A run directory."),
+    n: int | None = typer.Option(None, "-n", help="Samples of each prompt (default: 10 lines, or one text)."),
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Text to go on from; may be repeated."),
+    prompt_file: Path | None = typer.Option(
+        None, "--prompt-file", help="A file to go on from, - for standard input; of lines, each is a prompt."
+    ),
+    max_new_tokens: int | None = typer.Option(None, "--max-new-tokens", help="Longest sample, in tokens."),
+    temperature: float = typer.Option(1.0, "--temperature", help="Below 1 safer, above 1 bolder."),
+    top_k: int | None = typer.Option(None, "--top-k", help="Choose among the K likeliest tokens."),
+    top_p: float | None = typer.Option(None, "--top-p", help="Choose among the likeliest with this mass."),
+    min_p: float | None = typer.Option(
+        None, "--min-p", help="Drop tokens below this share of the likeliest."
+    ),
+    greedy: bool = typer.Option(False, "--greedy", help="Always the likeliest token."),
+    beam: int | None = typer.Option(
+        None, "--beam", help="Search for the likeliest texts with K beams, best first."
+    ),
+    length_penalty: float | None = typer.Option(
+        None, "--length-penalty", help="Of beams (default 0.6): 0 favours short texts, above 1 long ones."
+    ),
+    stop: str | None = typer.Option(None, "--stop", help="End a sample before this text."),
+    seed: int | None = typer.Option(None, "--seed", help="The same seed gives the same samples."),
+    novel_only: bool = typer.Option(False, "--novel-only", help="Only lines that weren't trained on."),
+    show_probs: bool = typer.Option(
+        False, "--show-probs", help="Each token's probability, entropy and alternatives."
+    ),
+    report: bool = typer.Option(
+        False, "--report", help="Does it recite? Figures in place of samples, beside held-out text."
+    ),
+    unknown: str = typer.Option("error", "--unknown", help="Prompt characters never seen: error or skip."),
+    device: str = DEVICE,
+    json: bool = JSON,
+) -> None:
+    """Sample from a run; samples alone on stdout."""
+    from makemore.errors import UserError
+    from makemore.sampling import SampleParams
+
+    if unknown not in ("error", "skip"):
+        raise UserError(f"--unknown {unknown!r}: must be error or skip")
+    if show_probs and (report or novel_only or beam is not None):
+        raise UserError("--show-probs goes with drawn samples; leave out --report, --novel-only and --beam")
+    if novel_only and (report or beam is not None):
+        raise UserError("--novel-only goes with drawn samples; leave out --report and --beam")
+    if length_penalty is not None and beam is None:
+        raise UserError("--length-penalty is for --beam")
+    params = SampleParams(temperature, top_k, top_p, min_p, greedy)
+    from makemore.runs.run import load
+    from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context, random_seed
+
+    text = _read(prompt, prompt_file)
+    loaded = load(run, device)
+    request = SampleRequest(
+        _number(loaded, n, beam, report),
+        "",
+        max_new_tokens,
+        params,
+        stop,
+        random_seed() if seed is None else seed,
+        unknown == "skip",
+        beam,
+        DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
+    )
+    requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
+    for one in requests:
+        context(loaded, one)  # refuses a bad prompt before anything is printed
+    if report:
+        _report(loaded, requests, json)
+    elif show_probs:
+        _show_probs(loaded, requests, json)
+    else:
+        _samples(loaded, requests, novel_only, json)
+
+
+def _read(prompt: list[str], prompt_file: Path | None) -> str | None:
+    from makemore.corpus.decoding import decode_text, read_text
+    from makemore.errors import UserError
+
+    if prompt_file is None:
+        return None
+    if prompt:
+        raise UserError("--prompt and --prompt-file exclude each other")
+    if str(prompt_file) == "-":
+        return decode_text(sys.stdin.buffer.read(), "standard input")
+    return read_text(prompt_file)
+
+
+def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
+    """All of a file in ``text`` mode, each of its lines in ``lines`` mode."""
+    if text is None:
+        return prompt or [""]
+    return [line for line in text.split("\n") if line] if run.mode == "lines" else [text]
+
+
+def _number(run: Run, n: int | None, beam: int | None, report: bool) -> int:
+    if n is not None:
+        return n
+    if beam is not None:
+        return 1
+    if report:
+        from makemore.evaluation.memorization import REPORTED
+
+        return REPORTED[run.mode]
+    return 10 if run.mode == "lines" else 1
+
+
+def _payload(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
+    prompts = [r.prompt for r in requests]
+    return {"run": str(run.folder.path), "seed": requests[0].seed, "prompts": prompts}
+
+
+def _samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
+    from makemore.runs.training_lines import novel
+    from makemore.sampling.text import sample
+
+    texts = (text for r in requests for text in (novel if novel_only else sample)(run, r))
+    if json:
+        print_json({**_payload(run, requests), "samples": list(texts)})
+    elif run.mode == "text" and len(requests) == requests[0].n == 1 and _streams(requests[0]):
+        _stream(run, requests[0])
+    else:
+        for i, text in enumerate(texts):
+            if i and run.mode == "text":
+                print("-" * 40)
+            print(text)
+
+
+def _streams(request: SampleRequest) -> bool:
+    return request.beam is None and sys.stdout.isatty()
+
+
+def _stream(run: Run, request: SampleRequest) -> None:
+    from makemore.sampling.text import shown_prompt, stream_text
+
+    sys.stdout.write(shown_prompt(run, request))
+    for piece in stream_text(run, request):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _report(run: Run, requests: list[SampleRequest], json: bool) -> None:
+    from makemore.cli.tables import memorisation_table
+    from makemore.evaluation.memorization import report
+
+    result = report(run, requests)
+    if json:
+        print_json({**_payload(run, requests), "report": result.as_dict()})
+    else:
+        print(memorisation_table(result))
+
+
+def _show_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:
+    from makemore.cli.probabilities import print_probs
+    from makemore.sampling.probabilities import sample_with_probs
+    from makemore.sampling.text import shown_prompt
+
+    found = ((r, sample_with_probs(run, r, i)) for r in requests for i in range(r.n))
+    if json:
+        pairs = [(shown_prompt(run, r), tokens) for r, tokens in found]
+        samples = [prompt + "".join(t.text for t in tokens) for prompt, tokens in pairs]
+        listed = [[t.as_dict() for t in tokens] for _, tokens in pairs]
+        print_json({**_payload(run, requests), "samples": samples, "tokens": listed})
+        return
+    for r, tokens in found:
+        print_probs(shown_prompt(run, r), tokens)

@@ -1,0 +1,149 @@
+"""What a comparison comes to: rows of runs, best first, with every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from makemore.comparison.grid import Failure
+from makemore.evaluation.intervals import Judgement
+from makemore.evaluation.profile import Portrait
+from makemore.types import Score
+
+
+def seed_of(config: dict[str, Any]) -> int | None:
+    """Of a run's settings; None for a mixture."""
+    return config.get("train", {}).get("seed")
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """One run's figures."""
+
+    folder: Path
+    config: dict[str, Any]
+    parameters: int
+    seconds: float
+    tokens: int
+    """Trained on."""
+    peak_memory: int | None
+    sampling_speed: float
+    """Tokens a second, one text at a time."""
+    score: Score
+
+    @property
+    def seed(self) -> int | None:
+        return seed_of(self.config)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """In training."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.folder),
+            "seed": self.seed,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "sampling_tokens_per_second": self.sampling_speed,
+            "peak_memory": self.peak_memory,
+            **self.score.as_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rung with a tokenizer: its runs, which differ in their seed alone. Figures are means over them."""
+
+    name: str
+    runs: tuple[ScoredRun, ...]
+    judgement: Judgement
+    samples: list[str]
+    """Of its first run."""
+    memorised: float | None
+    """Share of samples that are training lines, or of their text that was copied (see ``ByHeart``)."""
+    portrait: Portrait | None
+    """Of its first run, where it was asked for."""
+
+    @property
+    def model(self) -> str:
+        return self.runs[0].config["model"]["name"]
+
+    @property
+    def tokenizer(self) -> str:
+        return self.runs[0].config["tokenizer"]
+
+    def mean(self, figure: Callable[[ScoredRun], float]) -> float:
+        return sum(map(figure, self.runs)) / len(self.runs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Bits per byte of the best and the worst seed."""
+        bits = [run.score.bits_per_byte for run in self.runs]
+        return min(bits), max(bits)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Of the run that took most."""
+        return max((run.peak_memory for run in self.runs if run.peak_memory is not None), default=None)
+
+    @property
+    def unseen_bits_per_byte(self) -> float | None:
+        """Over documents that don't stand in train, where some do."""
+        scores = [run.score.unseen for run in self.runs]
+        found = [score.bits_per_byte for score in scores if score is not None]
+        return sum(found) / len(found) if found else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json`` and ``--csv``, less the runs."""
+        first = self.runs[0]
+        return {
+            "name": self.name,
+            "model": self.model,
+            "tokenizer": self.tokenizer,
+            "seeds": len(self.runs),
+            "parameters": first.parameters,
+            "seconds": self.mean(lambda run: run.seconds),
+            "tokens_per_second": self.mean(lambda run: run.tokens_per_second),
+            "sampling_tokens_per_second": self.mean(lambda run: run.sampling_speed),
+            "peak_memory": self.peak_memory,
+            "nll": self.mean(lambda run: run.score.nll),
+            "perplexity": self.mean(lambda run: run.score.perplexity),
+            "bits_per_char": self.mean(lambda run: run.score.bits_per_char),
+            "bits_per_byte": self.judgement.bits_per_byte,
+            "ci95": list(self.judgement.ci95),
+            "spread": list(self.spread),
+            "difference": self.judgement.difference,
+            "difference_ci95": list(self.judgement.difference_ci95),
+            "beyond_noise": self.judgement.beyond_noise,
+            "unseen_bits_per_byte": self.unseen_bits_per_byte,
+            "memorised": self.memorised,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows, fewest bits per byte first, all of the same text."""
+
+    source: str
+    """The text's name."""
+    split: str
+    """What of it was scored; of a file, all: its name."""
+    mode: str
+    rows: list[Row]
+    failures: list[Failure] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = [{**row.as_dict(), "runs": [run.as_dict() for run in row.runs]} for row in self.rows]
+        failures = [{"name": f.name, "reason": f.reason} for f in self.failures]
+        return {
+            "source": self.source,
+            "split": self.split,
+            "mode": self.mode,
+            "rows": rows,
+            "failures": failures,
+        }

@@ -1,0 +1,139 @@
+"""Where texts come from: a path, a name, or the list that ships with the project."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from makemore.corpus.source import Source, find_source
+from makemore.errors import UserError, unknown_name
+
+SHIPPED = "first-names"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A text that can be downloaded: pinned to a commit and a checksum."""
+
+    url: str
+    sha256: str
+    size: int
+    about: str
+
+
+DATASETS = {
+    "names": Dataset(
+        "https://raw.githubusercontent.com/karpathy/makemore/"
+        "988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
+        "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        228145,
+        "32,033 first names, one a line (the lectures' data set)",
+    ),
+    "shakespeare": Dataset(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/"
+        "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        1115394,
+        "1.1 MB of Shakespeare's plays (tinyshakespeare)",
+    ),
+}
+
+
+def shipped_file() -> Path:
+    """The list of first names that comes with makemore, from a checkout or an installed wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / f"{SHIPPED}.txt").is_file():
+            return folder / f"{SHIPPED}.txt"
+    raise UserError(f"{SHIPPED}.txt is missing from this installation; install makemore again")
+
+
+def download_folder() -> Path:
+    """Where ``makemore data`` puts files: ``MAKEMORE_DATA``, or ``data`` here."""
+    return Path(os.environ.get("MAKEMORE_DATA") or "data")
+
+
+def find_input(name: str | None) -> Path:
+    """The file that INPUT means: none is the shipped list, then a path, then a data set's name.
+
+    Raises UserError for a data set that hasn't been downloaded, or a file that isn't there.
+    """
+    if name is None or name == SHIPPED:
+        return shipped_file()
+    if name in DATASETS and not Path(name).is_file():
+        for folder in (download_folder(), Path("data")):
+            if (folder / f"{name}.txt").is_file():
+                return folder / f"{name}.txt"
+        raise UserError(f"the data set {name!r} isn't here yet; get it with: makemore data {name}")
+    if not os.path.exists(name) and not Path(name).suffix and os.sep not in name:
+        known = unknown_name("data set", name, [SHIPPED, *DATASETS])
+        raise UserError(f"no such file, and {known}")
+    return Path(name)
+
+
+def open_input(names: Sequence[str]) -> Source:
+    """What INPUT means: none is the shipped list; then files, folders, globs, URLs, ``-``, data sets.
+
+    Raises UserError for a data set that hasn't been downloaded, or a file that isn't there.
+    """
+    if not names:
+        return find_source(str(shipped_file()))
+    return find_source(*(name if _is_place(name) else str(find_input(name)) for name in names))
+
+
+def _is_place(name: str) -> bool:
+    """Whether a name is no plain file's or data set's."""
+    return name == "-" or "://" in name or glob.has_magic(name)
+
+
+def download(
+    name: str, folder: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Path, bool]:
+    """Fetch a data set unless it is there already; returns its path and whether it was fetched.
+
+    Raises UserError for an unknown name, no network, a file that isn't the pinned one (nothing is
+    kept), or another file in its place (nothing is replaced).
+    """
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    dataset = DATASETS[name]
+    path = (folder or download_folder()) / f"{name}.txt"
+    if path.exists():
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
+            raise UserError(f"{path} is there but is not the pinned file; move it away first")
+        return path, False
+    data = _fetch(dataset, progress)
+    if hashlib.sha256(data).hexdigest() != dataset.sha256:
+        raise UserError(f"what {dataset.url} sent is not the pinned file; nothing was kept")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"can't write {path}: {error.strerror}") from None
+    return path, True
+
+
+def _fetch(dataset: Dataset, progress: Callable[[int, int], None] | None) -> bytes:
+    """The bytes at a URL, never more than the pinned file has (plus one, to notice)."""
+    data = b""
+    try:
+        with urllib.request.urlopen(dataset.url, timeout=30) as response:
+            while len(data) <= dataset.size and (piece := response.read(65536)):
+                data += piece
+                if progress:
+                    progress(len(data), dataset.size)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"can't download {dataset.url}: {reason}; check the network") from None
+    return data

@@ -1,0 +1,86 @@
+"""How a text falls into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from makemore.corpus.datasets import open_input
+from makemore.corpus.splits import Progress, make_corpus
+from makemore.corpus.text import store_text
+from makemore.settings import CorpusConfig, override
+from makemore.tokenizers import TOKENIZERS, Tokenizer
+
+FREQUENT = 20
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """Figures of all splits together, and a text's beginning in pieces."""
+
+    tokenizer: str
+    note: str
+    vocab_size: int
+    used: int
+    """Tokens of the vocabulary that occur."""
+    tokens: int
+    chars: int
+    bytes: int
+    pieces: list[str]
+    """The first tokens as text; bytes that are no character as ``\\xNN``."""
+    frequent: list[tuple[str, int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer,
+            "vocab_size": self.vocab_size,
+            "used": self.used,
+            "tokens": self.tokens,
+            "chars": self.chars,
+            "bytes": self.bytes,
+            "tokens_per_char": self.tokens / self.chars,
+            "bytes_per_token": self.bytes / self.tokens,
+            "pieces": self.pieces,
+            "frequent": dict(self.frequent),
+        }
+
+
+def shown(tokenizer: Tokenizer, token: int) -> str:
+    """A token as text; bytes that are no character as ``\\xNN``."""
+    return tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
+
+
+def tokenize(
+    names: Sequence[str],
+    spec: str,
+    corpus: dict[str, Any] | None = None,
+    length: int = 300,
+    progress: Progress | None = None,
+) -> Tokenization:
+    """Encode a text as training would; ``length``: tokens of its beginning to show, ``corpus``: settings
+    of how it is split.
+
+    Raises UserError for an unknown tokenizer, or a text that can't be read or is too short.
+    """
+    TOKENIZERS.path(spec.partition(":")[0])
+    config = override(CorpusConfig(), corpus or {}, "corpus")
+    made = make_corpus(store_text(open_input(names), config.encoding), config, spec, progress)
+    tokenizer, splits = made.tokenizer, made.splits.values()
+    counts_V = np.zeros(tokenizer.vocab_size, np.int64)
+    for split in splits:
+        counts_V += np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
+    often = np.argsort(-counts_V, kind="stable")[:FREQUENT]
+    return Tokenization(
+        spec,
+        tokenizer.note,
+        tokenizer.vocab_size,
+        int(np.count_nonzero(counts_V)),
+        int(counts_V.sum()),
+        sum(split.chars for split in splits),
+        sum(split.bytes for split in splits),
+        [shown(tokenizer, int(token)) for token in made.splits["train"].tokens_N[:length]],
+        [(shown(tokenizer, int(token)), int(counts_V[token])) for token in often if counts_V[token]],
+    )

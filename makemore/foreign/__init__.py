@@ -1,1 +1,0 @@
-"""Other programs' models, read without running anything that is in them."""

@@ -1,0 +1,95 @@
+"""A local Hugging Face folder with a GPT-2 in it. Weights are read from safetensors alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from makemore.errors import UserError
+from makemore.interop.gpt2_import import from_gpt2, with_rows
+from makemore.interop.hf_tokenizer_import import read_tokenizer
+from makemore.runtime.files import well_formed
+from makemore.tokenizers import Tokenizer
+
+SAME = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+}
+"""Settings of theirs that ours always has, and how they are spelled."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model from elsewhere, in our terms."""
+
+    model: str
+    settings: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    spelling: str
+    """The tokenizer's, on the command line."""
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder looks like one of theirs rather than a run."""
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def read_gpt2(folder: Path) -> Foreign:
+    """Raises UserError for another architecture, pickled weights, an unknown tokenizer, or damaged files."""
+    with well_formed(folder):
+        return _read_gpt2(folder)
+
+
+def _read_gpt2(folder: Path) -> Foreign:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _check(folder, config)
+    settings, weights = from_gpt2(_weights(folder), {"n_head": config["n_head"]}, transposed=True)
+    boundary = config.get("bos_token_id")
+    boundary = config.get("eos_token_id") if boundary is None else boundary
+    if not isinstance(boundary, int):
+        raise UserError(f"{folder}/config.json names no bos_token_id, which stands between documents")
+    tokenizer, spelling, rows = read_tokenizer(folder, boundary)
+    if max(rows) >= len(weights["embedding.weight"]):
+        raise UserError(f"{folder}: its tokenizer has more tokens than its model has rows")
+    return Foreign("transformer", settings, with_rows(weights, rows), tokenizer, spelling)
+
+
+def _check(folder: Path, config: dict[str, Any]) -> None:
+    if config["model_type"] != "gpt2":
+        raise UserError(f"{folder} holds a {config['model_type']}; --init-from takes gpt2, or a run")
+    for name, allowed in SAME.items():
+        if config.get(name, allowed[0]) not in allowed:
+            raise UserError(f"{folder}: {name}={config[name]}, where the transformer has {allowed[0]}")
+    if config.get("n_inner") not in (None, 4 * config["n_embd"]):
+        raise UserError(f"{folder}: n_inner={config['n_inner']}, where the transformer has 4 x n_embd")
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        else:
+            names = ["model.safetensors"]
+        parts = [load_file(folder / Path(name).name) for name in names]
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} has no model.safetensors; pickled weights aren't read, so save it anew with "
+            "transformers' save_pretrained"
+        ) from None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder}: its weights can't be read: {error}") from None
+    return {name: tensor for part in parts for name, tensor in part.items()}

@@ -1,0 +1,65 @@
+"""A nanoGPT or makemore.py checkpoint as a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from makemore.corpus.datasets import open_input
+from makemore.corpus.documents import SPLITS, make_documents
+from makemore.corpus.splits import make_corpus
+from makemore.corpus.text import store_text
+from makemore.errors import UserError
+from makemore.interop.pickled import (
+    MAKEMORE_HEADS,
+    from_makemore,
+    from_nanogpt,
+    is_makemore_transformer,
+    is_nanogpt,
+    read_checkpoint,
+)
+from makemore.models import MODELS
+from makemore.runs.directory import RunDir
+from makemore.runs.run import Run, load
+from makemore.runs.training_lines import hashes_to_keep
+from makemore.runtime.files import well_formed
+from makemore.settings import CorpusConfig, TrainConfig, override
+from makemore.training.init_from import begin_with
+from makemore.training.planning import TrainRequest, config_file, make_model, plan_run
+
+
+def import_checkpoint(
+    checkpoint: Path, text: str, out: Path | None = None, n_head: int | None = None, overwrite: bool = False
+) -> Run:
+    """Write a run with a checkpoint's weights, on the text (a path or a data set's name) it was trained on.
+
+    ``n_head``: of a makemore.py transformer, whose file doesn't say. Raises UserError where the
+    checkpoint can't be read, doesn't fit the text, has no use for ``n_head``, or ``out`` is taken.
+    """
+    found = read_checkpoint(checkpoint)
+    if n_head is not None and not is_makemore_transformer(found):
+        raise UserError("--n-head is for makemore.py's transformers; this checkpoint has no use for it")
+    source = open_input((text,))
+    folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
+    if folder.occupied and not overwrite:
+        raise UserError(f"{folder.path} is there already; add --overwrite or name another --out")
+    config = CorpusConfig(mode="text" if is_nanogpt(found) else "lines")
+    stored = store_text(source)
+    pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
+    with well_formed(checkpoint):
+        if is_nanogpt(found):
+            foreign = from_nanogpt(found, pieces)
+        else:
+            foreign = from_makemore(found, pieces, n_head or MAKEMORE_HEADS)
+    corpus = make_corpus(stored, config, foreign.tokenizer)
+    kind = MODELS.get(foreign.model)
+    model = make_model(kind, override(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
+    begin_with(model, foreign)
+    request = TrainRequest(text, foreign.model, foreign.spelling, folder.path, init_from=checkpoint)
+    plan = plan_run(request, folder, source, model, corpus, TrainConfig(), config)
+    with folder.locked():
+        folder.clear()
+        tokenizer, seen_U = foreign.tokenizer.to_dict(), hashes_to_keep(corpus)
+        run_id = folder.create(config_file(plan), tokenizer, seen_U=seen_U)
+        folder.write_model(model.state_dict(), run_id)
+        folder.write_result({"model": foreign.model, "parameters": model.n_parameters()})
+    return load(folder.path, "cpu")

@@ -1,0 +1,65 @@
+"""Causal attention over a static cache, and rotary positions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.models.layers.dropout import dropout as drop
+
+
+def visible_bias(position_BT: Tensor, start_BT: Tensor, keys: int) -> Tensor:
+    """(B, 1, T, keys) float32: 0 for keys from a query's document's start to its own position."""
+    key = torch.arange(keys, device=position_BT.device)
+    hidden = (key > position_BT[..., None]) | (key < start_BT[..., None])
+    return torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)[:, None]
+
+
+def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> None:
+    """Put new keys or values at ``position_B`` onwards, in place."""
+    batch, _, length, _ = new_BHTD.shape
+    rows = torch.arange(batch, device=cache_BHCD.device)[:, None]
+    columns = position_B[:, None] + torch.arange(length, device=cache_BHCD.device)
+    cache_BHCD.transpose(1, 2)[rows, columns] = new_BHTD.transpose(1, 2).to(cache_BHCD.dtype)
+
+
+def causal_bias(length: int, device: torch.device) -> Tensor:
+    """(1, 1, T, T) float32: 0 for keys up to a query's own position."""
+    position_1T = torch.arange(length, device=device)[None]
+    return visible_bias(position_1T, torch.zeros_like(position_1T), length)
+
+
+def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D); causal without a ``bias``.
+
+    On CPU plain products beat the fused kernel, whose backward pass is slow at short contexts. On a GPU
+    it is the other way round, and the fastest kernels (Dao et al. 2022) know no mask but the causal one.
+    """
+    if q_BHTD.device.type != "cpu":
+        mask = None if bias is None else bias.to(q_BHTD.dtype)
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, dropout_p=dropout, is_causal=bias is None
+        )
+    if bias is None:
+        bias = causal_bias(q_BHTD.shape[2], q_BHTD.device)
+    scores = (q_BHTD / math.sqrt(q_BHTD.shape[-1])) @ k_BHSD.transpose(-2, -1)
+    weights = torch.softmax(scores + bias, dim=-1)
+    if dropout:
+        weights = drop(weights, dropout)
+    return weights.to(v_BHSD.dtype) @ v_BHSD
+
+
+def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (T, D / 2) float32, of rotary positions (Su et al. 2021)."""
+    frequency = base ** (-torch.arange(0, head_dim, 2) / head_dim)
+    angle = torch.outer(torch.arange(length).float(), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
+    a, b = x_BHTD.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x_BHTD)

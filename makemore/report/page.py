@@ -1,0 +1,47 @@
+"""A page that needs nothing else: its style and its script stand in it."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from makemore.runtime.files import write_bytes
+
+
+def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
+    """A whole HTML document. ``body`` is HTML; ``scripts`` are names of files beside this one."""
+    code = "\n".join(_resource(name) for name in scripts)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{generator(made_by)}
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>
+{_resource("style.css")}</style>
+</head>
+<body>
+{body}
+{f"<script>{code}</script>" if code else ""}
+</body>
+</html>
+"""
+
+
+def generator(made_by: str) -> str:
+    """The line by which a page can be known again."""
+    return f'<meta name="generator" content="{made_by}">'
+
+
+def _resource(name: str) -> str:
+    return files("makemore.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page whole or not at all. Raises UserError where it can't be written."""
+    write_bytes(path, html.encode("utf-8", errors="replace"))

@@ -1,0 +1,179 @@
+"""From tokens to logits, one token a row at a time, without end and in bounded memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
+from makemore.sampling.decoders.base import Floats, Ints, Stepper
+from makemore.types import State
+
+PIECE = 4096
+"""Tokens of a prompt that are read in one call."""
+TWINS = np.zeros(2, np.int64)
+"""The only row, twice."""
+
+
+class Decoder(ABC):
+    """The state of a generation."""
+
+    draws = False
+    """Whether ``draw`` can be asked."""
+
+    @abstractmethod
+    def start(self) -> Floats:
+        """Logits (B, V) after the prompt."""
+
+    @abstractmethod
+    def step(self, ids_B: Ints) -> Floats:
+        """Logits (B, V) after one more token a row; the next call may overwrite them."""
+
+    @abstractmethod
+    def keep(self, rows_K: Ints) -> None:
+        """Go on with some of the rows only, in this order; a row may be taken more than once."""
+
+    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+        """In place of ``step``: draw tokens (B,) from the model's own distribution, and feed them."""
+        raise NotImplementedError
+
+
+class ModelDecoder(Decoder):
+    """Feeds one model: by its stepper on the CPU, where it has one, else by ``forward``. Counts are looked up
+    on the CPU wherever the model is.
+
+    A model whose context is full keeps the last half of it: by ``roll`` where positions are relative,
+    else by reading that half anew.
+    """
+
+    def __init__(self, model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
+        self.model = model
+        self.limit = None if model.streams else model.max_len
+        self.capacity = capacity if self.limit is None else min(capacity, self.limit)
+        self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
+        on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
+        self.stepper = model.stepper() if fast and on_cpu else None
+        self.draws = self.stepper is not None and self.stepper.can_draw
+        self.rows = len(prompt_BT)
+        self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
+        self.used = 0
+        """Tokens that the context holds."""
+        self.state: State = ()
+
+    def start(self) -> Floats:
+        self._begin()
+        # In pieces, as nobody asks for all of a long prompt's logits.
+        for i in range(0, self.prompt_BT.shape[1], PIECE):
+            logits_BV = self._feed(self.prompt_BT[:, i : i + PIECE])
+        if self.stepper is not None:
+            self._hand_over(self.stepper)
+        return logits_BV
+
+    def _begin(self) -> None:
+        with torch.inference_mode():
+            self.state = self.model.init_state(self.rows, self.capacity)
+        self.used = 0
+
+    def _feed(self, tokens_BT: Ints) -> Floats:
+        with torch.inference_mode():
+            tokens = torch.from_numpy(np.ascontiguousarray(tokens_BT)).to(self.model.device)
+            logits, state = self.model(tokens, self.state)
+            assert state is not None
+            self.state, self.used = state, self.used + tokens.shape[1]
+            return logits[:, -1].float().cpu().numpy()
+
+    def _hand_over(self, stepper: Stepper) -> None:
+        stepper.load(self.state)
+        self.state = ()
+        if self.rows == 1 and stepper.twins:
+            stepper.keep(TWINS)
+
+    def step(self, ids_B: Ints) -> Floats:
+        if self.limit is not None:
+            self.recent.append(ids_B)
+            if self.used >= self.capacity:
+                return self._renew(self.limit // 2)
+        return self._step(ids_B)
+
+    def _step(self, ids_B: Ints) -> Floats:
+        if self.stepper is None:
+            return self._feed(ids_B[:, None])
+        self.used += 1
+        if self.rows == 1 and self.stepper.twins:
+            return self.stepper.step(ids_B.take(TWINS))[:1]
+        return self.stepper.step(ids_B)
+
+    def _renew(self, half: int) -> Floats:
+        """Let go of all but half a context, and step on."""
+        if self._roll(half):
+            self.used = half
+            return self._step(self.recent[-1])
+        self._begin()
+        kept = list(self.recent)[-max(1, half) :]
+        if self.stepper is None:
+            return self._feed(np.stack(kept, axis=1))
+        self._hand_over(self.stepper)
+        return [self._step(ids_B) for ids_B in kept][-1]
+
+    def _roll(self, keep: int) -> bool:
+        if self.stepper is not None:
+            return self.stepper.roll(keep)
+        with torch.inference_mode():
+            state = self.model.roll(self.state, keep)
+        self.state = state or ()
+        return state is not None
+
+    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+        assert self.stepper is not None
+        return self.stepper.draw(uniform_B)
+
+    def keep(self, rows_K: Ints) -> None:
+        self.rows = len(rows_K)
+        for i, ids_B in enumerate(self.recent):
+            self.recent[i] = ids_B[rows_K]
+        if self.stepper is not None:
+            self.stepper.keep(rows_K.take(TWINS) if self.rows == 1 and self.stepper.twins else rows_K)
+        rows = torch.from_numpy(rows_K).to(self.model.device)
+        self.state = tuple(part[rows] for part in self.state)
+
+
+class MixtureDecoder(Decoder):
+    """Members decode each in its own way; their probabilities are joined token by token."""
+
+    def __init__(self, model: MixtureModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
+        self.members = [make_decoder(member, prompt_BT, capacity, fast) for member in model.members]
+        with np.errstate(divide="ignore"):  # a member may weigh nothing
+            self.log_weights = np.log(model.weights.cpu().numpy()).astype(np.float32)
+
+    def start(self) -> Floats:
+        return self._join([member.start() for member in self.members])
+
+    def step(self, ids_B: Ints) -> Floats:
+        return self._join([member.step(ids_B) for member in self.members])
+
+    def _join(self, logits: list[Floats]) -> Floats:
+        weighted = [_log_softmax(z) + weight for z, weight in zip(logits, self.log_weights, strict=True)]
+        return np.logaddexp.reduce(weighted)
+
+    def keep(self, rows_K: Ints) -> None:
+        for member in self.members:
+            member.keep(rows_K)
+
+
+def _log_softmax(logits_BV: Floats) -> Floats:
+    z_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
+    return z_BV - np.log(np.exp(z_BV).sum(axis=-1, keepdims=True))
+
+
+def make_decoder(model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> Decoder:
+    """A decoder for a prompt of at least one token and ``capacity`` tokens in all.
+
+    ``fast=False``: by ``forward`` alone.
+    """
+    if isinstance(model, MixtureModel):
+        return MixtureDecoder(model, prompt_BT, capacity, fast)
+    return ModelDecoder(model, prompt_BT, capacity, fast)

@@ -1,0 +1,132 @@
+"""The recurrent networks, one token a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, matrix, sigmoid
+from makemore.types import State
+
+if TYPE_CHECKING:
+    from makemore.models.rnn import Recurrent
+
+Weights = tuple[Floats, Floats, Floats, Floats]
+"""Of a layer: from the input (in, gates) and its bias, from the hidden vector and its bias."""
+
+
+class RecurrentStepper(Stepper):
+    """Layer by layer; ``_cell`` is what distinguishes the three networks."""
+
+    def __init__(self, model: Recurrent) -> None:
+        self.size = model.config.n_hidden
+        self.embedding = array(model.embedding.weight)
+        self.head = Linear.of(model.head)
+        self.layers = [self._layer(_weights(model, i)) for i in range(model.config.n_layer)]
+
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+        """What is applied to the input, and to the hidden vector."""
+        w, b, u, c = weights
+        return Linear(w, b + c), Linear(u)
+
+    def load(self, state: State) -> None:
+        # A list, by layer, of arrays that ``_cell`` replaces.
+        self.parts = [[array(part[:, i]).copy() for i in range(len(self.layers))] for part in state]
+
+    def step(self, ids_B: Ints) -> Floats:
+        x = self.embedding.take(ids_B, 0)
+        for i in range(len(self.layers)):
+            x = self._cell(i, x)
+        return self.head(x)
+
+    def _cell(self, i: int, x: Floats) -> Floats:
+        """The hidden vectors (B, H) of layer ``i`` after input ``x``."""
+        raise NotImplementedError
+
+    def keep(self, rows_K: Ints) -> None:
+        self.parts = [[layer[rows_K] for layer in part] for part in self.parts]
+
+
+class RNNStepper(RecurrentStepper):
+    def _cell(self, i: int, x: Floats) -> Floats:
+        of_input, of_hidden = self.layers[i]
+        h = of_hidden(self.parts[0][i])
+        h += of_input(x)
+        self.parts[0][i] = np.tanh(h, out=h)
+        return h
+
+
+class GRUStepper(RecurrentStepper):
+    """PyTorch's order of gates: reset, update, new."""
+
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+        w, b, u, c = weights
+        return Linear(w, b), Linear(u, c)  # the new values' bias by the hidden vector is behind a gate
+
+    def _cell(self, i: int, x: Floats) -> Floats:
+        of_input, of_hidden = self.layers[i]
+        h, gates = self.parts[0][i], slice(0, 2 * self.size)
+        by_input, by_hidden = of_input(x), of_hidden(h)
+        open_ = sigmoid(by_input[:, gates] + by_hidden[:, gates])
+        new = by_hidden[:, 2 * self.size :]
+        new *= open_[:, : self.size]
+        new += by_input[:, 2 * self.size :]
+        np.tanh(new, out=new)
+        h = h - new
+        h *= open_[:, self.size :]
+        h += new
+        self.parts[0][i] = h
+        return h
+
+
+class LSTMStepper(RecurrentStepper):
+    """PyTorch's order of gates: input, forget, new, output."""
+
+    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+        # Half the argument of each gate's sigmoid, so that one tanh serves all four: the new values come
+        # first, then input, forget, output.
+        size = self.size
+        order = np.r_[2 * size : 3 * size, : 2 * size, 3 * size : 4 * size]
+        scale = np.where(np.arange(4 * size) < size, 1.0, 0.5).astype(np.float32)
+        w, b, u, c = weights
+        return Linear(w[:, order] * scale, (b + c)[order] * scale), Linear(u[:, order] * scale)
+
+    def _cell(self, i: int, x: Floats) -> Floats:
+        of_input, of_hidden = self.layers[i]
+        size = self.size
+        z = of_hidden(self.parts[0][i])
+        z += of_input(x)
+        np.tanh(z, out=z)
+        gates = z[:, size:]
+        gates *= 0.5
+        gates += 0.5
+        cell = self.parts[1][i]
+        cell *= gates[:, size : 2 * size]
+        cell += gates[:, :size] * z[:, :size]
+        h = np.tanh(cell)
+        h *= gates[:, 2 * size :]
+        self.parts[0][i] = h
+        return h
+
+
+def _weights(model: Recurrent, layer: int) -> Weights:
+    ih, hh = (
+        (
+            matrix(model.layers.get_parameter(f"weight_{side}_l{layer}")),
+            array(model.layers.get_parameter(f"bias_{side}_l{layer}")),
+        )
+        for side in ("ih", "hh")
+    )
+    return (*ih, *hh)
+
+
+def recurrent_stepper(model: Recurrent) -> Stepper:
+    """The stepper of the model's kind of layer."""
+    kinds: dict[type[torch.nn.RNNBase], type[RecurrentStepper]] = {
+        torch.nn.RNN: RNNStepper,
+        torch.nn.GRU: GRUStepper,
+        torch.nn.LSTM: LSTMStepper,
+    }
+    return kinds[type(model.layers)](model)

@@ -1,0 +1,68 @@
+"""WaveNet, one token a row: a ring of inputs for each level (Le Paine et al. 2016, "Fast Wavenet
+Generation Algorithm")."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from torch import nn
+
+from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, sigmoid
+from makemore.sampling.decoders.windows import with_norm
+from makemore.types import State
+
+if TYPE_CHECKING:
+    from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
+
+
+class WaveNetStepper(Stepper):
+    """Each level joins its newest input with one ``2**level`` steps older."""
+
+    def __init__(self, model: WaveNet) -> None:
+        self.embedding = array(model.embedding.weight)
+        self.gated = model.mix is not None
+        self.levels = [_gated(level) if self.gated else _fusion(level) for level in model.levels]
+        self.mix = None if model.mix is None else Linear.of(model.mix)
+        self.head = Linear.of(model.head)
+
+    def load(self, state: State) -> None:
+        # By position first: a ring's slot is then in one piece.
+        self.rings = [array(queue).swapaxes(0, 1).copy() for queue in state]
+        self.turn = 0
+
+    def step(self, ids_B: Ints) -> Floats:
+        x = self.embedding.take(ids_B, 0)
+        skips: list[Floats] = []
+        for ring, level in zip(self.rings, self.levels, strict=True):
+            slot = self.turn % len(ring)
+            pair = np.concatenate((ring[slot], x), axis=1)
+            ring[slot] = x
+            z = level[0](pair)
+            if not self.gated:
+                x = np.tanh(z, out=z)
+                continue
+            width = z.shape[1] // 2
+            z = np.tanh(z[:, :width]) * sigmoid(z[:, width:])
+            skips.append(level[1](z))
+            if len(level) > 2:
+                x = x + level[2](z)
+        self.turn += 1
+        if self.mix is not None:
+            x = np.maximum(self.mix(np.maximum(sum(skips), np.float32(0))), np.float32(0))
+        return self.head(x)
+
+    def keep(self, rows_K: Ints) -> None:
+        self.rings = [ring[:, rows_K] for ring in self.rings]
+
+
+def _fusion(level: nn.Module) -> list[Linear]:
+    level = cast("Fusion", level)
+    return [with_norm(level.linear, level.norm)]
+
+
+def _gated(level: nn.Module) -> list[Linear]:
+    """Filter and gate, skip, and the residual layer where there is one."""
+    level = cast("GatedBlock", level)
+    layers = [level.filter_gate, level.skip, level.residual]
+    return [Linear.of(layer) for layer in layers if isinstance(layer, nn.Linear)]

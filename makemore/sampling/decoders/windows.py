@@ -1,0 +1,108 @@
+"""Models of a fixed window, and the table of pairs, one token a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from torch import nn
+
+from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, matrix
+from makemore.types import State
+
+if TYPE_CHECKING:
+    from makemore.models.batchnorm_mlp import BatchNormMLP
+    from makemore.models.bigram import Bigram
+    from makemore.models.bow import BagOfWords
+    from makemore.models.layers.batchnorm import BatchNorm
+    from makemore.models.mlp import MLP
+
+
+def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
+    """A layer without bias and the batch normalisation after it, as one layer."""
+    scale = array(norm.weight / (norm.running_var + norm.eps).sqrt())
+    return Linear(matrix(layer.weight) * scale, array(norm.bias) - array(norm.running_mean) * scale)
+
+
+class BigramStepper(Stepper):
+    """A row of the table."""
+
+    twins = False
+
+    def __init__(self, model: Bigram) -> None:
+        self.table = array(model.W)
+
+    def load(self, state: State) -> None: ...
+
+    def step(self, ids_B: Ints) -> Floats:
+        return self.table.take(ids_B, 0)
+
+    def keep(self, rows_K: Ints) -> None: ...
+
+
+class WindowStepper(Stepper):
+    """The last tokens' embeddings, side by side, through tanh layers."""
+
+    def __init__(self, model: MLP | BatchNormMLP, layers: list[Linear]) -> None:
+        self.boundary_id = model.boundary_id
+        self.embedding = array(model.embedding.weight)
+        self.layers, self.head = layers, Linear.of(model.head)
+
+    @classmethod
+    def of_mlp(cls, model: MLP) -> WindowStepper:
+        return cls(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
+
+    @classmethod
+    def of_batchnorm_mlp(cls, model: BatchNormMLP) -> WindowStepper:
+        pairs = zip(model.hidden, model.norms, strict=True)
+        return cls(model, [with_norm(cast(nn.Linear, h), cast("BatchNorm", norm)) for h, norm in pairs])
+
+    def load(self, state: State) -> None:
+        before = array(state[0])
+        newest = np.full_like(before[:, :1], self.boundary_id, shape=(len(before), 1))
+        self.window = np.concatenate([newest, before], axis=1)
+        # What stands before a boundary is boundary too.
+        begun = np.flip(np.logical_or.accumulate(np.flip(self.window == self.boundary_id, 1), axis=1), 1)
+        self.window[begun] = self.boundary_id
+
+    def step(self, ids_B: Ints) -> Floats:
+        self.window[:, :-1] = self.window[:, 1:]
+        self.window[:, -1] = ids_B
+        new = ids_B == self.boundary_id
+        if np.count_nonzero(new):
+            self.window[new] = self.boundary_id
+        x = self.embedding.take(self.window, 0).reshape(len(ids_B), -1)
+        for layer in self.layers:
+            x = layer(x)
+            np.tanh(x, out=x)
+        return self.head(x)
+
+    def keep(self, rows_K: Ints) -> None:
+        self.window = self.window[rows_K]
+
+
+class BagOfWordsStepper(Stepper):
+    """The newest token and the average of the window."""
+
+    def __init__(self, model: BagOfWords) -> None:
+        embedding = array(model.embedding.weight)
+        # Index -1, where there is no token yet, is a row of zeros.
+        self.embedding = np.concatenate([embedding, np.zeros_like(embedding[:1])])
+        self.up, self.down, self.head = map(Linear.of, (model.up, model.down, model.head))
+
+    def load(self, state: State) -> None:
+        before = array(state[0])
+        self.window = np.concatenate([np.full((len(before), 1), -1), before], axis=1)
+
+    def step(self, ids_B: Ints) -> Floats:
+        self.window[:, :-1] = self.window[:, 1:]
+        self.window[:, -1] = ids_B
+        x = np.add.reduce(self.embedding.take(self.window, 0, mode="wrap"), axis=1)
+        x /= np.count_nonzero(self.window >= 0, axis=1, keepdims=True).astype(np.float32)
+        x += self.embedding.take(ids_B, 0)
+        h = self.up(x)
+        x += self.down(np.tanh(h, out=h))
+        return self.head(x)
+
+    def keep(self, rows_K: Ints) -> None:
+        self.window = self.window[rows_K]

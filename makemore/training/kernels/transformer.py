@@ -1,0 +1,144 @@
+"""The modern transformer's loss and gradients on a CPU, all layers there and back in one call of C."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.runtime.native import library, spread, structure
+
+if TYPE_CHECKING:
+    from makemore.models.transformer import Transformer
+
+SOURCE = Path(__file__).with_name("transformer.c")
+PANEL, HEAD = 32, 8
+"""Of which the width and a head's size must be multiples, for C's vectors."""
+LARGEST_VOCABULARY = 4096
+"""Logits of a whole row are held at once."""
+MOST_PARAMETERS = 1 << 24
+"""Each thread has gradients of its own; and products of large matrices are all that large models wait for."""
+
+_Model = structure(
+    "Model",
+    **dict.fromkeys(("layers", "heads", "width", "vocab", "taps"), c_int64),
+    dropout=c_float,
+    cos=c_void_p,
+    sin=c_void_p,
+    weights=POINTER(c_void_p),
+    packed=c_void_p,
+)
+_Batch = structure(
+    "Batch",
+    **dict.fromkeys(("length", "first", "last"), c_int64),
+    **dict.fromkeys(("inputs", "targets", "starts"), c_void_p),
+    seed=c_uint32,
+)
+
+
+def native_transformer(model: Transformer, precision: torch.dtype) -> NativeTransformer | None:
+    """None: this model, or this machine, is not for it."""
+    config = model.config
+    fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
+    fits = fits and model.vocab_size <= LARGEST_VOCABULARY and model.n_parameters() <= MOST_PARAMETERS
+    if config.style != "modern" or model.device.type != "cpu" or not fits:
+        return None
+    code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
+    return None if code is None else NativeTransformer(model, code)
+
+
+class NativeTransformer:
+    """Rows are shared among torch's number of threads."""
+
+    def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
+        """``code``: what ``SOURCE`` compiles to."""
+        self.model, self.code = model, code
+        code.run.restype = c_double
+        code.gradients_size.restype = code.packed_size.restype = code.workspace.restype = c_int64
+        config = model.config
+        taps = config.conv if config.has_conv else 0
+        sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
+        # C's rows are whole panels.
+        self.turns = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
+        self.described = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.turns))
+        self.names = self._names()
+        self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
+        self.described.packed = self.packed.data_ptr()
+        self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
+
+    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats over valid targets, () float32, and its gradient by parameter name."""
+        count = max(int((targets_BT >= 0).sum()), 1)
+        parts = self._parts(inputs_BT)
+        grads_PN = torch.empty(parts, self.code.gradients_size(byref(self.described)))
+        nats = self._run(inputs_BT, targets_BT, 1 / count, list(grads_PN))
+        return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
+
+    def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
+        """Summed over valid targets."""
+        return self._run(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
+
+    def _parts(self, inputs_BT: Tensor) -> int:
+        return min(torch.get_num_threads(), len(inputs_BT))
+
+    def _run(
+        self, inputs_BT: Tensor, targets_BT: Tensor, share: float, grads: Sequence[Tensor | None]
+    ) -> float:
+        """Summed nats; ``grads`` get the gradients of these times ``share``, a part of the rows each."""
+        (rows, length), parts = inputs_BT.shape, len(grads)
+        arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
+        weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
+        self.described.weights = (c_void_p * len(weights))(*weights)
+        dropout = self.model.config.dropout if self.model.training else 0.0
+        self.described.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
+        self._make_room(parts, length)
+
+        def prepare(part: int) -> None:
+            work = c_void_p(self.memory_PM[part].data_ptr())
+            self.code.prepare(byref(self.described), c_int64(part), c_int64(parts), work)
+
+        def run(part: int) -> float:
+            first, last = (rows * n // parts for n in (part, part + 1))
+            batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
+            own, memory = grads[part], c_void_p(self.memory_PM[part].data_ptr())
+            into = None if own is None else c_void_p(own.data_ptr())
+            return self.code.run(byref(self.described), byref(batch), c_float(share), memory, into)
+
+        spread(prepare, parts)
+        return sum(spread(run, parts))
+
+    def _starts(self, inputs_BT: Tensor) -> Tensor:
+        """(B, T) int64: where in its row each token's document starts."""
+        if self.model.one_document:
+            return torch.zeros_like(inputs_BT)
+        position_T = torch.arange(inputs_BT.shape[1])
+        return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
+
+    def _make_room(self, parts: int, length: int) -> None:
+        needed = max(self.code.workspace(byref(self.described), c_int64(length)), self.packed.numel())
+        if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
+            self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
+
+    def _named(self, grads_N: Tensor) -> dict[str, Tensor]:
+        """Cut as parameters are; the head has rows more, to fill C's last panel."""
+        named, at = {}, 0
+        panel = c_int64.in_dll(self.code, "panel").value
+        for name in self.names:
+            shape = self.model.get_parameter(name).shape
+            size = shape.numel()
+            named[name] = grads_N[at : at + size].view(shape)
+            at += -(-shape[0] // panel) * panel * shape[1] if name == "head.weight" else size
+        return named
+
+    def _names(self) -> list[str]:
+        """Of the parameters, in the order that C knows."""
+        parts = ["attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down"]
+        parts += ["convs.0", "convs.1"] if self.model.config.has_conv else []
+        layers = [f"blocks.{i}.{part}" for i in range(self.model.config.n_layer) for part in parts]
+        return [f"{name}.weight" for name in ("embedding", "head", *layers)]

@@ -1,0 +1,117 @@
+"""Several runs on one tokenizer joined into one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from makemore.corpus.splits import Corpus
+from makemore.errors import UserError
+from makemore.evaluation.scoring import fit_weights, mix_nats, score, summarise, token_nats
+from makemore.models.base import MixtureModel
+from makemore.models.mixture import Mixture, MixtureConfig
+from makemore.runs.directory import RESULT, RunDir
+from makemore.runs.run import Run, load, versions
+from makemore.runs.training_lines import hashes_to_keep
+from makemore.runtime.files import well_formed
+from makemore.types import Score
+
+
+@dataclass(frozen=True)
+class MixResult:
+    """A mixture, its weights, and scores: ``val`` chose the weights, ``test`` judges them."""
+
+    run: Run
+    members: list[str]
+    weights: list[float]
+    val: Score
+    test: Score | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.folder.path),
+            "weights": dict(zip(self.members, self.weights, strict=True)),
+            "val": self.val.as_dict(),
+            "test": None if self.test is None else self.test.as_dict(),
+        }
+
+
+def check_members(runs: Sequence[Run]) -> None:
+    """Raises UserError unless there are two runs or more, on one tokenizer and one split of one text."""
+    if len(runs) < 2:
+        raise UserError("a mixture needs two runs or more")
+    first = runs[0]
+    for run in runs:
+        if isinstance(run.model, MixtureModel):
+            raise UserError(f"{run.name} is a mixture itself; name its members instead")
+        if run.tokenizer.to_dict() != first.tokenizer.to_dict():
+            raise UserError(f"{run.name} and {first.name} have different tokenizers; can't mix them")
+        if run.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
+            raise UserError(f"{run.name} and {first.name} were trained on different splits; can't mix them")
+
+
+def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite: bool = False) -> MixResult:
+    """Join runs; weights by expectation maximisation on val. Raises UserError for runs that don't fit."""
+    runs = [load(path, device) for path in paths]
+    check_members(runs)
+    folder = RunDir(out)
+    if folder.occupied and not overwrite:
+        raise UserError(f"{out} already holds a run; add --overwrite or name another --out")
+    corpus = runs[0].corpus()
+    val = corpus.splits["val"]
+    if not len(val.tokens_N):
+        raise UserError("weights are fitted on val, and these runs' val split is empty")
+    nats_KN = np.stack([token_nats(run.model, val) for run in runs])
+    weights_K = fit_weights(nats_KN)
+    model = _model(runs, weights_K)
+    with folder.locked():
+        folder.clear()
+        _save(folder, runs, model, corpus)
+    run = load(out, device)
+    test = corpus.splits["test"]
+    result = MixResult(
+        run,
+        [r.name for r in runs],
+        weights_K.tolist(),
+        summarise(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
+        score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
+    )
+    folder.write_result({**result.as_dict(), **_cost(runs)})
+    return result
+
+
+def _model(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
+    pairs = [[run.config["model"]["name"], run.config["model"]["settings"]] for run in runs]
+    first = runs[0].tokenizer
+    model = Mixture(MixtureConfig(json.dumps(pairs)), first.vocab_size, first.boundary_id)
+    for member, run in zip(model.members, runs, strict=True):
+        member.load_state_dict(run.model.state_dict())
+    model.mixing.copy_(torch.from_numpy(weights_K))
+    return model
+
+
+def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
+    first = runs[0].config
+    config = {
+        "model": {"name": "mixture", "settings": dataclasses.asdict(model.config)},
+        "tokenizer": first["tokenizer"],
+        "corpus": first["corpus"],
+        "mixed": [{"run": run.name, "train": run.config["train"]} for run in runs],
+        "versions": versions(),
+    }
+    run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=hashes_to_keep(corpus))
+    folder.write_model(model.state_dict(), run_id)
+
+
+def _cost(runs: Sequence[Run]) -> dict[str, float]:
+    """What the members' training cost together."""
+    results = [run.folder.read_result() or {} for run in runs]
+    with well_formed(runs[0].folder.path / RESULT):
+        return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}

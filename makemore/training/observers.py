@@ -1,0 +1,165 @@
+"""Who watches a training run, and those that write it down: TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from makemore.errors import UserError
+
+if TYPE_CHECKING:
+    from makemore.training.planning import Plan
+    from makemore.training.trainer import Record
+
+CURVES = {
+    "loss": "loss/train",
+    "val": "loss/val",
+    "val_ema": "loss/val of averaged weights",
+    "lr": "learning rate",
+    "tokens_per_second": "tokens a second",
+}
+"""Fields of a record, and what their curves are called."""
+
+
+class Observer(Protocol):
+    """Who watches a training run; the command line draws a progress bar."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+
+    def start(self, plan: Plan) -> None:
+        """Training begins."""
+
+    def record(self, record: Record) -> None:
+        """Progress."""
+
+    def encoding(self, done: int, total: int) -> None:
+        """Progress of turning text into tokens, in characters."""
+
+    def scoring(self, done: int, total: int) -> None:
+        """Progress of the final score, in tokens."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Silent:
+    """An observer that doesn't look."""
+
+    def note(self, text: str) -> None: ...
+    def start(self, plan: Plan) -> None: ...
+    def record(self, record: Record) -> None: ...
+    def encoding(self, done: int, total: int) -> None: ...
+    def scoring(self, done: int, total: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Several:
+    """Passes on to each observer what it is told."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def note(self, text: str) -> None:
+        for observer in self.observers:
+            observer.note(text)
+
+    def start(self, plan: Plan) -> None:
+        for observer in self.observers:
+            observer.start(plan)
+
+    def record(self, record: Record) -> None:
+        for observer in self.observers:
+            observer.record(record)
+
+    def encoding(self, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.encoding(done, total)
+
+    def scoring(self, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.scoring(done, total)
+
+    def close(self) -> None:
+        for observer in self.observers:
+            observer.close()
+
+
+class TensorBoard:
+    """Event files in the run's ``tensorboard`` folder: ``tensorboard --logdir checkpoints``."""
+
+    def __init__(self) -> None:
+        """Raises UserError where TensorBoard isn't installed."""
+        try:
+            module = importlib.import_module("torch.utils.tensorboard")
+        except ImportError:
+            raise UserError("--tensorboard needs a package: pip install 'makemore[tensorboard]'") from None
+        self._make: Any = module.SummaryWriter
+        self._writer: Any = None
+        self._folder = ""
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, plan: Plan) -> None:
+        self._folder = str(plan.folder.path / "tensorboard")
+
+    def record(self, record: Record) -> None:
+        if self._writer is None:
+            # What an earlier attempt wrote from here on is taken again.
+            self._writer = self._make(self._folder, purge_step=record.step)
+        for name, value in curves(record).items():
+            self._writer.add_scalar(name, value, record.step)
+        self._writer.flush()
+
+    def encoding(self, done: int, total: int) -> None: ...
+    def scoring(self, done: int, total: int) -> None: ...
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB:
+    """A Weights & Biases run. Offline, in the run's ``wandb`` folder, unless WANDB_MODE says otherwise;
+    ``wandb sync`` sends it later."""
+
+    def __init__(self) -> None:
+        """Raises UserError where the package isn't installed."""
+        try:
+            self._wandb: Any = importlib.import_module("wandb")
+        except ImportError:
+            raise UserError("--wandb needs a package: pip install 'makemore[wandb]'") from None
+        self._run: Any = None
+
+    def note(self, text: str) -> None: ...
+
+    def start(self, plan: Plan) -> None:
+        settings = {"model": dataclasses.asdict(plan.model.config), "train": dataclasses.asdict(plan.train)}
+        plan.folder.path.mkdir(parents=True, exist_ok=True)
+        self._run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "makemore"),
+            name=plan.folder.path.name,
+            dir=str(plan.folder.path),
+            config={**settings, "rung": plan.model_name, "tokenizer": plan.tokenizer_spec},
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings={"quiet": True},
+        )
+
+    def record(self, record: Record) -> None:
+        self._run.log({**curves(record), "tokens": record.tokens}, step=record.step)
+
+    def encoding(self, done: int, total: int) -> None: ...
+    def scoring(self, done: int, total: int) -> None: ...
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()
+            self._wandb.teardown()  # its service writes the file's last part as it ends
+
+
+def curves(record: Record) -> dict[str, float]:
+    """The figures of a record that were measured, by the name of their curve."""
+    found = {name: getattr(record, field) for field, name in CURVES.items()}
+    return {name: value for name, value in found.items() if value is not None}

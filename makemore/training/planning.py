@@ -1,0 +1,355 @@
+"""What a request to train comes to: text, model, recipe, device and folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from makemore.corpus.datasets import open_input
+from makemore.corpus.source import Source
+from makemore.corpus.splits import Corpus, make_corpus
+from makemore.corpus.text import store_text
+from makemore.errors import UserError
+from makemore.models import MODELS
+from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
+from makemore.runs.directory import RunDir
+from makemore.runs.run import versions
+from makemore.runtime import distributed as parallel
+from makemore.runtime.device import memory_of, pick_compile, pick_device, pick_precision
+from makemore.runtime.memory import construct
+from makemore.settings import CorpusConfig, CorpusFacts, TrainConfig, override, sections
+from makemore.tokenizers import TOKENIZERS, Tokenizer
+from makemore.training.init_from import begin_with, read_start, refuse_unspellable, started_recipe
+from makemore.training.observers import Observer
+
+SECTIONS = ("model", "train", "corpus")
+DEFAULT_SECONDS = 120.0
+"""Training time where neither steps nor time are given."""
+LARGE_VOCABULARY = 4096
+BYTES_PER_PARAMETER = 16
+"""Weights, gradients, and two moments of the optimizer, in float32."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train. ``settings``: ``section.key=value`` strings, the last word."""
+
+    input: str | tuple[str, ...] | None = None
+    """One or several of what ``makemore train`` takes; none is the list that ships with the project."""
+    model: str = "transformer"
+    tokenizer: str | None = None
+    """None: characters, or those of the run that is resumed."""
+    out: Path | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of TrainConfig that were asked for."""
+    corpus: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of CorpusConfig that were asked for."""
+    settings: tuple[str, ...] = ()
+    config: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    init_from: Path | None = None
+    """A run or a Hugging Face folder to take weights and tokenizer from; ``tokenizer`` isn't used then."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything resolved: what will be trained, on what, how, and where to."""
+
+    folder: RunDir
+    source: Source
+    model_name: str
+    model: LanguageModel
+    tokenizer_spec: str
+    corpus: Corpus
+    train: TrainConfig
+    corpus_config: CorpusConfig
+    device: torch.device
+    precision: torch.dtype
+    compiled: bool
+    """By torch."""
+    native: Native | None
+    """The model in C, where loss and gradients are computed by it."""
+    init_from: str = ""
+    """What the weights were taken from."""
+
+
+def prepare(request: TrainRequest, observer: Observer) -> Plan:
+    """Check and resolve a request; touches nothing on disk. Raises UserError."""
+    kind = MODELS.get(request.model)
+    if not kind.standalone:
+        raise UserError(f"a {request.model} is made of trained runs: makemore mix RUN RUN --out DIR")
+    tokenizer = request.tokenizer or "char"
+    TOKENIZERS.path(tokenizer.partition(":")[0])
+    asked = asked_settings(request)
+    source = source_of(request)
+    folder = RunDir(run_folder(request, source))
+    require_room(folder, request)
+    corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
+    start = read_start(request.init_from, request.model) if request.init_from else None
+    corpus = encoded(
+        source, corpus_config, start.tokenizer if start else tokenizer, observer, spell_all=start is not None
+    )
+    if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
+        raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
+    for note in _notes(source, corpus):
+        observer.note(note)
+    device = pick_device(str(asked["train"].get("device", "auto")))
+    recipe = kind.recipe(facts_of(corpus, asked["train"], device))
+    if start:
+        request = dataclasses.replace(request, tokenizer=start.spelling)
+        recipe = started_recipe(start, recipe, corpus.mode)
+    model_config = override(recipe.model, asked["model"], "model")
+    train = override(recipe.train, asked["train"], "train")
+    if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
+        train = dataclasses.replace(train, max_time=None)  # one pass, however long
+    if sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
+        observer.note("adamw in place of muon, which needs whole matrices")
+        train = dataclasses.replace(train, optimizer="adamw")
+    model_config, train = fit_context(kind, model_config, train, corpus, observer)
+    _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    if start:
+        begin_with(model, start)
+    return plan_run(request, folder, source, model, corpus, train, corpus_config)
+
+
+def source_of(request: TrainRequest) -> Source:
+    """The text that a request names. Raises UserError where it isn't there."""
+    names = (request.input,) if isinstance(request.input, str) else request.input or ()
+    return open_input(names)
+
+
+def run_folder(request: TrainRequest, source: Source) -> Path:
+    """Where a request's run lives."""
+    tuned = "-tuned" if request.init_from else ""
+    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
+
+
+def asked_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
+    """Settings by section: TOML file < command line < --set."""
+    asked = _read_config(request.config)
+    asked["train"].update(request.train)
+    asked["corpus"].update(request.corpus)
+    for name, values in sections(list(request.settings), SECTIONS).items():
+        asked[name].update(values)
+    return asked
+
+
+def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The sections of a TOML file. Raises UserError if missing, malformed or of unknown sections."""
+    if path is None:
+        return {name: {} for name in SECTIONS}
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    for name, section in data.items():
+        if name not in SECTIONS or not isinstance(section, dict):
+            raise UserError(f"{path}: sections are [{'], ['.join(SECTIONS)}], not {name!r}")
+    return {name: dict(data.get(name, {})) for name in SECTIONS}
+
+
+def facts_of(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
+    """What a recipe may know. ``train``: fields of TrainConfig that were asked for."""
+    split = corpus.splits["train"]
+    config = override(TrainConfig(), train, "train")
+    no_budget = not has_budget(config)
+    return CorpusFacts(
+        mode=corpus.mode,
+        train_tokens=len(split.tokens_N),
+        vocab_size=corpus.tokenizer.vocab_size,
+        documents=len(split.starts_D),
+        longest_document=int((split.ends_D - split.starts_D).max()),
+        device=device.type,
+        steps=config.steps,
+        max_time=DEFAULT_SECONDS if no_budget else config.max_time,
+    )
+
+
+def has_budget(config: TrainConfig) -> bool:
+    """Raises UserError where steps or time leave nothing to do."""
+    if config.steps is not None and config.steps < 1:
+        raise UserError(f"--steps {config.steps}: must be 1 or more")
+    if config.max_time is not None and config.max_time <= 0:
+        raise UserError(f"--max-time {config.max_time:g}: must be above 0")
+    return config.steps is not None or config.max_time is not None
+
+
+def encoded(
+    source: Source,
+    config: CorpusConfig,
+    tokenizer: str | Tokenizer,
+    observer: Observer,
+    spell_all: bool = False,
+) -> Corpus:
+    """The text in tokens. ``spell_all``: raises UserError where the tokenizer can't spell some of it."""
+    with parallel.once_a_machine():
+        text = store_text(source, config.encoding)
+        corpus = make_corpus(text, config, tokenizer, observer.encoding)
+        if spell_all:
+            refuse_unspellable(corpus, text)
+    return corpus
+
+
+def _notes(source: Source, corpus: Corpus) -> list[str]:
+    """What is worth knowing of a text and its tokenizer."""
+    notes = [corpus.note, corpus.tokenizer.note]
+    if source.skipped:
+        notes.append(f"{source.skipped:,} files that aren't text left out")
+    if corpus.blank_lines:
+        notes.append(f"{corpus.blank_lines:,} blank lines left out")
+    if corpus.capped:
+        held_out = sum(len(corpus.splits[name].starts_D) for name in ("val", "test"))
+        unit = (
+            f"{held_out:,} lines"
+            if corpus.mode == "lines"
+            else f"{corpus.splits['val'].chars:,} characters each"
+        )
+        notes.append(f"val and test kept to {unit}; --split asks for shares")
+    return [note for note in notes if note]
+
+
+def require_room(folder: RunDir, request: TrainRequest) -> None:
+    """Raises UserError where a run, or something else, is in the way."""
+    if folder.occupied and not request.overwrite:
+        held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
+        raise UserError(f"{folder.path} {held}, or name another --out DIR")
+
+
+def fit_context(
+    kind: type[LanguageModel], model_config: Any, train: TrainConfig, corpus: Corpus, observer: Observer
+) -> tuple[Any, TrainConfig]:
+    """Contexts that the text has room for: attention's shrinks to it, and says so."""
+    room = len(corpus.splits["train"].tokens_N)
+    if not kind.streams and corpus.mode == "text" and model_config.block_size > room:
+        observer.note(f"block_size shrinks from {model_config.block_size} to {room}: the text is no longer")
+        model_config = dataclasses.replace(model_config, block_size=room)
+    return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
+
+
+def _tell_cost(
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
+) -> None:
+    """Say what a model with rows for a large vocabulary takes, before memory is asked for.
+
+    Raises UserError where that is more than the machine has.
+    """
+    if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
+        return
+    parameters = parameters_of(kind, config, tokenizer.vocab_size)
+    needed = parameters * BYTES_PER_PARAMETER / 1e9
+    cost = (
+        f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
+    )
+    room = memory_of(device)
+    if room is not None and needed > room:
+        raise UserError(f"{cost}, and there are {room:.1f}; choose a smaller vocabulary, such as bpe:512")
+    if needed >= 1:
+        observer.note(cost)
+
+
+def parameters_of(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
+    """How many a model of these settings has; takes no memory."""
+    with torch.device("meta"):
+        return kind(config, vocab_size, 0).n_parameters()
+
+
+def make_model(
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, most: int | None = None
+) -> LanguageModel:
+    """A fresh model with weights from a seed. Raises UserError where memory, or ``most``, can't hold it."""
+    torch.manual_seed(seed)
+    return construct(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
+
+
+def plan_run(
+    request: TrainRequest,
+    folder: RunDir,
+    source: Source,
+    model: LanguageModel,
+    corpus: Corpus,
+    train: TrainConfig,
+    corpus_config: CorpusConfig,
+) -> Plan:
+    """The rest of a plan, which follows from model and recipe."""
+    if not model.streams and model.max_len and train.block_size > model.max_len:
+        train = dataclasses.replace(train, block_size=model.max_len)
+    if train.loader == "packed" and not model.packs:
+        raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
+    if train.loader == "streams" and (not model.streams or isinstance(model, ManualModel)):
+        raise UserError(f"train.loader=streams: {request.model} carries no state from batch to batch")
+    device = pick_device(train.device)
+    precision = pick_precision(train, device, model.autocasts)
+    native = pick_native(model, train, device, precision)
+    return Plan(
+        folder,
+        source,
+        request.model,
+        model,
+        request.tokenizer or "char",
+        corpus,
+        train,
+        corpus_config,
+        device,
+        precision,
+        pick_compile(train, device, model.compiles and native is None) and not sharded(train),
+        native,
+        str(request.init_from or ""),
+    )
+
+
+def pick_native(
+    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
+) -> Native | None:
+    """The model in C, where it has that and may be trained by it."""
+    may = train.compile == "auto" and device.type == "cpu" and not sharded(train)
+    return model.native(precision) if may else None
+
+
+def sharded(train: TrainConfig) -> bool:
+    """Whether weights and optimizer states are cut over several processes."""
+    return train.shard and parallel.size() > 1
+
+
+def config_file(plan: Plan) -> dict[str, Any]:
+    """What a run says of itself."""
+    corpus, split = plan.corpus, plan.corpus.splits["train"]
+    return {
+        "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
+        "tokenizer": plan.tokenizer_spec,
+        "corpus": {
+            "paths": plan.source.saved(),
+            "name": plan.source.stem,
+            "mode": corpus.mode,
+            "reason": corpus.reason,
+            "shares": list(corpus.shares),
+            "split": plan.corpus_config.split,
+            "dedupe": plan.corpus_config.dedupe,
+            "encoding": plan.corpus_config.encoding,
+            "digests": corpus.digests,
+            "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
+            "longest_document": int((split.ends_D - split.starts_D).max()),
+            "context": corpus.context,
+        },
+        "train": dataclasses.asdict(plan.train),
+        "init_from": plan.init_from,
+        "precision": str(plan.precision).removeprefix("torch."),
+        "compiled": plan.compiled,
+        "native": plan.native is not None,
+        "device": str(plan.device),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.size(),
+        "launch": parallel.launch_id(),
+        "machine": platform.machine(),
+        "versions": versions(),
+    }

@@ -1,0 +1,193 @@
+"""A ladder on one text, runs beside each other, and when they can't be ranked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from makemore.comparison.compare import CompareRequest, compare
+from makemore.errors import UserError
+from makemore.evaluation.evaluate import evaluate
+from makemore.runs.directory import RunDir
+from makemore.runs.run import load
+from makemore.training.planning import TrainRequest
+from makemore.training.train import Interrupted, train
+
+
+def write_words(path: Path, n: int = 400, seed: int = 7) -> Path:
+    rng = random.Random(seed)
+    words = ["".join(rng.choice("bdkl") + rng.choice("aeiou") for _ in range(3)) for _ in range(n)]
+    path.write_text("\n".join(words) + "\n", encoding="utf-8")
+    return path
+
+
+def write_prose(path: Path, seed: int = 4) -> Path:
+    rng = random.Random(seed)
+    text = " ".join(rng.choice(["bread", "and", "crème", "salt", "came", "of", "a"]) for _ in range(6000))
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def request(path: Path, out: Path, **changes) -> CompareRequest:
+    asked = CompareRequest((str(path),), models="count,bigram", steps=5, out=out, device="cpu")
+    return dataclasses.replace(asked, **changes)
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """Two rungs with two seeds, and the comparison they came from."""
+    folder = tmp_path_factory.mktemp("ladder")
+    path = write_words(folder / "words.txt")
+    return folder, compare(request(path, folder / "runs", seeds=2))
+
+
+def test_every_cell_is_a_run_of_its_own(ladder):
+    folder, comparison = ladder
+    names = {f"{model}-char-{seed}" for model in ("count", "bigram") for seed in (0, 1)}
+    assert {p.name for p in (folder / "runs").iterdir()} == names
+    for name in names:
+        config = load(folder / "runs" / name).config
+        assert (config["model"]["name"], str(config["train"]["seed"])) == (name.split("-")[0], name[-1])
+    assert [row.name for row in comparison.rows] == ["count", "bigram"]
+    assert [run.seed for row in comparison.rows for run in row.runs] == [0, 1, 0, 1]
+    assert not comparison.failures
+
+
+def test_figures_are_those_of_the_runs(ladder):
+    _, comparison = ladder
+    best, other = comparison.rows
+    for row in comparison.rows:
+        scores = [evaluate(load(run.folder)) for run in row.runs]
+        mean = sum(score.bits_per_byte for score in scores) / 2
+        assert row.judgement.bits_per_byte == pytest.approx(mean)
+        assert row.spread == (
+            min(s.bits_per_byte for s in scores),
+            max(s.bits_per_byte for s in scores),
+        )
+        assert row.judgement.ci95[0] < mean < row.judgement.ci95[1]
+        assert all(run.peak_memory > 10**7 and run.sampling_speed > 0 for run in row.runs)
+        assert 0 <= row.memorised <= 1
+    assert best.judgement.difference == 0
+    assert other.judgement.difference == pytest.approx(
+        other.judgement.bits_per_byte - best.judgement.bits_per_byte
+    )
+    assert other.judgement.beyond_noise
+    assert best.unseen_bits_per_byte is not None
+
+
+def test_what_is_there_is_kept_and_what_is_missing_made(ladder):
+    folder, comparison = ladder
+    kept = folder / "runs" / "count-char-0" / "result.json"
+    before = kept.stat().st_mtime_ns
+    shutil.rmtree(folder / "runs" / "bigram-char-1")
+    again = compare(request(folder / "words.txt", folder / "runs", seeds=2))
+    assert kept.stat().st_mtime_ns == before
+    for first, second in zip(comparison.rows, again.rows, strict=True):
+        assert second.judgement == first.judgement
+
+
+def test_what_was_asked_differently_is_not_mixed_in(ladder):
+    folder, _ = ladder
+    path, runs = folder / "words.txt", folder / "runs"
+    with pytest.raises(UserError, match="was made with steps 5, not 6"):
+        compare(request(path, runs, steps=6))
+    other = write_words(folder / "other.txt", seed=8)
+    with pytest.raises(UserError, match="was made with text"):
+        compare(request(other, runs))
+
+
+def test_a_text_that_changed_is_noticed(tmp_path):
+    path = write_words(tmp_path / "words.txt")
+    compare(request(path, tmp_path / "runs", models="count"))
+    write_words(path, seed=8)
+    with pytest.raises(UserError, match=r"has changed since .*--overwrite"):
+        compare(request(path, tmp_path / "runs", models="count"))
+    compare(request(path, tmp_path / "runs", models="count", overwrite=True))
+
+
+def test_stopped_and_gone_on_with(tmp_path):
+    path = write_words(tmp_path / "words.txt")
+    asked = request(path, tmp_path / "runs", models="bigram", steps=1500)
+    state = tmp_path / "runs" / "bigram-char-0" / "metrics.jsonl"
+    with pytest.raises(Interrupted):
+        compare(asked, stop=state.exists)
+    run = RunDir(state.parent)
+    assert run.read_result() is None
+    steps = run.read_state(run.read_config()["run_id"])[0]["trainer"]["step"]
+    assert 0 < steps < 1500
+    (row,) = compare(asked).rows
+    assert RunDir(state.parent).read_result()["steps"] <= 1500
+    assert row.runs[0].tokens > 0
+
+
+def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    path = write_prose(tmp_path / "prose.txt")
+    # Documents of text can't be packed; the toy rung asks for it.
+    (tmp_path / "broken_rung.py").write_text(
+        "from makemore.models.bigram import Bigram\n"
+        "class Broken(Bigram):\n"
+        "    @classmethod\n"
+        "    def recipe(cls, facts):\n"
+        "        from makemore.errors import UserError\n"
+        "        raise UserError('no recipe')\n"
+    )
+    from makemore.models import MODELS
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries, "broken": "broken_rung:Broken"})
+    comparison = compare(request(path, tmp_path / "runs", models="broken,count"))
+    assert [row.name for row in comparison.rows] == ["count"]
+    assert [(f.name, f.reason) for f in comparison.failures] == [("broken-char-0", "no recipe")]
+    with pytest.raises(UserError, match="no recipe"):
+        compare(request(path, tmp_path / "runs", models="broken"))
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenized")
+    path = write_prose(folder / "prose.txt")
+    for tokenizer in ("char", "byte", "bpe:300"):
+        train(TrainRequest(str(path), "count", tokenizer, folder / tokenizer.replace(":", "-")))
+    return folder
+
+
+def test_tokenizers_are_compared_on_the_same_blocks(tokenized):
+    runs = [str(tokenized / name) for name in ("char", "byte", "bpe-300")]
+    comparison = compare(CompareRequest(tuple(runs)))
+    scores = {row.tokenizer: row.runs[0].score for row in comparison.rows}
+    assert len(scores) == 3
+    assert len({score.bytes for score in scores.values()}) == 1
+    assert len({tuple(score.unit_bytes_U) for score in scores.values()}) == 1
+    assert scores["char"].tokens != scores["byte"].tokens
+    for score in scores.values():
+        assert score.unit_nats_U.sum() == pytest.approx(score.nats)
+
+
+def test_other_texts_are_ranked_on_a_common_one_alone(tokenized, ladder):
+    folder, _ = ladder
+    common = write_words(tokenized / "common.txt", n=30, seed=9)
+    lines, text = folder / "runs" / "count-char-0", tokenized / "char"
+    with pytest.raises(UserError, match=r"different splits.*--file"):
+        compare(CompareRequest((str(lines), str(text))))
+    with pytest.raises(UserError, match="as lines and as one text"):
+        compare(CompareRequest((str(lines), str(text)), file=common))
+    other = tokenized / "other-words.txt"
+    train(TrainRequest(str(write_words(other, seed=5)), "count", out=tokenized / "other-lines"))
+    comparison = compare(CompareRequest((str(lines), str(tokenized / "other-lines")), file=common))
+    assert comparison.source == comparison.split == "common.txt"
+    assert {row.name for row in comparison.rows} == {"count-char-0", "other-lines"}
+    alone = evaluate(load(lines), common)
+    assert alone.nats in [row.runs[0].score.nats for row in comparison.rows]
+
+
+def test_json_says_it_all(ladder):
+    _, comparison = ladder
+    figures = json.loads(json.dumps(comparison.as_dict()))
+    assert [row["name"] for row in figures["rows"]] == ["count", "bigram"]
+    assert [len(row["runs"]) for row in figures["rows"]] == [2, 2]
+    assert figures["rows"][1]["beyond_noise"] is True

@@ -1,0 +1,100 @@
+"""Dynamic evaluation: each segment is scored before its step, and the model comes back as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from makemore.corpus.splits import encode_documents
+from makemore.errors import UserError
+from makemore.evaluation.dynamic import SEGMENT, DynamicSettings, dynamic_nats
+from makemore.evaluation.scoring import token_nats
+from makemore.models import MODELS
+from makemore.models.base import CountModel, MixtureModel
+from makemore.tokenizers.char import CharTokenizer
+from tests.conformance.fixtures import prepared
+
+ALPHABET = CharTokenizer("abcdefghij")
+TRAINED = [n for n in MODELS if not issubclass(MODELS.get(n), CountModel | MixtureModel)]
+
+
+def splits(mode: str, seed: int = 0):
+    """A train split, and one that repeats itself."""
+    rng = np.random.default_rng(seed)
+    words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(120)]
+    again = [words[i % 4] for i in range(120)]
+    if mode == "text":
+        words, again = ["".join(words)], ["".join(again)]
+    return tuple(
+        encode_documents(name, [texts], mode, ALPHABET) for name, texts in (("train", words), ("val", again))
+    )
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_without_a_step_it_is_the_plain_score(name, mode):
+    train, val = splits(mode)
+    model = prepared(name)
+    plain = token_nats(model, val)
+    still = dynamic_nats(model, val, train, DynamicSettings(lr=0.0))
+    np.testing.assert_allclose(still, plain, atol=2e-4)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
+    train, val = splits(mode)
+    model = prepared(name)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    plain = token_nats(model, val)
+    dynamic = dynamic_nats(model, val, train, DynamicSettings(lr=0.0005))
+    assert dynamic.sum() < plain.sum()
+    first = slice(0, 7 if mode == "lines" else SEGMENT // 2)
+    np.testing.assert_allclose(dynamic[first], plain[first], atol=2e-4)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_step_is_the_paper_s():
+    """Two segments of a bigram by hand: gradients over their size in training, and the way back."""
+    train, val = splits("text")
+    model = prepared("bigram")
+    settings = DynamicSettings(lr=0.05, decay=0.3, epsilon=0.01)
+
+    def gradient(weights, split, begin):
+        weights = weights.clone().requires_grad_()
+        index = np.arange(begin, min(begin + SEGMENT, len(split.tokens_N)))
+        targets = torch.from_numpy(split.tokens_N[index].astype(np.int64))
+        loss = F.cross_entropy(weights[torch.from_numpy(split.inputs_at(index, 0))], targets)
+        return torch.autograd.grad(loss, weights)[0], loss.item()
+
+    start = model.W.detach()
+    squares = [gradient(start, train, at)[0] ** 2 for at in range(0, len(train.tokens_N), SEGMENT)]
+    size = (sum(squares) / len(squares)).sqrt()
+    weights, expected = start, []
+    for at in (0, SEGMENT):
+        step, loss = gradient(weights, val, at)
+        expected.append(loss)
+        pull = (settings.decay * size / size.mean()).clamp(max=1)
+        weights = (
+            weights + pull * (start - weights) - settings.lr * step / (size + settings.epsilon * size.mean())
+        )
+    nats = dynamic_nats(model, val, train, settings)
+    got = [float(nats[at : at + SEGMENT].mean()) for at in (0, SEGMENT)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_models_without_gradients_are_refused():
+    train, val = splits("lines")
+    for name in ("count", "mixture"):
+        with pytest.raises(UserError, match="isn't trained by gradients"):
+            dynamic_nats(prepared(name), val, train)
+
+
+def test_weights_that_run_away_are_told():
+    train, val = splits("text")
+    with pytest.raises(UserError, match=r"ran away by token \d+ of val"):
+        dynamic_nats(prepared("mlp"), val, train, DynamicSettings(lr=1e30))
+    with pytest.raises(UserError, match="make no dynamic evaluation"):
+        DynamicSettings(lr=-1)

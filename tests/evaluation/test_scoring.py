@@ -1,0 +1,249 @@
+"""The scoring protocol against separately written, naive scorers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from makemore.corpus.loader import OrderedLoader
+from makemore.corpus.rows import Rows
+from makemore.corpus.splits import encode_documents
+from makemore.errors import UserError
+from makemore.evaluation.scoring import (
+    LOGITS_A_CALL,
+    UNSPELLABLE_NATS,
+    _row_groups,
+    fit_weights,
+    mix_nats,
+    quick_loss,
+    score,
+    token_nats,
+)
+from makemore.models import MODELS
+from makemore.tokenizers.byte import ByteTokenizer
+from makemore.tokenizers.char import CharTokenizer
+from tests.conformance.fixtures import VOCAB, prepared
+from tests.models.test_count import Reference, histories
+
+ALPHABET = CharTokenizer("abcdefghij")  # ten characters and the boundary: VOCAB tokens
+RUNGS = list(MODELS)
+
+
+def words(n: int, longest: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("abcdefghij"), rng.integers(1, longest + 1))) for _ in range(n)]
+
+
+def naive_nats(model, ids: list[int], longest: int | None = None) -> list[float]:
+    """Every target's nats from a fresh call on its whole context, or its last ``longest`` tokens."""
+    nats = []
+    context = [0]
+    for target in ids:
+        shown = context if longest is None else context[-longest:]
+        with torch.no_grad():
+            logits = model(torch.tensor([shown]))[0][0, -1].double()
+        nats.append(float(F.cross_entropy(logits, torch.tensor(target))))
+        context.append(target)
+    return nats
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_lines_are_scored_once_each_from_their_boundary(name):
+    model = prepared(name)
+    lines = words(12, 9)
+    split = encode_documents("val", [lines], "lines", ALPHABET)
+    expected = [n for line in lines for n in naive_nats(model, [*ALPHABET.encode(line).tolist(), 0])]
+    np.testing.assert_allclose(token_nats(model, split), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNGS if MODELS.get(name).streams])
+def test_text_is_scored_with_all_the_context_there_is(name, monkeypatch):
+    monkeypatch.setattr("makemore.evaluation.scoring.STREAM_LENGTH", 32)  # many windows from a short text
+    model = prepared(name)
+    split = encode_documents("val", [["".join(words(20, 9))]], "text", ALPHABET)
+    expected = naive_nats(model, split.tokens_N.astype(int).tolist())
+    np.testing.assert_allclose(token_nats(model, split), expected, atol=1e-4)
+
+
+def test_windows_of_a_transformer_at_stride_one_are_the_naive_loop():
+    torch.manual_seed(0)
+    kind = MODELS.get("transformer")
+    model = kind(kind.Config(block_size=8, n_layer=2, n_embd=32), VOCAB, 0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    split = encode_documents("val", [["".join(words(12, 9))]], "text", ALPHABET)
+    expected = naive_nats(model.eval(), split.tokens_N.astype(int).tolist(), longest=8)
+    np.testing.assert_allclose(token_nats(model, split, stride=1), expected, atol=1e-4)
+    halves = token_nats(model, split)
+    assert len(halves) == len(expected)
+    assert not np.isnan(halves).any()
+    np.testing.assert_allclose(halves[:8], expected[:8], atol=1e-4)
+
+
+def test_totals_are_those_of_the_text():
+    model = prepared("bigram")
+    lines = words(30, 9)
+    split = encode_documents("val", [lines], "lines", ALPHABET)
+    result = score(model, split, ALPHABET)
+    size = sum(len(line) + 1 for line in lines)
+    assert (result.tokens, result.chars, result.bytes) == (size, size, size)
+    assert result.nats == pytest.approx(token_nats(model, split).sum(), rel=1e-12)
+    low, high = result.ci95_bits_per_byte
+    assert low < result.bits_per_byte < high
+
+
+def test_uniform_over_bytes_is_eight_bits_a_byte():
+    kind = MODELS.get("bigram")
+    text = "naïve café, 文字 🙂" * 20
+    tokenizer = ByteTokenizer()
+    model = kind(kind.Config(), 256 + 1, 0)
+    with torch.no_grad():
+        model.W[:, 0] = -math.inf  # the boundary never follows in running text
+    split = encode_documents("val", [[text]], "text", tokenizer)
+    result = score(model, split, tokenizer)
+    assert result.bits_per_byte == pytest.approx(8.0, abs=1e-6)
+    assert (result.chars, result.bytes) == (len(text), len(text.encode()))
+
+
+def test_uniform_over_bytes_is_eight_bits_a_byte_of_characters_too():
+    """Each character has the chance of its bytes; what is left over goes to the boundary."""
+    kind = MODELS.get("bigram")
+    text = "naïve café, 文字 🙂" * 60
+    characters, octets = CharTokenizer.fit([text]), ByteTokenizer()
+    chances_V = 256.0 ** -characters.token_bytes()
+    chances_V[0] = 1 - chances_V[1:].sum()
+    by_char = kind(kind.Config(), characters.vocab_size, 0)
+    by_byte = kind(kind.Config(), octets.vocab_size, 0)
+    with torch.no_grad():
+        by_char.W.copy_(torch.from_numpy(np.log(chances_V)).expand_as(by_char.W))
+        by_byte.W[:, 0] = -math.inf
+    found = [
+        score(model, encode_documents("val", [[text]], "text", tokenizer), tokenizer)
+        for model, tokenizer in ((by_char, characters), (by_byte, octets))
+    ]
+    assert found[0].tokens < found[1].tokens
+    for one in found:
+        assert one.bits_per_byte == pytest.approx(8.0, abs=1e-6)
+        np.testing.assert_allclose(one.unit_nats_U, found[1].unit_nats_U, rtol=1e-6)
+        np.testing.assert_allclose(one.ci95_bits_per_byte, 8.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_counts_score_as_dictionaries_do(mode):
+    """Kneser-Ney smoothing written out over dictionaries, from the text to nats per token."""
+    kind = MODELS.get("count")
+    made = {"train": words(300, 9), "val": words(40, 9, seed=1)}
+    documents = {name: lines if mode == "lines" else ["".join(lines)] for name, lines in made.items()}
+    rows = {}
+    for name, texts in documents.items():
+        ids = [[*ALPHABET.encode(text).tolist(), *([0] if mode == "lines" else [])] for text in texts]
+        rows[name] = [([0, *i[:-1]], i) for i in ids]
+    config = kind.Config(order=4)
+    reference = Reference(rows["train"], config, VOCAB)
+    expected = [-math.log(reference.p(h, w)) for row in rows["val"] for h, w in histories(row, 4)]
+    model = kind(config, VOCAB, 0)
+    for batch in OrderedLoader(encode_documents("train", [documents["train"]], mode, ALPHABET), 0, 1000):
+        model.observe(batch)
+    model.finish()
+    found = score(model, encode_documents("val", [documents["val"]], mode, ALPHABET), ALPHABET)
+    assert found.nll == pytest.approx(np.mean(expected), abs=1e-6)
+    assert found.tokens == len(expected)
+
+
+@pytest.mark.parametrize("name", ["bigram", "mlp", "lstm", "transformer"])
+def test_a_small_case_is_torch_s_cross_entropy(name):
+    model = prepared(name)
+    ids = ALPHABET.encode("abcdefghij").astype(np.int64)
+    inputs, targets = torch.tensor([[0, *ids]]), torch.tensor([[*ids, 0]])
+    with torch.no_grad():
+        expected = F.cross_entropy(model(inputs)[0].flatten(0, 1), targets.flatten(), reduction="sum")
+    found = score(model, encode_documents("val", [["abcdefghij"]], "lines", ALPHABET), ALPHABET)
+    assert found.nats == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_unspellable_characters_are_charged():
+    model = prepared("bigram")
+    with_unknown = encode_documents("val", [["abc", "a?b!c"]], "lines", ALPHABET)
+    without = encode_documents("val", [["abc", "abc"]], "lines", ALPHABET)
+    a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
+    assert a.nats == pytest.approx(b.nats + 2 * UNSPELLABLE_NATS)
+    assert (a.unspellable, a.chars) == (2, b.chars + 2)
+    running = encode_documents("val", [["abca?b!c"]], "text", ALPHABET)
+    clean = encode_documents("val", [["abcabc"]], "text", ALPHABET)
+    c, d = (score(model, s, ALPHABET) for s in (running, clean))
+    assert c.nats == pytest.approx(d.nats + 2 * UNSPELLABLE_NATS)
+
+
+def test_unseen_lines_are_scored_apart():
+    model = prepared("mlp")
+    split = encode_documents("val", [["abc", "def", "gh"]], "lines", ALPHABET, seen={"def"})
+    result = score(model, split, ALPHABET)
+    alone = encode_documents("val", [["abc", "gh"]], "lines", ALPHABET)
+    assert result.unseen is not None
+    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
+    assert result.unseen.tokens == 7
+
+
+def test_a_value_that_is_no_number_is_an_error_that_names_the_position():
+    model = prepared("bigram")
+    with torch.no_grad():
+        model.W[3] = math.nan
+    split = encode_documents("val", [["ab", "abcd"]], "lines", ALPHABET)
+    with pytest.raises(UserError, match="token 6 of val"):
+        token_nats(model, split)
+
+
+def test_impossible_targets_score_infinity_without_a_warning():
+    kind = MODELS.get("count")
+    model = kind(kind.Config(order=2, smoothing="additive", alpha=0.0), VOCAB, 0)
+    for batch in OrderedLoader(encode_documents("train", [["ab", "abc"]], "lines", ALPHABET), 0, 100):
+        model.observe(batch)
+    model.finish()
+    split = encode_documents("val", [["ab", "ba"]], "lines", ALPHABET)
+    result = score(model, split, ALPHABET)
+    assert result.nll == result.perplexity == math.inf
+
+
+def test_the_estimate_in_training_is_near_the_score():
+    for name in ("mlp", "transformer", "lstm"):
+        model = prepared(name)
+        split = encode_documents("val", [words(400, 9)], "lines", ALPHABET)
+        exact = score(model, split, ALPHABET).nll
+        assert quick_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
+        assert quick_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
+
+
+def test_weights_by_em_are_where_the_likelihood_is_highest():
+    rng = np.random.default_rng(0)
+    nats = -np.log(rng.uniform(0.05, 0.9, (2, 500)))
+    best = fit_weights(nats)
+    grid = np.linspace(0.001, 0.999, 999)
+    losses = [mix_nats(nats, np.array([w, 1 - w])).sum() for w in grid]
+    assert best[0] == pytest.approx(grid[int(np.argmin(losses))], abs=2e-3)
+    assert best.sum() == pytest.approx(1.0)
+
+
+def test_a_mixture_scores_as_its_members_do():
+    model = prepared("mixture")
+    with torch.no_grad():
+        model.mixing.copy_(torch.tensor([0.3, 0.7]))
+    split = encode_documents("val", [words(20, 9)], "lines", ALPHABET)
+    members = np.stack([token_nats(member, split) for member in model.members])
+    np.testing.assert_allclose(model.weights, [0.3, 0.7], rtol=1e-7)
+    expected = -np.log(model.weights.numpy() @ np.exp(-members))
+    np.testing.assert_allclose(token_nats(model, split), expected, rtol=1e-9)
+    direct = naive_nats(model, [*split.tokens_N[: int(split.ends_D[0])].tolist()])
+    np.testing.assert_allclose(expected[: len(direct)], direct, atol=1e-4)
+
+
+def test_long_and_short_documents_are_grouped_for_scoring_within_the_room_there_is():
+    lengths = np.array([3, 900, 2, 5, 5, 1])
+    rows = Rows(np.zeros(6, np.int64), np.zeros(6, np.int64), lengths)
+    groups = list(_row_groups(rows, LOGITS_A_CALL // 20))  # room for 20 tokens
+    assert sorted(np.concatenate(groups)) == list(range(6))
+    assert [len(group) for group in groups] == [4, 1, 1]
+    assert all(len(g) == 1 or lengths[g].max() * len(g) <= 20 for g in groups)

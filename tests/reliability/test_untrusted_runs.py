@@ -1,0 +1,363 @@
+"""Run directories from strangers: nothing is executed, nothing outside is touched, no memory is taken
+before sizes are known, and whatever is wrong is told in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from makemore.runs.directory import RunDir
+from makemore.runtime import files
+from makemore.runtime.files import read_json, write_json, write_tensors
+from tests.cli.conftest import Result, call, listing
+from tests.reliability.corruption import make_runs
+from tests.reliability.fuzzing import WRONG, places, put
+
+COMMANDS = {
+    "sample": ["sample", "run", "-n", "2", "--max-new-tokens", "8", "--seed", "1"],
+    "eval": ["eval", "run", "words.txt"],
+    "check": ["check", "run"],
+    "resume": ["train", "words.txt", "--out", "run", "--resume"],
+    "compare": ["compare", "run", "run"],
+}
+JSON_FILES = ("config.json", "tokenizer.json", "result.json", "state/000000008/state.json")
+TENSOR_FILES = ("model.safetensors", "state/000000008/tensors.safetensors")
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    make_runs(folder)
+    shutil.copy(folder / "finished" / "result.json", folder / "stopped")
+    return folder
+
+
+@pytest.fixture
+def work(originals, tmp_path, monkeypatch) -> Path:
+    """The current folder: a text, ``run`` (stopped at step 8) and something outside of it."""
+    fresh(originals, tmp_path)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "000000001").mkdir()
+    (tmp_path / "outside" / "precious.txt").write_text("precious\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fresh(originals: Path, folder: Path) -> None:
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    shutil.copytree(originals / "stopped", folder / "run")
+    shutil.copy(originals / "words.txt", folder)
+
+
+def sound(result: Result) -> None:
+    """Success, or one line and exit status 2."""
+    assert "Traceback" not in result.err
+    assert result.status in (0, 2), result
+    if result.status == 2:
+        assert sum(line.startswith("makemore: ") for line in result.err.splitlines()) == 1, result.err
+
+
+def refused(name: str) -> str:
+    result = call(*COMMANDS[name])
+    sound(result)
+    assert result.status == 2, result
+    return result.err
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("sprung",))
+
+
+@pytest.mark.parametrize("name", [*JSON_FILES, *TENSOR_FILES, "metrics.jsonl"])
+@pytest.mark.parametrize("made", ["pickle", "torch"])
+def test_no_pickle_is_read(work, name, made):
+    path = work / "run" / name
+    path.write_bytes(pickle.dumps(Bomb())) if made == "pickle" else torch.save({"a": Bomb()}, path)
+    assert str(Path("run") / name) in refused("check")
+    for command in COMMANDS:
+        sound(call(*COMMANDS[command]))
+    assert not (work / "sprung").exists()
+
+
+def test_no_source_imports_pickle():
+    """Nothing of ours unpickles; ``torch.load`` and numpy's pickles would.
+
+    But ``makemore import`` of other programs' checkpoints, where torch calls nothing that a file names.
+    """
+    folder = Path(files.__file__).parents[1]
+    for path in folder.rglob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        if path == folder / "interop" / "pickled.py":
+            assert re.findall(r"torch\.load\(.*", code) == [
+                'torch.load(path, map_location="cpu", weights_only=True)'
+            ]
+            assert set(re.findall(r"\bpickle\.\w+", code)) == {"pickle.UnpicklingError"}
+            continue
+        assert not any(word in code for word in ("import pickle", "torch.load(", "allow_pickle", "joblib"))
+
+
+def header(path: Path, size: int, text: bytes, length: int) -> None:
+    """A tensor file that says its header has ``size`` bytes; the rest of ``length`` is a hole."""
+    path.write_bytes(struct.pack("<Q", size) + text)
+    os.truncate(path, length)
+
+
+TENSOR = b'{"x":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
+HOLE = 1 << 42  # 4 TB that no disk holds
+
+
+@pytest.mark.parametrize("name", TENSOR_FILES)
+@pytest.mark.parametrize(
+    ("size", "text", "length"),
+    [
+        (1 << 63, b"{}", 100),
+        (99_000_000, b"{", 100_000_000),
+        (len(TENSOR % (HOLE, HOLE)), TENSOR % (HOLE, HOLE), 1000),
+        (len(TENSOR % (HOLE, HOLE)), TENSOR % (HOLE, HOLE), HOLE + 8 + len(TENSOR % (HOLE, HOLE))),
+        (0, b"", 8),
+        (4, b"", 4),
+    ],
+    ids=["endless header", "giant header", "missing data", "a hole", "no header", "cut"],
+)
+def test_sizes_of_tensor_files(work, name, size, text, length):
+    header(work / "run" / name, size, text, length)
+    begun = time.process_time()
+    assert name in refused("check")
+    sound(call(*COMMANDS["sample"]))
+    sound(call(*COMMANDS["resume"]))
+    assert time.process_time() - begun < 60
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_sizes_of_json_files(work, name):
+    os.truncate(work / "run" / name, HOLE)
+    assert "is the most" in refused("check")
+    for command in COMMANDS:
+        sound(call(*COMMANDS[command]))
+
+
+def rewrite(work: Path, change: Any, name: str = "config.json") -> None:
+    """Change a JSON file of the run and give it the checksum that goes with it."""
+    path = work / "run" / name
+    payload = read_json(path)
+    change(payload)
+    write_json(path, payload)
+
+
+SIZES = {
+    "n_layer": 10**9,
+    "n_embd": 10**9,
+    "n_embd and n_head": 2**40,
+    "n_head": 2**62,
+    "block_size": 10**12,
+    "block_size beyond words": 10**40,
+    "conv": 10**9,
+    "vocab_size": 10**12,
+}
+
+
+@pytest.mark.parametrize("setting", SIZES)
+def test_absurd_sizes(work, setting):
+    changes = dict.fromkeys(setting.partition(" beyond")[0].split(" and "), SIZES[setting])
+
+    def change(payload):
+        payload["model"]["settings"].update(changes)
+
+    rewrite(work, change)
+    for state in (work / "run" / "state").iterdir():
+
+        def change_state(payload):
+            pairs = dict(payload["state"]["$dict"])["settings"]["$dict"]
+            pairs[:] = [[k, v] for k, v in pairs if k not in changes] + [[k, v] for k, v in changes.items()]
+
+        rewrite(work, change_state, f"state/{state.name}/state.json")
+    begun = time.process_time()
+    for command in ("sample", "eval", "resume"):
+        result = call(*COMMANDS[command])
+        sound(result)
+        assert result.status == 2 or setting.startswith("block_size")
+    assert time.process_time() - begun < 60
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([["bigram", {}]] * 100_000, "fit in memory"),
+        ([["../../evil", {}]], "unknown model"),
+        ([["mixture", {"members": '[["mixture", {}]]'}]], ""),
+        ([["count", {"order": 10**9}]], "order"),
+        ([["wavenet", {"block_size": 2**50}]], ""),
+    ],
+)
+def test_absurd_mixtures(work, members, said):
+    def change(payload):
+        payload["model"] = {"name": "mixture", "settings": {"members": json.dumps(members)}}
+
+    rewrite(work, change)
+    assert said in refused("sample")
+
+
+OUT = ("../outside/precious.txt", "/dev/zero", "/dev/stdin", "../run", "nowhere")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.parametrize("target", OUT)
+@pytest.mark.parametrize("name", [*JSON_FILES, *TENSOR_FILES, "metrics.jsonl", "samples.txt"])
+def test_links_are_not_followed(work, name, target):
+    path = work / "run" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    outside = listing(work / "outside")
+    for command in ("check", "sample", "resume"):
+        sound(call(*COMMANDS[command]))
+    assert listing(work / "outside") == outside
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.parametrize("name", ["state", "state/000000008"])
+def test_linked_folders_are_not_followed(work, name):
+    path = work / "run" / name
+    shutil.rmtree(path)
+    path.symlink_to(work / "outside")
+    outside = listing(work / "outside")
+    assert "is a link" in refused("resume")
+    assert "is a link" in refused("check")
+    sound(call("train", "words.txt", "-m", "count", "--out", "run", "--overwrite"))
+    assert listing(work / "outside") == outside
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.jsonl"])
+def test_pipes_are_not_waited_for(work, name):
+    (work / "run" / name).unlink()
+    os.mkfifo(work / "run" / name)
+    for command in COMMANDS:
+        sound(call(*COMMANDS[command]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_a_temporary_file_that_is_a_link_is_not_written_through(work):
+    (work / f".new.json.{os.getpid()}.tmp").symlink_to(work / "outside" / "precious.txt")
+    write_json(work / "new.json", {})
+    assert (work / "outside" / "precious.txt").read_text() == "precious\n"
+    assert read_json(work / "new.json") == {}
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside/precious.txt", "/dev/zero", "/etc/passwd", "", "\0", "x" * 5000]
+)
+def test_the_text_that_a_config_names(work, path):
+    """Its path may be any: what is there is compared with the run's checksums before it is used."""
+
+    def change(payload):
+        payload["corpus"]["paths"] = [path]
+
+    rewrite(work, change)
+    result = call("eval", "run")
+    sound(result)
+    assert result.status == 2
+
+
+REFERENCES = {
+    "version": 1,
+    "templates": {"x": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}"},
+    "refs": {"text": ["{{ x }}", 0, 1]},
+    "gen": [
+        {
+            "key": "k{{i}}",
+            "url": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}",
+            "dimensions": {"i": [1]},
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "reference://text::file://refs.json",
+        "filecache::http://127.0.0.1:{port}/a.txt",
+        "http://127.0.0.1:{port}/a.txt",
+        "memory://a.txt",
+        "pipe",
+        "-",
+    ],
+)
+@pytest.mark.parametrize("command", [["eval", "run"], ["inspect", "run"], ["sample", "run", "--report"]])
+def test_no_command_opens_what_a_config_names(work, monkeypatch, path, command):
+    """No URL is fetched, no template is rendered, no named pipe is waited for."""
+    (work / "refs.json").write_text(json.dumps(REFERENCES))
+    os.mkfifo(work / "pipe")
+    opened = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: opened.append(args))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        path = path.format(port=server.getsockname()[1])
+
+        def change(payload):
+            payload["corpus"]["paths"] = [path]
+
+        rewrite(work, change)
+        result = call(*command)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    sound(result)
+    assert result.status == (2 if command[0] == "eval" else 0)  # the others need less than the text
+    assert not opened
+    assert not (work / "sprung").exists()
+
+
+def misshape(folder: Path, rng: random.Random) -> tuple[str, tuple, Any]:
+    """Put a wrong value in a random place of a JSON file, with a checksum that is right."""
+    name = rng.choice(JSON_FILES)
+    payload = read_json(folder / "run" / name)
+    at = rng.choice(places(payload)[1:])
+    new = rng.choice(WRONG)
+    put(payload, at, new)
+    write_json(folder / "run" / name, payload)
+    return name, at, new
+
+
+def test_wrong_values_anywhere(work, originals):
+    rng = random.Random(0)
+    for _ in range(60):
+        fresh(originals, work)
+        what = misshape(work, rng)
+        for command in rng.sample(sorted(COMMANDS), 2):
+            result = call(*COMMANDS[command])
+            assert "Traceback" not in result.err, (what, command, result)
+            sound(result)
+    assert (work / "outside" / "precious.txt").read_text() == "precious\n"
+
+
+def test_wrong_tensors(work):
+    """Checksums that are right, shapes that aren't."""
+    run_id = RunDir(work / "run").read_config()["run_id"]
+    for tensors in ({}, {"x": torch.ones(3)}, {"head.weight": torch.ones(1, dtype=torch.bool)}):
+        write_tensors(work / "run" / "model.safetensors", tensors, run_id)
+        assert "run is damaged or from another version" in refused("sample")
+
+
+def test_no_terminal_is_told_what_to_do(work):
+    """What a stranger wrote can't move a cursor or change colours."""
+
+    def change(payload):
+        payload["model"]["name"] = "\x1b[2J\x1b]0;owned\x07"
+
+    rewrite(work, change)
+    assert "\x1b" not in refused("sample")
+    assert sys.stdout is not None

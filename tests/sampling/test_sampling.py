@@ -1,0 +1,441 @@
+"""Token choice against its definitions, and decoding against recomputation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from makemore.errors import UserError
+from makemore.models import MODELS
+from makemore.models.base import LanguageModel
+from makemore.models.count import Count, CountConfig
+from makemore.models.mixture import Mixture, MixtureConfig
+from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.sampling import Noise, SampleParams, beam_search, choose, distribution, generate
+from makemore.sampling.beam import length_factor
+from makemore.sampling.decoder import make_decoder
+from makemore.types import Batch
+from tests.conformance.fixtures import VOCAB, documents, prepared
+
+GREEDY = SampleParams(greedy=True)
+
+
+def logits(rows: int = 3, vocab: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((rows, vocab)).astype(np.float32)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(z).double().softmax(-1).numpy()
+
+
+def column(model: LanguageModel, context: list[int], n: int, params: SampleParams, **more) -> list[int]:
+    return [int(ids[0]) for ids in generate(model, np.array([context]), n, params, **more)]
+
+
+def limited(style: str = "modern", **settings) -> Transformer:
+    torch.manual_seed(0)
+    config = {"block_size": 8, "n_layer": 2, "n_embd": 32, "style": style, **settings}
+    model = Transformer(TransformerConfig(**config), VOCAB, 0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+class TestDistribution:
+    def test_is_the_softmax(self):
+        np.testing.assert_allclose(distribution(logits(), SampleParams()), softmax(logits()), rtol=1e-12)
+
+    def test_temperature_divides_logits(self):
+        p = distribution(logits(), SampleParams(temperature=0.5))
+        np.testing.assert_allclose(p, softmax(logits().astype(np.float64) / 0.5), rtol=1e-12)
+
+    @pytest.mark.parametrize("k", [1, 3, 7, 50])
+    def test_top_k_keeps_the_k_likeliest(self, k):
+        p = distribution(logits(), SampleParams(top_k=k))
+        for row, z in zip(p, logits(), strict=True):
+            assert set(np.flatnonzero(row)) == set(np.argsort(-z)[:k])
+        np.testing.assert_allclose(p.sum(-1), 1)
+
+    def test_top_p_keeps_the_smallest_set_of_that_mass(self):
+        p = distribution(logits(), SampleParams(top_p=0.6))
+        for row, full in zip(p, softmax(logits()), strict=True):
+            order = np.argsort(-full)
+            count = int((full[order].cumsum() < 0.6).sum()) + 1
+            assert set(np.flatnonzero(row)) == set(order[:count])
+            np.testing.assert_allclose(row[order[:count]], full[order[:count]] / full[order[:count]].sum())
+
+    def test_min_p_drops_what_is_far_below_the_likeliest(self):
+        full = softmax(logits())
+        p = distribution(logits(), SampleParams(min_p=0.3))
+        assert np.array_equal(p > 0, full >= 0.3 * full.max(-1, keepdims=True))
+
+    def test_the_input_stays_as_it_is(self):
+        z = logits().astype(np.float64)
+        distribution(z, SampleParams(0.5, top_k=3, top_p=0.5, min_p=0.1))
+        assert np.array_equal(z, logits().astype(np.float64))
+
+
+class TestChoice:
+    def test_greedy_and_temperature_zero_take_the_likeliest(self):
+        for params in (GREEDY, SampleParams(temperature=0.0), SampleParams(top_k=1)):
+            picked = choose(logits(), params, np.array([0.1, 0.5, 0.99]))
+            assert picked.tolist() == logits().argmax(-1).tolist()
+
+    def test_draws_have_the_distributions_frequencies(self):
+        params = SampleParams(temperature=1.3, top_p=0.9)
+        p = distribution(logits(1), params)[0]
+        n = 20000
+        draws = choose(np.repeat(logits(1), n, axis=0), params, (np.arange(n) + 0.5) / n)
+        np.testing.assert_allclose(np.bincount(draws, minlength=7) / n, p, atol=2 / n)
+        assert p[draws].min() > 0
+
+    def test_impossible_tokens_are_never_drawn(self):
+        z = np.array([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
+        u = np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53])
+        assert set(choose(np.tile(z, (5, 1)), SampleParams(), u).tolist()) == {1, 3}
+
+    @pytest.mark.parametrize("vocab", [2, 66, 999])
+    def test_the_last_number_below_one_stays_inside(self, vocab):
+        z = logits(200, vocab)
+        z[:, -1] = -np.inf
+        assert choose(z, SampleParams(), np.full(200, 1 - 2**-53)).max() < vocab - 1
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"temperature": -1.0},
+            {"temperature": math.nan},
+            {"top_k": 0},
+            {"top_p": 0.0},
+            {"top_p": 2.0},
+            {"min_p": -0.1},
+        ],
+    )
+    def test_values_without_meaning_are_refused(self, settings):
+        with pytest.raises(UserError, match="must be"):
+            SampleParams(**settings)
+
+    def test_noise_of_a_sample_is_its_own(self):
+        many, one = Noise(5, range(4)), Noise(5, range(2, 3))
+        for _ in range(300):  # past the end of a block
+            assert many.next()[2] == one.next()[0]
+        many.keep(np.array([2]))
+        assert many.next()[0] == one.next()[0]
+
+
+class TestGreedy:
+    @pytest.mark.parametrize("name", list(MODELS))
+    def test_with_state_is_greedy_by_recomputation(self, name):
+        model = prepared(name)
+        ids = column(model, [0, 3, 1], 120, GREEDY)
+        kept = len(ids) if model.streams else model.max_len - 3
+        context = torch.tensor([[0, 3, 1, *ids[:kept]]])
+        with torch.no_grad():
+            rows = model(context)[0][0, 2:-1].double()
+        for token, row in zip(ids[:kept], rows, strict=True):
+            assert row[token] >= row.max() - 1e-4  # ties may fall either way
+
+    @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
+    def test_is_the_same_by_forward_alone(self, name):
+        model = limited("gpt2") if name == "gpt2" else prepared(name)
+        assert column(model, [0, 3, 1], 300, GREEDY) == column(model, [0, 3, 1], 300, GREEDY, fast=False)
+
+
+class TestSteppers:
+    def test_see_weights_that_have_changed(self):
+        model = limited(block_size=40)
+        model.stepper()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        self.follows(model)
+
+    @pytest.mark.parametrize("style", ["modern", "gpt2"])
+    def test_without_a_compiler_say_so_too(self, style, monkeypatch):
+        monkeypatch.setattr("makemore.runtime.native.library", lambda source: None)
+        model = limited(style, block_size=40)
+        assert type(model.stepper()).__name__ == "TransformerStepper"
+        self.follows(model)
+
+    def test_draw_the_same_from_counts_without_a_compiler(self, monkeypatch):
+        model = prepared("count")
+        assert type(model.stepper()).__name__ == "CompiledCountStepper"
+        prompt, samples = np.array([[0, 2, 1]]), range(40)
+        drawn = list(generate(model, prompt, 300, SampleParams(), samples=samples))
+        monkeypatch.setattr("makemore.runtime.native.library", lambda source: None)
+        assert type(model.stepper()).__name__ == "CountStepper"
+        np.testing.assert_array_equal(
+            drawn, list(generate(model, prompt, 300, SampleParams(), samples=samples))
+        )
+
+    @pytest.mark.parametrize("name", [n for n in MODELS if n != "mixture"])
+    def test_say_what_forward_says(self, name):
+        self.follows(prepared(name))
+
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("transformer", {"style": "gpt2"}),
+            ("transformer", {"conv": 1}),
+            ("transformer", {"conv": 2, "n_head": 1, "n_layer": 2}),
+            ("rnn", {"n_layer": 2}),
+            ("gru", {"n_layer": 2}),
+            ("lstm", {"n_layer": 2}),
+            ("wavenet", {"style": "gated", "block_size": 16}),
+            ("mlp", {"n_layer": 3}),
+            ("mlp", {"block_size": 1}),
+            ("bow", {"block_size": 1}),
+            ("batchnorm-mlp", {"n_layer": 2}),
+        ],
+    )
+    def test_in_other_settings_too(self, name, settings):
+        torch.manual_seed(1)
+        kind = MODELS.get(name)
+        model = kind(kind.Config(**settings), VOCAB, 0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.15)
+            model.train()
+            model(documents(16, 12)[:, :-1])
+        self.follows(model.eval())
+
+    @torch.no_grad()
+    def follows(self, model: LanguageModel) -> None:
+        """Through boundaries in mid-row, and with rows that leave or change places."""
+        tokens = documents(3, 40, seed=3)[:, :-1]
+        if model.packs:
+            tokens[1, 20] = tokens[2, 3] = tokens[0, 30] = tokens[1, 7] = 0
+        _, state = model(tokens[:, :7], model.init_state(3, 40))
+        stepper = model.stepper()
+        assert stepper is not None
+        stepper.load(tuple(part.clone() for part in state))
+        for t in range(7, 40):
+            expected, state = model(tokens[:, t : t + 1], state)
+            torch.testing.assert_close(
+                torch.from_numpy(stepper.step(tokens[:, t].numpy())), expected[:, -1], atol=1e-4, rtol=0
+            )
+            if t in (15, 25):
+                rows = torch.tensor([2, 0, 1] if t == 15 else [0, 2])
+                stepper.keep(rows.numpy())
+                state, tokens = tuple(part[rows] for part in state), tokens[rows]
+
+    def test_counts_without_backing_off_have_none(self):
+        kind = MODELS.get("count")
+        assert kind(kind.Config(order=2, smoothing="additive"), VOCAB, 0).stepper() is None
+
+    def test_counts_draw_from_their_distribution(self):
+        model = prepared("count")
+        stepper = model.stepper()
+        context = documents(1, 9, seed=1)[:, :-1]
+        with torch.no_grad():
+            expected, state = model(context, model.init_state(1, 9))
+        n = 50_000
+        stepper.load(tuple(part.repeat(n, 1) for part in state))
+        draws = stepper.draw((np.arange(n) + 0.5) / n)
+        frequencies = np.bincount(draws, minlength=VOCAB) / n
+        np.testing.assert_allclose(frequencies, softmax(expected[0, -1:].numpy())[0], atol=20 / n)
+        # What was drawn has been fed.
+        with torch.no_grad():
+            after, _ = model(torch.from_numpy(draws[:400:50, None]), tuple(p.repeat(8, 1) for p in state))
+        rows = np.arange(0, 400, 50)
+        stepper.keep(rows)
+        follow = [stepper.trie.distribution(int(node)) for node in stepper.nodes]
+        np.testing.assert_allclose(follow, softmax(after[:, -1].numpy()), atol=1e-6)
+
+
+class TestBeyondTheContext:
+    @pytest.mark.parametrize("conv", [1, 4])
+    @pytest.mark.parametrize("fast", [True, False])
+    @torch.no_grad()
+    def test_a_rolled_cache_is_attention_to_the_last_tokens(self, conv, fast):
+        """Against one call over all of the text, in a model of a longer context, masked by hand."""
+        model = limited(conv=conv)
+        long = limited(conv=conv, block_size=64)
+        long.load_state_dict(model.state_dict())
+        ids = torch.randint(1, VOCAB, (2, 60), generator=torch.Generator().manual_seed(4))
+        decoder = make_decoder(model, ids[:, :3].numpy(), 60, fast)
+        got = [decoder.start(), *(decoder.step(ids[:, t].numpy()) for t in range(3, 60))]
+        place = long._place(ids, None)
+        first, filled = torch.zeros(60, dtype=torch.int64), 0
+        for t in range(60):
+            if filled == 8:
+                filled = 4
+            filled += 1
+            first[t] = t + 1 - filled
+        key = torch.arange(60)
+        mask = torch.zeros(60, 60).masked_fill((key < first[:, None]) | (key > key[:, None]), -math.inf)
+        x = torch.nn.functional.rms_norm(long.embedding(ids), (32,), eps=1e-6)
+        place = type(place)(mask[None, None], place.rotary, None, place.index_BT, place.start_BT)
+        for block in long.blocks:
+            x, _ = block(x, place, None)
+        expected = long.head(long.norm(x))[:, 2:]
+        torch.testing.assert_close(torch.from_numpy(np.stack(got, axis=1)), expected, atol=2e-4, rtol=1e-4)
+
+    @pytest.mark.parametrize("fast", [True, False])
+    @torch.no_grad()
+    def test_learned_positions_read_the_last_half_anew(self, fast):
+        model = limited("gpt2")
+        ids = torch.randint(1, VOCAB, (2, 40), generator=torch.Generator().manual_seed(4))
+        decoder = make_decoder(model, ids[:, :20].numpy(), 40, fast)
+        got = [decoder.start(), *(decoder.step(ids[:, t].numpy()) for t in range(20, 40))]
+        used = 8  # of a prompt that is longer than a context, all of one
+        for t, row in enumerate(got, start=20):
+            expected = model(ids[:, t - used : t])[0][:, -1]
+            torch.testing.assert_close(torch.from_numpy(row.copy()), expected, atol=1e-4, rtol=1e-4)
+            used = 4 if used == 8 else used + 1
+
+    @pytest.mark.parametrize("style", ["modern", "gpt2"])
+    @pytest.mark.parametrize("size", [1, 2, 3, 8])
+    def test_text_goes_on_and_on(self, style, size):
+        model = limited(style, block_size=size)
+        prompt = np.random.default_rng(0).integers(1, VOCAB, (2, 20))
+        out = np.stack(list(generate(model, prompt, 50, SampleParams(), seed=1)))
+        assert out.shape == (50, 2)
+        assert np.array_equal(
+            out, np.stack(list(generate(model, prompt, 50, SampleParams(), seed=1, fast=False)))
+        )
+
+    @pytest.mark.parametrize("fast", [True, False])
+    def test_memory_is_bounded(self, fast):
+        model = limited()
+        decoder = make_decoder(model, np.ones((1, 3), np.int64), 10_000, fast)
+        decoder.start()
+        for _ in range(100):
+            decoder.step(np.ones(1, np.int64))
+        assert len(decoder.recent) <= 8
+        held = decoder.stepper.keys[0] if fast else decoder.state[2]
+        assert max(held.shape) == 8
+
+
+def blas_sums_rows_alike() -> bool:
+    """Whether a matrix product's rows don't depend on how many there are, from two on."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 128), (128, 96)))
+    return all(np.array_equal(x[:rows] @ w, (x @ w)[:rows]) for rows in (2, 3, 5, 37))
+
+
+class TestRows:
+    @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
+    def test_are_the_same_to_the_bit_in_any_batch(self, name):
+        model = limited("gpt2") if name == "gpt2" else prepared(name)
+        ids = np.random.default_rng(1).integers(1, VOCAB, (20, 37))
+
+        def logits_of(rows: list[int]) -> np.ndarray:
+            decoder = make_decoder(model, np.array([[0, 3, 1]]), 40)
+            decoder.start()
+            decoder.keep(np.zeros(len(rows), np.int64))
+            return np.stack([decoder.step(step[rows]).copy() for step in ids])
+
+        together = logits_of(list(range(37)))
+        for rows in ([0], [36], [5, 2], list(range(3, 20))):
+            alone = logits_of(rows)
+            np.testing.assert_allclose(alone, together[:, rows], atol=1e-4)
+            if blas_sums_rows_alike():
+                assert np.array_equal(alone, together[:, rows])
+
+    @pytest.mark.parametrize("name", ["lstm", "count", "transformer", "mixture"])
+    def test_that_ended_leave_the_batch(self, name):
+        model = prepared(name)
+        prompt = np.zeros((6, 1), np.int64)
+        stop = np.array([0, 4])
+        steps = np.stack(list(generate(model, prompt, 200, SampleParams(), stop, seed=2)))
+        lengths = set()
+        for row in range(6):
+            ids = steps[:, row]
+            over = np.isin(ids, stop)
+            end = int(np.argmax(over)) if over.any() else len(ids)
+            lengths.add(end)
+            assert not np.isin(ids[:end], [-1, 0, 4]).any()
+            assert (ids[end + 1 :] == -1).all()
+            alone = column(
+                model, [0], 200, SampleParams(), stop_ids=stop, seed=2, samples=range(row, row + 1)
+            )
+            assert alone == ids[: end + 1].tolist()
+        assert len(lengths) > 1
+
+    def test_may_be_told_to_end(self):
+        steps = list(
+            generate(
+                prepared("mlp"), np.zeros((3, 1), np.int64), 50, SampleParams(), ends=lambda r, _: r != 1
+            )
+        )
+        assert len(steps) == 50
+        assert all((s[[0, 2]] == -1).all() and s[1] >= 0 for s in steps[1:])
+
+
+def test_a_mixtures_members_each_go_on_in_their_own_way():
+    """An unbounded member keeps what it has read when a limited one lets go."""
+    config = '[["lstm", {"n_hidden": 16}], ["transformer", {"block_size": 8, "n_embd": 32}]]'
+    torch.manual_seed(0)
+    model = Mixture(MixtureConfig(config), VOCAB, 0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.eval()
+    ids = np.random.default_rng(0).integers(1, VOCAB, (2, 40))
+    whole, *parts = (make_decoder(m, ids[:, :1], 40) for m in (model, *model.members))
+    joined = [whole.start(), *(whole.step(ids[:, t]) for t in range(1, 40))]
+    apart = [[p.start(), *(p.step(ids[:, t]).copy() for t in range(1, 40))] for p in parts]
+    expected = np.log(
+        sum(w * softmax(np.stack(z)) for w, z in zip(model.weights.numpy(), apart, strict=True))
+    )
+    np.testing.assert_allclose(np.stack(joined), expected, atol=1e-5)
+
+
+class TestBeams:
+    def brute_force(self, model: LanguageModel, n: int, penalty: float) -> list[tuple[float, list[int]]]:
+        """Scores of all texts of up to ``n`` tokens, in which token 0 ends one."""
+        found = []
+        for length in range(1, n + 1):
+            for ids in itertools.product(range(1, VOCAB), repeat=length - 1):
+                tails = [[0]] if length < n else [[t] for t in range(VOCAB)]
+                with torch.no_grad():
+                    logp = model(torch.tensor([[0, *ids]]))[0][0].double().log_softmax(-1)
+                head = sum(float(logp[i, t]) for i, t in enumerate(ids))
+                for (t,) in tails:
+                    score = (head + float(logp[-1, t])) / length_factor(length, penalty)
+                    found.append((score, [*ids, *([t] if t else [])]))
+        return sorted(found, reverse=True)
+
+    @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.5])
+    def test_wide_enough_find_the_best(self, penalty):
+        model = prepared("bigram")
+        best = self.brute_force(model, 3, penalty)[:5]
+        found = beam_search(model, np.array([0]), 3, 2000, penalty, np.array([0]))[:5]
+        np.testing.assert_allclose([h.score for h in found], [score for score, _ in best], rtol=1e-5)
+        assert [h.ids for h in found] == [ids for _, ids in best]
+
+    @pytest.mark.parametrize("name", ["transformer", "lstm", "count", "mixture"])
+    def test_of_one_are_greedy(self, name):
+        model = prepared(name)
+        (found,) = beam_search(model, np.array([0, 2]), 30, 1)
+        assert found.ids == column(model, [0, 2], 30, GREEDY)
+
+    def test_carry_their_own_state(self):
+        model = prepared("lstm")
+        for h in beam_search(model, np.array([0]), 12, 4):
+            with torch.no_grad():
+                logp = model(torch.tensor([[0, *h.ids[:-1]]]))[0][0].double().log_softmax(-1)
+            total = sum(float(logp[i, t]) for i, t in enumerate(h.ids))
+            assert h.log_prob == pytest.approx(total, abs=1e-4)
+
+    def test_where_all_end_none_is_found_twice(self):
+        model = Count(CountConfig(order=3, smoothing="additive", alpha=0.0), VOCAB, 0)
+        word = torch.tensor([[0, 1, 2, 3]])
+        model.observe(Batch(word, torch.tensor([[1, 2, 3, 0]])))
+        model.finish()
+        (only,) = beam_search(model, np.array([0]), 10, 4, stop_ids=np.array([0]))
+        assert only.ids == [1, 2, 3]
+        assert only.log_prob == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_larger_exponent_favours_longer_texts(self):
+        model = prepared("bigram")
+        lengths = [
+            len(beam_search(model, np.array([0]), 12, 8, penalty, np.array([0]))[0].ids)
+            for penalty in (0.0, 1.0, 3.0)
+        ]
+        assert lengths == sorted(lengths)
+        assert lengths[0] < lengths[-1]

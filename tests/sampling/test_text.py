@@ -1,0 +1,241 @@
+"""Text out of tokens: whole characters, stop strings, prompts of any length; the same in pieces."""
+
+from __future__ import annotations
+
+import itertools
+from threading import Event
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from makemore.errors import UserError
+from makemore.runs.run import load
+from makemore.sampling import SampleParams, decoding
+from makemore.sampling import text as generation
+from makemore.sampling.text import SampleRequest, TextStream, context, sample, stream_text
+from makemore.sampling.workers import share, threads
+from makemore.tokenizers import fit_tokenizer
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
+
+TEXT = "naïve café 漢字 👩‍🌾 d'été — garçon. "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("generation")
+    (path / "prose.txt").write_text(TEXT * 60, encoding="utf-8")
+    (path / "lines.txt").write_text("kafé\nbidé\n漢字\nnaïve\nkala\n" * 30, encoding="utf-8")
+    for name, file, model, tokenizer in (
+        ("bytes", "prose.txt", "count", "byte"),
+        ("pieces", "prose.txt", "count", "bpe:280"),
+        ("sentencepiece", "prose.txt", "count", "spm:270"),
+        ("chars", "prose.txt", "count", "char"),
+        ("lines", "lines.txt", "count", "byte"),
+        ("lstm", "prose.txt", "lstm", "char"),
+        ("transformer", "prose.txt", "transformer", "char"),
+    ):
+        settings = ("train.steps=3", "train.compile=no", "train.dtype=float32")
+        sizes = {"lstm": ("model.n_hidden=16",), "transformer": ("model.n_embd=16", "model.block_size=32")}
+        settings = () if model == "count" else (*settings, *sizes[model])
+        train(TrainRequest(str(path / file), model, tokenizer, path / name, settings=settings))
+    return path
+
+
+def stream_of(tokenizer: str, stop: str | None = None, mode: str = "text") -> TextStream:
+    return TextStream(SimpleNamespace(tokenizer=fit_tokenizer(tokenizer, [TEXT]), mode=mode), stop)
+
+
+def pushed(stream: TextStream, text: str) -> list[str]:
+    pieces = []
+    for token in stream.run.tokenizer.encode(text).tolist():
+        pieces.append(stream.push(token))
+        if stream.ended:
+            break
+    return [*pieces, stream.flush()]
+
+
+class TestStream:
+    @pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe:280", "spm:270"])
+    def test_pieces_are_whole_characters(self, tokenizer):
+        pieces = pushed(stream_of(tokenizer), TEXT * 2)
+        assert "".join(pieces) == TEXT * 2
+        assert "\ufffd" not in "".join(pieces)
+
+    def test_a_character_comes_with_its_last_byte(self):
+        assert pushed(stream_of("byte"), "é漢") == ["", "é", "", "", "漢", ""]
+
+    def test_what_is_no_character_is_marked(self):
+        stream = stream_of("byte")
+        # Bytes stand one above their value, after the boundary.
+        assert [stream.push(1 + byte) for byte in b"a\xe6\xbc"] == ["a", "", ""]
+        assert stream.flush() == "\ufffd"
+        assert stream.text == "a\ufffd"
+
+    @given(text=st.text("ab é", max_size=30), stop=st.text("ab é", min_size=1, max_size=4))
+    def test_stops_where_the_string_first_stands(self, text, stop):
+        stream = TextStream(SimpleNamespace(tokenizer=fit_tokenizer("byte", ["a"]), mode="text"), stop)
+        pieces = pushed(stream, text)
+        assert "".join(pieces) == stream.text == text.partition(stop)[0]
+        assert stream.ended == (stop in text)
+
+    def test_holds_back_only_what_may_begin_the_string(self):
+        stream = stream_of("char", stop="café")
+        assert pushed(stream, "naca caf. ")[:10] == ["n", "a", "", "", "ca ", "", "", "", "caf.", " "]
+
+    def test_a_newline_ends_a_line(self):
+        stream = stream_of("byte", mode="lines")
+        assert "".join(pushed(stream, "na\nve")) == "na"
+        assert stream.ended
+
+
+class TestPieces:
+    @pytest.mark.parametrize("name", ["bytes", "pieces", "sentencepiece", "chars", "lstm", "transformer"])
+    @pytest.mark.parametrize("stop", [None, "é", "zzz"])
+    def test_together_are_the_sample(self, folder, name, stop):
+        run = load(folder / name)
+        request = SampleRequest(1, "na", 80, stop=stop, seed=4)
+        pieces = list(stream_text(run, request))
+        assert all(pieces)
+        assert ["na" + "".join(pieces)] == list(sample(run, request))
+
+    def test_lines_end(self, folder):
+        run = load(folder / "lines")
+        for seed in range(5):
+            request = SampleRequest(1, seed=seed)
+            assert ["".join(stream_text(run, request))] == list(sample(run, request))
+
+    def test_come_as_they_are_made(self, folder):
+        endless = stream_text(load(folder / "transformer"), SampleRequest(1, max_new_tokens=10**9, seed=1))
+        assert len("".join(itertools.islice(endless, 200))) >= 200
+
+
+class TestGenerate:
+    def test_is_the_same_for_a_seed(self, folder):
+        run = load(folder / "chars")
+        arguments = {"max_new_tokens": 60, "temperature": 0.9, "top_k": 8, "top_p": 0.95, "min_p": 0.01}
+        text = "".join(run.generate("na", seed=5, **arguments))
+        assert text == "".join(run.generate("na", seed=5, **arguments))
+        request = SampleRequest(1, "na", 60, SampleParams(0.9, 8, 0.95, 0.01), seed=5)
+        assert ["na" + text] == list(sample(run, request))
+        assert len({"".join(run.generate("na", max_new_tokens=60)) for _ in range(4)}) > 1
+
+    def test_greedy_and_stop(self, folder):
+        run = load(folder / "chars")
+        text = "".join(run.generate("na", greedy=True, max_new_tokens=200))
+        assert "gar" in text
+        assert "".join(run.generate("na", greedy=True, stop="gar")) == text.partition("gar")[0]
+
+    def test_refuses_at_once(self, folder):
+        run = load(folder / "chars")
+        with pytest.raises(UserError, match="never saw"):
+            run.generate("Z")
+        with pytest.raises(UserError, match="--top-k"):
+            run.generate(top_k=0)
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("name", ["lstm", "transformer", "chars"])
+    def test_may_be_of_any_length(self, folder, name, monkeypatch):
+        run = load(folder / name)
+        request = SampleRequest(3, TEXT * 20, 30, seed=1)
+        texts = list(sample(run, request))
+        assert all(text.startswith(request.prompt) for text in texts)
+        # Read in small pieces it is the same prompt.
+        monkeypatch.setattr(decoding, "PIECE", 7)
+        assert list(sample(run, request)) == texts
+
+    @pytest.mark.parametrize("name", ["transformer", "chars"])
+    def test_longer_than_the_context_are_their_end(self, folder, name):
+        run = load(folder / name)
+        limit = run.model.max_len
+        long, end = (SampleRequest(2, (TEXT * 20)[-n:], 30, seed=1) for n in (limit + 50, limit))
+        tails = [[text[-30:] for text in sample(run, request)] for request in (long, end)]
+        assert tails[0] == tails[1]
+
+    def test_an_empty_one_goes_on_after_the_training_text(self, folder):
+        run = load(folder / "chars")
+        train_text = run.documents().all("train")[0]
+        assert run.tokenizer.decode(context(run, SampleRequest())) == train_text[-256:]
+
+
+class TestBatches:
+    def test_do_not_change_the_text(self, folder, monkeypatch):
+        run = load(folder / "transformer")
+        request = SampleRequest(7, "na", 90, seed=2)
+        texts = list(sample(run, request))
+        monkeypatch.setattr(generation, "MOST_ROWS", 3)
+        assert list(sample(run, request)) == texts
+        for i, text in enumerate(texts):
+            assert list(sample(run, SampleRequest(1, "na", 90, seed=2), i)) == [text]
+
+    def test_fit_the_memory(self, folder, monkeypatch):
+        run = load(folder / "transformer")
+        size = sum(part.nbytes for part in run.model.init_state(1, 90))
+        monkeypatch.setattr(generation, "STATE_BYTES", 5 * size)
+        assert generation.rows_at_once(run.model, 90) == 5
+        monkeypatch.setattr(generation, "STATE_BYTES", 1)
+        assert generation.rows_at_once(run.model, 90) == 1
+
+    def test_fit_the_cache_where_that_is_faster(self, folder, monkeypatch):
+        run = load(folder / "transformer")
+        size = sum(part.nbytes for part in run.model.init_state(1, 90))
+        monkeypatch.setattr(type(run.model.stepper()), "cached", 40 * size)
+        assert generation.rows_at_once(run.model, 90) == 40 * threads(run.model, 1024)
+        monkeypatch.setattr(type(run.model.stepper()), "cached", None)
+        assert generation.rows_at_once(run.model, 90) == 1024
+
+
+@pytest.mark.parametrize("name", ["chars", "transformer"])
+def test_beams_are_best_first(folder, name):
+    run = load(folder / name)
+    found = list(sample(run, SampleRequest(3, "na", 12, beam=6)))
+    assert len(set(found)) == 3
+    assert all(text.startswith("na") for text in found)
+    logp = [_log_prob(run, text) for text in found]
+    assert logp == sorted(logp, reverse=True)
+
+
+def _log_prob(run, text: str) -> float:
+    ids = run.tokenizer.encode(text).astype(np.int64)
+    decoder = decoding.make_decoder(run.model, ids[None, :2], len(ids))
+    z, total = decoder.start(), 0.0
+    for token in ids[2:]:
+        total += float(z[0, token] - np.log(np.exp(z[0]).sum()))
+        z = decoder.step(np.array([token]))
+    return total
+
+
+class TestThreads:
+    @pytest.fixture
+    def several(self, monkeypatch):
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    @pytest.mark.parametrize("name", ["lstm", "transformer"])
+    @pytest.mark.parametrize("stop", [None, "é"])
+    def test_make_the_same_samples_in_the_same_order(self, folder, several, name, stop):
+        run = load(folder / name)
+        assert threads(run.model, 50) == 3
+        together = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
+        ones = [
+            text for i in range(50) for text in sample(run, SampleRequest(1, "na", 20, stop=stop, seed=4), i)
+        ]
+        assert together == ones
+
+    def test_few_samples_are_not_worth_one(self, folder, several):
+        assert threads(load(folder / "lstm").model, 20) == 1
+
+    def test_an_error_in_one_ends_all(self):
+        def work(samples: range, over: Event) -> list[int]:
+            if samples.start == 0:
+                raise UserError("no")
+            assert over.wait(60)
+            return []
+
+        with pytest.raises(UserError, match="no"):
+            share(work, range(32), 2)

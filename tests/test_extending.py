@@ -1,0 +1,136 @@
+"""A rung from outside the package is one file and one registry line: the commands do the rest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from makemore.cli import run
+from makemore.models import MODELS
+
+TOY = '''
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from makemore.settings import setting
+from makemore.models.base import LanguageModel
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """Settings of ``toy``."""
+
+    width: int = setting(16, "width of the toy")
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError("width must be at least 1")
+
+
+class Toy(LanguageModel):
+    """The last two tokens, added up."""
+
+    Config = ToyConfig
+    summary = "a toy of two tokens"
+    max_len = 2
+
+    def __init__(self, config, vocab_size, boundary_id):
+        super().__init__(config, vocab_size, boundary_id)
+        self.last = nn.Embedding(vocab_size, config.width)
+        self.previous = nn.Embedding(vocab_size, config.width)
+        self.head = nn.Linear(config.width, vocab_size)
+
+    def init_state(self, batch_size, capacity):
+        return (torch.full((batch_size, 1), self.boundary_id, device=self.device),)
+
+    def forward(self, tokens_BT, state=None, valid_BT=None):
+        before = self.init_state(len(tokens_BT), 1) if state is None else state
+        context = torch.cat([before[0], tokens_BT], dim=1)
+        logits = self.head(self.last(tokens_BT) + self.previous(context[:, :-1]))
+        return logits, None if state is None else (context[:, -1:],)
+'''
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The rung ``toy``, for one test."""
+    (tmp_path / "toy_module.py").write_text(TOY, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+    MODELS.register("toy", "toy_module:Toy")
+    yield
+    sys.modules.pop("toy_module", None)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    lines = [a + b + a + c for a in "bdkl" for b in "aeiou" for c in "aeiou" if b != c]
+    path.write_text("\n".join(lines * 3) + "\n", encoding="utf-8")
+    return path
+
+
+def train(words: Path, out: Path, *more: str) -> int:
+    budget = ["--steps", "60", "--device", "cpu", "--json"]
+    return run(["train", str(words), "--model", "toy", "--mode", "lines", "--out", str(out), *budget, *more])
+
+
+def test_is_trained_scored_and_sampled(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train(words, out, "--set", "model.width=8", "--set", "train.lr=0.05") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"] == "toy"
+    assert result["steps"] == 60
+    assert result["parameters"] == 10 * 8 * 2 + 8 * 10 + 10  # boundary, four consonants, five vowels
+    assert result["val"]["nll"] < 1.6  # guessing: ln 10 = 2.3
+    assert json.loads((out / "config.json").read_text())["model"] == {
+        "name": "toy",
+        "settings": {"width": 8},
+    }
+    assert run(["eval", str(out), "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["nll"] == pytest.approx(result["val"]["nll"])
+    assert score["split"] == "val"
+    assert run(["sample", str(out), "-n", "5", "--prompt", "ba", "--seed", "1"]) == 0
+    samples = capsys.readouterr().out.splitlines()
+    assert len(samples) == 5
+    assert all(text.startswith("ba") for text in samples)
+    assert all(set(text) <= set("bdklaeiou") for text in samples)
+
+
+def test_is_listed_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    listed = capsys.readouterr()
+    assert "toy" in listed.out
+    assert "a toy of two tokens" in listed.out
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("model.widht=8", "model.width"), ("model.width=big", "whole number"), ("model.width=0", "at least 1")],
+)
+def test_its_settings_are_checked(
+    setting: str, message: str, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(words, tmp_path / "run", "--set", setting) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert not told.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_is_gone_with_its_registration(
+    capsys: pytest.CaptureFixture[str], words: Path, tmp_path: Path
+) -> None:
+    del MODELS._entries["toy"]
+    assert train(words, tmp_path / "run") == 2
+    assert "unknown model 'toy'" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""Settings: converted to what a field declares, or refused with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from makemore.errors import UserError
+from makemore.settings import CorpusConfig, TrainConfig, override, sections, setting, split_shares
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A field of every kind."""
+
+    count: int = setting(1, "a number of things")
+    rate: float = setting(0.5, "a share")
+    flag: bool = setting(False, "yes or no")
+    kind: Literal["big", "small"] = setting("big", "one of two")
+    limit: int | None = setting(None, "perhaps a number")
+    word: str = setting("a", "any text")
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "value"),
+    [
+        ("count", "3", 3),
+        ("count", "-3", -3),
+        ("count", "1e3", 1000),
+        ("count", "3.0", 3),
+        ("count", 4, 4),
+        ("count", str(2**62 + 1), 2**62 + 1),
+        ("rate", "1e-3", 1e-3),
+        ("rate", "3", 3.0),
+        ("rate", 3, 3.0),
+        ("flag", "yes", True),
+        ("flag", "FALSE", False),
+        ("flag", True, True),
+        ("flag", "0", False),
+        ("kind", "small", "small"),
+        ("limit", "none", None),
+        ("limit", "None", None),
+        ("limit", None, None),
+        ("limit", "7", 7),
+        ("word", "a=b", "a=b"),
+        ("word", "", ""),
+    ],
+)
+def test_values_become_what_the_field_declares(key, given, value):
+    got = getattr(override(Sample(), {key: given}, "model"), key)
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "message"),
+    [
+        ("count", "3.5", "model.count=3.5: must be a whole number"),
+        ("count", "", "must be a whole number"),
+        ("count", "²", "must be a whole number"),
+        ("count", "inf", "must be a whole number"),
+        ("count", "9" * 5000, "must be a whole number"),
+        ("count", [1], "must be a whole number"),
+        ("count", None, "must be a whole number"),
+        ("limit", "some", "must be a whole number"),
+        ("rate", "fast", "must be a number"),
+        ("rate", "nan", "must be a number"),
+        ("rate", "-inf", "must be a number"),
+        ("flag", "maybe", "must be true or false"),
+        ("kind", "medium", "must be one of big, small"),
+        ("cuont", "3", "did you mean 'model.count'"),
+    ],
+)
+def test_values_that_are_not_are_refused(key, given, message):
+    with pytest.raises(UserError, match=message):
+        override(Sample(), {key: given}, "model")
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_whole_numbers_are_read_exactly(number):
+    assert override(Sample(), {"count": str(number)}, "model").count == number
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_are_read_exactly(number):
+    assert override(Sample(), {"rate": repr(number)}, "model").rate == number
+
+
+@given(st.sampled_from([f.name for f in dataclasses.fields(Sample)]), st.text())
+def test_any_text_is_read_or_refused(key, text):
+    with contextlib.suppress(UserError):
+        override(Sample(), {key: text}, "model")
+
+
+def test_what_is_not_named_stays():
+    assert override(Sample(), {}, "model") == Sample()
+    assert override(Sample(), {"count": 9}, "model") == Sample(count=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", -1),
+        ("weight_decay", -0.1),
+        ("beta1", 1),
+        ("beta2", -0.1),
+        ("clip", -1),
+        ("decay_share", 1.5),
+        ("warmup_steps", -1),
+        ("block_size", 0),
+        ("batch_tokens", 0),
+        ("eval_interval", 0),
+        ("eval_tokens", 0),
+        ("patience", -1),
+        ("save_interval", -1),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_a_recipe_has_its_bounds(name, value):
+    with pytest.raises(UserError, match=f"train: .*{name}"):
+        override(TrainConfig(), {name: value}, "train")
+
+
+def test_every_setting_has_a_line_of_help():
+    for config in (TrainConfig, CorpusConfig):
+        assert all(field.metadata["help"] for field in dataclasses.fields(config))
+
+
+class TestSections:
+    def test_are_sorted(self):
+        found = sections(["model.a=1", " train.b = 2 ", "model.a=3", "model.c=x=y"], ("model", "train"))
+        assert found == {"model": {"a": "3", "c": "x=y"}, "train": {"b": "2"}}
+
+    @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "model=1"])
+    def test_need_their_form(self, text):
+        with pytest.raises(UserError, match=r"write section\.key=value"):
+            sections([text], ("model",))
+
+    def test_have_names(self):
+        with pytest.raises(UserError, match="did you mean 'model'"):
+            sections(["modle.a=1"], ("model", "train"))
+
+
+class TestShares:
+    def test_by_mode(self):
+        assert split_shares("auto", "lines") == (0.8, 0.1, 0.1)
+        assert split_shares("auto", "text") == (0.9, 0.05, 0.05)
+
+    def test_as_given(self):
+        assert split_shares("0.5, 0.25,0.25", "lines") == (0.5, 0.25, 0.25)
+        assert split_shares("1,0,0", "text") == (1.0, 0.0, 0.0)
+        third = split_shares("0.3333333,0.3333333,0.3333333", "text")
+        assert sum(third) == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        "spec", ["", "1", "0.5,0.5", "a,b,c", "0.9,0.9,0.9", "1.5,-0.5,0", "nan,0.5,0.5"]
+    )
+    def test_refused(self, spec):
+        with pytest.raises(UserError, match="three shares that sum to 1"):
+            split_shares(spec, "lines")
+
+    def test_train_needs_some(self):
+        with pytest.raises(UserError, match="nothing to train on"):
+            split_shares("0,0.5,0.5", "lines")

@@ -1,0 +1,121 @@
+"""Training that starts from weights in place of random ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore.errors import UserError
+from makemore.interop.hf import hf_files
+from makemore.runs.run import load
+from makemore.tokenizers import fit_tokenizer
+from makemore.training.init_from import RATE
+from makemore.training.observers import Silent
+from makemore.training.planning import TrainRequest, prepare
+from makemore.training.train import train
+from tests.cli.conftest import call, words
+from tests.interop.nonzero_models import loud_transformer
+
+TINY = ("model.n_layer=1", "model.n_embd=16", "model.n_head=2")
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text(words(), encoding="utf-8")
+    Path("others.txt").write_text(words(seed=9), encoding="utf-8")
+    return "words.txt"
+
+
+def trained(text: str, model: str = "transformer", **fields: object) -> Path:
+    settings = TINY if model == "transformer" else ()
+    request = TrainRequest(text, model, out=Path("base"), train={"steps": 5}, settings=settings, **fields)  # type: ignore[arg-type]
+    return train(request).run.folder.path
+
+
+@pytest.mark.parametrize("model", ["transformer", "lstm", "batchnorm-mlp"])
+def test_it_begins_where_the_run_is(model: str, text: str) -> None:
+    base = trained(text, model)
+    request = TrainRequest("others.txt", model, train={"steps": 3}, init_from=base)
+    plan, own = prepare(request, Silent()), load(base).model.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in plan.model.state_dict().items())
+    plain = prepare(TrainRequest("others.txt", model, train={"steps": 3}), Silent())
+    assert plan.train.lr == pytest.approx(RATE * plain.train.lr)
+    assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
+    result = train(request)
+    assert result.run.config["init_from"] == str(base)
+    assert result.run.tokenizer.to_dict() == load(base).tokenizer.to_dict()
+    assert result.run.folder.read_metrics()
+
+
+def test_what_training_only_spoils_is_kept_as_it_was(text: str) -> None:
+    base = trained(text)
+    spoiling = {"steps": 4, "lr": 0.0, "matrix_lr": 0.0, "weight_decay": 0.0}
+    kept = train(TrainRequest(text, out=Path("same"), train=spoiling, init_from=base))
+    assert kept.best_step == 0
+    wild = train(
+        TrainRequest(
+            text,
+            out=Path("wild"),
+            train=spoiling | {"optimizer": "adamw", "lr": 9.0, "warmup_steps": 0},
+            init_from=base,
+        )
+    )
+    own = load(base).model.state_dict()
+    assert wild.best_step == 0
+    assert all(torch.equal(tensor, own[name]) for name, tensor in wild.run.model.state_dict().items())
+
+
+def test_counts_are_added_to(text: str) -> None:
+    base = trained(text, "count")
+    more = train(TrainRequest("others.txt", "count", out=Path("more"), init_from=base))
+    assert more.run.model.table.counts[0].sum() > 1.5 * load(base).model.table.counts[0].sum()
+
+
+def test_a_hugging_face_folder_is_a_start_too(text: str) -> None:
+    tokenizer = fit_tokenizer("char", [Path(text).read_text(encoding="utf-8").replace("\n", "")])
+    model = loud_transformer(tokenizer.vocab_size, style="gpt2")
+    Path("hf").mkdir()
+    for name, data in hf_files(model, tokenizer).items():
+        (Path("hf") / name).write_bytes(data)
+    shorter = ("model.block_size=16",)
+    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=shorter), Silent())
+    tokens = torch.randint(1, tokenizer.vocab_size, (2, 16))
+    torch.testing.assert_close(plan.model.eval()(tokens)[0], model(tokens)[0])
+    done = json.loads(call("train", text, "--init-from", "hf", "--steps", 2, "--json").out)
+    assert done["model"] == "transformer"
+    assert done["run"] == str(Path("checkpoints") / "words-transformer-tuned")
+
+
+def test_the_command_goes_on_as_well(text: str) -> None:
+    base = trained(text, "rnn")
+    arguments = ("train", "others.txt", "--init-from", base, "--out", "tuned")
+    assert "starts from base: val" in call(*arguments, "--steps", 3).err
+    resumed = call(*arguments, "--steps", 6, "--resume", "--json")
+    assert resumed.status == 0, resumed.err
+    assert json.loads(resumed.out)["steps"] == 6
+
+
+def test_what_does_not_fit_is_refused(text: str) -> None:
+    base = trained(text)
+    Path("strange.txt").write_text(words() + "élan\nx\n", encoding="utf-8")
+    wrong = {
+        "holds a transformer, not a lstm": TrainRequest(text, "lstm", init_from=base),
+        "no token for 'n' 'x' 'é'": TrainRequest("strange.txt", init_from=base),
+        "don't fit the model": TrainRequest(text, init_from=base, settings=("model.n_embd=32",)),
+        "no run at nowhere": TrainRequest(text, init_from=Path("nowhere")),
+    }
+    for said, request in wrong.items():
+        with pytest.raises(UserError, match=said):
+            prepare(request, Silent())
+    assert "leave --tokenizer out" in call("train", text, "--init-from", base, "--tokenizer", "byte").err
+
+
+def test_a_mixture_is_no_start(text: str) -> None:
+    trained(text)
+    other = train(TrainRequest(text, "bigram", out=Path("other"), train={"steps": 3})).run.folder.path
+    assert call("mix", "base", other, "--out", "mixed").status == 0
+    assert "made of trained runs" in call("train", text, "--init-from", "mixed").err

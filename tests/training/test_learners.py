@@ -1,0 +1,520 @@
+"""What a training step does: the loss it reports, the state it carries, what it falls back on."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.corpus.loader import Loader
+from makemore.errors import UserError
+from makemore.models.base import LanguageModel
+from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
+from makemore.models.bigram import Bigram, BigramConfig
+from makemore.models.count import Count, CountConfig
+from makemore.models.mlp import MLP, MLPConfig
+from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
+from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.runtime.device import keep_compiled
+from makemore.settings import TrainConfig
+from makemore.training.learners.gradient import (
+    AutogradLearner,
+    CountLearner,
+    Learner,
+    ManualLearner,
+    Metrics,
+    make_learner,
+)
+from makemore.training.trainer import Trainer
+from makemore.types import IGNORE_INDEX, Batch
+
+V = 9
+STILL = {"lr": 0.0, "schedule": "constant", "warmup_steps": 0}
+
+
+def loud(model: LanguageModel) -> LanguageModel:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    return model
+
+
+def make_mlp() -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(MLP(MLPConfig(block_size=3, n_embd=4, n_hidden=8), V, 0))
+
+
+def batch(rows: int = 4, length: int = 32) -> Batch:
+    tokens = torch.randint(1, V, (rows, length + 1), generator=torch.Generator().manual_seed(1))
+    tokens[:, 0] = 0
+    return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def autograd(model: LanguageModel, compiled: bool = False, **settings: Any) -> AutogradLearner:
+    return AutogradLearner(model, TrainConfig(**{**STILL, **settings}), torch.float32, compiled)
+
+
+# --- loss ----------------------------------------------------------------------------------------
+
+
+def test_loss_is_summed_over_valid_targets_and_divided_once() -> None:
+    model, (inputs, targets, _) = make_mlp(), batch()
+    targets = targets.clone()
+    targets[0, 3:] = IGNORE_INDEX
+    targets[2] = IGNORE_INDEX
+    metrics = autograd(model).step([Batch(inputs, targets)], 0, 0.0)
+    logprobs = model(inputs)[0].detach().double().log_softmax(-1)
+    nats = [
+        -logprobs[b, t, targets[b, t]].item()
+        for b in range(4)
+        for t in range(32)
+        if targets[b, t] != IGNORE_INDEX
+    ]
+    assert metrics.tokens == len(nats) == 3 + 32 + 32
+    assert metrics.loss.item() == pytest.approx(sum(nats) / len(nats), abs=1e-5)
+    assert not metrics.loss.requires_grad
+
+
+def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
+    updates = []
+    for filler in (1, 5):
+        model, (inputs, targets, _) = make_mlp(), batch()
+        inputs, targets = inputs.clone(), targets.clone()
+        inputs[:, 20:], targets[:, 20:] = filler, IGNORE_INDEX
+        autograd(model, optimizer="sgd", lr=0.1).step([Batch(inputs, targets)], 0, 0.0)
+        updates.append([p.detach().clone() for p in model.parameters()])
+    torch.testing.assert_close(updates[0], updates[1])
+    assert not torch.equal(updates[0][0], next(make_mlp().parameters()))
+
+
+def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
+    model, (inputs, targets, _) = make_mlp(), batch()
+    metrics = autograd(model, lr=0.1).step([Batch(inputs, torch.full_like(targets, IGNORE_INDEX))], 0, 0.0)
+    assert (metrics.loss.item(), metrics.tokens, metrics.grad_norm.item()) == (0.0, 0, 0.0)
+    for found, wanted in zip(model.parameters(), make_mlp().parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_the_norm_reported_is_that_of_the_gradient() -> None:
+    model, twin, (inputs, targets, _) = make_mlp(), make_mlp(), batch()
+    F.cross_entropy(twin(inputs)[0].flatten(0, 1), targets.flatten()).backward()
+    expected = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
+    norm = autograd(model, clip=0.01).step([Batch(inputs, targets)], 0, 0.0).grad_norm
+    torch.testing.assert_close(norm, expected)
+
+
+def test_a_penalty_moves_the_weights_and_not_the_loss_reported() -> None:
+    moved = []
+    for penalty in (0.0, 50.0):
+        torch.manual_seed(0)
+        model = loud(Bigram(BigramConfig(penalty), V, 0))
+        loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step([batch()], 0, 0.0).loss
+        moved.append((loss, model.W.detach()))
+    assert torch.equal(moved[0][0], moved[1][0])
+    torch.manual_seed(0)
+    before = loud(Bigram(BigramConfig(), V, 0)).W.detach()
+    torch.testing.assert_close(moved[1][1], moved[0][1] - 0.1 * 2 * 50.0 / V**2 * before)
+
+
+# --- a step in parts -----------------------------------------------------------------------------
+
+
+def uneven() -> Batch:
+    """Rows of different lengths, so that parts hold different numbers of targets."""
+    inputs, targets, _ = batch(rows=6)
+    targets = targets.clone()
+    for row, length in enumerate((3, 32, 20, 1, 32, 7)):
+        targets[row, length:] = IGNORE_INDEX
+    return Batch(inputs, targets)
+
+
+def parts_of(whole: Batch, rows: tuple[int, ...]) -> list[Batch]:
+    return [Batch(i, t) for i, t in zip(whole[0].split(rows), whole[1].split(rows), strict=True)]
+
+
+def make_penalised() -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(Bigram(BigramConfig(3.0), V, 0))
+
+
+@pytest.mark.parametrize("make", [make_mlp, make_penalised], ids=["mlp", "penalty"])
+@pytest.mark.parametrize("rows", [(3, 3), (1, 2, 3), (1, 1, 1, 1, 1, 1)])
+def test_a_batch_in_parts_is_the_whole_batch(
+    make: Callable[[], LanguageModel], rows: tuple[int, ...]
+) -> None:
+    whole, parted = make().double(), make().double()
+    settings = {"optimizer": "sgd", "lr": 0.3, "clip": 0.5}
+    one = autograd(whole, **settings)
+    many = autograd(parted, **settings)
+    for step in range(3):
+        a = one.step([uneven()], step, 0.0)
+        b = many.step(parts_of(uneven(), rows), step, 0.0)
+        assert int(a.tokens) == int(b.tokens) == 3 + 32 + 20 + 1 + 32 + 7
+        # Losses are summed in float32, whatever the weights.
+        torch.testing.assert_close(b.loss, a.loss, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(b.grad_norm, a.grad_norm, atol=1e-5, rtol=1e-5)
+    for found, wanted in zip(parted.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+    assert not torch.equal(next(whole.parameters()), next(make().double().parameters()))
+
+
+def test_hand_written_gradients_add_up_over_parts() -> None:
+    model, whole = make_manual(), uneven()
+    learner = ManualLearner(model, TrainConfig(), torch.float32, model)
+    sums: dict[str, Tensor] = {}
+    for part in parts_of(whole, (2, 4)):
+        _, grads = copy.deepcopy(model).loss_and_grads(*part[:2])
+        n = (part.targets_BT != IGNORE_INDEX).sum()
+        sums = {name: sums.get(name, 0) + grad * n for name, grad in grads.items()}
+    count = torch.tensor(3 + 32 + 20 + 1 + 32 + 7)
+    for i, part in enumerate(parts_of(whole, (2, 4))):
+        learner.backward(*part[:2], count, i == 0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, sums[name] / count)
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_parts_of_a_stream_carry_their_state(kind: type[LanguageModel]) -> None:
+    whole = autograd(make_recurrent(kind), loader="streams").step([batch()], 0, 0.0)
+    parted = autograd(make_recurrent(kind), loader="streams").step(halves(continues=True), 0, 0.0)
+    assert parted.loss.item() == pytest.approx(whole.loss.item(), abs=1e-5)
+
+
+def test_an_average_follows_the_steps_and_is_saved() -> None:
+    learner = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
+    learner.step([batch()], 0, 0.0)
+    first = learner.model.state_dict()["head.weight"].clone()
+    learner.step(parts_of(batch(), (2, 2)), 1, 0.0)
+    second = learner.model.state_dict()["head.weight"].clone()
+    with learner.average.applied():
+        found = learner.model.state_dict()["head.weight"].clone()
+    torch.testing.assert_close(found, (first + 2 * second) / 3)
+    other = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, other):
+        each.step([batch()], 2, 0.0)
+    pairs = zip(learner.average.average, other.average.average, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- carried state -------------------------------------------------------------------------------
+
+
+def make_recurrent(kind: type[LanguageModel]) -> LanguageModel:
+    torch.manual_seed(0)
+    return loud(kind(RecurrentConfig(n_embd=4, n_hidden=8), V, 0))
+
+
+def halves(continues: bool) -> list[Batch]:
+    inputs, targets, _ = batch()
+    return [Batch(inputs[:, :16], targets[:, :16]), Batch(inputs[:, 16:], targets[:, 16:], continues)]
+
+
+def losses(learner: Learner, batches: list[Batch]) -> list[float]:
+    return [learner.step([b], i, 0.0).loss.item() for i, b in enumerate(batches)]
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_two_batches_of_a_stream_lose_what_one_long_batch_does(kind: type[LanguageModel]) -> None:
+    (whole,) = losses(autograd(make_recurrent(kind), loader="streams"), [batch()])
+    parts = losses(autograd(make_recurrent(kind), loader="streams"), halves(continues=True))
+    assert sum(parts) / 2 == pytest.approx(whole, abs=1e-5)
+
+
+@pytest.mark.parametrize(("loader", "continues"), [("streams", False), ("windows", True)])
+def test_state_is_carried_only_where_a_stream_continues(loader: str, continues: bool) -> None:
+    carried = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    fresh = losses(autograd(make_recurrent(GRU), loader=loader), halves(continues))
+    (second,) = losses(autograd(make_recurrent(GRU)), halves(continues=False)[1:])
+    assert fresh == pytest.approx([carried[0], second], abs=1e-6)
+    assert abs(carried[1] - second) > 1e-3
+
+
+def test_carried_state_is_saved_and_holds_no_graph() -> None:
+    first, second = halves(continues=True)
+    learner = autograd(make_recurrent(LSTM), loader="streams")
+    learner.step([first], 0, 0.0)
+    state = learner.state_dict()
+    assert not any(part.requires_grad for part in state["carried"])
+    resumed = autograd(make_recurrent(LSTM), loader="streams")
+    resumed.load_state_dict(state)
+    assert losses(resumed, [second]) == losses(learner, [second])
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+
+def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            raise RuntimeError("no C++ compiler\nand a long trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    steady = losses(autograd(make_mlp(), lr=0.01), [batch()] * 3)
+    learner = autograd(make_mlp(), compiled=True, lr=0.01)
+    assert losses(learner, [batch()] * 3) == steady
+    assert learner.note == "not compiled (RuntimeError: no C++ compiler); going on without"
+    assert (learner.compiled, learner.not_compiled) == (False, "RuntimeError: no C++ compiler")
+
+
+def test_a_compiler_that_fails_at_the_second_part_begins_the_step_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(function: Any, **options: Any) -> Any:
+        calls = iter([False, True])
+
+        def call(*arguments: Any) -> Any:
+            if next(calls):
+                raise RuntimeError("a shape too many")
+            return function(*arguments)
+
+        return call
+
+    steady = autograd(make_mlp(), lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
+    monkeypatch.setattr(torch, "compile", late)
+    metrics = autograd(make_mlp(), compiled=True, lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
+    assert torch.equal(metrics.grad_norm, steady.grad_norm)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_no_memory_is_no_failing_compiler(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def full(function: Any, **options: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            raise error
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", full)
+    learner = autograd(make_mlp(), compiled=True)
+    with pytest.raises(type(error)):
+        learner.step([batch()], 0, 0.0)
+    assert not learner.note
+
+
+@pytest.mark.skipif(platform.system() == "Windows", reason="CXX names no compiler there")
+def test_a_broken_compiler_costs_one_line(tmp_path: Path) -> None:
+    code = """
+import torch
+from tests.training.test_learners import autograd, batch, losses, make_mlp
+learner = autograd(make_mlp(), compiled=True, lr=0.01)
+print(losses(learner, [batch()] * 2) == losses(autograd(make_mlp(), lr=0.01), [batch()] * 2))
+print(learner.note)
+"""
+    broken = {
+        **os.environ,
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=broken,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    same, note = result.stdout.splitlines()
+    assert same == "True"
+    assert note.startswith("not compiled (")
+    assert note.endswith("going on without")
+
+
+def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(function: Any, **options: Any) -> Any:
+        calls = iter([False, True])
+
+        def call(*arguments: Any) -> Any:
+            if next(calls):
+                raise RuntimeError("a shape too many")
+            return function(*arguments)
+
+        return call
+
+    steady = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    monkeypatch.setattr(torch, "compile", late)
+    learner = autograd(make_recurrent(GRU), compiled=True, loader="streams")
+    assert losses(learner, halves(continues=True)) == steady
+
+
+# --- other learners ------------------------------------------------------------------------------
+
+
+def make_manual() -> BatchNormMLP:
+    torch.manual_seed(0)
+    model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0)
+    loud(model)
+    return model
+
+
+def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: Tensor) -> Tensor:
+        raise AssertionError("autograd saved a tensor")
+
+    model = make_manual()
+    by_hand, recording = model.loss_and_grads, []
+
+    def watched(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        recording.append(torch.is_grad_enabled())
+        return by_hand(inputs_BT, targets_BT)
+
+    monkeypatch.setattr(model, "loss_and_grads", watched)
+    learner = ManualLearner(model, TrainConfig(), torch.float32, model)
+    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
+        metrics = learner.step([batch()], 0, 0.0)
+        loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True)
+    assert recording == [False, False]
+    assert not metrics.loss.requires_grad
+    assert not loss.requires_grad
+    assert all(p.grad.grad_fn is None and not p.grad.requires_grad for p in model.parameters())
+
+
+def test_hand_written_backprop_learns_as_autograd_does() -> None:
+    by_hand, by_autograd = make_manual(), make_manual()
+    config = TrainConfig(optimizer="sgd", lr=0.1, warmup_steps=0)
+    found = losses(ManualLearner(by_hand, config, torch.float32, by_hand), [batch()] * 4)
+    wanted = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert found[-1] < found[0]
+    for (name, a), b in zip(by_hand.state_dict().items(), by_autograd.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_counting_observes_once_and_is_finished_with_held_out_batches() -> None:
+    asked = []
+
+    def held_out() -> Iterator[Batch]:
+        asked.append(True)
+        yield batch()
+
+    model = Count(CountConfig(max_order=3), V, 0)
+    learner = make_learner(model, TrainConfig(), torch.float32, False, held_out)
+    assert learner.step([batch()], 0, 0.0) == Metrics(None, None, 4 * 32)
+    assert not asked
+    learner.finish()
+    assert asked == [True]
+    assert model.config.order in (1, 2, 3)
+
+
+def test_each_model_has_its_learner() -> None:
+    kinds = [
+        (Count(CountConfig(2), V, 0), CountLearner),
+        (make_manual(), ManualLearner),
+        (make_mlp(), AutogradLearner),
+    ]
+    for model, kind in kinds:
+        assert type(make_learner(model, TrainConfig(), torch.bfloat16, False)) is kind
+
+
+# --- a loss that is no number --------------------------------------------------------------------
+
+
+class Same(Loader):
+    """The same batch for ever."""
+
+    def next(self) -> Batch:
+        return batch()
+
+
+class Diverging(Learner):
+    """Goes bad at its third step."""
+
+    def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
+        return Metrics(torch.tensor(math.nan if step == 2 else 1.0), None, torch.tensor(10))
+
+
+@pytest.mark.parametrize(("eval_interval", "found"), [(1, 3), (None, 5)])
+def test_a_loss_that_is_no_number_names_its_step(eval_interval: int | None, found: int) -> None:
+    config = TrainConfig(steps=5, eval_interval=eval_interval, patience=0)
+    trainer = Trainer(Diverging(make_mlp()), Same(), config, (lambda: 1.0) if eval_interval else None)
+    with pytest.raises(UserError, match=rf"the loss is nan by step {found}: .*lower the learning rate"):
+        list(trainer.fit())
+
+
+def test_weights_that_blow_up_are_noticed() -> None:
+    model = make_mlp()
+    learner = autograd(model, optimizer="sgd", lr=1e38, clip=0.0)
+    trainer = Trainer(learner, Same(), TrainConfig(steps=6), None)
+    with pytest.raises(UserError, match="training diverged"):
+        list(trainer.fit())
+
+
+# --- where what is compiled is kept --------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.delenv("MAKEMORE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    return tmp_path
+
+
+def test_what_is_compiled_is_kept_between_runs(home: Path) -> None:
+    keep_compiled()
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert folder == home / "cache" / "makemore" / "compiled"
+    assert folder.is_dir()
+
+
+def test_the_users_own_choice_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert list(home.iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_is_no_error(home: Path) -> None:
+    (home / "cache").write_text("a file in the way", encoding="utf-8")
+    keep_compiled()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_a_transformer_compiles_one_block_and_only_trains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    calls: list[bool] = []
+
+    def compile_(function: Any, **options: Any) -> Any:
+        compiled.append(function)
+
+        def call(block: Any, *arguments: Any) -> Any:
+            calls.append(block.training)
+            if len(calls) == 5:
+                raise RuntimeError("a shape too many")
+            return function(block, *arguments)
+
+        return call
+
+    def make() -> Transformer:
+        torch.manual_seed(0)
+        return Transformer(TransformerConfig(block_size=32, n_layer=2, n_embd=8, n_head=2), V, 0)
+
+    steady = losses(autograd(make(), lr=0.01), [batch()] * 4)
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = make()
+    learner = autograd(model, compiled=True, lr=0.01)
+    assert losses(learner, [batch()] * 2) == steady[:2]
+    model.eval()
+    model(torch.ones(1, 3, dtype=torch.int64))
+    assert len(compiled) == 1
+    assert calls == [True] * 4
+    # The next block fails to compile: the step is done again without.
+    assert losses(learner, [batch()] * 2) == steady[2:]
+    assert "going on without" in learner.note
+    assert len(calls) == 5

@@ -1,0 +1,133 @@
+"""Curves for TensorBoard and Weights & Biases, read back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from makemore.errors import UserError
+from makemore.training.observers import Several, Silent, TensorBoard, WandB, curves
+from makemore.training.planning import TrainRequest
+from makemore.training.train import train
+from makemore.training.trainer import Record
+from tests.cli.conftest import call, words
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text(words(), encoding="utf-8")
+    return "words.txt"
+
+
+def record(**changes: Any) -> Record:
+    return Record(**{**dict.fromkeys(Record.__dataclass_fields__, 0), "loss": 2.0, "val": None, **changes})
+
+
+def test_only_what_was_measured_is_a_curve() -> None:
+    assert curves(record(val_ema=None)) == {"loss/train": 2.0, "learning rate": 0, "tokens a second": 0}
+    assert curves(record(loss=None, val=1.5, val_ema=1.4))["loss/val"] == 1.5
+
+
+def test_everyone_is_told_everything() -> None:
+    class Listener(Silent):
+        def __init__(self) -> None:
+            self.heard: list[object] = []
+
+        def note(self, text: str) -> None:
+            self.heard.append(text)
+
+        def record(self, record: Record) -> None:
+            self.heard.append(record.step)
+
+        def scoring(self, done: int, total: int) -> None:
+            self.heard.append((done, total))
+
+    listeners = Listener(), Listener()
+    both = Several(*listeners)
+    both.note("hello")
+    both.record(record(step=3))
+    both.scoring(1, 2)
+    assert listeners[0].heard == listeners[1].heard == ["hello", 3, (1, 2)]
+
+
+def test_tensorboard_reads_the_curves(text: str) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    budget = ("--steps", 6, "--set", "train.eval_interval=2")
+    done = call("train", text, "--model", "bigram", *budget, "--out", "run", "--tensorboard")
+    assert done.status == 0, done.err
+    events = EventAccumulator("run/tensorboard").Reload()
+    found = [(scalar.step, scalar.value) for scalar in events.Scalars("loss/val")]
+    logged = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert found == [(r["step"], pytest.approx(r["val"])) for r in logged if "val" in r]
+    assert "loss/train" in events.Tags()["scalars"]
+
+
+def test_wandb_logs_offline(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    done = call("train", text, "--model", "bigram", "--steps", 3, "--out", "run", "--wandb")
+    assert done.status == 0, done.err
+    (log,) = Path("run/wandb").glob("offline-run-*/run-*.wandb")
+    assert b"loss/train" in log.read_bytes()
+
+
+class FakeWandB:
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = False
+
+    def init(self, **asked: Any) -> FakeWandB:
+        self.asked = asked
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def teardown(self) -> None:
+        assert self.finished
+
+
+def test_wandb_is_told_settings_and_curves(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandB()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    log = WandB()
+    result = train(TrainRequest(text, "bigram", out=Path("run"), train={"steps": 3}), log)
+    log.close()
+    assert fake.finished
+    assert (fake.asked["mode"], fake.asked["name"], fake.asked["config"]["rung"]) == (
+        "online",
+        "run",
+        "bigram",
+    )
+    assert fake.asked["config"]["train"]["steps"] == 3
+    assert fake.logged[-1][0] == 3
+    assert fake.logged[-1][1]["loss/val"] == pytest.approx(result.run.folder.read_metrics()[-1]["val"])
+
+
+@pytest.mark.parametrize(("option", "package"), [("--tensorboard", "tensorboard"), ("--wandb", "wandb")])
+def test_a_missing_package_is_named(
+    option: str, package: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"makemore\[{package}\]"):
+        TensorBoard() if package == "tensorboard" else WandB()
+    done = call("train", text, "--steps", 2, "--out", "run", option)
+    assert done.status == 2
+    assert f"pip install 'makemore[{package}]'" in done.err
+    assert not Path("run").exists()

@@ -1,0 +1,385 @@
+"""Schedule, Muon and parameter groups against plain loops and PyTorch's own optimizers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from makemore.models.base import LanguageModel
+from makemore.models.bigram import Bigram, BigramConfig
+from makemore.models.mlp import MLP, MLPConfig
+from makemore.models.rnn import LSTM, RecurrentConfig
+from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.models.wavenet import WaveNet, WaveNetConfig
+from makemore.settings import TrainConfig
+from makemore.training.optimizers.optim import Average, Muon, Optimizers, orthogonalise, rate
+
+SHAPES = [(8, 8), (16, 6), (8, 8), (6, 16), (16, 6), (8, 8)]
+STEADY = {"schedule": "constant", "warmup_steps": 0, "clip": 0.0}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- learning rate -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "progress", "expected"),
+    [
+        ({"schedule": "constant", "warmup_steps": 4}, 0, 0.0, 0.25),
+        ({"schedule": "constant", "warmup_steps": 4}, 3, 0.0, 1.0),
+        ({"schedule": "constant", "warmup_steps": 4}, 1000, 1.0, 1.0),
+        ({"schedule": "constant", "warmup_steps": 0}, 0, 0.0, 1.0),
+        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 0, 0.0, 1.0),
+        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 0.5, 0.55),
+        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 0.25, 0.1 + 0.45 * (1 + 0.5**0.5)),
+        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 1.0, 0.1),
+        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 20}, 9, 0.5, 0.275),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 0.5, 1.0),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 0.75, 0.6),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 1.0, 0.2),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 1.0, "warmup_steps": 0}, 9, 0.25, 0.8),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.0, "warmup_steps": 0}, 9, 0.99, 1.0),
+        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 20}, 9, 0.75, 0.3),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.49, 1.0),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 20}, 9, 1.0, 0.05),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.2, 1.0),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.9, 0.01),
+    ],
+)
+def test_rate(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
+    assert rate(TrainConfig(**settings), step, progress) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("drop_at", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
+def test_drops_that_are_no_shares_are_refused(drop_at: str) -> None:
+    with pytest.raises(ValueError, match="drop_at"):
+        TrainConfig(drop_at=drop_at)
+
+
+@pytest.mark.parametrize("settings", [{"ema": 1.0}, {"ema": -0.1}, {"accumulate": 0}, {"accumulate": 4096}])
+def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_rate_falls_without_a_jump(schedule: str) -> None:
+    config = TrainConfig(schedule=schedule, warmup_steps=0)
+    shares = [rate(config, 100, i / 1000) for i in range(1001)]
+    falls = [a - b for a, b in pairwise(shares)]
+    assert all(-1e-12 <= fall < 0.002 for fall in falls)
+    assert shares[-1] == pytest.approx(config.final_lr)
+
+
+# --- Newton-Schulz -------------------------------------------------------------------------------
+
+
+def with_singular_values(rows: int, columns: int, low: float, seed: int) -> Tensor:
+    u, _, vt = torch.linalg.svd(normal(rows, columns, seed=seed), full_matrices=False)
+    return u * torch.linspace(low, 1.0, min(rows, columns)) @ vt
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (24, 8), (8, 24), (1, 7)])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_singular_values_come_near_one(shape: tuple[int, int], size: float) -> None:
+    matrices = torch.stack([size * with_singular_values(*shape, low=0.1, seed=s) for s in range(5)])
+    result = orthogonalise(matrices).float()
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.65
+    assert values.max() < 1.25
+    u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
+    overlap = torch.einsum("kij,kij->k", result, u @ vt) / min(shape)  # with the nearest orthogonal
+    assert overlap.min() > 0.65
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (24, 8), (8, 24)])
+def test_stacked_matrices_are_orthogonalised_one_by_one(shape: tuple[int, int]) -> None:
+    sizes = [1.0, 1e-3, 50.0, 7.0]
+    matrices = torch.stack(
+        [size * with_singular_values(*shape, low=0.2, seed=i) for i, size in enumerate(sizes)]
+    )
+    alone = torch.cat([orthogonalise(matrix[None]) for matrix in matrices])
+    torch.testing.assert_close(orthogonalise(matrices), alone, atol=0.02, rtol=0)
+
+
+def test_a_gradient_of_zero_stays_zero() -> None:
+    assert orthogonalise(torch.zeros(2, 5, 3)).abs().sum() == 0
+
+
+# --- Muon ----------------------------------------------------------------------------------------
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """Jordan et al. 2024, for one matrix, in its own precision."""
+    x = matrix / matrix.norm()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    return x.T if tall else x
+
+
+def plain_muon(weights: list[Tensor], gradients: list[list[Tensor]], lr: float, decay: float) -> list[Tensor]:
+    """The published algorithm, matrix by matrix, in float64."""
+    results = []
+    for i, weight in enumerate(weights):
+        w, velocity = weight.double().clone(), torch.zeros_like(weight, dtype=torch.float64)
+        for step in gradients:
+            g = step[i].double()
+            velocity = 0.95 * velocity + 0.05 * g
+            update = newton_schulz(0.05 * g + 0.95 * velocity)
+            w = w * (1 - lr * decay) - lr * max(1, w.shape[0] / w.shape[1]) ** 0.5 * update
+        results.append(w.float())
+    return results
+
+
+def muon_problem() -> tuple[list[nn.Parameter], list[list[Tensor]]]:
+    """Parameters, and three steps' gradients."""
+    weights = [nn.Parameter(normal(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
+    gradients = [
+        [with_singular_values(*shape, low=0.2, seed=100 * t + i) for i, shape in enumerate(SHAPES)]
+        for t in range(3)
+    ]
+    return weights, gradients
+
+
+def step_through(optimizer: torch.optim.Optimizer, weights: Any, gradients: list[list[Tensor]]) -> None:
+    for step in gradients:
+        for weight, gradient in zip(weights, step, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_muon_is_the_published_loop(decay: float) -> None:
+    weights, gradients = muon_problem()
+    expected = plain_muon([w.detach() for w in weights], gradients, lr=0.1, decay=decay)
+    step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
+    for found, wanted in zip(weights, expected, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, atol=0.01, rtol=0)  # bfloat16 products
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_muon_is_pytorchs(decay: float) -> None:
+    weights, gradients = muon_problem()
+    twins = [nn.Parameter(w.detach().clone()) for w in weights]
+    step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
+    theirs = torch.optim.Muon(twins, lr=0.1, weight_decay=decay, momentum=0.95, nesterov=True)
+    step_through(theirs, twins, gradients)
+    for found, wanted in zip(weights, twins, strict=True):
+        torch.testing.assert_close(found.detach(), wanted.detach(), atol=5e-3, rtol=0)
+
+
+def test_muon_leaves_what_has_no_gradient() -> None:
+    weights, gradients = muon_problem()
+    before = weights[0].detach().clone()
+    for weight, gradient in zip(weights[1:], gradients[0][1:], strict=True):
+        weight.grad = gradient
+    Muon(weights, lr=0.1, weight_decay=0.5).step()
+    assert torch.equal(weights[0], before)
+
+
+# --- the optimizers of a model -------------------------------------------------------------------
+
+
+def make_mlp(seed: int = 0) -> MLP:
+    torch.manual_seed(seed)
+    return MLP(MLPConfig(block_size=3, n_embd=4, n_hidden=8, n_layer=3), 7, 0)
+
+
+def give_gradients(model: LanguageModel, seed: int) -> None:
+    for i, parameter in enumerate(model.parameters()):
+        parameter.grad = normal(*parameter.shape, seed=1000 * seed + i)
+
+
+def test_stacked_matrices_are_stepped_one_by_one() -> None:
+    gates = [nn.Parameter(normal(6, 4, seed=s)) for s in range(3)]
+    whole = nn.Parameter(torch.cat([g.detach().clone() for g in gates]))
+    for parameter, seed in zip(gates, range(10, 13), strict=True):
+        parameter.grad = normal(6, 4, seed=seed)
+    whole.grad = torch.cat([g.grad for g in gates if g.grad is not None])
+    Muon(gates, 0.1).step()
+    Muon([whole], 0.1, parts=[3]).step()
+    torch.testing.assert_close(whole.detach(), torch.cat([g.detach() for g in gates]))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
+    model = make_mlp()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = TrainConfig(optimizer=optimizer, lr=0.1, matrix_lr=0.2, weight_decay=0.5, **STEADY)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    Optimizers(model, config).step(0, 0.0)
+    for name, parameter in model.named_parameters():
+        lr = 0.2 if optimizer == "muon" and name in model.hidden_matrices() else 0.1
+        kept = 1 - lr * 0.5 if parameter.ndim >= 2 else 1.0
+        torch.testing.assert_close(parameter.detach(), kept * before[name])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "twin"),
+    [
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.97), weight_decay=0.0)),
+        ("sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8)),
+    ],
+)
+def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
+    model, other = make_mlp(), make_mlp()
+    ours = Optimizers(model, TrainConfig(optimizer=optimizer, lr=0.1, beta1=0.8, beta2=0.97, **STEADY))
+    theirs = twin(other.parameters())
+    for step in range(4):
+        give_gradients(model, step)
+        give_gradients(other, step)
+        ours.step(step, 0.0)
+        theirs.step()
+    for found, wanted in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_mlp(),
+        Bigram(BigramConfig(), 7, 0),
+        Transformer(TransformerConfig(8, 2, 2, 8), 7, 0),
+        Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0),
+        LSTM(RecurrentConfig(4, 8, 2), 7, 0),
+    ],
+    ids=["mlp", "bigram", "modern", "gpt2", "lstm"],
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) -> None:
+    optimizers = Optimizers(model, TrainConfig(optimizer=optimizer))
+    trained = [id(parameter) for parameter in optimizers.parameters]
+    assert sorted(trained) == sorted(id(parameter) for parameter in model.parameters())
+    by_muon = [
+        id(parameter)
+        for part in optimizers.parts
+        if isinstance(part, Muon)
+        for group in part.param_groups
+        for parameter in group["params"]
+    ]
+    named = dict(model.named_parameters())
+    expected = model.hidden_matrices() if optimizer == "muon" else []
+    assert sorted(by_muon) == sorted(id(named[name]) for name in expected)
+
+
+def test_every_rate_follows_the_schedule_and_gradients_are_forgotten() -> None:
+    model = make_mlp()
+    config = TrainConfig(optimizer="muon", lr=0.1, matrix_lr=0.4, warmup_steps=10, schedule="constant")
+    optimizers = Optimizers(model, config)
+    for step, share in ((0, 0.1), (4, 0.5), (30, 1.0)):
+        give_gradients(model, step)
+        optimizers.step(step, 0.0)
+        for part in optimizers.parts:
+            peak = 0.4 if isinstance(part, Muon) else 0.1
+            assert [group["lr"] for group in part.param_groups] == pytest.approx(
+                [peak * share] * len(part.param_groups)
+            )
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("limit", "scaled"), [(0.5, True), (1e6, False), (0.0, False)])
+def test_clipping_scales_all_gradients_together(limit: float, scaled: bool) -> None:
+    model = make_mlp()
+    give_gradients(model, 0)
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in before))
+    told = Optimizers(model, TrainConfig(optimizer="muon", clip=limit)).clip()
+    assert told.item() == pytest.approx(norm, rel=1e-5)
+    factor = limit / norm if scaled else 1.0
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.grad, factor * gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_goes_on_from_a_saved_state_as_if_undisturbed(optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, warmup_steps=4, weight_decay=0.1)
+    model = make_mlp()
+    whole = Optimizers(model, config)
+
+    def steps(model: LanguageModel, optimizers: Optimizers, first: int) -> None:
+        for step in range(first, first + 3):
+            give_gradients(model, step)
+            optimizers.step(step, step / 6)
+
+    steps(model, whole, 0)
+    other = make_mlp(seed=1)
+    other.load_state_dict(model.state_dict())
+    resumed = Optimizers(other, config)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    steps(model, whole, 3)
+    steps(other, resumed, 3)
+    for found, wanted in zip(other.parameters(), model.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+# --- the average of weights ----------------------------------------------------------------------
+
+
+def wander(model: LanguageModel, step: int) -> None:
+    """Other weights, and other buffers, at every step."""
+    with torch.no_grad():
+        for i, tensor in enumerate([*model.parameters(), *model.buffers()]):
+            tensor.copy_(normal(*tensor.shape, seed=100 * step + i))
+
+
+def make_wavenet() -> WaveNet:
+    torch.manual_seed(0)
+    return WaveNet(WaveNetConfig(block_size=4, n_embd=3, n_hidden=5), 7, 0)
+
+
+def test_the_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
+    model = make_wavenet()
+    average, seen = Average(model, 0.9), []
+    for step in range(6):
+        wander(model, step)
+        average.update()
+        seen.append({k: v.double() for k, v in model.state_dict().items()})
+    weights = [0.9 ** (5 - step) for step in range(6)]
+    raw = {k: v.clone() for k, v in model.state_dict().items()}
+    with average.applied():
+        for name, found in model.state_dict().items():
+            wanted = sum(w * state[name] for w, state in zip(weights, seen, strict=True)) / sum(weights)
+            torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(v, raw[k]) for k, v in model.state_dict().items())
+    assert any("running_mean" in name for name in raw)  # batch statistics were among them
+
+
+def test_the_first_average_is_the_weights() -> None:
+    model = make_mlp()
+    average = Average(model, 0.999)
+    average.update()
+    assert all(torch.equal(a, b) for a, b in zip(average.average, average.current, strict=True))
+
+
+def test_an_error_leaves_the_raw_weights() -> None:
+    model = make_mlp()
+    average = Average(model, 0.5)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(KeyError), average.applied():
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_tied_weights_are_averaged_once() -> None:
+    model = Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0)
+    average = Average(model, 0.5)
+    assert len({t.data_ptr() for t in average.current}) == len(average.current)
