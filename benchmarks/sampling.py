@@ -30,6 +30,7 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.decoder import make_decoder
+from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.text import rows_at_once
 from makemore.sampling.workers import share, threads
 from makemore.tokenizers import fit_tokenizer
@@ -185,7 +186,7 @@ def main(
     print("|---|---|---|---|---|---|")
     for label, (name, settings) in chosen.items():
         model = build(name, settings, source).to(device)
-        model.stepper()  # what it keeps for the next is made once, before there are threads
+        fast_decoder(model)  # what it keeps for the next is made once, before there are threads
         fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
         plain = [f"{plain_speed(model, rows, n):,.0f}" for rows, n in ((1, 200), (64, 100))]
         print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)

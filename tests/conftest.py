@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+from makemore.runtime import native
 
 # Tests run side by side, one core each; more threads would fight.
 torch.set_num_threads(1)
@@ -37,3 +40,14 @@ def shakespeare_file() -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoded texts of tests are nobody else's."""
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No C compiler, and nothing compiled in the cache."""
+    monkeypatch.setenv("CC", str(tmp_path / "missing-cc"))
+    monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "empty-cache"))
+    native._build.cache_clear()
+    yield
+    native._build.cache_clear()
+    native.failures.clear()

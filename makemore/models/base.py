@@ -11,24 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, TrainConfig
 from makemore.types import Batch, State
-
-
-class Native(Protocol):
-    """What training asks of a model, computed in C on the CPU. Inputs and targets are (B, T) int64."""
-
-    def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean nats over valid targets, () float32, and its gradient by parameter name."""
-
-    def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
-        """Nats, summed over valid targets."""
 
 
 class LanguageModel(nn.Module, ABC):
@@ -90,10 +79,6 @@ class LanguageModel(nn.Module, ABC):
         """
         return None
 
-    def stepper(self) -> Stepper | None:
-        """Fast inference on the CPU, a token a row at a time; None: by ``forward``."""
-        return None
-
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         """Settings that need no tuning on a corpus of this size, within this budget."""
@@ -118,10 +103,6 @@ class LanguageModel(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-
-    def native(self, precision: torch.dtype) -> Native | None:
-        """The model in C, with matrix products at this precision; None: it isn't, or can't be here."""
-        return None
 
     def compile_parts(self, wanted: bool = True) -> bool:
         """Have what a training step repeats compiled once, or no more; False where there is nothing of

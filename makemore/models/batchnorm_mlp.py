@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from makemore.models.base import ManualModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.windows import token_windows
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import IGNORE_INDEX, State
 
@@ -112,11 +111,6 @@ class BatchNormMLP(ManualModel):
         """The loss's gradient in every intermediate and parameter by name, written by hand."""
         examples = self._examples(inputs_BT, targets_BT)
         return self._backward_steps(self._forward_steps(*examples), *examples)
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.windows import WindowStepper
-
-        return WindowStepper.of_batchnorm_mlp(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

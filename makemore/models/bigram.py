@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -53,11 +52,6 @@ class Bigram(LanguageModel):
 
     def penalty(self) -> Tensor | None:
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.windows import BigramStepper
-
-        return BigramStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

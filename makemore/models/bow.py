@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -67,11 +66,6 @@ class BagOfWords(LanguageModel):
         x = x[:, before.shape[1] :] + average
         x = x + self.down(torch.tanh(self.up(x)))
         return self.head(x), None if state is None else (context[:, length:],)
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.windows import BagOfWordsStepper
-
-        return BagOfWordsStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,8 @@ from torch import Tensor
 
 from makemore.models.base import CountModel
 from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import IGNORE_INDEX, Batch, State
-
-if TYPE_CHECKING:
-    from makemore.sampling.decoders.count import Trie
 
 Floats = NDArray[np.float64]
 
@@ -82,8 +78,6 @@ class Smoothed:
         root = np.zeros(1, np.int64)
         start = np.full((1, table.vocab_size), self.uniform)
         self.unigram_1V = self._apply(self.levels[0], root, start)
-        self.trie: Trie | None = None
-        """Made for sampling."""
 
     def dense(self, contexts: list[Ints]) -> Floats:
         """Distributions (N, V) after contexts, as ``NgramTable.contexts`` gives them."""
@@ -289,20 +283,6 @@ class Count(CountModel):
     def n_parameters(self) -> int:
         """Stored counts."""
         return self.table.size
-
-    def stepper(self) -> Stepper | None:
-        from makemore.runtime.native import library
-        from makemore.sampling.decoders.count import SOURCE, CompiledCountStepper, CountStepper, Trie
-
-        smoothed = self.smoothed
-        if not smoothed.backs_off:
-            return None
-        if smoothed.trie is None:
-            smoothed.trie = Trie(smoothed, self.order)
-        code = library(SOURCE)
-        if code is None:
-            return CountStepper(self, smoothed.trie)
-        return CompiledCountStepper(self, smoothed.trie, code)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
 from makemore.models.layers.windows import token_windows
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -76,11 +75,6 @@ class MLP(LanguageModel):
         for layer in self.hidden:
             hidden = self.dropout(torch.tanh(layer(hidden)))
         return self.head(hidden), new_state
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.windows import WindowStepper
-
-        return WindowStepper.of_mlp(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -89,11 +88,6 @@ class Recurrent(LanguageModel):
         """Input and recurrent weights, a matrix a gate."""
         gates = len(self.layers.get_parameter("weight_hh_l0")) // self.config.n_hidden
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.recurrent import recurrent_stepper
-
-        return recurrent_stepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

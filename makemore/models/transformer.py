@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.models.base import LanguageModel, Native
+from makemore.models.base import LanguageModel
 from makemore.models.layers.attention import (
     attend,
     rotary_table,
@@ -28,7 +28,6 @@ from makemore.models.layers.attention import (
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -293,19 +292,6 @@ class Transformer(LanguageModel):
                 after[i + j] = torch.zeros_like(part)
                 after[i + j][:, :, :keep] = rotate(kept, cos, sin) if j == 0 else kept
         return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
-
-    def stepper(self) -> Stepper:
-        from makemore.runtime.native import library
-        from makemore.sampling.decoders.compiled import SOURCE, compiled_stepper
-        from makemore.sampling.decoders.transformer import TransformerStepper
-
-        code = library(SOURCE)
-        return TransformerStepper(self) if code is None else compiled_stepper(self, code)
-
-    def native(self, precision: torch.dtype) -> Native | None:
-        from makemore.training.kernels.transformer import native_transformer
-
-        return native_transformer(self, precision)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

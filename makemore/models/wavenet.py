@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from makemore.models.base import LanguageModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.dropout import Dropout
-from makemore.sampling.decoders.base import Stepper
 from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
@@ -147,11 +146,6 @@ class WaveNet(LanguageModel):
         real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
         hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))
         return self.head(hidden[:, 1:]), None
-
-    def stepper(self) -> Stepper:
-        from makemore.sampling.decoders.wavenet import WaveNetStepper
-
-        return WaveNetStepper(self)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:

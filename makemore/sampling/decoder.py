@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
-from makemore.sampling.decoders.base import Floats, Ints, Stepper
+from makemore.sampling.decoders import Stepper, fast_decoder
+from makemore.sampling.decoders.base import Floats, Ints
 from makemore.types import State
 
 PIECE = 4096
@@ -56,7 +57,7 @@ class ModelDecoder(Decoder):
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
         on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
-        self.stepper = model.stepper() if fast and on_cpu else None
+        self.stepper = fast_decoder(model) if fast and on_cpu else None
         self.draws = self.stepper is not None and self.stepper.can_draw
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)

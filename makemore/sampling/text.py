@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams, beam_search, generate
+from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import FEWEST, share, threads
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def rows_at_once(model: LanguageModel, capacity: int) -> int:
     more than caches hold where a step is fastest so."""
     size = max(1, sum(part.numel() * part.element_size() for part in model.init_state(1, capacity)))
     rows = max(1, min(MOST_ROWS, STATE_BYTES // size))
-    stepper = model.stepper() if model.device.type == "cpu" else None
+    stepper = fast_decoder(model) if model.device.type == "cpu" else None
     if stepper is None or stepper.cached is None:
         return rows
     return min(rows, max(FEWEST, stepper.cached // size) * threads(model, rows))
@@ -234,7 +235,7 @@ def sample(run: Run, request: SampleRequest, first: int = 0) -> Iterator[str]:
         yield from (prompt + text for text in _found(run, request, request.beam))
         return
     at_once = rows_at_once(run.model, len(context(run, request)) + new_tokens(run, request))
-    run.model.stepper()  # what it keeps for the next is made once, before there are threads
+    fast_decoder(run.model)  # what it keeps for the next is made once, before there are threads
     for begin in range(first, first + request.n, at_once):
         samples = range(begin, min(begin + at_once, first + request.n))
         made = share(partial(_batch, run, request), samples, threads(run.model, len(samples)))

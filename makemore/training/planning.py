@@ -18,7 +18,7 @@ from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import store_text
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
+from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
 from makemore.runtime import distributed as parallel
@@ -27,6 +27,7 @@ from makemore.runtime.memory import construct
 from makemore.settings import CorpusConfig, CorpusFacts, TrainConfig, override, sections
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 from makemore.training.init_from import begin_with, read_start, refuse_unspellable, started_recipe
+from makemore.training.kernels import GradientKernel, gradient_kernel
 from makemore.training.observers import Observer
 
 SECTIONS = ("model", "train", "corpus")
@@ -75,7 +76,7 @@ class Plan:
     precision: torch.dtype
     compiled: bool
     """By torch."""
-    native: Native | None
+    native: GradientKernel | None
     """The model in C, where loss and gradients are computed by it."""
     init_from: str = ""
     """What the weights were taken from."""
@@ -310,10 +311,10 @@ def plan_run(
 
 def pick_native(
     model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
-) -> Native | None:
+) -> GradientKernel | None:
     """The model in C, where it has that and may be trained by it."""
     may = train.compile == "auto" and device.type == "cpu" and not sharded(train)
-    return model.native(precision) if may else None
+    return gradient_kernel(model, precision) if may else None
 
 
 def sharded(train: TrainConfig) -> bool:

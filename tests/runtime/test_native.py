@@ -1,66 +1,96 @@
-"""Compiled code: made where it can be, else done without."""
+"""C code: compiled once where there is a compiler; elsewhere the reason is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from makemore.runtime.native import library
+from makemore.runtime import native
+from makemore.runtime.native import CLibrary, failures, structure
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
+CODE = """
+struct pair { int a; double b; };
+const long long sizeof_pair = sizeof(struct pair);
+double answer(const struct pair *p, int n) { %s }
+"""
+BODY = "return p->a + p->b * n;"
+Pair = structure("Pair", a=ctypes.c_int, b=ctypes.c_double)
 
 
-def source(folder: Path, body: str = "return 42;") -> Path:
+def library(folder: Path, body: str = BODY, pair: type[ctypes.Structure] = Pair) -> CLibrary:
     path = folder / "answer.c"
-    path.write_text(f"int answer(void) {{ {body} }}\n", encoding="utf-8")
-    return path
+    path.write_text(CODE % body, encoding="utf-8")
+    functions = {"answer": (ctypes.c_double, ctypes.POINTER(pair), ctypes.c_int)}
+    return CLibrary(path, functions, {"pair": pair})
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what was compiled is kept."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of compiled libraries."""
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "cache"))
-    library.cache_clear()
+    native._build.cache_clear()
     return tmp_path / "cache" / "native"
+
+
+@pytest.fixture(autouse=True)
+def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "failures", failures)
+    failures.clear()
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 class TestWithACompiler:
-    def test_is_compiled_once_and_kept_alone(self, tmp_path, kept, monkeypatch):
-        code = library(source(tmp_path))
+    def test_is_compiled_once(self, tmp_path, cache, monkeypatch):
+        code = library(tmp_path).load()
         assert code is not None
-        assert code.answer() == 42
-        (built,) = kept.iterdir()
-        library.cache_clear()
+        assert code.answer(ctypes.byref(Pair(2, 0.5)), 80) == 42
+        (built,) = cache.iterdir()
+        native._build.cache_clear()
         monkeypatch.setenv("PATH", "")  # no compiler is called again
-        assert library(source(tmp_path)) is not None
-        assert list(kept.iterdir()) == [built]
+        assert library(tmp_path).load() is not None
+        assert list(cache.iterdir()) == [built]
+        assert not failures
 
-    def test_another_text_is_another_library(self, tmp_path, kept):
-        library(source(tmp_path))
-        library.cache_clear()
-        code = library(source(tmp_path, "return 43;"))
+    def test_changed_source_is_compiled_again(self, tmp_path, cache):
+        library(tmp_path).load()
+        native._build.cache_clear()
+        code = library(tmp_path, "return 43;").load()
         assert code is not None
-        assert code.answer() == 43
-        assert len(list(kept.iterdir())) == 2
+        assert code.answer(None, 0) == 43
+        assert len(list(cache.iterdir())) == 2
 
-    def test_what_does_not_compile_is_none(self, tmp_path, kept, capfd):
-        assert library(source(tmp_path, "return")) is None
-        assert list(kept.iterdir()) == []
+    def test_a_compile_error_is_reported_in_one_line(self, tmp_path, cache, capfd):
+        assert library(tmp_path, "return").load() is None
+        assert "error" in failures["answer.c"]
+        assert "\n" not in failures["answer.c"]
+        assert list(cache.iterdir()) == []
         assert capfd.readouterr() == ("", "")
 
+    def test_arguments_are_checked(self, tmp_path, cache):
+        code = library(tmp_path).load()
+        with pytest.raises(ctypes.ArgumentError):
+            code.answer("text", 1)
 
-def test_without_a_compiler_there_is_none(tmp_path, kept, monkeypatch, capfd):
-    monkeypatch.setenv("CC", str(tmp_path / "missing"))
-    assert library(source(tmp_path)) is None
+    def test_a_struct_of_another_size_is_refused(self, tmp_path, cache):
+        other = structure("Pair", a=ctypes.c_int, b=ctypes.c_double, c=ctypes.c_double)
+        assert library(tmp_path, pair=other).load() is None
+        assert failures["answer.c"] == "struct pair has 16 bytes in C, 24 in Python"
+
+
+def test_without_a_compiler(tmp_path, no_compiler, capfd):
+    assert library(tmp_path).load() is None
+    assert failures["answer.c"].startswith("no C compiler")
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_a_place_to_keep_it_there_is_none(tmp_path, monkeypatch):
+def test_without_a_cache(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "file"))
-    library.cache_clear()
-    assert library(source(tmp_path)) is None
+    native._build.cache_clear()
+    assert library(tmp_path).load() is None
+    assert failures["answer.c"]

@@ -18,6 +18,7 @@ from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.sampling import Noise, SampleParams, beam_search, choose, distribution, generate
 from makemore.sampling.beam import length_factor
 from makemore.sampling.decoder import make_decoder
+from makemore.sampling.decoders import fast_decoder
 from makemore.types import Batch
 from tests.conformance.fixtures import VOCAB, documents, prepared
 
@@ -148,26 +149,22 @@ class TestGreedy:
 class TestSteppers:
     def test_see_weights_that_have_changed(self):
         model = limited(block_size=40)
-        model.stepper()
+        fast_decoder(model)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
         self.follows(model)
 
-    @pytest.mark.parametrize("style", ["modern", "gpt2"])
-    def test_without_a_compiler_say_so_too(self, style, monkeypatch):
-        monkeypatch.setattr("makemore.runtime.native.library", lambda source: None)
-        model = limited(style, block_size=40)
-        assert type(model.stepper()).__name__ == "TransformerStepper"
-        self.follows(model)
+    def test_transformer_without_a_compiler_has_none(self, no_compiler):
+        assert fast_decoder(limited(block_size=40)) is None
 
-    def test_draw_the_same_from_counts_without_a_compiler(self, monkeypatch):
+    def test_draw_the_same_from_counts_without_a_compiler(self, request):
         model = prepared("count")
-        assert type(model.stepper()).__name__ == "CompiledCountStepper"
+        assert type(fast_decoder(model)).__name__ == "CompiledCountStepper"
         prompt, samples = np.array([[0, 2, 1]]), range(40)
         drawn = list(generate(model, prompt, 300, SampleParams(), samples=samples))
-        monkeypatch.setattr("makemore.runtime.native.library", lambda source: None)
-        assert type(model.stepper()).__name__ == "CountStepper"
+        request.getfixturevalue("no_compiler")
+        assert type(fast_decoder(model)).__name__ == "CountStepper"
         np.testing.assert_array_equal(
             drawn, list(generate(model, prompt, 300, SampleParams(), samples=samples))
         )
@@ -210,7 +207,7 @@ class TestSteppers:
         if model.packs:
             tokens[1, 20] = tokens[2, 3] = tokens[0, 30] = tokens[1, 7] = 0
         _, state = model(tokens[:, :7], model.init_state(3, 40))
-        stepper = model.stepper()
+        stepper = fast_decoder(model)
         assert stepper is not None
         stepper.load(tuple(part.clone() for part in state))
         for t in range(7, 40):
@@ -225,11 +222,11 @@ class TestSteppers:
 
     def test_counts_without_backing_off_have_none(self):
         kind = MODELS.get("count")
-        assert kind(kind.Config(order=2, smoothing="additive"), VOCAB, 0).stepper() is None
+        assert fast_decoder(kind(kind.Config(order=2, smoothing="additive"), VOCAB, 0)) is None
 
     def test_counts_draw_from_their_distribution(self):
         model = prepared("count")
-        stepper = model.stepper()
+        stepper = fast_decoder(model)
         context = documents(1, 9, seed=1)[:, :-1]
         with torch.no_grad():
             expected, state = model(context, model.init_state(1, 9))

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from makemore.errors import UserError
 from makemore.runs.run import load
-from makemore.sampling import SampleParams, decoding
+from makemore.sampling import SampleParams
+from makemore.sampling import decoder as decoding
 from makemore.sampling import text as generation
+from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.text import SampleRequest, TextStream, context, sample, stream_text
 from makemore.sampling.workers import share, threads
 from makemore.tokenizers import fit_tokenizer
@@ -184,9 +186,9 @@ class TestBatches:
     def test_fit_the_cache_where_that_is_faster(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
-        monkeypatch.setattr(type(run.model.stepper()), "cached", 40 * size)
+        monkeypatch.setattr(type(fast_decoder(run.model)), "cached", 40 * size)
         assert generation.rows_at_once(run.model, 90) == 40 * threads(run.model, 1024)
-        monkeypatch.setattr(type(run.model.stepper()), "cached", None)
+        monkeypatch.setattr(type(fast_decoder(run.model)), "cached", None)
         assert generation.rows_at_once(run.model, 90) == 1024
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.runtime.native import library
 from makemore.settings import TrainConfig
-from makemore.training.kernels.transformer import LARGEST_VOCABULARY, SOURCE, NativeTransformer
+from makemore.training.kernels import gradient_kernel
+from makemore.training.kernels.transformer import LARGEST_VOCABULARY, LIBRARY, TransformerKernel
 from makemore.training.learners.gradient import AutogradLearner, ManualLearner, make_learner
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -63,9 +63,9 @@ def by_autograd(model: Transformer, given: Batch) -> tuple[Tensor, dict[str, Ten
     return loss.detach(), {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
 
 
-def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> NativeTransformer:
-    native = model.native(precision)
-    assert isinstance(native, NativeTransformer)
+def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> TransformerKernel:
+    native = gradient_kernel(model, precision)
+    assert isinstance(native, TransformerKernel)
     return native
 
 
@@ -93,10 +93,10 @@ def test_as_autograd_in_float64(shape: str, documents: bool) -> None:
 def test_on_lesser_processors(flag: str) -> None:
     rows, length, vocab, settings = SHAPES["odd lengths"]
     model, given = made(length, vocab, **settings), batch(rows, length, vocab)
-    code = library(SOURCE, flag)
+    code = LIBRARY.load(flag)
     assert code is not None
     loss, expected = by_autograd(model, given)
-    found, grads = NativeTransformer(model, code).loss_and_grads(*given[:2])
+    found, grads = TransformerKernel(model, code).loss_and_grads(*given[:2])
     assert found.item() == pytest.approx(loss.item(), rel=1e-5)
     for name, grad in expected.items():
         assert (grads[name] - grad).norm() < 1e-5 * grad.norm()
@@ -183,7 +183,7 @@ def test_training_goes_as_by_autograd() -> None:
     curves = []
     for native, kind in ((True, ManualLearner), (False, AutogradLearner)):
         model = made(32, 27, n_embd=32, n_head=2)
-        in_c = model.native(torch.float32) if native else None
+        in_c = gradient_kernel(model, torch.float32) if native else None
         learner = make_learner(model, config, torch.float32, False, native=in_c)
         assert type(learner) is kind
         curves.append([learner.step([part], i, i / 12).loss for i, part in enumerate(given)])
@@ -201,11 +201,9 @@ def test_training_goes_as_by_autograd() -> None:
     ],
 )
 def test_what_is_not_for_c(vocab: int, settings: dict[str, Any]) -> None:
-    assert (
-        made(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings}).native(torch.float32) is None
-    )
+    model = made(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings})
+    assert gradient_kernel(model, torch.float32) is None
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("makemore.training.kernels.transformer.library", lambda *_: None)
-    assert made(32, 27, n_embd=32, n_head=2).native(torch.float32) is None
+def test_without_a_compiler(no_compiler: None) -> None:
+    assert gradient_kernel(made(32, 27, n_embd=32, n_head=2), torch.float32) is None

@@ -1,4 +1,4 @@
-"""Compiled code for the CPU at hand, where there is a C compiler: made once, by it, and kept in the cache."""
+"""C code compiled for this machine's processor: built on first use, kept in the cache."""
 
 from __future__ import annotations
 
@@ -9,68 +9,110 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from makemore.runtime.cachedir import cache_folder
 
 T = TypeVar("T")
-TIMEOUT = 60
-"""Seconds after which compiling is given up; it takes one."""
-
-
+COMPILE_TIMEOUT = 60.0
+"""Seconds; compiling takes one to three."""
 HEADERS = Path(__file__).parent
+"""What all C files share: vectors, matrix products, layers, attention."""
+
+
+class BuildError(Exception):
+    """One line that says why a C file can't be used here."""
+
+
+@dataclass(frozen=True, eq=False)
+class CLibrary:
+    """A C file and what it exports."""
+
+    source: Path
+    functions: Mapping[str, tuple[Any, ...]]
+    """The ctypes of each function's result (None: void) and arguments."""
+    structs: Mapping[str, type[ctypes.Structure]] = field(default_factory=dict)
+    """Python's layouts of C's structs. C exports the size of each as ``sizeof_<name>``."""
+
+    def load(self, *flags: str) -> ctypes.CDLL | None:
+        """The compiled code; None where it can't be had (see ``failures``)."""
+        try:
+            code = _build(self.source, flags)
+            self._declare(code)
+            return code
+        except BuildError as error:
+            failures[self.source.name] = str(error)
+            return None
+
+    def _declare(self, code: ctypes.CDLL) -> None:
+        for name, struct in self.structs.items():
+            size = ctypes.c_int64.in_dll(code, f"sizeof_{name}").value
+            if size != ctypes.sizeof(struct):
+                raise BuildError(f"struct {name} has {size} bytes in C, {ctypes.sizeof(struct)} in Python")
+        for name, (result, *arguments) in self.functions.items():
+            function = getattr(code, name)  # unlike code[name], the same object each time
+            function.restype, function.argtypes = result, arguments
+
+
+failures: dict[str, str] = {}
+"""Why C files could not be compiled in this process, by file name."""
 
 
 @cache
-def library(source: Path, *flags: str) -> ctypes.CDLL | None:
-    """What a C file compiles to. None: there is no compiler, or it can't, or the cache can't be written."""
+def _build(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+    compiler = os.environ.get("CC", "cc")
     try:
         headers = sorted([*HEADERS.glob("*.h"), *source.parent.glob("*.h")])
         text = b"".join(path.read_bytes() for path in (source, *headers))
         key = hashlib.sha256(text + repr(flags).encode() + _processor()).hexdigest()[:32]
-        built = cache_folder() / "native" / f"{source.stem}-{key}.so"
-        if not built.exists():
-            _compile(source, built, flags)
-        return ctypes.CDLL(str(built))
-    except (OSError, RuntimeError, subprocess.SubprocessError):
-        return None
+        library = cache_folder() / "native" / f"{source.stem}-{key}.so"
+        if not library.exists():
+            _compile(compiler, source, library, flags)
+        return ctypes.CDLL(str(library))
+    except FileNotFoundError as error:
+        raise BuildError(f"no C compiler ({error.filename or compiler} not found)") from None
+    except subprocess.CalledProcessError as error:
+        first = next(iter(error.stderr.decode(errors="replace").splitlines()), "no message")
+        raise BuildError(f"{compiler} failed: {first[:200]}") from None
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise BuildError(" ".join(str(error).split())[:200]) from None
 
 
-def _compile(source: Path, built: Path, flags: tuple[str, ...]) -> None:
-    """Whole or not at all, whoever else does so now."""
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        fresh = Path(folder) / built.name
-        compiler = os.environ.get("CC", "cc")
-        always = ["-O3", "-march=native", "-shared", "-fPIC", f"-I{HEADERS}"]
+def _compile(compiler: str, source: Path, library: Path, flags: tuple[str, ...]) -> None:
+    """Compile into a temporary directory and rename: other processes may be building the same file."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        output = Path(folder) / library.name
+        options = ["-O3", "-march=native", "-shared", "-fPIC", f"-I{HEADERS}", *flags]
         subprocess.run(
-            [compiler, *always, *flags, "-o", str(fresh), str(source), "-lm"],
+            [compiler, *options, "-o", str(output), str(source), "-lm"],
             check=True,
             capture_output=True,
-            timeout=TIMEOUT,
+            timeout=COMPILE_TIMEOUT,
         )
-        fresh.replace(built)
+        output.replace(library)
 
 
 def _processor() -> bytes:
-    """What distinguishes machines that share a cache but can't run each other's code."""
-    said = [sys.platform, platform.machine(), platform.processor(), os.environ.get("CC", "cc")]
+    """What tells apart machines that share a cache but can't run each other's code."""
+    facts = [sys.platform, platform.machine(), platform.processor(), os.environ.get("CC", "cc")]
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        said += [next((line for line in lines if line.lower().startswith(("flags", "features"))), "")]
-    return "\n".join(said).encode()
+        facts += [next((line for line in lines if line.lower().startswith(("flags", "features"))), "")]
+    return "\n".join(facts).encode()
 
 
-def spread(call: Callable[[int], T], parts: int) -> list[T]:
-    """What a call gives for each part, each in a thread: C leaves Python's lock to the others."""
-    others = [_pool().submit(call, part) for part in range(1, parts)]
-    return [call(0), *(other.result() for other in others)]
+def parallel_map(function: Callable[[int], T], n: int) -> list[T]:
+    """``function(i)`` for i below ``n``, each in a thread of its own; C releases Python's lock."""
+    others = [_pool().submit(function, i) for i in range(1, n)]
+    return [function(0), *(other.result() for other in others)]
 
 
 @cache
@@ -79,12 +121,12 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def structure(name: str, **fields: type) -> type[ctypes.Structure]:
-    """A struct of C's, its fields in order."""
+    """A C struct with these fields, in order."""
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
 def address(array: np.ndarray | None) -> int | None:
-    """Where C finds a contiguous array; None (NULL) where there is nothing in it."""
+    """The address of a contiguous array's data; None (NULL) for None and for empty arrays."""
     if array is None or not array.size:
         return None
     assert array.flags.c_contiguous

@@ -8,11 +8,13 @@ torch's time; its matrix products are as fast.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from makemore.models.base import LanguageModel
 from makemore.types import State
 
 Ints = NDArray[np.int64]
@@ -58,6 +60,12 @@ class Stepper(ABC):
     def roll(self, keep: int) -> bool:
         """Forget all but the last ``keep`` tokens. False: can't, the context has to be read anew."""
         return False
+
+
+@singledispatch
+def fast_decoder(model: LanguageModel) -> Stepper | None:
+    """A fast CPU decoder of a model; None where ``forward`` has to do."""
+    return None
 
 
 class Linear:

@@ -9,6 +9,8 @@ struct trie {
     const double *rests, *sums;
 };
 
+const int64_t sizeof_trie = sizeof(struct trie);
+
 /* The child that a token leads to, or -1. */
 static int64_t child(const struct trie *t, int64_t node, int64_t token)
 {

@@ -7,27 +7,28 @@ of Aho & Corasick (1975). Longer contexts, which weren't seen, would change noth
 from __future__ import annotations
 
 import ctypes
-from ctypes import byref, c_int64, c_void_p
+from ctypes import POINTER, byref, c_int64, c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.runtime.native import address, structure
-from makemore.sampling.decoders.base import Floats, Ints, Stepper, array
+from makemore.models.count import Count, Smoothed
+from makemore.runtime.native import CLibrary, address, structure
+from makemore.sampling.decoders.base import Floats, Ints, Stepper, array, fast_decoder
 from makemore.types import State
 
-if TYPE_CHECKING:
-    from makemore.models.count import Count, Smoothed
-
 ROOT = 0
-SOURCE = Path(__file__).with_name("count.c")
-
 _Trie = structure(
     "Trie",
     **dict.fromkeys(("inner", "boundary"), c_int64),
     **dict.fromkeys(("tokens", "suffixes", "firsts", "lasts", "rests", "sums"), c_void_p),
+)
+LIBRARY = CLibrary(
+    Path(__file__).with_name("count.c"),
+    {"draw": (None, POINTER(_Trie), c_int64, c_void_p, c_void_p, c_void_p)},
+    {"trie": _Trie},
 )
 
 
@@ -167,7 +168,7 @@ class CompiledCountStepper(CountStepper):
     """Draws in C, which leaves Python's lock to other threads."""
 
     def __init__(self, model: Count, trie: Trie, code: ctypes.CDLL) -> None:
-        """``code``: what ``SOURCE`` compiles to."""
+        """``code``: the loaded ``LIBRARY``."""
         super().__init__(model, trie)
         self.code, self.described = code, trie.described(model.boundary_id)
 
@@ -175,5 +176,20 @@ class CompiledCountStepper(CountStepper):
         uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
         ids_B = np.empty_like(self.nodes)
         arrays = (self.nodes, uniform_B, ids_B)
-        self.code.draw(byref(self.described), c_int64(len(ids_B)), *(c_void_p(address(a)) for a in arrays))
+        self.code.draw(byref(self.described), len(ids_B), *map(address, arrays))
         return ids_B
+
+
+_tries: WeakKeyDictionary[Smoothed, Trie] = WeakKeyDictionary()
+
+
+@fast_decoder.register(Count)
+def _decoder(model: Count) -> Stepper | None:
+    smoothed = model.smoothed
+    if not smoothed.backs_off:
+        return None
+    if smoothed not in _tries:
+        _tries[smoothed] = Trie(smoothed, model.order)
+    code = LIBRARY.load()
+    trie = _tries[smoothed]
+    return CountStepper(model, trie) if code is None else CompiledCountStepper(model, trie, code)

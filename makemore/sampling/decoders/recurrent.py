@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
-from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, matrix, sigmoid
+from makemore.models.rnn import Recurrent
+from makemore.sampling.decoders.base import (
+    Floats,
+    Ints,
+    Linear,
+    Stepper,
+    array,
+    fast_decoder,
+    matrix,
+    sigmoid,
+)
 from makemore.types import State
-
-if TYPE_CHECKING:
-    from makemore.models.rnn import Recurrent
 
 Weights = tuple[Floats, Floats, Floats, Floats]
 """Of a layer: from the input (in, gates) and its bias, from the hidden vector and its bias."""
@@ -122,8 +127,8 @@ def _weights(model: Recurrent, layer: int) -> Weights:
     return (*ih, *hh)
 
 
-def recurrent_stepper(model: Recurrent) -> Stepper:
-    """The stepper of the model's kind of layer."""
+@fast_decoder.register(Recurrent)
+def _decoder(model: Recurrent) -> Stepper:
     kinds: dict[type[torch.nn.RNNBase], type[RecurrentStepper]] = {
         torch.nn.RNN: RNNStepper,
         torch.nn.GRU: GRUStepper,

@@ -3,19 +3,18 @@ Generation Algorithm")."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from torch import nn
 
-from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, sigmoid
+from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
+from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, fast_decoder, sigmoid
 from makemore.sampling.decoders.windows import with_norm
 from makemore.types import State
 
-if TYPE_CHECKING:
-    from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
 
-
+@fast_decoder.register(WaveNet)
 class WaveNetStepper(Stepper):
     """Each level joins its newest input with one ``2**level`` steps older."""
 

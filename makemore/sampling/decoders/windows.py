@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from torch import nn
 
-from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, matrix
+from makemore.models.batchnorm_mlp import BatchNormMLP
+from makemore.models.bigram import Bigram
+from makemore.models.bow import BagOfWords
+from makemore.models.layers.batchnorm import BatchNorm
+from makemore.models.mlp import MLP
+from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, fast_decoder, matrix
 from makemore.types import State
-
-if TYPE_CHECKING:
-    from makemore.models.batchnorm_mlp import BatchNormMLP
-    from makemore.models.bigram import Bigram
-    from makemore.models.bow import BagOfWords
-    from makemore.models.layers.batchnorm import BatchNorm
-    from makemore.models.mlp import MLP
 
 
 def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
@@ -24,6 +22,7 @@ def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
     return Linear(matrix(layer.weight) * scale, array(norm.bias) - array(norm.running_mean) * scale)
 
 
+@fast_decoder.register(Bigram)
 class BigramStepper(Stepper):
     """A row of the table."""
 
@@ -47,15 +46,6 @@ class WindowStepper(Stepper):
         self.boundary_id = model.boundary_id
         self.embedding = array(model.embedding.weight)
         self.layers, self.head = layers, Linear.of(model.head)
-
-    @classmethod
-    def of_mlp(cls, model: MLP) -> WindowStepper:
-        return cls(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
-
-    @classmethod
-    def of_batchnorm_mlp(cls, model: BatchNormMLP) -> WindowStepper:
-        pairs = zip(model.hidden, model.norms, strict=True)
-        return cls(model, [with_norm(cast(nn.Linear, h), cast("BatchNorm", norm)) for h, norm in pairs])
 
     def load(self, state: State) -> None:
         before = array(state[0])
@@ -81,6 +71,18 @@ class WindowStepper(Stepper):
         self.window = self.window[rows_K]
 
 
+@fast_decoder.register(MLP)
+def _mlp(model: MLP) -> WindowStepper:
+    return WindowStepper(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
+
+
+@fast_decoder.register(BatchNormMLP)
+def _batchnorm_mlp(model: BatchNormMLP) -> WindowStepper:
+    pairs = zip(model.hidden, model.norms, strict=True)
+    return WindowStepper(model, [with_norm(cast(nn.Linear, h), cast(BatchNorm, norm)) for h, norm in pairs])
+
+
+@fast_decoder.register(BagOfWords)
 class BagOfWordsStepper(Stepper):
     """The newest token and the average of the window."""
 

@@ -1,1 +1,6 @@
-"""Models computed in C for training: loss and gradients without autograd, faster than what it compiles to."""
+"""Gradients in C, one file a model family; importing this package registers them all."""
+
+from makemore.training.kernels import transformer as transformer
+from makemore.training.kernels.base import GradientKernel, gradient_kernel
+
+__all__ = ["GradientKernel", "gradient_kernel"]

@@ -1,413 +1,375 @@
-/* Loss and gradients of the modern transformer, forward and backward by hand, a row of the batch at a time: all that
-   a row's layers leave for the way back stays near the processor. Threads take rows each, and have gradients of their own.
+/* Loss and gradients of the modern transformer. Each row of the batch goes forward and backward through all layers
+   before the next, so that its activations stay in the processor's caches. Threads share the rows; each accumulates
+   gradients of its own.
 
-   Shapes: L is a row's length in whole panels, C the width, V the vocabulary in whole panels. What lies between the
-   last token and L is zero everywhere, and a document of its own at each place. */
+   Shapes: L is the row's length and V the vocabulary, both rounded up to PANEL; C is the width. Positions past the last
+   token are zero, and each is a document of its own. */
 
-#include "products.h"
+#include "matmul.h"
 
-#include "dropout.h"
+#include "layers.h"
 
 #include "attention.h"
 
-#define EPS 1e-6f
-
-const int64_t panel = PANEL;
-
 struct model {
-    int64_t layers, heads, width, vocab, taps; /* taps of the convolutions, 0: there are none */
+    int64_t layers, heads, width, vocab, taps; /* taps: width of the short convolutions, 0 without them */
     float dropout;
     const float *cos, *sin;      /* (T, D / 2), T a multiple of PANEL */
     const float *const *weights; /* embedding (V, C), head (V, C), then of each layer qkv, out, up, down and its
                                     convolutions */
-    unit *packed;                /* what `prepare` makes of head and layers */
+    pair *packed;                /* written by pack_weights */
 };
 
 struct batch {
-    int64_t length, first, last; /* rows from first to before last */
-    const int64_t *inputs, *targets, *starts; /* (B, T) each; targets below 0 don't count */
-    uint32_t seed;
+    int64_t length, first, last;              /* compute rows first to last - 1 */
+    const int64_t *inputs, *targets, *starts; /* (B, T); negative targets don't count; starts: of documents */
+    uint32_t seed;                            /* of dropout */
 };
+
+const int64_t panel = PANEL, sizeof_model = sizeof(struct model), sizeof_batch = sizeof(struct batch);
 
 enum { QKV, OUT, UP, DOWN, LINEARS };
-enum { EMBEDDED, MIXED, FED, WEIGHED }; /* where dropout is */
+enum { DROP_EMBEDDING, DROP_ATTENTION, DROP_FEED_FORWARD, DROP_PROBS }; /* dropout sites */
 
-/* A linear layer's weight, (out, in), in panels for either way: y = x @ weight.T, and dx = dy @ weight */
+/* A linear layer's weight (out, in), packed for y = x @ weight.T and for dx = dy @ weight. */
 struct linear {
     int64_t out, in;
-    unit *there, *back;
+    pair *packed, *packed_t;
 };
 
-/* What the first, attention, and the second half of a layer, the wider linears, leave for the way back. */
-struct half {
-    float *normed, *scales; /* (L, C), (L,) */
-    num *mixed;             /* (L, C) after the convolution */
+/* Activations that the backward pass reads: of the attention or the feed-forward half of a layer, … */
+struct sublayer {
+    float *normed, *scales; /* (L, C), (L,): output and scale of the norm */
+    elem *conv_out;         /* (L, C) */
 };
 
+/* … and of the layer. */
 struct layer {
-    struct half halves[2];
-    num *qkv;      /* (L, 3 C): queries and keys are normalised and turned, queries divided by the root of D */
-    float *scales; /* (L, 2 H) of queries and keys */
-    num *heard;    /* (L, C): what attention gave */
-    num *active;   /* (L, 4 C): what relu left */
+    struct sublayer sublayers[2];
+    elem *qkv;      /* (L, 3 C): queries and keys normalised and rotated, queries divided by sqrt(D) */
+    float *scales;  /* (L, 2 H): of the norms of queries and keys */
+    elem *attn_out; /* (L, C) */
+    elem *relu_out; /* (L, 4 C) */
 };
 
 struct work {
     struct layer *layers;
-    struct scratch scratch;
-    int64_t *starts;                   /* (L,) */
-    float *x, *dx, *branch, *wide;     /* (L, C), (L, C), (L, C), (L, 4 C) or (L, V), the wider */
-    num *narrow, *square;              /* (L, 4 C) or (L, V); (L, 4 C) */
-    float *last_normed, *last_scales;  /* (L, C), (L,) */
-    float *first_normed, *first_scales;
-    num *last;                         /* (L, C) */
-    unit *left, *right;                /* (L, 4 C) or (L, V), (L, 4 C) in panels */
+    struct attn_work attn;
+    int64_t *starts;                    /* (L,) */
+    float *x, *dx, *branch;             /* (L, C): the residual stream, its gradient, one branch */
+    float *wide;                        /* (L, max(4 C, V)) */
+    elem *wide_elems, *relu_sq;         /* (L, max(4 C, V)), (L, 4 C) */
+    float *final_normed, *final_scales; /* (L, C), (L,) */
+    float *embed_normed, *embed_scales; /* (L, C), (L,) */
+    elem *final;                        /* (L, C): input of the head */
+    pair *packed_a, *packed_b;          /* (L, max(4 C, V)), (L, 4 C) */
 };
 
-/* The nth linear layer, the head being the last; both ways' panels take as much. */
-static struct linear linear_of(const struct model *m, int64_t nth) {
-    int64_t c = m->width, v = padded(m->vocab, PANEL);
+/* The nth linear layer; the head is the last one. */
+static struct linear get_linear(const struct model *m, int64_t nth) {
+    int64_t c = m->width, v = round_up(m->vocab, PANEL);
     int64_t out[] = {3 * c, c, 4 * c, c}, in[] = {c, c, c, 4 * c}, before[] = {0, 3, 4, 8};
     int64_t layer = nth / LINEARS, kind = nth % LINEARS, head = layer == m->layers;
     int64_t size = head ? v * c / STEP : out[kind] * in[kind] / STEP;
-    unit *at = m->packed + 2 * (12 * layer + before[kind]) * c * c / STEP;
+    pair *at = m->packed + 2 * (12 * layer + before[kind]) * c * c / STEP;
     return (struct linear){head ? v : out[kind], head ? c : in[kind], at, at + size};
 }
 
-/* The nth weight in the order of `weights`: where its gradient begins in all of them, in floats. */
+/* Where a weight's gradient begins among all gradients, in the order of `weights`, in floats. */
 static int64_t offset(const struct model *m, int64_t layer, int64_t kind) {
     int64_t c = m->width, before[] = {0, 3 * c, 4 * c, 8 * c, 12 * c, 12 * c + m->taps};
-    return (m->vocab + padded(m->vocab, PANEL)) * c + layer * (12 * c + 2 * m->taps) * c + before[kind] * c;
+    return (m->vocab + round_up(m->vocab, PANEL)) * c + layer * (12 * c + 2 * m->taps) * c + before[kind] * c;
 }
 
-static const float *weight_of(const struct model *m, int64_t layer, int64_t kind) {
+static const float *get_weight(const struct model *m, int64_t layer, int64_t kind) {
     return m->weights[2 + layer * (m->taps ? 6 : 4) + kind];
 }
 
-int64_t gradients_size(const struct model *m) { return offset(m, m->layers, 0); } /* floats */
+int64_t n_gradients(const struct model *m) { return offset(m, m->layers, 0); } /* floats */
 
 int64_t packed_size(const struct model *m) { /* bytes */
     int64_t c = m->width;
-    return 2 * (12 * m->layers * c + padded(m->vocab, PANEL)) * c * (int64_t)sizeof(num);
+    return 2 * (12 * m->layers * c + round_up(m->vocab, PANEL)) * c * (int64_t)sizeof(elem);
 }
 
-/* Weights as products read them, of each `parts`-th linear layer from `part` on; `work`: room for the largest. */
-void prepare(const struct model *m, int64_t part, int64_t parts, num *work) {
+/* Pack every `parts`-th linear layer from `part` on; `work` has room for the largest. */
+void pack_weights(const struct model *m, int64_t part, int64_t parts, elem *work) {
     for (int64_t nth = part; nth <= m->layers * LINEARS; nth += parts) {
-        struct linear l = linear_of(m, nth);
+        struct linear l = get_linear(m, nth);
         int64_t head = nth == m->layers * LINEARS, rows = head ? m->vocab : l.out;
-        const float *weight = head ? m->weights[1] : weight_of(m, nth / LINEARS, nth % LINEARS);
-        narrow_all(weight, work, rows * l.in);
-        memset(work + rows * l.in, 0, (l.out - rows) * l.in * sizeof(num));
-        by_rows(work, l.in, l.out, l.in, l.there);
-        by_columns(work, l.in, l.out, l.in, l.back);
+        const float *weight = head ? m->weights[1] : get_weight(m, nth / LINEARS, nth % LINEARS);
+        to_elems(weight, work, rows * l.in);
+        memset(work + rows * l.in, 0, (l.out - rows) * l.in * sizeof(elem));
+        pack_rows(work, l.in, l.out, l.in, l.packed);
+        pack_columns(work, l.in, l.out, l.in, l.packed_t);
     }
 }
 
-static void *take(char **at, int64_t bytes) {
+/* Take 64-byte aligned memory from a buffer. */
+static void *alloc(char **at, int64_t bytes) {
     void *here = *at;
-    *at += padded(bytes, 64);
+    *at += round_up(bytes, 64);
     return here;
 }
 
-/* Cuts memory into what a row takes; returns the end. */
-static char *arrange(const struct model *m, int64_t length, char *at, struct work *w) {
-    int64_t l = length, c = m->width, size = padded(c / m->heads, PANEL), f = sizeof(float), n = sizeof(num);
-    int64_t widest = 4 * c > padded(m->vocab, PANEL) ? 4 * c : padded(m->vocab, PANEL);
-    w->layers = take(&at, m->layers * sizeof(struct layer));
-    w->starts = take(&at, l * sizeof(int64_t));
-    w->x = take(&at, l * c * f), w->dx = take(&at, l * c * f), w->branch = take(&at, l * c * f);
-    w->wide = take(&at, l * widest * f);
-    w->narrow = take(&at, l * widest * n), w->square = take(&at, l * 4 * c * n);
-    w->first_normed = take(&at, l * c * f), w->first_scales = take(&at, l * f);
-    w->last_normed = take(&at, l * c * f), w->last_scales = take(&at, l * f), w->last = take(&at, l * c * n);
-    w->left = take(&at, l * widest * n), w->right = take(&at, l * 4 * c * n);
-    struct scratch *s = &w->scratch;
-    s->weights = take(&at, l * l * f), s->slopes = take(&at, l * l * f);
-    s->given = take(&at, l * l * n), s->scores = take(&at, l * l * n), s->turned = take(&at, l * l * n);
-    s->left = take(&at, l * size * n), s->right = take(&at, l * size * n), s->out = take(&at, l * size * f);
-    s->ends = take(&at, l / BLOCK * sizeof(int64_t));
+/* Partition the work buffer into the scratch areas of one row; returns the end. */
+static char *layout_work(const struct model *m, int64_t length, char *at, struct work *w) {
+    int64_t l = length, c = m->width, size = round_up(c / m->heads, PANEL), f = sizeof(float), n = sizeof(elem);
+    int64_t widest = 4 * c > round_up(m->vocab, PANEL) ? 4 * c : round_up(m->vocab, PANEL);
+    w->layers = alloc(&at, m->layers * sizeof(struct layer));
+    w->starts = alloc(&at, l * sizeof(int64_t));
+    w->x = alloc(&at, l * c * f), w->dx = alloc(&at, l * c * f), w->branch = alloc(&at, l * c * f);
+    w->wide = alloc(&at, l * widest * f);
+    w->wide_elems = alloc(&at, l * widest * n), w->relu_sq = alloc(&at, l * 4 * c * n);
+    w->embed_normed = alloc(&at, l * c * f), w->embed_scales = alloc(&at, l * f);
+    w->final_normed = alloc(&at, l * c * f), w->final_scales = alloc(&at, l * f), w->final = alloc(&at, l * c * n);
+    w->packed_a = alloc(&at, l * widest * n), w->packed_b = alloc(&at, l * 4 * c * n);
+    struct attn_work *s = &w->attn;
+    s->probs = alloc(&at, l * l * f), s->dprobs = alloc(&at, l * l * f);
+    s->dropped = alloc(&at, l * l * n), s->dscores = alloc(&at, l * l * n), s->transposed = alloc(&at, l * l * n);
+    s->packed_a = alloc(&at, l * size * n), s->packed_b = alloc(&at, l * size * n), s->out = alloc(&at, l * size * f);
+    s->key_end = alloc(&at, l / BLOCK * sizeof(int64_t));
     return at;
 }
 
-static char *arrange_layer(const struct model *m, int64_t l, char *at, struct layer *layer) {
-    int64_t c = m->width, f = sizeof(float), n = sizeof(num);
+static char *layout_layer(const struct model *m, int64_t l, char *at, struct layer *layer) {
+    int64_t c = m->width, f = sizeof(float), n = sizeof(elem);
     for (int i = 0; i < 2; i++) {
-        struct half *half = &layer->halves[i];
-        half->normed = take(&at, l * c * f), half->scales = take(&at, l * f), half->mixed = take(&at, l * c * n);
+        struct sublayer *half = &layer->sublayers[i];
+        half->normed = alloc(&at, l * c * f), half->scales = alloc(&at, l * f);
+        half->conv_out = alloc(&at, l * c * n);
     }
-    layer->qkv = take(&at, l * 3 * c * n), layer->scales = take(&at, l * 2 * m->heads * f);
-    layer->heard = take(&at, l * c * n), layer->active = take(&at, l * 4 * c * n);
+    layer->qkv = alloc(&at, l * 3 * c * n), layer->scales = alloc(&at, l * 2 * m->heads * f);
+    layer->attn_out = alloc(&at, l * c * n), layer->relu_out = alloc(&at, l * 4 * c * n);
     return at;
 }
 
 int64_t workspace(const struct model *m, int64_t length) { /* bytes */
     struct work w;
     struct layer layer;
-    int64_t l = padded(length, PANEL);
-    return arrange(m, l, NULL, &w) - (char *)NULL + m->layers * (arrange_layer(m, l, NULL, &layer) - (char *)NULL) + 64;
+    int64_t l = round_up(length, PANEL);
+    int64_t per_layer = layout_layer(m, l, NULL, &layer) - (char *)NULL;
+    return layout_work(m, l, NULL, &w) - (char *)NULL + m->layers * per_layer + 64;
 }
 
-/* y = x / its root mean square; returns what x was multiplied by */
-INLINE float norm(const float *restrict x, int64_t n, float *restrict y) {
-    float scale = 1 / sqrtf(dot(x, x, n) / n + EPS);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale;
-    return scale;
-}
-
-/* dx += the gradient before the norm, from that after it and from what it gave */
-INLINE void norm_back(const float *restrict dy, const float *restrict y, float scale, int64_t n, float *restrict dx) {
-    float mean = dot(dy, y, n) / n;
-    for (int64_t i = 0; i < n; i++) dx[i] += scale * (dy[i] - y[i] * mean);
-}
-
-/* The norm, then the convolution: each channel and a weighted sum of its last values. */
-static void mix(const struct model *m, const struct work *w, int64_t length, const float *weight, struct half *half) {
+/* The norm, then the short convolution: each channel plus a weighted sum of its last `taps` values. */
+static void norm_conv(const struct model *m, const struct work *w, int64_t length, const float *weight,
+                      struct sublayer *half) {
     int64_t c = m->width;
     for (int64_t t = 0; t < length; t++) {
         float *restrict y = half->normed + t * c, *restrict sums = w->branch;
-        half->scales[t] = norm(w->x + t * c, c, y);
+        half->scales[t] = rms_norm(w->x + t * c, c, y);
         memcpy(sums, y, c * sizeof(float));
         for (int64_t k = 0; k < m->taps && k <= t - w->starts[t]; k++)
             for (int64_t i = 0; i < c; i++) sums[i] += (y - k * c)[i] * (weight + k * c)[i];
-        narrow_all(sums, half->mixed + t * c, c);
+        to_elems(sums, half->conv_out + t * c, c);
     }
 }
 
-/* w->dx += the gradient before both, from dy (L, C) */
-static void mix_back(const struct model *m, const struct work *w, int64_t length, const float *weight,
-                     const struct half *half, float *dy, float *dweight) {
+/* w->dx += the input's gradient, from dy (L, C) */
+static void norm_conv_backward(const struct model *m, const struct work *w, int64_t length, const float *weight,
+                               const struct sublayer *half, float *dy, float *dweight) {
     int64_t c = m->width;
     for (int64_t t = 0; t < length; t++) {
-        const float *restrict now = dy + t * c;
+        const float *restrict dy_t = dy + t * c;
         for (int64_t k = 0; k < m->taps && k <= t - w->starts[t]; k++) {
             const float *restrict y = half->normed + (t - k) * c;
             float *restrict to = dweight + k * c;
-            for (int64_t i = 0; i < c; i++) to[i] += now[i] * y[i];
+            for (int64_t i = 0; i < c; i++) to[i] += dy_t[i] * y[i];
         }
-        for (int64_t i = 0; m->taps && i < c; i++) w->branch[i] = now[i] * (1 + weight[i]);
+        for (int64_t i = 0; m->taps && i < c; i++) w->branch[i] = dy_t[i] * (1 + weight[i]);
         for (int64_t k = 1; k < m->taps && t + k < length && k <= t + k - w->starts[t + k]; k++) {
-            const float *restrict later = now + k * c, *restrict by = weight + k * c;
+            const float *restrict later = dy_t + k * c, *restrict by = weight + k * c;
             for (int64_t i = 0; i < c; i++) w->branch[i] += later[i] * by[i];
         }
-        norm_back(m->taps ? w->branch : now, half->normed + t * c, half->scales[t], c, w->dx + t * c);
+        rms_norm_backward(m->taps ? w->branch : dy_t, half->normed + t * c, half->scales[t], c, w->dx + t * c);
     }
 }
 
-/* of x * y, whose size four divides: heads are too small for wider vectors */
-INLINE float dot_head(const float *x, const float *y, int64_t size) {
-    quad sums = {0};
-    for (int64_t i = 0; i < size; i += 4) sums += *(const quad *)(x + i) * *(const quad *)(y + i);
-    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-/* y (D,) = x, each pair (i, i + D / 2) turned by its angle, times scale; the other way round where sign is -1 */
-INLINE void turn_head(const float *x, const float *cos, const float *sin, float sign, float scale, int64_t half,
-                      float *y) {
-    for (int64_t j = 0; j < half; j += 4) {
-        quad a = *(const quad *)(x + j), b = *(const quad *)(x + j + half);
-        quad c = scale * *(const quad *)(cos + j), s = sign * scale * *(const quad *)(sin + j);
-        *(quad *)(y + j) = a * c - b * s;
-        *(quad *)(y + j + half) = a * s + b * c;
-    }
-}
-
-/* Normalise queries and keys, and turn them by their positions' angles; qkv is overwritten. */
-static void turn(const struct model *m, int64_t length, float *qkv, struct layer *layer) {
+/* Normalise and rotate queries and keys; overwrites qkv. */
+static void qk_rope_forward(const struct model *m, int64_t length, float *qkv, struct layer *layer) {
     int64_t c = m->width, size = c / m->heads, half = size / 2;
     for (int64_t t = 0; t < length; t++)
         for (int64_t i = 0; i < 2 * m->heads; i++) {
-            float *x = qkv + t * 3 * c + i * size, scale = 1 / sqrtf(dot_head(x, x, size) / size + EPS);
-            layer->scales[t * 2 * m->heads + i] = scale;
-            if (i < m->heads) scale /= sqrtf(size);
-            turn_head(x, m->cos + t * half, m->sin + t * half, 1, scale, half, x);
+            float divisor = i < m->heads ? sqrtf(size) : 1;
+            layer->scales[t * 2 * m->heads + i] =
+                qk_norm_rope(qkv + t * 3 * c + i * size, m->cos + t * half, m->sin + t * half, divisor, size);
         }
-    narrow_all(qkv, layer->qkv, length * 3 * c);
+    to_elems(qkv, layer->qkv, length * 3 * c);
 }
 
-/* dqkv: from the gradient of what attention saw to that of what the linear layer gave */
-static void turn_back(const struct model *m, const struct work *w, int64_t length, const struct layer *layer,
-                      float *dqkv) {
+/* dqkv: from the gradient of the normalised, rotated queries and keys to that of the linear layer's output. */
+static void qk_rope_backward(const struct model *m, const struct work *w, int64_t length, const struct layer *layer,
+                             float *dqkv) {
     int64_t c = m->width, size = c / m->heads, half = size / 2;
     for (int64_t t = 0; t < length; t++) {
-        widen_all(layer->qkv + t * 3 * c, w->branch, 2 * c);
+        to_f32s(layer->qkv + t * 3 * c, w->branch, 2 * c);
         for (int64_t i = 0; i < 2 * m->heads; i++) {
             float *x = dqkv + t * 3 * c + i * size, *y = w->branch + i * size;
-            float longer = i < m->heads ? sqrtf(size) : 1; /* queries were divided once, and so is their gradient */
-            float mean = dot_head(x, y, size) * longer * longer / size;
-            for (int64_t j = 0; j < size; j += 4) *(quad *)(x + j) -= *(quad *)(y + j) * mean;
-            float scale = layer->scales[t * 2 * m->heads + i] / longer;
-            turn_head(x, m->cos + t * half, m->sin + t * half, -1, scale, half, x);
+            float divisor = i < m->heads ? sqrtf(size) : 1;
+            float mean = dot_head(x, y, size) * divisor * divisor / size;
+            for (int64_t j = 0; j < size; j += 4) *(vec4 *)(x + j) -= *(vec4 *)(y + j) * mean;
+            float scale = layer->scales[t * 2 * m->heads + i] / divisor;
+            rope(x, m->cos + t * half, m->sin + t * half, -1, scale, half, x);
         }
     }
 }
 
-/* w->x += what a branch's last linear layer gives, after dropout */
-static void join_branch(const struct model *m, struct work *w, int64_t length, const num *h, const struct linear *l,
+/* w->x += dropout(h @ weight.T), the end of a branch. */
+static void add_branch(const struct model *m, struct work *w, int64_t length, const elem *h, const struct linear *l,
                         uint32_t seed) {
     int64_t n = length * m->width;
     if (m->dropout == 0) {
-        product(h, l->there, length, l->in / STEP, l->out, w->x, 1);
+        matmul(h, l->packed, length, l->in / STEP, l->out, w->x, 1);
         return;
     }
-    product(h, l->there, length, l->in / STEP, l->out, w->branch, 0);
-    drop(w->branch, n, m->dropout, seed);
+    matmul(h, l->packed, length, l->in / STEP, l->out, w->branch, 0);
+    dropout(w->branch, n, m->dropout, seed);
     for (int64_t i = 0; i < n; i++) w->x[i] += w->branch[i];
 }
 
-static struct head head_of(const struct model *m, const struct work *w, const struct layer *layer, int64_t length,
+static struct attn_head get_head(const struct model *m, const struct work *w, const struct layer *layer, int64_t length,
                            int64_t nth, uint32_t seed) {
     int64_t c = m->width, size = c / m->heads;
-    const num *q = layer->qkv + nth * size;
-    return (struct head){length, size, c, w->starts, q, q + c, q + 2 * c, seed, m->dropout};
+    const elem *q = layer->qkv + nth * size;
+    return (struct attn_head){length, size, c, w->starts, q, q + c, q + 2 * c, seed, m->dropout};
 }
 
-static void square(const num *restrict x, num *restrict y, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = narrow(widen(x[i]) * widen(x[i]));
+static void square(const elem *restrict x, elem *restrict y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = to_elem(to_f32(x[i]) * to_f32(x[i]));
 }
 
-static void layer_there(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed, int64_t row) {
+static void layer_forward(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed,
+                          int64_t row) {
     struct layer *layer = &w->layers[nth];
     struct linear linears[LINEARS];
     int64_t c = m->width;
-    for (int i = 0; i < LINEARS; i++) linears[i] = linear_of(m, nth * LINEARS + i);
+    for (int i = 0; i < LINEARS; i++) linears[i] = get_linear(m, nth * LINEARS + i);
     const struct linear *qkv = &linears[QKV], *up = &linears[UP];
-    mix(m, w, length, m->taps ? weight_of(m, nth, 4) : NULL, &layer->halves[0]);
-    product(layer->halves[0].mixed, qkv->there, length, c / STEP, 3 * c, w->wide, 0);
-    turn(m, length, w->wide, layer);
+    norm_conv(m, w, length, m->taps ? get_weight(m, nth, 4) : NULL, &layer->sublayers[0]);
+    matmul(layer->sublayers[0].conv_out, qkv->packed, length, c / STEP, 3 * c, w->wide, 0);
+    qk_rope_forward(m, length, w->wide, layer);
     for (int64_t i = 0; i < m->heads; i++) {
-        struct head head = head_of(m, w, layer, length, i, seed_of(seed, row, nth, WEIGHED + i));
-        attend(&head, &w->scratch, layer->heard + i * head.size);
+        struct attn_head head = get_head(m, w, layer, length, i, dropout_seed(seed, row, nth, DROP_PROBS + i));
+        attention_forward(&head, &w->attn, layer->attn_out + i * head.size);
     }
-    join_branch(m, w, length, layer->heard, &linears[OUT], seed_of(seed, row, nth, MIXED));
-    mix(m, w, length, m->taps ? weight_of(m, nth, 5) : NULL, &layer->halves[1]);
-    product(layer->halves[1].mixed, up->there, length, c / STEP, 4 * c, w->wide, 0);
-    for (int64_t i = 0; i < length * 4 * c; i++) layer->active[i] = narrow(w->wide[i] > 0 ? w->wide[i] : 0);
-    square(layer->active, w->square, length * 4 * c);
-    join_branch(m, w, length, w->square, &linears[DOWN], seed_of(seed, row, nth, FED));
+    add_branch(m, w, length, layer->attn_out, &linears[OUT], dropout_seed(seed, row, nth, DROP_ATTENTION));
+    norm_conv(m, w, length, m->taps ? get_weight(m, nth, 5) : NULL, &layer->sublayers[1]);
+    matmul(layer->sublayers[1].conv_out, up->packed, length, c / STEP, 4 * c, w->wide, 0);
+    for (int64_t i = 0; i < length * 4 * c; i++) layer->relu_out[i] = to_elem(w->wide[i] > 0 ? w->wide[i] : 0);
+    square(layer->relu_out, w->relu_sq, length * 4 * c);
+    add_branch(m, w, length, w->relu_sq, &linears[DOWN], dropout_seed(seed, row, nth, DROP_FEED_FORWARD));
 }
 
-/* dx (L, in) = dy @ weight, and weight's gradient grows by dy.T @ x */
-static void linear_back(const struct work *w, int64_t length, const struct linear *l, const num *dy, const num *x,
+/* dx (L, in) = dy @ weight; dweight += dy.T @ x */
+static void linear_backward(const struct work *w, int64_t length, const struct linear *l, const elem *dy, const elem *x,
                         float *dx, float *dweight) {
-    product(dy, l->back, length, l->out / STEP, l->in, dx, 0);
-    by_columns(dy, l->out, length, l->out, w->left);
-    by_columns(x, l->in, length, l->in, w->right);
-    outer(w->left, w->right, l->out, length / STEP, l->in, dweight);
+    matmul(dy, l->packed_t, length, l->out / STEP, l->in, dx, 0);
+    pack_columns(dy, l->out, length, l->out, w->packed_a);
+    pack_columns(x, l->in, length, l->in, w->packed_b);
+    matmul_tn(w->packed_a, w->packed_b, l->out, length / STEP, l->in, dweight);
 }
 
-/* The gradient that a branch gets, in w->narrow */
-static void enter_branch(const struct model *m, struct work *w, int64_t length, uint32_t seed) {
+/* w->wide_elems = the gradient of a branch's output. */
+static void branch_grad(const struct model *m, struct work *w, int64_t length, uint32_t seed) {
     int64_t n = length * m->width;
     memcpy(w->branch, w->dx, n * sizeof(float));
-    drop(w->branch, n, m->dropout, seed);
-    narrow_all(w->branch, w->narrow, n);
+    dropout(w->branch, n, m->dropout, seed);
+    to_elems(w->branch, w->wide_elems, n);
 }
 
-static void layer_back(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed, int64_t row,
-                       float *grads) {
+static void layer_backward(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed,
+                           int64_t row, float *grads) {
     struct layer *layer = &w->layers[nth];
     struct linear linears[LINEARS];
     int64_t c = m->width;
-    for (int i = 0; i < LINEARS; i++) linears[i] = linear_of(m, nth * LINEARS + i);
-    enter_branch(m, w, length, seed_of(seed, row, nth, FED));
-    square(layer->active, w->square, length * 4 * c);
-    linear_back(w, length, &linears[DOWN], w->narrow, w->square, w->wide, grads + offset(m, nth, DOWN));
-    for (int64_t i = 0; i < length * 4 * c; i++) w->narrow[i] = narrow(2 * w->wide[i] * widen(layer->active[i]));
-    linear_back(w, length, &linears[UP], w->narrow, layer->halves[1].mixed, w->wide, grads + offset(m, nth, UP));
-    mix_back(m, w, length, m->taps ? weight_of(m, nth, 5) : NULL, &layer->halves[1], w->wide, grads + offset(m, nth, 5));
+    for (int i = 0; i < LINEARS; i++) linears[i] = get_linear(m, nth * LINEARS + i);
+    branch_grad(m, w, length, dropout_seed(seed, row, nth, DROP_FEED_FORWARD));
+    square(layer->relu_out, w->relu_sq, length * 4 * c);
+    linear_backward(w, length, &linears[DOWN], w->wide_elems, w->relu_sq, w->wide, grads + offset(m, nth, DOWN));
+    for (int64_t i = 0; i < length * 4 * c; i++) w->wide_elems[i] = to_elem(2 * w->wide[i] * to_f32(layer->relu_out[i]));
+    linear_backward(w, length, &linears[UP], w->wide_elems, layer->sublayers[1].conv_out, w->wide,
+                    grads + offset(m, nth, UP));
+    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, 5) : NULL, &layer->sublayers[1], w->wide,
+                       grads + offset(m, nth, 5));
 
-    enter_branch(m, w, length, seed_of(seed, row, nth, MIXED));
-    linear_back(w, length, &linears[OUT], w->narrow, layer->heard, w->branch, grads + offset(m, nth, OUT));
-    narrow_all(w->branch, w->narrow, length * c);
+    branch_grad(m, w, length, dropout_seed(seed, row, nth, DROP_ATTENTION));
+    linear_backward(w, length, &linears[OUT], w->wide_elems, layer->attn_out, w->branch, grads + offset(m, nth, OUT));
+    to_elems(w->branch, w->wide_elems, length * c);
     for (int64_t i = 0; i < m->heads; i++) {
-        struct head head = head_of(m, w, layer, length, i, seed_of(seed, row, nth, WEIGHED + i));
+        struct attn_head head = get_head(m, w, layer, length, i, dropout_seed(seed, row, nth, DROP_PROBS + i));
         float *dq = w->wide + i * head.size;
-        attend_back(&head, &w->scratch, w->narrow + i * head.size, dq, dq + c, dq + 2 * c);
+        attention_backward(&head, &w->attn, w->wide_elems + i * head.size, dq, dq + c, dq + 2 * c);
     }
-    turn_back(m, w, length, layer, w->wide);
-    narrow_all(w->wide, w->narrow, length * 3 * c);
-    linear_back(w, length, &linears[QKV], w->narrow, layer->halves[0].mixed, w->wide, grads + offset(m, nth, QKV));
-    mix_back(m, w, length, m->taps ? weight_of(m, nth, 4) : NULL, &layer->halves[0], w->wide, grads + offset(m, nth, 4));
+    qk_rope_backward(m, w, length, layer, w->wide);
+    to_elems(w->wide, w->wide_elems, length * 3 * c);
+    linear_backward(w, length, &linears[QKV], w->wide_elems, layer->sublayers[0].conv_out, w->wide,
+                    grads + offset(m, nth, QKV));
+    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, 4) : NULL, &layer->sublayers[0], w->wide,
+                       grads + offset(m, nth, 4));
 }
 
-/* Nats of one token, whose logits become their gradient. Padding comes after the vocabulary. */
-static double surprise(float *logits, int64_t vocab, int64_t padding, int64_t target, float share) {
-    if (target < 0) {
-        memset(logits, 0, padding * sizeof(float));
-        return 0;
-    }
-    float most = logits[0], given = logits[target];
-    for (int64_t i = 1; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
-    for (int64_t i = 0; i < vocab; i++) logits[i] = exponential(logits[i] - most);
-    float total = sum(logits, vocab), scale = share / total;
-    for (int64_t i = 0; i < vocab; i++) logits[i] *= scale;
-    memset(logits + vocab, 0, (padding - vocab) * sizeof(float));
-    logits[target] -= share;
-    return (double)logf(total) + most - given;
-}
-
-/* Summed nats of a row; w->dx is then the gradient of what the last layer gave. */
-static double head_both(const struct model *m, struct work *w, int64_t length, const int64_t *targets, int64_t tokens,
-                        float share, float *grads) {
-    struct linear head = linear_of(m, m->layers * LINEARS);
+/* Summed nats of a row; w->dx becomes the gradient of the last layer's output. */
+static double head_loss(const struct model *m, struct work *w, int64_t length, const int64_t *targets, int64_t tokens,
+                        float loss_scale, float *grads) {
+    struct linear head = get_linear(m, m->layers * LINEARS);
     int64_t c = m->width;
     double nats = 0;
-    for (int64_t t = 0; t < length; t++) w->last_scales[t] = norm(w->x + t * c, c, w->last_normed + t * c);
-    narrow_all(w->last_normed, w->last, length * c);
-    product(w->last, head.there, length, c / STEP, head.out, w->wide, 0);
+    for (int64_t t = 0; t < length; t++) w->final_scales[t] = rms_norm(w->x + t * c, c, w->final_normed + t * c);
+    to_elems(w->final_normed, w->final, length * c);
+    matmul(w->final, head.packed, length, c / STEP, head.out, w->wide, 0);
     for (int64_t t = 0; t < length; t++)
-        nats += surprise(w->wide + t * head.out, m->vocab, head.out, t < tokens ? targets[t] : -1, share);
+        nats += cross_entropy(w->wide + t * head.out, m->vocab, head.out, t < tokens ? targets[t] : -1, loss_scale);
     if (!grads) return nats;
-    narrow_all(w->wide, w->narrow, length * head.out);
-    linear_back(w, length, &head, w->narrow, w->last, w->branch, grads + m->vocab * c);
+    to_elems(w->wide, w->wide_elems, length * head.out);
+    linear_backward(w, length, &head, w->wide_elems, w->final, w->branch, grads + m->vocab * c);
     memset(w->dx, 0, length * c * sizeof(float));
     for (int64_t t = 0; t < length; t++)
-        norm_back(w->branch + t * c, w->last_normed + t * c, w->last_scales[t], c, w->dx + t * c);
+        rms_norm_backward(w->branch + t * c, w->final_normed + t * c, w->final_scales[t], c, w->dx + t * c);
     return nats;
 }
 
-static void embed(const struct model *m, struct work *w, int64_t length, const struct batch *b, int64_t row) {
+static void embed_forward(const struct model *m, struct work *w, int64_t length, const struct batch *b, int64_t row) {
     int64_t c = m->width;
     for (int64_t t = 0; t < length; t++) {
-        int64_t given = t < b->length;
-        w->starts[t] = given ? b->starts[row * b->length + t] : t;
-        float *x = w->first_normed + t * c;
-        w->first_scales[t] = 0;
-        if (given) w->first_scales[t] = norm(m->weights[0] + b->inputs[row * b->length + t] * c, c, x);
+        int is_token = t < b->length;
+        w->starts[t] = is_token ? b->starts[row * b->length + t] : t;
+        float *x = w->embed_normed + t * c;
+        w->embed_scales[t] = 0;
+        if (is_token) w->embed_scales[t] = rms_norm(m->weights[0] + b->inputs[row * b->length + t] * c, c, x);
         else memset(x, 0, c * sizeof(float));
     }
-    find_ends(w->starts, length, w->scratch.ends);
-    memcpy(w->x, w->first_normed, length * c * sizeof(float));
-    drop(w->x, length * c, m->dropout, seed_of(b->seed, row, m->layers, EMBEDDED));
+    find_key_ends(w->starts, length, w->attn.key_end);
+    memcpy(w->x, w->embed_normed, length * c * sizeof(float));
+    dropout(w->x, length * c, m->dropout, dropout_seed(b->seed, row, m->layers, DROP_EMBEDDING));
 }
 
-static void embed_back(const struct model *m, struct work *w, int64_t length, const struct batch *b, int64_t row,
+static void embed_backward(const struct model *m, struct work *w, int64_t length, const struct batch *b, int64_t row,
                        float *grads) {
     int64_t c = m->width;
-    drop(w->dx, length * c, m->dropout, seed_of(b->seed, row, m->layers, EMBEDDED));
+    dropout(w->dx, length * c, m->dropout, dropout_seed(b->seed, row, m->layers, DROP_EMBEDDING));
     for (int64_t t = 0; t < b->length; t++)
-        norm_back(w->dx + t * c, w->first_normed + t * c, w->first_scales[t], c,
+        rms_norm_backward(w->dx + t * c, w->embed_normed + t * c, w->embed_scales[t], c,
                   grads + b->inputs[row * b->length + t] * c);
 }
 
-/* Summed nats of some rows, and, unless it is NULL, the gradients of these times `share`, in the order of
-   `weights`. */
-double run(const struct model *m, const struct batch *b, float share, char *memory, float *grads) {
-    int64_t length = padded(b->length, PANEL);
+/* Summed nats of the rows from first to last - 1. Unless `grads` is NULL it gets the gradients of the nats times
+   `loss_scale`, in the order of `weights`. */
+double loss_and_grads(const struct model *m, const struct batch *b, float loss_scale, char *memory, float *grads) {
+    int64_t length = round_up(b->length, PANEL);
     struct work w;
     double nats = 0;
     memory += -(uintptr_t)memory % 64;
-    memory = arrange(m, length, memory, &w);
-    for (int64_t i = 0; i < m->layers; i++) memory = arrange_layer(m, length, memory, &w.layers[i]);
-    if (grads) memset(grads, 0, gradients_size(m) * sizeof(float));
+    memory = layout_work(m, length, memory, &w);
+    for (int64_t i = 0; i < m->layers; i++) memory = layout_layer(m, length, memory, &w.layers[i]);
+    if (grads) memset(grads, 0, n_gradients(m) * sizeof(float));
     for (int64_t row = b->first; row < b->last; row++) {
-        embed(m, &w, length, b, row);
-        for (int64_t i = 0; i < m->layers; i++) layer_there(m, &w, i, length, b->seed, row);
-        nats += head_both(m, &w, length, b->targets + row * b->length, b->length, share, grads);
+        embed_forward(m, &w, length, b, row);
+        for (int64_t i = 0; i < m->layers; i++) layer_forward(m, &w, i, length, b->seed, row);
+        nats += head_loss(m, &w, length, b->targets + row * b->length, b->length, loss_scale, grads);
         if (!grads) continue;
-        for (int64_t i = m->layers; i-- > 0;) layer_back(m, &w, i, length, b->seed, row, grads);
-        embed_back(m, &w, length, b, row, grads);
+        for (int64_t i = m->layers; i-- > 0;) layer_backward(m, &w, i, length, b->seed, row, grads);
+        embed_backward(m, &w, length, b, row, grads);
     }
     return nats;
 }

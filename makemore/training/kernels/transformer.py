@@ -6,18 +6,15 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.runtime.native import library, spread, structure
+from makemore.models.transformer import Transformer
+from makemore.runtime.native import CLibrary, parallel_map, structure
+from makemore.training.kernels.base import gradient_kernel
 
-if TYPE_CHECKING:
-    from makemore.models.transformer import Transformer
-
-SOURCE = Path(__file__).with_name("transformer.c")
 PANEL, HEAD = 32, 8
 """Of which the width and a head's size must be multiples, for C's vectors."""
 LARGEST_VOCABULARY = 4096
@@ -40,27 +37,37 @@ _Batch = structure(
     **dict.fromkeys(("inputs", "targets", "starts"), c_void_p),
     seed=c_uint32,
 )
+LIBRARY = CLibrary(
+    Path(__file__).with_name("transformer.c"),
+    {
+        "n_gradients": (c_int64, POINTER(_Model)),
+        "packed_size": (c_int64, POINTER(_Model)),
+        "workspace": (c_int64, POINTER(_Model), c_int64),
+        "pack_weights": (None, POINTER(_Model), c_int64, c_int64, c_void_p),
+        "loss_and_grads": (c_double, POINTER(_Model), POINTER(_Batch), c_float, c_void_p, c_void_p),
+    },
+    {"model": _Model, "batch": _Batch},
+)
 
 
-def native_transformer(model: Transformer, precision: torch.dtype) -> NativeTransformer | None:
+@gradient_kernel.register(Transformer)
+def _kernel(model: Transformer, precision: torch.dtype) -> TransformerKernel | None:
     """None: this model, or this machine, is not for it."""
     config = model.config
     fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
     fits = fits and model.vocab_size <= LARGEST_VOCABULARY and model.n_parameters() <= MOST_PARAMETERS
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
-    code = library(SOURCE, *(["-DFLOAT32"] if precision == torch.float32 else []))
-    return None if code is None else NativeTransformer(model, code)
+    code = LIBRARY.load(*(["-DFLOAT32"] if precision == torch.float32 else []))
+    return None if code is None else TransformerKernel(model, code)
 
 
-class NativeTransformer:
+class TransformerKernel:
     """Rows are shared among torch's number of threads."""
 
     def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
-        """``code``: what ``SOURCE`` compiles to."""
+        """``code``: the loaded ``LIBRARY``."""
         self.model, self.code = model, code
-        code.run.restype = c_double
-        code.gradients_size.restype = code.packed_size.restype = code.workspace.restype = c_int64
         config = model.config
         taps = config.conv if config.has_conv else 0
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
@@ -76,7 +83,7 @@ class NativeTransformer:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
         count = max(int((targets_BT >= 0).sum()), 1)
         parts = self._parts(inputs_BT)
-        grads_PN = torch.empty(parts, self.code.gradients_size(byref(self.described)))
+        grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.described)))
         nats = self._run(inputs_BT, targets_BT, 1 / count, list(grads_PN))
         return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
 
@@ -88,9 +95,9 @@ class NativeTransformer:
         return min(torch.get_num_threads(), len(inputs_BT))
 
     def _run(
-        self, inputs_BT: Tensor, targets_BT: Tensor, share: float, grads: Sequence[Tensor | None]
+        self, inputs_BT: Tensor, targets_BT: Tensor, loss_scale: float, grads: Sequence[Tensor | None]
     ) -> float:
-        """Summed nats; ``grads`` get the gradients of these times ``share``, a part of the rows each."""
+        """Summed nats; ``grads`` get the gradients of these times ``loss_scale``, a part of the rows each."""
         (rows, length), parts = inputs_BT.shape, len(grads)
         arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
         weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
@@ -99,19 +106,18 @@ class NativeTransformer:
         self.described.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
         self._make_room(parts, length)
 
-        def prepare(part: int) -> None:
-            work = c_void_p(self.memory_PM[part].data_ptr())
-            self.code.prepare(byref(self.described), c_int64(part), c_int64(parts), work)
+        def pack(part: int) -> None:
+            self.code.pack_weights(byref(self.described), part, parts, self.memory_PM[part].data_ptr())
 
         def run(part: int) -> float:
             first, last = (rows * n // parts for n in (part, part + 1))
             batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
-            own, memory = grads[part], c_void_p(self.memory_PM[part].data_ptr())
-            into = None if own is None else c_void_p(own.data_ptr())
-            return self.code.run(byref(self.described), byref(batch), c_float(share), memory, into)
+            memory, grad = self.memory_PM[part].data_ptr(), grads[part]
+            pointer = None if grad is None else grad.data_ptr()
+            return self.code.loss_and_grads(byref(self.described), byref(batch), loss_scale, memory, pointer)
 
-        spread(prepare, parts)
-        return sum(spread(run, parts))
+        parallel_map(pack, parts)
+        return sum(parallel_map(run, parts))
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """(B, T) int64: where in its row each token's document starts."""
@@ -121,7 +127,7 @@ class NativeTransformer:
         return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
 
     def _make_room(self, parts: int, length: int) -> None:
-        needed = max(self.code.workspace(byref(self.described), c_int64(length)), self.packed.numel())
+        needed = max(self.code.workspace(byref(self.described), length), self.packed.numel())
         if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
             self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
 

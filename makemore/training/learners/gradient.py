@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.errors import UserError
-from makemore.models.base import CountModel, LanguageModel, ManualModel, Native
+from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.models.count import Count
 from makemore.models.layers.dropout import compile_options
 from makemore.runtime import distributed as parallel
@@ -26,6 +26,7 @@ from makemore.runtime.device import (
 )
 from makemore.runtime.sharding import cut_like, is_sharded, on_all, whole
 from makemore.settings import TrainConfig
+from makemore.training.kernels import GradientKernel
 from makemore.training.learners.guard import Guard
 from makemore.training.optimizers.optim import Average, Optimizers
 from makemore.types import IGNORE_INDEX, Batch, State
@@ -374,7 +375,11 @@ class ManualLearner(GradientLearner):
     """Gradients from a hand-written backward pass, the model's own or in C; no autograd graph at all."""
 
     def __init__(
-        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, by_hand: ManualModel | Native
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        precision: torch.dtype,
+        by_hand: ManualModel | GradientKernel,
     ) -> None:
         super().__init__(model, config, precision)
         self.by_hand = by_hand
@@ -397,7 +402,7 @@ def make_learner(
     precision: torch.dtype,
     compiled: bool,
     held_out: Callable[[], Iterable[Batch]] = tuple,
-    native: Native | None = None,
+    native: GradientKernel | None = None,
 ) -> Learner:
     """The learner a model is made for; ``native``: the model in C, in place of autograd."""
     if isinstance(model, CountModel):

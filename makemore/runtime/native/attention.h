@@ -1,0 +1,142 @@
+/* Causal attention of one head within documents, forward and backward.
+
+   Scores aren't stored. Queries and keys are normalised, so no score exceeds sqrt(D): exponentials need no maximum
+   subtracted, and recomputing them in the backward pass costs less than the memory traffic.
+
+   L is the row's length, a multiple of PANEL; D the head's size. Rows are processed in blocks of BLOCK. Keys of a block
+   are visible from the first key of its first row's document, rounded down to a block; the rest is never read. */
+
+struct attn_work { /* scratch memory for one head */
+    float *probs, *dprobs;     /* (L, L): softmax of the scores; its gradient */
+    elem *dropped, *dscores;   /* (L, L): probabilities after dropout; the scores' gradient */
+    pair *transposed;          /* (L / PANEL, L / STEP, PANEL) */
+    pair *packed_a, *packed_b; /* (L, D) */
+    float *out;                /* (L, D rounded up to PANEL) */
+    int64_t *key_end;          /* (L / BLOCK,): one past the last query that sees each block of keys */
+};
+
+struct attn_head {
+    int64_t length, size, width; /* L, D, and the model's width */
+    const int64_t *starts;       /* (L,): where each token's document starts */
+    const elem *q, *k, *v;       /* (L, D), rows 3 * width apart; q is divided by sqrt(D) */
+    uint32_t seed;
+    float dropout;
+};
+
+/* The first visible key of a row's block. */
+INLINE int64_t block_start(const int64_t *starts, int64_t row) { return starts[row / BLOCK * BLOCK] / BLOCK * BLOCK; }
+
+/* y (L, L) = a (L, D) @ b.T at visible positions; a's rows are `row` pairs apart, b is packed by rows. */
+static void causal_qk(const struct attn_head *h, const elem *a, int64_t row, const pair *b, float *y) {
+    int64_t length = h->length, depth = h->size / STEP;
+    for (int64_t r = 0; r < length; r += TILE)
+        for (int64_t c = block_start(h->starts, r) / PANEL * PANEL; c < r / BLOCK * BLOCK + BLOCK; c += PANEL)
+            matmul_tile((const pair *)a + r * row, row, 1, b + c * depth, depth, y + r * length + c, length, 0);
+}
+
+/* out (L, D) = a (L, L) @ b over visible keys; b is packed by columns. */
+static void causal_pv(const struct attn_head *h, const elem *a, const pair *b, float *out) {
+    int64_t length = h->length, depth = length / STEP, columns = round_up(h->size, PANEL);
+    for (int64_t r = 0; r < length; r += TILE) {
+        int64_t from = block_start(h->starts, r), to = r / BLOCK * BLOCK + BLOCK;
+        for (int64_t c = 0; c < columns; c += PANEL)
+            matmul_tile((const pair *)(a + r * length + from), depth, 1, b + c * depth + from / STEP * PANEL,
+                        (to - from) / STEP, out + r * columns + c, columns, 0);
+    }
+}
+
+/* out (L, D) = a.T @ b over the queries that see each key. */
+static void causal_ptv(const struct attn_head *h, const struct attn_work *s, const elem *a, const pair *b) {
+    int64_t length = h->length, depth = length / STEP, columns = round_up(h->size, PANEL);
+    for (int64_t c = 0; c < length; c += PANEL) {
+        int64_t end = s->key_end[(c + PANEL - 1) / BLOCK];
+        pack_columns(a + c * length + c, length, end - c, PANEL, s->transposed + c * depth + c / STEP * PANEL);
+    }
+    for (int64_t r = 0; r < length; r += TILE) {
+        int64_t from = r / BLOCK * BLOCK, end = s->key_end[r / BLOCK];
+        for (int64_t c = 0; c < columns; c += PANEL)
+            matmul_tile(packed_row(s->transposed, depth, r) + from / STEP * PANEL, 1, PANEL,
+                        b + c * depth + from / STEP * PANEL, (end - from) / STEP, s->out + r * columns + c, columns, 0);
+    }
+}
+
+static void causal_softmax(const struct attn_head *h, const struct attn_work *s) {
+    int64_t length = h->length;
+    for (int64_t t = 0; t < length; t++) {
+        int64_t from = h->starts[t], low = block_start(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
+        float *probs = s->probs + t * length;
+        elem *dropped = s->dropped + t * length;
+        exp_inplace(probs + low, high - low, 0);
+        for (int64_t i = low; i < from; i++) probs[i] = 0;
+        for (int64_t i = t + 1; i < high; i++) probs[i] = 0;
+        float scale = 1 / sum(probs + low, high - low);
+        for (int64_t i = low; i < high; i++) probs[i] *= scale;
+        if (h->dropout > 0)
+            for (int64_t i = low; i < high; i++)
+                dropped[i] = to_elem(probs[i] * dropout_factor(h->dropout, h->seed, t * length + i));
+        else
+            to_elems(probs + low, dropped + low, high - low);
+    }
+}
+
+static void attn_probs(const struct attn_head *h, const struct attn_work *s) {
+    pack_rows(h->k, 3 * h->width, h->length, h->size, s->packed_a);
+    causal_qk(h, h->q, 3 * h->width / STEP, s->packed_a, s->probs);
+    causal_softmax(h, s);
+}
+
+/* y (L, D), rows `width` apart, = softmax(q @ k.T) @ v */
+static void attention_forward(const struct attn_head *h, const struct attn_work *s, elem *y) {
+    attn_probs(h, s);
+    pack_columns(h->v, 3 * h->width, h->length, h->size, s->packed_b);
+    causal_pv(h, s->dropped, s->packed_b, s->out);
+    for (int64_t t = 0; t < h->length; t++)
+        to_elems(s->out + t * round_up(h->size, PANEL), y + t * h->width, h->size);
+}
+
+/* dscores from the probabilities and their gradient. */
+static void softmax_backward(const struct attn_head *h, const struct attn_work *s) {
+    int64_t length = h->length;
+    for (int64_t t = 0; t < length; t++) {
+        int64_t low = block_start(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
+        float *dprobs = s->dprobs + t * length;
+        const float *probs = s->probs + t * length;
+        elem *dscores = s->dscores + t * length;
+        if (h->dropout > 0)
+            for (int64_t i = low; i < high; i++) dprobs[i] *= dropout_factor(h->dropout, h->seed, t * length + i);
+        float mean = dot(probs + low, dprobs + low, high - low);
+        for (int64_t i = low; i < high; i++) dscores[i] = to_elem(probs[i] * (dprobs[i] - mean));
+    }
+}
+
+/* key_end of a row of the batch; the same for every head. */
+static void find_key_ends(const int64_t *starts, int64_t length, int64_t *key_end) {
+    for (int64_t r = 0, last = 0; r < length; r += BLOCK) {
+        while (last < length && block_start(starts, last) <= r) last += BLOCK;
+        key_end[r / BLOCK] = last;
+    }
+}
+
+static void store_head(const struct attn_head *h, const float *out, float *y) {
+    for (int64_t t = 0; t < h->length; t++)
+        memcpy(y + t * 3 * h->width, out + t * round_up(h->size, PANEL), h->size * sizeof(float));
+}
+
+/* dq, dk, dv, rows 3 * width apart, from dy (L, D), rows `width` apart. */
+static void attention_backward(const struct attn_head *h, const struct attn_work *s, const elem *dy, float *dq, float *dk,
+                               float *dv) {
+    int64_t length = h->length, size = h->size, stride = 3 * h->width;
+    attn_probs(h, s);
+    pack_rows(h->v, stride, length, size, s->packed_b);
+    causal_qk(h, dy, h->width / STEP, s->packed_b, s->dprobs);
+    softmax_backward(h, s);
+    pack_columns(dy, h->width, length, size, s->packed_b);
+    causal_ptv(h, s, s->dropped, s->packed_b);
+    store_head(h, s->out, dv);
+    pack_columns(h->q, stride, length, size, s->packed_b);
+    causal_ptv(h, s, s->dscores, s->packed_b);
+    store_head(h, s->out, dk);
+    pack_columns(h->k, stride, length, size, s->packed_b);
+    causal_pv(h, s->dscores, s->packed_b, s->out);
+    store_head(h, s->out, dq);
+}
