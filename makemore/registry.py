@@ -1,4 +1,4 @@
-"""Lazy registries: names to ``module:Class`` strings, imported on first use."""
+"""Lazy registries: map names to ``module:Class`` strings, imported on first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Name to class, resolved lazily so that help and errors come without importing torch."""
+    """Maps names to classes, imported lazily to keep help and errors from importing torch."""
 
     def __init__(self, kind: str, entries: dict[str, str]) -> None:
         self.kind = kind
@@ -25,16 +25,16 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def register(self, name: str, path: str) -> None:
-        """Add an entry, ``package.module:Class``; the way in for rungs from outside the package."""
+        """Add an entry, ``package.module:Class``; also for rungs outside the package."""
         self._entries[name] = path
 
     def path(self, name: str) -> str:
-        """The ``module:Class`` of a name. Raises UserError, naming the nearest, if unknown."""
+        """The ``module:Class`` of a name. Raises UserError, suggesting the closest name, if unknown."""
         if name not in self._entries:
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]
 
     def get(self, name: str) -> type[T]:
-        """The class of a name. Raises UserError, naming the nearest, if unknown."""
+        """Import the class of a name. Raises UserError, suggesting the closest name, if unknown."""
         module, _, attribute = self.path(name).partition(":")
         return getattr(importlib.import_module(module), attribute)

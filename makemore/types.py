@@ -1,4 +1,4 @@
-"""What every part agrees on. Shape suffixes: B batch, T time (tokens), V vocabulary,
+"""Shared data types. Shape suffixes: B batch, T time (tokens), V vocabulary,
 N tokens of a split, D documents, U units of text."""
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE_INDEX = -100
-"""Target of a position whose loss does not count (padding, lead-in)."""
+"""Target of positions excluded from the loss (padding, context prefix)."""
 
 State = tuple["Tensor", ...]
-"""What a model remembers between calls: a flat tuple of tensors, dimension 0 is B in each."""
+"""A model's recurrent state: a flat tuple of tensors, each with batch dimension 0."""
 
 
 class Batch(NamedTuple):
@@ -25,14 +25,14 @@ class Batch(NamedTuple):
     inputs_BT: Tensor
     targets_BT: Tensor
     continues: bool = False
-    """True where every row goes on where the previous batch's row ended (carried state)."""
+    """True if every row continues the same row of the previous batch (carried state)."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a corpus as tokens to predict, document after document.
+    """One part of a corpus as target tokens, documents concatenated.
 
-    The input of target ``i`` is target ``i - 1``, and the boundary token where a document begins.
+    The input of target ``i`` is target ``i - 1``, or the boundary token at the start of a document.
     In ``lines`` mode each document's last target is the boundary (the line's end).
     """
 
@@ -46,9 +46,9 @@ class Split:
     bytes_D: np.ndarray
     """int64: UTF-8 bytes of each document, line end included."""
     seen_D: np.ndarray | None = None
-    """bool: the document stands verbatim in train (``lines`` mode only)."""
+    """bool: the document also occurs verbatim in train (``lines`` mode only)."""
     unspellable_D: np.ndarray | None = None
-    """int64: characters of each document that the tokenizer can't spell, left out of the tokens."""
+    """int64: characters of each document that the tokenizer can't encode, left out of the tokens."""
 
     @property
     def ends_D(self) -> np.ndarray:
@@ -65,13 +65,13 @@ class Split:
 
     def inputs_at(self, index: np.ndarray, boundary_id: int) -> np.ndarray:
         """The input tokens of targets ``index`` (any shape, negative allowed: boundary) as int64."""
-        before = self.tokens_N[np.maximum(index - 1, 0)].astype(np.int64)
-        return np.where(index > 0, before, boundary_id)
+        previous = self.tokens_N[np.maximum(index - 1, 0)].astype(np.int64)
+        return np.where(index > 0, previous, boundary_id)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good a model is on a split: every token scored once, nats summed in float64."""
+    """A model's score on a split: every token scored once, nats summed in float64."""
 
     split: str
     tokens: int
@@ -84,9 +84,9 @@ class Score:
     """int64: bytes of each unit."""
     ci95_bits_per_byte: tuple[float, float]
     unspellable: int = 0
-    """Characters outside the tokenizer's alphabet, charged at a fixed price."""
+    """Characters outside the tokenizer's alphabet, each charged a fixed number of nats."""
     unseen: Score | None = None
-    """The same over documents that don't stand verbatim in train, where some do."""
+    """The score of documents not in train; None unless some documents are in train and some aren't."""
 
     @property
     def nll(self) -> float:
@@ -116,8 +116,8 @@ class Score:
         return (self.ci95_bits_per_byte[0] * ratio, self.ci95_bits_per_byte[1] * ratio)
 
     def as_dict(self) -> dict[str, object]:
-        """The figures for ``--json``; ``ci95`` is that of bits per byte."""
-        figures: dict[str, object] = {
+        """Metrics for ``--json``; ``ci95`` is the confidence interval of bits per byte."""
+        metrics: dict[str, object] = {
             "split": self.split,
             "tokens": self.tokens,
             "chars": self.chars,
@@ -132,5 +132,5 @@ class Score:
             "unspellable": self.unspellable,
         }
         if self.unseen is not None:
-            figures["unseen"] = self.unseen.as_dict()
-        return figures
+            metrics["unseen"] = self.unseen.as_dict()
+        return metrics

@@ -163,7 +163,7 @@ class TestShares:
         "spec", ["", "1", "0.5,0.5", "a,b,c", "0.9,0.9,0.9", "1.5,-0.5,0", "nan,0.5,0.5"]
     )
     def test_refused(self, spec):
-        with pytest.raises(UserError, match="three shares that sum to 1"):
+        with pytest.raises(UserError, match="three fractions that sum to 1"):
             split_shares(spec, "lines")
 
     def test_train_needs_some(self):

@@ -1,4 +1,4 @@
-"""Arrays that grow piece by piece, in memory or in files that are mapped."""
+"""Named one-dimensional arrays that grow by appending, in memory or in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import IO
 import numpy as np
 
 Shapes = dict[str, tuple[str, int]]
-"""Type and length of each array, by name."""
+"""Array name to (dtype string, length)."""
 
 
 class ArrayWriter:
-    """Collects one-dimensional arrays by name, into ``folder`` where there is one."""
+    """Collects one-dimensional arrays by name, in memory or in files in ``folder``."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -22,21 +22,21 @@ class ArrayWriter:
         self.shapes: Shapes = {}
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """More of an array, of the type it began with."""
+        """Append to an array, casting to the dtype of its first values."""
         if name not in self._files:
             self._files[name] = (self.folder / f"{name}.bin").open("wb") if self.folder else io.BytesIO()
             self.shapes[name] = (values.dtype.str, 0)
-        kind, length = self.shapes[name]
-        self._files[name].write(np.ascontiguousarray(values, np.dtype(kind)).data)
-        self.shapes[name] = (kind, length + len(values))
+        dtype, length = self.shapes[name]
+        self._files[name].write(np.ascontiguousarray(values, np.dtype(dtype)).data)
+        self.shapes[name] = (dtype, length + len(values))
 
     def finish(self) -> dict[str, np.ndarray]:
-        """All arrays."""
+        """Return all arrays, memory-mapped if they are in files."""
         if self.folder is not None:
             self.close()
             return read_arrays(self.folder, self.shapes)
-        held = {name: file.getbuffer() for name, file in self._files.items() if isinstance(file, io.BytesIO)}
-        return {name: np.frombuffer(held[name], kind) for name, (kind, _) in self.shapes.items()}
+        data = {name: file.getbuffer() for name, file in self._files.items() if isinstance(file, io.BytesIO)}
+        return {name: np.frombuffer(data[name], dtype) for name, (dtype, _) in self.shapes.items()}
 
     def close(self) -> None:
         for file in self._files.values():
@@ -44,17 +44,17 @@ class ArrayWriter:
 
 
 def read_arrays(folder: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """What an ``ArrayWriter`` wrote there, mapped. Raises OSError or ValueError where it isn't whole."""
+    """Memory-map the arrays of an ``ArrayWriter``. Raises OSError or ValueError if a file is incomplete."""
     arrays: dict[str, np.ndarray] = {}
-    for name, (kind, length) in shapes.items():
+    for name, (dtype, length) in shapes.items():
         path = folder / f"{name}.bin"
-        # An empty file can't be mapped.
-        arrays[name] = np.memmap(path, kind, "r", shape=(length,)) if length else np.zeros(0, kind)
+        # An empty file can't be memory-mapped.
+        arrays[name] = np.memmap(path, dtype, "r", shape=(length,)) if length else np.zeros(0, dtype)
     return arrays
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory that a mapped array's pages took, where the system can."""
+    """Return a memory-mapped array's pages to the system, where supported."""
     mapped = getattr(array, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

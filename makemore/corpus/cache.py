@@ -1,4 +1,4 @@
-"""A folder of things that can be made again: each made once, whole or not at all."""
+"""On-disk cache whose entries are built once and written atomically."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from makemore.runtime.cachedir import cache_folder
 
 META = "meta.json"
 CHECKED = 1 << 28
-"""Bytes of a file up to which its content is checked, not its size alone."""
+"""Largest file in bytes whose checksum is verified; larger files are checked by size alone."""
 BLOCK = 1 << 22
 
 
 def key_of(*parts: Any) -> str:
-    """A name for what follows from these JSON values alone."""
+    """Hash JSON values into a cache key."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Cache:
-    """``kind``: a folder within makemore's cache. Where that can't be written, a passing one does."""
+    """The subdirectory ``kind`` of makemore's cache, or a temporary directory if it isn't writable."""
 
     def __init__(self, kind: str) -> None:
         self.note = ""
-        """One line worth telling the user."""
+        """A one-line note for the user, or empty."""
         try:
             self.folder = cache_folder() / kind
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,10 +43,10 @@ class Cache:
             self.folder = Path(tempfile.mkdtemp(prefix="makemore-"))
             atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
             reason = error.strerror if isinstance(error, OSError) else error
-            self.note = f"no cache ({reason}): encoded anew each time; MAKEMORE_CACHE names another folder"
+            self.note = f"no cache ({reason}): nothing is reused; set MAKEMORE_CACHE to a writable directory"
 
     def find(self, key: str) -> tuple[Path, dict[str, Any]] | None:
-        """An entry's folder and what was said of it, unless it is missing or damaged."""
+        """An entry's directory and metadata, or None if it is missing or damaged."""
         folder = self.folder / key
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -60,38 +60,37 @@ class Cache:
             return None
 
     def make(self, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-        """The entry of a key. ``build`` writes files into a folder and returns what to say of them.
+        """Return an entry; if missing, ``build`` writes its files to a directory and returns metadata.
 
-        Of several processes that build at once the first one's is kept. Raises UserError where there
-        is no room.
+        If several processes build it, the first one wins. Raises UserError if the disk is full.
         """
-        found = self.find(key)
-        if found is not None:
-            return found
+        entry = self.find(key)
+        if entry is not None:
+            return entry
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.folder))
         try:
             _seal(building, build(building))
-            self._place(building, key)
+            self._publish(building, key)
         except OSError as error:
             raise UserError(
                 f"can't write to the cache in {self.folder}: {error.strerror}; free some space, or set "
-                "MAKEMORE_CACHE to another folder"
+                "MAKEMORE_CACHE to another directory"
             ) from None
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        found = self.find(key)
-        if found is None:
-            raise UserError(f"{self.folder / key} changed while it was written; try again")
-        return found
+        entry = self.find(key)
+        if entry is None:
+            raise UserError(f"{self.folder / key} changed while it was being written; try again")
+        return entry
 
-    def _place(self, building: Path, key: str) -> None:
+    def _publish(self, building: Path, key: str) -> None:
         for _ in range(2):
             with contextlib.suppress(OSError):
                 os.rename(building, self.folder / key)
                 return
             if self.find(key) is not None:
-                return  # another process was first
-            # What stands there is damaged.
+                return  # another process was faster
+            # The existing entry is damaged.
             shutil.rmtree(self.folder / key, ignore_errors=True)
         os.rename(building, self.folder / key)
 
@@ -104,14 +103,14 @@ def _crc(path: Path) -> int:
     return crc
 
 
-def _seal(folder: Path, said: dict[str, Any]) -> None:
-    """Write down what a finished entry holds, once all of it is on disk."""
+def _seal(folder: Path, metadata: dict[str, Any]) -> None:
+    """Flush an entry's files to disk, then write their sizes, checksums and the metadata."""
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         files[path.name] = [path.stat().st_size, _crc(path)]
     with (folder / META).open("w", encoding="utf-8") as file:
-        json.dump({"files": files, "said": said}, file)
+        json.dump({"files": files, "said": metadata}, file)
         file.flush()
         os.fsync(file.fileno())

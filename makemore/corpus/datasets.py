@@ -1,4 +1,4 @@
-"""Where texts come from: a path, a name, or the list that ships with the project."""
+"""Data sets by name, and INPUT resolved to files, data sets or the bundled list of first names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHIPPED = "first-names"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A text that can be downloaded: pinned to a commit and a checksum."""
+    """A downloadable text, pinned to a commit and a checksum."""
 
     url: str
     sha256: str
@@ -47,23 +47,23 @@ DATASETS = {
 
 
 def shipped_file() -> Path:
-    """The list of first names that comes with makemore, from a checkout or an installed wheel."""
+    """Path of the bundled list of first names, in a checkout or an installed wheel."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "data", package.parent / "data"):
         if (folder / f"{SHIPPED}.txt").is_file():
             return folder / f"{SHIPPED}.txt"
-    raise UserError(f"{SHIPPED}.txt is missing from this installation; install makemore again")
+    raise UserError(f"{SHIPPED}.txt is missing from this installation; reinstall makemore")
 
 
 def download_folder() -> Path:
-    """Where ``makemore data`` puts files: ``MAKEMORE_DATA``, or ``data`` here."""
+    """Directory for ``makemore data``: ``MAKEMORE_DATA``, or ``./data``."""
     return Path(os.environ.get("MAKEMORE_DATA") or "data")
 
 
 def find_input(name: str | None) -> Path:
-    """The file that INPUT means: none is the shipped list, then a path, then a data set's name.
+    """Resolve INPUT to a file: the bundled list if None, else a path or a data set's name.
 
-    Raises UserError for a data set that hasn't been downloaded, or a file that isn't there.
+    Raises UserError if the data set isn't downloaded, or the name is unknown.
     """
     if name is None or name == SHIPPED:
         return shipped_file()
@@ -71,7 +71,7 @@ def find_input(name: str | None) -> Path:
         for folder in (download_folder(), Path("data")):
             if (folder / f"{name}.txt").is_file():
                 return folder / f"{name}.txt"
-        raise UserError(f"the data set {name!r} isn't here yet; get it with: makemore data {name}")
+        raise UserError(f"data set {name!r} isn't downloaded; get it with: makemore data {name}")
     if not os.path.exists(name) and not Path(name).suffix and os.sep not in name:
         known = unknown_name("data set", name, [SHIPPED, *DATASETS])
         raise UserError(f"no such file, and {known}")
@@ -79,27 +79,27 @@ def find_input(name: str | None) -> Path:
 
 
 def open_input(names: Sequence[str]) -> Source:
-    """What INPUT means: none is the shipped list; then files, folders, globs, URLs, ``-``, data sets.
+    """Resolve INPUT: the bundled list if empty, else files, directories, globs, URLs, ``-`` or data sets.
 
-    Raises UserError for a data set that hasn't been downloaded, or a file that isn't there.
+    Raises UserError if a data set isn't downloaded, or there is no text.
     """
     if not names:
         return find_source(str(shipped_file()))
-    return find_source(*(name if _is_place(name) else str(find_input(name)) for name in names))
+    return find_source(*(name if _is_special(name) else str(find_input(name)) for name in names))
 
 
-def _is_place(name: str) -> bool:
-    """Whether a name is no plain file's or data set's."""
+def _is_special(name: str) -> bool:
+    """Whether a name is standard input, a URL or a glob."""
     return name == "-" or "://" in name or glob.has_magic(name)
 
 
 def download(
     name: str, folder: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Path, bool]:
-    """Fetch a data set unless it is there already; returns its path and whether it was fetched.
+    """Download a data set unless it exists; returns its path and whether it was downloaded.
 
-    Raises UserError for an unknown name, no network, a file that isn't the pinned one (nothing is
-    kept), or another file in its place (nothing is replaced).
+    Raises UserError for an unknown name, a network failure, a checksum mismatch (nothing is saved), or
+    a different file at the path (nothing is overwritten).
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
@@ -107,11 +107,11 @@ def download(
     path = (folder or download_folder()) / f"{name}.txt"
     if path.exists():
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
-            raise UserError(f"{path} is there but is not the pinned file; move it away first")
+            raise UserError(f"{path} exists but is not the pinned file; move it away first")
         return path, False
     data = _fetch(dataset, progress)
     if hashlib.sha256(data).hexdigest() != dataset.sha256:
-        raise UserError(f"what {dataset.url} sent is not the pinned file; nothing was kept")
+        raise UserError(f"the download of {dataset.url} is not the pinned file; nothing was saved")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def download(
 
 
 def _fetch(dataset: Dataset, progress: Callable[[int, int], None] | None) -> bytes:
-    """The bytes at a URL, never more than the pinned file has (plus one, to notice)."""
+    """Download a data set's bytes, stopping once there are more than the pinned size."""
     data = b""
     try:
         with urllib.request.urlopen(dataset.url, timeout=30) as response:

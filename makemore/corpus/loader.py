@@ -1,4 +1,4 @@
-"""Loaders: endless (or, for counting, one pass of) batches whose place fits in a few numbers."""
+"""Batch loaders, endless or of one pass, whose position is a few integers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from makemore.corpus.shards import SHARD_TOKENS, Shards
 from makemore.types import IGNORE_INDEX, Batch, Split
 
 RELEASED_EVERY = 64
-"""Batches after which an ordered pass gives back the memory of what it has read."""
+"""Batches between releases of memory-mapped pages in an ordered pass."""
 
 
 class Loader(ABC):
-    """Deterministic from a seed; ``state_dict`` says where it is, exactly."""
+    """Iterates over batches, deterministic from a seed; ``state_dict`` is the exact position."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -27,11 +27,11 @@ class Loader(ABC):
 
     @abstractmethod
     def next(self) -> Batch:
-        """The next batch. Raises StopIteration where a finite loader has ended."""
+        """The next batch. Raises StopIteration at the end of a finite loader."""
 
     @property
     def progress(self) -> float | None:
-        """Share of the data that a finite loader has given, in [0, 1]."""
+        """Fraction of the data read, in [0, 1]; None for an endless loader."""
         return None
 
     def state_dict(self) -> dict[str, int]:
@@ -42,7 +42,7 @@ class Loader(ABC):
 
 
 class ShardedLoader(Loader):
-    """Plans an epoch shard by shard; a batch never spans two."""
+    """Plans an epoch shard by shard; a batch never spans two shards."""
 
     def __init__(self, split: Split, boundary_id: int, seed: int, shards: Shards | None) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class ShardedLoader(Loader):
         self._n_batches = 0
 
     @abstractmethod
-    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
-        """Lay out the batches of some stretches; returns how many there are."""
+    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
+        """Lay out the batches of a shard and return their number."""
 
     @abstractmethod
     def _batch(self, nth: int) -> Batch:
-        """The ``nth`` batch of those laid out."""
+        """The ``nth`` batch of the current shard."""
 
     def next(self) -> Batch:
         if self._planned != (self.epoch, self.shard):
@@ -82,10 +82,10 @@ class ShardedLoader(Loader):
 
 
 class ShuffledLoader(ShardedLoader):
-    """Every token at least once an epoch, but for an unfilled last batch: whole documents, or windows
-    of long ones, in random order; a long one's ends may come twice.
+    """Documents, or windows of long ones, in random order, about ``batch_tokens`` targets a batch.
 
-    A batch is cut by tokens, not by rows: every token weighs the same.
+    Each epoch covers every token except those of an unfilled last batch; the ends of a long document
+    may come twice. Batches are cut by tokens, not rows, to give every token the same weight.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class ShuffledLoader(ShardedLoader):
         self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
-        rows = shuffled(stretches, self.block_size, self.lead, rng)
+    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
+        rows = shuffled(segments, self.block_size, self.lead, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
         counted = rows.end - rows.count_from
         edges = token_groups(counted, self.batch_tokens)
-        # An unfilled last batch would weigh its tokens more: they come again next epoch.
+        # Drop a last batch less than half full: its tokens would weigh more than others.
         if len(edges) > 2 and counted[edges[-2] :].sum() < self.batch_tokens // 2:
             edges = edges[:-1]
         self._rows, self._edges = rows, edges
@@ -120,9 +120,9 @@ class ShuffledLoader(ShardedLoader):
 
 
 class PackedLoader(ShardedLoader):
-    """Documents in random order, as many in each row as fit: all batches have one shape.
+    """Documents in random order, packed into rows of ``block_size``: all batches have one shape.
 
-    For models to which a boundary in a row begins a document.
+    For models that start a new document at a boundary within a row.
     """
 
     def __init__(
@@ -139,9 +139,9 @@ class PackedLoader(ShardedLoader):
         self._index = np.zeros(0, np.int64)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, stretches: Stretches, rng: np.random.Generator) -> int:
-        """The targets in order, and where rows begin among them."""
-        pieces = shuffled(stretches, self.block_size, 0, rng)
+    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
+        """Lay out the target indices in row order, and the edges of rows among them."""
+        pieces = shuffled(segments, self.block_size, 0, rng)
         pieces = pieces.take(rng.permutation(len(pieces.begin)))
         ends = np.cumsum(pieces.lengths)
         shift = np.repeat(pieces.begin - (ends - pieces.lengths), pieces.lengths)
@@ -151,26 +151,25 @@ class PackedLoader(ShardedLoader):
             fits = np.searchsorted(ends, edges[-1] + self.block_size, side="right")
             edges.append(int(ends[fits - 1]))
         self._edges = np.array(edges)
-        # An unfilled last batch is left out: its documents come again next epoch.
+        # Drop an unfilled last batch, to keep one shape.
         n_rows = len(edges) - 1
         return max(n_rows // self.rows, 1)
 
     def _batch(self, nth: int) -> Batch:
         edges = self._edges[nth * self.rows : (nth + 1) * self.rows + 1]
-        at = edges[:-1, None] + np.arange(self.block_size)
-        inside = at < edges[1:, None]
-        index = self._index[np.minimum(at, len(self._index) - 1)]
+        positions = edges[:-1, None] + np.arange(self.block_size)
+        inside = positions < edges[1:, None]
+        index = self._index[np.minimum(positions, len(self._index) - 1)]
         inputs = np.where(inside, self.split.inputs_at(index, self.boundary_id), self.boundary_id)
         targets = np.where(inside, self.split.tokens_N[index].astype(np.int64), IGNORE_INDEX)
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
 
 class StreamLoader(Loader):
-    """Contiguous streams side by side, each batch going on where the last one ended: truncated
-    backpropagation through time (Williams & Peng 1990).
+    """Parallel contiguous streams for truncated backpropagation through time (Williams & Peng 1990).
 
-    ``random`` truncation cuts elsewhere each epoch, into lengths from half to one and a half times
-    ``block_size`` (after Merity et al. 2018).
+    ``random`` truncation samples row lengths from 0.5 to 1.5 times ``block_size`` each epoch (after
+    Merity et al. 2018).
     """
 
     def __init__(
@@ -191,10 +190,10 @@ class StreamLoader(Loader):
         self._edges = np.zeros(1, np.int64)
 
     def _plan(self) -> np.ndarray:
-        """Where the epoch's batches begin and end in every stream."""
+        """Edges of the epoch's batches within each stream."""
         rng = np.random.default_rng([self.seed, self.epoch])
         size, block = len(self.split.tokens_N) // self.rows, self.block_size
-        # Streams begin elsewhere each epoch, so that their cold starts do.
+        # A random phase each epoch varies which tokens are predicted without context.
         phase = int(rng.integers(0, min(block, size - block + 1)))
         if self.truncation == "regular":
             return np.arange(phase, size + 1, block)
@@ -217,9 +216,9 @@ class StreamLoader(Loader):
 
 
 class OrderedLoader(Loader):
-    """One pass over everything, for counting: documents by length, a long one in pieces.
+    """One pass over a split, for counting: documents sorted by length, long ones in pieces.
 
-    Documents come in groups of about ``group_tokens``, sorted within each.
+    Documents are sorted within groups of about ``group_tokens``.
     """
 
     def __init__(
@@ -255,11 +254,11 @@ class OrderedLoader(Loader):
 
     @property
     def progress(self) -> float:
-        groups = len(self._groups) - 1
-        if self.group >= groups:
+        n_groups = len(self._groups) - 1
+        if self.group >= n_groups:
             return 1.0
         done = self.cursor / max(len(self._batches), 1) if self._planned == self.group else 0.0
-        return (self.group + done) / groups
+        return (self.group + done) / n_groups
 
     def __iter__(self) -> Iterator[Batch]:
         while True:

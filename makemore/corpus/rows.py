@@ -1,4 +1,4 @@
-"""Rows of a batch: stretches of a document, some of whose targets count."""
+"""Rows of a batch: ranges of a document, with the targets that count towards the loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from makemore.types import IGNORE_INDEX, Batch, Split
 
 FEW = 32
-"""Pieces of a stretch that are few enough for one more to matter."""
+"""Number of pieces of a segment below which an extra piece is avoided."""
 
 
 class Rows(NamedTuple):
-    """Stretches ``begin … end`` (indices of targets, (R,) int64); targets from ``count_from`` on count."""
+    """Ranges ``begin … end`` of target indices, (R,) int64; targets from ``count_from`` on count."""
 
     begin: np.ndarray
     count_from: np.ndarray
@@ -29,18 +29,18 @@ class Rows(NamedTuple):
 
 
 class Stretches(NamedTuple):
-    """Parts of documents that rows are cut from, (S,) int64 each."""
+    """Segments of documents that rows are cut from, (S,) int64 each."""
 
     begin: np.ndarray
     end: np.ndarray
     floor: np.ndarray
-    """Where the document begins, before which no row does."""
+    """Start of the document, the lower bound for rows."""
 
 
 def cover(split: Split, length: int, overlap: int) -> Rows:
     """Rows of at most ``length`` that count every target exactly once.
 
-    A row in mid-document repeats the last ``overlap`` tokens before it as uncounted context.
+    A row within a document starts with ``overlap`` uncounted tokens of context.
     """
     sizes = split.ends_D - split.starts_D
     stride = length - overlap
@@ -53,43 +53,43 @@ def cover(split: Split, length: int, overlap: int) -> Rows:
 
 
 def shuffled(stretches: Stretches, length: int, lead: int, rng: np.random.Generator) -> Rows:
-    """Rows of an epoch: whole stretches, longer ones in pieces of ``length`` cut at a random phase.
+    """Rows of an epoch: whole segments, long ones in pieces of ``length`` cut at a random phase.
 
-    Every target counts in a row, those near a long stretch's ends perhaps in two. A piece in
-    mid-document is preceded by ``lead`` uncounted tokens.
+    Every target counts once, near the ends of a long segment possibly twice. A piece within a
+    document starts with up to ``lead`` uncounted tokens of context.
     """
     begin, stop, floor = stretches
     sizes = stop - begin
     phase_S = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
     pieces_S = -(-sizes // length)
     few_S = (pieces_S > 1) & (pieces_S < FEW)
-    if few_S.any():  # a piece more, moved inwards, would be much of what such a stretch is trained on
+    if few_S.any():  # an extra, overlapping piece would repeat a large part of such a segment
         slack_S = pieces_S * length - sizes
         phase_S[few_S] = rng.integers(0, slack_S[few_S] + 1)
     rows_S = -(-(sizes + phase_S) // length)
     first = np.repeat(begin, rows_S)
     nth = np.arange(len(first)) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
-    # Moved inwards at a stretch's ends, so that every piece has the full length.
-    room = np.repeat(np.maximum(sizes - length, 0), rows_S)
-    count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, room)
+    # Shift pieces at a segment's ends inwards to keep every piece at full length.
+    max_offset = np.repeat(np.maximum(sizes - length, 0), rows_S)
+    count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, max_offset)
     end = np.minimum(count_from + length, np.repeat(stop, rows_S))
     return Rows(np.maximum(count_from - lead, np.repeat(floor, rows_S)), count_from, end)
 
 
 def token_groups(sizes: np.ndarray, tokens: int) -> np.ndarray:
-    """Edges (G + 1,) of groups of consecutive rows that hold about ``tokens`` each."""
+    """(G + 1,) edges of groups of consecutive rows, about ``tokens`` each."""
     nth = (np.cumsum(sizes) - sizes) // tokens
     return np.append(np.flatnonzero(np.diff(nth, prepend=-1)), len(nth))
 
 
 def document_groups(ends_D: np.ndarray, tokens: int, count: int) -> np.ndarray:
-    """Edges (G + 1,) of at most ``count`` groups of consecutive documents, of about ``tokens`` each."""
+    """(G + 1,) edges of at most ``count`` groups of consecutive documents, about ``tokens`` each."""
     edges = np.searchsorted(ends_D, np.arange(1, count) * tokens)
     return np.unique(np.concatenate([[0], edges, [len(ends_D)]]))
 
 
 def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False) -> Batch:
-    """Rows side by side, padded on the right with the boundary; targets that don't count ignored."""
+    """Gather rows, right-padded with the boundary; uncounted targets become IGNORE_INDEX."""
     index = rows.begin[:, None] + np.arange(int(rows.lengths.max()))
     inside = index < rows.end[:, None]
     index = np.minimum(index, len(split.tokens_N) - 1)

@@ -1,4 +1,4 @@
-"""What INPUT may be: a file, compressed or not, a folder, a glob, standard input, or a URL."""
+"""Resolve INPUT: a file (plain, .gz, .zst), directory, glob, URL or standard input."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from makemore.errors import UserError
 
 PACKED = (".gz", ".zst")
 URL_TIMEOUT = 30.0
-"""Seconds without an answer after which a server is given up."""
+"""Seconds to wait for a server's answer."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text's bytes come from: one place or several, read one after the other."""
+    """Where a text's bytes come from: files, URLs or standard input, read in sequence."""
 
     names: tuple[str, ...]
-    """As the user wrote them."""
+    """The inputs as the user wrote them."""
     parts: tuple[str, ...]
     skipped: int = 0
-    """Files of a folder that aren't text."""
+    """Number of binary files that were left out."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """A short name for runs."""
+        """Short name for run directories."""
         if self.names[0] == "-":
             return "stdin"
         path = PurePosixPath(self.names[0].replace("\\", "/"))
@@ -48,30 +48,30 @@ class Source:
 
     @property
     def plain(self) -> Path | None:
-        """The file that holds the bytes as they are, where there is one."""
+        """The path, if the source is a single uncompressed local file."""
         part = self.parts[0]
         single = len(self.parts) == 1 and part != "-" and "://" not in part
         return Path(part) if single and Path(part).suffix not in PACKED else None
 
     def saved(self) -> list[str]:
-        """How a run names it: absolute paths, so that it is found again from elsewhere."""
+        """The inputs as stored in a run, with absolute paths."""
         return [name if name == "-" or "://" in name else str(Path(name).absolute()) for name in self.names]
 
 
 def find_source(*names: str) -> Source:
-    """What files, folders, globs, URLs or ``-`` stand for. Raises UserError where nothing is there."""
-    found = [_find(name) for name in names]
+    """Resolve files, directories, globs, URLs or ``-``. Raises UserError if there is no text."""
+    resolved = [_resolve(name) for name in names]
     if len(names) > 1 and "-" in names:
-        raise UserError("standard input (-) goes alone")
-    parts = tuple(part for paths, _ in found for part in paths)
-    return Source(names, parts, sum(skipped for _, skipped in found))
+        raise UserError("standard input (-) can't be combined with other inputs")
+    parts = tuple(part for paths, _ in resolved for part in paths)
+    return Source(names, parts, sum(skipped for _, skipped in resolved))
 
 
 def recorded_source(paths: Sequence[str]) -> Source:
-    """The local files that a run's ``config.json`` names, for reading its training text again.
+    """Resolve the local files that a run's ``config.json`` names, to reread its training text.
 
-    Anyone may have written that file, so nothing but regular local files is opened: no URLs, standard
-    input, network shares, named pipes or devices.
+    The file is untrusted: only regular local files are opened, no URLs, standard input, network shares,
+    named pipes or devices.
 
     Raises:
         UserError: a path is missing, or is not a local file, directory or glob.
@@ -89,7 +89,7 @@ def recorded_source(paths: Sequence[str]) -> Source:
     return find_source(*paths)
 
 
-def _find(name: str) -> tuple[tuple[str, ...], int]:
+def _resolve(name: str) -> tuple[tuple[str, ...], int]:
     if name == "-":
         return (name,), 0
     if "://" in name:
@@ -97,11 +97,11 @@ def _find(name: str) -> tuple[tuple[str, ...], int]:
     path = Path(name)
     try:
         if _is_run(path):
-            raise UserError(f"{name} is a run; give a text")
+            raise UserError(f"{name} is a run directory; give a text")
         if path.is_dir():
-            return _texts(name, sorted(_walk(path)))
+            return _text_files(name, sorted(_walk(path)))
         if not path.exists() and glob.has_magic(name):
-            return _texts(name, sorted(map(Path, glob.glob(name, recursive=True))))
+            return _text_files(name, sorted(map(Path, glob.glob(name, recursive=True))))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"can't read {name}: {reason}") from None
@@ -109,9 +109,9 @@ def _find(name: str) -> tuple[tuple[str, ...], int]:
 
 
 def _checked_url(url: str) -> str:
-    """``url`` itself. Raises UserError for anything but plain http and https.
+    """Return ``url``. Raises UserError unless it is plain http or https.
 
-    Other protocols reach local files, and libraries that open chains of them (``a::b``) can run commands.
+    Other protocols reach local files, and libraries that open chained ones (``a::b``) can run commands.
     """
     if not url.startswith(("http://", "https://")) or "::" in url:
         raise UserError(f"can't read {url}: only http:// and https:// URLs are supported; download it first")
@@ -123,7 +123,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, but for hidden ones and what belongs to runs."""
+    """Files below a directory, except hidden files and runs."""
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
@@ -134,15 +134,15 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _texts(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:
+def _text_files(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:
     files = [path for path in paths if path.is_file()]
-    texts = [path for path in files if path.suffix in PACKED or not _binary(path)]
+    texts = [path for path in files if path.suffix in PACKED or not _is_binary(path)]
     if not texts:
-        raise UserError(f"{name}: no text files there")
+        raise UserError(f"{name}: no text files found; give a text file or a directory of them")
     return tuple(map(str, texts)), len(files) - len(texts)
 
 
-def _binary(path: Path) -> bool:
+def _is_binary(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return b"\0" in file.read(8192)
@@ -151,22 +151,22 @@ def _binary(path: Path) -> bool:
 
 
 def read_part(part: str) -> Iterator[bytes]:
-    """One place's bytes in blocks, unpacked. Raises UserError where it can't be read."""
+    """Read one part in blocks of bytes, decompressed. Raises UserError if it can't be read."""
     if part == "-":
         yield from _read(sys.stdin.buffer, "standard input")
     elif "://" in part:
         yield from _read_url(part)
     elif Path(part).suffix == ".gz":
-        with _opened(Path(part), gzip.open) as file:
+        with _open(Path(part), gzip.open) as file:
             yield from _read(file, part)
     elif Path(part).suffix == ".zst":
-        with _opened(Path(part), _zstandard_open) as file:
+        with _open(Path(part), _zstandard_open) as file:
             yield from _read(file, part)
     else:
         yield from read_file(Path(part))
 
 
-def _opened(path: Path, opener: Any) -> IO[bytes]:
+def _open(path: Path, opener: Any) -> IO[bytes]:
     try:
         return opener(path, "rb")
     except FileNotFoundError:
@@ -179,7 +179,7 @@ def _zstandard_open(path: Any, mode: str) -> IO[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise UserError(f"{path}: to read .zst files install zstandard (pip install zstandard)") from None
+        raise UserError(f"{path}: .zst files need zstandard; run: pip install zstandard") from None
     return zstandard.open(path, mode)
 
 
@@ -189,14 +189,14 @@ def _read(file: Any, name: str) -> Iterator[bytes]:
             yield block
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"can't read {name}: {error}") from None
-    except Exception as error:  # zstandard has an error of its own, in a module named after its version
+    except Exception as error:  # ZstdError: its module differs between versions of zstandard
         if type(error).__name__ == "ZstdError":
             raise UserError(f"can't read {name}: {error}") from None
         raise
 
 
 def _read_url(url: str) -> Iterator[bytes]:
-    """An http or https URL in blocks, unpacked by its name's suffix."""
+    """Read an http or https URL in blocks of bytes, decompressed by its suffix."""
     suffix = PurePosixPath(urllib.parse.urlsplit(url).path).suffix
     try:
         with urllib.request.urlopen(_checked_url(url), timeout=URL_TIMEOUT) as response:

@@ -1,4 +1,4 @@
-"""Documents to tokens: in memory where they are few, else once for all, in a cache on disk."""
+"""Encode documents to tokens: in memory for small texts, in an on-disk cache for large ones."""
 
 from __future__ import annotations
 
@@ -23,63 +23,63 @@ from makemore.tokenizers.base import Tokenizer
 from makemore.types import Split
 
 FORMAT = 1
-"""Of what the cache holds; another one is made anew."""
+"""Version of the cached arrays; a new version invalidates older entries."""
 CONTEXT_CHARS = 256
 THREADS = min(8, os.cpu_count() or 1)
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes of the text are encoded, and of how many."""
+"""Called with the number of characters encoded so far and in total."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text ready for training: its tokenizer, its splits as tokens, what is known of its documents."""
+    """A text ready for training: tokenizer, encoded splits, and facts about its documents."""
 
     mode: Mode
     reason: str
-    """Why this mode, in words."""
+    """Why this mode was chosen, for display."""
     shares: tuple[float, float, float]
     blank_lines: int
     capped: bool
-    """Val and test have less than their shares, which are large enough."""
+    """Val and test were limited to ``MOST_HELD_OUT``."""
     digests: dict[str, str]
     """sha256 of each split's documents."""
     context: str
-    """The end of the training text (``text`` mode): what samples go on from."""
+    """End of the training text, the context that samples continue (``text`` mode)."""
     tokenizer: Tokenizer
     splits: dict[str, Split]
     train_lines: Callable[[], Iterator[list[str]]]
-    """Reads the training documents as text, some at a time."""
+    """Iterates over the training documents as strings, in blocks."""
     note: str = ""
-    """One line worth telling the user."""
+    """A one-line note for the user, or empty."""
 
     def split(self, name: str) -> Split:
-        """``train``, ``val``, ``test`` or several joined by ``+``, one after the other."""
+        """``train``, ``val``, ``test``, or several joined by ``+``, concatenated."""
         if name in self.splits:
             return self.splits[name]
-        return _joined(name, [self.splits[part] for part in name.split("+")], self.mode)
+        return _concatenate(name, [self.splits[part] for part in name.split("+")], self.mode)
 
 
 def make_corpus(
     text: Text, config: CorpusConfig, tokenizer: str | Tokenizer, progress: Progress | None = None
 ) -> Corpus:
-    """Split and encode a text; ``tokenizer``: a fitted one, or how one to fit is spelled.
+    """Split and encode a text; ``tokenizer``: a fitted one, or a spec such as ``bpe:512`` to fit.
 
-    Raises UserError where there is too little text, no room, or the tokenizer is unfit.
+    Raises UserError if the text is too short, the disk is full, or the tokenizer can't encode the text.
     """
     if text.size > IN_MEMORY:
         return _from_cache(text, config, tokenizer, progress)
     documents = make_documents(text, config)
     fitted = tokenizer if isinstance(tokenizer, Tokenizer) else _fit(documents, tokenizer)
     encoder = Encoder(documents, fitted, ArrayWriter(None), progress)
-    said = encoder.run()
-    return _corpus(said, fitted, encoder.writer.finish(), lambda: documents)
+    metadata = encoder.run()
+    return _build_corpus(metadata, fitted, encoder.writer.finish(), lambda: documents)
 
 
 def encode_whole(
     text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None = None
 ) -> Split:
-    """A text that isn't split, as tokens; ``seen``: lines that stand in train."""
+    """Encode a whole text as one split; ``seen``: lines that also occur in train."""
     documents = unsplit(text, name, mode)
     return encode_documents(name, documents.read(name), mode, tokenizer, seen)
 
@@ -91,14 +91,14 @@ def encode_documents(
     tokenizer: Tokenizer,
     seen: Container[str] | None = None,
 ) -> Split:
-    """A split of documents, which come some at a time; in ``text`` mode they are pieces of one.
+    """Encode blocks of documents as one split; in ``text`` mode they are pieces of one document.
 
-    What the tokenizer can't spell is left out of the tokens and counted. ``seen``: lines that stand in
-    train.
+    Characters that the tokenizer can't encode are dropped and counted. ``seen``: lines that also occur
+    in train.
     """
     writer = ArrayWriter(None)
     _write(writer, name, parts, mode, tokenizer, seen)
-    return _split(name, mode, writer.finish())
+    return _make_split(name, mode, writer.finish())
 
 
 def _write(
@@ -109,7 +109,7 @@ def _write(
     tokenizer: Tokenizer,
     seen: Container[str] | None,
 ) -> None:
-    for part in _in_threads(lambda documents: _encode(documents, mode, tokenizer, seen), parts):
+    for part in _map_in_threads(lambda documents: _encode(documents, mode, tokenizer, seen), parts):
         for key, values in part.items():
             writer.append(f"{name}-{key}", values)
 
@@ -123,14 +123,14 @@ def _fit(documents: Documents, spec: str) -> Tokenizer:
 def _encode(
     documents: list[str], mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None
 ) -> dict[str, np.ndarray]:
-    """Tokens of some documents, and of each how many tokens, characters and bytes it has."""
-    unknown = tokenizer.unspellable("".join(documents))
-    spelled = [tokenizer.without_unspellable(d) for d in documents] if unknown else documents
+    """Tokens of some documents, and each one's number of tokens, characters and bytes."""
+    unknown_chars = tokenizer.unspellable("".join(documents))
+    known = [tokenizer.without_unspellable(d) for d in documents] if unknown_chars else documents
     if mode == "lines":
-        tokens = tokenizer.encode_lines(spelled)
+        tokens = tokenizer.encode_lines(known)
         sizes = np.diff(np.flatnonzero(tokens == tokenizer.boundary_id), prepend=-1)
     else:
-        pieces = [tokenizer.encode(text) for text in spelled]
+        pieces = [tokenizer.encode(text) for text in known]
         tokens = np.concatenate(pieces) if pieces else np.zeros(0, tokenizer.dtype)
         sizes = np.array([len(piece) for piece in pieces], np.int64)
     end = int(mode == "lines")
@@ -139,16 +139,16 @@ def _encode(
         "sizes": sizes,
         "chars": np.array([len(d) + end for d in documents], np.int64),
         "bytes": np.array([len(d.encode()) + end for d in documents], np.int64),
-        "lost": np.array([len(d) - len(s) for d, s in zip(documents, spelled, strict=True)], np.int64),
+        "lost": np.array([len(d) - len(s) for d, s in zip(documents, known, strict=True)], np.int64),
     }
     if seen is not None:
         encoded["seen"] = np.array([d in seen for d in documents], bool)
     return encoded
 
 
-def _split(name: str, mode: Mode, arrays: dict[str, np.ndarray]) -> Split:
-    """The split of a name among arrays of all."""
-    tokens, sizes, chars, size, lost = (
+def _make_split(name: str, mode: Mode, arrays: dict[str, np.ndarray]) -> Split:
+    """Build a split from the arrays that start with its name."""
+    tokens, sizes, chars, size, unknown = (
         arrays.get(f"{name}-{key}", np.zeros(0, np.int64))
         for key in ("tokens", "sizes", "chars", "bytes", "lost")
     )
@@ -160,78 +160,77 @@ def _split(name: str, mode: Mode, arrays: dict[str, np.ndarray]) -> Split:
         chars_D=chars,
         bytes_D=size,
         seen_D=arrays.get(f"{name}-seen"),
-        unspellable_D=lost if lost.any() else None,
+        unspellable_D=unknown if unknown.any() else None,
     )
-    return split if mode == "lines" else _one_document(split)
+    return split if mode == "lines" else _as_one_document(split)
 
 
-def _one_document(split: Split) -> Split:
-    """Its documents as one."""
-    lost = split.unspellable_D
+def _as_one_document(split: Split) -> Split:
+    unknown = split.unspellable_D
     return dataclasses.replace(
         split,
         starts_D=split.starts_D[:1],
         chars_D=split.chars_D.sum(keepdims=True)[: len(split.starts_D)],
         bytes_D=split.bytes_D.sum(keepdims=True)[: len(split.starts_D)],
-        unspellable_D=None if lost is None else lost.sum(keepdims=True),
+        unspellable_D=None if unknown is None else unknown.sum(keepdims=True),
     )
 
 
-def _joined(name: str, splits: list[Split], mode: Mode) -> Split:
-    """Splits one after the other; in ``text`` mode as one document."""
+def _concatenate(name: str, splits: list[Split], mode: Mode) -> Split:
+    """Concatenate splits; in ``text`` mode into one document."""
     shift = np.cumsum([0, *(len(split.tokens_N) for split in splits)])
-    lost = [split.unspellable_D for split in splits]
+    unknown = [split.unspellable_D for split in splits]
     seen = [split.seen_D for split in splits if split.seen_D is not None]
-    none = [np.zeros(len(split.starts_D), np.int64) for split in splits]
-    both = Split(
+    zeros = [np.zeros(len(split.starts_D), np.int64) for split in splits]
+    joined = Split(
         name,
         np.concatenate([split.tokens_N for split in splits]),
         np.concatenate([split.starts_D + at for split, at in zip(splits, shift[:-1], strict=True)]),
         np.concatenate([split.chars_D for split in splits]),
         np.concatenate([split.bytes_D for split in splits]),
         np.concatenate(seen) if len(seen) == len(splits) else None,
-        np.concatenate([z if x is None else x for x, z in zip(lost, none, strict=True)])
-        if any(x is not None for x in lost)
+        np.concatenate([z if x is None else x for x, z in zip(unknown, zeros, strict=True)])
+        if any(x is not None for x in unknown)
         else None,
     )
-    return both if mode == "lines" else _one_document(both)
+    return joined if mode == "lines" else _as_one_document(joined)
 
 
-def _in_threads(
+def _map_in_threads(
     work: Callable[[list[str]], dict[str, np.ndarray]], parts: Iterable[list[str]]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Results in order, a few parts at a time: encoders let go of Python's lock."""
-    waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+    """Results in order, a few parts at a time; encoders release the GIL."""
+    pending: deque[Future[dict[str, np.ndarray]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(work, part))
+            if len(pending) > THREADS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 class Encoder:
-    """Encodes all splits of a text, one after the other."""
+    """Encodes all splits of a text in turn."""
 
     def __init__(
         self, documents: Documents, tokenizer: Tokenizer, writer: ArrayWriter, progress: Progress | None
     ) -> None:
         self.documents, self.tokenizer, self.writer = documents, tokenizer, writer
         self.progress, self._done = progress, 0
-        # Lines of val and test that stand in train: those seen while train goes by.
+        # To mark lines of val and test that also occur in train, collect them while encoding train.
         held_out = ("val", "test") if documents.mode == "lines" else ()
         self._held_out = {line for split in held_out for lines in documents.read(split) for line in lines}
         self._seen: set[str] = set()
 
     def run(self) -> dict[str, Any]:
-        """Write all arrays; returns what else there is to say of the corpus."""
+        """Write all arrays and return the corpus's metadata."""
         documents = self.documents
         digests = {}
         for name in SPLITS:
             digest = Digest(documents.mode)
             seen = self._seen if documents.mode == "lines" and name != "train" else None
-            _write(self.writer, name, self._passing(name, digest), documents.mode, self.tokenizer, seen)
+            _write(self.writer, name, self._read_split(name, digest), documents.mode, self.tokenizer, seen)
             digests[name] = digest.hex()
         return {
             "mode": documents.mode,
@@ -240,10 +239,10 @@ class Encoder:
             "blank_lines": documents.blank_lines,
             "capped": documents.capped,
             "digests": digests,
-            "context": _last_lines(documents) if documents.mode == "text" else "",
+            "context": _final_context(documents) if documents.mode == "text" else "",
         }
 
-    def _passing(self, name: str, digest: Digest) -> Iterator[list[str]]:
+    def _read_split(self, name: str, digest: Digest) -> Iterator[list[str]]:
         for documents in self.documents.read(name):
             digest.add(documents)
             if name == "train" and self._held_out:
@@ -254,24 +253,24 @@ class Encoder:
                 self.progress(self._done, self.documents.text.chars)
 
 
-def _last_lines(documents: Documents) -> str:
-    """The end of the training text, up to its last line end if it has one nearby."""
+def _final_context(documents: Documents) -> str:
+    """The end of the training text, up to its last newline if that is nearby."""
     tail = documents.tail("train", 2 * CONTEXT_CHARS)
     end = tail.rfind("\n") + 1
     return tail[:end][-CONTEXT_CHARS:] if end > CONTEXT_CHARS // 4 else tail[-CONTEXT_CHARS:]
 
 
-def _corpus(
-    said: dict[str, Any],
+def _build_corpus(
+    metadata: dict[str, Any],
     tokenizer: Tokenizer,
     arrays: dict[str, np.ndarray],
     documents: Callable[[], Documents],
     note: str = "",
 ) -> Corpus:
-    splits = {name: _split(name, said["mode"], arrays) for name in SPLITS}
-    shares = (said["shares"][0], said["shares"][1], said["shares"][2])
+    splits = {name: _make_split(name, metadata["mode"], arrays) for name in SPLITS}
+    shares = (metadata["shares"][0], metadata["shares"][1], metadata["shares"][2])
     return Corpus(
-        **{**said, "shares": shares},
+        **{**metadata, "shares": shares},
         tokenizer=tokenizer,
         splits=splits,
         train_lines=lambda: documents().read("train"),
@@ -282,35 +281,35 @@ def _corpus(
 def _from_cache(
     text: Text, config: CorpusConfig, tokenizer: str | Tokenizer, progress: Progress | None
 ) -> Corpus:
-    """As ``make_corpus``, every step of it only where it hasn't been done before."""
+    """``make_corpus`` with the tokenizer and the encoded splits cached."""
     cache = Cache("corpora")
-    of_text = [FORMAT, text.digest, config.mode, config.split, config.dedupe]
+    text_key = [FORMAT, text.digest, config.mode, config.split, config.dedupe]
     documents: list[Documents] = []
 
-    def cut() -> Documents:
+    def split() -> Documents:
         if not documents:
             documents.append(make_documents(text, config))
         return documents[0]
 
     if isinstance(tokenizer, str):
         spec = tokenizer
-        _, saved = cache.make(key_of("tokenizer", *of_text, spec), lambda _: _saved(_fit(cut(), spec)))
-        tokenizer = tokenizer_from_dict(saved["tokenizer"])
-        tokenizer.note = saved["note"]
+        _, state = cache.make(key_of("tokenizer", *text_key, spec), lambda _: _state(_fit(split(), spec)))
+        tokenizer = tokenizer_from_dict(state["tokenizer"])
+        tokenizer.note = state["note"]
     fitted = tokenizer
 
     def build(folder: Path) -> dict[str, Any]:
         writer = ArrayWriter(folder)
         try:
-            said = Encoder(cut(), fitted, writer, progress).run()
+            metadata = Encoder(split(), fitted, writer, progress).run()
         finally:
             writer.close()
-        return {**said, "arrays": writer.shapes}
+        return {**metadata, "arrays": writer.shapes}
 
-    folder, said = cache.make(key_of("corpus", *of_text, fitted.to_dict()), build)
-    shapes = {name: (kind, length) for name, (kind, length) in said.pop("arrays").items()}
-    return _corpus(said, fitted, read_arrays(folder, shapes), cut, cache.note)
+    folder, metadata = cache.make(key_of("corpus", *text_key, fitted.to_dict()), build)
+    shapes = {name: (dtype, length) for name, (dtype, length) in metadata.pop("arrays").items()}
+    return _build_corpus(metadata, fitted, read_arrays(folder, shapes), split, cache.note)
 
 
-def _saved(tokenizer: Tokenizer) -> dict[str, Any]:
+def _state(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"tokenizer": tokenizer.to_dict(), "note": tokenizer.note}

@@ -1,4 +1,4 @@
-"""A text as normalised UTF-8, in memory or mapped from disk, known by its content."""
+"""A text as normalised UTF-8, in memory or memory-mapped, identified by its sha256."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
 
 IN_MEMORY = 1 << 22
-"""Bytes of a text that is held in memory; a longer one is mapped."""
+"""Largest text in bytes that is held in memory; longer texts are memory-mapped."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """UTF-8 without a byte-order mark, line ends as newlines."""
+    """A text as UTF-8 without a byte-order mark, with line ends as newlines."""
 
     data: bytes | mmap.mmap
     digest: str
@@ -31,62 +31,62 @@ class Text:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Length in bytes."""
         return len(self.data)
 
     @staticmethod
     def of(text: str) -> Text:
-        """A text that is at hand already."""
+        """Make a Text from a string."""
         data = text.encode()
         return Text(data, hashlib.sha256(data).hexdigest(), len(text))
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from ``begin`` to ``end``, in blocks; a mapped text's memory is given back."""
+        """The bytes from ``begin`` to ``end`` in blocks; memory-mapped pages are released after each."""
         end = self.size if end is None else end
         for at in range(begin, end, BLOCK):
             yield self.data[at : min(at + BLOCK, end)]
             self.release()
 
     def pieces(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
-        """The same as text, in pieces that end where a line does, where there are lines."""
+        """``blocks`` as strings, cut at line ends where there are any."""
         decoder = codecs.getincrementaldecoder("utf-8")()
-        held = ""
+        pending = ""
         for block in self.blocks(begin, end):
-            piece = held + decoder.decode(block)
+            piece = pending + decoder.decode(block)
             cut = piece.rfind("\n") + 1 or len(piece)
-            held = piece[cut:]
+            pending = piece[cut:]
             yield piece[:cut]
-        if held:
-            yield held
+        if pending:
+            yield pending
 
     def head(self, size: int) -> str:
-        """The first ``size`` bytes, up to a line's end where that isn't all."""
+        """The first ``size`` bytes as a string; a longer text is cut at a line end."""
         data = self.data[:size]
         if size < self.size:
             data = data[: data.rfind(b"\n") + 1] or data
         return data.decode(errors="ignore")
 
     def byte_of(self, char: int) -> int:
-        """Where the ``char``-th character begins, in bytes."""
+        """Byte offset of character number ``char``."""
         if self.chars == self.size:
             return char
-        at = 0
+        offset = 0
         for block in self.blocks():
             starts = np.frombuffer(block, np.uint8) & 0xC0 != 0x80
-            here = int(np.count_nonzero(starts))
-            if char < here:
-                return at + int(np.flatnonzero(starts)[char])
-            char, at = char - here, at + len(block)
-        return at
+            n_chars = int(np.count_nonzero(starts))
+            if char < n_chars:
+                return offset + int(np.flatnonzero(starts)[char])
+            char, offset = char - n_chars, offset + len(block)
+        return offset
 
     def release(self) -> None:
-        """Give back the memory that a mapped text's pages took, where the system can."""
+        """Return a memory-mapped text's pages to the system, where supported."""
         if isinstance(self.data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.data.madvise(mmap.MADV_DONTNEED)
 
 
-class _Tally:
-    """Counts and hashes a text on its way."""
+class _Reader:
+    """Reads a source as normalised UTF-8, counting and hashing it."""
 
     def __init__(self, source: Source, encoding: str) -> None:
         self.source, self.encoding = source, encoding
@@ -102,7 +102,7 @@ class _Tally:
         last, blank, single = "\n", True, len(self.source.parts) == 1
         for part in self.source.parts:
             if not last.endswith("\n"):
-                yield "\n"  # one file's last line doesn't run into the next one's first
+                yield "\n"  # separate this file's last line from the next file's first
             name = self.source.name if single else part
             for piece in decode_blocks(self._raw_blocks(part), name, self.encoding, may_be_blank=True):
                 last, blank = piece, blank and not piece.strip()
@@ -119,50 +119,50 @@ class _Tally:
 
 
 def store_text(source: Source, encoding: str = "utf-8") -> Text:
-    """The text of a source, whatever its size.
+    """Read a source of any size.
 
-    Raises UserError for what is no text, or where there is no room for a copy of it.
+    Raises UserError if it isn't text, or if there is no disk space for a copy.
     """
-    tally = _Tally(source, encoding)
-    held: list[bytes] = []
-    passing = iter(tally)
-    for data in passing:
-        held.append(data)
-        if tally.size > IN_MEMORY:
-            return _large(source, tally, held, passing)
-    return Text(b"".join(held), tally.text.hexdigest(), tally.chars)
+    reader = _Reader(source, encoding)
+    buffered: list[bytes] = []
+    blocks = iter(reader)
+    for data in blocks:
+        buffered.append(data)
+        if reader.size > IN_MEMORY:
+            return _map_large(source, reader, buffered, blocks)
+    return Text(b"".join(buffered), reader.text.hexdigest(), reader.chars)
 
 
-def _large(source: Source, tally: _Tally, held: list[bytes], passing: Iterator[bytes]) -> Text:
-    """Mapped: the user's own file where that is normalised UTF-8 already, else a passing copy."""
+def _map_large(source: Source, reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
+    """Memory-map the user's file if it is normalised UTF-8 already, else a temporary copy."""
     if source.plain is None:
-        return _copied(tally, held, passing)
-    for _ in passing:
+        return _map_copy(reader, buffered, blocks)
+    for _ in blocks:
         pass
-    if tally.raw.digest() == tally.text.digest():
+    if reader.raw.digest() == reader.text.digest():
         with source.plain.open("rb") as file:
-            return _mapped(file, tally)
-    again = _Tally(source, tally.encoding)
-    return _copied(again, [], iter(again))
+            return _map(file, reader)
+    second = _Reader(source, reader.encoding)
+    return _map_copy(second, [], iter(second))
 
 
-def _copied(tally: _Tally, held: list[bytes], passing: Iterator[bytes]) -> Text:
+def _map_copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
     with tempfile.TemporaryFile(prefix="makemore-") as file:
         try:
-            for data in held:
+            for data in buffered:
                 file.write(data)
-            held.clear()
-            for data in passing:
+            buffered.clear()
+            for data in blocks:
                 file.write(data)
             file.flush()
         except OSError as error:
             raise UserError(
-                f"no room for a copy of {tally.source.name} in {tempfile.gettempdir()} ({error.strerror}); "
-                "set TMPDIR to a folder with room"
+                f"can't copy {reader.source.name} to {tempfile.gettempdir()} ({error.strerror}); "
+                "set TMPDIR to a directory with free space"
             ) from None
-        return _mapped(file, tally)
+        return _map(file, reader)
 
 
-def _mapped(file: IO[bytes], tally: _Tally) -> Text:
+def _map(file: IO[bytes], reader: _Reader) -> Text:
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return Text(data, tally.text.hexdigest(), tally.chars)
+    return Text(data, reader.text.hexdigest(), reader.chars)

@@ -1,4 +1,4 @@
-"""What a JSON value has to look like, said in Python's own types."""
+"""Validate JSON values against schemas written as Python types."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 
 def check_form(value: Any, form: Any, name: str = "") -> None:
-    """Raises ValueError, which says what of the value is not of a form.
+    """Check that a value matches a schema. Raises ValueError naming the first mismatch.
 
-    A form is a type; a tuple of the values that may be; ``[form]``, a list of values of a form; or a
-    dict of the keys that have to be there, and the form of each. Other keys may be there too.
+    A schema is a type; a tuple of allowed values; ``[schema]``, a list whose items match it; or a dict
+    of required keys and their schemas (other keys are allowed).
     """
     if isinstance(form, dict):
         _require(isinstance(value, dict), name, "an object")
         for key, inner in form.items():
-            _require(key in value, f"{name}.{key}".lstrip("."), "there")
+            _require(key in value, f"{name}.{key}".lstrip("."), "present")
             check_form(value[key], inner, f"{name}.{key}".lstrip("."))
     elif isinstance(form, list):
         _require(isinstance(value, list), name, "a list")
-        for nth, item in enumerate(value):
-            check_form(item, form[0], f"{name}[{nth}]")
+        for i, item in enumerate(value):
+            check_form(item, form[0], f"{name}[{i}]")
     elif isinstance(form, tuple):
         _require(any(value == known for known in form), name, " or ".join(map(repr, form)))
     elif form in (int, float):
@@ -29,6 +29,6 @@ def check_form(value: Any, form: Any, name: str = "") -> None:
         _require(isinstance(value, form), name, f"a {form.__name__}")
 
 
-def _require(condition: bool, name: str, what: str) -> None:
+def _require(condition: bool, name: str, expected: str) -> None:
     if not condition:
-        raise ValueError(f"{name or 'the whole'} is not {what}")
+        raise ValueError(f"{name or 'the value'} is not {expected}")

@@ -1,4 +1,4 @@
-"""Where makemore keeps what can be made again: encoded texts, fitted tokenizers, compiled code."""
+"""Location of the cache of encoded texts, fitted tokenizers and compiled code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """``MAKEMORE_CACHE``, or makemore's folder among the user's caches. May not exist yet.
+    """``MAKEMORE_CACHE``, or makemore's directory in the user's caches; may not exist yet.
 
-    Raises RuntimeError where the user has no home.
+    Raises RuntimeError if the user has no home directory.
     """
     if os.environ.get("MAKEMORE_CACHE"):
         return Path(os.environ["MAKEMORE_CACHE"])

@@ -1,4 +1,4 @@
-"""The tokenizer registry, and one spelling for all: ``name`` or ``name:option``."""
+"""Tokenizer registry; a spec is ``name`` or ``name:option``, such as ``bpe:512``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TOKENIZERS: Registry[Tokenizer] = Registry(
 
 
 def fit_tokenizer(spec: str, pieces: Iterable[str]) -> Tokenizer:
-    """Make the tokenizer that ``spec`` names for a text. Raises UserError if unknown or unfit."""
+    """Fit the tokenizer of a spec to a text. Raises UserError if the spec is unknown or invalid."""
     name, _, option = spec.partition(":")
     return TOKENIZERS.get(name).fit(pieces, option)
 
 
 def tokenizer_from_dict(data: dict[str, Any]) -> Tokenizer:
-    """Remake a saved tokenizer. Raises KeyError, TypeError or ValueError where it is damaged."""
+    """Load a saved tokenizer. Raises KeyError, TypeError or ValueError if it is damaged."""
     return TOKENIZERS.get(str(data["name"])).from_dict(data)

@@ -1,4 +1,4 @@
-"""Byte-level BPE trained on the text itself: ``bpe:512``."""
+"""Byte-level BPE fitted to the text: ``bpe:512`` for a vocabulary of 512."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from makemore.tokenizers.excerpt import excerpt
 from makemore.tokenizers.ranks import Ranks, tokens_from_text
 
 LEAST = 257
-"""The boundary and every byte."""
+"""Smallest vocabulary: the boundary and every byte."""
 MOST = 1 << 20
-# A word with the character before it, numbers by threes, runs of signs, runs of blanks. Runs are
-# bounded because merging takes the square of a run's length: a megabyte of one letter would hang.
+# Words with the character before them, digits by threes, runs of punctuation, runs of whitespace. Runs
+# are bounded because merging is quadratic in a run's length: a megabyte of one letter would hang.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}{1,32}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]{1,32}|\s{1,32}"
 
 
 class BPETokenizer(Tokenizer):
-    """Ids 1… 256 are the bytes, those after them merges in the order they were learned."""
+    """Ids 1 to 256 are the bytes, later ids the merges in the order they were learned."""
 
     name = "bpe"
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
-        """``tokens``: of ids 1 onwards. Raises ValueError where they can't be a tokenizer's."""
+        """``tokens``: the bytes of ids 1 onwards. Raises ValueError if they are invalid."""
         self.ranks = Ranks(PATTERN, tokens)
         self._pieces = [b"\n", *self.ranks.tokens]
         self.vocab_size = len(self._pieces)
@@ -36,8 +36,8 @@ class BPETokenizer(Tokenizer):
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
         if not (option.isascii() and option.isdecimal()) or not LEAST <= int(option) <= MOST:
             raise UserError(f"--tokenizer bpe:{option}: give a size from {LEAST} to {MOST}, such as bpe:512")
-        learned_from, note = excerpt(pieces)
-        tokenizer = cls(learn(learned_from, int(option) - 1))
+        texts, note = excerpt(pieces)
+        tokenizer = cls(learn(texts, int(option) - 1))
         if tokenizer.vocab_size < int(option):
             note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
         tokenizer.note = note
@@ -61,27 +61,27 @@ class BPETokenizer(Tokenizer):
 
 
 def learn(texts: list[str], n_tokens: int) -> list[bytes]:
-    """The 256 bytes and the likeliest merges after them, ``n_tokens`` in all if the text has so many."""
+    """Learn up to ``n_tokens`` tokens: the 256 bytes, then the most frequent merges."""
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Trained
 
     trained = Trained(models.BPE())
-    cut = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    trained.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
+    trained.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     merges = json.loads(trained.to_str())["model"]["merges"]
     byte_of = bytes_by_letter()
     merged = [bytes(byte_of[letter] for letter in left + right) for left, right in merges]
-    # Two merges may make one token: the first counts.
+    # Different merges can yield the same token: keep the first.
     return [bytes([b]) for b in range(256)] + list(dict.fromkeys(merged))
 
 
 def bytes_by_letter() -> dict[str, int]:
-    """The printable letters that byte-level BPE writes bytes as (Radford et al. 2019): printable
-    Latin-1 stands for itself, the others for code points from 256 on, in order."""
+    """GPT-2's map of printable characters to bytes (Radford et al. 2019): printable Latin-1 maps to
+    itself, code points from 256 on to the other bytes, in order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    rest = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}

@@ -1,4 +1,4 @@
-"""One token a UTF-8 byte: spells any text."""
+"""One token per UTF-8 byte: encodes any text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(data, dtype=np.uint8) + np.uint16(1)
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
-        # In one piece: the boundary is the newline that joins the lines.
+        # Encode all lines at once: the newline after each becomes the boundary.
         ids = self.encode("".join([line + "\n" for line in lines]))
         ids[ids == ord("\n") + 1] = self.boundary_id
         return ids

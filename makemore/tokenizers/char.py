@@ -1,4 +1,4 @@
-"""One token a character: the alphabet of the text, in code-point order."""
+"""One token per character of the text, in code-point order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def code_points(text: str) -> np.ndarray:
 
 
 class CharTokenizer(Tokenizer):
-    """Ids 1… are the characters of the alphabet, sorted by code point; 0 is the boundary.
+    """Ids from 1 on are the characters of the alphabet, sorted by code point; 0 is the boundary.
 
-    Encoding looks each character up in a table: of bytes where the text is ASCII and ids are bytes
-    too, of all code points otherwise.
+    Encoding is a table lookup: by byte if the text is ASCII and ids are uint8, else by code point.
     """
 
     name = "char"
@@ -30,7 +29,7 @@ class CharTokenizer(Tokenizer):
     def __init__(self, alphabet: str) -> None:
         points = code_points(alphabet)
         if len(points) == 0 or (np.diff(points.astype(np.int64)) <= 0).any():
-            raise ValueError("an alphabet is a sorted, non-empty set of characters")
+            raise ValueError("the alphabet must be a sorted, non-empty set of characters")
         self.alphabet = alphabet
         self.vocab_size = len(points) + 1
         self._id_of = np.zeros(CODE_POINTS, self.dtype)
@@ -47,7 +46,7 @@ class CharTokenizer(Tokenizer):
         return cls(points.tobytes().decode("utf-32-le", errors="surrogatepass"))
 
     def _ids(self, text: str) -> np.ndarray:
-        """The boundary stands for what can't be spelled."""
+        """Token ids; characters outside the alphabet become the boundary."""
         if self._byte_table is not None and text.isascii():
             return np.frombuffer(bytearray(text.encode("ascii").translate(self._byte_table)), np.uint8)
         return self._id_of[code_points(text)]
@@ -59,7 +58,7 @@ class CharTokenizer(Tokenizer):
         return ids
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
-        # In one piece: the boundary is the newline that joins the lines.
+        # Encode all lines at once: the newline after each becomes the boundary.
         ids = self._ids("".join([line + "\n" for line in lines]))
         newline = self._id_of[ord("\n")]
         if newline != self.boundary_id:

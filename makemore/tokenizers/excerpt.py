@@ -1,4 +1,4 @@
-"""A bounded, even excerpt of a text of any size: what tokenizers learn from."""
+"""Evenly spaced excerpts of large texts, to fit tokenizers on."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ EXCERPT_CHARS = 1 << 26
 
 
 def chunks(pieces: Iterable[str], size: int = CHUNK_CHARS) -> Iterable[str]:
-    """The same text in parts of at most ``size`` characters."""
+    """Cut a text into parts of at most ``size`` characters."""
     for piece in pieces:
         for at in range(0, len(piece), size):
             yield piece[at : at + size]
 
 
 def excerpt(pieces: Iterable[str], limit: int = EXCERPT_CHARS) -> tuple[list[str], str]:
-    """At most ``limit`` characters, every n-th chunk of the text; and a note where that isn't all."""
-    kept: list[str] = []
-    size, every = 0, 1
-    for nth, chunk in enumerate(chunks(pieces)):
-        if nth % every:
+    """Sample up to ``limit`` characters, every n-th chunk; also return a note if chunks were skipped."""
+    sample: list[str] = []
+    size, stride = 0, 1
+    for i, chunk in enumerate(chunks(pieces)):
+        if i % stride:
             continue
-        kept.append(chunk)
+        sample.append(chunk)
         size += len(chunk)
-        if size > limit and len(kept) > 1:
-            # Half of what is kept goes, and half of what comes: the rest stays evenly spread.
-            kept, every = kept[::2], every * 2
-            size = sum(map(len, kept))
-    return kept, "" if every == 1 else f"learned from {size:,} characters, every {every}th part of the text"
+        if size > limit and len(sample) > 1:
+            # Drop every other chunk and double the stride, which keeps the sample evenly spaced.
+            sample, stride = sample[::2], stride * 2
+            size = sum(map(len, sample))
+    return sample, "" if stride == 1 else f"fitted to {size:,} characters, every {stride}th chunk of the text"

@@ -1,4 +1,4 @@
-"""Published encodings by name, as tiktoken has them: ``tiktoken:gpt2``."""
+"""Published encodings from tiktoken, by name: ``tiktoken:gpt2``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from makemore.tokenizers.ranks import Ranks, tokens_from_text
 
 
 def fetch(name: str) -> Ranks:
-    """An encoding from tiktoken's cache or the network. Raises UserError if unknown or out of reach."""
+    """Load an encoding from tiktoken's cache or the network. Raises UserError if unknown or unreachable."""
     if name not in tiktoken.list_encoding_names():
         raise unknown_name("encoding", name, tiktoken.list_encoding_names())
     try:
@@ -23,26 +23,27 @@ def fetch(name: str) -> Ranks:
     except (OSError, ValueError) as error:
         reason = type(error).__name__ if isinstance(error, OSError) else str(error).splitlines()[0]
         raise UserError(
-            f"--tokenizer tiktoken:{name} has to be downloaded once, and can't be ({reason}); go online, or "
+            f"--tokenizer tiktoken:{name}: the download failed ({reason}); check the network, or "
             "point TIKTOKEN_CACHE_DIR at a copy of tiktoken's cache"
         ) from None
-    # Special tokens have no part in a text, and gaps in the ranks no meaning.
+    # Special tokens and gaps between ranks are dropped: no text encodes to them.
     ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
     return Ranks(encoding._pat_str, [token for token, _ in ranks])
 
 
 class PublishedTokenizer(Tokenizer):
-    """A row for each token that occurs in train and for each byte; other tokens are spelled by their
-    bytes. ``tiktoken:gpt2:full`` has a row for every token.
+    """Ids for the bytes and the tokens that occur in train; other tokens are encoded as their bytes.
+
+    ``tiktoken:gpt2:full`` has ids for all tokens.
     """
 
     name = "tiktoken"
 
     def __init__(self, encoding: str, ranks: Ranks, kept: np.ndarray) -> None:
-        """``kept``: (tokens,) bool, those that have a row; bytes always do."""
-        self.encoding, self.ranks, self._kept = encoding, ranks, kept.copy()
-        self._kept[ranks.byte_ranks] = True
-        rows = np.flatnonzero(self._kept)
+        """``kept``: (tokens,) bool, which tokens have an id; bytes always do."""
+        self.encoding, self.ranks, self._has_id = encoding, ranks, kept.copy()
+        self._has_id[ranks.byte_ranks] = True
+        rows = np.flatnonzero(self._has_id)
         self.vocab_size = len(rows) + 1
         self._id_of = np.zeros(len(ranks.tokens), self.dtype)
         self._id_of[rows] = np.arange(1, self.vocab_size)
@@ -50,24 +51,24 @@ class PublishedTokenizer(Tokenizer):
 
     @property
     def is_full(self) -> bool:
-        """Whether every token has a row."""
-        return bool(self._kept.all())
+        """Whether every token has an id."""
+        return bool(self._has_id.all())
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
         encoding, _, extent = option.partition(":")
         if extent not in ("", "full"):
-            raise UserError(f"--tokenizer tiktoken:{option}: after the name there may be :full, nothing else")
+            raise UserError(f"--tokenizer tiktoken:{option}: only :full may follow the encoding's name")
         ranks = fetch(encoding)
-        kept = np.full(len(ranks.tokens), extent == "full")
+        has_id = np.full(len(ranks.tokens), extent == "full")
         if not extent:
             for piece in pieces:
-                kept[ranks.encode(piece)] = True
-        tokenizer = cls(encoding, ranks, kept)
+                has_id[ranks.encode(piece)] = True
+        tokenizer = cls(encoding, ranks, has_id)
         if not extent:
             tokenizer.note = (
-                f"{int(kept.sum()):,} of {encoding}'s {len(kept):,} tokens occur in train; the others are "
-                f"spelled by their bytes (tiktoken:{encoding}:full keeps a row for each)"
+                f"{int(has_id.sum()):,} of {encoding}'s {len(has_id):,} tokens occur in train; the others "
+                f"are encoded as bytes (tiktoken:{encoding}:full keeps them all)"
             )
         return tokenizer
 
@@ -77,9 +78,9 @@ class PublishedTokenizer(Tokenizer):
         missing = np.flatnonzero(ids == self.boundary_id)
         if not len(missing):
             return ids
-        spelled = [np.frombuffer(self.ranks.tokens[rank], np.uint8) for rank in ranks[missing]]
-        ids = np.repeat(ids, _lengths(len(ids), missing, spelled))
-        ids[ids == self.boundary_id] = self._id_of[self.ranks.byte_ranks[np.concatenate(spelled)]]
+        as_bytes = [np.frombuffer(self.ranks.tokens[rank], np.uint8) for rank in ranks[missing]]
+        ids = np.repeat(ids, _lengths(len(ids), missing, as_bytes))
+        ids[ids == self.boundary_id] = self._id_of[self.ranks.byte_ranks[np.concatenate(as_bytes)]]
         return ids
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -94,7 +95,7 @@ class PublishedTokenizer(Tokenizer):
             "encoding": self.encoding,
             "pattern": self.ranks.pattern,
             "ranks": self.ranks.to_text(),
-            "kept": base64.b64encode(np.packbits(self._kept).tobytes()).decode("ascii"),
+            "kept": base64.b64encode(np.packbits(self._has_id).tobytes()).decode("ascii"),
         }
 
     @classmethod
@@ -102,13 +103,13 @@ class PublishedTokenizer(Tokenizer):
         tokens = tokens_from_text(data["ranks"])
         bits = np.frombuffer(base64.b64decode(data["kept"], validate=True), np.uint8)
         if len(bits) != -(-len(tokens) // 8) or not isinstance(data["pattern"], str):
-            raise ValueError("rows or pattern are damaged")
-        kept = np.unpackbits(bits)[: len(tokens)].astype(bool)
-        return cls(str(data["encoding"]), Ranks(data["pattern"], tokens), kept)
+            raise ValueError("the token mask or the pattern is damaged")
+        has_id = np.unpackbits(bits)[: len(tokens)].astype(bool)
+        return cls(str(data["encoding"]), Ranks(data["pattern"], tokens), has_id)
 
 
-def _lengths(total: int, missing: np.ndarray, spelled: list[np.ndarray]) -> np.ndarray:
-    """(total,) how many ids each token becomes: one, or one a byte where it is missing."""
+def _lengths(total: int, missing: np.ndarray, as_bytes: list[np.ndarray]) -> np.ndarray:
+    """(total,) number of ids for each token: one, or one per byte if it is missing."""
     lengths = np.ones(total, np.int64)
-    lengths[missing] = [len(part) for part in spelled]
+    lengths[missing] = [len(part) for part in as_bytes]
     return lengths

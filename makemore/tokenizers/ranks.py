@@ -1,4 +1,4 @@
-"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) held and run by tiktoken."""
+"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), run by tiktoken."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from makemore.errors import UserError
 
 
 class Ranks:
-    """Tokens in the order in which they are merged, and the pattern that cuts a text beforehand.
+    """BPE tokens in merge order, and the regular expression that splits a text before merging.
 
-    Raises ValueError where a byte has no token, a token comes twice, or the pattern is none.
+    Raises ValueError if a byte has no token, a token is empty or repeated, or the pattern is invalid.
     """
 
     def __init__(self, pattern: str, tokens: Sequence[bytes]) -> None:
         self.pattern, self.tokens = pattern, list(tokens)
         ranks = {token: rank for rank, token in enumerate(self.tokens)}
         if len(ranks) != len(self.tokens) or b"" in ranks:
-            raise ValueError("a token comes twice, or is empty")
+            raise ValueError("a token is repeated or empty")
         self.byte_ranks = np.array([ranks.get(bytes([b]), -1) for b in range(256)])
         if (self.byte_ranks < 0).any():
             raise ValueError("some bytes have no token")
@@ -31,14 +31,14 @@ class Ranks:
         )
 
     def encode(self, text: str) -> np.ndarray:
-        """(N,) uint32 ranks. No text brings about a special token: there are none."""
+        """(N,) uint32 ranks of a text; there are no special tokens."""
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
-        except ValueError as error:  # a pattern that tries too many ways; none of ours does
-            raise UserError(f"the tokenizer's pattern can't cut this text: {error}") from None
+        except ValueError as error:  # a pattern backtracked too much; makemore's own never do
+            raise UserError(f"the tokenizer's pattern fails on this text: {error}") from None
 
     def sizes(self) -> np.ndarray:
-        """(len(tokens),) int64: bytes of each token."""
+        """(len(tokens),) int64: number of bytes of each token."""
         return np.array([len(token) for token in self.tokens], np.int64)
 
     def to_text(self) -> str:
@@ -47,9 +47,9 @@ class Ranks:
 
 
 def tokens_from_text(text: str) -> list[bytes]:
-    """What ``Ranks.to_text`` wrote. Raises TypeError or ValueError where it is damaged."""
+    """Parse the result of ``Ranks.to_text``. Raises TypeError or ValueError if it is damaged."""
     if not isinstance(text, str):
-        raise TypeError("tokens are a string")
+        raise TypeError("tokens must be a string")
     try:
         return [base64.b64decode(part, validate=True) for part in text.split(" ")]
     except binascii.Error as error:

@@ -1,8 +1,8 @@
-"""SentencePiece models trained on the text itself, made lossless: ``spm:512``, ``spm-unigram:512``.
+"""SentencePiece models fitted to the text, made lossless: ``spm:512``, ``spm-unigram:512``.
 
-Kudo & Richardson 2018; BPE after Sennrich et al. 2016, unigram after Kudo 2018. Nothing is
-normalised, no blank is put in front, and what has no piece is spelled by its bytes. Whitespace is
-the one thing SentencePiece rewrites, so a few characters change places before and after it.
+Kudo & Richardson 2018; BPE after Sennrich et al. 2016, unigram after Kudo 2018. Text isn't normalised,
+no space is prepended, and text without a piece is encoded as bytes. SentencePiece still writes spaces
+as U+2581, so that character is encoded as bytes, outside SentencePiece.
 """
 
 from __future__ import annotations
@@ -23,25 +23,24 @@ from makemore.tokenizers.base import Tokenizer
 from makemore.tokenizers.excerpt import excerpt
 
 LEAST = 259
-"""The boundary, SentencePiece's unknown piece, every byte, and one piece."""
+"""Smallest vocabulary: the boundary, SentencePiece's unknown piece, every byte, and one piece."""
 MOST = 1 << 20
 EXCERPT_CHARS = 1 << 24
-"""SentencePiece holds many times its text in memory while it learns."""
+"""SentencePiece needs many times the text's size in memory to train."""
 BLANK = "\u2581"
-"""How SentencePiece writes a blank. The character itself is spelled by its bytes, or it would come
-back as one."""
+"""SentencePiece's mark for a space; in a text it is encoded as bytes, or it would decode to a space."""
 NOT_LEARNED = dict.fromkeys(map(ord, (BLANK, "\u2585", "\0")))
-"""SentencePiece passes over what contains its own marks."""
+"""Removed before training: SentencePiece skips sentences that contain its own marks."""
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Ids 1… 256 are the bytes, then pieces. Id 0 is SentencePiece's unknown piece, which bytes make
-    needless: it is the boundary here."""
+    """Ids 1 to 256 are the bytes, later ids the pieces. Id 0, SentencePiece's unknown piece, is unused
+    thanks to the bytes and serves as the boundary."""
 
     kind: ClassVar[str]
 
     def __init__(self, model: bytes) -> None:
-        """Raises ValueError where the bytes aren't a model of this kind."""
+        """``model``: a serialised SentencePiece model. Raises ValueError if it is invalid."""
         self._model = model
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -53,8 +52,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._pieces = [b"\n", *(bytes([byte]) for byte in range(256))]
         self._pieces += [piece.replace(BLANK, " ").encode() for piece in pieces[257:]]
         self.vocab_size = len(pieces)
-        # A text without blanks leaves them without a piece; their bytes are then those of the sign for them.
-        self._by_bytes = re.compile(f"([{BLANK}{'' if BLANK in pieces else ' '}])")
+        # If the training text has no spaces, they have no piece: SentencePiece would encode the mark's bytes.
+        self._bytes_only = re.compile(f"([{BLANK}{'' if BLANK in pieces else ' '}])")
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
@@ -71,7 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         parts = [np.zeros(0, self.dtype)]
-        for i, part in enumerate(self._by_bytes.split(text)):
+        for i, part in enumerate(self._bytes_only.split(text)):
             ids = [1 + byte for byte in part.encode()] if i % 2 else self._processor.encode(part)
             parts.append(np.array(ids, self.dtype))
         return np.concatenate(parts)
@@ -94,27 +93,27 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 class SentencePieceBPE(SentencePieceTokenizer):
-    """Pieces merged by frequency."""
+    """SentencePiece BPE: pieces are merged by frequency."""
 
     name = "spm"
     kind = "bpe"
 
 
 class SentencePieceUnigram(SentencePieceTokenizer):
-    """Pieces chosen, and texts cut, by likelihood under a unigram model."""
+    """SentencePiece unigram model: pieces and segmentation maximise likelihood."""
 
     name = "spm-unigram"
     kind = "unigram"
 
 
 def learn(texts: list[str], kind: str, size: int) -> bytes:
-    """A model of at most ``size`` pieces, as SentencePiece writes it."""
-    written = io.BytesIO()
+    """Train a SentencePiece model of at most ``size`` pieces and return it serialised."""
+    model = io.BytesIO()
     texts = frequent(texts, (size - LEAST) * 3 // 4 + 1)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
-            model_writer=written,
+            model_writer=model,
             model_type=kind,
             vocab_size=size,
             character_coverage=1.0,
@@ -125,7 +124,7 @@ def learn(texts: list[str], kind: str, size: int) -> bytes:
             byte_fallback=True,
             hard_vocab_limit=False,
             max_sentence_length=1 << 20,
-            num_threads=4,  # a fixed number: sums over threads decide ties
+            num_threads=4,  # fixed, because the order of summation decides ties
             unk_id=0,
             bos_id=-1,
             eos_id=-1,
@@ -134,14 +133,14 @@ def learn(texts: list[str], kind: str, size: int) -> bytes:
         )
     except RuntimeError as error:
         raise UserError(f"SentencePiece can't learn {size} {kind} pieces from this text: {error}") from None
-    return written.getvalue()
+    return model.getvalue()
 
 
 def frequent(texts: list[str], most: int) -> list[str]:
-    """The texts with a blank for all but their ``most`` frequent characters, which go without a piece."""
+    """Replace all but the ``most`` most frequent characters with spaces, to give them no piece."""
     counts = Counter[str]()
     for text in texts:
         counts.update(text)
-    blanks = {ord(char): " " for char, _ in counts.most_common()[most:]}
-    # SentencePiece refuses to learn from nothing.
-    return [text.translate(blanks) for text in texts if text.strip()] or ["a"]
+    spaces = {ord(char): " " for char, _ in counts.most_common()[most:]}
+    # SentencePiece refuses to train on an empty text.
+    return [text.translate(spaces) for text in texts if text.strip()] or ["a"]

@@ -10,12 +10,12 @@ from tests.cli.conftest import call, listing, train
 FILES = {
     "empty": (b"", "bad.txt is empty"),
     "whitespace": (b" \n\t\r\n ", "bad.txt is empty"),
-    "one character": (b"a", "a single kind of character"),
-    "one kind": (b"aaaa", "a single kind of character"),
+    "one character": (b"a", "fewer than two distinct characters"),
+    "one kind": (b"aaaa", "fewer than two distinct characters"),
     "a mark alone": (b"\xef\xbb\xbf", "is empty"),
     "binary": (b"\x7fELF\0\0\1\2" * 50, "looks binary (zero byte at 4)"),
     "utf-16": (("ab\n" * 50).encode("utf-16"), "--encoding"),
-    "latin-1": ("abcd\ngarçon\n".encode("latin-1"), "byte 0xe7 at 8; name its encoding, such as --encoding"),
+    "latin-1": ("abcd\ngarçon\n".encode("latin-1"), "byte 0xe7 at 8; pass its encoding, such as --encoding"),
     "latin-1 after a mark": ("\ufeffabc".encode() + b"\xe7", "byte 0xe7 at 6;"),
     "two characters": (b"ab", "too short"),
     "a token each": (b"abcdefghijklmnopqrst", "too short"),
@@ -71,9 +71,9 @@ TRAIN = {
     "time": (["words.txt", "--max-time", "soon"], "--max-time 'soon'"),
     "no time": (["words.txt", "--max-time", "0"], "--max-time '0'"),
     "negative time": (["words.txt", "--max-time", "-5s"], "--max-time '-5s'"),
-    "two shares": (["words.txt", "--split", "0.5,0.5"], "three shares"),
+    "two shares": (["words.txt", "--split", "0.5,0.5"], "three fractions"),
     "shares": (["words.txt", "--split", "0.5,0.5,0.5"], "sum to 1"),
-    "share words": (["words.txt", "--split", "most,some,few"], "three shares"),
+    "share words": (["words.txt", "--split", "most,some,few"], "three fractions"),
     "no train": (["words.txt", "--split", "0,0.5,0.5"], "nothing to train on"),
     "encoding": (["words.txt", "--encoding", "utf-9"], "unknown encoding 'utf-9'"),
     "no text encoding": (["words.txt", "--encoding", "hex"], "--encoding"),
@@ -141,7 +141,7 @@ def test_what_is_no_run(refused, command, kind):
 
 
 SAMPLE = {
-    "unseen": (["--prompt", "Zé"], "the model never saw 'Z' 'é'"),
+    "unseen": (["--prompt", "Zé"], "not in the vocabulary: 'Z' 'é'"),
     "two lines": (["--prompt", "ba\nda"], "beginning of one line"),
     "unknown": (["--unknown", "guess"], "must be error or skip"),
     "top-k": (["--top-k", "0"], "--top-k 0: must be 1 or more"),

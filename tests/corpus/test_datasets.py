@@ -120,7 +120,7 @@ class TestDownloading:
     def test_no_more_is_read_than_the_pinned_size(self, serve, work):
         entry = serve("/long")
         seen = []
-        with pytest.raises(UserError, match="nothing was kept"):
+        with pytest.raises(UserError, match="nothing was saved"):
             download("names", None, lambda done, total: seen.append(done))
         assert seen[-1] <= entry.size + 65536
 
@@ -203,5 +203,5 @@ class TestFinding:
 
     def test_a_broken_installation_says_so(self, monkeypatch, tmp_path):
         monkeypatch.setattr(datasets, "__file__", str(tmp_path / "makemore" / "corpus" / "datasets.py"))
-        with pytest.raises(UserError, match="install makemore again"):
+        with pytest.raises(UserError, match="reinstall makemore"):
             shipped_file()

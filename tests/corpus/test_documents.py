@@ -131,9 +131,9 @@ def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
     [
-        ("a", "auto", "single kind"),
-        ("aaa\n", "text", "single kind"),
-        ("", "text", "single kind"),
+        ("a", "auto", "fewer than two distinct characters"),
+        ("aaa\n", "text", "fewer than two distinct characters"),
+        ("", "text", "fewer than two distinct characters"),
         ("ab\n\n  \n", "lines", "only one line"),
         ("ab\ncd\n", "lines", "the val split would be empty"),
         ("ab", "text", "too short"),
@@ -160,7 +160,7 @@ def test_dedupe_keeps_equal_lines_together(lines, extra):
 
 
 def test_dedupe_is_for_lines():
-    with pytest.raises(UserError, match="--dedupe is for lines"):
+    with pytest.raises(UserError, match="--dedupe needs lines"):
         make_documents(PROSE, CorpusConfig("text", dedupe=True))
 
 

@@ -64,7 +64,7 @@ def test_what_is_no_text(tmp_path, data, encoding, message):
 
 
 def test_what_is_no_file(tmp_path):
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="is a directory"):
         read_text(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         read_text(tmp_path / "none")

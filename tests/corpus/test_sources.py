@@ -114,7 +114,7 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(ONE.encode())))
     source = find_source("-")
     assert (read(source), source.stem, source.saved()) == (ONE, "stdin", ["-"])
-    with pytest.raises(UserError, match="goes alone"):
+    with pytest.raises(UserError, match="can't be combined"):
         find_source("-", "a.txt")
 
 

@@ -70,7 +70,7 @@ class TestFullDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
-            one_line(train(text, "run"), "No space left on device; make room, then go on with --resume")
+            one_line(train(text, "run"), "No space left on device; free disk space, then resume")
         out = tmp_path / "run"
         if RunDir(out).exists:
             goes_on(text, out, tmp_path)

@@ -145,7 +145,7 @@ def test_sizes_of_tensor_files(work, name, size, text, length):
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_sizes_of_json_files(work, name):
     os.truncate(work / "run" / name, HOLE)
-    assert "is the most" in refused("check")
+    assert "exceed the limit" in refused("check")
     for command in COMMANDS:
         sound(call(*COMMANDS[command]))
 
