@@ -1,9 +1,9 @@
-"""Reverse-mode automatic differentiation of scalars, small enough to read at one sitting.
+"""Reverse-mode automatic differentiation of scalars, small enough to read in one sitting.
 
-Each operation notes its inputs and its local derivative in each of them. The chain rule does the
-rest: from the result backwards, every value hands its gradient on to its inputs, times the local
-derivative (Wengert 1964; Linnainmaa 1970; as backpropagation Rumelhart, Hinton & Williams 1986).
-The rungs above do the same with tensors. Run it: ``python -m makemore.micrograd``.
+Each operation records its inputs and its local derivative with respect to each. ``backward`` applies the
+chain rule: from the result backwards, every value passes its gradient times the local derivative to its
+inputs (Wengert 1964; Linnainmaa 1970; as backpropagation Rumelhart, Hinton & Williams 1986).
+The higher rungs do the same with tensors. Run it: ``python -m makemore.micrograd``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Value:
     ) -> None:
         self.data = float(data)
         self.grad = 0.0
-        """d result / d self, once ``backward`` was called on the result."""
+        """d result / d self, after ``backward`` was called on the result."""
         self.inputs, self.slopes = inputs, slopes
-        """What it was computed from, and d self / d input of each."""
+        """Inputs of the operation, and d self / d input for each."""
         self.op, self.label = op, label
 
     def __repr__(self) -> str:
@@ -47,8 +47,8 @@ class Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data), "×")
 
     def __pow__(self, power: float) -> Value:
-        slope = power * self.data ** (power - 1)
-        return Value(self.data**power, (self,), (slope,), f"^{power:g}")
+        local_grad = power * self.data ** (power - 1)
+        return Value(self.data**power, (self,), (local_grad,), f"^{power:g}")
 
     def exp(self) -> Value:
         out = math.exp(self.data)
@@ -86,14 +86,14 @@ class Value:
         return _value(other) / self
 
     def backward(self) -> None:
-        """Set ``grad`` of everything this was computed from to d self / d it."""
+        """Set ``grad`` of every value in the graph of this one to d self / d value."""
         values = order(self)
         for value in values:
             value.grad = 0.0
         self.grad = 1.0
         for value in reversed(values):
-            for before, slope in zip(value.inputs, value.slopes, strict=True):
-                before.grad += slope * value.grad  # added up: a value may be used more than once
+            for source, local_grad in zip(value.inputs, value.slopes, strict=True):
+                source.grad += local_grad * value.grad  # a sum: a value may be used more than once
 
 
 def _value(number: Value | float) -> Value:
@@ -101,38 +101,38 @@ def _value(number: Value | float) -> Value:
 
 
 def order(result: Value) -> list[Value]:
-    """All that a result was computed from, inputs before what is computed from them, itself last."""
+    """The values a result was computed from, in topological order: inputs first, the result last."""
     done: dict[int, Value] = {}
-    waiting: list[tuple[Value, bool]] = [(result, False)]
-    while waiting:  # a stack of our own: Python's is too shallow for long sums
-        value, inputs_done = waiting.pop()
+    stack: list[tuple[Value, bool]] = [(result, False)]
+    while stack:  # an explicit stack: recursion is too shallow for long sums
+        value, inputs_done = stack.pop()
         if inputs_done:
             done.setdefault(id(value), value)
         elif id(value) not in done:
-            waiting.append((value, True))
-            waiting.extend((before, False) for before in reversed(value.inputs))
+            stack.append((value, True))
+            stack.extend((source, False) for source in reversed(value.inputs))
     return list(done.values())
 
 
-# --- a network of them --------------------------------------------------------------------------
+# --- neural networks ----------------------------------------------------------------------------
 
 
 class MLP:
-    """Layers of neurons, each the tanh of a weighted sum: ``MLP([3, 4, 4, 1])``."""
+    """Multilayer perceptron; each neuron is the tanh of a weighted sum: ``MLP([3, 4, 4, 1])``."""
 
     def __init__(self, sizes: Sequence[int], seed: int = 0) -> None:
         rng = random.Random(seed)
 
-        def neuron(n: int) -> list[Value]:  # its weights, then its bias
+        def neuron(n: int) -> list[Value]:  # weights, then bias
             return [Value(rng.uniform(-1, 1) / math.sqrt(n)) for _ in range(n)] + [Value(0.0)]
 
         self.layers = [[neuron(n) for _ in range(m)] for n, m in pairwise(sizes)]
 
     def __call__(self, x: Sequence[Value | float]) -> list[Value]:
-        outputs = [_value(part) for part in x]
+        outputs = [_value(value) for value in x]
         for layer in self.layers:
             outputs = [
-                sum((w * part for w, part in zip(weights, outputs, strict=True)), bias).tanh()
+                sum((w * x_i for w, x_i in zip(weights, outputs, strict=True)), bias).tanh()
                 for *weights, bias in layer
             ]
         return outputs
@@ -142,21 +142,21 @@ class MLP:
 
 
 def cross_entropy(logits: Sequence[Value], target: int) -> Value:
-    """-ln of the softmax's probability of the target."""
-    highest = max(logit.data for logit in logits)  # shifts nothing, but keeps exp small
-    total = sum((logit - highest).exp() for logit in logits)
-    return _value(total).log() + highest - logits[target]
+    """Negative log of the softmax probability of the target."""
+    max_logit = max(logit.data for logit in logits)  # cancels out, but keeps exp small
+    total = sum((logit - max_logit).exp() for logit in logits)
+    return _value(total).log() + max_logit - logits[target]
 
 
 class Bigram:
-    """The neural bigram: a row of logits for each character, the one after it to be told."""
+    """The neural bigram: for each character, a row of logits for the next one."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.letters = "." + "".join(sorted(set("".join(names))))  # the dot begins and ends a name
+        self.letters = "." + "".join(sorted(set("".join(names))))  # '.' marks the start and end of a name
         self.rows = [[Value(0.0) for _ in self.letters] for _ in self.letters]
 
     def loss(self, names: Sequence[str]) -> Value:
-        """Mean nats per character, the end of each name included."""
+        """Mean loss in nats per character, including the end of each name."""
         ids = [[self.letters.index(char) for char in f".{name}."] for name in names]
         pairs = [pair for name in ids for pair in pairwise(name)]
         return _value(sum(cross_entropy(self.rows[a], b) for a, b in pairs)) / len(pairs)
@@ -166,41 +166,41 @@ class Bigram:
 
 
 def descend(parameters: Sequence[Value], loss: Callable[[], Value], steps: int, rate: float) -> list[float]:
-    """Gradient descent; the loss before each step."""
+    """Gradient descent. Returns the loss before each step."""
     losses = []
     for _ in range(steps):
-        now = loss()
-        now.backward()
-        losses.append(now.data)
+        current = loss()
+        current.backward()
+        losses.append(current.data)
         for parameter in parameters:
             parameter.data -= rate * parameter.grad
     return losses
 
 
-# --- its picture --------------------------------------------------------------------------------
+# --- drawing the graph --------------------------------------------------------------------------
 
 
 def to_text(result: Value) -> str:
-    """The graph as a tree, inputs under what is computed from them; what was shown before is named."""
+    """The graph as a text tree, inputs below results; a repeated value is shown by name only."""
     lines: list[str] = []
     names: dict[int, str] = {}
-    waiting = [(result, "", "")]
-    while waiting:
-        value, lead, rest = waiting.pop()
+    stack = [(result, "", "")]
+    while stack:
+        value, prefix, indent = stack.pop()
         if id(value) in names:
-            lines.append(f"{lead}{names[id(value)]} (above)")
+            lines.append(f"{prefix}{names[id(value)]} (above)")
             continue
         names[id(value)] = value.label or f"v{len(names)}"
-        computed = f" = {value.op}" if value.op else ""
-        lines.append(f"{lead}{names[id(value)]}{computed}   data {value.data:.4f}   grad {value.grad:.4f}")
+        operation = f" = {value.op}" if value.op else ""
+        lines.append(f"{prefix}{names[id(value)]}{operation}   data {value.data:.4f}   grad {value.grad:.4f}")
         branches = [("├─ ", "│  ")] * (len(value.inputs) - 1) + [("└─ ", "   ")]
-        for before, (first, later) in reversed(list(zip(value.inputs, branches, strict=False))):
-            waiting.append((before, rest + first, rest + later))
+        for source, (first, later) in reversed(list(zip(value.inputs, branches, strict=False))):
+            stack.append((source, indent + first, indent + later))
     return "\n".join(lines)
 
 
 def to_dot(result: Value) -> str:
-    """The graph in Graphviz's language: ``dot -Tsvg``."""
+    """The graph in Graphviz's DOT language, for ``dot -Tsvg``."""
     values = order(result)
     names = {id(value): f"v{i}" for i, value in enumerate(values)}
     lines = ["digraph {", "  rankdir=LR; node [shape=record];"]
@@ -208,30 +208,30 @@ def to_dot(result: Value) -> str:
         parts = [value.label, value.op, f"data {value.data:.4f}", f"grad {value.grad:.4f}"]
         text = "|".join(part for part in parts if part).replace('"', '\\"')
         lines.append(f'  {names[id(value)]} [label="{text}"];')
-        lines += [f"  {names[id(before)]} -> {names[id(value)]};" for before in value.inputs]
+        lines += [f"  {names[id(source)]} -> {names[id(value)]};" for source in value.inputs]
     return "\n".join([*lines, "}"])
 
 
 def to_svg(result: Value) -> str:
-    """The graph as a picture: a column for each number of operations from the inputs."""
-    place = _places(result)
-    wide, high = 150, 64
-    columns, rows = (1 + max(part) for part in zip(*place.values(), strict=True))
+    """The graph as an SVG; a value's column is its number of operations from the inputs."""
+    positions = _layout(result)
+    dx, dy = 150, 64
+    columns, rows = (1 + max(part) for part in zip(*positions.values(), strict=True))
     lines, boxes = [], []
     for value in order(result):
-        column, row = place[id(value)]
-        x, y = 20 + column * wide, 20 + row * high
-        for before in value.inputs:
-            x0, y0 = (20 + at * step for at, step in zip(place[id(before)], (wide, high), strict=True))
+        column, row = positions[id(value)]
+        x, y = 20 + column * dx, 20 + row * dy
+        for source in value.inputs:
+            x0, y0 = (20 + i * step for i, step in zip(positions[id(source)], (dx, dy), strict=True))
             lines.append(f'<path d="M{x0 + 104:g} {y0 + 24:g} L{x:g} {y + 24:g}"/>')
-        head = " = ".join(part for part in (value.label, value.op) if part) or "number"
-        words = [head, f"data {value.data:.4f}", f"grad {value.grad:.4f}"]
+        title = " = ".join(part for part in (value.label, value.op) if part) or "number"
+        captions = [title, f"data {value.data:.4f}", f"grad {value.grad:.4f}"]
         texts = "".join(
-            f'<text x="{x + 52:g}" y="{y + 14 + 14 * i:g}">{escape(word)}</text>'
-            for i, word in enumerate(words)
+            f'<text x="{x + 52:g}" y="{y + 14 + 14 * i:g}">{escape(caption)}</text>'
+            for i, caption in enumerate(captions)
         )
         boxes.append(f'<rect x="{x:g}" y="{y:g}" width="104" height="48" rx="4"/>{texts}')
-    size = f'width="{columns * wide:g}" height="{rows * high + 24:g}"'
+    size = f'width="{columns * dx:g}" height="{rows * dy + 24:g}"'
     style = (
         "rect{fill:#fff;stroke:#333}path{stroke:#999;fill:none}"
         "text{font:11px monospace;fill:#000;text-anchor:middle}"
@@ -240,31 +240,31 @@ def to_svg(result: Value) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{style}</style>{body}</svg>\n'
 
 
-def _places(result: Value) -> dict[int, tuple[int, float]]:
-    """Column and row of each value: between its inputs, and an input just before the first that uses it."""
+def _layout(result: Value) -> dict[int, tuple[int, float]]:
+    """Column and row of each value: rows between its inputs'; a leaf one column before its first use."""
     values = order(result)
     depth: dict[int, int] = {}
     for value in values:
-        depth[id(value)] = 1 + max((depth[id(before)] for before in value.inputs), default=-1)
+        depth[id(value)] = 1 + max((depth[id(source)] for source in value.inputs), default=-1)
     for value in reversed(values):
-        for before in value.inputs:
-            if not before.inputs:
-                users = [depth[id(v)] for v in values if before in v.inputs]
-                depth[id(before)] = min(users) - 1
-    place: dict[int, tuple[int, float]] = {}
+        for source in value.inputs:
+            if not source.inputs:
+                users = [depth[id(v)] for v in values if source in v.inputs]
+                depth[id(source)] = min(users) - 1
+    positions: dict[int, tuple[int, float]] = {}
     for value in values:
-        above = [place[id(before)][1] for before in value.inputs]
-        leaves = sum(not v.inputs for v in values[: values.index(value)])
-        row = sum(above) / len(above) if above else float(leaves)
-        taken = [r for column, r in place.values() if column == depth[id(value)]]
+        input_rows = [positions[id(source)][1] for source in value.inputs]
+        n_leaves = sum(not v.inputs for v in values[: values.index(value)])
+        row = sum(input_rows) / len(input_rows) if input_rows else float(n_leaves)
+        taken = [r for column, r in positions.values() if column == depth[id(value)]]
         while any(abs(row - other) < 1 for other in taken):
             row += 0.5
-        place[id(value)] = (depth[id(value)], row)
-    return place
+        positions[id(value)] = (depth[id(value)], row)
+    return positions
 
 
 def main() -> None:
-    """A neuron and its gradients, a network that learns four examples, a bigram of a few names."""
+    """Print a neuron with its gradients, then train an MLP on four examples and a bigram on five names."""
     x, w, b = Value(2.0, label="x"), Value(-0.5, label="w"), Value(1.6, label="b")
     out = (x * w + b).tanh()
     out.label = "out"
@@ -283,7 +283,7 @@ def main() -> None:
         return _value(sum((net(point)[0] - y) ** 2 for point, y in examples))
 
     losses = descend(net.parameters(), squared_error, 100, 0.1)
-    print(f"two hidden layers, {len(net.parameters())} numbers: loss {losses[0]:.4f} to {losses[-1]:.4f}")
+    print(f"two hidden layers, {len(net.parameters())} parameters: loss {losses[0]:.4f} to {losses[-1]:.4f}")
 
     names = ["emma", "olivia", "ava", "isabella", "sophia"]
     bigram = Bigram(names)

@@ -1,4 +1,4 @@
-"""The ladder: a rung is one file here and one line in this registry."""
+"""The ladder of models: one file and one registry entry per rung."""
 
 from __future__ import annotations
 

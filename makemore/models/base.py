@@ -1,9 +1,8 @@
-"""The contract of every rung.
+"""The interface of every model.
 
-Laws, in eval mode, tested for every registered model: causal; the softmax sums to 1 over the whole
-vocabulary; any way of cutting a sequence into chunks gives the same logits as one call; a row's
-result does not depend on its batch-mates; no made-up context, except the boundary token where a
-document really begins.
+Tests check every registered model in eval mode: it is causal; its softmax sums to 1 over the
+vocabulary; splitting a sequence into chunks leaves its logits unchanged; a row's logits do not depend
+on the other rows; no context is invented, except boundary tokens before the start of a document.
 """
 
 from __future__ import annotations
@@ -21,35 +20,34 @@ from makemore.types import Batch, State
 
 
 class LanguageModel(nn.Module, ABC):
-    """Predicts the next token. A concrete model is never subclassed further."""
+    """Predicts the next token. Concrete models are not subclassed further."""
 
     Config: ClassVar[type]
-    """A frozen dataclass of the model's settings, every field with a default and a help line."""
+    """Frozen dataclass of the model's settings; every field has a default and a help text."""
     summary: ClassVar[str]
-    """One line for ``makemore models``."""
+    """One-line description for ``makemore models``."""
 
     standalone: ClassVar[bool] = True
-    """False: made of trained runs rather than trained on a text."""
+    """Whether the model is trained on text; False if it combines trained runs."""
 
     packs: ClassVar[bool] = False
-    """True: documents may share a row, because a boundary token in the input begins a document,
-    before which nothing is seen."""
+    """Whether documents may share a row: the model ignores everything before a boundary token."""
 
     one_document: bool = False
-    """Set by who makes the batches: each row is one document, or a piece of one, whatever follows it
-    padding; so a model that ``packs`` need hide nothing in it. Of rows without a state only."""
+    """Set by the training code where each row holds (part of) one document, then padding only: a model
+    that ``packs`` then needs no document mask. Applies to calls without a state."""
 
     autocasts: ClassVar[bool] = True
-    """False: it is trained in float32, whatever the precision asked for."""
+    """Whether mixed precision applies; if False, the model always trains in float32."""
 
     compiles: ClassVar[bool] = True
-    """False: compiling gains nothing, as where its layers are single kernels already."""
+    """Whether ``torch.compile`` helps; False if, for example, each layer is already a single kernel."""
 
     max_len: int | None
-    """The longest context it can look at, in tokens; None where it carries unbounded state."""
+    """Maximum context length in tokens; None if unbounded, as with a recurrent state."""
     streams: bool = True
-    """True: input of any length may flow through with state of constant size.
-    False: what a state has seen and one call together may not be longer than ``max_len``."""
+    """Whether input of any length can be processed with a state of constant size.
+    If False, the tokens seen by a state and those of a call must not exceed ``max_len`` in total."""
 
     def __init__(self, config: Any, vocab_size: int, boundary_id: int) -> None:
         super().__init__()
@@ -59,45 +57,43 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """State of ``batch_size`` rows before any token, with room for ``capacity`` tokens."""
+        """Initial state of ``batch_size`` rows, with room for ``capacity`` tokens."""
 
     @abstractmethod
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Logits (B, T, V), where ``logits[:, t]`` is of the token after ``tokens_BT[:, t]``.
+        """Return logits (B, T, V), where ``logits[:, t]`` predicts the token after ``tokens_BT[:, t]``.
 
-        With a state, goes on from it and returns the next one (the given one may be overwritten);
-        without, rows begin at a document's start and no state is returned.
-        ``valid_BT`` (bool) marks real tokens, for layers whose statistics must ignore padding.
+        With a state, continue from it (it may be overwritten) and also return the next state.
+        Without one, each row begins a document and the returned state is None.
+        ``valid_BT`` (bool) marks real tokens, for layers whose batch statistics must ignore padding.
         """
 
     def roll(self, state: State, keep: int) -> State | None:
-        """A full state without all but its last ``keep`` tokens, for models with a limited context.
-
-        None: what it remembers depends on where the context began, and has to be computed anew.
-        """
+        """Drop all but the last ``keep`` tokens from a full state, for models with a limited context.
+        Returns None if the state depends on where the context began and must be recomputed."""
         return None
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        """Settings that need no tuning on a corpus of this size, within this budget."""
+        """Default settings for a corpus of this size and this training budget."""
         return Recipe(cls.Config(), cls.base_training(facts))
 
     @classmethod
     def base_training(cls, facts: CorpusFacts, **changes: Any) -> TrainConfig:
-        """The training recipe that all gradient rungs start from, with a rung's own changes."""
+        """Training settings shared by all gradient-trained models, with ``changes`` applied."""
         if facts.mode == "lines":
             longest = min(facts.longest_document, 256)
-            # A row that streams past a document's cut begins it in the middle, without what came before.
+            # Packing splits longer documents; a streaming model would then lose the context before the split.
             packs = cls.packs and (not cls.streams or facts.longest_document <= longest)
-            rows = {"loader": "packed", "block_size": max(longest, 64)}
-            changes = {**(rows if packs else {"loader": "documents", "block_size": longest}), **changes}
+            packing = {"loader": "packed", "block_size": max(longest, 64)}
+            changes = {**(packing if packs else {"loader": "documents", "block_size": longest}), **changes}
         return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)
 
     @property
     def lead(self) -> int:
-        """Tokens to feed before a window in mid-document, so that its first context is real."""
+        """Number of preceding tokens that give a mid-document window full context from its first token."""
         return self.max_len - 1 if self.streams and self.max_len else 0
 
     @property
@@ -105,19 +101,18 @@ class LanguageModel(nn.Module, ABC):
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
     def compile_parts(self, wanted: bool = True) -> bool:
-        """Have what a training step repeats compiled once, or no more; False where there is nothing of
-        the kind, and the step is to be compiled whole."""
+        """Compile the part that a training step repeats, or undo it if not ``wanted``. Returns False if there
+        is no such part and the whole step should be compiled instead."""
         return False
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss (nats per token), or None."""
+        """Regularization loss, a scalar in nats per token to add to the loss, or None."""
         return None
 
     def hidden_matrices(self) -> dict[str, int]:
-        """Names of the parameters between embeddings and output layer, which Muon may train, and of
-        how many matrices, one above the other, each consists (gates).
+        """Parameters that Muon may train: all matrices between embeddings and output layer (``head``).
 
-        By convention the output layer is called ``head``.
+        Returns the number of matrices (gates) stacked along dimension 0, by parameter name.
         """
         return {
             f"{name}.weight": 1
@@ -126,39 +121,39 @@ class LanguageModel(nn.Module, ABC):
         }
 
     def n_parameters(self) -> int:
-        """Trained numbers, each counted once."""
+        """Number of trained parameters; shared ones count once."""
         return sum(p.numel() for p in self.parameters())
 
 
 class CountModel(LanguageModel):
-    """A model whose parameters are counts: it observes each batch once, without gradients."""
+    """A model whose parameters are counts, trained in one pass without gradients."""
 
     autocasts = False
     compiles = False
 
     @abstractmethod
     def observe(self, batch: Batch) -> None:
-        """Count a batch. Rows are whole documents or go on where the row before ended."""
+        """Count a batch. Each row is a whole document or continues the previous batch's row."""
 
     @abstractmethod
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
-        """Called once all of train has been observed; held-out batches may decide settings."""
+        """Finalise after the last training batch; held-out batches may be used to choose settings."""
 
 
 class MixtureModel(LanguageModel):
-    """A weighted sum of its members' probabilities, each of which is scored in its own way."""
+    """A weighted sum of the probabilities of several models, each scored separately."""
 
     standalone = False
 
     @property
     @abstractmethod
     def members(self) -> list[LanguageModel]:
-        """The models that are mixed."""
+        """The mixed models."""
 
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """(members,) float64 on the CPU, not negative, sum 1."""
+        """Mixture weights: (members,) float64 on the CPU, non-negative, summing to 1."""
 
 
 class ManualModel(LanguageModel):
@@ -169,4 +164,4 @@ class ManualModel(LanguageModel):
 
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean nats over valid targets, and its gradient by parameter name. Builds no graph."""
+        """Mean loss over valid targets in nats and its gradients by name, without an autograd graph."""

@@ -1,8 +1,8 @@
 """A deep MLP with batch normalisation whose backward pass is written by hand.
 
-The window of Bengio et al. 2003, batch normalisation (Ioffe & Szegedy 2015), Kaiming initialisation
-(He et al. 2015), and every gradient worked out in two ways: step by step through each intermediate
-value, or fused, where the cross-entropy and the normalisation each have a gradient in closed form.
+The fixed window of Bengio et al. 2003 with batch normalisation (Ioffe & Szegedy 2015) and Kaiming
+initialisation (He et al. 2015). Gradients come in two versions: step by step through every intermediate
+value, or fused, with closed-form gradients of cross-entropy and batch normalisation.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from makemore.types import IGNORE_INDEX, State
 class BatchNormMLPConfig:
     """Settings of ``batchnorm-mlp``."""
 
-    block_size: int = setting(3, "tokens of context")
-    n_embd: int = setting(24, "width of a token's embedding")
+    block_size: int = setting(3, "context length in tokens")
+    n_embd: int = setting(24, "embedding width")
     n_hidden: int = setting(256, "width of each hidden layer")
-    n_layer: int = setting(1, "hidden layers")
+    n_layer: int = setting(1, "number of hidden layers")
     momentum: float = setting(0.1, "weight of a new batch in the running statistics")
-    eps: float = setting(1e-5, "added to the variance before its root")
+    eps: float = setting(1e-5, "added to the variance for numerical stability")
     backprop: Literal["fused", "steps"] = setting(
-        "fused", "backward in closed forms, or through every intermediate value"
+        "fused", "backward pass: closed-form gradients, or through every intermediate value"
     )
 
     def __post_init__(self) -> None:
@@ -47,39 +47,39 @@ class BatchNormMLPConfig:
 
 
 class BatchNormMLP(ManualModel):
-    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+    """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
     Config: ClassVar[type] = BatchNormMLPConfig
     packs = True
-    summary = "deep tanh MLP with batch normalisation, its gradients written by hand"
+    summary = "deep tanh MLP with batch normalisation and hand-written gradients"
 
     def __init__(self, config: BatchNormMLPConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
         self.max_len = config.block_size
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         widths = [config.block_size * config.n_embd] + [config.n_hidden] * config.n_layer
-        # No biases: the normalisation would take them away again.
+        # No biases: batch normalisation subtracts them again.
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(
             BatchNorm(config.n_hidden, config.momentum, config.eps) for _ in self.hidden
         )
         self.head = nn.Linear(config.n_hidden, vocab_size)
         for layer, _ in self._layers:
-            # Kaiming with the gain of tanh keeps the units out of saturation.
+            # Kaiming initialisation with tanh's gain keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
-        # A quiet head: the loss at step 0 is ln V.
+        # Zero head: uniform predictions, so the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """The window's tokens, (B, block_size - 1) int64."""
+        """The last block_size - 1 tokens, (B, block_size - 1) int64."""
         shape = (batch_size, self.config.block_size - 1)
         return (torch.full(shape, self.boundary_id, device=self.device),)
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """In training, give as ``valid_BT`` where targets count, as ``loss_and_grads`` does."""
+        """In training, ``valid_BT`` must mark the valid targets, to match ``loss_and_grads``."""
         windows_BTK, new_state = self._windows(tokens_BT, state)
         hidden = self.embedding(windows_BTK).flatten(2)
         for layer, norm in self._layers:
@@ -88,10 +88,7 @@ class BatchNormMLP(ManualModel):
 
     @torch.no_grad()
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As the base says, in training mode: batch statistics, and the running ones move.
-
-        Only positions with valid targets are computed, and only they enter the statistics.
-        """
+        """Loss and gradients with the statistics of the valid positions; updates the running statistics."""
         windows_NK, targets_N = self._examples(inputs_BT, targets_BT)
         if self.config.backprop == "fused":
             return self._fused(windows_NK, targets_N)
@@ -103,12 +100,12 @@ class BatchNormMLP(ManualModel):
         return values["loss"], {name: grads[name] for name, _ in self.named_parameters()}
 
     def intermediates(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """Every value on the way to ``loss``, differentiable; layer i's names end in ``.i``."""
+        """All forward values up to ``loss`` by name, differentiable; names of layer i end in ``.i``."""
         return self._forward_steps(*self._examples(inputs_BT, targets_BT))
 
     @torch.no_grad()
     def intermediate_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """The loss's gradient in every intermediate and parameter by name, written by hand."""
+        """Hand-written gradients of the loss for every intermediate value and parameter, by name."""
         examples = self._examples(inputs_BT, targets_BT)
         return self._backward_steps(self._forward_steps(*examples), *examples)
 
@@ -126,19 +123,19 @@ class BatchNormMLP(ManualModel):
         return token_windows(tokens_BT, state, self.config.block_size, self.boundary_id)
 
     def _examples(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows (N, K) and targets (N,) of the N positions whose loss counts."""
-        at_N = (targets_BT != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+        """Windows (N, K) and targets (N,) of the N positions with valid targets."""
+        index_N = (targets_BT != IGNORE_INDEX).flatten().nonzero().squeeze(1)
         windows_BTK, _ = self._windows(inputs_BT, None)
-        return windows_BTK.flatten(0, 1)[at_N], targets_BT.flatten()[at_N]
+        return windows_BTK.flatten(0, 1)[index_N], targets_BT.flatten()[index_N]
 
     def _fused(self, windows_NK: Tensor, targets_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward and backward with closed-form gradients of cross-entropy and normalisation."""
+        """Forward and backward with closed-form gradients of cross-entropy and batch normalisation."""
         n = max(len(targets_N), 1)
         x = F.embedding(windows_NK, self.embedding.weight).flatten(1)
-        kept = []
+        saved = []
         for layer, norm in self._layers:
-            hpreact, normal, inverse_std = norm.forward_by_hand(x @ layer.weight.T)
-            kept.append((x, normal, inverse_std))
+            hpreact, normalised, inverse_std = norm.forward_by_hand(x @ layer.weight.T)
+            saved.append((x, normalised, inverse_std))
             x = hpreact.tanh_()
 
         logprobs = F.log_softmax(self.head(x), dim=1)
@@ -150,10 +147,10 @@ class BatchNormMLP(ManualModel):
         grads = {"head.weight": dlogits.T @ x, "head.bias": dlogits.sum(0)}
         dx = dlogits @ self.head.weight
         for i, (layer, norm) in reversed(list(enumerate(self._layers))):
-            spare = x.square_()  # the layer's output is not needed again: d tanh = 1 - h²
-            dx.addcmul_(dx, spare, value=-1)
-            x, normal, inverse_std = kept[i]
-            dx, dgain, dbias = norm.backward_by_hand(dx, normal, inverse_std, spare)
+            scratch = x.square_()  # reuses the memory of the layer's output; d tanh = 1 - h²
+            dx.addcmul_(dx, scratch, value=-1)
+            x, normalised, inverse_std = saved[i]
+            dx, dgain, dbias = norm.backward_by_hand(dx, normalised, inverse_std, scratch)
             grads |= {f"norms.{i}.weight": dgain, f"norms.{i}.bias": dbias}
             grads[f"hidden.{i}.weight"] = dx.T @ x
             dx = dx @ layer.weight
@@ -161,15 +158,15 @@ class BatchNormMLP(ManualModel):
         return loss, grads
 
     def _embedding_grad(self, windows_NK: Tensor, dembcat: Tensor) -> Tensor:
-        """Each token's row is the sum of the gradients at the places that picked it, (V, E)."""
-        table = torch.zeros_like(self.embedding.weight)
-        return table.index_add_(0, windows_NK.flatten(), dembcat.view(-1, table.shape[1]))
+        """Sum the gradients of all positions that looked up each token, (V, E)."""
+        grad_VE = torch.zeros_like(self.embedding.weight)
+        return grad_VE.index_add_(0, windows_NK.flatten(), dembcat.view(-1, grad_VE.shape[1]))
 
     def _forward_steps(self, windows_NK: Tensor, targets_N: Tensor) -> dict[str, Tensor]:
-        """The forward pass in the smallest steps, every value kept by name.
+        """The forward pass in elementary steps, returning every value by name.
 
-        The softmax is the plain one, whose small probabilities underflow near 1e-45 in float32;
-        ``_fused`` works on logarithms and has no such end.
+        This plain softmax underflows for probabilities below about 1e-45 in float32; ``_fused`` uses
+        log-softmax, which does not.
         """
         v: dict[str, Tensor] = {}
         n = max(len(targets_N), 1)
@@ -199,14 +196,14 @@ class BatchNormMLP(ManualModel):
     def _backward_steps(
         self, v: dict[str, Tensor], windows_NK: Tensor, targets_N: Tensor
     ) -> dict[str, Tensor]:
-        """The gradient of every value of ``_forward_steps`` and every parameter, last to first."""
-        g = _softmax_steps(v, targets_N)
+        """Gradients of every value of ``_forward_steps`` and every parameter, last to first."""
+        g = _backward_cross_entropy(v, targets_N)
         last = self.config.n_layer - 1
         g["head.weight"] = g["logits"].T @ v[f"h.{last}"]
         g["head.bias"] = g["logits"].sum(0)
         g[f"h.{last}"] = g["logits"] @ self.head.weight
         for i, (layer, norm) in reversed(list(enumerate(self._layers))):
-            _norm_steps(i, norm.weight, v, g)
+            _backward_layer(i, norm.weight, v, g)
             below = f"h.{i - 1}" if i else "embcat"
             g[f"hidden.{i}.weight"] = g[f"hprebn.{i}"].T @ v[below]
             g[below] = g[f"hprebn.{i}"] @ layer.weight
@@ -215,8 +212,8 @@ class BatchNormMLP(ManualModel):
         return g
 
 
-def _softmax_steps(v: dict[str, Tensor], targets_N: Tensor) -> dict[str, Tensor]:
-    """Gradients from ``loss`` down to ``logits``."""
+def _backward_cross_entropy(v: dict[str, Tensor], targets_N: Tensor) -> dict[str, Tensor]:
+    """Gradients from ``loss`` back to ``logits``."""
     n = max(len(targets_N), 1)
     g = {"loss": torch.ones_like(v["loss"])}
     g["logprobs"] = torch.zeros_like(v["logprobs"]).scatter_(1, targets_N[:, None], -1 / n)
@@ -226,13 +223,13 @@ def _softmax_steps(v: dict[str, Tensor], targets_N: Tensor) -> dict[str, Tensor]
     g["counts"] = g["probs"] * v["counts_sum_inv"] + g["counts_sum"]
     g["norm_logits"] = g["counts"] * v["counts"]
     g["logit_maxes"] = -g["norm_logits"].sum(1, keepdim=True)
-    place = v["logits"].argmax(1, keepdim=True)
-    g["logits"] = g["norm_logits"].scatter_add(1, place, g["logit_maxes"])
+    argmax = v["logits"].argmax(1, keepdim=True)
+    g["logits"] = g["norm_logits"].scatter_add(1, argmax, g["logit_maxes"])
     return g
 
 
-def _norm_steps(i: int, weight: Tensor, v: dict[str, Tensor], g: dict[str, Tensor]) -> None:
-    """Gradients from layer i's ``h`` down to its ``hprebn``, into ``g``."""
+def _backward_layer(i: int, weight: Tensor, v: dict[str, Tensor], g: dict[str, Tensor]) -> None:
+    """Add to ``g`` the gradients of layer i, from ``h`` back to ``hprebn``."""
     n = max(len(v[f"h.{i}"]), 1)
     g[f"hpreact.{i}"] = g[f"h.{i}"] * (1 - v[f"h.{i}"] ** 2)
     g[f"norms.{i}.weight"] = (g[f"hpreact.{i}"] * v[f"bnraw.{i}"]).sum(0)

@@ -1,7 +1,7 @@
-"""The neural bigram: one-hot times weights, so the logits are rows of a V x V table.
+"""The neural bigram: the logits are a one-hot token times a V x V weight matrix.
 
-Trained to its optimum it is the count bigram; a penalty on the squared weights pulls towards the
-uniform distribution, as additive smoothing does to counts.
+At its optimum it equals the count bigram; penalising the squared weights pulls it towards the
+uniform distribution, as additive smoothing does for counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from makemore.types import State
 class BigramConfig:
     """Settings of ``bigram``."""
 
-    weight_penalty: float = setting(0.0, "times the mean squared weight, added to the loss")
+    weight_penalty: float = setting(0.0, "coefficient of the mean squared weight in the loss")
 
     def __post_init__(self) -> None:
         if self.weight_penalty < 0:
@@ -29,17 +29,17 @@ class BigramConfig:
 
 
 class Bigram(LanguageModel):
-    """``logits = onehot(token) @ W``; a row of W is picked rather than multiplied out."""
+    """``logits = onehot(token) @ W``, computed by looking up a row of W."""
 
     Config: ClassVar[type] = BigramConfig
-    summary = "neural bigram: one-hot times a table of weights"
+    summary = "neural bigram: one-hot token times a weight matrix"
     compiles = False
     packs = True
     max_len = 1
 
     def __init__(self, config: BigramConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
-        # Zero weights are the uniform distribution: the loss at step 0 is ln V.
+        # Zero weights: uniform predictions, so the loss at step 0 is ln V.
         self.W = nn.Parameter(torch.zeros(vocab_size, vocab_size))
 
     def init_state(self, batch_size: int, capacity: int) -> State:
@@ -55,7 +55,7 @@ class Bigram(LanguageModel):
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
-        # Convex and tiny: large batches, and steps bold enough for the rarest pairs.
+        # Convex and tiny: large batches, and a learning rate high enough for the rarest pairs.
         train = cls.base_training(
             facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, decay_share=0.8, warmup_steps=0
         )

@@ -1,7 +1,7 @@
-"""Counted n-grams, smoothed: the best that can be done without gradients.
+"""Smoothed n-gram counts: the best that can be done without gradients.
 
-Every smoothing here has one form: a context gives each continuation it was seen with a share, and
-what is left over to the distribution of a shorter context, down to the uniform one.
+All smoothing methods have the same form: a context assigns probability to the continuations seen after
+it and passes the rest on to the distribution of a shorter context, down to the uniform distribution.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from makemore.types import IGNORE_INDEX, Batch, State
 Floats = NDArray[np.float64]
 
 DENSE_AT_ONCE = 1 << 17
-"""Probabilities worked on together: what fits a processor's cache."""
+"""Probabilities computed per chunk, sized to fit the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class CountConfig:
     """Settings of ``count``."""
 
-    order: int = setting(0, "longest n-gram, in tokens (0: what is best on val, up to max_order)")
+    order: int = setting(0, "longest n-gram in tokens (0: choose the best on val, up to max_order)")
     smoothing: Literal["kneser-ney", "additive", "recursive-additive"] = setting(
-        "kneser-ney", "how unseen continuations get their share"
+        "kneser-ney", "how unseen continuations get probability"
     )
-    alpha: float = setting(1.0, "constant of the additive smoothings (0: none)")
-    max_order: int = setting(12, "longest n-gram counted where the order is chosen on val")
+    alpha: float = setting(1.0, "smoothing constant of the additive methods (0: none)")
+    max_order: int = setting(12, "longest n-gram counted when order is 0")
 
     def __post_init__(self) -> None:
         if not 0 <= self.order <= 12 or not 1 <= self.max_order <= 12:
@@ -47,47 +47,48 @@ class CountConfig:
 
 
 class Level(NamedTuple):
-    """One order of a smoothed model, ready for use.
+    """Lookup tables for one order of a smoothed model.
 
-    G n-grams, C contexts. The last two entries of all but ``tokens`` are those of ABSENT (-1) and
-    UNSEEN (-2), as numpy counts from the end: no share, no n-grams, all the rest.
+    G n-grams, C contexts. All arrays but ``tokens`` have two extra entries at the end, which numpy finds
+    under ABSENT (-1) and UNSEEN (-2): no probability, no n-grams, everything to the shorter context.
     """
 
     shares: Floats
-    """(G + 2,): each n-gram's probability beyond what the shorter context gives."""
+    """(G + 2,): probability each n-gram adds to that from the shorter context."""
     tokens: Ints
-    """(G,): its last token."""
+    """(G,): last token of each n-gram."""
     rests: Floats
-    """(C + 2,): the part of each context that goes to the shorter context's distribution."""
+    """(C + 2,): weight of the shorter context's distribution, by context."""
     firsts: Ints
-    """(C + 2,): its first n-gram."""
+    """(C + 2,): index of each context's first n-gram."""
     children: Ints
-    """(C + 2,): its number of n-grams."""
+    """(C + 2,): number of n-grams of each context."""
 
 
 class Smoothed:
-    """Probabilities of a table under a config of the table's order or less, all in float64."""
+    """Smoothed probabilities of an n-gram table in float64; the config may have a lower order."""
 
     def __init__(self, table: NgramTable, config: CountConfig) -> None:
         self.table = table
         self.uniform = 1 / table.vocab_size
         self.backs_off = config.smoothing != "additive"
         self.levels = [
-            _level(table, m, kept_G, given_C) for m, (kept_G, given_C) in enumerate(_smooth(table, config))
+            _build_level(table, m, discounted_G, backoff_C)
+            for m, (discounted_G, backoff_C) in enumerate(_smooth(table, config))
         ]
         root = np.zeros(1, np.int64)
         start = np.full((1, table.vocab_size), self.uniform)
-        self.unigram_1V = self._apply(self.levels[0], root, start)
+        self.unigram_1V = self._interpolate(self.levels[0], root, start)
 
     def dense(self, contexts: list[Ints]) -> Floats:
-        """Distributions (N, V) after contexts, as ``NgramTable.contexts`` gives them."""
+        """Distributions (N, V) after ``contexts``, as returned by ``NgramTable.contexts``."""
         p_NV = np.repeat(self.unigram_1V, len(contexts[0]), axis=0)
         for level, nodes_N in zip(self.levels[1:], contexts[1:], strict=False):
-            p_NV = self._apply(level, nodes_N, p_NV)
+            p_NV = self._interpolate(level, nodes_N, p_NV)
         return p_NV
 
     def of_targets(self, contexts: list[Ints], targets_N: Ints) -> Floats:
-        """The probability (N,) of each target after its context."""
+        """Probability (N,) of each target after its context."""
         p_N = np.full(len(targets_N), self.uniform)
         for m, (level, nodes_N) in enumerate(zip(self.levels, contexts, strict=False)):
             if not self.backs_off:
@@ -96,15 +97,15 @@ class Smoothed:
             p_N = p_N * level.rests[nodes_N] + level.shares[grams_N]
         return p_N
 
-    def _apply(self, level: Level, nodes_N: Ints, p_NV: Floats) -> Floats:
-        """From the shorter contexts' distributions to those of ``nodes_N``, in place."""
+    def _interpolate(self, level: Level, nodes_N: Ints, p_NV: Floats) -> Floats:
+        """Turn the shorter contexts' distributions into those of ``nodes_N``, in place."""
         if not self.backs_off:
             p_NV[nodes_N != ABSENT] = self.uniform
         p_NV *= level.rests[nodes_N, None]
         children_N = level.children[nodes_N]
         ends_N = np.cumsum(children_N)
         total = int(ends_N[-1]) if len(ends_N) else 0
-        # A context's n-grams lie side by side: number them all, then shift each row's run.
+        # A context's n-grams are adjacent: enumerate all of them, then shift each row's range.
         shifts_N = level.firsts[nodes_N] - (ends_N - children_N)
         grams = np.arange(total) + np.repeat(shifts_N, children_N)
         row_starts = np.repeat(np.arange(len(nodes_N)) * p_NV.shape[1], children_N)
@@ -112,38 +113,38 @@ class Smoothed:
         return p_NV
 
 
-def _level(table: NgramTable, m: int, kept_G: Floats, given_C: Floats) -> Level:
-    """Turn counts kept by n-grams and given up by their contexts into shares."""
+def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> Level:
+    """Normalise discounted counts and the mass each context backs off."""
     nodes_G, token_G = table.split_keys(m)
-    total_C = np.bincount(nodes_G, weights=kept_G, minlength=len(given_C)) + given_C
-    known_C = total_C > 0
-    total_C[~known_C] = 1.0  # no counts at all: everything goes to the shorter context
-    rest_C = np.where(known_C, given_C / total_C, 1.0)
-    children_C = np.bincount(nodes_G, minlength=len(given_C))
+    total_C = np.bincount(nodes_G, weights=discounted_G, minlength=len(backoff_C)) + backoff_C
+    seen_C = total_C > 0
+    total_C[~seen_C] = 1.0  # no counts: everything goes to the shorter context
+    backoff_weight_C = np.where(seen_C, backoff_C / total_C, 1.0)
+    children_C = np.bincount(nodes_G, minlength=len(backoff_C))
     return Level(
-        shares=np.append(kept_G / total_C[nodes_G], [0.0, 0.0]),
+        shares=np.append(discounted_G / total_C[nodes_G], [0.0, 0.0]),
         tokens=token_G,
-        rests=np.append(rest_C, [1.0, 1.0]),
+        rests=np.append(backoff_weight_C, [1.0, 1.0]),
         firsts=np.append(np.cumsum(children_C) - children_C, [0, 0]),
         children=np.append(children_C, [0, 0]),
     )
 
 
 def _smooth(table: NgramTable, config: CountConfig) -> list[tuple[Floats, Floats]]:
-    """Of each level: the count each n-gram keeps, and what each context gives to shorter ones."""
+    """For each level: discounted counts of the n-grams, and the mass each context backs off."""
     if config.smoothing == "kneser-ney":
         return _kneser_ney(table, config.order)
-    added = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
+    prior = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
     n_contexts = [1, *map(len, table.keys)]
-    return [(table.counts[m].astype(np.float64), np.full(n_contexts[m], added)) for m in range(config.order)]
+    return [(table.counts[m].astype(np.float64), np.full(n_contexts[m], prior)) for m in range(config.order)]
 
 
 def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
     """Interpolated modified Kneser-Ney (Chen & Goodman 1998, "An Empirical Study of Smoothing
-    Techniques for Language Modeling"): a discount each for counts of 1, 2, 3 and more.
+    Techniques for Language Modeling"): separate discounts for counts of 1, 2 and at least 3.
 
-    Below the highest order, counts are of different tokens seen before the n-gram. An order whose
-    discounts can't be estimated takes those of the next higher one, whose n-grams are rarer.
+    Lower orders use continuation counts, the number of distinct tokens seen before an n-gram. An order
+    whose discounts can't be estimated uses those of the next higher order, whose n-grams are rarer.
     """
     counts = [*table.continuations[: order - 1], table.counts[order - 1]]
     result: list[tuple[Floats, Floats]] = []
@@ -153,17 +154,16 @@ def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
         discounts = estimate_discounts(counts[m], discounts)
         discount_G = np.append(0.0, discounts)[np.minimum(counts[m], 3)]
         nodes_G = table.keys[m] // table.vocab_size
-        given_C = np.bincount(nodes_G, weights=discount_G, minlength=n_contexts[m])
-        result.append((counts[m].astype(np.float64) - discount_G, given_C.astype(np.float64)))
+        backoff_C = np.bincount(nodes_G, weights=discount_G, minlength=n_contexts[m])
+        result.append((counts[m].astype(np.float64) - discount_G, backoff_C.astype(np.float64)))
     return result[::-1]
 
 
 def estimate_discounts(counts_G: Ints, fallback: Floats) -> Floats:
-    """Discounts of counts 1, 2, 3 and more, from how many n-grams have counts 1, 2, 3 and 4.
+    """Discounts for counts of 1, 2 and at least 3, from how many n-grams have counts 1, 2, 3 and 4.
 
-    A small alphabet's short n-grams are seldom rare, and then the estimate breaks. In its place
-    stands the single discount of Ney, Essen & Kneser (1994), or ``fallback`` where even the counts
-    of 1 and 2 that it needs aren't there.
+    With a small alphabet few short n-grams are rare, and the estimate fails. Then all three are the single
+    discount of Ney, Essen & Kneser (1994), or ``fallback`` if no n-gram has count 1 or none has count 2.
     """
     n = np.bincount(np.minimum(counts_G, 5), minlength=6)[1:5].astype(np.float64)
     if n[0] == 0 or n[1] == 0:
@@ -178,47 +178,44 @@ def estimate_discounts(counts_G: Ints, fallback: Floats) -> Floats:
 
 
 class Count(CountModel):
-    """Distributions from a table of n-grams; the table stays in main memory on every device."""
+    """N-gram model; the table stays in main memory on every device."""
 
     Config: ClassVar[type] = CountConfig
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
-    _ready: Smoothed | None
+    _smoothed: Smoothed | None
 
     def __init__(self, config: CountConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
         self.order = config.order or config.max_order
         self.max_len = max(self.order - 1, 1)
-        # The last tokens of each row observed, so that training resumes in mid-document.
-        self.register_buffer("ends", self._no_tokens(0))
+        # The last tokens of each observed row, so that training can resume in mid-document.
+        self.register_buffer("ends", self._empty_context(0))
         self.ends: Tensor
         self._set_table(NgramTable.empty(self.order, vocab_size, boundary_id))
 
     @property
     def table(self) -> NgramTable:
-        """All that was observed so far."""
+        """Table of everything observed so far."""
         table = self._counter.table()
         if table is not self._table:
             self._set_table(table)
         return table
 
     def observe(self, batch: Batch) -> None:
-        """Count a batch's targets after their contexts.
-
-        Raises ValueError where it continues a batch of other rows, or none.
-        """
+        """Count a batch's targets. Raises ValueError if it continues a different number of rows."""
         inputs_N, targets_N, self.ends = self._flatten(batch, self.ends)
         self._counter.add(inputs_N, targets_N)
 
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
-        """Where no order was asked for, keep the one that is best on the held-out batches."""
+        """If ``order`` is 0, choose the order with the lowest loss on the held-out batches."""
         batches = list(held_out)
         if not self.config.order and batches:
             losses = self.losses_by_order(batches)
-            self._keep_order(min(losses, key=losses.__getitem__))
-        self.ends = self._no_tokens(0)
+            self._set_order(min(losses, key=losses.__getitem__))
+        self.ends = self._empty_context(0)
         _ = self.smoothed
 
-    def _keep_order(self, order: int) -> None:
+    def _set_order(self, order: int) -> None:
         table = self.table.cut(order)
         for n in range(order + 1, self.order + 1):
             del self._buffers[f"keys_{n}"], self._buffers[f"counts_{n}"]
@@ -227,33 +224,33 @@ class Count(CountModel):
         self._set_table(table)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """The last order - 1 tokens, (B, order - 1) int64: none so far."""
-        return (self._no_tokens(batch_size),)
+        """The last order - 1 tokens, (B, order - 1) int64, initially ABSENT."""
+        return (self._empty_context(batch_size),)
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Log-probabilities: computed in float64, returned in float32."""
+        """Log-probabilities, computed in float64 and returned in float32."""
         (B, T), V = tokens_BT.shape, self.vocab_size
-        before = self._no_tokens(B) if state is None else state[0]
-        rows_BL = torch.cat([before.new_full((B, 1), ABSENT), before, tokens_BT], dim=1)
-        skip = rows_BL.shape[1] - T
+        past = self._empty_context(B) if state is None else state[0]
+        rows_BL = torch.cat([past.new_full((B, 1), ABSENT), past, tokens_BT], dim=1)
+        n_past = rows_BL.shape[1] - T
         contexts = [
-            nodes_N.reshape(B, skip + T)[:, skip:].ravel()
+            nodes_N.reshape(B, n_past + T)[:, n_past:].ravel()
             for nodes_N in self.table.contexts(rows_BL.flatten().cpu().numpy())
         ]
         smoothed = self.smoothed
         logits = torch.empty(B * T, V)
-        step = max(1, DENSE_AT_ONCE // V)
-        with np.errstate(divide="ignore"):  # without smoothing, log 0
-            for i in range(0, B * T, step):
-                p_NV = smoothed.dense([nodes_N[i : i + step] for nodes_N in contexts])
-                logits[i : i + step] = torch.from_numpy(np.log(p_NV, out=p_NV))
+        chunk = max(1, DENSE_AT_ONCE // V)
+        with np.errstate(divide="ignore"):  # log 0 without smoothing
+            for i in range(0, B * T, chunk):
+                p_NV = smoothed.dense([nodes_N[i : i + chunk] for nodes_N in contexts])
+                logits[i : i + chunk] = torch.from_numpy(np.log(p_NV, out=p_NV))
         new_state = None if state is None else (rows_BL[:, T + 1 :],)
         return logits.view(B, T, V).to(tokens_BT.device), new_state
 
     def with_order(self, order: int) -> Count:
-        """The model that counting with a lower order would have given. It shares the counts."""
+        """The model of a lower order, sharing this one's counts."""
         if not 1 <= order <= self.order:
             raise ValueError(f"order must be from 1 to {self.order}")
         model = Count(replace(self.config, order=order), self.vocab_size, self.boundary_id)
@@ -261,11 +258,11 @@ class Count(CountModel):
         return model
 
     def losses_by_order(self, batches: Iterable[Batch]) -> dict[int, float]:
-        """Mean nats of the batches' targets under each order up to this one, without recounting.
+        """Mean loss in nats per token for each order up to this one, without recounting.
 
-        The batches come as for ``observe`` and are held together, some 100 bytes a token.
+        Takes batches like ``observe`` and holds them all in memory, about 100 bytes per token.
         """
-        rows, ends = [], self._no_tokens(0)
+        rows, ends = [], self._empty_context(0)
         for batch in batches:
             inputs_N, targets_N, ends = self._flatten(batch, ends)
             rows.append((inputs_N, targets_N))
@@ -281,38 +278,38 @@ class Count(CountModel):
         return losses
 
     def n_parameters(self) -> int:
-        """Stored counts."""
+        """Number of stored counts."""
         return self.table.size
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         train = cls.base_training(facts, optimizer="none", batch_tokens=1 << 16)
-        # Every order is counted before one is chosen: what is never seen again costs memory only.
+        # All orders are counted before one is chosen: n-grams that never recur only cost memory.
         max_order = 12 if facts.train_tokens < 20_000_000 else 6
         return Recipe(CountConfig(max_order=max_order), train)
 
     @property
     def smoothed(self) -> Smoothed:
         table = self.table
-        if self._ready is None:
-            self._ready = Smoothed(table, replace(self.config, order=self.order))
-        return self._ready
+        if self._smoothed is None:
+            self._smoothed = Smoothed(table, replace(self.config, order=self.order))
+        return self._smoothed
 
-    def _no_tokens(self, rows: int) -> Tensor:
-        return torch.full((rows, self.order - 1), ABSENT, device=self.device)
+    def _empty_context(self, n_rows: int) -> Tensor:
+        return torch.full((n_rows, self.order - 1), ABSENT, device=self.device)
 
     def _flatten(self, batch: Batch, ends: Tensor) -> tuple[Ints, Ints, Tensor]:
-        """A batch's rows one after the other, each with the context that ``ends`` gives it.
+        """Concatenate a batch's rows, each preceded by its context from ``ends``.
 
-        Returns inputs (N,), targets (N,) and the rows' own ends. Raises ValueError where the batch
-        continues other rows than ``ends`` has.
+        Returns inputs (N,), targets (N,) and the new ``ends``. Raises ValueError if the batch continues a
+        different number of rows.
         """
         inputs_BT, targets_BT = batch.inputs_BT.to(self.device), batch.targets_BT
         B, order = len(inputs_BT), self.order
         if not batch.continues:
-            ends = self._no_tokens(B)
+            ends = self._empty_context(B)
         elif len(ends) != B:
-            raise ValueError(f"a batch of {B} rows can't continue one of {len(ends)}")
+            raise ValueError(f"a batch of {B} rows can't continue a batch of {len(ends)} rows")
         rows_BL = torch.cat([ends.new_full((B, 1), ABSENT), ends, inputs_BT], dim=1)
         targets_BL = torch.nn.functional.pad(targets_BT, (order, 0), value=IGNORE_INDEX)
         ends = rows_BL[:, rows_BL.shape[1] - order + 1 :].clone()
@@ -320,20 +317,20 @@ class Count(CountModel):
 
     def _set_table(self, table: NgramTable) -> None:
         self._table, self._counter = table, NgramCounter(table)
-        self._ready = None
+        self._smoothed = None
         device = self.device
         for kind, levels in (("keys", table.keys), ("counts", table.counts)):
             for n, array in enumerate(levels, start=1):
                 self.register_buffer(f"{kind}_{n}", torch.from_numpy(array).to(device))
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        _ = self.table  # count what is pending
+        _ = self.table  # counts pending batches
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Takes tables of any size; what can't be a table becomes load_state_dict's error."""
+        """Accept tables of any size, and report invalid ones as errors of ``load_state_dict``."""
         errors: list[str] = args[4]
         for name, buffer in self.named_buffers():
             stored = state_dict.get(prefix + name, buffer)

@@ -20,7 +20,7 @@ class MixtureConfig:
     """Settings of ``mixture``."""
 
     members: str = setting(
-        '[["mlp", {}], ["bigram", {}]]', "the members' names and settings, as a JSON list of pairs"
+        '[["mlp", {}], ["bigram", {}]]', "member models, as a JSON list of [name, settings] pairs"
     )
 
     def __post_init__(self) -> None:
@@ -29,30 +29,30 @@ class MixtureConfig:
             raise ValueError("members must be a JSON list of [name, settings] pairs")
 
     def pairs(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and settings. Raises ValueError where they aren't pairs."""
+        """Parse ``members``. Raises ValueError unless it is a list of pairs."""
         return [(name, settings) for name, settings in json.loads(self.members)]
 
 
 class Mixture(MixtureModel):
-    """log sum_k w_k p_k: a member that is sure and right is never outvoted by more than its weight."""
+    """``log sum_k w_k p_k``: on any token at most -ln w_k nats worse than member k."""
 
     Config: ClassVar[type] = MixtureConfig
-    summary = "a weighted sum of trained runs' probabilities, made by makemore mix"
+    summary = "weighted sum of trained runs' probabilities, made by makemore mix"
 
     def __init__(self, config: MixtureConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
-        # Imported here: the registry's entries are looked up by name, this file being one of them.
+        # Imported here to avoid a cycle: the registry imports this file.
         from makemore.models import MODELS
 
         members = []
         for name, settings in config.pairs():
             kind = MODELS.get(name)
             members.append(kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id))
-        self._join(members)
+        self._set_members(members)
 
-    def _join(self, members: list[LanguageModel]) -> None:
+    def _set_members(self, members: list[LanguageModel]) -> None:
         self.parts = nn.ModuleList(members)
-        # Not in float64, which MPS doesn't have.
+        # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
         limits = [m.max_len for m in members if not m.streams and m.max_len is not None]
@@ -71,26 +71,26 @@ class Mixture(MixtureModel):
         return weights / weights.sum()
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """The members' states, one after the other."""
+        """The members' states, concatenated."""
         return tuple(part for m in self.members for part in m.init_state(batch_size, capacity))
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Log-probabilities."""
+        """Log-probabilities of the mixture."""
         weighted: list[Tensor] = []
-        after: list[Tensor] = []
+        new_state: list[Tensor] = []
         for member, weight in zip(self.members, self.mixing, strict=True):
-            before = None if state is None else self._state_of(member, state, len(after))
-            logits, next_state = member(tokens_BT, before, valid_BT)
+            member_state = None if state is None else self._member_state(member, state, len(new_state))
+            logits, next_state = member(tokens_BT, member_state, valid_BT)
             weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log())
-            after.extend(next_state or ())
+            new_state.extend(next_state or ())
         logits = torch.logsumexp(torch.stack(weighted), dim=0)
-        return logits, None if state is None else tuple(after)
+        return logits, None if state is None else tuple(new_state)
 
-    def _state_of(self, member: LanguageModel, state: State, start: int) -> State:
+    def _member_state(self, member: LanguageModel, state: State, start: int) -> State:
         return state[start : start + len(member.init_state(1, 1))]
 
     def n_parameters(self) -> int:
-        """All members', and a weight for each."""
+        """The members' parameters and one weight per member."""
         return sum(m.n_parameters() for m in self.members) + len(self.parts)

@@ -1,5 +1,5 @@
 """The neural probabilistic language model (Bengio et al. 2003, "A Neural Probabilistic Language
-Model"): embeddings of the last few tokens, joined, through tanh layers to the next token's logits."""
+Model"): concatenated embeddings of the last few tokens, through tanh layers to next-token logits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from makemore.types import State
 class MLPConfig:
     """Settings of ``mlp``."""
 
-    block_size: int = setting(8, "tokens of context")
-    n_embd: int = setting(32, "width of a token's embedding")
+    block_size: int = setting(8, "context length in tokens")
+    n_embd: int = setting(32, "embedding width")
     n_hidden: int = setting(512, "width of each hidden layer")
-    n_layer: int = setting(1, "hidden layers")
-    dropout: float = setting(0.0, "share of hidden units dropped in training")
+    n_layer: int = setting(1, "number of hidden layers")
+    dropout: float = setting(0.0, "dropout probability of hidden units")
 
     def __post_init__(self) -> None:
         if min(self.block_size, self.n_embd, self.n_hidden, self.n_layer) < 1:
@@ -36,7 +36,7 @@ class MLPConfig:
 
 
 class MLP(LanguageModel):
-    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+    """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
     Config: ClassVar[type] = MLPConfig
     packs = True
@@ -53,17 +53,17 @@ class MLP(LanguageModel):
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.n_hidden, vocab_size)
         for layer in layers:
-            # Kaiming with the gain of tanh keeps the units out of saturation.
+            # Kaiming initialisation with tanh's gain keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
-        # In running text the boundary is seen once: until learned, it says nothing.
+        # Running text has a single boundary token: its barely trained embedding should be neutral.
         nn.init.zeros_(self.embedding.weight[boundary_id])
-        # A quiet head: the loss at step 0 is ln V.
+        # Zero head: uniform predictions, so the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """The window's tokens, (B, block_size - 1) int64."""
+        """The last block_size - 1 tokens, (B, block_size - 1) int64."""
         shape = (batch_size, self.config.block_size - 1)
         return (torch.full(shape, self.boundary_id, device=self.device),)
 

@@ -15,53 +15,53 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ABSENT = -1
-"""In place of a token or context that would lie before the row or the document."""
+"""Marks a token or context before the start of the row or document."""
 UNSEEN = -2
-"""In place of a context that isn't in the table."""
+"""Marks a context that isn't in the table."""
 COUNT_AT_ONCE = 1 << 21
-"""Tokens gathered before they are counted."""
+"""Tokens buffered before they are counted."""
 
 
 @dataclass(frozen=True)
 class NgramTable:
-    """Every n-gram up to some order, and how often it was seen.
+    """All n-grams up to some order and their counts.
 
     Level ``m`` (index ``m - 1`` of both lists) holds the m-grams sorted by key, which is
-    ``node * vocab_size + token``: ``token`` is the last one, ``node`` the index of the others in
-    the level below (0 at level 1, where each token of the vocabulary has a key, seen or not).
-    So a context's continuations lie side by side, and the levels up to ``m`` are the table of
-    order ``m``. A document begins with the boundary token, and no context reaches across one.
+    ``node * vocab_size + token``: ``token`` is the last token, ``node`` the index of the preceding ones in
+    the level below (0 at level 1, which has a key for every token of the vocabulary, seen or not).
+    So a context's continuations are adjacent, and the levels up to ``m`` are the table of
+    order ``m``. A document begins with the boundary token, which no context crosses.
     """
 
     vocab_size: int
     boundary_id: int
     keys: list[Ints]
     counts: list[Ints]
-    """Zero for an n-gram that was only seen as context."""
+    """Zero for an n-gram seen only as context."""
 
     @classmethod
     def empty(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
-        """The table of a text without tokens."""
+        """The table of an empty text."""
         keys = [np.arange(size) for size in [vocab_size] + [0] * (order - 1)]
         return cls(vocab_size, boundary_id, keys, [np.zeros_like(k) for k in keys])
 
     @classmethod
     def count(cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints) -> Self:
-        """The n-grams that end in each target and whose context ends in the input beside it.
+        """Count the n-grams that end in each target, with the context that ends in its input.
 
         An input of ABSENT separates rows. A target of IGNORE_INDEX isn't counted, but the inputs
-        around it are still context of what follows.
+        around it still serve as context.
         """
         table = cls.empty(order, vocab_size, boundary_id)
-        after_N = np.append(inputs_N[1:], ABSENT)
-        after_N[after_N == boundary_id] = ABSENT
+        next_N = np.append(inputs_N[1:], ABSENT)
+        next_N[next_N == boundary_id] = ABSENT
         counted_N = targets_N != IGNORE_INDEX
-        last_N = np.where(counted_N, targets_N, after_N)
+        last_N = np.where(counted_N, targets_N, next_N)
         table.counts[0][:] = np.bincount(targets_N[counted_N], minlength=vocab_size)
-        goes_on_N = (after_N != ABSENT) & (after_N == last_N)
-        # An n-gram as one number is sorted several times as fast as level upon level.
+        continues_N = (next_N != ABSENT) & (next_N == last_N)
+        # Sorting n-grams packed into integers is several times faster than working level by level.
         fill = _fill_packed if (vocab_size + 1) ** order < 2**62 else _fill_by_level
-        fill(table, inputs_N, last_N, goes_on_N, counted_N)
+        fill(table, inputs_N, last_N, continues_N, counted_N)
         return table
 
     @property
@@ -70,41 +70,41 @@ class NgramTable:
 
     @property
     def size(self) -> int:
-        """N-grams of all lengths."""
+        """Number of n-grams of all lengths."""
         return sum(map(len, self.keys))
 
     def cut(self, order: int) -> NgramTable:
-        """The table of a lower order; it shares this one's arrays."""
+        """The table of a lower order, sharing this one's arrays."""
         return NgramTable(self.vocab_size, self.boundary_id, self.keys[:order], self.counts[:order])
 
     def merge(self, other: NgramTable) -> NgramTable:
-        """The table of both texts: counts are sums. Tables must agree in all but the counts."""
+        """The sum of two tables of the same order, vocabulary and boundary token."""
         merged = NgramTable.empty(self.order, self.vocab_size, self.boundary_id)
         tables = (self, other)
-        places = [np.zeros(1, np.int64)] * 2
+        index_maps = [np.zeros(1, np.int64)] * 2
         for level in range(self.order):
-            # Contexts keep their order when they move, so each table's keys stay sorted.
-            moved = []
-            for table, place in zip(tables, places, strict=True):
+            # Remapping preserves the order of contexts, so each table's keys stay sorted.
+            remapped = []
+            for table, index_map in zip(tables, index_maps, strict=True):
                 nodes, tokens = table.split_keys(level)
-                moved.append(place[nodes] * self.vocab_size + tokens)
-            keys = _distinct(np.sort(np.concatenate(moved), kind="stable"))
-            places = [np.searchsorted(keys, m) for m in moved]
+                remapped.append(index_map[nodes] * self.vocab_size + tokens)
+            keys = _distinct(np.sort(np.concatenate(remapped), kind="stable"))
+            index_maps = [np.searchsorted(keys, m) for m in remapped]
             counts = np.zeros(len(keys), np.int64)
-            for table, place in zip(tables, places, strict=True):
-                counts[place] += table.counts[level]
+            for table, index_map in zip(tables, index_maps, strict=True):
+                counts[index_map] += table.counts[level]
             merged.keys[level], merged.counts[level] = keys, counts
         return merged
 
     def split_keys(self, level: int) -> tuple[Ints, Ints]:
-        """Of each n-gram of ``level`` (from 0): its context's node and its last token."""
+        """Context node and last token of each n-gram of ``level`` (from 0)."""
         nodes = self.keys[level] // self.vocab_size
         return nodes, self.keys[level] - nodes * self.vocab_size
 
     def find(self, level: int, contexts_N: Ints, tokens_N: Ints) -> Ints:
-        """Nodes in ``level`` (from 0) of contexts of the level below, each with one more token.
+        """Nodes in ``level`` (from 0) of contexts of the level below, each extended by one token.
 
-        ABSENT where the context is, UNSEEN where the table lacks the n-gram.
+        ABSENT where the context is ABSENT, UNSEEN where the table lacks the n-gram.
         """
         if level == 0:
             return tokens_N
@@ -112,30 +112,25 @@ class NgramTable:
         keys = self.keys[level]
         if not len(keys):
             return missing_N
-        wanted_N = contexts_N * self.vocab_size + tokens_N
-        place_N = np.minimum(np.searchsorted(keys, wanted_N), len(keys) - 1)
-        return np.where((contexts_N >= 0) & (keys[place_N] == wanted_N), place_N, missing_N)
+        key_N = contexts_N * self.vocab_size + tokens_N
+        index_N = np.minimum(np.searchsorted(keys, key_N), len(keys) - 1)
+        return np.where((contexts_N >= 0) & (keys[index_N] == key_N), index_N, missing_N)
 
     def contexts(self, tokens_N: Ints) -> list[Ints]:
-        """Nodes of the 0, 1, … order - 1 tokens that end at each position, each (N,).
-
-        A token of ABSENT separates rows.
-        """
-        begins_N = (tokens_N == self.boundary_id) | (tokens_N == ABSENT)
+        """Nodes (N,) of contexts of 0 … order - 1 tokens ending at each position; ABSENT separates rows."""
+        starts_N = (tokens_N == self.boundary_id) | (tokens_N == ABSENT)
         contexts = [np.zeros_like(tokens_N), tokens_N]
         for level in range(1, self.order - 1):
-            before_N = np.append(ABSENT, contexts[-1][:-1])
-            before_N[begins_N] = ABSENT
-            contexts.append(self.find(level, before_N, tokens_N))
+            previous_N = np.append(ABSENT, contexts[-1][:-1])
+            previous_N[starts_N] = ABSENT
+            contexts.append(self.find(level, previous_N, tokens_N))
         return contexts[: self.order]
 
     @cached_property
     def suffixes(self) -> list[Ints]:
-        """Of each n-gram of two tokens and more, by level: the node, one level lower, of it less its
-        first token.
+        """By level, from 2-grams up: the node, one level below, of each n-gram without its first token.
 
-        Raises ValueError where an n-gram is in the table and its ending isn't, which no text brings
-        about.
+        Raises ValueError if a suffix is missing from the table, which counting a text never causes.
         """
         result = []
         suffixes = np.zeros(self.vocab_size, np.int64)
@@ -143,49 +138,49 @@ class NgramTable:
             nodes, tokens = self.split_keys(level)
             suffixes = self.find(level - 1, suffixes[nodes], tokens)
             if suffixes.size and suffixes.min() < 0:
-                raise ValueError(f"{level + 1}-grams without the {level}-grams that end them")
+                raise ValueError(f"{level + 1}-grams whose {level}-gram suffixes are missing")
             result.append(suffixes)
         return result
 
     @cached_property
     def continuations(self) -> list[Ints]:
-        """Of each n-gram below the highest order, how many different tokens were seen before it.
+        """For each n-gram below the highest order, the number of distinct tokens seen before it.
 
-        Those that begin a document have nothing before them and keep their counts. Raises
-        ValueError as ``suffixes`` does.
+        N-grams that begin a document have no preceding token and use their plain counts. Raises
+        ValueError like ``suffixes``.
         """
         result = []
-        begins = np.zeros(self.vocab_size, bool)
+        is_start = np.zeros(self.vocab_size, bool)
         for level, suffixes in enumerate(self.suffixes, start=1):
             seen = suffixes[self.counts[level] > 0]
-            before = np.bincount(seen, minlength=len(self.keys[level - 1]))
-            result.append(np.where(begins, self.counts[level - 1], before))
+            n_preceding = np.bincount(seen, minlength=len(self.keys[level - 1]))
+            result.append(np.where(is_start, self.counts[level - 1], n_preceding))
             nodes = self.split_keys(level)[0]
-            begins = begins[nodes] if level > 1 else nodes == self.boundary_id
+            is_start = is_start[nodes] if level > 1 else nodes == self.boundary_id
         return result
 
     def validate(self) -> None:
-        """Raises ValueError, saying what is wrong, where the arrays can't be a table."""
+        """Raise ValueError with the reason if the arrays aren't a valid table."""
         n_contexts = 1
         for n, (keys, counts) in enumerate(zip(self.keys, self.counts, strict=True), start=1):
             if keys.shape != counts.shape or keys.ndim != 1:
-                raise ValueError(f"{n}-grams: {keys.shape} keys and {counts.shape} counts")
+                raise ValueError(f"{n}-grams: keys have shape {keys.shape}, counts {counts.shape}")
             if counts.size and counts.min() < 0:
                 raise ValueError(f"{n}-grams: negative counts")
             if (np.diff(keys) <= 0).any():
-                raise ValueError(f"{n}-grams: keys out of order")
+                raise ValueError(f"{n}-grams: keys aren't strictly increasing")
             if keys.size and not 0 <= keys[0] <= keys[-1] < n_contexts * self.vocab_size:
-                raise ValueError(f"{n}-grams: keys without a context")
+                raise ValueError(f"{n}-grams: keys refer to missing contexts")
             n_contexts = len(keys)
         if len(self.keys[0]) != self.vocab_size:
-            raise ValueError(f"{len(self.keys[0])} tokens in place of {self.vocab_size}")
+            raise ValueError(f"table has {len(self.keys[0])} tokens, expected {self.vocab_size}")
         _ = self.continuations
 
 
 def _fill_by_level(
-    table: NgramTable, inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools
+    table: NgramTable, inputs_N: Ints, last_N: Ints, continues_N: Bools, counted_N: Bools
 ) -> None:
-    """Levels from 2 up, each from the one below: n-grams of any size."""
+    """Fill levels 2 and up, each from the one below; works for n-grams of any size."""
     contexts_N = inputs_N
     index = np.flatnonzero(last_N != ABSENT)
     for level in range(1, table.order):
@@ -193,61 +188,63 @@ def _fill_by_level(
         table.keys[level], nodes = _unique(contexts_N[index] * table.vocab_size + last_N[index])
         counted = nodes[counted_N[index]]
         table.counts[level] = np.bincount(counted, minlength=len(table.keys[level]))
-        # What ends in this target is the context of the next, one token longer.
-        goes_on = goes_on_N[index]
+        # The n-gram ending in this target is a context of the next target.
+        continues = continues_N[index]
         contexts_N = np.full(len(inputs_N), ABSENT)
-        contexts_N[index[goes_on] + 1] = nodes[goes_on]
+        contexts_N[index[continues] + 1] = nodes[continues]
 
 
-def _fill_packed(table: NgramTable, inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools) -> None:
-    """The same, of n-grams that fit in 62 bits: the longest that begins at each place, as a number whose
-    digits are tokens (0: it has ended), is sorted once; shorter n-grams are its leading digits."""
-    digits, ignored = _sequences(inputs_N, last_N, goes_on_N, counted_N)
+def _fill_packed(
+    table: NgramTable, inputs_N: Ints, last_N: Ints, continues_N: Bools, counted_N: Bools
+) -> None:
+    """Same, for n-grams that fit in 62 bits: pack the longest n-gram from each position into an integer
+    with tokens as digits (0: end) and sort these once. Shorter n-grams are their leading digits."""
+    digits, ignored = _sequences(inputs_N, last_N, continues_N, counted_N)
     base, order = table.vocab_size + 1, table.order
-    grams = _grams(digits, base, order)
+    grams = _pack_grams(digits, base, order)
     sorted_N = np.sort(grams)
     sorted_N = sorted_N[np.searchsorted(sorted_N, base ** (order - 1)) :]
     first = np.flatnonzero(np.diff(sorted_N, prepend=ABSENT))
-    unique_U, times_U = sorted_N[first], np.diff(np.append(first, len(sorted_N)))
+    unique_U, counts_U = sorted_N[first], np.diff(np.append(first, len(sorted_N)))
     nodes_U = unique_U // base ** (order - 1) - 1
     for level in range(1, order):
-        heads_U = unique_U // base ** (order - 1 - level)
-        token_U = heads_U % base - 1
+        prefixes_U = unique_U // base ** (order - 1 - level)
+        token_U = prefixes_U % base - 1
         exists_U = token_U >= 0
-        new = np.flatnonzero(exists_U & (np.diff(heads_U, prepend=ABSENT) != 0))
+        new = np.flatnonzero(exists_U & (np.diff(prefixes_U, prepend=ABSENT) != 0))
         if not len(new):
             return
         table.keys[level] = nodes_U[new] * table.vocab_size + token_U[new]
-        counts = np.add.reduceat(times_U * exists_U, new)
-        # What ends in a target that doesn't count was seen as context only.
-        begins = ignored[ignored >= level] - level
-        context = grams[begins] // base ** (order - 1 - level)
+        counts = np.add.reduceat(counts_U * exists_U, new)
+        # N-grams that end in an ignored target were seen as context only.
+        starts = ignored[ignored >= level] - level
+        context = grams[starts] // base ** (order - 1 - level)
         context = context[context % base > 0]
-        counts -= np.bincount(np.searchsorted(heads_U[new], context), minlength=len(new))
+        counts -= np.bincount(np.searchsorted(prefixes_U[new], context), minlength=len(new))
         table.counts[level] = counts
         is_new = np.zeros(len(unique_U), np.int64)
         is_new[new] = 1
         nodes_U = np.cumsum(is_new) - 1
 
 
-def _sequences(inputs_N: Ints, last_N: Ints, goes_on_N: Bools, counted_N: Bools) -> tuple[Ints, Ints]:
-    """Tokens plus one, a zero after each unbroken sequence; and the places of those that don't count."""
-    ends_N = ~goes_on_N & (inputs_N != ABSENT)
-    closing_N = ends_N & (last_N != ABSENT)
-    room_N = 1 + ends_N + closing_N
-    place_N = np.cumsum(room_N) - room_N
-    digits = np.zeros(int(room_N.sum()), np.int64)
-    digits[place_N] = inputs_N + 1
-    digits[place_N[closing_N] + 1] = last_N[closing_N] + 1
-    goes_on = goes_on_N & (inputs_N != ABSENT) & ~counted_N
-    return digits, place_N[goes_on] + 1
+def _sequences(inputs_N: Ints, last_N: Ints, continues_N: Bools, counted_N: Bools) -> tuple[Ints, Ints]:
+    """Tokens plus one, with a zero after each contiguous sequence; and positions of ignored targets."""
+    ends_N = ~continues_N & (inputs_N != ABSENT)
+    appends_last_N = ends_N & (last_N != ABSENT)
+    n_digits_N = 1 + ends_N + appends_last_N
+    position_N = np.cumsum(n_digits_N) - n_digits_N
+    digits = np.zeros(int(n_digits_N.sum()), np.int64)
+    digits[position_N] = inputs_N + 1
+    digits[position_N[appends_last_N] + 1] = last_N[appends_last_N] + 1
+    ignored_N = continues_N & (inputs_N != ABSENT) & ~counted_N
+    return digits, position_N[ignored_N] + 1
 
 
-def _grams(digits: Ints, base: int, order: int) -> Ints:
-    """The ``order`` digits that begin at each place as one number, zeros from the first zero on."""
+def _pack_grams(digits: Ints, base: int, order: int) -> Ints:
+    """Pack the ``order`` digits starting at each position into one integer, zeros after the first zero."""
     grams, alive = digits.copy(), digits > 0
-    for ahead in range(1, order):
-        following = np.append(digits[ahead:], np.zeros(min(ahead, len(digits)), np.int64))
+    for offset in range(1, order):
+        following = np.append(digits[offset:], np.zeros(min(offset, len(digits)), np.int64))
         alive &= following > 0
         grams *= base
         grams += following * alive
@@ -255,7 +252,7 @@ def _grams(digits: Ints, base: int, order: int) -> Ints:
 
 
 class NgramCounter:
-    """Adds up the n-grams of a text that comes in pieces, in memory of the table's size."""
+    """Counts the n-grams of a text that arrives in pieces, in memory proportional to the table."""
 
     def __init__(self, start: NgramTable) -> None:
         self._tables = [start]
@@ -263,14 +260,14 @@ class NgramCounter:
         self._n_pending = 0
 
     def add(self, inputs_N: Ints, targets_N: Ints) -> None:
-        """Rows of text, as ``NgramTable.count`` takes them; the last one ends here."""
+        """Add rows of text in the format of ``NgramTable.count``; the last row ends here."""
         self._pending.append((inputs_N, targets_N))
         self._n_pending += len(inputs_N)
         if self._n_pending >= COUNT_AT_ONCE:
             self._count_pending()
 
     def table(self) -> NgramTable:
-        """The table of all that was added."""
+        """The table of everything added so far."""
         self._count_pending()
         while len(self._tables) > 1:
             self._merge_last()
@@ -281,11 +278,11 @@ class NgramCounter:
             return
         inputs_N, targets_N = (np.concatenate(p) for p in zip(*self._pending, strict=True))
         self._pending, self._n_pending = [], 0
-        like = self._tables[0]
+        first = self._tables[0]
         self._tables.append(
-            NgramTable.count(like.order, like.vocab_size, like.boundary_id, inputs_N, targets_N)
+            NgramTable.count(first.order, first.vocab_size, first.boundary_id, inputs_N, targets_N)
         )
-        # As in a binary counter: tables of like size merge, so each n-gram moves seldom.
+        # Merge tables of similar size, as in a binary counter, so each n-gram is rarely copied.
         while len(self._tables) > 1 and self._tables[-2].size <= 2 * self._tables[-1].size:
             self._merge_last()
 
@@ -299,12 +296,12 @@ def _distinct(sorted_N: Ints) -> Ints:
 
 
 def _unique(keys_N: Ints) -> tuple[Ints, Ints]:
-    """The different keys, sorted, and where among them each one is."""
+    """Sorted unique keys and the inverse indices, like ``np.unique(keys_N, return_inverse=True)``."""
     bits = len(keys_N).bit_length()
     if not len(keys_N) or int(keys_N.max()).bit_length() + bits > 63:
         unique, inverse = np.unique(keys_N, return_inverse=True)
         return unique, inverse
-    # Key and position in one number: sorting values is several times faster than argsort.
+    # Pack key and position into one integer: sorting is several times faster than argsort.
     packed_N = np.sort(keys_N << bits | np.arange(len(keys_N)))
     position_N = packed_N & ((1 << bits) - 1)
     packed_N >>= bits

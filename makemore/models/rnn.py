@@ -1,6 +1,6 @@
 """Recurrent networks: the plain RNN (Elman 1990; as a language model Mikolov et al. 2010), the GRU
 (Cho et al. 2014) and the LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al.
-2000): what has been read so far lives in a hidden vector that is carried from token to token."""
+2000). A hidden vector, carried from token to token, summarises the text so far."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from makemore.settings import CorpusFacts, Recipe, setting
 from makemore.types import State
 
 TOKENS_A_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
-"""Rough speed of training on running text."""
+"""Approximate training speed on running text, by device."""
 
 
 @dataclass(frozen=True)
 class RecurrentConfig:
     """Settings of ``rnn``, ``gru`` and ``lstm``."""
 
-    n_embd: int = setting(64, "width of a token's embedding")
+    n_embd: int = setting(64, "embedding width")
     n_hidden: int = setting(192, "width of the hidden vector")
-    n_layer: int = setting(1, "recurrent layers, each reading the one below")
-    dropout: float = setting(0.0, "share of units dropped between layers in training")
+    n_layer: int = setting(1, "number of stacked recurrent layers")
+    dropout: float = setting(0.0, "dropout probability between layers")
 
     def __post_init__(self) -> None:
         if min(self.n_embd, self.n_hidden, self.n_layer) < 1:
@@ -37,9 +37,9 @@ class RecurrentConfig:
 
 
 class Recurrent(LanguageModel):
-    """Embedding, PyTorch's recurrent layers, head. Zero state stands before a document's start.
+    """Embedding, PyTorch's recurrent layers and head. The state is zero at the start of a document.
 
-    Dropout is on the embedding, between layers and before the head, never on the way through time
+    Dropout is applied to the embedding, between layers and before the head, but not between time steps
     (Zaremba et al. 2014).
     """
 
@@ -48,7 +48,7 @@ class Recurrent(LanguageModel):
     compiles = False
     layer_type: ClassVar[Callable[..., nn.RNNBase]]
     n_states: ClassVar[int] = 1
-    """Tensors of state: the hidden vectors, and the cells where there are any."""
+    """Number of state tensors: hidden vectors, plus cells in the LSTM."""
 
     def __init__(self, config: RecurrentConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -62,12 +62,12 @@ class Recurrent(LanguageModel):
         )
         self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.n_hidden, vocab_size)
-        # A quiet head: the loss at step 0 is ln V.
+        # Zero head: uniform predictions, so the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """Hidden vectors, and cells where there are any: each (B, n_layer, n_hidden), zeros."""
+        """Hidden vectors, plus cells in the LSTM: each (B, n_layer, n_hidden), zeros."""
         shape = (batch_size, self.config.n_layer, self.config.n_hidden)
         return tuple(torch.zeros(shape, device=self.device) for _ in range(self.n_states))
 
@@ -78,14 +78,14 @@ class Recurrent(LanguageModel):
         if state is None:
             hidden_BTH, _ = self.layers(x_BTC)
             return self.head(self.dropout(hidden_BTH)), None
-        # PyTorch's layers have the batch second in their state.
-        before = tuple(part.to(x_BTC.dtype).transpose(0, 1).contiguous() for part in state)
-        hidden_BTH, after = self.layers(x_BTC, before if self.n_states > 1 else before[0])
-        parts = after if self.n_states > 1 else (after,)
+        # PyTorch's layers expect the batch as the state's second dimension.
+        initial = tuple(part.to(x_BTC.dtype).transpose(0, 1).contiguous() for part in state)
+        hidden_BTH, final = self.layers(x_BTC, initial if self.n_states > 1 else initial[0])
+        parts = final if self.n_states > 1 else (final,)
         return self.head(self.dropout(hidden_BTH)), tuple(part.transpose(0, 1) for part in parts)
 
     def hidden_matrices(self) -> dict[str, int]:
-        """Input and recurrent weights, a matrix a gate."""
+        """Input and recurrent weights, one matrix per gate."""
         gates = len(self.layers.get_parameter("weight_hh_l0")) // self.config.n_hidden
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
 
@@ -93,7 +93,7 @@ class Recurrent(LanguageModel):
     def recipe(cls, facts: CorpusFacts) -> Recipe:
         if facts.mode == "lines":
             return Recipe(RecurrentConfig(dropout=0.1), cls.base_training(facts, batch_tokens=4096))
-        # Muon halves the steps that the recurrent weights need; dropout pays once text is read again.
+        # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
         train = cls.base_training(
             facts,
             loader="streams",
@@ -104,28 +104,28 @@ class Recurrent(LanguageModel):
             matrix_lr=0.03,
             weight_decay=0.1,
         )
-        passes = facts.tokens(train.batch_tokens, TOKENS_A_SECOND[facts.device]) / facts.train_tokens
-        return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if passes > 4 else 0.0), train)
+        epochs = facts.tokens(train.batch_tokens, TOKENS_A_SECOND[facts.device]) / facts.train_tokens
+        return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
 
 
 class RNN(Recurrent):
     """h_t = tanh(W x_t + U h_{t-1} + b)."""
 
-    summary = "Mikolov et al. 2010: one hidden vector, a tanh a step"
+    summary = "Mikolov et al. 2010: one hidden vector, one tanh per step"
     layer_type = nn.RNN
 
 
 class GRU(Recurrent):
-    """Gates choose how much of the hidden vector to reset and how much to keep."""
+    """h_t = (1 - z) tanh(W x_t + r (U h_{t-1}) + b) + z h_{t-1}, with reset gate r and update gate z."""
 
-    summary = "Cho et al. 2014: a hidden vector behind reset and update gates"
+    summary = "Cho et al. 2014: hidden vector with reset and update gates"
     layer_type = nn.GRU
 
 
 class LSTM(Recurrent):
-    """Cells c_t = f c_{t-1} + i g, read through a gate: h_t = o tanh(c_t)."""
+    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t), with forget, input and output gates f, i and o."""
 
-    summary = "Hochreiter & Schmidhuber 1997: cells behind input, forget and output gates"
+    summary = "Hochreiter & Schmidhuber 1997: cells with input, forget and output gates"
     layer_type = nn.LSTM
     n_states = 2
 
@@ -134,6 +134,6 @@ class LSTM(Recurrent):
         forget = slice(config.n_hidden, 2 * config.n_hidden)
         with torch.no_grad():
             for layer in range(config.n_layer):
-                # Open forget gates (Jozefowicz et al. 2015); PyTorch adds the two biases.
+                # Forget-gate bias of 1 (Jozefowicz et al. 2015); PyTorch adds the two biases.
                 getattr(self.layers, f"bias_ih_l{layer}")[forget] = 1.0
                 getattr(self.layers, f"bias_hh_l{layer}")[forget] = 0.0

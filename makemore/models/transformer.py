@@ -1,9 +1,9 @@
 """The decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), in two styles.
 
-``modern``: parameter-free RMSNorm (Zhang & Sennrich 2019), rotary positions (Su et al. 2021),
+``modern``: parameter-free RMSNorm (Zhang & Sennrich 2019), rotary position embeddings (Su et al. 2021),
 query-key norm (Henry et al. 2020), squared ReLU and short convolutions (So et al. 2021; Allen-Zhu
-2025), no biases, untied head, output projections that start at zero. ``gpt2``: LayerNorm, learned
-positions, GELU, biases, tied head.
+2025), no biases, untied head, zero-initialised output projections. ``gpt2``: LayerNorm, learned
+position embeddings, GELU, biases, tied head.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 FLOPS = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
-"""Rough operations a second that training small models gets out of a device."""
+"""Approximate FLOP/s achieved when training small models, by device."""
 DROPOUTS = ((100, 0.4), (30, 0.2))
-"""By passes over the text that the budget has room for: the more often it is seen, the more is dropped."""
+"""(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
 TOKENS_A_WEIGHT = 5
-"""To train on. Large models are best off with 20; small ones on characters were with fewer."""
+"""Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Settings of ``transformer``."""
 
-    block_size: int = setting(128, "longest context in tokens")
-    n_layer: int = setting(4, "blocks")
-    n_head: int = setting(4, "attention heads")
-    n_embd: int = setting(128, "width")
-    dropout: float = setting(0.0, "share of activations dropped in training")
-    style: Literal["modern", "gpt2"] = setting("modern", "modern, or GPT-2 as nanoGPT has it")
-    conv: int = setting(4, "tokens that the modern style's short convolutions mix (1: none)")
-    tie: bool = setting(True, "the GPT-2 style's head and embedding are one matrix")
+    block_size: int = setting(128, "context length in tokens")
+    n_layer: int = setting(4, "number of blocks")
+    n_head: int = setting(4, "attention heads per block")
+    n_embd: int = setting(128, "width of the residual stream")
+    dropout: float = setting(0.0, "dropout probability")
+    style: Literal["modern", "gpt2"] = setting("modern", "architecture: modern, or GPT-2 as in nanoGPT")
+    conv: int = setting(4, "width in tokens of the modern style's short convolutions (1: none)")
+    tie: bool = setting(True, "share weights between embedding and head (gpt2 style only)")
 
     def __post_init__(self) -> None:
         if min(self.block_size, self.n_layer, self.n_head, self.n_embd, self.conv) < 1:
@@ -67,7 +67,7 @@ class TransformerConfig:
 
 
 class RMSNorm(nn.Module):
-    """Parameter-free, so that a block reads the same in both styles."""
+    """``rms_norm`` as a module, so that ``Block`` is the same in both styles."""
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x)
@@ -79,17 +79,17 @@ def make_norm(config: TransformerConfig) -> nn.Module:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the queries of one call stand: shared by every layer."""
+    """Positions and attention mask of one call, shared by all layers."""
 
     bias: Tensor | None
-    """Added to attention scores, broadcast to (B, H, T, S); None: causal, nothing else hidden."""
+    """Added to the attention scores, broadcast to (B, H, T, S); None for plain causal attention."""
     rotary: tuple[Tensor, Tensor] | None
     position_B: Tensor | None
-    """First position of the call in the cache; None without a cache."""
+    """Cache position of the call's first token; None without a cache."""
     index_BT: Tensor
-    """Position of each token in its document, broadcast to (B, T)."""
+    """Position of each token within its document, broadcast to (B, T)."""
     start_BT: Tensor | None
-    """Position at which each token's document begins; None where each row is one document."""
+    """Position at which each token's document begins; None if each row is one document."""
 
 
 class Attention(nn.Module):
@@ -113,12 +113,12 @@ class Attention(nn.Module):
             write_cache(cache[0], k, place.position_B)
             write_cache(cache[1], v, place.position_B)
             k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
-        mixed = attend(q, k, v, place.bias, self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        out = attend(q, k, v, place.bias, self.dropout if self.training else 0.0)
+        return self.out(out.transpose(1, 2).reshape(batch, length, width))
 
 
 class FeedForward(nn.Module):
-    """Two layers, four times wider inside."""
+    """Two linear layers with a hidden width of 4 n_embd: squared ReLU or GELU."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -132,8 +132,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: attention, then the feed-forward layers, a short convolution before
-    each."""
+    """Pre-norm residual block: attention, then feed-forward, each after an optional short convolution."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -145,25 +144,25 @@ class Block(nn.Module):
         self.convs = nn.ModuleList(convs)
 
     def forward(self, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
-        """Output and the next state: keys, values and the convolutions' tails."""
+        """Output and next state: keys, values and the last inputs of each convolution."""
         cache = None if state is None else (state[0], state[1])
-        h_BTC, tail1 = self._mix(0, self.norm1(x_BTC), place, state)
+        h_BTC, tail1 = self._convolve(0, self.norm1(x_BTC), place, state)
         x_BTC = x_BTC + self.dropout(self.attention(h_BTC, place, cache))
-        h_BTC, tail2 = self._mix(1, self.norm2(x_BTC), place, state)
+        h_BTC, tail2 = self._convolve(1, self.norm2(x_BTC), place, state)
         x_BTC = x_BTC + self.dropout(self.feed_forward(h_BTC))
         return x_BTC, (*(cache or ()), *tail1, *tail2)
 
-    def _mix(self, nth: int, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
+    def _convolve(self, i: int, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
         if not self.convs:
             return x_BTC, ()
-        tail_BKC = None if state is None else state[2 + nth]
+        tail_BKC = None if state is None else state[2 + i]
         index_BT = None if place.start_BT is None else place.index_BT
-        mixed, tail = self.convs[nth](x_BTC, index_BT, tail_BKC)
-        return mixed, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
+        out, tail = self.convs[i](x_BTC, index_BT, tail_BKC)
+        return out, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
 
 
 class Transformer(LanguageModel):
-    """Looks at up to ``block_size`` tokens; its state is every layer's keys, values and tails."""
+    """Attends to up to ``block_size`` tokens; the state holds each layer's keys, values and conv inputs."""
 
     Config: ClassVar[type] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
@@ -193,7 +192,7 @@ class Transformer(LanguageModel):
             self._init_modern(blocks)
 
     def compile_parts(self, wanted: bool = True) -> bool:
-        # One block is compiled for all, in a quarter of the time that four take and hardly less fast.
+        # Compiling one block for all layers takes a quarter of the time of four and runs nearly as fast.
         options = compile_options(self.device)
         self._compiled_block = torch.compile(Block.__call__, options=options) if wanted else None
         return True
@@ -220,18 +219,18 @@ class Transformer(LanguageModel):
             nn.init.zeros_(block.feed_forward.down.weight)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """Position and the document's start, each (B,) int64; then of each layer keys and values,
+        """Position and document start, each (B,) int64; then for each layer keys and values,
         (B, H, capacity, D), and the last inputs of its convolutions, (B, conv - 1, C)."""
         config, device = self.config, self.device
-        room = min(capacity, config.block_size)
-        cache = (batch_size, config.n_head, room, config.n_embd // config.n_head)
+        n_slots = min(capacity, config.block_size)
+        cache = (batch_size, config.n_head, n_slots, config.n_embd // config.n_head)
         tail = (batch_size, config.conv - 1, config.n_embd)
         shapes = [cache, cache, *([tail, tail] if config.has_conv else [])] * config.n_layer
-        places = [torch.zeros(batch_size, dtype=torch.int64, device=device) for _ in range(2)]
-        return (*places, *(torch.zeros(shape, device=device) for shape in shapes))
+        positions = [torch.zeros(batch_size, dtype=torch.int64, device=device) for _ in range(2)]
+        return (*positions, *(torch.zeros(shape, device=device) for shape in shapes))
 
-    def _place(self, tokens_BT: Tensor, state: State | None) -> Place:
-        """Where a call's tokens stand: a boundary begins a document, before which nothing is seen."""
+    def _locate(self, tokens_BT: Tensor, state: State | None) -> Place:
+        """Positions and mask of a call's tokens. A boundary token begins a document, hiding earlier ones."""
         batch, length = tokens_BT.shape
         position_BT = torch.arange(length, device=tokens_BT.device).expand(batch, -1)
         if state is None and self.one_document:
@@ -254,44 +253,44 @@ class Transformer(LanguageModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Raises ValueError for more than ``block_size`` tokens; a state must have room for them."""
+        """Raises ValueError for more than ``block_size`` tokens. A state must have capacity for them."""
         length = tokens_BT.shape[1]
         if length > self.config.block_size:
-            raise ValueError(f"{length} tokens pass the context of {self.config.block_size}")
-        place = self._place(tokens_BT, state)
+            raise ValueError(f"{length} tokens exceed block_size ({self.config.block_size})")
+        place = self._locate(tokens_BT, state)
         x = self.embedding(tokens_BT)
         x = rms_norm(x) if self.positions is None else x + self.positions(place.index_BT)
         x = self.dropout(x)
-        after: list[Tensor] = []
-        size = 4 if self.config.has_conv else 2
-        call = self._compiled_block if self.training and self._compiled_block else Block.__call__
+        new_state: list[Tensor] = []
+        n_tensors = 4 if self.config.has_conv else 2
+        run_block = self._compiled_block if self.training and self._compiled_block else Block.__call__
         for i, block in enumerate(self.blocks):
-            part = None if state is None else state[2 + size * i : 2 + size * (i + 1)]
-            x, part = call(block, x, place, part)
-            after.extend(part)
+            block_state = None if state is None else state[2 + n_tensors * i : 2 + n_tensors * (i + 1)]
+            x, block_state = run_block(block, x, place, block_state)
+            new_state.extend(block_state)
         logits = self.head(self.norm(x))
         if state is None or place.start_BT is None:
             return logits, None
-        return logits, (state[0] + length, place.start_BT[:, -1], *after)
+        return logits, (state[0] + length, place.start_BT[:, -1], *new_state)
 
     def roll(self, state: State, keep: int) -> State | None:
-        """Rotary positions are relative: what is kept moves to the front and is turned back as far.
+        """Move the last ``keep`` tokens to the front and rotate keys back, as rotary positions are relative.
 
-        Learned positions are not.
+        Returns None for learned positions, which are absolute.
         """
         if self.positions is not None:
             return None
-        gone = int(state[0][0]) - keep
-        angle = gone if keep else 0  # a context of one token keeps none, and has no angle for it
+        n_dropped = int(state[0][0]) - keep
+        angle = n_dropped if keep else 0  # keep is 0 if block_size is 1, and cos has no such angle
         cos, sin = self.cos[angle], -self.sin[angle]
-        size = 4 if self.config.has_conv else 2
-        after = list(state[2:])
-        for i in range(0, len(after), size):
-            for j, part in enumerate(after[i : i + 2]):
-                kept = part[:, :, gone : gone + keep]
-                after[i + j] = torch.zeros_like(part)
-                after[i + j][:, :, :keep] = rotate(kept, cos, sin) if j == 0 else kept
-        return (state[0] - gone, (state[1] - gone).clamp(min=0), *after)
+        n_tensors = 4 if self.config.has_conv else 2
+        new_state = list(state[2:])
+        for i in range(0, len(new_state), n_tensors):
+            for j, cache in enumerate(new_state[i : i + 2]):
+                recent = cache[:, :, n_dropped : n_dropped + keep]
+                new_state[i + j] = torch.zeros_like(cache)
+                new_state[i + j][:, :, :keep] = rotate(recent, cos, sin) if j == 0 else recent
+        return (state[0] - n_dropped, (state[1] - n_dropped).clamp(min=0), *new_state)
 
     @classmethod
     def recipe(cls, facts: CorpusFacts) -> Recipe:
@@ -301,34 +300,32 @@ class Transformer(LanguageModel):
             return Recipe(
                 replace(config, dropout=max(0.1, _dropout(config, facts, train.batch_tokens))), train
             )
-        # Embeddings and head take a bold rate; a bolder one (0.03) grows too sure of names it knows.
+        # Embeddings and head need a high learning rate; 0.03 grows overconfident about familiar names.
         train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
-        config = _sized(facts, train.batch_tokens)
+        config = _largest_affordable(facts, train.batch_tokens)
         return Recipe(replace(config, dropout=_dropout(config, facts, train.batch_tokens)), train)
 
 
-def _weights(config: TransformerConfig) -> int:
-    """In blocks."""
+def _n_block_weights(config: TransformerConfig) -> int:
     return 12 * config.n_layer * config.n_embd**2
 
 
-def _seen(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
-    """Tokens that the budget has room for."""
-    return facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * _weights(config)))
+def _budget_tokens(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
+    return facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * _n_block_weights(config)))
 
 
 def _dropout(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
-    passes = _seen(config, facts, batch_tokens) / facts.train_tokens
-    return next((share for least, share in DROPOUTS if passes >= least), 0.0)
+    epochs = _budget_tokens(config, facts, batch_tokens) / facts.train_tokens
+    return next((dropout for min_epochs, dropout in DROPOUTS if epochs >= min_epochs), 0.0)
 
 
-def _sized(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
-    """The widest model with fewer weights than the text has tokens, of which the budget pays for
-    enough: model and tokens grow together (Hoffmann et al. 2022)."""
-    fits = TransformerConfig(n_embd=WIDTHS[0])
+def _largest_affordable(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
+    """The widest model with at most one weight per token of the text and TOKENS_A_WEIGHT tokens per weight
+    in the budget: model and data grow together (Hoffmann et al. 2022)."""
+    best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
-        weights, seen = _weights(config), _seen(config, facts, batch_tokens)
-        if weights <= facts.train_tokens and seen >= TOKENS_A_WEIGHT * weights:
-            fits = config
-    return fits
+        n_weights, tokens = _n_block_weights(config), _budget_tokens(config, facts, batch_tokens)
+        if n_weights <= facts.train_tokens and tokens >= TOKENS_A_WEIGHT * n_weights:
+            best = config
+    return best

@@ -1,9 +1,9 @@
 """WaveNet (van den Oord et al. 2016, "WaveNet: A Generative Model for Raw Audio") over tokens.
 
-``tree``: windows of ``block_size`` tokens fused pair by pair, level by level, each fusion a linear
-layer, batch normalisation and tanh. ``gated``: the paper's residual blocks, tanh filter times
-sigmoid gate, with skip connections. Both are dilated causal convolutions: level l joins what stands
-``2**l`` positions earlier with what stands here, and no position is computed twice.
+``tree``: windows of ``block_size`` tokens fused pair by pair, level by level, each with a linear layer,
+batch normalisation and tanh. ``gated``: the paper's residual blocks, tanh filter times sigmoid gate, with
+skip connections. Both are dilated causal convolutions: level l combines positions t - 2**l and t,
+and no position is computed twice.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from makemore.types import State
 class WaveNetConfig:
     """Settings of ``wavenet``."""
 
-    block_size: int = setting(8, "tokens of context, a power of two")
-    n_embd: int = setting(24, "width of a token's embedding, in gated style of every block")
-    n_hidden: int = setting(128, "width of a level; in gated style of filter, gate and skips")
-    dropout: float = setting(0.0, "share of each level's output dropped in training")
-    style: Literal["tree", "gated"] = setting("tree", "fused pairs, or the paper's gated blocks")
+    block_size: int = setting(8, "context length in tokens, a power of two")
+    n_embd: int = setting(24, "embedding width; in gated style also the residual width")
+    n_hidden: int = setting(128, "width of each level; in gated style of filter, gate and skip")
+    dropout: float = setting(0.0, "dropout probability of each level's output")
+    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or the paper's gated blocks")
 
     def __post_init__(self) -> None:
         if self.block_size < 2 or self.block_size & (self.block_size - 1):
@@ -42,7 +42,7 @@ class WaveNetConfig:
 
 
 class Fusion(nn.Module):
-    """A pair becomes one vector, tanh(BatchNorm(W pair)), which is all that goes up the tree."""
+    """Fuses a pair into one vector, tanh(BatchNorm(W pair)), the only input of the next level."""
 
     def __init__(self, width: int, n_hidden: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """tanh filter times sigmoid gate; its output goes to the residual stream and to the head."""
+    """The paper's block: tanh filter times sigmoid gate, with residual and skip outputs."""
 
     def __init__(self, width: int, n_hidden: int, last: bool) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class GatedBlock(nn.Module):
 
 
 class WaveNet(LanguageModel):
-    """Each position sees the ``block_size`` tokens up to it, boundary tokens before a document."""
+    """WaveNet over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
     Config: ClassVar[type] = WaveNetConfig
     summary = "van den Oord et al. 2016: dilated causal convolutions, a tree of fused pairs"
@@ -87,7 +87,7 @@ class WaveNet(LanguageModel):
         self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
         self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
         self.head = nn.Linear(config.n_hidden, vocab_size)
-        # A quiet head: the loss at step 0 is ln V.
+        # Zero head: uniform predictions, so the loss at step 0 is ln V.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -103,13 +103,13 @@ class WaveNet(LanguageModel):
 
     @torch.no_grad()
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """A queue a level, (B, 2**level, C): its inputs at the last positions, oldest first.
+        """One queue per level, (B, 2**level, C): the level's last inputs, oldest first.
 
-        Before a document every position is a boundary token, so a queue is one vector repeated:
-        what the levels below make of endless boundary tokens.
+        Before a document every token is the boundary, so a queue repeats a single vector: the level's
+        input for an endless sequence of boundary tokens.
         """
         training = self.training
-        self.eval()  # one token has no batch statistics
+        self.eval()  # a single token has no batch statistics
         boundary = torch.full((1, 1), self.boundary_id, device=self.device)
         _, queues = self._run(boundary, None, None)
         self.train(training)
@@ -118,7 +118,7 @@ class WaveNet(LanguageModel):
     def _run(self, tokens_BT: Tensor, state: State | None, valid_BT: Tensor | None) -> tuple[Tensor, State]:
         """Output of the levels, (B, T, n_hidden), and their queues after the last token.
 
-        Without a state the first token must be the boundary, and stands for all before it too.
+        Without a state the first token must be the boundary, which also pads the positions before it.
         """
         length = tokens_BT.shape[1]
         x = self.dropout(self.embedding(tokens_BT))
@@ -141,7 +141,7 @@ class WaveNet(LanguageModel):
         if state is not None:
             hidden, queues = self._run(tokens_BT, state, valid_BT)
             return self.head(hidden), queues
-        # One more boundary in front makes all context before the document; no statistics see it.
+        # An extra boundary token provides the context before the document; batch statistics ignore it.
         tokens = F.pad(tokens_BT, (1, 0), value=self.boundary_id)
         real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
         hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))

@@ -256,7 +256,7 @@ class TestBeyondTheContext:
         ids = torch.randint(1, VOCAB, (2, 60), generator=torch.Generator().manual_seed(4))
         decoder = make_decoder(model, ids[:, :3].numpy(), 60, fast)
         got = [decoder.start(), *(decoder.step(ids[:, t].numpy()) for t in range(3, 60))]
-        place = long._place(ids, None)
+        place = long._locate(ids, None)
         first, filled = torch.zeros(60, dtype=torch.int64), 0
         for t in range(60):
             if filled == 8:

@@ -1,4 +1,4 @@
-"""Causal attention over a static cache, and rotary positions."""
+"""Causal attention with a static key-value cache, and rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from makemore.models.layers.dropout import dropout as drop
 
 
 def visible_bias(position_BT: Tensor, start_BT: Tensor, keys: int) -> Tensor:
-    """(B, 1, T, keys) float32: 0 for keys from a query's document's start to its own position."""
+    """Attention bias (B, 1, T, keys) float32: 0 from a query's document start to its position, else -inf."""
     key = torch.arange(keys, device=position_BT.device)
     hidden = (key > position_BT[..., None]) | (key < start_BT[..., None])
     return torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)[:, None]
 
 
 def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> None:
-    """Put new keys or values at ``position_B`` onwards, in place."""
+    """Write new keys or values at ``position_B`` onwards, in place."""
     batch, _, length, _ = new_BHTD.shape
     rows = torch.arange(batch, device=cache_BHCD.device)[:, None]
     columns = position_B[:, None] + torch.arange(length, device=cache_BHCD.device)
@@ -27,16 +27,16 @@ def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> Non
 
 
 def causal_bias(length: int, device: torch.device) -> Tensor:
-    """(1, 1, T, T) float32: 0 for keys up to a query's own position."""
+    """Causal attention bias (1, 1, T, T) float32: 0 up to a query's position, else -inf."""
     position_1T = torch.arange(length, device=device)[None]
     return visible_bias(position_1T, torch.zeros_like(position_1T), length)
 
 
 def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D); causal without a ``bias``.
+    """Scaled dot-product attention (Vaswani et al. 2017), (B, H, T, D); causal if ``bias`` is None.
 
-    On CPU plain products beat the fused kernel, whose backward pass is slow at short contexts. On a GPU
-    it is the other way round, and the fastest kernels (Dao et al. 2022) know no mask but the causal one.
+    On a CPU plain matrix products beat the fused kernel, whose backward pass is slow at short contexts. On a
+    GPU the fused kernels win, and the fastest (Dao et al. 2022) support only the causal mask.
     """
     if q_BHTD.device.type != "cpu":
         mask = None if bias is None else bias.to(q_BHTD.dtype)
@@ -53,13 +53,13 @@ def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, 
 
 
 def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (T, D / 2) float32, of rotary positions (Su et al. 2021)."""
+    """Cosines and sines, each (T, D / 2) float32, of rotary position embeddings (Su et al. 2021)."""
     frequency = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angle = torch.outer(torch.arange(length).float(), frequency)
     return angle.cos(), angle.sin()
 
 
 def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
+    """Rotate each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
     a, b = x_BHTD.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x_BHTD)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the valid positions of a batch, with its gradient in closed form."""
+"""Batch normalisation over the valid positions of a batch, with a closed-form gradient."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class BatchNorm(nn.Module):
     """Normalises each of C features over a batch (Ioffe & Szegedy 2015, "Batch Normalization").
 
-    As in the paper, and as ``torch.nn.BatchNorm1d`` does: training normalises with the batch's
-    biased variance; ``running_var``, which inference uses, averages the unbiased one (Bessel's
-    correction). ``momentum`` is the new batch's weight in the running averages.
+    As in the paper and ``torch.nn.BatchNorm1d``, training normalises with the batch's biased variance,
+    and ``running_var``, used at inference, averages the unbiased variance (Bessel's correction).
+    ``momentum`` is the weight of a new batch in the running averages.
     """
 
     running_mean: Tensor
@@ -27,11 +27,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Normalise ``x`` (..., C); in training, by statistics of the positions ``valid`` (...).
-
-        Computes in the parameters' precision, under autocast too.
-        """
-        x = x.to(self.weight.dtype)
+        """Normalise ``x`` (..., C); in training, by statistics of the positions where ``valid`` (...)."""
+        x = x.to(self.weight.dtype)  # computes in the parameters' dtype, also under autocast
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale)
@@ -45,20 +42,19 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def observe(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
-        """Move the running averages towards a batch of ``count`` (a scalar) positions.
+        """Update the running averages with the mean and biased variance of ``count`` (a scalar) positions.
 
-        ``var_C`` is biased, as used in training. Fewer than two positions have no variance and
-        change nothing.
+        Fewer than two positions have no unbiased variance and are ignored.
         """
-        share = self.momentum * (count > 1).to(mean_C)
-        self.running_mean.lerp_(mean_C, share)
-        self.running_var.lerp_(var_C * count / (count - 1).clamp(min=1), share)
+        momentum = self.momentum * (count > 1).to(mean_C)
+        self.running_mean.lerp_(mean_C, momentum)
+        self.running_var.lerp_(var_C * count / (count - 1).clamp(min=1), momentum)
 
     def forward_by_hand(self, x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Training's forward pass for a hand-written backward; overwrites ``x_NC``.
+        """Training forward pass for a hand-written backward pass; overwrites ``x_NC``.
 
-        Returns the output (N, C), and for ``backward_by_hand`` the normalised input (N, C) and the
-        inverse standard deviation (C,). The running averages move as in ``forward``.
+        Returns the output (N, C) and, for ``backward_by_hand``, the normalised input (N, C) and the
+        inverse standard deviation (C,). Updates the running averages like ``forward``.
         """
         n = max(len(x_NC), 1)
         mean_C = x_NC.sum(0) / n
@@ -74,11 +70,11 @@ class BatchNorm(nn.Module):
     def backward_by_hand(
         self, grad_NC: Tensor, normal_NC: Tensor, inverse_std_C: Tensor, spare_NC: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of input (N, C), gain (C,) and bias (C,) from the output's.
+        """Gradients of input (N, C), gain (C,) and bias (C,), given the output's gradient.
 
-        The input moves the batch's mean and variance too, which takes from each feature's gradient
-        its mean and its component along the normalised feature. ``grad_NC`` becomes the input's
-        gradient; ``spare_NC`` is overwritten.
+        The input also affects the batch's mean and variance, which subtracts from each feature's
+        gradient its mean and its projection on the normalised feature. ``grad_NC`` is overwritten with
+        the input's gradient, ``spare_NC`` is scratch memory.
         """
         n = max(len(grad_NC), 1)
         grad_bias_C = grad_NC.sum(0)
@@ -88,7 +84,7 @@ class BatchNorm(nn.Module):
 
 
 def _mean_weights(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights (broadcast to ``x``) that sum to the mean of valid positions; their count."""
+    """Weights, broadcast to ``x``, that average over the valid positions; and their count."""
     if valid is None:
         count = x.new_full((), x.shape[:-1].numel())
         return count.reciprocal(), count

@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014), whose random numbers cost little on a CPU."""
+"""Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEVELS = 1 << 16
 
 
 class Dropout(nn.Module):
-    """In training a share ``p`` of the elements is zero, and the others are larger by 1 / (1 - p)."""
+    """In training, zeroes elements with probability ``p`` and scales the others by 1 / (1 - p)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -24,18 +24,18 @@ class Dropout(nn.Module):
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """As ``F.dropout``. On a CPU, where a number drawn for each element takes as long as all the rest of a
-    small model's step, each decides for four: ``p`` is rounded to a 65,536th."""
+    """Like ``F.dropout``. On a CPU one random integer serves four elements, with ``p`` rounded to 1/65,536:
+    one number per element would take as long as the rest of a small model's step."""
     if not p:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    dropped = min(max(round(p * LEVELS), 1), LEVELS - 1)
-    drawn = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // LANES),), device=x.device)
-    kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-    return x * (kept.to(x.dtype) * (LEVELS / (LEVELS - dropped)))
+    n_dropped = min(max(round(p * LEVELS), 1), LEVELS - 1)
+    random = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // LANES),), device=x.device)
+    mask = random.view(torch.int16)[: x.numel()].view(x.shape) >= n_dropped - LEVELS // 2
+    return x * (mask.to(x.dtype) * (LEVELS / (LEVELS - n_dropped)))
 
 
 def compile_options(device: torch.device) -> dict[str, Any] | None:
-    """For ``torch.compile``: on a CPU torch draws random numbers faster than compiled code does."""
+    """Options for ``torch.compile``: on a CPU eager random numbers are faster than compiled ones."""
     return {"fallback_random": True} if device.type == "cpu" else None

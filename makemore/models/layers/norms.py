@@ -1,4 +1,4 @@
-"""Normalisation without parameters."""
+"""Parameter-free normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last few tokens at every position, for models of a fixed window."""
+"""The last few tokens at every position, for models with a fixed window."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def token_windows(
 ) -> tuple[Tensor, State | None]:
     """Windows (B, T, size), oldest token first, and the next state: the last ``size - 1`` tokens.
 
-    Without a state, boundary tokens stand before a row. A boundary in a row begins a document:
-    what stands before it is boundary tokens too.
+    Positions before a document are boundary tokens, both before a row without a state and before a
+    boundary token within a row.
     """
     if state is None:
         context = F.pad(tokens_BT, (size - 1, 0), value=boundary_id)
@@ -23,6 +23,6 @@ def token_windows(
         context = torch.cat([state[0], tokens_BT], dim=1)
     windows_BTK = context.unfold(1, size, 1)
     is_boundary = (windows_BTK == boundary_id).long()
-    later = is_boundary.flip(-1).cumsum(-1).flip(-1) - is_boundary
-    windows_BTK = windows_BTK.masked_fill(later > 0, boundary_id)
+    n_later_boundaries = is_boundary.flip(-1).cumsum(-1).flip(-1) - is_boundary
+    windows_BTK = windows_BTK.masked_fill(n_later_boundaries > 0, boundary_id)
     return windows_BTK, None if state is None else (context[:, context.shape[1] - size + 1 :],)
