@@ -1,9 +1,8 @@
-"""Dynamic evaluation (Krause, Kahembwe, Murray & Renals 2018).
+"""Dynamic evaluation: the model keeps learning while it is scored (Krause, Kahembwe, Murray & Renals 2018).
 
-The model goes on learning from what it has been scored on: each segment is scored by the weights that all
-segments before it have made, then the weights take a step. Steps are scaled by the size of gradients in
-training (the paper's RMS rule), and weights decay back to where training left them. A score got this way
-is another quantity than the plain one, and is reported apart.
+Each segment is scored by weights updated on all segments before it, then the weights take a step. Steps are
+scaled by the size of gradients in training (the paper's RMS rule), and weights decay towards their trained
+values. This is a different quantity from the plain score, and is reported separately.
 """
 
 from __future__ import annotations
@@ -24,23 +23,25 @@ from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.types import Split, State
 
 SEGMENT = 64
-"""Tokens scored between two steps, at least."""
+"""Minimum number of tokens scored between two steps."""
 STATISTICS = 200
-"""Segments of train from which the size of gradients is taken."""
+"""Number of train segments from which the RMS of gradients is estimated."""
 
 
 @dataclass(frozen=True)
 class DynamicSettings:
-    """How fast weights follow the text, and how fast they come back; chosen on val of tinyshakespeare."""
+    """Learning rate, and decay towards the trained weights; defaults chosen on val of tinyshakespeare."""
 
     lr: float = 0.0003
     decay: float = 0.002
     epsilon: float = 0.1
-    """Added to the size of each weight's gradients, as a share of the mean size."""
+    """Added to the RMS of each weight's gradients, as a fraction of the mean RMS."""
 
     def __post_init__(self) -> None:
         if self.lr < 0 or not 0 <= self.decay <= 1:
-            raise UserError(f"a rate of {self.lr:g} and a decay of {self.decay:g} make no dynamic evaluation")
+            raise UserError(
+                f"dynamic evaluation needs lr >= 0 and 0 <= decay <= 1, not {self.lr:g} and {self.decay:g}"
+            )
 
 
 def dynamic_nats(
@@ -51,22 +52,23 @@ def dynamic_nats(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Nats of every target of a split, (N,) float64; the model is left as it was.
+    """Nats of every target of a split, (N,) float64; the model is left unchanged.
 
-    Raises UserError for a model without gradients, or one whose weights ran away.
+    Raises:
+        UserError: the model isn't trained by gradients, or its weights diverged.
     """
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
-        raise UserError("dynamic evaluation goes on training, and this model isn't trained by gradients")
+        raise UserError("this model isn't trained by gradients: evaluate it without dynamic evaluation")
     learner = copy.deepcopy(model).eval()
     for module in learner.modules():
-        if isinstance(module, nn.RNNBase):  # cuDNN has gradients in training mode alone
+        if isinstance(module, nn.RNNBase):  # cuDNN computes gradients only in training mode
             module.dropout = 0.0
             module.train()
-    steps = _Steps(learner, train, settings or DynamicSettings(), stride)
+    updater = _Updater(learner, train, settings or DynamicSettings(), stride)
     nats_N = np.full(len(split.tokens_N), np.nan)
     done = 0
     for index, nats in _segments(learner, split, stride):
-        steps.take(nats.mean())
+        updater.step(nats.mean())
         nats_N[index] = nats.detach().cpu().double().numpy()
         done += len(index)
         if progress:
@@ -74,71 +76,69 @@ def dynamic_nats(
     bad = np.flatnonzero(~np.isfinite(nats_N))
     if len(bad):
         raise UserError(
-            f"weights ran away by token {bad[0]} of {split.name}; give a rate below {steps.settings.lr:g}"
+            f"weights diverged by token {bad[0]} of {split.name}; use a rate below {updater.settings.lr:g}"
         )
     return nats_N
 
 
-class _Steps:
-    """Weights that follow a loss and come back to where they began."""
+class _Updater:
+    """Updates weights by the paper's RMS rule, and decays them towards their initial values."""
 
     def __init__(
         self, model: LanguageModel, train: Split, settings: DynamicSettings, stride: int | None
     ) -> None:
         self.settings = settings
         self.weights = [p for p in model.parameters() if p.requires_grad]
-        self.began = [p.detach().clone() for p in self.weights]
-        squares = [torch.zeros_like(p) for p in self.weights]
-        segments = 0
+        self.initial = [p.detach().clone() for p in self.weights]
+        square_sums = [torch.zeros_like(p) for p in self.weights]
+        n_segments = 0
         for _, nats in itertools.islice(_segments(model, train, stride), STATISTICS):
-            for square, gradient in zip(squares, self._gradients(nats.mean()), strict=True):
-                square += gradient**2
-            segments += 1
-        self.sizes = [(square / max(segments, 1)).sqrt() for square in squares]
-        # Gradients are measured against a size that is nowhere nearly 0: weights that training never moved
-        # would leap.
-        mean = sum(float(size.sum()) for size in self.sizes) / sum(size.numel() for size in self.sizes)
+            for square_sum, gradient in zip(square_sums, self._gradients(nats.mean()), strict=True):
+                square_sum += gradient**2
+            n_segments += 1
+        self.rms = [(square_sum / max(n_segments, 1)).sqrt() for square_sum in square_sums]
+        # Without this floor, weights with almost no gradient in training would take huge steps.
+        mean = sum(float(rms.sum()) for rms in self.rms) / sum(rms.numel() for rms in self.rms)
         self.floor = settings.epsilon * mean
-        # Weights that mattered more in training come back faster, never beyond where they began.
-        self.pulls = [(settings.decay * size / max(mean, 1e-30)).clamp(max=1.0) for size in self.sizes]
+        # Weights with larger gradients decay faster, never past their initial values.
+        self.decays = [(settings.decay * rms / max(mean, 1e-30)).clamp(max=1.0) for rms in self.rms]
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
-        found = torch.autograd.grad(loss, self.weights, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.weights, found, strict=True)]
+        grads = torch.autograd.grad(loss, self.weights, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.weights, grads, strict=True)]
 
-    def take(self, loss: Tensor) -> None:
-        """One step."""
+    def step(self, loss: Tensor) -> None:
         gradients = self._gradients(loss)
         lr = self.settings.lr
-        columns = (self.weights, self.began, self.pulls, self.sizes, gradients)
+        columns = (self.weights, self.initial, self.decays, self.rms, gradients)
         with torch.no_grad():
-            for weight, begun, pull, size, gradient in zip(*columns, strict=True):
-                weight.add_(pull * (begun - weight) - lr * gradient / (size + self.floor))
+            for weight, initial, decay, rms, gradient in zip(*columns, strict=True):
+                weight.add_(decay * (initial - weight) - lr * gradient / (rms + self.floor))
 
 
 def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Targets (n,) and their nats (n,), with their graph, in the order of the text."""
+    """Indices (n,) of targets and their nats (n,), with their graph, in text order."""
     carried = model.max_len is None and len(split.starts_D) == 1
     state: State | None = model.init_state(1, SEGMENT) if carried else None
     rows = _rows(model, split, stride)
-    counted = rows.end - rows.count_from
-    nth = (np.cumsum(counted) - counted) // SEGMENT
-    for group in np.split(np.arange(len(nth)), np.flatnonzero(np.diff(nth)) + 1):
-        part = rows.take(group)
-        batch = to_batch(split, part, model.boundary_id)
+    n_counted = rows.end - rows.count_from
+    segment_R = (np.cumsum(n_counted) - n_counted) // SEGMENT
+    for group in np.split(np.arange(len(segment_R)), np.flatnonzero(np.diff(segment_R)) + 1):
+        segment = rows.take(group)
+        batch = to_batch(split, segment, model.boundary_id)
         targets = batch.targets_BT.to(model.device)
         logits, state = model(batch.inputs_BT.to(model.device), state)
         state = None if state is None else tuple(tensor.detach() for tensor in state)
-        index = part.begin[:, None] + np.arange(targets.shape[1])
-        inside = (index >= part.count_from[:, None]) & (index < part.end[:, None])
-        yield index[inside], nats_of(logits, targets)[torch.from_numpy(inside).to(model.device)]
+        index = segment.begin[:, None] + np.arange(targets.shape[1])
+        is_counted = (index >= segment.count_from[:, None]) & (index < segment.end[:, None])
+        yield index[is_counted], nats_of(logits, targets)[torch.from_numpy(is_counted).to(model.device)]
 
 
 def _rows(model: LanguageModel, split: Split, stride: int | None) -> Rows:
-    """As in plain scoring, but no more than a segment at a time."""
+    """Rows as in plain scoring, but about one segment long."""
     if model.max_len is None:
-        whole = int((split.ends_D - split.starts_D).max())
-        return cover(split, SEGMENT if len(split.starts_D) == 1 else whole, 0)
+        longest = int((split.ends_D - split.starts_D).max())
+        return cover(split, SEGMENT if len(split.starts_D) == 1 else longest, 0)
     if model.streams:
         return cover(split, SEGMENT + model.lead, model.lead)
     rows = context_rows(model, split, stride or min(SEGMENT, max(1, model.max_len // 2)))

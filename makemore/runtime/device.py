@@ -1,4 +1,4 @@
-"""Which device, which precision, and whether compiling pays there."""
+"""Choose device and precision, decide whether to compile, query memory, save random states."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from makemore.runtime.process import memory
 from makemore.settings import TrainConfig
 
 COMPILE_PAYS_AFTER = 75.0
-"""Seconds of training from which a CPU's compilation (16 to 30 s, cold) is earned back."""
+"""Seconds of training from which compilation on a CPU (16 to 30 s, cold) pays off."""
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, then Apple's MPS, then the CPU. Each of several processes has a CUDA device of its
-    own; MPS has no way to exchange gradients.
+    """Resolve a device name; ``auto`` prefers CUDA, then Apple's MPS, then the CPU. With several processes,
+    each has one CUDA device; MPS is not used, because it cannot exchange gradients.
 
-    Raises UserError for a device that doesn't exist or isn't on this machine.
+    Raises:
+        UserError: the device is unknown or not on this machine.
     """
     cuda, mps = torch.cuda.is_available(), has_mps()
     if parallel.size() > 1:
@@ -41,22 +42,22 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps") from None
     if device.type == "cuda" and not cuda:
-        raise UserError("--device cuda: this machine has no CUDA (or torch was built without it)")
+        raise UserError("--device cuda: no CUDA GPU found, or torch was built without CUDA; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
     if device.type == "cuda" and device.index is not None and parallel.size() > 1:
         if device.index != parallel.local_rank():
-            raise UserError(f"--device {name}: each process has its own; say --device cuda")
+            raise UserError(f"--device {name}: each process has its own GPU; use --device cuda")
         torch.cuda.set_device(device)
     if device.type == "mps" and not mps:
-        raise UserError("--device mps: this machine has no Apple GPU that torch can use")
+        raise UserError("--device mps: there is no Apple GPU that torch can use; use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")
     return device
 
 
 def has_mps() -> bool:
-    """Whether there is an Apple GPU that gives memory: a virtual Mac's doesn't."""
+    """Whether an Apple GPU can allocate memory; a virtual Mac's can't."""
     if not torch.backends.mps.is_available():
         return False
     try:
@@ -67,7 +68,7 @@ def has_mps() -> bool:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    """Whether the device multiplies matrices faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -76,7 +77,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def pick_precision(config: TrainConfig, device: torch.device, autocasts: bool) -> torch.dtype:
-    """The dtype of matrix products in training; ``autocasts``: the model knows any but float32."""
+    """Dtype of matrix products in training; ``autocasts``: the model supports lower precision."""
     if not autocasts:
         return torch.float32
     if config.dtype == "auto":
@@ -85,12 +86,12 @@ def pick_precision(config: TrainConfig, device: torch.device, autocasts: bool) -
 
 
 def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
-    """Whether to compile the training step; ``pays``: the model has something to gain."""
+    """Whether to compile the training step; ``pays``: compiling makes the model faster."""
     if config.compile != "auto":
         return config.compile == "yes"
     if not pays:
         return False
-    # Documents come in many lengths, and each shape is compiled anew.
+    # Documents vary in length, and every new shape is recompiled.
     if platform.system() == "Windows" or device.type == "mps" or config.loader == "documents":
         return False
     if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
@@ -99,23 +100,23 @@ def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
 
 
 def memory_of(device: torch.device) -> float | None:
-    """Gigabytes of memory that a device has, where that can be told."""
+    """Memory of a device in gigabytes (1e9 bytes), or None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e9
-    held = memory()
-    return None if held is None else held / 1e9
+    n_bytes = memory()
+    return None if n_bytes is None else n_bytes / 1e9
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy there, if it isn't there yet, without waiting for what the device is doing."""
+    """Copy a tensor to a device, if it isn't there, without synchronising."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        # Only from pinned memory are copies asynchronous.
+        # Only copies from pinned memory are asynchronous.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Where the generators are that a model on the device draws from."""
+    """States of the random generators that a model on the device uses."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
@@ -124,7 +125,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
-    """What ``random_state`` gave, on this device or another."""
+    """Restore a ``random_state`` of this or another device."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"][0], device)
@@ -133,25 +134,22 @@ def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, has no memory left."""
+    """Whether an error means that a device or the machine is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = r"can't allocate memory|not enough memory|out of memory"
-    return isinstance(error, RuntimeError) and re.search(said, str(error), re.IGNORECASE) is not None
+    pattern = r"can't allocate memory|not enough memory|out of memory"
+    return isinstance(error, RuntimeError) and re.search(pattern, str(error), re.IGNORECASE) is not None
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes that tensors took at most on a CUDA device, or that this process has taken at most.
-
-    None where the system doesn't say (Windows).
-    """
+    """Peak bytes of tensors on a CUDA device, else of this process; None if unknown (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.is_file():
-        # Unlike getrusage, this forgets what the process that started this one took.
-        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
-        return int(found[1]) * 1024 if found else None
+        # Unlike getrusage, this excludes the parent process's peak.
+        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
+        return int(match[1]) * 1024 if match else None
     try:
         import resource
     except ImportError:
@@ -161,14 +159,15 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def keep_compiled() -> None:
-    """Have what is compiled kept in the user's cache folder, unless ``TORCHINDUCTOR_CACHE_DIR`` says
-    otherwise: torch's own choice, a temporary folder, is gone after a restart."""
+    """Keep compiled kernels in the user's cache folder, unless ``TORCHINDUCTOR_CACHE_DIR`` is set: torch's
+    default is a temporary folder, which a restart deletes.
+    """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     try:
         folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
-        return  # no home, or one that can't be written: torch's own choice will do
+        return  # no writable home: leave torch's default
     if os.access(folder, os.W_OK):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

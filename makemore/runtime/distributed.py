@@ -1,7 +1,7 @@
-"""One run in many processes, as torchrun starts them. In a process alone, nothing here does anything.
+"""Data-parallel training in the processes that torchrun starts; does nothing in a single process.
 
-``session`` joins the processes. Within it every process makes the same calls in the same order. Before
-they exchange anything but gradients they agree that all are well: a UserError in one is then raised in all.
+``session`` joins the process group. Within it, all ranks make the same calls in the same order. Before they
+exchange anything but gradients, they compare errors: a UserError on one rank is then raised on all.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 PATIENCE = 300.0
-"""Seconds that processes wait for each other at the beginning."""
+"""Seconds to wait for the other ranks at start-up."""
 ATTEMPT = "makemore/attempt"
 T = TypeVar("T")
 
 
-class Agreed(UserError):  # noqa: N818 - the error is what they agree on
-    """A UserError that every process raises."""
+class Agreed(UserError):  # noqa: N818 - names the outcome
+    """A UserError raised on every rank."""
 
 
 class Place(NamedTuple):
-    """Which process this is, of how many, and which on its machine."""
+    """This process's rank, the number of processes, and its rank on its machine."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
 
 
-_ALONE = Place()
-_place = _ALONE
+_SINGLE = Place()
+_place = _SINGLE
 _earlier_attempt = False
 
 
 def launched() -> Place:
-    """What torchrun says in the environment; it needn't have been asked to ``session`` yet."""
+    """Rank and size from torchrun's environment variables, also before ``session``."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(os.environ.get(name, "").isdigit() for name in (*names, "MASTER_PORT")):
-        return _ALONE
+        return _SINGLE
     return Place(*(int(os.environ[name]) for name in names))
 
 
 def launch_id() -> str:
-    """The same for all attempts that one torchrun makes, and for no others; empty without torchrun."""
+    """An id common to all attempts of one torchrun launch and unique to it; empty without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    # Without a rendezvous its id is "none", but all workers of this machine have the same parent.
+    # Without rendezvous the id is "none", but all workers on a machine share a parent process.
     return f"process {os.getppid()}" if name == "none" else name
 
 
 def restarted() -> bool:
-    """Whether torchrun has started the processes anew, after one of them failed. Asked in the first one."""
-    # Each machine counts its own failures only.
+    """Whether torchrun has restarted the processes after a failure; valid on rank 0 only."""
+    # Torchrun's count covers this machine's failures only.
     return _earlier_attempt or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
@@ -77,36 +77,37 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes, prints and evaluates."""
+    """Whether this is rank 0, which writes, prints and evaluates."""
     return _place.rank == 0
 
 
 @contextlib.contextmanager
 def session(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """The processes belong together while the block runs; ``stop`` is asked while they look for each other.
+    """Join the process group for the block; ``stop`` is polled while ranks connect.
 
-    Raises UserError in every process where one does, or where one is gone; KeyboardInterrupt where
-    ``stop`` says yes.
+    Raises:
+        UserError: on every rank, when any rank raises one or is lost.
+        KeyboardInterrupt: when ``stop`` returns True.
     """
     global _place
-    place = launched()
-    if place.size == 1 or _place.size > 1:
+    info = launched()
+    if info.size == 1 or _place.size > 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
     if not dist.is_available():
-        raise UserError("this torch is built without torch.distributed: train in one process")
+        raise UserError("this torch was built without torch.distributed; start without torchrun")
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with _reaching_others():
+    with _peer_errors():
         store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
-        own = PrefixStore(_meet(store, place, stop), store)
-        dist.init_process_group(backend, store=own, rank=place.rank, world_size=place.size)
-    _place = place
+        attempt_store = PrefixStore(_join_attempt(store, info, stop), store)
+        dist.init_process_group(backend, store=attempt_store, rank=info.rank, world_size=info.size)
+    _place = info
     try:
         yield
         if is_main():
@@ -114,146 +115,144 @@ def session(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     except Agreed:
         raise
     except UserError as error:
-        _agree(0.0, str(error))
+        _max_or_raise(0.0, str(error))
     finally:
-        _place = _ALONE
+        _place = _SINGLE
         dist.destroy_process_group()
-        # Gloo's threads let go of their last tensors a moment later, and abort a process that ends before.
+        # Gloo's threads release their last tensors a moment later, and abort a process that exits first.
         time.sleep(0.1)
 
 
-def _meet(store: Store, place: Place, stop: Callable[[], bool]) -> str:
-    """A name for this attempt, which all processes have.
+def _join_attempt(store: Store, info: Place, stop: Callable[[], bool]) -> str:
+    """Agree with all ranks on a name for this attempt.
 
-    Torchrun has one store for all its attempts: in it stand the addresses of processes that are gone
-    (pytorch issue 135712), and which attempt this is no one can say, as each machine counts its own.
-    So the first process gives the attempt a name, and answers whoever greets it by that name.
+    Torchrun uses one store for all its attempts: it holds addresses of dead processes (pytorch issue 135712),
+    and no rank knows the number of the attempt, as each machine counts its own restarts. So rank 0 names the
+    attempt, and acknowledges each rank that registers under this name.
     """
-    part = _welcome if place.rank == 0 else _greet
-    return part(store, uuid.uuid4().hex, place, stop)
+    join = _admit_ranks if info.rank == 0 else _register
+    return join(store, uuid.uuid4().hex, info, stop)
 
 
-def _welcome(store: Store, attempt: str, place: Place, stop: Callable[[], bool]) -> str:
-    """The first process's part in ``_meet``."""
+def _admit_ranks(store: Store, attempt: str, info: Place, stop: Callable[[], bool]) -> str:
+    """Rank 0's part of ``_join_attempt``."""
     global _earlier_attempt
     _earlier_attempt = store.check([ATTEMPT])
     store.set(ATTEMPT, attempt)
-    until = time.monotonic() + PATIENCE
-    for other in range(1, place.size):
-        if not _there(store, f"{attempt}/{other}", until, stop):
-            raise Agreed(f"process {other} of {place.size} didn't come within {PATIENCE:.0f} s")
-        store.set(f"{attempt}/{other}/{store.get(f'{attempt}/{other}').decode()}", "")
+    deadline = time.monotonic() + PATIENCE
+    for peer in range(1, info.size):
+        if not _wait_for_key(store, f"{attempt}/{peer}", deadline, stop):
+            raise Agreed(f"rank {peer} of {info.size} did not join in {PATIENCE:.0f} s; check that it runs")
+        store.set(f"{attempt}/{peer}/{store.get(f'{attempt}/{peer}').decode()}", "")
     return attempt
 
 
-def _greet(store: Store, own: str, place: Place, stop: Callable[[], bool]) -> str:
-    """The other processes' part: an attempt that doesn't answer is over, or hasn't begun."""
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        if _there(store, ATTEMPT, time.monotonic() + 1, stop):
+def _register(store: Store, token: str, info: Place, stop: Callable[[], bool]) -> str:
+    """The other ranks' part: an attempt that doesn't answer is over or hasn't begun."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if _wait_for_key(store, ATTEMPT, time.monotonic() + 1, stop):
             attempt = store.get(ATTEMPT).decode()
-            store.set(f"{attempt}/{place.rank}", own)
-            if _there(store, f"{attempt}/{place.rank}/{own}", time.monotonic() + 1, stop):
+            store.set(f"{attempt}/{info.rank}", token)
+            if _wait_for_key(store, f"{attempt}/{info.rank}/{token}", time.monotonic() + 1, stop):
                 return attempt
-    raise Agreed(f"the first process of {place.size} didn't come within {PATIENCE:.0f} s")
+    raise Agreed(f"rank 0 of {info.size} did not join in {PATIENCE:.0f} s; check that it runs")
 
 
-def _there(store: Store, key: str, until: float, stop: Callable[[], bool]) -> bool:
-    """Whether a key appears before a time has come."""
+def _wait_for_key(store: Store, key: str, deadline: float, stop: Callable[[], bool]) -> bool:
+    """Wait for a key until ``deadline``; returns whether it appeared."""
     while not store.check([key]):
         if stop():
             raise KeyboardInterrupt
-        if time.monotonic() >= until:
+        if time.monotonic() >= deadline:
             return False
         time.sleep(0.02)
     return True
 
 
 @contextlib.contextmanager
-def _reaching_others() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         reason = next(iter(str(error).strip().splitlines()), "no reason given")[:200]
-        raise Agreed(f"lost touch with the run's other processes ({reason}); go on with --resume") from None
+        raise Agreed(f"lost connection to the other ranks ({reason}); continue with --resume") from None
 
 
-def _agree(value: float, error: str = "") -> float:
-    """The largest value, unless a process has an error: then Agreed is raised in all."""
+def _max_or_raise(value: float, error: str = "") -> float:
+    """Maximum over all ranks; if any rank has an error, raise it on every rank."""
     import torch
     import torch.distributed as dist
 
-    with _reaching_others():
-        both = torch.tensor([float(bool(error)), value], dtype=torch.float64)
-        dist.all_reduce(both, dist.ReduceOp.MAX)
-        failed, largest = both.tolist()
+    with _peer_errors():
+        packed = torch.tensor([float(bool(error)), value], dtype=torch.float64)
+        dist.all_reduce(packed, dist.ReduceOp.MAX)
+        failed, maximum = packed.tolist()
         if not failed:
-            return largest
+            return maximum
         errors = [""] * size()
         dist.all_gather_object(errors, error)
     raise Agreed(next(filter(None, errors)))
 
 
 def highest(value: float) -> float:
-    """The largest of all processes' values, in all."""
-    return value if size() == 1 else _agree(value)
+    """Maximum over all ranks, on every rank."""
+    return value if size() == 1 else _max_or_raise(value)
 
 
 @contextlib.contextmanager
 def once_a_machine() -> Iterator[None]:
-    """The first process of each machine goes through the block before the others: what it leaves in a
-    cache they find there.
-    """
-    first = local_rank() == 0
-    if not first:
+    """Run the block on each machine's first rank before the others, which then find its cache files."""
+    is_first = local_rank() == 0
+    if not is_first:
         highest(0)
     yield
-    if first:
+    if is_first:
         highest(0)
 
 
 def from_main(value: T) -> T:
-    """The first process's value, in all."""
+    """Rank 0's value, on every rank."""
     if size() == 1:
         return value
     import torch.distributed as dist
 
-    _agree(0.0)
+    _max_or_raise(0.0)
     box = [value]
-    with _reaching_others():
+    with _peer_errors():
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def gather(value: T) -> list[T]:
-    """All processes' values in the first one, by rank; nothing in the others."""
+    """The values of all ranks in order, on rank 0; an empty list on the others."""
     if size() == 1:
         return [value]
     import torch.distributed as dist
 
-    _agree(0.0)
+    _max_or_raise(0.0)
     values: list[Any] | None = [None] * size() if is_main() else None
-    with _reaching_others():
+    with _peer_errors():
         dist.gather_object(value, values)
     return values or []
 
 
 def own_rows(rows: int) -> slice:
-    """This process's share of a batch's rows, as ``numpy.array_split`` cuts them: maybe none."""
-    each, over = divmod(rows, size())
-    begin = rank() * each + min(rank(), over)
-    return slice(begin, begin + each + (rank() < over))
+    """This rank's slice of a batch's rows, split as by ``numpy.array_split``; may be empty."""
+    per_rank, remainder = divmod(rows, size())
+    start = rank() * per_rank + min(rank(), remainder)
+    return slice(start, start + per_rank + (rank() < remainder))
 
 
 def add_up(tensors: list[Tensor]) -> None:
-    """Sum each tensor over all processes, in place: one message for all, which are of one dtype."""
+    """Sum tensors of one dtype over all ranks, in place, with one all-reduce."""
     if size() == 1:
         return
     import torch
     import torch.distributed as dist
 
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    with _reaching_others():
+    with _peer_errors():
         dist.all_reduce(flat)
     sums = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(

@@ -1,4 +1,4 @@
-"""What this process asks of the system's threads and memory, before torch is imported."""
+"""Thread and memory settings of this process, applied before torch is imported."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import platform
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_MOST_FOR_MMAP = 32 << 20
-"""The largest threshold that glibc takes."""
+_MAX_MMAP_THRESHOLD = 32 << 20
+"""The largest threshold that glibc accepts."""
 
 
 def memory() -> int | None:
-    """Bytes of this machine's memory; None where the system doesn't say, such as on Windows."""
+    """The machine's memory in bytes, or None if unknown (e.g. on Windows)."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -22,26 +22,25 @@ def memory() -> int | None:
 
 
 def tune_process() -> None:
-    """Short waits between threads, and memory that is kept rather than given back at every step.
+    """Shorten threads' busy-waiting, and keep freed memory instead of returning it at every step.
 
-    A step of a small model is hundreds of short parallel loops. OpenMP's threads should wait for the next
-    one awake, but not for long, or a second program on the machine slows both. glibc returns large blocks
-    to the system when they are freed, and each page of the next one has to be mapped and cleared again:
-    a sixth of a step. What the user has set in the environment stands.
+    A step of a small model is hundreds of short parallel loops. OpenMP threads should spin between them, but
+    briefly, so as not to slow down other programs. glibc returns large freed blocks to the system; mapping
+    and clearing their pages again takes a sixth of a step. The user's environment variables take precedence.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: huge pages for large tensors
     if platform.machine() in ("x86_64", "AMD64"):
-        # Sampling has threads of its own. Elsewhere torch may use this library too, for training.
+        # Sampling has its own threads. On other architectures torch may train with OpenBLAS.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.platform == "linux" and platform.machine() == "x86_64":
-        # torch would compile and load a library for each of the processor's instruction sets first, which
-        # takes 5 s; a compiler that knows none of them fails, and training goes on without.
+        # Skip torch's test compilation for each instruction set, which takes 5 s. If the compiler supports
+        # none of them, compilation fails and training continues without it.
         os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_FOR_MMAP)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 64 << 20)

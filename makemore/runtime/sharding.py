@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer states cut over processes (FSDP2), and made whole to be saved."""
+"""Shard weights, gradients and optimizer states over ranks (FSDP2), and gather them for saving."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from makemore.settings import TrainConfig
 
 
 def shard(model: LanguageModel, config: TrainConfig) -> None:
-    """Cut a model's weights over all processes, which hold a block's whole weights only while they
-    compute it (Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO").
+    """Shard a model's weights over all ranks, which gather one block's weights at a time to compute it
+    (Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO").
 
-    Raises UserError for a model without ``blocks``, and for Muon, which needs whole matrices.
+    Raises:
+        UserError: the model has no ``blocks``, or the optimizer is Muon, which needs full matrices.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
-        raise UserError("--shard is for the transformer; the other rungs fit in one process's memory")
+        raise UserError("--shard works with the transformer only; train other models without it")
     if config.optimizer == "muon":
-        raise UserError("--shard: muon needs whole matrices; add --set train.optimizer=adamw")
+        raise UserError("--shard: Muon needs unsharded matrices; add --set train.optimizer=adamw")
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
-    # Said of every block, in case someone changes its output in place; nobody does.
+    # FSDP2 warns in case a block's output is modified in place; ours never is.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
@@ -40,37 +41,35 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def on_all(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut, put together on every process, who must all ask at the same time."""
-    put_together = getattr(tensor, "full_tensor", None)
-    return tensor if put_together is None else put_together()
+    """The full tensor of a sharded one, on every rank; every rank must call this at once."""
+    full_tensor = getattr(tensor, "full_tensor", None)
+    return tensor if full_tensor is None else full_tensor()
 
 
 def whole(value: Any) -> Any:
-    """Nested state with every cut tensor put together on the first process's CPU; the others, who must
-    ask at the same time, have nothing in its place.
-    """
+    """Nested state with sharded tensors gathered on rank 0's CPU (empty elsewhere); all ranks must call."""
     if hasattr(value, "full_tensor"):
-        full = value.full_tensor()
-        return full.cpu() if parallel.is_main() else full.new_empty(0, device="cpu")
+        gathered = value.full_tensor()
+        return gathered.cpu() if parallel.is_main() else gathered.new_empty(0, device="cpu")
     if isinstance(value, dict):
-        return {key: whole(inner) for key, inner in value.items()}
+        return {key: whole(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [whole(inner) for inner in value]
+        return [whole(item) for item in value]
     return value
 
 
 @torch.no_grad()
 def own_parts(tensors: list[Tensor]) -> list[Tensor]:
-    """What this process holds of each tensor, cut or not, as views."""
+    """This rank's part of each tensor, sharded or not, as views."""
     return [t.to_local() if hasattr(t, "to_local") else t.detach() for t in tensors]
 
 
 def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a tensor, if ``like`` is cut and of the same shape."""
+    """This rank's shard of a full tensor, if ``like`` is sharded and of the same shape; else the tensor."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(like, DTensor)
-    # Every process has read the same state: nothing need be sent.
+    # Every rank has loaded the same state, so nothing needs to be sent.
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

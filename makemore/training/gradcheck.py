@@ -1,4 +1,4 @@
-"""Hand-written gradients against autograd and against finite differences, all in float64."""
+"""Check hand-written gradients against autograd and finite differences, in float64."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ M = TypeVar("M", bound=ManualModel)
 
 @runtime_checkable
 class Stepwise(Protocol):
-    """A manual model that also shows the gradient of every value on the way to its loss."""
+    """A manual model that also exposes the gradients of its intermediate values."""
 
     def intermediates(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """Values by name, differentiable, ``loss`` among them."""
+        """Differentiable intermediate values by name, including ``loss``."""
 
     def intermediate_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """The hand-written gradient of each of them, by the same names."""
+        """The hand-written gradients of these values, by the same names."""
 
 
 @dataclass(frozen=True)
 class GradRow:
-    """How a hand-written gradient compares with its reference."""
+    """Comparison of a hand-written gradient with its reference."""
 
     name: str
-    """Of the parameter or intermediate value."""
+    """Name of the parameter or intermediate value."""
     reference: Literal["autograd", "differences"]
     exact: bool
     """Equal bit for bit."""
@@ -49,13 +49,13 @@ class GradRow:
 def gradcheck(
     model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor, samples: int = 16, seed: int = 0
 ) -> list[GradRow]:
-    """Every comparison there is for a model: parameters, intermediates, finite differences.
+    """Compare a model's gradients: parameters, intermediate values, and finite differences.
 
-    The model itself is left alone: a float64 copy in training mode is checked, on the CPU, at
-    parameters moved a little at random, because a fresh model's quiet head passes no gradient down.
-    ``samples`` is how many entries of each parameter are compared with finite differences.
+    The model is left unchanged: this checks a float64 copy on the CPU, in training mode, with a little noise
+    on its parameters, because a fresh model's near-zero head passes no gradient down. ``samples`` is the
+    number of entries of each parameter to compare with finite differences.
     """
-    probe = _moved(copy.deepcopy(model).cpu().double().train(), seed)
+    probe = _add_noise(copy.deepcopy(model).cpu().double().train(), seed)
     batch = inputs_BT.cpu(), targets_BT.cpu()
     rows = check_parameters(probe, *batch)
     if isinstance(probe, Stepwise):
@@ -64,7 +64,7 @@ def gradcheck(
 
 
 def check_parameters(model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
-    """Gradients of ``loss_and_grads`` against autograd through ``forward``, a row a parameter."""
+    """Compare gradients of ``loss_and_grads`` with autograd through ``forward``, one row per parameter."""
     _, grads = model.loss_and_grads(inputs_BT, targets_BT)
     names, parameters = zip(*model.named_parameters(), strict=True)
     expected = torch.autograd.grad(_loss(model, inputs_BT, targets_BT), parameters)
@@ -75,7 +75,7 @@ def check_parameters(model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor) 
 
 
 def check_intermediates(model: Stepwise, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
-    """Gradients of a stepwise model's intermediate values against autograd's, a row a value."""
+    """Compare gradients of intermediate values with autograd, one row per value."""
     values = model.intermediates(inputs_BT, targets_BT)
     grads = model.intermediate_grads(inputs_BT, targets_BT)
     expected = torch.autograd.grad(values["loss"], list(values.values()))
@@ -89,7 +89,7 @@ def check_intermediates(model: Stepwise, inputs_BT: Tensor, targets_BT: Tensor) 
 def check_differences(
     model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor, samples: int = 16, seed: int = 0
 ) -> list[GradRow]:
-    """Up to ``samples`` random entries of each parameter's gradient against central differences."""
+    """Compare up to ``samples`` random entries of each parameter's gradient with central differences."""
     _, grads = model.loss_and_grads(inputs_BT, targets_BT)
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -97,27 +97,26 @@ def check_differences(
         entries = torch.randperm(parameter.numel(), generator=generator)[:samples]
         flat = parameter.view(-1)
         differences = torch.empty_like(flat[entries])
-        for place, entry in enumerate(entries.tolist()):
+        for i, entry in enumerate(entries.tolist()):
             value = flat[entry].clone()
             flat[entry] = value + STEP
             above = _loss(model, inputs_BT, targets_BT)
             flat[entry] = value - STEP
             below = _loss(model, inputs_BT, targets_BT)
             flat[entry] = value
-            differences[place] = (above - below) / (2 * STEP)
+            differences[i] = (above - below) / (2 * STEP)
         rows.append(_compare(name, "differences", grads[name].reshape(-1)[entries], differences))
     return rows
 
 
 def _loss(model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean nats over valid targets, by the model's own ``forward``."""
+    """Mean nats over valid targets, from ``forward``."""
     valid_BT = targets_BT != IGNORE_INDEX
     logits_BTV, _ = model(inputs_BT, None, valid_BT)
     return F.cross_entropy(logits_BTV[valid_BT], targets_BT[valid_BT])
 
 
-def _moved(model: M, seed: int) -> M:
-    """The model with a little noise on every parameter."""
+def _add_noise(model: M, seed: int) -> M:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

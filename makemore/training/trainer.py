@@ -1,4 +1,4 @@
-"""The only training loop: a generator of records that owns budget, cadence, best and last."""
+"""The training loop: yields progress records and decides when to evaluate, save and stop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from makemore.training.learners.guard import NotFinite
 from makemore.types import Batch
 
 
-class Diverged(UserError):  # noqa: N818 - what has happened
-    """The loss, a gradient or val is no finite number: nothing of that step is in any file."""
+class Diverged(UserError):  # noqa: N818 - names an outcome
+    """The loss, a gradient or the val loss is not finite; the failed step is not saved."""
 
 
 LOG_SECONDS = 0.5
@@ -33,29 +33,28 @@ EVALUATIONS = 20
 
 @dataclass(frozen=True)
 class Record:
-    """What happened since the last record. Losses in nats per token, rates per second."""
+    """Progress since the previous record; losses in nats per token."""
 
     step: int
     loss: float | None
     val: float | None
-    """Of the weights that would be kept: the better of raw and averaged ones."""
+    """Val loss of the raw or the EMA weights, whichever is lower."""
     lr: float
     tokens: int
-    """Targets trained on so far."""
+    """Target tokens trained on so far."""
     tokens_per_second: float
     elapsed: float
     progress: float
     improved: bool = False
     save: bool = False
-    """The state is worth saving now."""
+    """Whether to save a checkpoint now."""
     note: str = ""
     val_ema: float | None = None
-    """Of the averaged weights, where an average is kept."""
+    """Val loss of the EMA weights, if an EMA is kept."""
 
 
 class Evaluation(NamedTuple):
-    """Val in nats per token (None without a val split), whether it is the best so far, val of the
-    averaged weights."""
+    """Val loss (nats per token; None without a val split), whether it is the best so far, EMA val loss."""
 
     val: float | None
     improved: bool
@@ -63,7 +62,7 @@ class Evaluation(NamedTuple):
 
 
 class Trainer:
-    """Trains until the budget is used, val stops improving, data end, or someone asks to stop."""
+    """Trains until the budget or data run out, val loss stops improving, or a stop is requested."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class Trainer:
         evaluate: Callable[[], float] | None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``evaluate``: val in nats per token, None without a val split; ``stop``: asked every step."""
+        """``evaluate`` returns val nats per token (None: no val split); ``stop`` is polled every step."""
         self.learner, self.loader, self.config = learner, loader, config
         self.evaluate, self.stop = evaluate, stop
         self.step = 0
@@ -82,21 +81,21 @@ class Trainer:
         self.best_val = math.inf
         self.best_step = 0
         self.worse = 0
-        """Evaluations since the best."""
+        """Number of evaluations since the best one."""
         self.budget = 1.0
-        """Share of the budget that will be used."""
+        """Fraction of the configured budget that will be used."""
         self.finished = False
         self.stopped_early = False
         self.stopped = False
-        """Someone asked to stop; the run can go on from here."""
+        """A stop was requested; the run can be resumed."""
         self.best: dict[str, Tensor] = {}
         self.best_weights = "raw"
-        """Or ``ema``: which weights the best are."""
+        """``raw`` or ``ema``: the kind of weights in ``best``."""
         self._next_evaluation = 1 / EVALUATIONS
         self._evaluated_at = -1
         self._eval_seconds = 0.0
         self._saved_at = 0.0
-        self._sum: Tensor | None = None
+        self._loss_sum: Tensor | None = None
         self._count = 0
         self._new_tokens: Tensor | int = 0
         self._logged_tokens = 0
@@ -104,21 +103,23 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share used of as much of the budget as is going to be, in [0, 1]."""
-        shares = [self.loader.progress or 0.0]
+        """Fraction of the effective budget used, in [0, 1]."""
+        fractions = [self.loader.progress or 0.0]
         if self.config.steps:
-            shares.append(self.step / self.config.steps)
+            fractions.append(self.step / self.config.steps)
         if self.config.max_time:
-            # The last evaluation belongs to the budget.
-            shares.append((self.elapsed + self._eval_seconds) / self.config.max_time)
-        return min(1.0, max(shares) / self.budget)
+            # Leave time for the final evaluation.
+            fractions.append((self.elapsed + self._eval_seconds) / self.config.max_time)
+        return min(1.0, max(fractions) / self.budget)
 
     def fit(self) -> Iterator[Record]:
-        """Train on. Yields a record now and then; what the caller does in between is timed too.
+        """Train, yielding a record now and then; the caller's time in between counts towards the budget.
 
-        Raises Diverged where the loss or a gradient stops being a number, UserError where memory runs out.
+        Raises:
+            Diverged: the loss or a gradient is not finite.
+            UserError: out of memory.
         """
-        self._begun = time.perf_counter() - self.elapsed
+        self._started_at = time.perf_counter() - self.elapsed
         self._logged_at = self._saved_at = self.elapsed
         try:
             yield from self._loop()
@@ -126,18 +127,18 @@ class Trainer:
                 self.learner.check()
                 self.learner.finish()
                 if self.loader.progress is not None and self.loader.progress < 1:
-                    self.learner.note = f"the budget has ended after {self.loader.progress:.0%} of the text"
+                    self.learner.note = f"the budget ran out after {self.loader.progress:.0%} of the text"
                 yield self._end()
         except NotFinite as error:
-            raise self._diverged(str(error)) from None
+            raise self._divergence_error(str(error)) from None
 
     def _loop(self) -> Iterator[Record]:
         while self.progress < 1 and not self.stopped_early:
             if parallel.highest(self.stop()):
                 self.learner.check()
                 self.stopped = True
-                self._count_tokens()
-                # Nothing is logged for a step that has been: resuming goes on as if undisturbed.
+                self._sync_tokens()
+                # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
                 yield Record(
                     self.step, None, None, 0.0, self.tokens, 0.0, self.elapsed, self.progress, save=True
                 )
@@ -146,74 +147,71 @@ class Trainer:
             if metrics is None:
                 return
             if metrics.loss is not None:
-                self._sum = metrics.loss if self._sum is None else self._sum + metrics.loss
+                self._loss_sum = metrics.loss if self._loss_sum is None else self._loss_sum + metrics.loss
                 self._count += 1
-            self._tick()
+            self._update_elapsed()
             if self._due_for_evaluation():
-                yield self._evaluated()
+                yield self._evaluate_and_record()
             elif self.progress < 1 and (self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1):
                 yield self._record(Evaluation(None, False), save=self._due_for_saving())
 
     def carry_on(self, larger: bool) -> None:
-        """After a state was loaded: whether a run that had ended goes on; ``larger``: its budget is now."""
-        was_early, self.stopped_early = self.stopped_early, False
-        ended = self.budget < 1 <= self.progress
-        if ended or (self.config.patience and self.worse >= self.config.patience):
+        """Decide whether a finished run continues after loading; ``larger``: its budget was raised."""
+        was_stopped_early, self.stopped_early = self.stopped_early, False
+        shortened_run_ended = self.budget < 1 <= self.progress
+        if shortened_run_ended or (self.config.patience and self.worse >= self.config.patience):
             self.stopped_early = True
-        elif larger or was_early:
+        elif larger or was_stopped_early:
             self.finished = False
 
     def advance(self, progress: float) -> Metrics | None:
-        """One step, told how much of the budget is used; None where data end.
-
-        Raises UserError where memory runs out.
-        """
-        batches = self._batches()
-        if not batches:
+        """Run one step at this fraction of the budget; None if the data ended, UserError if out of memory."""
+        micro_batches = self._next_micro_batches()
+        if not micro_batches:
             return None
-        metrics = self._learn(batches, progress)
+        metrics = self._learn(micro_batches, progress)
         self.step += 1
         self._new_tokens = self._new_tokens + metrics.tokens
         return metrics
 
-    def _batches(self) -> list[Batch]:
-        """A step's parts; fewer, or none, where data end."""
-        parts: list[Batch] = []
+    def _next_micro_batches(self) -> list[Batch]:
+        """Up to ``train.accumulate`` micro-batches; fewer at the end of the data."""
+        micro_batches: list[Batch] = []
         with contextlib.suppress(StopIteration):
-            while len(parts) < self.config.accumulate:
-                parts.append(self.loader.next())
-        return parts
+            while len(micro_batches) < self.config.accumulate:
+                micro_batches.append(self.loader.next())
+        return micro_batches
 
-    def _learn(self, batches: list[Batch], progress: float) -> Metrics:
+    def _learn(self, micro_batches: list[Batch], progress: float) -> Metrics:
         try:
-            return self.learner.step(batches, self.step, progress)
+            return self.learner.step(micro_batches, self.step, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         raise UserError(
             f"out of memory on {self.learner.model.device} at step {self.step}: lower train.batch_tokens "
-            f"({self.config.batch_tokens}), raise train.accumulate ({self.config.accumulate}), or lower "
-            "the model's sizes (--set model.*); the last state saved is kept"
+            f"({self.config.batch_tokens}), raise train.accumulate ({self.config.accumulate}), or use "
+            "a smaller model (--set model.*); the last saved state is kept"
         )
 
-    def _count_tokens(self) -> None:
-        """Bring the count up to date; this waits for the device, so only now and then."""
+    def _sync_tokens(self) -> None:
+        """Update ``tokens``; synchronises with the device, so call rarely."""
         self.tokens, self._new_tokens = self.tokens + int(self._new_tokens), 0
 
-    def _tick(self) -> None:
-        self.elapsed = parallel.highest(time.perf_counter() - self._begun)
+    def _update_elapsed(self) -> None:
+        self.elapsed = parallel.highest(time.perf_counter() - self._started_at)
 
-    def _diverged(self, what: str) -> Diverged:
+    def _divergence_error(self, reason: str) -> Diverged:
         config = self.config
-        lower = [f"train.lr={config.lr / 3:.2g}"]
+        overrides = [f"train.lr={config.lr / 3:.2g}"]
         if config.optimizer == "muon":
-            lower.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
+            overrides.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
         if not config.clip:
-            lower.append("train.clip=1")
+            overrides.append("train.clip=1")
         return Diverged(
-            f"{what}: training diverged; lower the learning rate, such as with "
-            f"--set {' --set '.join(lower)}, or add --on-divergence rollback; "
-            "the best model and the last state saved are kept"
+            f"{reason}: training diverged; lower the learning rate, e.g. with "
+            f"--set {' --set '.join(overrides)}, or add --on-divergence rollback; "
+            "the best model and the last saved state are kept"
         )
 
     def _due_for_saving(self) -> bool:
@@ -227,40 +225,40 @@ class Trainer:
         return self.progress >= self._next_evaluation
 
     def judge(self) -> Evaluation:
-        """Val now, and whether it is the best; keeps the best weights."""
+        """Evaluate now, and keep the weights if their val loss is the best so far."""
         self.learner.check()
-        begun = time.perf_counter()
-        # A sharded model takes all processes to compute.
-        asked = parallel.is_main() or self.learner.sharded
-        outcome = self._judgement() if asked else Evaluation(None, False)
-        outcome = parallel.from_main(outcome)
+        started = time.perf_counter()
+        # Evaluating a sharded model takes every rank.
+        participates = parallel.is_main() or self.learner.sharded
+        evaluation = self._evaluate_raw_and_ema() if participates else Evaluation(None, False)
+        evaluation = parallel.from_main(evaluation)
         self._evaluated_at = self.step
-        if outcome.val is not None:
-            self._eval_seconds = parallel.highest(time.perf_counter() - begun)
-            self._plan_evaluation()
-        self.worse = 0 if outcome.improved else self.worse + 1
-        return outcome
+        if evaluation.val is not None:
+            self._eval_seconds = parallel.highest(time.perf_counter() - started)
+            self._schedule_evaluation()
+        self.worse = 0 if evaluation.improved else self.worse + 1
+        return evaluation
 
-    def _plan_evaluation(self) -> None:
-        """The next one; a slow one comes less often: it may take a tenth of the time."""
-        seconds = self.budget * self.config.max_time if self.config.max_time else math.inf
-        self._next_evaluation = self.progress + max(1 / EVALUATIONS, 10 * self._eval_seconds / seconds)
+    def _schedule_evaluation(self) -> None:
+        """Set when to evaluate next; evaluation takes at most about a tenth of the time budget."""
+        budget_seconds = self.budget * self.config.max_time if self.config.max_time else math.inf
+        self._next_evaluation = self.progress + max(1 / EVALUATIONS, 10 * self._eval_seconds / budget_seconds)
 
-    def _judgement(self) -> Evaluation:
-        outcome = self._judge_as("raw")
+    def _evaluate_raw_and_ema(self) -> Evaluation:
+        result = self._evaluate_as("raw")
         average = self.learner.average
-        if average is not None and outcome.val is not None:
+        if average is not None and result.val is not None:
             with average.applied():
-                ema = self._judge_as("ema")
+                ema = self._evaluate_as("ema")
             assert ema.val is not None
-            outcome = Evaluation(min(outcome.val, ema.val), outcome.improved or ema.improved, ema.val)
-        return outcome
+            result = Evaluation(min(result.val, ema.val), result.improved or ema.improved, ema.val)
+        return result
 
-    def _judge_as(self, weights: str) -> Evaluation:
-        """Val of the weights that the model has now; keeps them if they are the best."""
+    def _evaluate_as(self, weights: str) -> Evaluation:
+        """Evaluate the model's current weights, and keep them if they are the best so far."""
         val = None if self.evaluate is None else self.evaluate()
         if val is not None and math.isnan(val):
-            raise self._diverged(f"val is {val} at step {self.step}")
+            raise self._divergence_error(f"val loss is {val} at step {self.step}")
         improved = val is None or val < self.best_val or not self.best
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
@@ -268,81 +266,81 @@ class Trainer:
             self.best = {k: v.detach().clone() for k, v in self.learner.weights().items()}
         return Evaluation(val, improved)
 
-    def _evaluated(self) -> Record:
-        outcome = self.judge()
-        self._tick()
+    def _evaluate_and_record(self) -> Record:
+        evaluation = self.judge()
+        self._update_elapsed()
         if self._stalled:
-            self._shorten()
+            self._shorten_budget()
         elif self.config.patience and self.worse >= self.config.patience:
             self.stopped_early = True
-        return self._record(outcome, save=self._due_for_saving())
+        return self._record(evaluation, save=self._due_for_saving())
 
     @property
     def _stalled(self) -> bool:
-        """Val stopped improving at a rate that can still fall; half the patience is enough to tell."""
+        """Val loss stopped improving (for half the patience) while the learning rate can still decay."""
         config = self.config
-        falls = config.schedule == "linear" and config.decay_share > 0
-        can_fall = falls and config.warmup_steps < self.step and self.progress < 0.9
-        return can_fall and 0 < config.patience <= 2 * self.worse
+        decays = config.schedule == "linear" and config.decay_share > 0
+        can_decay = decays and config.warmup_steps < self.step and self.progress < 0.9
+        return can_decay and 0 < config.patience <= 2 * self.worse
 
-    def _shorten(self) -> None:
-        """From the best weights again, nearer the end: where the rate begins to fall, or is half as high."""
-        falls = 1 - self.config.decay_share
-        place = falls if self.progress < falls else (1 + self.progress) / 2
-        self.budget *= self.progress / place
+    def _shorten_budget(self) -> None:
+        """Restart from the best weights where decay begins or, if decaying, at half the learning rate."""
+        decay_start = 1 - self.config.decay_share
+        restart_at = decay_start if self.progress < decay_start else (1 + self.progress) / 2
+        self.budget *= self.progress / restart_at
         self.worse = 0
-        self._plan_evaluation()
+        self._schedule_evaluation()
         self.learner.load_weights(parallel.from_main({name: t.cpu() for name, t in self.best.items()}))
         self.learner.note = (
-            f"val was best at step {self.best_step:,}: going on from there at a lower rate, "
-            f"within {self.budget:.0%} of the budget"
+            f"val loss was best at step {self.best_step:,}: continuing from there at a lower learning rate, "
+            f"ending at {self.budget:.0%} of the budget"
         )
 
     def go_back(self, state: dict[str, Any]) -> None:
-        """To an earlier state, at half the learning rate; time that was used stays used."""
+        """Roll back to an earlier state at half the learning rate; elapsed time keeps counting."""
         assert isinstance(self.learner, GradientLearner)
         elapsed, scale = self.elapsed, self.learner.optimizers.scale / 2
         self.load_state_dict(state)
         self.elapsed, self.learner.optimizers.scale = elapsed, scale
 
     def _end(self) -> Record:
-        again = self._evaluated_at != self.step
-        outcome = self.judge() if again else Evaluation(None, False)
-        self._tick()
+        needs_evaluation = self._evaluated_at != self.step
+        evaluation = self.judge() if needs_evaluation else Evaluation(None, False)
+        self._update_elapsed()
         self.finished = True
         self.stopped_early |= self.budget < 1
-        return self._record(outcome, save=True)
+        return self._record(evaluation, save=True)
 
-    def _record(self, outcome: Evaluation, save: bool) -> Record:
+    def _record(self, evaluation: Evaluation, save: bool) -> Record:
         self.learner.check()
-        self._count_tokens()
+        self._sync_tokens()
         loss = None
-        if self._sum is not None:
-            loss = float(self._sum) / self._count
+        if self._loss_sum is not None:
+            loss = float(self._loss_sum) / self._count
             if not math.isfinite(loss):
-                raise self._diverged(f"the loss is {loss} by step {self.step}")
-            self._sum, self._count = None, 0
+                raise self._divergence_error(f"the loss is {loss} by step {self.step}")
+            self._loss_sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds
         self._logged_at, self._logged_tokens = self.elapsed, self.tokens
         if save:
             self._saved_at = self.elapsed
         note, self.learner.note = self.learner.note, ""
-        parts = getattr(getattr(self.learner, "optimizers", None), "parts", [])
-        lr = parts[-1].param_groups[0]["lr"] if parts else 0.0
+        optimizers = getattr(getattr(self.learner, "optimizers", None), "parts", [])
+        lr = optimizers[-1].param_groups[0]["lr"] if optimizers else 0.0
         return Record(
             self.step,
             loss,
-            outcome.val,
+            evaluation.val,
             lr,
             self.tokens,
             speed,
             self.elapsed,
             self.progress,
-            outcome.improved,
+            evaluation.improved,
             save,
             note,
-            outcome.val_ema,
+            evaluation.val_ema,
         )
 
     _SCALARS = (
@@ -363,12 +361,12 @@ class Trainer:
     )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs: what was learned, the place in the data, random states."""
+        """Everything that resuming needs: weights, optimizer state, data position, random states."""
         return {
-            # Counting chooses some of its settings at its end.
+            # Count models choose some of their settings when they finish.
             "settings": dataclasses.asdict(self.learner.model.config),
             "trainer": {name: getattr(self, name) for name in self._SCALARS},
-            "sum": self._sum,
+            "sum": self._loss_sum,
             "best": self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
@@ -377,15 +375,15 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self._SCALARS:
-            # A state of an earlier version lacks what has come since.
-            before, value = getattr(self, name), state["trainer"].get(name, getattr(self, name))
-            if type(value) is not type(before):
-                raise TypeError(f"{name} is {value!r}")
+            # States from earlier versions lack newer attributes.
+            default, value = getattr(self, name), state["trainer"].get(name, getattr(self, name))
+            if type(value) is not type(default):
+                raise TypeError(f"{name} has the wrong type: {value!r}")
             setattr(self, name, value)
-        self._sum, self.best = state["sum"], state["best"]
-        named = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.best.items())
-        if not named or not isinstance(self._sum, Tensor | None):
-            raise TypeError("the best weights or the sum of losses are no tensors")
+        self._loss_sum, self.best = state["sum"], state["best"]
+        are_tensors = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.best.items())
+        if not are_tensors or not isinstance(self._loss_sum, Tensor | None):
+            raise TypeError("the best weights or the loss sum are not tensors")
         self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])

@@ -198,7 +198,7 @@ EVAL = {
     "joined": (["lines", "--split", "val+tset"], "unknown split"),
     "dynamic counts": (["lines", "--dynamic"], "isn't trained by gradients"),
     "dynamic rate": (["lines", "--dynamic-lr", "0.1"], "goes with --dynamic"),
-    "dynamic negative rate": (["lines", "--dynamic", "--dynamic-lr", "-1"], "make no dynamic evaluation"),
+    "dynamic negative rate": (["lines", "--dynamic", "--dynamic-lr", "-1"], "needs lr >= 0"),
     "missing file": (["lines", "none.txt"], "no such file"),
     "run as text": (["lines", "text"], "is a run"),
 }

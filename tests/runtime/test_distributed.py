@@ -278,7 +278,7 @@ def test_processes_meet_in_a_store_that_a_dead_attempt_has_used(monkeypatch: pyt
     for attempt in ("first", "second"):
         places = [parallel.Place(rank, 3) for rank in (1, 2, 0)]
         with ThreadPoolExecutor() as pool:
-            met = pool.map(lambda place: parallel._meet(store, place, lambda: False), places)
+            met = pool.map(lambda place: parallel._join_attempt(store, place, lambda: False), places)
         names = set(met)
         assert len(names) == 1
         assert parallel.restarted() == (attempt == "second")
@@ -288,14 +288,14 @@ def test_processes_meet_in_a_store_that_a_dead_attempt_has_used(monkeypatch: pyt
 def test_a_process_that_waits_for_the_others_can_be_stopped() -> None:
     for rank in (0, 1):
         with pytest.raises(KeyboardInterrupt):
-            parallel._meet(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: True)
+            parallel._join_attempt(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: True)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_who_does_not_come_is_missed(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     monkeypatch.setattr(parallel, "PATIENCE", 0.1)
-    with pytest.raises(UserError, match="didn't come"):
-        parallel._meet(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: False)
+    with pytest.raises(UserError, match="did not join"):
+        parallel._join_attempt(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: False)
 
 
 ONE_FAILS = """

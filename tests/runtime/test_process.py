@@ -56,4 +56,4 @@ def test_glibc_takes_the_thresholds():
         library = ctypes.CDLL("libc.so.6")
     except OSError:
         pytest.skip("no glibc here")
-    assert library.mallopt(process._M_MMAP_THRESHOLD, process._MOST_FOR_MMAP) == 1
+    assert library.mallopt(process._M_MMAP_THRESHOLD, process._MAX_MMAP_THRESHOLD) == 1

@@ -266,7 +266,7 @@ def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch)
     steady = losses(autograd(make_mlp(), lr=0.01), [batch()] * 3)
     learner = autograd(make_mlp(), compiled=True, lr=0.01)
     assert losses(learner, [batch()] * 3) == steady
-    assert learner.note == "not compiled (RuntimeError: no C++ compiler); going on without"
+    assert learner.note == "compilation failed (RuntimeError: no C++ compiler); continuing without it"
     assert (learner.compiled, learner.not_compiled) == (False, "RuntimeError: no C++ compiler")
 
 
@@ -330,8 +330,8 @@ print(learner.note)
     assert result.returncode == 0, result.stderr
     same, note = result.stdout.splitlines()
     assert same == "True"
-    assert note.startswith("not compiled (")
-    assert note.endswith("going on without")
+    assert note.startswith("compilation failed (")
+    assert note.endswith("continuing without it")
 
 
 def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,5 +516,5 @@ def test_a_transformer_compiles_one_block_and_only_trains_by_it(monkeypatch: pyt
     assert calls == [True] * 4
     # The next block fails to compile: the step is done again without.
     assert losses(learner, [batch()] * 2) == steady[2:]
-    assert "going on without" in learner.note
+    assert "continuing without it" in learner.note
     assert len(calls) == 5

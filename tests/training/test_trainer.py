@@ -114,7 +114,7 @@ def test_where_val_stalls_at_the_full_rate_the_rate_falls_early_from_the_best_we
     assert trainer.stopped_early
     assert learner.progress == pytest.approx([i / 100 for i in range(8)] + [i / 20 for i in range(8, 20)])
     assert learner.weight[7:10] == [7.0, 4.0, 9.0]  # the best were those of step 4
-    assert any("from there at a lower rate" in record.note for record in records)
+    assert any("from there at a lower learning rate" in record.note for record in records)
     assert (trainer.best_step, trainer.best_val) == (20, 0.4)
 
 

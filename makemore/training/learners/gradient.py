@@ -1,4 +1,4 @@
-"""One training step, three ways: autograd, hand-written backprop, counting."""
+"""One training step, by autograd, hand-written gradients or counting."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from makemore.training.optimizers.optim import Average, Optimizers
 from makemore.types import IGNORE_INDEX, Batch, State
 
 COLD_STARTS = 0.02
-"""Share of streams whose carried state is dropped, each step."""
+"""Fraction of streams whose carried state is reset at each step."""
 
 
 class Metrics(NamedTuple):
-    """What a step says: mean nats per valid target, the gradient's norm, valid targets.
+    """A step's mean loss (nats per valid target), gradient norm and number of valid targets.
 
-    0-dim tensors, which stay where they are: reading one waits for the device.
+    0-dim tensors on the model's device: reading one synchronises.
     """
 
     loss: Tensor | None
@@ -47,19 +47,19 @@ class Metrics(NamedTuple):
 
 
 class Learner(ABC):
-    """Changes a model by one step at a time."""
+    """Trains a model one step at a time."""
 
     note: str = ""
-    """One line worth telling the user, such as why compiling was given up."""
+    """One-line message for the user, such as why compilation failed."""
     precision: torch.dtype = torch.float32
-    """Of matrix products."""
+    """Dtype of matrix products."""
     compiled: bool = False
     not_compiled: str = ""
-    """Why compiling was given up, where it was."""
+    """Why compilation failed, if it did."""
     average: Average | None = None
-    """Of the weights, where one is kept."""
+    """EMA of the weights, if one is kept."""
     nats: Callable[[Tensor, Tensor], float] | None = None
-    """Of targets given inputs, summed, where there is a faster way than ``forward``."""
+    """Summed nats of targets given inputs, if there is a faster way than ``forward``."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
@@ -67,46 +67,46 @@ class Learner(ABC):
 
     @abstractmethod
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
-        """Learn from one batch, which comes in parts: the result is that of all their tokens at once.
+        """Update on one batch, split into micro-batches; equivalent to one step on all their tokens.
 
-        ``progress``: the share of the budget used, in [0, 1]. Raises NotFinite in place of an update from
-        a loss or a gradient that is no finite number, at once or when ``check`` is asked.
+        ``progress`` is the fraction of the budget used, in [0, 1]. If the loss or a gradient isn't finite, no
+        update is made and NotFinite is raised, here or by ``check``.
         """
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision that the model computes at."""
+        """Context manager that sets the model's compute precision."""
         return contextlib.nullcontext()
 
     def check(self) -> None:  # noqa: B027 - counts are always finite
-        """Raises NotFinite where a step's update was left out; this may wait for the device."""
+        """Raise NotFinite if a step's update was skipped; may synchronise with the device."""
 
-    def finish(self) -> None:  # noqa: B027 - only counting has something to finish
-        """All of train has been seen."""
+    def finish(self) -> None:  # noqa: B027 - only counting needs it
+        """Finish training after the last step."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's state; of a sharded model all processes must ask at once."""
+        """The model's full state dict; if sharded, every rank must call this at once."""
         return whole(self.model.state_dict()) if self.sharded else self.model.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.weights()}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """What ``weights`` gave."""
-        own = self.model.state_dict() if self.sharded else {}
-        self.model.load_state_dict({name: cut_like(t, own.get(name, t)) for name, t in weights.items()})
+        """Load a full state dict, as returned by ``weights``."""
+        local = self.model.state_dict() if self.sharded else {}
+        self.model.load_state_dict({name: cut_like(t, local.get(name, t)) for name, t in weights.items()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.load_weights(state["model"])
 
 
 def count_targets(targets: Sequence[Tensor]) -> Tensor:
-    """How many targets count, () int64, on their device."""
-    counts = [(part != IGNORE_INDEX).sum() for part in targets]
+    """Number of valid targets (not IGNORE_INDEX), () int64, on their device."""
+    counts = [(targets_BT != IGNORE_INDEX).sum() for targets_BT in targets]
     return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
 
 
 class CountLearner(Learner):
-    """Observes each batch once; ``held_out`` gives val's batches, for settings chosen on them."""
+    """Counts each batch once; ``held_out`` returns val batches, on which settings are chosen at the end."""
 
     model: CountModel
 
@@ -119,22 +119,22 @@ class CountLearner(Learner):
             if parallel.size() == 1:
                 self.model.observe(batch)
             else:
-                self._observe_share(batch)
+                self._observe_rank_part(batch)
         return Metrics(None, None, count_targets([batch.targets_BT for batch in batches]))
 
-    def _observe_share(self, batch: Batch) -> None:
-        """This process's rows, or its stretch of them where they are few; ``ends`` are of all rows."""
-        model = self._ngrams()
-        before_BL = model.ends if batch.continues else model.init_state(len(batch.inputs_BT), 0)[0]
-        inputs_BL = torch.cat([before_BL, batch.inputs_BT.to(model.device)], dim=1)
-        lead, (rows, length) = before_BL.shape[1], batch.inputs_BT.shape
-        ends_BL = inputs_BL[:, inputs_BL.shape[1] - lead :].clone()
+    def _observe_rank_part(self, batch: Batch) -> None:
+        """Observe this rank's rows or, with fewer rows than ranks, its columns; ``ends`` covers all rows."""
+        model = self._count_model()
+        context_BL = model.ends if batch.continues else model.init_state(len(batch.inputs_BT), 0)[0]
+        inputs_BL = torch.cat([context_BL, batch.inputs_BT.to(model.device)], dim=1)
+        n_context, (rows, length) = context_BL.shape[1], batch.inputs_BT.shape
+        ends_BL = inputs_BL[:, inputs_BL.shape[1] - n_context :].clone()
         if rows >= parallel.size():
-            which, when = parallel.own_rows(rows), slice(0, length)
+            row_slice, time_slice = parallel.own_rows(rows), slice(0, length)
         else:
-            which, when = slice(0, rows), parallel.own_rows(length)
-        inputs_BL = inputs_BL[which, when.start : lead + when.stop]
-        targets_BT = F.pad(batch.targets_BT[which, when], (lead, 0), value=IGNORE_INDEX)
+            row_slice, time_slice = slice(0, rows), parallel.own_rows(length)
+        inputs_BL = inputs_BL[row_slice, time_slice.start : n_context + time_slice.stop]
+        targets_BT = F.pad(batch.targets_BT[row_slice, time_slice], (n_context, 0), value=IGNORE_INDEX)
         model.observe(Batch(inputs_BL, targets_BT))
         model.ends = ends_BL
 
@@ -147,11 +147,11 @@ class CountLearner(Learner):
         self.model.finish(self.held_out())
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of all processes, in the first one."""
+        """The counts of all ranks, summed on rank 0."""
         state = super().state_dict()
         if parallel.size() == 1:
             return state
-        total, *others = parallel.gather(self._ngrams().table) or [self._ngrams().table]
+        total, *others = parallel.gather(self._count_model().table) or [self._count_model().table]
         for table in others:
             total = total.merge(table)
         for kind, levels in (("keys", total.keys), ("counts", total.counts)):
@@ -161,17 +161,17 @@ class CountLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if parallel.is_main():
             super().load_state_dict(state)
-        else:  # the counts so far are the first process's
-            self._ngrams().ends = state["model"]["ends"].to(self.model.device)
+        else:  # rank 0 holds all counts so far
+            self._count_model().ends = state["model"]["ends"].to(self.model.device)
 
-    def _ngrams(self) -> Count:
+    def _count_model(self) -> Count:
         if not isinstance(self.model, Count):
-            raise UserError("only count's tables can be counted by several processes: train in one")
+            raise UserError("this model can't train in several processes; start it without torchrun")
         return self.model
 
 
 class GradientLearner(Learner):
-    """What the two gradient learners share: precision, optimizers, carried state."""
+    """Base of the gradient-trained learners: precision, optimizers, carried state."""
 
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
@@ -191,20 +191,20 @@ class GradientLearner(Learner):
 
     @abstractmethod
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        """Add a part's share to every parameter's ``grad``; returns its share of the loss.
+        """Accumulate a micro-batch's gradients in each parameter's ``grad``; returns its share of the loss.
 
-        ``count``: the valid targets of all parts, () int64; ``first``: no gradients stand yet.
+        ``count``: valid targets of all micro-batches, () int64; ``first``: no gradients accumulated yet.
         """
 
-    def _carry(self, batch: Batch, rows: int) -> None:
-        """Bring the state to where a part begins; ``rows``: those of all processes."""
+    def _prepare_state(self, batch: Batch, n_rows: int) -> None:
+        """Set ``carried`` to the state before a micro-batch; ``n_rows`` counts the rows of all ranks."""
         if self.config.loader != "streams":
             return
         if not batch.continues or self.carried is None:
             self.carried = self.model.init_state(*batch.inputs_BT.shape)
             return
-        # Now and then a row begins anew: a prompt has no past either.
-        cold_B = (torch.rand(rows) < COLD_STARTS)[parallel.own_rows(rows)]
+        # Reset some rows at random: prompts start without context, too.
+        cold_B = (torch.rand(n_rows) < COLD_STARTS)[parallel.own_rows(n_rows)]
         if not cold_B.any():
             return
         fresh = self.model.init_state(*batch.inputs_BT.shape)
@@ -219,10 +219,10 @@ class GradientLearner(Learner):
         count = to_device(count_targets([batch.targets_BT for batch in batches]), self.model.device)
         loss = torch.zeros((), device=self.model.device)
         try:
-            loss = self._gradients(batches, count, step)
+            loss = self._compute_gradients(batches, count, step)
         finally:
-            # After an error too: the other processes wait for it.
-            self._add_up(loss, batches, count)
+            # Also after an error: the other ranks wait in the all-reduce.
+            self._all_reduce(loss, batches, count)
         norm = self.optimizers.clip()
         self.guard.watch(step, loss, on_all(norm))
         self.optimizers.step(step, progress, self.guard.skip)
@@ -233,67 +233,65 @@ class GradientLearner(Learner):
     def check(self) -> None:
         self.guard.check()
 
-    def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
-        """Every parameter's ``grad`` over this process's rows of all parts; returns its share of the loss."""
+    def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
+        """Accumulate gradients over this rank's rows of all micro-batches; returns its share of the loss."""
         losses: list[Tensor] = []
         for i, batch in enumerate(batches):
-            rows = len(batch.inputs_BT)
-            batch = self._own(batch)
-            self._carry(batch, rows)
-            if len(batch.inputs_BT):  # a short batch has no rows for some processes
-                with self._own_randomness(step, i):
+            n_rows = len(batch.inputs_BT)
+            batch = self._rank_batch(batch)
+            self._prepare_state(batch, n_rows)
+            if len(batch.inputs_BT):  # a short batch leaves some ranks without rows
+                with self._rank_seed(step, i):
                     losses.append(self.backward(batch.inputs_BT, batch.targets_BT, count, first=not losses))
         if not losses:
             return torch.zeros((), device=self.model.device)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _own(self, batch: Batch) -> Batch:
-        """This process's rows, on its device."""
-        own, device = parallel.own_rows(len(batch.inputs_BT)), self.model.device
-        inputs_BT, targets_BT = batch.inputs_BT[own], batch.targets_BT[own]
+    def _rank_batch(self, batch: Batch) -> Batch:
+        rows, device = parallel.own_rows(len(batch.inputs_BT)), self.model.device
+        inputs_BT, targets_BT = batch.inputs_BT[rows], batch.targets_BT[rows]
         if self.sharded and not len(inputs_BT):
-            # Those who have rows need its part of the weights all the same.
+            # The other ranks need this rank's weight shards: compute a row without valid targets.
             inputs_BT, targets_BT = batch.inputs_BT[:1], torch.full_like(batch.targets_BT[:1], IGNORE_INDEX)
         return Batch(to_device(inputs_BT, device), to_device(targets_BT, device), batch.continues)
 
     @contextlib.contextmanager
-    def _own_randomness(self, *place: int) -> Iterator[None]:
-        """Other random numbers (dropout) in every process, which a resumed run draws again."""
+    def _rank_seed(self, *step_and_part: int) -> Iterator[None]:
+        """Seed each rank's random numbers (dropout) differently; a resumed run repeats them."""
         if parallel.size() == 1:
             yield
             return
-        shared = torch.get_rng_state()
-        seeds = np.random.SeedSequence([self.config.seed, *place, parallel.rank()])
+        shared_state = torch.get_rng_state()
+        seeds = np.random.SeedSequence([self.config.seed, *step_and_part, parallel.rank()])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         try:
             yield
         finally:
-            torch.set_rng_state(shared)
+            torch.set_rng_state(shared_state)
 
-    def _add_up(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
-        """Loss and gradients over all processes, in one message. Running statistics are averaged, each
-        process's by its share of the targets, for each has seen those of its rows only."""
+    def _all_reduce(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
+        """Sum loss and gradients over all ranks; average running statistics, weighted by target counts."""
         if parallel.size() == 1:
             return
-        if self.sharded:  # its gradients are added up as they come
+        if self.sharded:  # FSDP reduces gradients during backward
             parallel.add_up([loss])
             return
         for parameter in self.optimizers.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        own = count_targets([b.targets_BT[parallel.own_rows(len(b.targets_BT))] for b in batches]).to(count)
-        share = torch.where(count > 0, own / count.clamp(min=1), 1 / parallel.size())
+        n = count_targets([b.targets_BT[parallel.own_rows(len(b.targets_BT))] for b in batches]).to(count)
+        weight = torch.where(count > 0, n / count.clamp(min=1), 1 / parallel.size())
         running = [
             b for name, b in self.model.named_buffers() if name.rpartition(".")[2].startswith("running_")
         ]
         for buffer in running:
-            buffer.mul_(share)
+            buffer.mul_(weight)
         grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
         parallel.add_up([loss, *grads, *running])
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "optimizers": self.optimizers.state_dict()}
-        state["carried"] = self._all_carried()
+        state["carried"] = self._gather_carried()
         if self.average is not None:
             state["average"] = self.average.state_dict()
         return state
@@ -301,39 +299,39 @@ class GradientLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.guard.reset()
-        self.model.zero_grad(set_to_none=True)  # of a step that wasn't made
+        self.model.zero_grad(set_to_none=True)  # left by an unfinished step
         self.optimizers.load_state_dict(state["optimizers"])
         device = self.model.device
         self.carried = tuple(t[parallel.own_rows(len(t))].to(device) for t in state["carried"]) or None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 
-    def _all_carried(self) -> list[Tensor]:
-        """The state of all processes' rows, in the first process."""
+    def _gather_carried(self) -> list[Tensor]:
+        """The carried state of all ranks' rows, on rank 0."""
         if parallel.size() == 1:
             return list(self.carried or ())
-        own = [tensor.cpu() for tensor in self.carried or ()]
-        return [torch.cat(parts) for parts in zip(*parallel.gather(own), strict=True)]
+        local = [tensor.cpu() for tensor in self.carried or ()]
+        return [torch.cat(parts) for parts in zip(*parallel.gather(local), strict=True)]
 
 
 class AutogradLearner(GradientLearner):
-    """Loss and gradients by autograd, compiled where asked."""
+    """Loss and gradients by autograd, optionally compiled."""
 
     def __init__(
         self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
     ) -> None:
         super().__init__(model, config, precision)
         if compiled:
-            torch.compiler.reset()  # of the models before it: torch compiles a function for a few at most
-        whole = compiled and not model.compile_parts()
+            torch.compiler.reset()  # torch recompiles a function a few times only, earlier models included
+        compile_loss = compiled and not model.compile_parts()
         options = compile_options(model.device)
-        self._loss = torch.compile(self._eager_loss, options=options) if whole else self._eager_loss
+        self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
         self.compiled = compiled
 
     def _eager_loss(
         self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, state: State | None
     ) -> tuple[Tensor, State | None]:
-        """Summed nats over valid targets, divided once."""
+        """Nats summed over valid targets, divided once by ``count``."""
         with self.autocast():
             logits, state = self.model(inputs_BT, state, targets_BT != IGNORE_INDEX)
         total = F.cross_entropy(
@@ -343,36 +341,36 @@ class AutogradLearner(GradientLearner):
 
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
         loss, state = self._loss(inputs_BT, targets_BT, count, self.carried)
-        # The penalty is of the weights, not of the tokens: once a step.
+        # The penalty depends on the weights only: add it once per step.
         penalty = self.model.penalty() if first and parallel.is_main() else None
         total = loss if penalty is None else loss + penalty
-        # Sharding averages the gradients of what is to be added up.
+        # FSDP averages gradients over ranks; we need their sum.
         (total * parallel.size() if self.sharded else total).backward()
         if state is not None:
             self.carried = tuple(part.detach() for part in state)
         return loss.detach()
 
-    def _gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
+    def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
         carried, device = self.carried, self.model.device
         random = random_state(device) if self.compiled else None
         try:
-            return super()._gradients(batches, count, step)
+            return super()._compute_gradients(batches, count, step)
         except Exception as error:
             if random is None or is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
             self.not_compiled = f"{type(error).__name__}: {reason}"
-            self.note = f"not compiled ({self.not_compiled}); going on without"
+            self.note = f"compilation failed ({self.not_compiled}); continuing without it"
         self.model.compile_parts(False)
-        # All begins anew, so that a resumed run that gives up at another step draws no other numbers.
+        # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
         self._loss, self.compiled, self.carried = self._eager_loss, False, carried
         restore_random(random, device)
         self.model.zero_grad(set_to_none=True)
-        return super()._gradients(batches, count, step)
+        return super()._compute_gradients(batches, count, step)
 
 
 class ManualLearner(GradientLearner):
-    """Gradients from a hand-written backward pass, the model's own or in C; no autograd graph at all."""
+    """Gradients from a hand-written backward pass, the model's own or in C, without an autograd graph."""
 
     def __init__(
         self,
@@ -391,8 +389,8 @@ class ManualLearner(GradientLearner):
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
         for name, parameter in self.model.named_parameters():
-            part, before = grads[name] * share, None if first else parameter.grad
-            parameter.grad = part if before is None else before + part
+            grad, accumulated = grads[name] * share, None if first else parameter.grad
+            parameter.grad = grad if accumulated is None else accumulated + grad
         return loss * share
 
 
@@ -404,7 +402,7 @@ def make_learner(
     held_out: Callable[[], Iterable[Batch]] = tuple,
     native: GradientKernel | None = None,
 ) -> Learner:
-    """The learner a model is made for; ``native``: the model in C, in place of autograd."""
+    """Choose a model's learner; ``native``: the model's C implementation, used in place of autograd."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
     by_hand = model if isinstance(model, ManualModel) else native

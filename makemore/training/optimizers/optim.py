@@ -1,4 +1,4 @@
-"""Parameter groups, optimizers, the learning rate over a budget, and the average of weights."""
+"""Parameter groups, optimizers, learning-rate schedules, and the exponential moving average of weights."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from makemore.settings import TrainConfig, drop_shares
 
 
 def rate(config: TrainConfig, step: int, progress: float) -> float:
-    """The learning rate as a share of its peak.
+    """Learning rate as a fraction of its peak.
 
-    Warm-up counts in steps, decay in ``progress``, the share of the budget (steps or time) used.
+    Warm-up counts steps; decay follows ``progress``, the fraction of the budget (steps or time) used.
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return warmup
     if config.schedule == "step":
-        return warmup * 0.1 ** sum(progress >= share for share in drop_shares(config))
+        return warmup * 0.1 ** sum(progress >= milestone for milestone in drop_shares(config))
     if config.schedule == "cosine":
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
-        fall = min(1.0, max(0.0, (1 - progress) / config.decay_share)) if config.decay_share else 1.0
-    return warmup * (config.final_lr + (1 - config.final_lr) * fall)
+        decay = min(1.0, max(0.0, (1 - progress) / config.decay_share)) if config.decay_share else 1.0
+    return warmup * (config.final_lr + (1 - config.final_lr) * decay)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, (K, rows, columns), by Newton-Schulz iteration in
-    ``dtype``.
+    """Approximate the nearest semi-orthogonal matrices, (K, rows, columns), by Newton-Schulz iteration.
 
-    The quintic's coefficients are those of Muon (Jordan et al. 2024).
+    Computes in ``dtype`` with the quintic coefficients of Muon (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(dtype)
@@ -48,16 +47,16 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     for _ in range(steps):
         gram = x.mT @ x if tall else x @ x.mT
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        # A tall matrix is multiplied from the right: nothing is ever transposed in memory.
+        # Multiply tall matrices from the right, to avoid transposing in memory.
         x = torch.baddbmm(x, x, poly, beta=a) if tall else torch.baddbmm(x, poly, x, beta=a)
     return x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), with decoupled weight decay.
+    """Momentum with orthogonalised updates (Jordan et al. 2024) and decoupled weight decay.
 
-    Matrices of one shape go through the iteration as one batched product. A parameter may hold
-    several matrices one above the other, such as an LSTM's gates: each is orthogonalised on its own.
+    Matrices of equal shape are orthogonalised as one batch. A parameter may stack several matrices, such as
+    an LSTM's gates: each is orthogonalised separately.
     """
 
     def __init__(
@@ -69,12 +68,12 @@ class Muon(torch.optim.Optimizer):
         parts: Iterable[int] = itertools.repeat(1),
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """``parts``: of how many matrices each parameter consists; ``dtype``: that of the iteration."""
+        """``parts``: number of matrices stacked in each parameter; ``dtype``: dtype of the iteration."""
         self.dtype = dtype
-        alike: dict[tuple[torch.Size, int], list[Tensor]] = {}
+        by_shape: dict[tuple[torch.Size, int], list[Tensor]] = {}
         for parameter, count in zip(params, parts, strict=False):
-            alike.setdefault((parameter.shape, count), []).append(parameter)
-        groups = [{"params": group, "parts": count} for (_, count), group in alike.items()]
+            by_shape.setdefault((parameter.shape, count), []).append(parameter)
+        groups = [{"params": group, "parts": count} for (_, count), group in by_shape.items()]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def _velocity(self, parameter: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         return state["velocity"]
 
     found_inf: Tensor | None = None
-    """() float, 1: leave the weights as they are. Fused optimizers of torch have the same."""
+    """() float, 1 to skip the update; named as in torch's fused optimizers."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -99,54 +98,54 @@ class Muon(torch.optim.Optimizer):
             rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
             update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns), dtype=self.dtype)
             update = update.view(-1, *params[0].shape)
-            # Root-mean-square size of an update is that of a square matrix, whatever the shape.
+            # Makes an update's RMS 1/sqrt(columns), as for a square matrix.
             scale = math.sqrt(max(1.0, rows / columns))
             if group["weight_decay"]:
-                torch._foreach_mul_(params, _shrunk(group["lr"] * group["weight_decay"], self.found_inf))
+                torch._foreach_mul_(params, _shrink(group["lr"] * group["weight_decay"], self.found_inf))
             if self.found_inf is not None:
                 update = torch.where(self.found_inf > 0, 0.0, update)
             torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
 
 
-def _shrunk(decay: float, found_inf: Tensor | None) -> Any:
-    """What decay leaves of the weights: all of them where the update is left out."""
+def _shrink(decay: float, found_inf: Tensor | None) -> Any:
+    """Factor on the weights: 1 - decay, or 1 if the update is skipped."""
     return 1 - decay if found_inf is None else 1 - decay * (1 - found_inf)
 
 
 class SGD(torch.optim.SGD):
-    """With momentum, and weight decay that is decoupled (Loshchilov & Hutter 2019) as in the other two."""
+    """Momentum with decoupled weight decay (Loshchilov & Hutter 2019), as in AdamW and Muon."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             if decay := group.get("decay", 0.0):
                 params = [p for p in group["params"] if p.grad is not None]
-                torch._foreach_mul_(params, _shrunk(group["lr"] * decay, getattr(self, "found_inf", None)))
+                torch._foreach_mul_(params, _shrink(group["lr"] * decay, getattr(self, "found_inf", None)))
         super().step()
 
 
 class Average:
-    """Exponential moving average of a model's weights (Polyak & Juditsky 1992), bias-corrected as in
-    Kingma & Ba 2015. A model's buffers, such as running statistics, are averaged with them.
+    """Exponential moving average of weights and float buffers (Polyak & Juditsky 1992), bias-corrected
+    as in Kingma & Ba 2015.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """``decay``: the share of the old average that a step keeps, in (0, 1)."""
+        """``decay``: fraction of the old average that an update keeps, in (0, 1)."""
         self.decay, self.steps = decay, 0
         self.current = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
         self.average = [torch.zeros_like(t) for t in self.current]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Add the current weights to the average."""
         self.steps += 1
-        # This share, 1 at first, keeps the average a true weighted mean of what has been seen.
-        share = (1 - self.decay) / (1 - self.decay**self.steps)
-        torch._foreach_lerp_(own_parts(self.average), own_parts(self.current), share)
+        # Bias correction: 1 in the first update, so the initial zeros don't count.
+        weight = (1 - self.decay) / (1 - self.decay**self.steps)
+        torch._foreach_lerp_(own_parts(self.average), own_parts(self.current), weight)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights while the block runs."""
+        """Context manager: swap the averaged weights into the model."""
         current = own_parts(self.current)
         raw = [t.clone() for t in current]
         torch._foreach_copy_(current, own_parts(self.average))
@@ -171,16 +170,16 @@ class Optimizers:
     def __init__(
         self, model: LanguageModel, config: TrainConfig, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        """``dtype``: of Muon's matrix products."""
+        """``dtype``: dtype of Muon's matrix products."""
         if config.optimizer == "none":
-            raise UserError("train.optimizer=none is for counting; gradients need adamw, muon or sgd")
+            raise UserError("train.optimizer=none is for count models only; set it to adamw, muon or sgd")
         self.config = config
         self.schedule: Callable[[int, float], float] = partial(rate, config)
-        """The share of the peak rates, from step and progress."""
+        """Fraction of the peak learning rates, from step and progress."""
         named = dict(model.named_parameters())
         matrices = model.hidden_matrices() if config.optimizer == "muon" else {}
         self.scale = 1.0
-        """Of all rates: halved each time that training goes back to before it diverged."""
+        """Factor on all learning rates, halved by each rollback after divergence."""
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             hidden = [named[name] for name in matrices]
@@ -188,45 +187,45 @@ class Optimizers:
             self.parts.append(Muon(hidden, config.matrix_lr, 0.95, decay, matrices.values(), dtype))
         rest = [p for name, p in named.items() if name not in matrices]
         if rest:
-            self.parts.append(self._plain(rest))
+            self.parts.append(self._sgd_or_adamw(rest))
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self.parameters = [p for part in self.parts for g in part.param_groups for p in g["params"]]
 
-    def _plain(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _sgd_or_adamw(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config
-        decay = "decay" if config.optimizer == "sgd" else "weight_decay"
+        decay_key = "decay" if config.optimizer == "sgd" else "weight_decay"
         groups = [
-            {"params": [p for p in params if p.ndim >= 2], decay: config.weight_decay},
-            {"params": [p for p in params if p.ndim < 2], decay: 0.0},
+            {"params": [p for p in params if p.ndim >= 2], decay_key: config.weight_decay},
+            {"params": [p for p in params if p.ndim < 2], decay_key: 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        kind = params[0].device.type
+        device_type = params[0].device.type
         if config.optimizer == "sgd":
-            # Fused, it can leave an update out without being asked to wait.
-            fused = kind == "cuda" and not hasattr(params[0], "full_tensor")
+            # The fused kernel can skip an update without synchronising.
+            fused = device_type == "cuda" and not hasattr(params[0], "full_tensor")
             return SGD(groups, lr=config.lr, momentum=config.beta1, fused=fused)
-        fused = kind in ("cpu", "cuda", "mps")
+        fused = device_type in ("cpu", "cuda", "mps")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
 
     def step(self, step: int, progress: float, skip: Tensor | None = None) -> None:
-        """Update from the gradients that stand, at this step's learning rate; then forget them.
+        """Apply the current gradients at this step's learning rate, then clear them.
 
-        ``skip``: () float on the device, 1 to leave the weights as they are.
+        ``skip``: () float on the device, 1 to leave the weights unchanged.
         """
-        share = self.schedule(step, progress) * self.scale
+        lr_factor = self.schedule(step, progress) * self.scale
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
-                group["lr"] = peak * share
+                group["lr"] = peak * lr_factor
             if skip is not None:
                 part.found_inf = skip  # type: ignore[attr-defined]
             part.step()
             part.zero_grad(set_to_none=True)
 
     def clip(self) -> Tensor:
-        """Scale gradients to the largest norm allowed; returns the norm before."""
-        limit = self.config.clip or math.inf
-        together = self.parameters[0].device.type in ("cpu", "cuda")
-        return nn.utils.clip_grad_norm_(self.parameters, limit, foreach=together)
+        """Clip gradients by their global norm, and return the norm before clipping."""
+        max_norm = self.config.clip or math.inf
+        foreach = self.parameters[0].device.type in ("cpu", "cuda")
+        return nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=foreach)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}
@@ -236,13 +235,13 @@ class Optimizers:
         self.scale = float(state["scale"])
         for i, part in enumerate(self.parts):
             params = [p for group in part.param_groups for p in group["params"]]
-            own = {
-                int(nth): {name: cut_like(t, params[int(nth)]) for name, t in kept.items()}
-                for nth, kept in state[str(i)]["state"].items()
+            local = {
+                int(k): {name: cut_like(t, params[int(k)]) for name, t in entry.items()}
+                for k, entry in state[str(i)]["state"].items()
             }
             if any(
-                t.ndim and t.shape != params[nth].shape for nth, kept in own.items() for t in kept.values()
+                t.ndim and t.shape != params[k].shape for k, entry in local.items() for t in entry.values()
             ):
-                raise ValueError("the optimizer's state is of other parameters")
-            # Rates, decays and the like follow from the settings.
-            part.load_state_dict({"state": own, "param_groups": part.state_dict()["param_groups"]})
+                raise ValueError("the optimizer's state doesn't match the model's parameters")
+            # Learning rates, weight decay and betas come from the settings.
+            part.load_state_dict({"state": local, "param_groups": part.state_dict()["param_groups"]})
