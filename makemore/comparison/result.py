@@ -1,4 +1,4 @@
-"""What a comparison comes to: rows of runs, best first, with every figure."""
+"""The result of a comparison: rows of runs, best first, with all their metrics."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from makemore.types import Score
 
 
 def seed_of(config: dict[str, Any]) -> int | None:
-    """Of a run's settings; None for a mixture."""
+    """The training seed in a run's config; None for a mixture."""
     return config.get("train", {}).get("seed")
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One run's figures."""
+    """One run's metrics."""
 
     folder: Path
     config: dict[str, Any]
     parameters: int
     seconds: float
     tokens: int
-    """Trained on."""
+    """Tokens trained on."""
     peak_memory: int | None
     sampling_speed: float
-    """Tokens a second, one text at a time."""
+    """Tokens per second at batch size 1."""
     score: Score
 
     @property
@@ -39,7 +39,7 @@ class ScoredRun:
 
     @property
     def tokens_per_second(self) -> float:
-        """In training."""
+        """Training throughput."""
         return self.tokens / max(self.seconds, 1e-9)
 
     def as_dict(self) -> dict[str, Any]:
@@ -57,17 +57,17 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class Row:
-    """A rung with a tokenizer: its runs, which differ in their seed alone. Figures are means over them."""
+    """Runs of one model and tokenizer that differ only in their seed. Metrics are means over them."""
 
     name: str
     runs: tuple[ScoredRun, ...]
     judgement: Judgement
     samples: list[str]
-    """Of its first run."""
+    """Samples of the first run."""
     memorised: float | None
-    """Share of samples that are training lines, or of their text that was copied (see ``ByHeart``)."""
+    """Share of memorised samples or text (see ``ByHeart``); None if unknown."""
     portrait: Portrait | None
-    """Of its first run, where it was asked for."""
+    """Diagnostics of the first run, if requested."""
 
     @property
     def model(self) -> str:
@@ -88,18 +88,18 @@ class Row:
 
     @property
     def peak_memory(self) -> int | None:
-        """Of the run that took most."""
+        """Maximum over the runs."""
         return max((run.peak_memory for run in self.runs if run.peak_memory is not None), default=None)
 
     @property
     def unseen_bits_per_byte(self) -> float | None:
-        """Over documents that don't stand in train, where some do."""
+        """Over documents that don't occur in train; None if none occur there."""
         scores = [run.score.unseen for run in self.runs]
-        found = [score.bits_per_byte for score in scores if score is not None]
-        return sum(found) / len(found) if found else None
+        bits = [score.bits_per_byte for score in scores if score is not None]
+        return sum(bits) / len(bits) if bits else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json`` and ``--csv``, less the runs."""
+        """The row for ``--json`` and ``--csv``, without its runs."""
         first = self.runs[0]
         return {
             "name": self.name,
@@ -127,12 +127,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, fewest bits per byte first, all of the same text."""
+    """Rows scored on the same text, fewest bits per byte first."""
 
     source: str
     """The text's name."""
     split: str
-    """What of it was scored; of a file, all: its name."""
+    """The scored split, or the name of the scored file."""
     mode: str
     rows: list[Row]
     failures: list[Failure] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a run writes: how fast, and how much of it by heart."""
+"""Sampling speed and memorised share of a run's samples."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ SPECIMENS = {"lines": 500, "text": 4}
 
 
 def sampling_speed(run: Run) -> float:
-    """Tokens a second of one text at a time, once it is under way."""
+    """Tokens per second at batch size 1, after warm-up."""
     steps = generate(run.model, np.zeros((1, 1), np.int64), MOST_TOKENS + WARM_UP, SampleParams())
     for _ in range(WARM_UP):
         next(steps)
-    begun, made = time.perf_counter(), 0
+    started, n_tokens = time.perf_counter(), 0
     for _ in steps:
-        made += 1
-        if time.perf_counter() - begun > SPEED_SECONDS:
+        n_tokens += 1
+        if time.perf_counter() - started > SPEED_SECONDS:
             break
-    return made / max(time.perf_counter() - begun, 1e-9)
+    return n_tokens / max(time.perf_counter() - started, 1e-9)
 
 
 def specimens(run: Run) -> list[str]:
-    """Samples to look at, the same every time."""
+    """Generate a fixed set of samples (seed 0)."""
     return list(sample(run, SampleRequest(n=SPECIMENS[run.mode], seed=0)))
 
 
 class ByHeart:
-    """Shares of runs' samples that were learned by heart: of lines, those that stand in train; of running
-    text, what each sample's longest run of characters that stands in train makes up of it."""
+    """Memorised share of runs' samples. In ``lines`` mode, the share of samples that are training lines; in
+    ``text`` mode, the share of characters in each sample's longest substring shared with train."""
 
     def __init__(self) -> None:
         self._train: dict[str, list[str] | None] = {}
         self._samples: list[tuple[str, str, list[str]]] = []
 
     def add(self, run: Run, samples: list[str]) -> None:
-        """Samples of a run, whose training text may be gone by now."""
+        """Add a run's samples; its training text may be missing."""
         digest = run.config["corpus"]["digests"]["train"]
         if digest not in self._train:
             self._train[digest] = None
@@ -62,25 +62,25 @@ class ByHeart:
         self._samples.append((digest, run.mode, samples))
 
     def shares(self) -> list[float | None]:
-        """One for each run, in their order; None where the training text is gone."""
+        """Memorised share of each run, in order of ``add``; None if its training text is missing."""
         shares: list[float | None] = [None] * len(self._samples)
         for digest, train in self._train.items():
-            which = [i for i, (d, _, _) in enumerate(self._samples) if d == digest]
+            rows = [i for i, (d, _, _) in enumerate(self._samples) if d == digest]
             if train is not None:
-                mode = self._samples[which[0]][1]
-                count = _of_lines if mode == "lines" else _of_text
-                for i, share in zip(which, count(train, [self._samples[i][2] for i in which]), strict=True):
+                mode = self._samples[rows[0]][1]
+                measure = _line_shares if mode == "lines" else _copied_shares
+                for i, share in zip(rows, measure(train, [self._samples[i][2] for i in rows]), strict=True):
                     shares[i] = share
         return shares
 
 
-def _of_lines(train: list[str], samples_R: list[list[str]]) -> list[float]:
+def _line_shares(train: list[str], samples_R: list[list[str]]) -> list[float]:
     lines = set(train)
     return [sum(line in lines for line in samples) / len(samples) for samples in samples_R]
 
 
-def _of_text(train: list[str], samples_R: list[list[str]]) -> list[float]:
-    # All together: most of the work is sorting the training text's suffixes.
+def _copied_shares(train: list[str], samples_R: list[list[str]]) -> list[float]:
+    # All samples at once: sorting the suffixes of train dominates the cost.
     copied = longest_copies("".join(train), [text for samples in samples_R for text in samples])
     parts = np.split(copied, np.cumsum([len(samples) for samples in samples_R])[:-1])
     return [

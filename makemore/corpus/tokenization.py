@@ -1,4 +1,4 @@
-"""How a text falls into tokens."""
+"""Tokenization statistics of a text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ FREQUENT = 20
 
 @dataclass(frozen=True)
 class Tokenization:
-    """Figures of all splits together, and a text's beginning in pieces."""
+    """Token statistics over all splits, and the text's first tokens."""
 
     tokenizer: str
     note: str
     vocab_size: int
     used: int
-    """Tokens of the vocabulary that occur."""
+    """Vocabulary tokens that occur in the text."""
     tokens: int
     chars: int
     bytes: int
     pieces: list[str]
-    """The first tokens as text; bytes that are no character as ``\\xNN``."""
+    """The first tokens as text; invalid UTF-8 bytes as ``\\xNN``."""
     frequent: list[tuple[str, int]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Tokenization:
 
 
 def shown(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text; bytes that are no character as ``\\xNN``."""
+    """A token as text; invalid UTF-8 bytes as ``\\xNN``."""
     return tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
 
 
@@ -60,19 +60,18 @@ def tokenize(
     length: int = 300,
     progress: Progress | None = None,
 ) -> Tokenization:
-    """Encode a text as training would; ``length``: tokens of its beginning to show, ``corpus``: settings
-    of how it is split.
+    """Tokenize a text as training would. ``corpus``: CorpusConfig fields; ``length``: first tokens to return.
 
-    Raises UserError for an unknown tokenizer, or a text that can't be read or is too short.
+    Raises UserError if the tokenizer is unknown, or the text unreadable or too short.
     """
     TOKENIZERS.path(spec.partition(":")[0])
     config = override(CorpusConfig(), corpus or {}, "corpus")
-    made = make_corpus(store_text(open_input(names), config.encoding), config, spec, progress)
-    tokenizer, splits = made.tokenizer, made.splits.values()
+    encoded = make_corpus(store_text(open_input(names), config.encoding), config, spec, progress)
+    tokenizer, splits = encoded.tokenizer, encoded.splits.values()
     counts_V = np.zeros(tokenizer.vocab_size, np.int64)
     for split in splits:
         counts_V += np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
-    often = np.argsort(-counts_V, kind="stable")[:FREQUENT]
+    top = np.argsort(-counts_V, kind="stable")[:FREQUENT]
     return Tokenization(
         spec,
         tokenizer.note,
@@ -81,6 +80,6 @@ def tokenize(
         int(counts_V.sum()),
         sum(split.chars for split in splits),
         sum(split.bytes for split in splits),
-        [shown(tokenizer, int(token)) for token in made.splits["train"].tokens_N[:length]],
-        [(shown(tokenizer, int(token)), int(counts_V[token])) for token in often if counts_V[token]],
+        [shown(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
+        [(shown(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]],
     )

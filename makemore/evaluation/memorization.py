@@ -1,4 +1,4 @@
-"""Does a run invent or recite? Samples against the training text, and held-out text for comparison."""
+"""Memorisation statistics: how much of a run's samples is copied from train, against held-out text."""
 
 from __future__ import annotations
 
@@ -22,95 +22,93 @@ Ints = NDArray[np.int64]
 
 NGRAMS = (1, 2, 3, 4)
 LONGEST_RUN = 1 << 12
-"""Copies are measured up to this many characters."""
+"""Copied runs of characters are measured up to this length."""
 MOST_TRAIN = 4_000_000
-"""Characters of train that are searched for copies, some 100 bytes of memory and 2 µs each."""
+"""Characters of train searched for copies; each costs about 100 bytes of memory and 2 µs."""
 REPORTED = {"lines": 1000, "text": 20}
-"""Samples of a report."""
+"""Default number of samples in a report, by mode."""
 
 
 @dataclass(frozen=True)
 class Originality:
-    """What a set of texts shares with the training text, and with itself."""
+    """Overlap of a set of texts with the training text and with itself."""
 
     texts: int
     distinct: dict[int, float]
-    """Different n-grams as a share of all (Li et al. 2016), by n: of characters in ``lines`` mode, of
-    words in ``text`` mode. It falls with the amount of text: compare equal amounts."""
+    """distinct-n by n (see ``distinct_share``), over characters in ``lines`` mode and words in ``text`` mode.
+    It falls with the amount of text: compare equal amounts."""
     repeated: float
-    """Share of texts that were there before."""
+    """Share of texts that duplicate an earlier one."""
     verbatim: float | None = None
     """Share of texts that are training lines (``lines`` mode)."""
     copied_mean: float | None = None
-    """Characters of the longest run that stands in train too, averaged over texts (``text`` mode)."""
+    """Characters of the longest substring shared with train, averaged over texts (``text`` mode)."""
     copied_max: int | None = None
 
 
 @dataclass(frozen=True)
 class Memorisation:
-    """A run's samples, and as much held-out text, if the source is at hand."""
+    """Statistics of a run's samples, and of as much held-out text if the source is available."""
 
     samples: Originality
     held_out: Originality | None
     searched: int | None = None
-    """Characters of train, from its beginning, that were searched for copies (``text`` mode)."""
+    """Characters of train searched for copies, from its beginning (``text`` mode)."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
         return asdict(self)
 
 
 def report(run: Run, requests: Sequence[SampleRequest]) -> Memorisation:
-    """Sample a run and measure what comes out, in ``text`` mode what comes after the prompt.
-
-    Raises UserError as ``sample`` and ``memorisation`` do.
-    """
+    """Sample a run and measure the samples; in ``text`` mode, without their prompt."""
     texts: list[str] = []
     for request in requests:
-        begin = 0 if run.mode == "lines" else len(shown_prompt(run, request))
-        texts += (text[begin:] for text in sample(run, request))
+        start = 0 if run.mode == "lines" else len(shown_prompt(run, request))
+        texts += (text[start:] for text in sample(run, request))
     return memorisation(run, texts)
 
 
 def memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
-    """Measure samples; held-out text is val, or test where there is no val.
+    """Measure samples and held-out text: val, or test if val is empty.
 
-    In ``text`` mode held-out text is cut into pieces of the samples' lengths. Raises UserError where
-    the text is gone or changed and the run alone isn't enough.
+    In ``text`` mode the held-out text is cut into pieces of the samples' lengths. Raises UserError if the
+    training text is missing or changed and is needed.
     """
     if not samples:
         raise UserError("no samples to report on")
     if run.mode == "lines":
-        return _of_lines(run, samples)
+        return _line_memorisation(run, samples)
     documents = run.documents()
     train = documents.head("train", MOST_TRAIN)
-    pieces = _pieces("".join(_held_out(documents)), samples)
+    pieces = _cut_pieces("".join(_held_out_texts(documents)), samples)
     copied = longest_copies(train, [*samples, *pieces])
-    mine, theirs = copied[: len(samples)], copied[len(samples) :]
+    sample_copies, held_out_copies = copied[: len(samples)], copied[len(samples) :]
     return Memorisation(
-        _originality(samples, words=True, copied=mine),
-        _originality(pieces, words=True, copied=theirs) if pieces else None,
+        _measure(samples, words=True, copied=sample_copies),
+        _measure(pieces, words=True, copied=held_out_copies) if pieces else None,
         len(train),
     )
 
 
-def _of_lines(run: Run, samples: Sequence[str]) -> Memorisation:
+def _line_memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
     seen = seen_lines(run)
     held_out: list[str] = []
-    with contextlib.suppress(UserError):  # without its text the run still says what is in train
-        held_out = _held_out(run.documents())[: len(samples)]
+    with contextlib.suppress(UserError):  # the stored line hashes suffice to compare with train
+        held_out = _held_out_texts(run.documents())[: len(samples)]
     texts = [list(samples), held_out]
-    mine, theirs = (_originality(t, verbatim=[line in seen for line in t]) if t else None for t in texts)
-    assert mine is not None
-    return Memorisation(mine, theirs)
+    sample_stats, baseline = (
+        _measure(t, verbatim=[line in seen for line in t]) if t else None for t in texts
+    )
+    assert sample_stats is not None
+    return Memorisation(sample_stats, baseline)
 
 
-def _held_out(documents: Documents) -> list[str]:
+def _held_out_texts(documents: Documents) -> list[str]:
     return documents.all("val") or documents.all("test")
 
 
-def _pieces(text: str, like: Sequence[str]) -> list[str]:
-    """Pieces of a text, evenly spread, as long as others; as many as there is room for."""
+def _cut_pieces(text: str, like: Sequence[str]) -> list[str]:
+    """Cut evenly spaced pieces with the lengths of ``like``, as many as fit."""
     sizes = [len(t) for t in like]
     while sizes and sum(sizes) > len(text):
         sizes.pop()
@@ -119,7 +117,7 @@ def _pieces(text: str, like: Sequence[str]) -> list[str]:
     return [text[start : start + size] for start, size in zip(starts.tolist(), sizes, strict=False)]
 
 
-def _originality(
+def _measure(
     texts: Sequence[str],
     words: bool = False,
     verbatim: list[bool] | None = None,
@@ -137,24 +135,24 @@ def _originality(
 
 
 def distinct_share(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Different n-grams as a share of all (distinct-n, Li et al. 2016); 1 where there are none."""
+    """Distinct n-grams as a share of all (distinct-n, Li et al. 2016); 1 if there are none."""
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def longest_copies(train: str, texts: Sequence[str]) -> Ints:
-    """Characters of each text's longest run that stands in ``train`` too, (len(texts),).
+    """Length in characters of each text's longest substring that also occurs in ``train``, (len(texts),).
 
-    By the suffix array of all of it (Manber & Myers 1993): of training suffixes, those that share most
-    with a given one are its neighbours.
+    Uses a joint suffix array (Manber & Myers 1993): the training suffixes with the longest common prefix are
+    a suffix's nearest neighbours in it.
     """
-    joined = _codes([train, *texts])
+    joined = _encode([train, *texts])
     sizes = [len(train), *map(len, texts)]
-    # Runs are measured up to the 0 that ends each text.
+    # Matches stop at the 0 that terminates each text.
     ends = np.cumsum(np.array(sizes) + 1) - 1
     order = suffix_array(joined)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
     in_train = order < len(train)
     index = np.arange(len(order))
     before = np.maximum.accumulate(np.where(in_train, index, -1))
@@ -164,25 +162,25 @@ def longest_copies(train: str, texts: Sequence[str]) -> Ints:
     for i, (start, end) in enumerate(zip(starts.tolist(), ends[1:].tolist(), strict=True)):
         suffixes = np.arange(start, end)
         for neighbour in (before, after):
-            near = neighbour[place[suffixes]]
-            there = (near >= 0) & (near < len(order))
-            runs = _common(joined, suffixes[there], order[near[there]], end, len(train))
-            longest[i] = max(longest[i], runs.max(initial=0))
+            closest = neighbour[rank[suffixes]]
+            valid = (closest >= 0) & (closest < len(order))
+            lengths = _common_prefix_lengths(joined, suffixes[valid], order[closest[valid]], end, len(train))
+            longest[i] = max(longest[i], lengths.max(initial=0))
     return longest
 
 
-def _codes(texts: Sequence[str]) -> Ints:
-    """Characters of all texts as ranks from 1, a 0 after each text."""
+def _encode(texts: Sequence[str]) -> Ints:
+    """Encode characters as ranks from 1, with a 0 after each text."""
     points = [np.frombuffer(f"{t}\0".encode("utf-32-le", "surrogatepass"), dtype="<u4") for t in texts]
     _, codes = np.unique(np.concatenate(points), return_inverse=True)
     return codes.astype(np.int64)
 
 
 def suffix_array(codes_N: Ints) -> Ints:
-    """Starts of all suffixes in lexicographic order, to a depth of ``LONGEST_RUN``.
+    """Starts of all suffixes in lexicographic order, compared up to ``LONGEST_RUN`` characters.
 
-    By prefix doubling: ranks of twice the length from pairs of ranks. The first ones are of as many
-    characters as fit a number.
+    Prefix doubling: pairs of ranks give ranks of twice the length, beginning with as many characters as fit
+    into an int64.
     """
     bits = max(int(codes_N.max(initial=1)).bit_length(), 1)
     length = max(62 // bits, 1)
@@ -192,24 +190,24 @@ def suffix_array(codes_N: Ints) -> Ints:
         key[: max(len(key) - i, 0)] |= codes_N[i:]
     while True:
         order = np.argsort(key, kind="stable")
-        new = np.diff(key[order], prepend=-1) != 0
-        if new.all() or length >= LONGEST_RUN:
+        is_new = np.diff(key[order], prepend=-1) != 0
+        if is_new.all() or length >= LONGEST_RUN:
             return order
         rank = np.empty_like(order)
-        rank[order] = np.cumsum(new)
+        rank[order] = np.cumsum(is_new)
         key = rank * (len(rank) + 1)
         key[:-length] += rank[length:]
         length *= 2
 
 
-def _common(codes_N: Ints, a_P: Ints, b_P: Ints, a_end: int, b_end: int) -> Ints:
-    """Length of the common prefix of each pair of suffixes, which end at ``a_end`` and ``b_end``."""
-    room_P = np.minimum(np.minimum(a_end - a_P, b_end - b_P), LONGEST_RUN)
+def _common_prefix_lengths(codes_N: Ints, a_P: Ints, b_P: Ints, a_end: int, b_end: int) -> Ints:
+    """Common prefix length of each pair of suffixes; ``a_end`` and ``b_end`` end their texts."""
+    max_P = np.minimum(np.minimum(a_end - a_P, b_end - b_P), LONGEST_RUN)
     length_P = np.zeros_like(a_P)
-    going = np.flatnonzero(room_P > 0)
-    while len(going):
-        at = length_P[going]
-        going = going[codes_N[a_P[going] + at] == codes_N[b_P[going] + at]]
-        length_P[going] += 1
-        going = going[length_P[going] < room_P[going]]
+    active = np.flatnonzero(max_P > 0)
+    while len(active):
+        offset = length_P[active]
+        active = active[codes_N[a_P[active] + offset] == codes_N[b_P[active] + offset]]
+        length_P[active] += 1
+        active = active[length_P[active] < max_P[active]]
     return length_P

@@ -1,4 +1,4 @@
-"""What each piece of a text cost a run, and where one run knows better than another."""
+"""Surprisal of each piece of a text under a run, and the difference between two runs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Surprisal:
-    """A text cut into pieces: of each run's tokens as few as spell whole characters.
+    """A text split into the shortest pieces that consist of whole tokens and whole characters.
 
-    A piece of one run ends at ``ends_P[i]``; its surprisal is that of all its tokens. Characters that the
-    run can't spell are pieces of their own at a fixed price.
+    Piece ``i`` ends at ``ends_P[i]``; its surprisal is the sum over its tokens. Characters the tokenizer
+    can't encode are separate pieces with a fixed surprisal.
     """
 
     run: str
     text: str
-    """What was scored: in ``lines`` mode without blank lines."""
+    """The scored text; in ``lines`` mode without blank lines."""
     line_numbers: list[int]
-    """Where each of its lines stands in the file."""
+    """Line number in the file of each line of ``text``."""
     ends_P: NDArray[np.int64]
-    """Where pieces end, in characters."""
+    """End of each piece, in characters."""
     nats_P: NDArray[np.float64]
     score: Score
 
@@ -45,10 +45,10 @@ class Surprisal:
 
     @property
     def pieces(self) -> list[str]:
-        return _cut(self.text, self.ends_P)
+        return _split_at(self.text, self.ends_P)
 
     def place(self, begin: int, end: int) -> str:
-        """Characters ``begin`` to ``end``, and where in the file they stand, as editors count."""
+        """Describe characters ``begin`` to ``end`` with their line and column in the file."""
         line = self.line_numbers[self.text.count("\n", 0, begin)]
         column = begin - self.text.rfind("\n", 0, begin)
         return f"{self.text[begin:end]!r} at {line}:{column}"
@@ -61,7 +61,7 @@ class Surprisal:
 
 @dataclass(frozen=True)
 class Duel:
-    """Two runs on one text, cut where pieces of both end."""
+    """Surprisal of two runs on one text, split where pieces of both end."""
 
     first: Surprisal
     second: Surprisal
@@ -71,11 +71,11 @@ class Duel:
 
     @property
     def pieces(self) -> list[str]:
-        return _cut(self.first.text, self.ends_P)
+        return _split_at(self.first.text, self.ends_P)
 
     @property
     def gain_P(self) -> NDArray[np.float64]:
-        """Bits that the first run needs less; negative where the second knows better."""
+        """Bits saved by the first run; negative where the second is better."""
         return self.second_bits_P - self.first_bits_P
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,29 +86,29 @@ class Duel:
         return {"run": self.first.run, **self.first.score.as_dict(), "against": against, "spans": spans}
 
 
-def _cut(text: str, ends_P: NDArray[np.int64]) -> list[str]:
+def _split_at(text: str, ends_P: NDArray[np.int64]) -> list[str]:
     starts = [0, *ends_P[:-1].tolist()]
     return [text[a:b] for a, b in zip(starts, ends_P.tolist(), strict=True)]
 
 
 def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisal:
-    """What each piece of a text, or of a file, cost.
+    """Score each piece of a text, or of a file if it is a Path.
 
-    Raises UserError for a file that can't be read, or a text that has nothing in it.
+    Raises UserError for an unreadable file or a text without encodable characters.
     """
     name = text.name if isinstance(text, Path) else "the text"
-    whole = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
-    documents = documents_in(run, whole)
+    full_text = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
+    documents = documents_in(run, full_text)
     split = encode_documents(name, [documents], run.mode, run.tokenizer, known_lines(run))
     if not len(split.tokens_N):
-        raise UserError(f"{name} has nothing in it that {run.name} can spell")
+        raise UserError(f"{name} has no characters that {run.name} can encode")
     end = "\n" if run.mode == "lines" else ""
-    read = "".join(document + end for document in documents)
+    scored_text = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)
     nats_N = token_nats(run.model, split, stride)
-    ends_P, nats_P = _pieces(run, split, read, nats_N)
+    ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
     score = summarise(split, nats_N, run.tokenizer.token_bytes())
-    return Surprisal(run.name, read, _line_numbers(run, whole), ends_P, nats_P, score)
+    return Surprisal(run.name, scored_text, _line_numbers(run, full_text), ends_P, nats_P, score)
 
 
 def _line_numbers(run: Run, text: str) -> list[int]:
@@ -117,17 +117,17 @@ def _line_numbers(run: Run, text: str) -> list[int]:
 
 
 def duel(first: Surprisal, second: Surprisal) -> Duel:
-    """Two runs beside each other. Raises UserError where they read the text differently."""
+    """Compare two runs. Raises UserError if they split the text into different documents."""
     if first.text != second.text:
         raise UserError(
-            f"{first.run} reads the text as lines and {second.run} as one text, or the other way round; "
-            "they can't stand side by side"
+            f"{first.run} and {second.run} read the text differently, one as lines and one as running text; "
+            "compare runs of the same mode"
         )
     ends_P = np.intersect1d(first.ends_P, second.ends_P)
-    return Duel(first, second, ends_P, _between(first, ends_P), _between(second, ends_P))
+    return Duel(first, second, ends_P, _sum_between(first, ends_P), _sum_between(second, ends_P))
 
 
-def _between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:
+def _sum_between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:
     last = np.searchsorted(one.ends_P, ends_P)
     return np.add.reduceat(one.bits_P, np.append(0, last[:-1] + 1))
 
@@ -135,34 +135,34 @@ def _between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:
 def _pieces(
     run: Run, split: Split, text: str, nats_N: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Ends, in characters, and nats of pieces (see ``Surprisal``)."""
+    """Ends (in characters) and nats of the pieces."""
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    spelled = _spelled(run, text, points)
+    encodable = _encodable_mask(run, text, points)
     sizes = 1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)
-    char_ends = np.cumsum(sizes[spelled])
+    char_ends = np.cumsum(sizes[encodable])
     token_ends = np.cumsum(run.tokenizer.token_bytes()[split.tokens_N])
-    whole = np.intersect1d(char_ends, token_ends)
-    last_token = np.searchsorted(token_ends, whole)
+    shared_ends = np.intersect1d(char_ends, token_ends)
+    last_token = np.searchsorted(token_ends, shared_ends)
     nats = np.add.reduceat(nats_N, np.append(0, last_token[:-1] + 1))
-    place = np.flatnonzero(spelled)
-    last_char = np.searchsorted(char_ends, whole)
-    ends = place[last_char] + 1
-    left_out = np.flatnonzero(~spelled)
-    # One in the midst of a piece belongs to it; the others stand alone.
-    begins = place[np.append(0, last_char[:-1] + 1)]
-    inside = np.searchsorted(ends, left_out, side="right")
-    alone = (inside == len(ends)) | (left_out < np.append(begins, len(points))[inside])
-    all_ends = np.union1d(ends, left_out[alone] + 1)
-    # What stands between two pieces of tokens was counted to none of them.
+    positions = np.flatnonzero(encodable)
+    last_char = np.searchsorted(char_ends, shared_ends)
+    ends = positions[last_char] + 1
+    unencodable = np.flatnonzero(~encodable)
+    # An unencodable character inside a piece joins it; others become pieces of their own.
+    begins = positions[np.append(0, last_char[:-1] + 1)]
+    inside = np.searchsorted(ends, unencodable, side="right")
+    separate = (inside == len(ends)) | (unencodable < np.append(begins, len(points))[inside])
+    all_ends = np.union1d(ends, unencodable[separate] + 1)
+    # ``nats`` has no entry for the pieces without tokens.
     nats_P = np.zeros(len(all_ends))
     nats_P[np.searchsorted(all_ends, ends)] = nats
-    np.add.at(nats_P, np.searchsorted(all_ends, left_out, side="right"), UNSPELLABLE_NATS)
+    np.add.at(nats_P, np.searchsorted(all_ends, unencodable, side="right"), UNSPELLABLE_NATS)
     return all_ends, nats_P
 
 
-def _spelled(run: Run, text: str, points: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """(characters,) whether the run's tokens spell each."""
+def _encodable_mask(run: Run, text: str, points: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Whether the tokenizer can encode each character, (len(text),)."""
     unknown = run.tokenizer.unspellable(text)
     if run.mode == "lines":
-        unknown.discard("\n")  # the boundary stands for it
+        unknown.discard("\n")  # encoded as the boundary token
     return ~np.isin(points, np.array([ord(c) for c in unknown], points.dtype))

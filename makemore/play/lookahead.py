@@ -1,4 +1,4 @@
-"""What a model thinks of a text that is being written: its tokens, and what may come next."""
+"""Inspect a model's predictions on a text: each token's probability, and candidates for the next."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from makemore.runs.run import Run
 
 MOST_SHOWN = 60
-"""Candidates that are told of a large vocabulary."""
+"""At most this many candidates are returned."""
 MOST_TOKENS = 300
-"""Tokens of a long text that are looked at one by one: its last ones."""
+"""Only this many tokens at the end of a text are scored."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A token of the text, and how probable it was there; None where the model was not asked."""
+    """A token of the text and its probability; None for a first token without context."""
 
     text: str
     p: float | None
@@ -31,66 +31,66 @@ class Seen:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may come next."""
+    """A possible next token."""
 
     text: str
     p: float
-    """The model's own probability."""
+    """Probability under the model."""
     drawn: float
-    """The probability with which these sampling settings draw it."""
+    """Probability under the sampling settings."""
     ends: bool = False
-    """It ends the document."""
+    """Whether it ends the document."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A text as a model sees it. ``candidates`` are of the place ``at``: so many tokens stand before it."""
+    """A model's predictions on a text; ``candidates`` follow its first ``at`` tokens."""
 
     tokens: list[Seen]
     earlier: str
-    """The text before ``tokens``, where it is too long to look at each of its tokens."""
+    """The unscored text before ``tokens``, if the text is too long to score all of it."""
     at: int
     before: str
-    """The text before ``at``; half a character at its end is left out."""
+    """The text before ``at``, without an incomplete character at its end."""
     candidates: list[Candidate]
     entropy: float
-    """Of the distribution at ``at``, in bits."""
+    """Entropy of the next-token distribution at ``at``, in bits."""
     left_out: str
-    """Characters that the model has no token for."""
+    """Characters the tokenizer can't encode."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def look(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Look:
-    """How probable each token of a text was, and what the model expects at ``at`` (its end unless given).
+    """Score each token of a text and predict the token at index ``at`` (default: the end).
 
-    In ``lines`` mode a text is the beginning of one line: its last.
+    In ``lines`` mode only the last line is used.
     """
     lines = run.mode == "lines"
     if lines:
         text = text.rpartition("\n")[2]
-    spelled = run.tokenizer.without_unspellable(text)
-    ids = context(run, SampleRequest(prompt=spelled))
-    begin = int(lines) if spelled else len(ids)
-    first = max(begin, len(ids) - MOST_TOKENS)
-    # Nothing is asked of the first token of a running text: nothing stands before it.
-    unasked = int(first == 0)
-    logits_NV = _logits(run, ids, first + unasked)
+    encodable = run.tokenizer.without_unspellable(text)
+    ids = context(run, SampleRequest(prompt=encodable))
+    start = int(lines) if encodable else len(ids)
+    first = max(start, len(ids) - MOST_TOKENS)
+    # The first token of running text has no context to predict it from.
+    n_unscored = int(first == 0)
+    logits_NV = _logits(run, ids, first + n_unscored)
     p_NV = distribution(logits_NV, SampleParams())
     tokens = [
-        Seen(run.tokenizer.decode([token]), float(p_NV[i - unasked, token]) if i >= unasked else None)
+        Seen(run.tokenizer.decode([token]), float(p_NV[i - n_unscored, token]) if i >= n_unscored else None)
         for i, token in enumerate(ids[first:].tolist())
     ]
-    at = len(tokens) if at is None else max(unasked, min(at, len(tokens)))
-    p_V = p_NV[at - unasked]
-    drawn_V = distribution(logits_NV[at - unasked][None], params or SampleParams())[0]
+    at = len(tokens) if at is None else max(n_unscored, min(at, len(tokens)))
+    p_V = p_NV[at - n_unscored]
+    drawn_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
     return Look(
         tokens,
-        run.tokenizer.decode(ids[begin:first]),
+        run.tokenizer.decode(ids[start:first]),
         at,
-        # All at once: a character may be several tokens, which are nothing one by one.
-        run.tokenizer.decode_bytes(ids[begin : first + at]).decode(errors="ignore"),
+        # Decoded together: one character may take several tokens.
+        run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
         _candidates(run, p_V, drawn_V),
         entropy_bits(p_V),
         "".join(sorted(run.tokenizer.unspellable(text))),
@@ -98,19 +98,19 @@ def look(run: Run, text: str, params: SampleParams | None = None, at: int | None
 
 
 def _logits(run: Run, ids: NDArray[np.int64], first: int) -> NDArray[np.float64]:
-    """(N, V) after the first ``first`` tokens, and after each that follows them."""
+    """Next-token logits after the first ``first`` tokens and after each later one, (N, V)."""
     decoder = make_decoder(run.model, ids[None, :first], len(ids) + 1)
-    found = [decoder.start()[0].astype(np.float64)]
-    found += [decoder.step(token[None])[0].astype(np.float64) for token in ids[first:]]
-    return np.stack(found)
+    logits = [decoder.start()[0].astype(np.float64)]
+    logits += [decoder.step(token[None])[0].astype(np.float64) for token in ids[first:]]
+    return np.stack(logits)
 
 
 def _candidates(run: Run, p_V: NDArray[np.float64], drawn_V: NDArray[np.float64]) -> list[Candidate]:
-    """The likeliest tokens, the most likely first."""
+    """The most probable tokens, best first."""
     ends = set(line_ends(run).tolist())
-    best = np.argsort(-p_V, kind="stable")[:MOST_SHOWN].tolist()
+    top = np.argsort(-p_V, kind="stable")[:MOST_SHOWN].tolist()
     return [
         Candidate(run.tokenizer.decode([i]), float(p_V[i]), float(drawn_V[i]), i in ends)
-        for i in best
+        for i in top
         if i != run.tokenizer.boundary_id or run.mode == "lines"
     ]

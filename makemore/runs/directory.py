@@ -1,4 +1,4 @@
-"""Run directories: safe to load, whole at every moment, used by one process at a time."""
+"""Run directories: safe to load, written atomically, locked against concurrent writers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SEEN = "seen.safetensors"
 STATE, TENSORS = "state.json", "tensors.safetensors"
 
 
-_SEAL = {"bytes": int, "sha256": str}
+_METRICS_SEAL = {"bytes": int, "sha256": str}
 _CONFIG = {
     "run_id": str,
     "model": {"name": str, "settings": dict},
@@ -54,21 +54,21 @@ _CONFIG = {
         "context": str,
     },
 }
-_STATE = {"name": str, "run_id": str, "tensors": str, "metrics": _SEAL, "state": dict, "copies": dict}
-_RESULT = {"run_id": str, "metrics": _SEAL}
+_STATE = {"name": str, "run_id": str, "tensors": str, "metrics": _METRICS_SEAL, "state": dict, "copies": dict}
+_RESULT = {"run_id": str, "metrics": _METRICS_SEAL}
 
 
 class Saved(NamedTuple):
-    """A state that was read, and what was wrong with newer ones."""
+    """A loaded state, and the problems of newer, damaged ones."""
 
     state: dict[str, Any]
     metrics: dict[str, Any]
-    """What ``metrics.jsonl`` was then: ``bytes`` and their ``sha256``."""
+    """Size (``bytes``) and ``sha256`` of ``metrics.jsonl`` when the state was saved."""
     problems: list[str]
 
 
-def _read(path: Path, form: Any) -> dict[str, Any]:
-    """A JSON file of a form. Raises UserError where it isn't."""
+def _read_form(path: Path, form: Any) -> dict[str, Any]:
+    """Read a JSON file. Raises UserError if it doesn't match ``form``."""
     payload = read_json(path)
     try:
         check_form(payload, form)
@@ -77,27 +77,27 @@ def _read(path: Path, form: Any) -> dict[str, Any]:
     return payload
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether ``write_json`` wrote this file; other programs have a config.json too."""
+def _is_run_file(path: Path) -> bool:
+    """Whether makemore wrote this JSON file; other programs have a config.json too."""
     try:
         return "run_id" in read_json(path)
     except UserError:
         return False
 
 
-def _order(folder: Path) -> tuple[int, int]:
-    """Step and number of a state; several may be of one step."""
+def _state_order(folder: Path) -> tuple[int, int]:
+    """Sort key of a state folder: its step, then its number within the step."""
     step, _, nth = folder.name.partition(".")
     return int(step), int(nth or 0)
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Nested state as JSON, its tensors put aside under their path."""
+    """Convert a nested state to JSON, moving its tensors to ``tensors`` under their path."""
     if isinstance(value, Tensor):
         tensors[path] = value
         return {"$tensor": path}
     if isinstance(value, dict):
-        # Pairs, because optimizers number their parameters and JSON keys are strings.
+        # Pairs, because optimizer states have integer keys and JSON keys are strings.
         pairs = [[k, _flatten(v, f"{path}/{k}", tensors)] for k, v in value.items()]
         return {"$dict": pairs}
     if isinstance(value, list | tuple):
@@ -116,15 +116,15 @@ def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 class RunDir:
-    """The files of one run. Paths, writing and reading; what they mean is the workflows' business."""
+    """Reads and writes the files of one run directory; their meaning is left to the workflows."""
 
     def __init__(self, path: Path) -> None:
-        # ``.`` and ``..`` have no name of their own, which what is put beside a run is called after.
+        # ``.`` and ``..`` lack a name, which sibling files are named after.
         self.path = path if path.name not in ("", "..") else path.resolve()
-        self._state: Path | None = None
-        """The newest state known to be good: the last one read or written."""
+        self._good_state: Path | None = None
+        """The newest state known to be intact: the last one read or written."""
         self._copies: dict[str, dict[str, Any]] = {}
-        """What config and tokenizer hold: every state has them too."""
+        """Contents of config and tokenizer, copied into every state."""
 
     @property
     def exists(self) -> bool:
@@ -132,15 +132,15 @@ class RunDir:
 
     @property
     def occupied(self) -> bool:
-        """Whether something stands in the way of a new run; one cut short while it was being made doesn't."""
-        if not os.path.isdir(self.path):  # unlike Path's, no error for a name too long
+        """Whether the path is taken; an incompletely created run doesn't count."""
+        if not os.path.isdir(self.path):  # unlike Path.is_dir, no error if the name is too long
             return os.path.lexists(self.path)
         names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
-        return not (names <= {TOKENIZER, SEEN, STATES} and (not names or _is_ours(self.path / TOKENIZER)))
+        return not (names <= {TOKENIZER, SEEN, STATES} and (not names or _is_run_file(self.path / TOKENIZER)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """No other process writes this run while the block runs. Raises UserError where one does."""
+        """Create and lock the run directory. Raises UserError if another process holds the lock."""
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
         with writing(self.path):
@@ -149,18 +149,18 @@ class RunDir:
             yield
 
     def clear(self) -> None:
-        """Remove an earlier run's files, and no others. Raises UserError for a folder that isn't one."""
-        if self.occupied and not any(_is_ours(self.path / name) for name in (CONFIG, TOKENIZER)):
+        """Remove a run's files and no others. Raises UserError if the folder holds something else."""
+        if self.occupied and not any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER)):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
         with writing(self.path):
             self.sweep()
             self.drop_states()
-            # What makes it a run goes last: cut short, it can be cleared again.
+            # Files that identify a run go last: an interrupted clear can be repeated.
             for name in (MODEL, SEEN, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written."""
+        """Remove temporary files left by killed processes."""
         for folder in (self.path, *self._states()):
             for path in filter(is_temporary, folder.iterdir()):
                 path.unlink(missing_ok=True)
@@ -172,8 +172,8 @@ class RunDir:
         state: dict[str, Any] | None = None,
         seen_U: Tensor | None = None,
     ) -> str:
-        """Write what doesn't change in training, and the state before the first step: once there is a
-        config there is a run that can be resumed. ``seen_U``: see ``write_seen``. Returns the run's id."""
+        """Write the files that training doesn't change and the initial state, the config last: a run with a
+        config can be resumed. ``seen_U``: see ``write_seen``. Returns the run's id."""
         config = {"format": FORMAT, **config, "seen": seen_U is not None}
         run_id = json_digest(config)[:16]
         self._copies = {
@@ -189,7 +189,7 @@ class RunDir:
         return run_id
 
     def mend(self) -> list[str]:
-        """Take what is damaged of config and tokenizer from a state; returns what was wrong."""
+        """Restore a damaged config or tokenizer from a state; returns the problems found."""
         problems = []
         for name in (CONFIG, TOKENIZER):
             try:
@@ -201,27 +201,27 @@ class RunDir:
         return problems
 
     def read_copy(self, name: str) -> dict[str, Any] | None:
-        """What a state has of config or tokenizer, from the newest that has them."""
+        """The newest state's copy of config or tokenizer (``name``); None if no state has one."""
         for folder in self._states():
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
                 return dict(read_json(folder / STATE)["copies"][name])
         return None
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Replace the settings of a run that is there."""
+        """Replace the config of an existing run."""
         self._copies[CONFIG] = config
         write_json(self.path / CONFIG, config)
 
     def read_config(self) -> dict[str, Any]:
-        """Raises UserError where this is no run, a damaged one, or one of a later format."""
+        """Raises UserError if this is not a run, is damaged, or has another format version."""
         if not os.path.isdir(self.path):
-            raise UserError(f"no run at {self.path}; makemore train makes one")
+            raise UserError(f"no run at {self.path}; create one with makemore train")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG})")
         version = read_json(self.path / CONFIG).get("format")
         if version != FORMAT:
             raise UserError(f"{self.path} has format {version}; this version reads {FORMAT}")
-        config = _read(self.path / CONFIG, _CONFIG)
+        config = _read_form(self.path / CONFIG, _CONFIG)
         self._copies[CONFIG] = config
         return config
 
@@ -239,11 +239,11 @@ class RunDir:
         return read_tensors(self.path / MODEL, run_id)
 
     def write_seen(self, hashes_U: Tensor, run_id: str) -> None:
-        """Hashes of the training lines, (U,) int64, sorted."""
+        """Write the sorted hashes of the training lines, (U,) int64."""
         write_tensors(self.path / SEEN, {"hashes": hashes_U}, run_id)
 
     def read_seen(self, config: dict[str, Any]) -> Tensor | None:
-        """What ``write_seen`` wrote; None where the run has none. Raises UserError if missing or damaged."""
+        """Read the line hashes; None if the run has none. Raises UserError if missing or damaged."""
         if not config["seen"]:
             return None
         with well_formed(self.path / SEEN):
@@ -256,13 +256,13 @@ class RunDir:
         )
 
     def read_result(self) -> dict[str, Any] | None:
-        return _read(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
+        return _read_form(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
 
     def write_samples(self, text: str) -> None:
         write_bytes(self.path / SAMPLES, text.encode())
 
     def append_metrics(self, record: dict[str, Any], sync: bool = False) -> None:
-        """One JSON line; ``sync``: on disk when this returns. Raises UserError where it can't be written."""
+        """Append a JSON line; ``sync``: fsync it. Raises UserError if it can't be written."""
         path = self.path / METRICS
         require_plain(path)
         with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
@@ -272,7 +272,7 @@ class RunDir:
                 os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every whole line; one cut off by a crash is passed over."""
+        """Read all records, skipping lines that a crash cut off."""
         records = []
         if (self.path / METRICS).exists():
             for line in (self.path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -281,36 +281,36 @@ class RunDir:
         return [r for r in records if isinstance(r, dict)]
 
     def metrics_seal(self) -> dict[str, Any]:
-        """What ``metrics.jsonl`` is now, as a state or a result remembers it."""
+        """Current size and checksum of ``metrics.jsonl``, to store in a state or a result."""
         data = self._metrics_bytes()
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def metrics_problem(self, seal: dict[str, Any]) -> str:
-        """What is wrong with the metrics that were there when ``seal`` was taken; empty if nothing."""
+        """Check the metrics that existed when ``seal`` was taken; returns the problem, or an empty string."""
         path, data = self.path / METRICS, self._metrics_bytes()
         if seal["bytes"] and not path.exists():
             return f"{path} is missing"
-        whole = hashlib.sha256(data[: seal["bytes"]]).hexdigest() == seal["sha256"]
-        return "" if whole else f"{path} is damaged: its checksum doesn't match"
+        intact = hashlib.sha256(data[: seal["bytes"]]).hexdigest() == seal["sha256"]
+        return "" if intact else f"{path} is damaged: its checksum doesn't match"
 
     def _metrics_bytes(self) -> bytes:
         return (self.path / METRICS).read_bytes() if require_plain(self.path / METRICS) is not None else b""
 
     def cut_metrics(self, step: int, seal: dict[str, Any]) -> str:
-        """Forget what was logged after ``step``, when ``seal`` was taken: a resumed run takes it again.
+        """Drop metrics logged after ``step``, when ``seal`` was taken: a resumed run logs them again.
 
-        Returns what is wrong with the rest, whose lines are kept as far as they can be read.
+        Returns the problem with the rest, whose readable lines are kept, or an empty string.
         """
         if problem := self.metrics_problem(seal):
-            kept = [r for r in self.read_metrics() if isinstance(r.get("step"), int) and r["step"] <= step]
-            data = "".join(json.dumps(r) + "\n" for r in kept).encode()
+            records = [r for r in self.read_metrics() if isinstance(r.get("step"), int) and r["step"] <= step]
+            data = "".join(json.dumps(r) + "\n" for r in records).encode()
         else:
             data = self._metrics_bytes()[: seal["bytes"]]
         write_bytes(self.path / METRICS, data)
         return problem
 
     def write_state(self, step: int, state: dict[str, Any], run_id: str) -> None:
-        """Save all that resuming needs, then drop all but this state and the good one before it."""
+        """Save a state to resume from, then delete all but it and the last good one before it."""
         folder = self._new_state(step)
         tensors: dict[str, Tensor] = {}
         skeleton = _flatten(state, "state", tensors)
@@ -318,33 +318,33 @@ class RunDir:
         payload["copies"] = self._copies
         try:
             digest = write_tensors(folder / TENSORS, tensors, run_id)
-            # Written last: a folder with this file is complete.
+            # Written last: marks the folder as complete.
             write_json(folder / STATE, {**payload, "tensors": digest})
         except UserError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         for old in self._states():
-            if old not in (folder, self._state):
+            if old not in (folder, self._good_state):
                 shutil.rmtree(old, ignore_errors=True)
-        self._state = folder
+        self._good_state = folder
 
     def _new_state(self, step: int) -> Path:
-        """A folder that isn't there yet: a good state is never written over."""
-        nth = max((n for s, n in map(_order, self._states()) if s == step), default=-1) + 1
+        """A folder that doesn't exist yet, so no good state is overwritten."""
+        nth = max((n for s, n in map(_state_order, self._states()) if s == step), default=-1) + 1
         return self.path / STATES / (f"{step:09d}.{nth}" if nth else f"{step:09d}")
 
     def _states(self) -> list[Path]:
-        """State folders, newest first. Raises UserError where they are elsewhere."""
+        """State folders, newest first. Raises UserError for symbolic links."""
         states = self.path / STATES
-        found = states.iterdir() if states.is_dir() else []
-        folders = [p for p in found if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", p.name) and p.is_dir()]
+        paths = states.iterdir() if states.is_dir() else []
+        folders = [p for p in paths if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", p.name) and p.is_dir()]
         for folder in (states, *folders):
             if folder.is_symlink():
-                raise UserError(f"{folder} is a link; the files of a run are in it and nowhere else")
-        return sorted(folders, key=_order, reverse=True)
+                raise UserError(f"{folder} is a link; a run directory may not contain links")
+        return sorted(folders, key=_state_order, reverse=True)
 
     def read_state(self, run_id: str) -> Saved:
-        """The newest good state. Raises UserError where none is good."""
+        """Read the newest good state. Raises UserError if there is none."""
         problems: list[str] = []
         for folder in self._states():
             try:
@@ -352,13 +352,13 @@ class RunDir:
             except UserError as error:
                 problems.append(str(error))
             else:
-                self._state = folder
+                self._good_state = folder
                 return saved._replace(problems=problems)
         detail = f" ({problems[0]})" if problems else ""
-        raise UserError(f"{self.path} has no state to resume from{detail}; --overwrite begins anew")
+        raise UserError(f"{self.path} has no state to resume from{detail}; start over with --overwrite")
 
     def read_states(self, run_id: str) -> tuple[list[Saved], list[str]]:
-        """All good states, newest first, and what is wrong with the others."""
+        """Read all good states, newest first, and the problems of the others."""
         good, problems = [], []
         for folder in self._states():
             try:
@@ -368,11 +368,11 @@ class RunDir:
         return good, problems
 
     def _read_state(self, folder: Path, run_id: str) -> Saved:
-        payload = _read(folder / STATE, _STATE)
+        payload = _read_form(folder / STATE, _STATE)
         if payload.get("run_id") != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
         if payload.get("name") != folder.name:
-            raise UserError(f"{folder / STATE} is damaged: it is of state {payload.get('name')}")
+            raise UserError(f"{folder / STATE} is damaged: it belongs to state {payload.get('name')}")
         tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
         try:
             return Saved(_unflatten(payload["state"], tensors), payload["metrics"], [])
@@ -380,7 +380,7 @@ class RunDir:
             raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
 
     def drop_states(self) -> None:
-        """Forget every state."""
+        """Delete every state."""
         states = self.path / STATES
         if states.is_symlink():
             states.unlink()
@@ -389,10 +389,10 @@ class RunDir:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time has a folder. Raises UserError where another has it.
+    """Lock a folder for this process. Raises UserError if another process holds the lock.
 
-    POSIX locks the folder itself, which leaves nothing behind; the system unlocks it when its process
-    ends, however it ends. File systems without locks go without.
+    On POSIX, flock on the folder itself: it leaves no file, and is released even if the process is killed.
+    File systems without locks are left unlocked.
     """
     if os.name != "posix":
         from filelock import FileLock, Timeout
@@ -401,7 +401,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
                 yield
         except Timeout:
-            raise _in_use(folder) from None
+            raise _in_use_error(folder) from None
         return
     import fcntl
 
@@ -410,7 +410,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(folder) from None
+            raise _in_use_error(folder) from None
         except OSError:
             pass
         yield
@@ -418,5 +418,5 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _in_use(folder: Path) -> UserError:
-    return UserError(f"another process is writing {folder}; wait for it to end, or name another --out")
+def _in_use_error(folder: Path) -> UserError:
+    return UserError(f"another process is writing {folder}; wait for it to finish, or name another --out")

@@ -1,4 +1,4 @@
-"""A trained run in memory: its model, its tokenizer, what it was trained on."""
+"""A trained run in memory: its model, tokenizer and training text."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from makemore.tokenizers import Tokenizer, tokenizer_from_dict
 
 
 def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
-    """How a run's text was split, from its settings."""
+    """The CorpusConfig in a run's config."""
     corpus = config["corpus"]
     names = [field.name for field in dataclasses.fields(CorpusConfig)]
     return override(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
 
 
 def saved_paths(config: dict[str, Any]) -> list[str]:
-    """Where a run's text came from."""
+    """The paths of a run's training text."""
     return list(config["corpus"]["paths"])
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, loaded."""
+    """A loaded run directory."""
 
     folder: RunDir
     config: dict[str, Any]
@@ -54,7 +54,7 @@ class Run:
         return self.folder.path.name
 
     def beside(self, suffix: str) -> Path:
-        """A place next to the run, called after it."""
+        """A sibling path of the run directory: its name plus a suffix."""
         return self.folder.path.with_name(self.name + suffix)
 
     @property
@@ -62,35 +62,35 @@ class Run:
         return self.config["corpus"]["mode"]
 
     def text(self, path: Path | None = None) -> Text:
-        """The text it was trained on, or another. Raises UserError where it is gone or unreadable."""
+        """Read the training text, or another. Raises UserError if it is missing or unreadable."""
         source = self.source() if path is None else find_source(str(path))
         return store_text(source, self.config["corpus"]["encoding"])
 
     def source(self) -> Source:
-        """Where its training text is. Raises UserError for anything but existing local files."""
+        """The training text's source. Raises UserError unless it is existing local files."""
         return recorded_source(saved_paths(self.config))
 
     def documents(self, path: Path | None = None) -> Documents:
-        """The text it was trained on (or another), split as it was then.
+        """Split the training text, or another, as in training.
 
-        Raises UserError where the text is gone or has changed since.
+        Raises UserError if the training text is missing or has changed.
         """
         documents = make_documents(self.text(path), corpus_config_of(self.config))
         if path is None:
-            self._check({name: documents.digest(name) for name in documents.spans})
+            self._check_digests({name: documents.digest(name) for name in documents.spans})
         return documents
 
     def corpus(self, path: Path | None = None) -> Corpus:
-        """As ``documents``, in this run's tokens."""
+        """Like ``documents``, tokenized."""
         corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
         if path is None:
-            self._check(corpus.digests)
+            self._check_digests(corpus.digests)
         return corpus
 
-    def _check(self, digests: dict[str, str]) -> None:
+    def _check_digests(self, digests: dict[str, str]) -> None:
         if digests != self.config["corpus"]["digests"]:
             source = saved_paths(self.config)[0]
-            raise UserError(f"{source} has changed since {self.name} was trained; name the file to score")
+            raise UserError(f"{source} has changed since {self.name} was trained; name a file to score")
 
     def generate(
         self,
@@ -104,26 +104,26 @@ class Run:
         stop: str | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """What follows a prompt, piece by piece as it is made; the same for a seed.
+        """Stream the continuation of a prompt in pieces; deterministic for a given seed.
 
-        Raises UserError for values without meaning, or a prompt that the tokenizer can't spell.
+        Raises UserError for invalid settings, or a prompt the tokenizer can't encode.
         """
         params = SampleParams(temperature, top_k, top_p, min_p, greedy)
         seed = random_seed() if seed is None else seed
         request = SampleRequest(1, prompt, max_new_tokens, params, stop, seed)
-        context(self, request)  # refuses a prompt now rather than at the first piece
+        context(self, request)  # check the prompt now, not at the first piece
         return stream_text(self, request)
 
     def score(self, text: str | Path) -> Surprisal:
-        """What each piece of a text (a string, or the file at a path) cost, and the totals.
+        """Surprisal of each piece of a text (a string, or a Path to a file), and its total score.
 
-        Raises UserError for a file that can't be read, or a text that has nothing in it.
+        Raises UserError for an unreadable file or a text without encodable characters.
         """
         return surprisal(self, text)
 
 
 def load(path: str | Path, device: str = "auto") -> Run:
-    """Load a run directory. Raises UserError where it is none, damaged, or of an unknown rung."""
+    """Load a run directory. Raises UserError if it isn't one, is damaged, or has an unknown model."""
     folder = RunDir(Path(path))
     config = folder.read_config()
     run_id = config["run_id"]
@@ -132,15 +132,15 @@ def load(path: str | Path, device: str = "auto") -> Run:
         tensors = folder.read_model(run_id)
         kind = MODELS.get(config["model"]["name"])
         settings = override(kind.Config(), config["model"]["settings"], "model")
-        most = for_weights(tensors.values())
-        model = construct(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, most)
+        max_bytes = for_weights(tensors.values())
+        model = construct(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
         model.load_state_dict(tensors)
     model.to(pick_device(device)).eval()
     return Run(folder, config, tokenizer, model)
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
+    """Versions of makemore, torch and Python."""
     import platform
 
     from makemore import __version__

@@ -1,4 +1,4 @@
-"""How sure a model was of each token of a text, and what else it thought of."""
+"""Token probabilities of a sample, with the most probable alternatives."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ ALTERNATIVES = 5
 
 @dataclass(frozen=True)
 class TokenProb:
-    """A token of a sample under the model's own distribution, whatever it was drawn from."""
+    """A token's probability under the model itself, without the sampling settings."""
 
     text: str
     p: float
     entropy: float
-    """Of the distribution, in bits."""
+    """Entropy of the distribution, in bits."""
     top: list[tuple[str, float]]
-    """The likeliest tokens, most likely first."""
+    """The most probable tokens, best first."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
         top = [{"token": text, "p": p} for text, p in self.top]
         return {"token": self.text, "p": self.p, "entropy": self.entropy, "top": top}
 
 
 def sample_with_probs(run: Run, request: SampleRequest, index: int) -> list[TokenProb]:
-    """Sample ``index`` of a request token by token, the one that ends a line included.
+    """Probabilities of sample ``index``, token by token, including the one that ends a line.
 
-    A stop string is searched for in whole tokens: the last one may reach beyond it.
+    A stop string is matched in whole tokens: the last token may extend beyond it.
     """
     prompt = context(run, request)
-    ids = _drawn(run, request, prompt, index)
+    ids = _sample_ids(run, request, prompt, index)
     decoder = make_decoder(run.model, prompt[None], len(prompt) + len(ids))
     logits = decoder.start()
     tokens = []
@@ -53,25 +52,25 @@ def sample_with_probs(run: Run, request: SampleRequest, index: int) -> list[Toke
     return tokens
 
 
-def _drawn(run: Run, request: SampleRequest, prompt: NDArray[np.int64], index: int) -> list[int]:
+def _sample_ids(run: Run, request: SampleRequest, prompt: NDArray[np.int64], index: int) -> list[int]:
     ids: list[int] = []
 
-    def ends(row: int, token: int) -> bool:
+    def hits_stop(row: int, token: int) -> bool:
         return request.stop is not None and request.stop in run.tokenizer.decode(ids)
 
     n, stops = new_tokens(run, request), line_ends(run)
     samples = range(index, index + 1)
-    steps = generate(run.model, prompt[None], n, request.params, stops, request.seed, samples, ends)
+    steps = generate(run.model, prompt[None], n, request.params, stops, request.seed, samples, hits_stop)
     for step in steps:
         ids.append(int(step[0]))
     return ids
 
 
 def _token_prob(run: Run, p_V: NDArray[np.float64], token: int) -> TokenProb:
-    best = np.argsort(-p_V, kind="stable")[:ALTERNATIVES].tolist()
+    top = np.argsort(-p_V, kind="stable")[:ALTERNATIVES].tolist()
     return TokenProb(
         run.tokenizer.decode([token]),
         float(p_V[token]),
         entropy_bits(p_V),
-        [(run.tokenizer.decode([i]), float(p_V[i])) for i in best if p_V[i] > 0],
+        [(run.tokenizer.decode([i]), float(p_V[i])) for i in top if p_V[i] > 0],
     )

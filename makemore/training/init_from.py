@@ -1,4 +1,4 @@
-"""Where training may start from in place of random weights: a run, or a Hugging Face folder."""
+"""Initialise training from a run or a Hugging Face folder instead of random weights."""
 
 from __future__ import annotations
 
@@ -16,51 +16,45 @@ from makemore.runs.run import load
 from makemore.settings import Recipe, override
 
 RATE = 0.3
-"""Of a recipe's learning rates: what was learned is worth keeping."""
+"""Fine-tuning learning rate as a fraction of the recipe's."""
 
 
 def model_name(folder: Path) -> str:
-    """The rung that stands in a run or a Hugging Face folder. Raises UserError where there is none."""
+    """The model in a run or a Hugging Face folder. Raises UserError if there is none."""
     return "transformer" if is_hugging_face(folder) else RunDir(folder).read_config()["model"]["name"]
 
 
 def read_start(folder: Path, model: str) -> Foreign:
-    """Model and tokenizer of a run or a Hugging Face folder.
-
-    Raises UserError where there is neither, or another rung than ``model``.
-    """
-    start = read_gpt2(folder) if is_hugging_face(folder) else _of_run(folder)
+    """Read a run or a Hugging Face folder. Raises UserError if it isn't one, or not a ``model``."""
+    start = read_gpt2(folder) if is_hugging_face(folder) else _read_run(folder)
     if start.model != model:
         raise UserError(f"{folder} holds a {start.model}, not a {model}")
     return start
 
 
-def _of_run(folder: Path) -> Foreign:
+def _read_run(folder: Path) -> Foreign:
     run = load(folder, "cpu")
-    kept = run.config["model"]
+    model = run.config["model"]
     return Foreign(
-        kept["name"], kept["settings"], run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
+        model["name"], model["settings"], run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
     )
 
 
 def refuse_unspellable(corpus: Corpus, text: Text) -> None:
-    """Raises UserError for a text with characters that the model to start from has no token for."""
-    lost = (split.unspellable_D for split in corpus.splits.values())
-    if not any(split_D is not None and split_D.any() for split_D in lost):
+    """Raise UserError if the starting model's tokenizer can't encode the text."""
+    unspellable = (split.unspellable_D for split in corpus.splits.values())
+    if not any(count_D is not None and count_D.any() for count_D in unspellable):
         return
-    found: set[str] = set()
+    chars: set[str] = set()
     for piece in text.pieces():
-        found |= corpus.tokenizer.unspellable(piece)
-    unknown = sorted(found - {"\n"} if corpus.mode == "lines" else found)
+        chars |= corpus.tokenizer.unspellable(piece)
+    unknown = sorted(chars - {"\n"} if corpus.mode == "lines" else chars)
     shown = " ".join(map(repr, unknown[:8])) + (f" and {len(unknown) - 8} more" if unknown[8:] else "")
-    raise UserError(f"the model to start from has no token for {shown}; leave them out of the text")
+    raise UserError(f"the model to start from has no token for {shown}; remove them from the text")
 
 
 def begin_with(model: LanguageModel, start: Foreign) -> None:
-    """Copy the weights; a shorter context keeps the first positions.
-
-    Raises UserError where the model has other sizes.
-    """
+    """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ."""
     weights = dict(start.weights)
     if "positions.weight" in weights:
         weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
@@ -72,7 +66,7 @@ def begin_with(model: LanguageModel, start: Foreign) -> None:
 
 
 def started_recipe(start: Foreign, recipe: Recipe, mode: str) -> Recipe:
-    """The start's own model, trained gently, in rows as long as its context."""
+    """Recipe for fine-tuning: the start's model settings and context, with a lower learning rate."""
     kind = MODELS.get(start.model)
     train = dataclasses.replace(
         recipe.train, lr=RATE * recipe.train.lr, matrix_lr=RATE * recipe.train.matrix_lr

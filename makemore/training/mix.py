@@ -1,4 +1,4 @@
-"""Several runs on one tokenizer joined into one."""
+"""Mixtures: combine several runs with one tokenizer into a weighted ensemble."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from makemore.types import Score
 
 @dataclass(frozen=True)
 class MixResult:
-    """A mixture, its weights, and scores: ``val`` chose the weights, ``test`` judges them."""
+    """A mixture, its weights, and scores; the weights are fitted on ``val`` and evaluated on ``test``."""
 
     run: Run
     members: list[str]
@@ -44,21 +44,21 @@ class MixResult:
 
 
 def check_members(runs: Sequence[Run]) -> None:
-    """Raises UserError unless there are two runs or more, on one tokenizer and one split of one text."""
+    """Raise UserError unless there are at least two runs with the same tokenizer, text and split."""
     if len(runs) < 2:
-        raise UserError("a mixture needs two runs or more")
+        raise UserError("a mixture needs at least two runs")
     first = runs[0]
     for run in runs:
         if isinstance(run.model, MixtureModel):
-            raise UserError(f"{run.name} is a mixture itself; name its members instead")
+            raise UserError(f"{run.name} is a mixture itself; pass its members instead")
         if run.tokenizer.to_dict() != first.tokenizer.to_dict():
-            raise UserError(f"{run.name} and {first.name} have different tokenizers; can't mix them")
+            raise UserError(f"can't mix {run.name} and {first.name}: they have different tokenizers")
         if run.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
-            raise UserError(f"{run.name} and {first.name} were trained on different splits; can't mix them")
+            raise UserError(f"can't mix {run.name} and {first.name}: they were trained on different splits")
 
 
 def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite: bool = False) -> MixResult:
-    """Join runs; weights by expectation maximisation on val. Raises UserError for runs that don't fit."""
+    """Mix runs with weights fitted by EM on val. Raises UserError if the runs are incompatible."""
     runs = [load(path, device) for path in paths]
     check_members(runs)
     folder = RunDir(out)
@@ -67,10 +67,10 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     corpus = runs[0].corpus()
     val = corpus.splits["val"]
     if not len(val.tokens_N):
-        raise UserError("weights are fitted on val, and these runs' val split is empty")
+        raise UserError("no val split to fit mixture weights on; train these runs with one")
     nats_KN = np.stack([token_nats(run.model, val) for run in runs])
     weights_K = fit_weights(nats_KN)
-    model = _model(runs, weights_K)
+    model = _build_mixture(runs, weights_K)
     with folder.locked():
         folder.clear()
         _save(folder, runs, model, corpus)
@@ -83,11 +83,11 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
         summarise(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
         score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
     )
-    folder.write_result({**result.as_dict(), **_cost(runs)})
+    folder.write_result({**result.as_dict(), **_total_cost(runs)})
     return result
 
 
-def _model(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
+def _build_mixture(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
     pairs = [[run.config["model"]["name"], run.config["model"]["settings"]] for run in runs]
     first = runs[0].tokenizer
     model = Mixture(MixtureConfig(json.dumps(pairs)), first.vocab_size, first.boundary_id)
@@ -110,8 +110,7 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -
     folder.write_model(model.state_dict(), run_id)
 
 
-def _cost(runs: Sequence[Run]) -> dict[str, float]:
-    """What the members' training cost together."""
+def _total_cost(runs: Sequence[Run]) -> dict[str, float]:
     results = [run.folder.read_result() or {} for run in runs]
     with well_formed(runs[0].folder.path / RESULT):
         return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}

@@ -1,4 +1,4 @@
-"""Who watches a training run, and those that write it down: TensorBoard, Weights & Biases."""
+"""Observers of a training run, with loggers for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ CURVES = {
     "lr": "learning rate",
     "tokens_per_second": "tokens a second",
 }
-"""Fields of a record, and what their curves are called."""
+"""Curve name of each logged field of a ``Record``."""
 
 
 class Observer(Protocol):
-    """Who watches a training run; the command line draws a progress bar."""
+    """Receives the events of a training run; the CLI's draws a progress bar."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Handle a message for the user."""
 
     def start(self, plan: Plan) -> None:
-        """Training begins."""
+        """Training starts."""
 
     def record(self, record: Record) -> None:
-        """Progress."""
+        """Handle the measurements of a step."""
 
     def encoding(self, done: int, total: int) -> None:
-        """Progress of turning text into tokens, in characters."""
+        """Progress of tokenization, in characters."""
 
     def scoring(self, done: int, total: int) -> None:
         """Progress of the final score, in tokens."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """No more events follow."""
 
 
 class Silent:
-    """An observer that doesn't look."""
+    """An observer that ignores all events."""
 
     def note(self, text: str) -> None: ...
     def start(self, plan: Plan) -> None: ...
@@ -57,7 +57,7 @@ class Silent:
 
 
 class Several:
-    """Passes on to each observer what it is told."""
+    """Forwards every event to several observers."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
@@ -88,15 +88,17 @@ class Several:
 
 
 class TensorBoard:
-    """Event files in the run's ``tensorboard`` folder: ``tensorboard --logdir checkpoints``."""
+    """Writes event files to the run's ``tensorboard`` folder; see ``tensorboard --logdir checkpoints``."""
 
     def __init__(self) -> None:
-        """Raises UserError where TensorBoard isn't installed."""
+        """Raises UserError if TensorBoard isn't installed."""
         try:
             module = importlib.import_module("torch.utils.tensorboard")
         except ImportError:
-            raise UserError("--tensorboard needs a package: pip install 'makemore[tensorboard]'") from None
-        self._make: Any = module.SummaryWriter
+            raise UserError(
+                "--tensorboard needs an optional package; run pip install 'makemore[tensorboard]'"
+            ) from None
+        self._writer_class: Any = module.SummaryWriter
         self._writer: Any = None
         self._folder = ""
 
@@ -107,8 +109,8 @@ class TensorBoard:
 
     def record(self, record: Record) -> None:
         if self._writer is None:
-            # What an earlier attempt wrote from here on is taken again.
-            self._writer = self._make(self._folder, purge_step=record.step)
+            # Drop events past this step from an interrupted run: they are logged again.
+            self._writer = self._writer_class(self._folder, purge_step=record.step)
         for name, value in curves(record).items():
             self._writer.add_scalar(name, value, record.step)
         self._writer.flush()
@@ -122,15 +124,17 @@ class TensorBoard:
 
 
 class WandB:
-    """A Weights & Biases run. Offline, in the run's ``wandb`` folder, unless WANDB_MODE says otherwise;
-    ``wandb sync`` sends it later."""
+    """Logs to Weights & Biases; by default offline (``WANDB_MODE``), in the run's ``wandb`` folder.
+
+    Upload an offline run with ``wandb sync``.
+    """
 
     def __init__(self) -> None:
-        """Raises UserError where the package isn't installed."""
+        """Raises UserError if wandb isn't installed."""
         try:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError:
-            raise UserError("--wandb needs a package: pip install 'makemore[wandb]'") from None
+            raise UserError("--wandb needs an optional package; run pip install 'makemore[wandb]'") from None
         self._run: Any = None
 
     def note(self, text: str) -> None: ...
@@ -156,10 +160,10 @@ class WandB:
     def close(self) -> None:
         if self._run is not None:
             self._run.finish()
-            self._wandb.teardown()  # its service writes the file's last part as it ends
+            self._wandb.teardown()  # stopping the service flushes the file
 
 
 def curves(record: Record) -> dict[str, float]:
-    """The figures of a record that were measured, by the name of their curve."""
-    found = {name: getattr(record, field) for field, name in CURVES.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    """Measured values of a record, by curve name."""
+    values = {name: getattr(record, field) for field, name in CURVES.items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What a request to train comes to: text, model, recipe, device and folder."""
+"""Resolve a training request into a plan: text, model, recipe, device and folder."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ from makemore.training.observers import Observer
 
 SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
-"""Training time where neither steps nor time are given."""
+"""Training time if neither steps nor time are set."""
 LARGE_VOCABULARY = 4096
 BYTES_PER_PARAMETER = 16
-"""Weights, gradients, and two moments of the optimizer, in float32."""
+"""Weights, gradients, and the optimizer's two moments, in float32."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What to train. ``settings``: ``section.key=value`` strings, the last word."""
+    """What to train. ``settings`` are ``section.key=value`` strings and override everything else."""
 
     input: str | tuple[str, ...] | None = None
-    """One or several of what ``makemore train`` takes; none is the list that ships with the project."""
+    """Inputs as ``makemore train`` takes them; None: the data set that ships with makemore."""
     model: str = "transformer"
     tokenizer: str | None = None
-    """None: characters, or those of the run that is resumed."""
+    """None: ``char``, or the tokenizer of the resumed run."""
     out: Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of TrainConfig that were asked for."""
+    """Requested fields of TrainConfig."""
     corpus: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of CorpusConfig that were asked for."""
+    """Requested fields of CorpusConfig."""
     settings: tuple[str, ...] = ()
     config: Path | None = None
     resume: bool = False
     overwrite: bool = False
     init_from: Path | None = None
-    """A run or a Hugging Face folder to take weights and tokenizer from; ``tokenizer`` isn't used then."""
+    """Run or Hugging Face folder to load weights and tokenizer from; ``tokenizer`` is then ignored."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything resolved: what will be trained, on what, how, and where to."""
+    """A resolved request: everything needed to train."""
 
     folder: RunDir
     source: Source
@@ -75,47 +75,47 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
-    """By torch."""
+    """With ``torch.compile``."""
     native: GradientKernel | None
-    """The model in C, where loss and gradients are computed by it."""
+    """The C implementation, if it computes loss and gradients."""
     init_from: str = ""
-    """What the weights were taken from."""
+    """Where the initial weights come from; empty if random."""
 
 
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
-    """Check and resolve a request; touches nothing on disk. Raises UserError."""
+    """Check and resolve a request without writing to disk. Raises UserError if it is invalid."""
     kind = MODELS.get(request.model)
     if not kind.standalone:
-        raise UserError(f"a {request.model} is made of trained runs: makemore mix RUN RUN --out DIR")
+        raise UserError(f"a {request.model} combines trained runs; use makemore mix RUN RUN --out DIR")
     tokenizer = request.tokenizer or "char"
     TOKENIZERS.path(tokenizer.partition(":")[0])
-    asked = asked_settings(request)
+    overrides = asked_settings(request)
     source = source_of(request)
     folder = RunDir(run_folder(request, source))
     require_room(folder, request)
-    corpus_config = override(CorpusConfig(), asked["corpus"], "corpus")
+    corpus_config = override(CorpusConfig(), overrides["corpus"], "corpus")
     start = read_start(request.init_from, request.model) if request.init_from else None
     corpus = encoded(
         source, corpus_config, start.tokenizer if start else tokenizer, observer, spell_all=start is not None
     )
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
-        raise UserError(f"{source.name} is too short for its splits: one of them has a single token")
-    for note in _notes(source, corpus):
+        raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
+    for note in _corpus_notes(source, corpus):
         observer.note(note)
-    device = pick_device(str(asked["train"].get("device", "auto")))
-    recipe = kind.recipe(facts_of(corpus, asked["train"], device))
+    device = pick_device(str(overrides["train"].get("device", "auto")))
+    recipe = kind.recipe(facts_of(corpus, overrides["train"], device))
     if start:
         request = dataclasses.replace(request, tokenizer=start.spelling)
         recipe = started_recipe(start, recipe, corpus.mode)
-    model_config = override(recipe.model, asked["model"], "model")
-    train = override(recipe.train, asked["train"], "train")
-    if issubclass(kind, CountModel) and asked["train"].get("max_time") is None:
-        train = dataclasses.replace(train, max_time=None)  # one pass, however long
-    if sharded(train) and train.optimizer == "muon" and "optimizer" not in asked["train"]:
-        observer.note("adamw in place of muon, which needs whole matrices")
+    model_config = override(recipe.model, overrides["model"], "model")
+    train = override(recipe.train, overrides["train"], "train")
+    if issubclass(kind, CountModel) and overrides["train"].get("max_time") is None:
+        train = dataclasses.replace(train, max_time=None)  # a single pass has no time limit
+    if sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
+        observer.note("using adamw: muon needs unsharded matrices")
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = fit_context(kind, model_config, train, corpus, observer)
-    _tell_cost(kind, model_config, corpus.tokenizer, device, observer)
+    _check_memory(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         begin_with(model, start)
@@ -123,29 +123,29 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
 
 
 def source_of(request: TrainRequest) -> Source:
-    """The text that a request names. Raises UserError where it isn't there."""
+    """Open the input text. Raises UserError if it doesn't exist."""
     names = (request.input,) if isinstance(request.input, str) else request.input or ()
     return open_input(names)
 
 
 def run_folder(request: TrainRequest, source: Source) -> Path:
-    """Where a request's run lives."""
+    """The run directory: ``--out``, or a name made from the text and the model."""
     tuned = "-tuned" if request.init_from else ""
     return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
 def asked_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """Settings by section: TOML file < command line < --set."""
-    asked = _read_config(request.config)
-    asked["train"].update(request.train)
-    asked["corpus"].update(request.corpus)
+    """Requested settings by section; --set overrides flags, which override the TOML file."""
+    settings = _read_config(request.config)
+    settings["train"].update(request.train)
+    settings["corpus"].update(request.corpus)
     for name, values in sections(list(request.settings), SECTIONS).items():
-        asked[name].update(values)
-    return asked
+        settings[name].update(values)
+    return settings
 
 
 def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
-    """The sections of a TOML file. Raises UserError if missing, malformed or of unknown sections."""
+    """Read a TOML file by section. Raises UserError if missing, malformed, or with unknown sections."""
     if path is None:
         return {name: {} for name in SECTIONS}
     try:
@@ -156,12 +156,12 @@ def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is not TOML: {error}") from None
     for name, section in data.items():
         if name not in SECTIONS or not isinstance(section, dict):
-            raise UserError(f"{path}: sections are [{'], ['.join(SECTIONS)}], not {name!r}")
+            raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}]")
     return {name: dict(data.get(name, {})) for name in SECTIONS}
 
 
 def facts_of(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
-    """What a recipe may know. ``train``: fields of TrainConfig that were asked for."""
+    """Collect the inputs of a recipe. ``train``: requested fields of TrainConfig."""
     split = corpus.splits["train"]
     config = override(TrainConfig(), train, "train")
     no_budget = not has_budget(config)
@@ -178,7 +178,7 @@ def facts_of(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> 
 
 
 def has_budget(config: TrainConfig) -> bool:
-    """Raises UserError where steps or time leave nothing to do."""
+    """Whether steps or time are limited. Raises UserError if either isn't positive."""
     if config.steps is not None and config.steps < 1:
         raise UserError(f"--steps {config.steps}: must be 1 or more")
     if config.max_time is not None and config.max_time <= 0:
@@ -193,7 +193,7 @@ def encoded(
     observer: Observer,
     spell_all: bool = False,
 ) -> Corpus:
-    """The text in tokens. ``spell_all``: raises UserError where the tokenizer can't spell some of it."""
+    """Tokenize a text. ``spell_all``: raise UserError if the tokenizer can't encode all of it."""
     with parallel.once_a_machine():
         text = store_text(source, config.encoding)
         corpus = make_corpus(text, config, tokenizer, observer.encoding)
@@ -202,13 +202,12 @@ def encoded(
     return corpus
 
 
-def _notes(source: Source, corpus: Corpus) -> list[str]:
-    """What is worth knowing of a text and its tokenizer."""
+def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
     notes = [corpus.note, corpus.tokenizer.note]
     if source.skipped:
-        notes.append(f"{source.skipped:,} files that aren't text left out")
+        notes.append(f"skipped {source.skipped:,} files that aren't text")
     if corpus.blank_lines:
-        notes.append(f"{corpus.blank_lines:,} blank lines left out")
+        notes.append(f"skipped {corpus.blank_lines:,} blank lines")
     if corpus.capped:
         held_out = sum(len(corpus.splits[name].starts_D) for name in ("val", "test"))
         unit = (
@@ -216,35 +215,32 @@ def _notes(source: Source, corpus: Corpus) -> list[str]:
             if corpus.mode == "lines"
             else f"{corpus.splits['val'].chars:,} characters each"
         )
-        notes.append(f"val and test kept to {unit}; --split asks for shares")
+        notes.append(f"val and test limited to {unit}; set shares with --split")
     return [note for note in notes if note]
 
 
 def require_room(folder: RunDir, request: TrainRequest) -> None:
-    """Raises UserError where a run, or something else, is in the way."""
+    """Raise UserError if the run directory is taken and may not be overwritten."""
     if folder.occupied and not request.overwrite:
-        held = "already holds a run; add --resume, --overwrite" if folder.exists else "is in the way; move it"
-        raise UserError(f"{folder.path} {held}, or name another --out DIR")
+        why = "already holds a run; add --resume, --overwrite" if folder.exists else "is not a run; move it"
+        raise UserError(f"{folder.path} {why}, or name another --out DIR")
 
 
 def fit_context(
     kind: type[LanguageModel], model_config: Any, train: TrainConfig, corpus: Corpus, observer: Observer
 ) -> tuple[Any, TrainConfig]:
-    """Contexts that the text has room for: attention's shrinks to it, and says so."""
-    room = len(corpus.splits["train"].tokens_N)
-    if not kind.streams and corpus.mode == "text" and model_config.block_size > room:
-        observer.note(f"block_size shrinks from {model_config.block_size} to {room}: the text is no longer")
-        model_config = dataclasses.replace(model_config, block_size=room)
-    return model_config, dataclasses.replace(train, block_size=min(train.block_size, room))
+    """Limit the model's and the trainer's block_size to the length of the training text."""
+    n_train = len(corpus.splits["train"].tokens_N)
+    if not kind.streams and corpus.mode == "text" and model_config.block_size > n_train:
+        observer.note(f"block_size reduced from {model_config.block_size} to {n_train}, the text's length")
+        model_config = dataclasses.replace(model_config, block_size=n_train)
+    return model_config, dataclasses.replace(train, block_size=min(train.block_size, n_train))
 
 
-def _tell_cost(
+def _check_memory(
     kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
 ) -> None:
-    """Say what a model with rows for a large vocabulary takes, before memory is asked for.
-
-    Raises UserError where that is more than the machine has.
-    """
+    """Note the training memory of a large-vocabulary model. Raises UserError if it exceeds the device's."""
     if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
         return
     parameters = parameters_of(kind, config, tokenizer.vocab_size)
@@ -252,15 +248,15 @@ def _tell_cost(
     cost = (
         f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
     )
-    room = memory_of(device)
-    if room is not None and needed > room:
-        raise UserError(f"{cost}, and there are {room:.1f}; choose a smaller vocabulary, such as bpe:512")
+    memory = memory_of(device)
+    if memory is not None and needed > memory:
+        raise UserError(f"{cost}, but only {memory:.1f} GB exist; use a smaller vocabulary, such as bpe:512")
     if needed >= 1:
         observer.note(cost)
 
 
 def parameters_of(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
-    """How many a model of these settings has; takes no memory."""
+    """Number of parameters of a model, without allocating it."""
     with torch.device("meta"):
         return kind(config, vocab_size, 0).n_parameters()
 
@@ -268,7 +264,7 @@ def parameters_of(kind: type[LanguageModel], config: Any, vocab_size: int) -> in
 def make_model(
     kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, most: int | None = None
 ) -> LanguageModel:
-    """A fresh model with weights from a seed. Raises UserError where memory, or ``most``, can't hold it."""
+    """Initialise a model. Raises UserError if it needs more than ``most`` bytes or doesn't fit in memory."""
     torch.manual_seed(seed)
     return construct(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
 
@@ -282,13 +278,15 @@ def plan_run(
     train: TrainConfig,
     corpus_config: CorpusConfig,
 ) -> Plan:
-    """The rest of a plan, which follows from model and recipe."""
+    """Complete a plan from the model and the training settings."""
     if not model.streams and model.max_len and train.block_size > model.max_len:
         train = dataclasses.replace(train, block_size=model.max_len)
     if train.loader == "packed" and not model.packs:
-        raise UserError(f"train.loader=packed: {request.model} needs a row for each document")
+        raise UserError(f"train.loader=packed: {request.model} needs one document per row; use 'documents'")
     if train.loader == "streams" and (not model.streams or isinstance(model, ManualModel)):
-        raise UserError(f"train.loader=streams: {request.model} carries no state from batch to batch")
+        raise UserError(
+            f"train.loader=streams: {request.model} carries no state between batches; use 'windows'"
+        )
     device = pick_device(train.device)
     precision = pick_precision(train, device, model.autocasts)
     native = pick_native(model, train, device, precision)
@@ -312,18 +310,18 @@ def plan_run(
 def pick_native(
     model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
 ) -> GradientKernel | None:
-    """The model in C, where it has that and may be trained by it."""
-    may = train.compile == "auto" and device.type == "cpu" and not sharded(train)
-    return gradient_kernel(model, precision) if may else None
+    """The model's C implementation, if it has one and training may use it."""
+    allowed = train.compile == "auto" and device.type == "cpu" and not sharded(train)
+    return gradient_kernel(model, precision) if allowed else None
 
 
 def sharded(train: TrainConfig) -> bool:
-    """Whether weights and optimizer states are cut over several processes."""
+    """Whether weights and optimizer states are sharded over several processes."""
     return train.shard and parallel.size() > 1
 
 
 def config_file(plan: Plan) -> dict[str, Any]:
-    """What a run says of itself."""
+    """The contents of a run's ``config.json``."""
     corpus, split = plan.corpus, plan.corpus.splits["train"]
     return {
         "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},

@@ -1,4 +1,4 @@
-"""Going on with a run: what it was begun with, what may change, and its last good state."""
+"""Resume a run from its last good state, with the settings that may change."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from makemore.training.trainer import Trainer
 def resume(
     request: TrainRequest, observer: Observer, stop: Callable[[], bool], held: contextlib.ExitStack
 ) -> tuple[Plan, Trainer, str]:
-    """Go on where a run stopped; a larger budget may be given, other settings may not change."""
+    """Resume an interrupted run. The budget may grow; most other settings are fixed."""
     MODELS.path(request.model)
-    asked = asked_settings(request)
+    overrides = asked_settings(request)
     source = source_of(request)
     folder = RunDir(run_folder(request, source))
-    # Only the first process need have the run on its disk.
+    # Only rank 0 needs access to the run directory.
     if parallel.is_main() and folder.occupied:
         held.enter_context(folder.locked())
         for problem in folder.mend():
-            observer.note(f"{problem}; written anew from a state")
+            observer.note(f"{problem}; restored from a saved state")
     config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
-    changed = {k: asked["train"].pop(k) for k in CHANGEABLE if k in asked["train"]}
+    new_settings = {k: overrides["train"].pop(k) for k in CHANGEABLE if k in overrides["train"]}
     name = config["model"]["name"]
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
@@ -62,71 +62,71 @@ def resume(
     with well_formed(folder.path / STATES):
         model_config = override(kind.Config(), saved.state["settings"], "model")
     with well_formed(folder.path / CONFIG):
-        before = override(TrainConfig(), config["train"], "train")
-        train = override(before, changed, "train")
+        old_train = override(TrainConfig(), config["train"], "train")
+        train = override(old_train, new_settings, "train")
         corpus_config = corpus_config_of(config)
-    if not (has_budget(train) or issubclass(kind, CountModel)):  # which takes one pass, however long
-        raise UserError("the run has neither steps nor time to train for; add --steps or --max-time")
+    if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
+        raise UserError("the run has no training budget; add --steps or --max-time")
     require_tokenizer(request.tokenizer, config["tokenizer"])
-    refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, asked)
+    refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
     data = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
     with well_formed(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
     corpus = encoded(source, corpus_config, tokenizer, observer)
     if corpus.digests != config["corpus"]["digests"]:
-        raise UserError(f"{source.name} is not the text that {folder.path} was trained on; can't go on")
+        raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
     with well_formed(folder.path / STATES):
-        most = for_weights(saved.state["learner"]["model"].values())
-    model = make_model(kind, model_config, corpus.tokenizer, train.seed, most)
+        max_bytes = for_weights(saved.state["learner"]["model"].values())
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes)
     request = dataclasses.replace(request, tokenizer=config["tokenizer"])
     plan = plan_run(request, folder, source, model, corpus, train, corpus_config)
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
-        observer.note(f"{problem}; going back to the state before")
+        observer.note(f"{problem}; falling back to the previous state")
     with well_formed(folder.path / STATES):
         trainer.load_state_dict(saved.state)
-    budgets = [(getattr(train, k) or 0, getattr(before, k) or 0) for k in ("steps", "max_time")]
-    trainer.carry_on(any(now > then for now, then in budgets))
+    budgets = [(getattr(train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
+    trainer.carry_on(any(new > old for new, old in budgets))
     if parallel.is_main():
-        _tell_changes(plan, config, trainer, observer)
-        _mend(plan, trainer, saved, run_id, observer)
+        _record_changes(plan, config, trainer, observer)
+        _restore_files(plan, trainer, saved, run_id, observer)
     observer.note(f"resuming at step {trainer.step:,}")
     return plan, trainer, run_id
 
 
-def _tell_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
-    """Say what is other than before, and keep it with the run."""
+def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
+    """Report changed settings and record them in the run's config."""
     lines = changes(config, config_file(plan), plan.train)
     for line in lines:
         observer.note(line)
     if trainer.finished:
-        why = "val stopped improving; raise train.patience" if trainer.stopped_early else "give more --steps"
-        observer.note(f"the run has ended at step {trainer.step:,}: {why} to go on")
+        why = "val stopped improving; raise train.patience" if trainer.stopped_early else "raise --steps"
+        observer.note(f"the run has ended at step {trainer.step:,}: {why} to continue")
     if lines:
-        known = config.get("resumed")
-        history = [*(known if isinstance(known, list) else []), {"step": trainer.step, "changes": lines}]
+        earlier = config.get("resumed")
+        history = [*(earlier if isinstance(earlier, list) else []), {"step": trainer.step, "changes": lines}]
         train = dataclasses.asdict(plan.train)
         plan.folder.write_config({**config, "train": train, "resumed": history})
 
 
-def _mend(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Observer) -> None:
-    """Bring what training writes beside its states back to where the state is."""
+def _restore_files(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Observer) -> None:
+    """Restore metrics, line hashes and weights to match the loaded state."""
     plan.folder.sweep()
     if problem := plan.folder.cut_metrics(trainer.step, saved.metrics):
-        observer.note(f"{problem}; the lines that can be read are kept")
+        observer.note(f"{problem}; keeping the readable lines")
     try:
         plan.folder.read_seen(plan.folder.read_config())
     except UserError as error:
-        observer.note(f"{error}; written anew from the text")
+        observer.note(f"{error}; rebuilt from the text")
         seen_U = hashes_to_keep(plan.corpus)
         if seen_U is not None:
             plan.folder.write_seen(seen_U, run_id)
     if not trainer.best:
         return
     try:
-        as_then = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(trainer.best)
+        up_to_date = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(trainer.best)
     except UserError as error:
-        observer.note(f"{error}; written anew from the state")
-        as_then = False
-    if not as_then:
+        observer.note(f"{error}; restored from the state")
+        up_to_date = False
+    if not up_to_date:
         keep_best(plan, trainer, run_id)

@@ -1,4 +1,4 @@
-"""From a text to a trained, scored, saved run."""
+"""Train a model on a text, then score, sample and save the run."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from makemore.types import Score
 
 SAMPLES_SHOWN = 10
 ROLLBACKS = 10
-"""How often a run may go back before its rate, by then a thousandth, is not to blame."""
+"""Rollbacks before giving up; each halves the learning rate, to a thousandth in the end."""
 
 
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
-    """Training was asked to stop; ``run`` holds a state that resumes."""
+class Interrupted(Exception):  # noqa: N818 - requested by the user, not an error
+    """Training was interrupted; ``run`` holds a state to resume from."""
 
     def __init__(self, run: Path) -> None:
-        super().__init__(f"stopped; go on with --resume added to the same command (state saved in {run})")
+        super().__init__(f"stopped; add --resume to the same command to continue (state saved in {run})")
         self.run = run
 
 
-class Helped(Exception):  # noqa: N818 - all went well
-    """Training is done, and this was not the process that scores and samples."""
+class Helped(Exception):  # noqa: N818 - not an error
+    """Training finished on a rank other than 0, which alone scores and samples."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run and its figures."""
+    """A finished run and its metrics."""
 
     run: Run
     score: Score
@@ -65,9 +65,9 @@ class TrainResult:
     stopped_early: bool
     samples: list[str]
     used: dict[str, Any]
-    """What it was really trained with: device, threads, precision, compiled or in C, optimizer, weights."""
+    """Resolved settings: device, threads, precision, compiled or native, optimizer, kind of weights."""
     peak_memory: int | None
-    """Bytes, of the process or of its tensors on CUDA, at most; None where the system doesn't say."""
+    """Peak bytes of the process, or of its tensors on CUDA; None if unavailable."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -92,25 +92,25 @@ def train(
 ) -> TrainResult:
     """Train, score and save a run.
 
-    ``stop`` is asked at every step; once it says yes, the state is saved and Interrupted raised.
-    Raises UserError for what the user can mend, before anything is written. Of several processes all
-    but the first raise Helped at the end.
+    ``stop`` is called at every step; once it returns True, the state is saved and Interrupted raised.
+    Raises UserError for an invalid request, before anything is written. Ranks other than 0 raise Helped
+    at the end.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         with parallel.session(stop):
             main = parallel.is_main()
             if observer is None or not main:
                 observer = Silent()
             request = parallel.from_main(_after_restart(request))
-            plan, trainer, run_id = (resume if request.resume else _begin)(request, observer, stop, held)
+            plan, trainer, run_id = (resume if request.resume else _start_run)(request, observer, stop, locks)
             _fit(plan, trainer, run_id, observer)
         if not main:
             raise Helped
-        return _conclude(plan, trainer, observer, stop)
+        return _finish_run(plan, trainer, observer, stop)
 
 
 def _after_restart(request: TrainRequest) -> TrainRequest:
-    """Go on with what torchrun's attempt before this one has begun, from its last state."""
+    """After a torchrun restart, resume the run that the previous attempt created."""
     if not (parallel.size() > 1 and parallel.is_main() and parallel.restarted()):
         return request
     folder = RunDir(run_folder(request, source_of(request)))
@@ -119,19 +119,19 @@ def _after_restart(request: TrainRequest) -> TrainRequest:
     return dataclasses.replace(request, resume=True)
 
 
-def _begin(
-    request: TrainRequest, observer: Observer, stop: Callable[[], bool], held: contextlib.ExitStack
+def _start_run(
+    request: TrainRequest, observer: Observer, stop: Callable[[], bool], locks: contextlib.ExitStack
 ) -> tuple[Plan, Trainer, str]:
     plan = prepare(request, observer)
     trainer = make_trainer(plan, stop)
     if plan.init_from:
-        _judge_start(plan, trainer, observer)
+        _evaluate_start(plan, trainer, observer)
     state = trainer.state_dict()
-    parallel.highest(0)  # all have looked at the folder before anything is written
+    parallel.highest(0)  # barrier: every rank checks the folder before rank 0 writes to it
     run_id = ""
     if parallel.is_main():
-        held.enter_context(plan.folder.locked())
-        require_room(plan.folder, request)  # another process may have begun a run meanwhile
+        locks.enter_context(plan.folder.locked())
+        require_room(plan.folder, request)  # another process may have created a run since
         plan.folder.clear()
         seen_U = hashes_to_keep(plan.corpus)
         run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
@@ -140,8 +140,8 @@ def _begin(
     return plan, trainer, run_id
 
 
-def _judge_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
-    """Weights that were taken over are kept unless training betters them."""
+def _evaluate_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
+    """Evaluate the initial weights: they are kept unless training improves on them."""
     val = trainer.judge().val
     if val is not None:
         observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
@@ -149,11 +149,11 @@ def _judge_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
     observer.start(plan)
-    for left in reversed(range(ROLLBACKS + 1)):
+    for rollbacks_left in reversed(range(ROLLBACKS + 1)):
         try:
-            _train_on(plan, trainer, run_id, observer)
+            _run_trainer(plan, trainer, run_id, observer)
         except Diverged as error:
-            if not left or plan.train.on_divergence == "stop":
+            if not rollbacks_left or plan.train.on_divergence == "stop":
                 raise
             _roll_back(plan, trainer, run_id, observer, str(error))
         else:
@@ -161,11 +161,11 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
     parallel.highest(0)
 
 
-def _train_on(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
     if trainer.finished:
         return
     for record in trainer.fit():
-        # Every process has a part of the state.
+        # Collective: every rank holds a part of the state.
         state = trainer.state_dict() if record.save else None
         if parallel.is_main():
             keep(plan, trainer, record, state, run_id)
@@ -180,8 +180,8 @@ def _train_on(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> 
         raise Interrupted(plan.folder.path)
 
 
-def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, why: str) -> None:
-    """Back to the last state saved, at half the learning rate."""
+def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
+    """Return to the last saved state and halve the learning rate."""
     saved = parallel.from_main(plan.folder.read_state(run_id) if parallel.is_main() else None)
     assert saved is not None
     trainer.go_back(saved.state)
@@ -190,14 +190,14 @@ def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, wh
         if trainer.best:
             keep_best(plan, trainer, run_id)
     assert isinstance(trainer.learner, GradientLearner)
-    share = trainer.learner.optimizers.scale
+    scale = trainer.learner.optimizers.scale
     observer.note(
-        f"{why.partition(':')[0]}; back to step {trainer.step:,}, at {share:g} of the learning rate"
+        f"{reason.partition(':')[0]}; back to step {trainer.step:,}, learning rate scaled by {scale:g}"
     )
 
 
-def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
-    """Score the best model on val (train where there is no val), sample it, save both."""
+def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
+    """Score the best model on val (train if val is empty), sample it, and save both."""
     memory = peak_memory(plan.device)
 
     def scoring(done: int, total: int) -> None:
@@ -219,7 +219,7 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[
         trainer.elapsed,
         trainer.stopped_early,
         samples,
-        _used(plan, trainer),
+        _effective_settings(plan, trainer),
         memory,
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
@@ -227,8 +227,8 @@ def _conclude(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[
     return result
 
 
-def _used(plan: Plan, trainer: Trainer) -> dict[str, Any]:
-    """What the settings came to: ``auto`` resolved, compiling as it turned out."""
+def _effective_settings(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+    """The settings in effect, with ``auto`` resolved."""
     used: dict[str, Any] = {
         "device": str(plan.device),
         "threads": torch.get_num_threads(),

@@ -137,7 +137,7 @@ class TestResuming:
         assert len(states) == 2
         damage(states[-1] / "state.json", run)
         result = train(*resume, "--steps", "8")
-        assert "going back to the state before" in result.err
+        assert "falling back to the previous state" in result.err
         assert "resuming at step 3" in result.err
 
     def test_no_state_at_all(self, refused, run):

@@ -55,7 +55,7 @@ def test_line_ends_and_marks_change_nothing(work, mode):
 def test_blank_lines_are_left_out_and_it_says_so(work):
     (work / "odd.txt").write_text(TEXTS["blank lines"])
     result = train("odd.txt", "-m", "count", "--mode", "lines", "--out", "odd")
-    assert f"{len(BASE) + 1} blank lines left out" in result.err
+    assert f"skipped {len(BASE) + 1} blank lines" in result.err
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
@@ -70,7 +70,7 @@ def test_other_encodings_by_name(work, encoding):
 def test_a_text_shorter_than_the_context(work):
     (work / "short.txt").write_text("the cat sat on the mat, " * 4)
     result = train("short.txt", "-m", "transformer", "--steps", "2", "--out", "short")
-    assert "block_size shrinks from" in result.err
+    assert "block_size reduced from" in result.err
     assert call("sample", "short", "--seed", "1").status == 0
     assert call("eval", "short").status == 0
 

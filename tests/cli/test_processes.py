@@ -124,7 +124,7 @@ def test_a_stopped_run_resumes(work, signum, status):
         process.kill()
     assert process.returncode == status, err
     assert out == ""
-    assert err.splitlines()[-1].startswith("makemore: stopped; go on with --resume")
+    assert err.splitlines()[-1].startswith("makemore: stopped; add --resume")
     assert "Traceback" not in err
     step = max(int(state.name) for state in (work / "run" / "state").iterdir())
     result = call(*command, "--resume", "--steps", str(step + 3))

@@ -105,8 +105,8 @@ def test_no_cuda(refused, command):
 
 CONFIGS = {
     "[train\nsteps = 3": "is not TOML",
-    "steps = 3": "sections are [model], [train], [corpus], not 'steps'",
-    "[training]\nsteps = 3": "not 'training'",
+    "steps = 3": "'steps' is not a section; use [model], [train], [corpus]",
+    "[training]\nsteps = 3": "'training' is not a section",
     "[train]\nstep = 3": "did you mean 'train.steps'",
     "[train]\nsteps = 'few'": "must be a whole number",
     "[model]\nn_hidden = [1, 2]": "must be a whole number",
@@ -232,11 +232,11 @@ OTHERS = {
     "compare common file": (["compare", "lines", "text", "--file", "none.txt"], "no such file"),
     "compare both": (["compare", "words.txt", "lines"], "one text"),
     "compare splits": (["compare", "lines", "text"], "different splits"),
-    "mix one": (["mix", "lines", "--out", "m"], "two runs or more"),
+    "mix one": (["mix", "lines", "--out", "m"], "at least two runs"),
     "mix over": (["mix", "lines", "lines", "--out", "text"], "already holds"),
     "score no file": (["score", "lines", "none.txt"], "no such file: none.txt"),
     "score no run": (["score", "none", "words.txt"], "no run at none"),
-    "score against": (["score", "lines", "prose.txt", "--against", "text"], "side by side"),
+    "score against": (["score", "lines", "prose.txt", "--against", "text"], "same mode"),
     "score page": (["score", "lines", "words.txt", "--html", "words.txt/page.html"], "can't write"),
     "surplus": (["eval", "lines", "words.txt", "more"], "more"),
 }

@@ -120,11 +120,11 @@ def test_text(folder):
 def test_held_out_text_is_cut_as_the_samples_are(folder):
     run = load(folder / "text")
     val = run.documents().all("val")[0]
-    pieces = module._pieces(val, ["x" * 30, "x" * 7, "x" * 50])
+    pieces = module._cut_pieces(val, ["x" * 30, "x" * 7, "x" * 50])
     assert [len(piece) for piece in pieces] == [30, 7, 50]
     assert all(piece in val for piece in pieces)
-    assert module._pieces("abc", ["x" * 2, "x" * 2]) == ["ab"]
-    assert module._pieces("", ["x"]) == []
+    assert module._cut_pieces("abc", ["x" * 2, "x" * 2]) == ["ab"]
+    assert module._cut_pieces("", ["x"]) == []
 
 
 def test_a_report_is_of_what_was_sampled(folder):

@@ -139,8 +139,8 @@ class TestRollback:
         assert self.train(request_, told).steps == 10
         back = [line for line in told.told if "back to step" in line]
         assert back == [
-            "the loss is nan at step 8; back to step 6, at 0.5 of the learning rate",
-            "the loss is nan at step 7; back to step 6, at 0.25 of the learning rate",
+            "the loss is nan at step 8; back to step 6, learning rate scaled by 0.5",
+            "the loss is nan at step 7; back to step 6, learning rate scaled by 0.25",
         ]
         assert state_of(request_.out)["learner"]["optimizers"]["scale"] == 0.25
         assert [line["step"] for line in metrics_of(request_.out)] == [1, 3, 6, 9, 10]
@@ -149,7 +149,7 @@ class TestRollback:
         spoil(monkeypatch, 1, grad=math.inf, above=0.5)
         told = Listening()
         assert self.train(request_, told).steps == 10
-        assert any("at step 1; back to step 0, at 0.5" in line for line in told.told)
+        assert any("at step 1; back to step 0, learning rate scaled by 0.5" in line for line in told.told)
 
     def test_gives_up(self, request_, monkeypatch):
         spoil(monkeypatch, 8, loss=math.nan)

@@ -137,7 +137,7 @@ def test_a_terminal_that_is_gone(text, monkeypatch):
     finally:
         signal.signal(signal.SIGHUP, before)
     assert result.status == 129
-    assert "go on with --resume" in result.err
+    assert "add --resume" in result.err
 
 
 def test_nohup_is_heeded(text, monkeypatch):

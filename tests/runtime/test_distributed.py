@@ -226,7 +226,7 @@ def test_a_signal_leaves_a_state_that_resumes(lines: Path, tmp_path: Path) -> No
     wait_for(tmp_path, "run/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)
     said = finish(process)
-    assert said.count("stopped; go on with --resume") == 1, said
+    assert said.count("stopped; add --resume") == 1, said
     saved = RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
     assert saved.state["trainer"]["step"] > 0
     assert not saved.problems

@@ -118,4 +118,4 @@ def test_a_mixture_is_no_start(text: str) -> None:
     trained(text)
     other = train(TrainRequest(text, "bigram", out=Path("other"), train={"steps": 3})).run.folder.path
     assert call("mix", "base", other, "--out", "mixed").status == 0
-    assert "made of trained runs" in call("train", text, "--init-from", "mixed").err
+    assert "combines trained runs" in call("train", text, "--init-from", "mixed").err

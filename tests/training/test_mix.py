@@ -52,7 +52,7 @@ def test_a_mixture_is_a_run_like_any_other(folder):
 
 
 def test_runs_that_do_not_fit_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="two runs"):
+    with pytest.raises(UserError, match="at least two runs"):
         mix([folder / "count"], tmp_path / "m")
     other = tmp_path / "other.txt"
     other.write_text("\n".join(["kala", "bidi", "dale"] * 20), encoding="utf-8")
