@@ -1,1 +1,1 @@
-"""Trained models in other programs' formats, a file a format."""
+"""Export trained models to other programs' formats, one module per format."""

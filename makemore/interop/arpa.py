@@ -1,8 +1,7 @@
-"""Counted n-grams as an ARPA file, the form that KenLM, SRILM and others read.
+"""Export count models as ARPA files, which KenLM, SRILM and others read.
 
-Interpolation becomes back-off exactly (Chen & Goodman 1998): an n-gram that was seen carries its
-interpolated probability; for one that wasn't, the share that its context passes on is the context's
-back-off weight.
+Interpolation converts exactly to back-off (Chen & Goodman 1998): a seen n-gram has its interpolated
+probability, and the back-off weight of a context is the share that it passes to the shorter context.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from makemore.tokenizers.char import CharTokenizer
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
-"""ARPA's word for the logarithm of zero."""
+"""ARPA's notation for log10(0)."""
 UNKNOWN_LOG10 = float(np.log10(1e-6 / 1_114_112))
-"""As scoring prices a character outside the alphabet."""
+"""The probability that scoring gives a character outside the alphabet."""
 
 
 def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
-    """The file, line by line; logarithms are to the base 10.
+    """Yield the lines of the file, with base-10 logarithms.
 
-    The boundary is ``<s>`` where it begins an n-gram and ``</s>`` where it ends one. Raises UserError
-    for a model that doesn't back off.
+    The boundary is ``<s>`` at the start of an n-gram and ``</s>`` at its end. Raises UserError for a model
+    that doesn't back off.
     """
     smoothed = check(model)
     table, words = smoothed.table, word_list(tokenizer)
     yield "\\data\\"
     for m, keys in enumerate(table.keys, start=1):
-        # The boundary has two entries, and the unknown one that no text has.
+        # Unigrams include two entries for the boundary, and <unk>.
         yield f"ngram {m}={len(keys) + (2 if m == 1 else 0)}"
     contexts = [""]
     for m, log_p in enumerate(log10_probabilities(smoothed)):
         nodes, tokens = table.split_keys(m)
-        last = m == table.order - 1
-        rests = None if last else log10(smoothed.levels[m + 1].rests[:-2])
+        is_last = m == table.order - 1
+        rests = None if is_last else log10(smoothed.levels[m + 1].rests[:-2])
         grams = [contexts[node] + words[token] for node, token in zip(nodes, tokens, strict=True)]
         yield f"\n\\{m + 1}-grams:"
         if m == 0:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
             yield from _entries([BEGIN], np.array([NEVER]), None if rests is None else rests[:1].copy())
             if rests is not None:
-                rests[0] = 0.0  # nothing follows an end
+                rests[0] = 0.0  # nothing follows </s>
         yield from _entries(grams, log_p, rests)
         contexts = [f"{gram} " for gram in grams]
         if m == 0:
@@ -58,19 +57,19 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def check(model: LanguageModel) -> Smoothed:
-    """The model's distributions. Raises UserError where they aren't those of a back-off model."""
+    """Return the smoothed distributions. Raises UserError unless the model backs off."""
     if not isinstance(model, Count):
-        raise UserError("--format arpa is for count, whose n-grams it lists; other rungs have none")
+        raise UserError("--format arpa is for count models; other models have no n-grams to list")
     if not model.smoothed.backs_off:
         raise UserError(
-            "additive smoothing doesn't back off, so ARPA can't say it; train with "
+            "ARPA can't represent additive smoothing, which doesn't back off; train with "
             "--set model.smoothing=kneser-ney or recursive-additive"
         )
     return model.smoothed
 
 
 def log10_probabilities(smoothed: Smoothed) -> Iterator[Floats]:
-    """Of each order, log10 of every n-gram's interpolated probability, in the table's order."""
+    """Yield, for each order, log10 of all n-grams' interpolated probabilities, in the table's order."""
     table = smoothed.table
     p_G = smoothed.unigram_1V[0]
     yield log10(p_G)
@@ -81,7 +80,7 @@ def log10_probabilities(smoothed: Smoothed) -> Iterator[Floats]:
 
 
 def log10(p: Floats) -> Floats:
-    """At most 0, whatever rounding did; NEVER of zero."""
+    """Base-10 logarithm, at most 0 despite rounding; NEVER for zero."""
     return np.log10(np.clip(p, 10**NEVER, 1.0))
 
 
@@ -94,8 +93,8 @@ def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None)
 
 
 def word_list(tokenizer: Tokenizer) -> list[str]:
-    """How each token is written, without blanks in it: characters as themselves or ``<U+0020>``,
-    bytes in the letters that byte-level BPE has for them. The boundary is ``</s>``."""
+    """Spelling of each token without whitespace: characters as themselves or like ``<U+0020>``, bytes as the
+    letters of byte-level BPE. The boundary is ``</s>``."""
     if isinstance(tokenizer, CharTokenizer):
         return [END, *(_visible(char) for char in tokenizer.alphabet)]
     letters = {byte: letter for letter, byte in bytes_by_letter().items()}
@@ -103,7 +102,7 @@ def word_list(tokenizer: Tokenizer) -> list[str]:
     words = [END, *("".join(letters[byte] for byte in piece) for piece in pieces)]
     if len(set(words)) == len(words):
         return words
-    # SentencePiece may have a letter both as a piece and as a byte.
+    # SentencePiece may have a letter both as a piece and as a byte: use ids.
     return [END, *(f"<{i}>" for i in range(1, tokenizer.vocab_size))]
 
 

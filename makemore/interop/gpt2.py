@@ -1,4 +1,4 @@
-"""The transformer's GPT-2 style under Hugging Face's names."""
+"""Export a transformer of style gpt2 under Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSIDE = {
 
 
 def layer_names(n_layer: int) -> dict[str, str]:
-    """Our layers' names and GPT-2's, without its ``transformer.``; the head is not among them."""
+    """Map our layer names to GPT-2's, without the ``transformer.`` prefix and without the head."""
     blocks = {
         f"blocks.{i}.{ours}": f"h.{i}.{theirs}" for i in range(n_layer) for ours, theirs in INSIDE.items()
     }
@@ -29,22 +29,22 @@ def layer_names(n_layer: int) -> dict[str, str]:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a GPT-2 weight of this name is a linear layer's, which Hugging Face keeps transposed."""
+    """Whether a GPT-2 weight belongs to a linear layer, which Hugging Face stores transposed."""
     return name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
 
 
 @torch.no_grad()
 def to_gpt2(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and weights of a GPT2LMHeadModel with the same logits."""
-    own, c = model.state_dict(), model.config
+    """Config and weights of a GPT2LMHeadModel with the same logits."""
+    weights, c = model.state_dict(), model.config
     tensors = {}
     for ours, theirs in layer_names(c.n_layer).items():
         for kind in ("weight", "bias"):
-            if f"{ours}.{kind}" in own:
-                name, tensor = f"{theirs}.{kind}", own[f"{ours}.{kind}"]
+            if f"{ours}.{kind}" in weights:
+                name, tensor = f"{theirs}.{kind}", weights[f"{ours}.{kind}"]
                 tensors[f"transformer.{name}"] = tensor.T if is_matrix(name) else tensor
     if not c.tie:
-        tensors["lm_head.weight"] = own["head.weight"]
+        tensors["lm_head.weight"] = weights["head.weight"]
     settings = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -1,4 +1,4 @@
-"""A folder that Hugging Face's ``transformers`` loads: AutoModelForCausalLM and AutoTokenizer."""
+"""Export for Hugging Face's ``transformers``: AutoModelForCausalLM and AutoTokenizer."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from makemore.tokenizers import Tokenizer
 
 
 def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """The folder's files by name. Raises UserError where no stock architecture fits the model."""
+    """Contents of the files, by name. Raises UserError if no stock architecture fits the model."""
     check(model)
     assert isinstance(model, Transformer)
-    settings, tensors = to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)
-    tokens = {"bos_token_id": tokenizer.boundary_id, "eos_token_id": tokenizer.boundary_id}
-    spelled = {
+    config, tensors = to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)
+    ids = {"bos_token_id": tokenizer.boundary_id, "eos_token_id": tokenizer.boundary_id}
+    tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOUNDARY,
         "eos_token": BOUNDARY,
         "model_max_length": model.config.block_size,
         "clean_up_tokenization_spaces": False,
     }
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return {
-        "config.json": _json({**settings, **tokens, "dtype": "float32"}),
-        "generation_config.json": _json({**tokens, "pad_token_id": tokenizer.boundary_id, "do_sample": True}),
-        "model.safetensors": save(plain, {"format": "pt"}),
+        "config.json": _json({**config, **ids, "dtype": "float32"}),
+        "generation_config.json": _json({**ids, "pad_token_id": tokenizer.boundary_id, "do_sample": True}),
+        "model.safetensors": save(cpu_tensors, {"format": "pt"}),
         "tokenizer.json": to_hugging_face(tokenizer).to_str(pretty=True).encode(),
-        "tokenizer_config.json": _json(spelled),
+        "tokenizer_config.json": _json(tokenizer_config),
     }
 
 
 def check(model: LanguageModel) -> None:
-    """Raises UserError, saying what would fit, where no stock architecture does."""
+    """Raise UserError if no stock architecture fits the model."""
     if not isinstance(model, Transformer):
-        raise UserError("--format hf is for the transformer; no stock architecture is like another rung")
+        raise UserError("--format hf is for the transformer; other models have no stock architecture")
     if model.config.has_conv:
         raise UserError(
-            "no stock architecture has this transformer's short convolutions; --format hf fits runs trained "
+            "no stock architecture has this transformer's short convolutions; for --format hf, train "
             "with --set model.style=gpt2 or --set model.conv=1"
         )
 

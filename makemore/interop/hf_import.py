@@ -1,4 +1,4 @@
-"""A local Hugging Face folder with a GPT-2 in it. Weights are read from safetensors alone."""
+"""Import a GPT-2 from a local Hugging Face folder. Only safetensors weights are read."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ SAME = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-"""Settings of theirs that ours always has, and how they are spelled."""
+"""Hugging Face settings that are fixed in our transformer, with the accepted values."""
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A model from elsewhere, in our terms."""
+    """An imported model, converted to our settings and weights."""
 
     model: str
     settings: dict[str, Any]
     weights: dict[str, Tensor]
     tokenizer: Tokenizer
     spelling: str
-    """The tokenizer's, on the command line."""
+    """The tokenizer's name on the command line."""
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder looks like one of theirs rather than a run."""
+    """Whether a folder is a Hugging Face model rather than a run."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -48,7 +48,7 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def read_gpt2(folder: Path) -> Foreign:
-    """Raises UserError for another architecture, pickled weights, an unknown tokenizer, or damaged files."""
+    """Import a GPT-2; UserError for other architectures, pickled weights, unknown tokenizers or damage."""
     with well_formed(folder):
         return _read_gpt2(folder)
 
@@ -60,21 +60,21 @@ def _read_gpt2(folder: Path) -> Foreign:
     boundary = config.get("bos_token_id")
     boundary = config.get("eos_token_id") if boundary is None else boundary
     if not isinstance(boundary, int):
-        raise UserError(f"{folder}/config.json names no bos_token_id, which stands between documents")
+        raise UserError(f"{folder}/config.json has no bos_token_id or eos_token_id to separate documents")
     tokenizer, spelling, rows = read_tokenizer(folder, boundary)
     if max(rows) >= len(weights["embedding.weight"]):
-        raise UserError(f"{folder}: its tokenizer has more tokens than its model has rows")
+        raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
     return Foreign("transformer", settings, with_rows(weights, rows), tokenizer, spelling)
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:
     if config["model_type"] != "gpt2":
-        raise UserError(f"{folder} holds a {config['model_type']}; --init-from takes gpt2, or a run")
+        raise UserError(f"{folder} holds a {config['model_type']}; --init-from takes a gpt2 model or a run")
     for name, allowed in SAME.items():
         if config.get(name, allowed[0]) not in allowed:
-            raise UserError(f"{folder}: {name}={config[name]}, where the transformer has {allowed[0]}")
+            raise UserError(f"{folder}: {name}={config[name]} isn't supported; it must be {allowed[0]}")
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
-        raise UserError(f"{folder}: n_inner={config['n_inner']}, where the transformer has 4 x n_embd")
+        raise UserError(f"{folder}: n_inner={config['n_inner']} isn't supported; it must be 4 x n_embd")
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -87,9 +87,9 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         parts = [load_file(folder / Path(name).name) for name in names]
     except FileNotFoundError:
         raise UserError(
-            f"{folder} has no model.safetensors; pickled weights aren't read, so save it anew with "
+            f"{folder} has no model.safetensors; pickled weights aren't read, so save the model again with "
             "transformers' save_pretrained"
         ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: its weights can't be read: {error}") from None
+        raise UserError(f"{folder}: the weights can't be read: {error}") from None
     return {name: tensor for part in parts for name, tensor in part.items()}

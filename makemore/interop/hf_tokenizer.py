@@ -1,4 +1,4 @@
-"""Our tokenizers as Hugging Face's ``tokenizers`` library has them, id for id."""
+"""Convert our tokenizers to Hugging Face's ``tokenizers`` library, with the same ids."""
 
 from __future__ import annotations
 
@@ -16,69 +16,66 @@ from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
 
 BOUNDARY = "<|endoftext|>"
-"""How the boundary is written; as in GPT-2, it stands before a document and ends it."""
+"""The boundary token; as in GPT-2, it begins a document and ends it."""
 
 
 def to_hugging_face(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer with the same ids, which puts the boundary before every text.
-
-    Raises UserError for one that the library can't express.
-    """
+    """Convert a tokenizer, which then prepends the boundary; UserError if the library can't express it."""
     if isinstance(tokenizer, CharTokenizer):
-        made = _characters(tokenizer.alphabet)
+        converted = _char_level(tokenizer.alphabet)
     elif isinstance(tokenizer, ByteTokenizer):
-        made = _byte_pairs([bytes([b]) for b in range(256)], None)
+        converted = _byte_level_bpe([bytes([b]) for b in range(256)], None)
     else:
-        ranks = _ranks(tokenizer)
-        made = _byte_pairs(ranks.tokens, ranks.pattern)
-    made.add_special_tokens([AddedToken(BOUNDARY, special=True, normalized=False)])
-    made.post_processor = processors.TemplateProcessing(
+        ranks = _supported_ranks(tokenizer)
+        converted = _byte_level_bpe(ranks.tokens, ranks.pattern)
+    converted.add_special_tokens([AddedToken(BOUNDARY, special=True, normalized=False)])
+    converted.post_processor = processors.TemplateProcessing(
         single=f"{BOUNDARY} $A", special_tokens=[(BOUNDARY, tokenizer.boundary_id)]
     )
-    return made
+    return converted
 
 
-def _ranks(tokenizer: Tokenizer) -> Ranks:
+def _supported_ranks(tokenizer: Tokenizer) -> Ranks:
     if isinstance(tokenizer, BPETokenizer):
         return tokenizer.ranks
     if isinstance(tokenizer, PublishedTokenizer):
         if tokenizer.is_full:
             return tokenizer.ranks
         raise UserError(
-            f"this run keeps a part of {tokenizer.encoding}'s tokens, and Hugging Face's library can't spell "
-            f"the others by bytes; train with --tokenizer tiktoken:{tokenizer.encoding}:full"
+            f"this run has a subset of {tokenizer.encoding}'s tokens, and Hugging Face's library can't spell "
+            f"the others as bytes; train with --tokenizer tiktoken:{tokenizer.encoding}:full"
         )
     raise UserError(
-        f"--format hf can't express the tokenizer {tokenizer.name}; train with char, byte, bpe:N or "
+        f"--format hf doesn't support the tokenizer {tokenizer.name}; train with char, byte, bpe:N or "
         "tiktoken:NAME:full"
     )
 
 
-def _characters(alphabet: str) -> tokenizers.Tokenizer:
-    """Without a token for the unknown: as here, it is an error."""
+def _char_level(alphabet: str) -> tokenizers.Tokenizer:
+    # No unknown token: an unknown character is an error, as in our tokenizer.
     ids = {BOUNDARY: 0} | {char: i for i, char in enumerate(alphabet, start=1)}
-    made = tokenizers.Tokenizer(models.WordLevel(ids))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
-    return made
+    converted = tokenizers.Tokenizer(models.WordLevel(ids))
+    converted.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    converted.decoder = decoders.Fuse()
+    return converted
 
 
-def _byte_pairs(tokens: Sequence[bytes], pattern: str | None) -> tokenizers.Tokenizer:
-    """Byte-level BPE over pieces that ``pattern`` cuts, ids from 1 on in the order of merging."""
+def _byte_level_bpe(tokens: Sequence[bytes], pattern: str | None) -> tokenizers.Tokenizer:
+    """Byte-level BPE over pieces split by ``pattern``; ids from 1, in merge order."""
     letters = {byte: letter for letter, byte in bytes_by_letter().items()}
     spelled = ["".join(letters[b] for b in token) for token in tokens]
     ids = {BOUNDARY: 0} | {token: i for i, token in enumerate(spelled, start=1)}
-    merges = [pair for token in spelled for pair in _ways_to_merge(token, ids)]
-    made = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=True))
+    merges = [pair for token in spelled for pair in _merges_of(token, ids)]
+    converted = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=True))
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    cut = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
-    made.pre_tokenizer = pre_tokenizers.Sequence([*cut, to_bytes])
-    made.decoder = decoders.ByteLevel()
-    return made
+    split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
+    converted.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])
+    converted.decoder = decoders.ByteLevel()
+    return converted
 
 
-def _ways_to_merge(token: str, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes this one: tiktoken looks at the whole, not at its parts."""
-    halves = [(token[:at], token[at:]) for at in range(1, len(token))]
+def _merges_of(token: str, ids: dict[str, int]) -> list[tuple[str, str]]:
+    """All pairs of tokens that merge into this one; tiktoken ranks a merge by its result, not its parts."""
+    halves = [(token[:i], token[i:]) for i in range(1, len(token))]
     pairs = [(a, b) for a, b in halves if a in ids and b in ids]
     return sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))

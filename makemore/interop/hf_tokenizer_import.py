@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face folders as ours: byte-level BPE, as GPT-2 has it, and what we export."""
+"""Import tokenizers of Hugging Face folders: GPT-2's byte-level BPE, and the tokenizers we export."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from makemore.tokenizers.ranks import Ranks
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PROBE = "It's 1,234 Äpfel — wouldn't\n\n\tthey've  GONE? 日本語 \U0001f600 nevertheless <b>x==y</b>   end \n"
-"""Text that tells most tokenizers apart."""
+"""Text that most tokenizers encode differently."""
 
 
 def read_tokenizer(folder: Path, boundary: int) -> tuple[Tokenizer, str, list[int]]:
-    """Our tokenizer, how the command line spells it, and the id that each of our ids has there.
+    """Our tokenizer, its name on the command line, and the Hugging Face id of each of our ids.
 
-    ``boundary``: their id of the token between documents. Raises UserError for a tokenizer of a kind
-    that there isn't one of ours for.
+    ``boundary``: Hugging Face id of the token between documents. Raises UserError for unsupported tokenizers.
     """
-    data = _read(folder)
+    data = _read_json(folder)
     kind = data["model"].get("type", "BPE")
     vocab: dict[str, int] = dict(data["model"]["vocab"])
     ids = {token: id for token, id in vocab.items() if id != boundary}
@@ -38,14 +37,14 @@ def read_tokenizer(folder: Path, boundary: int) -> tuple[Tokenizer, str, list[in
         tokenizer: Tokenizer = CharTokenizer(alphabet)
         rows = [boundary, *(ids[char] for char in alphabet)]
     elif kind == "BPE":
-        tokenizer, rows = _byte_pairs(folder, data, ids, boundary)
+        tokenizer, rows = _read_bpe(folder, data, ids, boundary)
     else:
-        raise UserError(f"{folder}: no tokenizer of ours is like its {kind}")
-    _check_alike(folder, data, tokenizer, rows)
-    return tokenizer, _spelling(tokenizer), rows
+        raise UserError(f"{folder}: {kind} tokenizers aren't supported, only byte-level BPE and characters")
+    _check_same_ids(folder, data, tokenizer, rows)
+    return tokenizer, _cli_name(tokenizer), rows
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_json(folder: Path) -> dict[str, Any]:
     try:
         if (folder / "tokenizer.json").is_file():
             return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -54,27 +53,27 @@ def _read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: its tokenizer can't be read: {error}") from None
+        raise UserError(f"{folder}: the tokenizer can't be read: {error}") from None
     merges = [line for line in lines if line and not line.startswith("#version")]
     return {"model": {"type": "BPE", "vocab": vocab, "merges": merges}}
 
 
-def _byte_pairs(
+def _read_bpe(
     folder: Path, data: dict[str, Any], ids: dict[str, int], boundary: int
 ) -> tuple[Tokenizer, list[int]]:
     byte_of = bytes_by_letter()
     pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
-    # Two merges may make one token: the first counts.
+    # Two merges may give the same token; the first counts.
     order = list(dict.fromkeys([*byte_of, *(a + b for a, b in pairs)]))
     special = {token["id"] for token in data.get("added_tokens", [])}
-    others = [token for token in set(ids) - set(order) if ids[token] not in special]
+    extra = [token for token in set(ids) - set(order) if ids[token] not in special]
     missing = [token for token in order if token not in ids]
-    if others or missing:
-        raise UserError(f"{folder}: its tokenizer isn't byte-level BPE ({(others or missing)[0]!r})")
+    if extra or missing:
+        raise UserError(f"{folder}: the tokenizer isn't byte-level BPE ({(extra or missing)[0]!r})")
     order.sort(key=ids.__getitem__)
     tokens = [bytes(byte_of[letter] for letter in token) for token in order]
     rows = [boundary, *(ids[token] for token in order)]
-    pattern = _pattern(data)
+    pattern = _split_pattern(data)
     if pattern is None and tokens == [bytes([b]) for b in range(256)]:
         return ByteTokenizer(), rows
     if pattern == PATTERN:
@@ -84,29 +83,29 @@ def _byte_pairs(
     return PublishedTokenizer(name, ranks, np.ones(len(tokens), bool)), rows
 
 
-def _pattern(data: dict[str, Any]) -> str | None:
-    """The expression that cuts a text beforehand; None: nothing does."""
-    before = data.get("pre_tokenizer", {"type": "ByteLevel", "use_regex": True}) or {}
-    parts = before.get("pretokenizers", [before])
-    if any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
+def _split_pattern(data: dict[str, Any]) -> str | None:
+    """Regular expression that splits a text before BPE, if any."""
+    pre_tokenizer = data.get("pre_tokenizer", {"type": "ByteLevel", "use_regex": True}) or {}
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    if any(step.get("type") == "ByteLevel" and step.get("use_regex", True) for step in steps):
         return GPT2_PATTERN
-    return next((p["pattern"]["Regex"] for p in parts if "Regex" in p.get("pattern", {})), None)
+    return next((p["pattern"]["Regex"] for p in steps if "Regex" in p.get("pattern", {})), None)
 
 
-def _check_alike(folder: Path, data: dict[str, Any], tokenizer: Tokenizer, rows: list[int]) -> None:
-    """Raises UserError where ours cuts a text in another way than theirs."""
-    if "pre_tokenizer" not in data:  # GPT-2's own files, which say no more
+def _check_same_ids(folder: Path, data: dict[str, Any], tokenizer: Tokenizer, rows: list[int]) -> None:
+    """Raise UserError if our tokenizer encodes the probe text differently."""
+    if "pre_tokenizer" not in data:  # vocab.json and merges.txt give no further rules
         return
     probe = tokenizer.without_unspellable(PROBE)
     try:
         theirs = tokenizers.Tokenizer.from_str(json.dumps(data)).encode(probe, add_special_tokens=False).ids
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
-        raise UserError(f"{folder}: its tokenizer can't be read: {error}") from None
+        raise UserError(f"{folder}: the tokenizer can't be read: {error}") from None
     if [rows[i] for i in tokenizer.encode(probe).tolist()] != theirs:
-        raise UserError(f"{folder}: its tokenizer has rules that none of ours has")
+        raise UserError(f"{folder}: the tokenizer has rules that our tokenizers don't support")
 
 
-def _spelling(tokenizer: Tokenizer) -> str:
+def _cli_name(tokenizer: Tokenizer) -> str:
     if isinstance(tokenizer, PublishedTokenizer):
         return f"tiktoken:{tokenizer.encoding}:full"
     return f"bpe:{tokenizer.vocab_size}" if isinstance(tokenizer, BPETokenizer) else tokenizer.name

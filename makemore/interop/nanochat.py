@@ -1,4 +1,4 @@
-"""The transformer's modern style without convolutions, which Hugging Face has as NanoChat."""
+"""Export a transformer of style modern, without convolutions, as Hugging Face's NanoChat."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from makemore.models.transformer import Transformer
 
 @torch.no_grad()
 def to_nanochat(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Settings and weights of a NanoChatForCausalLM with the same logits.
+    """Config and weights of a NanoChatForCausalLM with the same logits.
 
-    It normalises queries and keys after it has turned them, which comes to the same.
+    It normalises queries and keys after the rotary embedding rather than before, which is equivalent.
     """
-    own, c = model.state_dict(), model.config
-    tensors = {"model.embed_tokens.weight": own["embedding.weight"], "lm_head.weight": own["head.weight"]}
+    w, c = model.state_dict(), model.config
+    tensors = {"model.embed_tokens.weight": w["embedding.weight"], "lm_head.weight": w["head.weight"]}
     for i in range(c.n_layer):
         ours, theirs = f"blocks.{i}", f"model.layers.{i}"
-        q, k, v = own[f"{ours}.attention.qkv.weight"].chunk(3)
+        q, k, v = w[f"{ours}.attention.qkv.weight"].chunk(3)
         tensors |= {
-            f"{theirs}.self_attn.q_proj.weight": _turned_back(q, c.n_head),
-            f"{theirs}.self_attn.k_proj.weight": _turned_back(k, c.n_head),
+            f"{theirs}.self_attn.q_proj.weight": _reverse_rotation(q, c.n_head),
+            f"{theirs}.self_attn.k_proj.weight": _reverse_rotation(k, c.n_head),
             f"{theirs}.self_attn.v_proj.weight": v,
-            f"{theirs}.self_attn.o_proj.weight": own[f"{ours}.attention.out.weight"],
-            f"{theirs}.mlp.fc1.weight": own[f"{ours}.feed_forward.up.weight"],
-            f"{theirs}.mlp.fc2.weight": own[f"{ours}.feed_forward.down.weight"],
+            f"{theirs}.self_attn.o_proj.weight": w[f"{ours}.attention.out.weight"],
+            f"{theirs}.mlp.fc1.weight": w[f"{ours}.feed_forward.up.weight"],
+            f"{theirs}.mlp.fc2.weight": w[f"{ours}.feed_forward.down.weight"],
         }
     settings = {
         "architectures": ["NanoChatForCausalLM"],
@@ -50,7 +50,7 @@ def to_nanochat(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, tensors
 
 
-def _turned_back(weight_CC: Tensor, n_head: int) -> Tensor:
-    """It turns pairs the other way round; so does swapping the two of each pair."""
+def _reverse_rotation(weight_CC: Tensor, n_head: int) -> Tensor:
+    """NanoChat rotates pairs in the opposite direction; swapping the two halves of each head undoes it."""
     a, b = weight_CC.view(n_head, 2, -1, weight_CC.shape[1]).unbind(1)
     return torch.stack([b, a], dim=1).reshape(weight_CC.shape)

@@ -1,6 +1,6 @@
-"""A model as an ONNX graph, which onnxruntime and others run: tokens (B, T) in, logits (B, T, V) out.
+"""Export a model as an ONNX graph for onnxruntime and others: tokens (B, T) in, logits (B, T, V) out.
 
-Documents begin at the boundary token, as everywhere here; there is no state to carry.
+Documents begin with the boundary token; the graph carries no state.
 """
 
 from __future__ import annotations
@@ -23,26 +23,23 @@ OPSET = 20
 
 
 def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
-    """The file, with tokenizer and boundary as its metadata.
-
-    Raises UserError for counts, and where the optional packages aren't installed.
-    """
+    """The serialised graph, with tokenizer and boundary as metadata. Raises UserError like ``check``."""
     check(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = Graph(copy.deepcopy(model).cpu().eval())
     length = 8 if model.streams or model.max_len is None else min(8, model.max_len)
-    free = torch.export.Dim.DYNAMIC
+    dynamic = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own, not ours to mend
+        warnings.simplefilter("ignore")  # from the exporter itself
         program: Any = torch.onnx.export(
             graph,
             (torch.full((2, length), model.boundary_id),),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({0: free, 1: free if length > 1 else None},),
+            dynamic_shapes=({0: dynamic, 1: dynamic if length > 1 else None},),
             input_names=["tokens"],
             output_names=["logits"],
-            custom_translation_table={torch.ops.aten.cummax.default: _running_maximum()},
+            custom_translation_table={torch.ops.aten.cummax.default: _cummax_translation()},
             verbose=False,
         )
     program.model.metadata_props.update(
@@ -56,16 +53,16 @@ def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
 
 
 def check(model: LanguageModel) -> None:
-    """Raises UserError for a model that has no graph, or without the packages that write one."""
+    """Raise UserError if the model can't be exported or the optional packages are missing."""
     members = model.members if isinstance(model, MixtureModel) else [model]
     if any(isinstance(member, CountModel) for member in members):
-        raise UserError("counts are looked up, not computed: ONNX has no graph for them; try --format arpa")
+        raise UserError("ONNX has no graph for count models, which look their counts up; use --format arpa")
     if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnx") is None:
-        raise UserError("--format onnx needs two more packages: pip install 'makemore[onnx]'")
+        raise UserError("--format onnx needs onnx and onnxscript; run: pip install 'makemore[onnx]'")
 
 
 class Graph(nn.Module):
-    """The logits alone, of layers that the exporter knows."""
+    """The model with logits as its only output and recurrent layers that the exporter supports."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -84,11 +81,11 @@ GATES: dict[type[nn.RNNBase], tuple[str, list[int]]] = {
     nn.GRU: ("GRU", [1, 0, 2]),
     nn.LSTM: ("LSTM", [0, 3, 1, 2]),
 }
-"""ONNX's operator, and where in PyTorch's order each of its gates stands."""
+"""ONNX's operator, and the index of each of its gates in PyTorch's order."""
 
 
 class Recurrent(nn.Module):
-    """PyTorch's recurrent layers as ONNX's operators: the exporter would unroll them, for one length."""
+    """PyTorch's recurrent layers as ONNX operators; the exporter would unroll them for a fixed length."""
 
     def __init__(self, layers: nn.RNNBase) -> None:
         super().__init__()
@@ -112,14 +109,14 @@ class Recurrent(nn.Module):
         return x.transpose(0, 1), None
 
 
-def _running_maximum() -> Any:
-    """``cummax`` of numbers that aren't negative, along the last of two dimensions."""
+def _cummax_translation() -> Any:
+    """ONNX translation of ``cummax`` for non-negative numbers, along the last of two dimensions."""
     op: Any = importlib.import_module("onnxscript").opset20
 
     def cummax(self: Any, dim: int) -> Any:
         length = op.Shape(self, start=1)
-        before = op.Trilu(op.Expand(op.Constant(value_int=1), op.Concat(length, length, axis=0)), upper=0)
-        values = op.ReduceMax(op.Mul(op.Unsqueeze(self, [1]), before), [-1], keepdims=0)
+        mask = op.Trilu(op.Expand(op.Constant(value_int=1), op.Concat(length, length, axis=0)), upper=0)
+        values = op.ReduceMax(op.Mul(op.Unsqueeze(self, [1]), mask), [-1], keepdims=0)
         return values, values
 
     return cummax

@@ -1,1 +1,1 @@
-"""What people see of a comparison: tables and a page."""
+"""Tables and HTML pages of results."""

@@ -1,4 +1,4 @@
-"""Line and scatter charts as inline SVG, coloured by the page's style."""
+"""Line and scatter charts as inline SVG, coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLOURS = 10
 TICKS = 5
 LABEL_HEIGHT = 13.0
 FAR = 2.0
-"""What a place further off costs, in units of area hidden."""
+"""Cost of each step to a more distant label position, in units of hidden area."""
 LETTER = 7.2
-"""About how wide a letter of a label is."""
+"""Approximate width of a letter of a label."""
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values along an edge of a chart."""
+    """A range of values along one edge of a chart."""
 
     label: str
     low: float
@@ -35,7 +35,7 @@ class Axis:
     text: Callable[[float], str] = lambda value: f"{value:g}"
 
     def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high."""
+        """Position of a value, from 0 at the low end to 1 at the high end."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -75,9 +75,9 @@ def axis(
     most: float = math.inf,
     below: float = 0.06,
 ) -> Axis:
-    """An axis with room for all values up to ``most``; ``below``: room under the least, as a share."""
-    found = [v for v in values if math.isfinite(v) and v <= most and (v > 0 or not log)] or [1.0]
-    low, high = min(found), max(found)
+    """An axis for all values up to ``most``; ``below``: margin under the minimum, as a share of the range."""
+    visible = [v for v in values if math.isfinite(v) and v <= most and (v > 0 or not log)] or [1.0]
+    low, high = min(visible), max(visible)
     if log:
         margin = max((high / low) ** 0.06, 1.15)
         return Axis(label, low / margin, high * margin, True, text)
@@ -87,7 +87,7 @@ def axis(
 
 @dataclass
 class Chart:
-    """Marks between two axes; colours are numbers of rows."""
+    """Marks between two axes; a colour is a row number."""
 
     title: str
     x: Axis
@@ -95,13 +95,13 @@ class Chart:
     _marks: list[str] = field(default_factory=list)
     _labels: list[tuple[float, float, int, str]] = field(default_factory=list)
 
-    def _at(self, point: Point) -> Point:
+    def _to_pixels(self, point: Point) -> Point:
         x = LEFT + self.x.place(point[0]) * (WIDTH - LEFT - RIGHT)
         y = HEIGHT - BOTTOM - self.y.place(point[1]) * (HEIGHT - TOP - BOTTOM)
         return round(x, 1), round(min(max(y, -HEIGHT), 2 * HEIGHT), 1)
 
-    def _within(self, points: Sequence[Point]) -> list[Point]:
-        """Those between the left and the right edge; lines are cut off at the others."""
+    def _between_sides(self, points: Sequence[Point]) -> list[Point]:
+        """Points between the left and right edges; the SVG clips lines at the top and bottom."""
         return [
             p
             for p in points
@@ -110,60 +110,60 @@ class Chart:
             and -0.001 <= self.x.place(p[0]) <= 1.001
         ]
 
-    def _shows(self, point: Point) -> bool:
-        return bool(self._within([point])) and -0.001 <= self.y.place(point[1]) <= 1.001
+    def _is_visible(self, point: Point) -> bool:
+        return bool(self._between_sides([point])) and -0.001 <= self.y.place(point[1]) <= 1.001
 
     def line(self, points: Sequence[Point], colour: int, name: str) -> None:
-        """A curve, with a mark at its end."""
-        inside = self._within(points)
+        """Add a curve with a dot at its end."""
+        inside = self._between_sides(points)
         if not inside:
             return
         self._path(inside, f'class="curve" style="stroke:var(--c{colour % COLOURS})"', name)
         self.dot(inside[-1], colour, name, radius=4)
 
     def dashed(self, points: Sequence[Point], name: str) -> None:
-        """A line that guides the eye."""
-        self._path(self._within(points), 'class="frontier"', name)
+        """Add a dashed reference line."""
+        self._path(self._between_sides(points), 'class="frontier"', name)
 
     def _path(self, points: Sequence[Point], style: str, name: str) -> None:
-        path = " ".join(f"{x},{y}" for x, y in map(self._at, points))
+        path = " ".join(f"{x},{y}" for x, y in map(self._to_pixels, points))
         self._marks.append(f'<polyline {style} points="{path}"><title>{escape(name)}</title></polyline>')
 
     def dot(self, point: Point, colour: int, name: str, radius: float = 5) -> None:
-        """A mark, whose name a pointer shows."""
-        if not self._shows(point):
+        """Add a dot with a tooltip."""
+        if not self._is_visible(point):
             return
-        x, y = self._at(point)
-        told = f"{name}: {self.x.text(point[0])}, {self.y.text(point[1])}"
+        x, y = self._to_pixels(point)
+        tooltip = f"{name}: {self.x.text(point[0])}, {self.y.text(point[1])}"
         self._marks.append(
             f'<circle class="ring" cx="{x}" cy="{y}" r="{radius:g}" style="fill:var(--c{colour % COLOURS})">'
-            f"<title>{escape(told)}</title></circle>"
+            f"<title>{escape(tooltip)}</title></circle>"
         )
 
     def label(self, point: Point, colour: int, name: str) -> None:
-        """A name beside a mark, in its colour, moved where it would lie on another."""
-        if self._shows(point):
-            self._labels.append((*self._at(point), colour, name))
+        """Add a name beside a dot, in its colour, placed to avoid overlaps."""
+        if self._is_visible(point):
+            self._labels.append((*self._to_pixels(point), colour, name))
 
     def svg(self) -> str:
-        """The chart."""
+        """Render the chart."""
         return (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title, quote=True)}">'
             f"{self._grid()}"
             f'<svg x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT - BOTTOM + 6}" '
             f'viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 6}">{"".join(self._marks)}</svg>'
-            f"{self._names()}</svg>"
+            f"{self._label_texts()}</svg>"
         )
 
     def _grid(self) -> str:
         parts = []
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         for value in self.y.ticks():
-            y = self._at((self.x.low, value))[1]
+            y = self._to_pixels((self.x.low, value))[1]
             parts.append(f'<path class="axis" d="M{LEFT} {y}H{right}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{self.y.text(value)}</text>')
         for value in self.x.ticks():
-            x = self._at((value, self.y.low))[0]
+            x = self._to_pixels((value, self.y.low))[0]
             parts.append(f'<path class="axis" d="M{x} {bottom}v4"/>')
             parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{self.x.text(value)}</text>')
         middle = (LEFT + right) / 2
@@ -174,16 +174,16 @@ class Chart:
         )
         return "".join(parts)
 
-    def _names(self) -> str:
-        """Each beside its mark: in the first place that hides no mark and no name, or the least of them."""
-        taken = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in self._labels]
+    def _label_texts(self) -> str:
+        """Place each label where it hides the least area of dots and other labels, preferably close by."""
+        used = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in self._labels]
         parts = []
         for x, y, colour, name in sorted(self._labels, key=lambda label: label[1]):
             boxes = _boxes_beside(x, y, LETTER * len(name))
             inside = [box for box in boxes if _inside(box)] or boxes
-            near = {box: n for n, box in enumerate(inside)}
-            box = min(inside, key=lambda box: sum(_overlap(box, other) for other in taken) + FAR * near[box])
-            taken.append(box)
+            rank = {box: n for n, box in enumerate(inside)}
+            box = min(inside, key=lambda box: sum(_overlap(box, other) for other in used) + FAR * rank[box])
+            used.append(box)
             parts.append(
                 f'<text class="name" style="fill:var(--c{colour % COLOURS})" x="{box[0]:.1f}" '
                 f'y="{box[3] - 3:.1f}">{escape(name)}</text>'
@@ -192,7 +192,7 @@ class Chart:
 
 
 def _boxes_beside(x: float, y: float, width: float) -> list[Box]:
-    """Where a line of text may stand beside a point, the best place first: above what leads to the mark."""
+    """Candidate positions of a label beside a point, best first: above the line that leads to the point."""
     lines = [y + n * LABEL_HEIGHT for n in (-0.3, 0.8, -1.3, 1.8, -2.3, 2.8, -3.3, -4.3)]
     return [
         (left, line - LABEL_HEIGHT + 3, left + width, line + 3)
@@ -202,18 +202,17 @@ def _boxes_beside(x: float, y: float, width: float) -> list[Box]:
 
 
 def _inside(box: Box) -> bool:
-    """Between the edges, and above the axis with its own numbers."""
+    """Whether a label lies within the chart and above the x axis."""
     return box[0] >= 0 and box[1] >= 0 and box[2] <= WIDTH and box[3] <= HEIGHT - BOTTOM
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0.0) * max(height, 0.0)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that none betters in both, as a staircase; less is better."""
+    """The Pareto frontier as a staircase; lower is better in both coordinates."""
     corners: list[Point] = []
     best = math.inf
     for x, y in sorted(points):

@@ -1,4 +1,4 @@
-"""The columns of a comparison, as text for people and as numbers to sort by."""
+"""The columns of a comparison, with their displayed text and sort values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from makemore.report.numbers import interval, memory, number, percent, short
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its title, what it means, a row's text and the number it is sorted by."""
+    """One column: title, meaning, and the text and sort value of a row."""
 
     title: str
     meaning: str
@@ -40,108 +40,108 @@ def _difference_interval(row: Row) -> str:
 
 
 NAME = (
-    Column("run", "the model, or its run directory", lambda row: row.name, lambda row: row.name),
-    Column("tokenizer", "what its tokens are", lambda row: row.tokenizer, lambda row: row.tokenizer),
+    Column("run", "model or run directory", lambda row: row.name, lambda row: row.name),
+    Column("tokenizer", "name of the tokenizer", lambda row: row.tokenizer, lambda row: row.tokenizer),
 )
 QUALITY = (
     Column(
         "bits/byte",
-        "bits a byte of the text costs it, on average; less is better; the mean over seeds",
+        "bits per byte of text, averaged over seeds; lower is better",
         lambda row: number(row.judgement.bits_per_byte),
         lambda row: row.judgement.bits_per_byte,
     ),
     Column(
         "95 % interval",
-        "where bits/byte might have come out on another draw of text (and of seeds, where there are several)",
+        "confidence interval of bits/byte across texts (and across seeds, if there are several)",
         lambda row: interval(row.judgement.ci95),
         lambda row: row.judgement.ci95[0],
     ),
     Column(
-        "to the best",
-        "how many bits/byte more than the best",
+        "vs best",
+        "bits/byte above the best model",
         _difference,
         lambda row: row.judgement.difference,
     ),
     Column(
-        "95 % of that",
-        "interval of the difference, taken document by document or block by block",
+        "95 % vs best",
+        "confidence interval of the difference, paired by document or block",
         _difference_interval,
         lambda row: row.judgement.difference_ci95[0],
     ),
     Column(
         "beyond noise",
-        "yes: the interval of the difference leaves out 0",
+        "yes if the interval of the difference excludes 0",
         _beyond,
         lambda row: row.judgement.difference_ci95[0],
     ),
 )
 SEEDS = Column(
     "seeds",
-    "how many seeds, and bits/byte of the best and the worst of them",
+    "number of seeds, and bits/byte of the best and the worst",
     lambda row: f"{len(row.runs)}: {interval(row.spread)}" if len(row.runs) > 1 else "1",
     lambda row: row.spread[1] - row.spread[0],
 )
 UNSEEN = Column(
     "unseen",
-    "bits/byte over the lines that don't stand verbatim in train",
+    "bits/byte of the lines that aren't in train verbatim",
     lambda row: number(row.unseen_bits_per_byte),
     lambda row: row.unseen_bits_per_byte,
 )
 UNITS = (
     Column(
         "bits/char",
-        "bits a character costs",
+        "bits per character",
         lambda row: number(row.mean(lambda run: run.score.bits_per_char)),
         lambda row: row.mean(lambda run: run.score.bits_per_char),
     ),
     Column(
         "nats/token",
-        "the loss; tokenizers differ in what a token is",
+        "loss per token; not comparable between tokenizers",
         lambda row: number(row.mean(lambda run: run.score.nll)),
         lambda row: row.mean(lambda run: run.score.nll),
     ),
     Column(
         "perplexity",
-        "of a token",
+        "per token",
         lambda row: number(row.mean(lambda run: run.score.perplexity), 3),
         lambda row: row.mean(lambda run: run.score.perplexity),
     ),
 )
 BY_HEART = Column(
-    "by heart",
-    "of lines: share of samples that are training lines; of running text: how much of each sample is its"
-    " longest stretch that stands in train",
+    "memorised",
+    "for lines, share of samples that are training lines; for running text, share of each sample taken up by"
+    " its longest passage copied from train",
     lambda row: percent(row.memorised),
     lambda row: row.memorised,
 )
 COST = (
     Column(
         "parameters",
-        "trained numbers, or counts",
+        "trained parameters, or counts",
         lambda row: f"{row.runs[0].parameters:,}",
         lambda row: row.runs[0].parameters,
     ),
     Column(
         "training",
-        "seconds, evaluations and compilation included",
+        "seconds, including evaluation and compilation",
         lambda row: f"{row.mean(lambda run: run.seconds):.1f} s",
         lambda row: row.mean(lambda run: run.seconds),
     ),
     Column(
         "tokens/s",
-        "in training",
+        "during training",
         lambda row: short(row.mean(lambda run: run.tokens_per_second)),
         lambda row: row.mean(lambda run: run.tokens_per_second),
     ),
     Column(
         "sampling/s",
-        "tokens a second, one text at a time",
+        "tokens per second, one text at a time",
         lambda row: short(row.mean(lambda run: run.sampling_speed)),
         lambda row: row.mean(lambda run: run.sampling_speed),
     ),
     Column(
         "memory",
-        "the training process's peak, or that of its tensors on a GPU",
+        "peak memory of the training process, or of its tensors on a GPU",
         lambda row: memory(row.peak_memory),
         lambda row: row.peak_memory,
     ),
@@ -149,7 +149,7 @@ COST = (
 
 
 def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
-    """Columns by what they tell: which is better; the same in other words; at what cost."""
+    """Columns of three tables: quality, the same scores in other units, and cost."""
     rows = comparison.rows
     seeds = (SEEDS,) if any(len(row.runs) > 1 for row in rows) else ()
     unseen = (UNSEEN,) if any(row.unseen_bits_per_byte is not None for row in rows) else ()
@@ -157,8 +157,8 @@ def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table should know."""
-    found = [f"{failure.name} failed: {failure.reason}" for failure in comparison.failures]
+    """Remarks on the table: failed runs, and single seeds."""
+    lines = [f"{failure.name} failed: {failure.reason}" for failure in comparison.failures]
     if len(comparison.rows) > 1 and all(len(row.runs) == 1 for row in comparison.rows):
-        found.append("one seed each: the intervals don't say what another seed would have done (--seeds 3)")
-    return found
+        lines.append("one seed each: the intervals don't cover variation between seeds; use --seeds 3")
+    return lines

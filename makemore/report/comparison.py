@@ -1,4 +1,4 @@
-"""A comparison as one page: the table, pictures of where models are good and at what cost, samples."""
+"""A comparison as one HTML page: the table, charts, hard tokens, samples and recipes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from makemore.report.page import page
 
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
-VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(nothing)"}
+VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(empty)"}
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The whole page. Rows need their portraits."""
+    """The HTML page. Every row needs a ``portrait``."""
     title = f"{len(comparison.rows)} models on {comparison.source}"
     body = "".join(
         [
             f"<h1>{escape(title)}</h1>",
             _summary(comparison),
             _table(comparison),
-            f"<h2>Pictures</h2>{_key(comparison.rows)}",
+            f"<h2>Charts</h2>{_legend(comparison.rows)}",
             f'<div class="grid">{"".join(_charts(comparison))}</div>',
-            _hard(comparison),
+            _hard_tokens(comparison),
             _samples(comparison),
             _recipes(comparison),
         ]
@@ -44,27 +44,27 @@ def _summary(comparison: Comparison) -> str:
     near = [row.name for row in others if not row.judgement.beyond_noise]
     parts = [
         f"<b>{escape(best.name)}</b> is best on {escape(comparison.split)}: "
-        f"{number(best.judgement.bits_per_byte)} bits a byte, 95 % interval {interval(best.judgement.ci95)}."
+        f"{number(best.judgement.bits_per_byte)} bits/byte, 95 % interval {interval(best.judgement.ci95)}."
     ]
     if near:
         parts.append(f"Within noise of it: {escape(', '.join(near))}.")
     elif others:
-        parts.append("All others are worse beyond noise.")
+        parts.append("All others are worse, beyond noise.")
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
-    told = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
-    return f"<p>{' '.join(parts)}</p>{told}"
+    remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
+    return f"<p>{' '.join(parts)}</p>{remarks}"
 
 
 def _table(comparison: Comparison) -> str:
     columns = (*NAME, *(column for part in tables(comparison) for column in part))
     head = "".join(
-        f'<th scope="col"{_words(column)} title="{escape(column.meaning, quote=True)}">'
+        f'<th scope="col"{_text_class(column)} title="{escape(column.meaning, quote=True)}">'
         f'<button type="button">{escape(column.title)}</button></th>'
         for column in columns
     )
     rows = "".join(
         f"<tr{mark}>{''.join(_cell(column, row) for column in columns)}</tr>"
-        for row, mark in zip(comparison.rows, _marks(comparison), strict=True)
+        for row, mark in zip(comparison.rows, _row_classes(comparison), strict=True)
     )
     meanings = "".join(
         f"<li><b>{escape(column.title)}</b>: {escape(column.meaning)}</li>" for column in columns
@@ -76,11 +76,11 @@ def _table(comparison: Comparison) -> str:
     )
 
 
-def _words(column: Column) -> str:
+def _text_class(column: Column) -> str:
     return ' class="words"' if column.is_text else ""
 
 
-def _marks(comparison: Comparison) -> list[str]:
+def _row_classes(comparison: Comparison) -> list[str]:
     return [' class="best"', *[""] * (len(comparison.rows) - 1)]
 
 
@@ -89,10 +89,10 @@ def _cell(column: Column, row: Row) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         value = ""
     sorted_by = escape(str(value), quote=True)
-    return f'<td{_words(column)} data-v="{sorted_by}">{escape(column.text(row))}</td>'
+    return f'<td{_text_class(column)} data-v="{sorted_by}">{escape(column.text(row))}</td>'
 
 
-def _key(rows: Iterable[Row]) -> str:
+def _legend(rows: Iterable[Row]) -> str:
     marks = "".join(
         f'<span><i style="background:var(--c{i % 10})"></i>{escape(row.name)}</span>'
         for i, row in enumerate(rows)
@@ -111,7 +111,7 @@ def _bits(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _portraits(comparison: Comparison) -> list[tuple[int, str, Portrait]]:
+def _profiles(comparison: Comparison) -> list[tuple[int, str, Portrait]]:
     return [(i, row.name, row.portrait) for i, row in enumerate(comparison.rows) if row.portrait is not None]
 
 
@@ -122,79 +122,79 @@ def _charts(comparison: Comparison) -> list[str]:
     parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters, short)
     return [
         _figure(
-            "Val while training, by time",
+            "Validation loss by time",
             _curves(comparison, 0, "seconds"),
-            "Bits a byte, estimated at each evaluation.",
+            "Bits per byte, estimated at each evaluation.",
         ),
         _figure(
-            "Val while training, by tokens",
+            "Validation loss by tokens",
             _curves(comparison, 1, "tokens trained on"),
-            "The same, by how much was read.",
+            "The same, by number of training tokens.",
         ),
-        _figure("What parameters buy", *parameters),
-        _figure("What time buys", *seconds),
+        _figure("Quality by parameters", *parameters),
+        _figure("Quality by training time", *seconds),
         _figure("Calibration", _calibration(comparison), _errors(comparison)),
-        _figure("Where in the text", _positions(comparison), _positions_caption(comparison)),
+        _figure("Loss by position", _positions(comparison), _positions_caption(comparison)),
     ]
 
 
 def _curves(comparison: Comparison, which: int, label: str) -> Chart:
-    curves = [(i, name, portrait.curve) for i, name, portrait in _portraits(comparison)]
+    curves = [(i, name, profile.curve) for i, name, profile in _profiles(comparison)]
     last = [curve[-1][2] for _, _, curve in curves if curve] or [1.0]
-    # The first evaluations are off the scale of what matters.
-    most = max(last) + max(max(last) - min(last), 0.15)
+    # Cut off the first evaluations, which would flatten the rest.
+    max_bits = max(last) + max(max(last) - min(last), 0.15)
     points = [point for _, _, curve in curves for point in curve]
     x = axis(label, [point[which] for point in points], log=True)
-    chart = Chart(label, x, axis("bits/byte", [point[2] for point in points], text=_bits, most=most))
+    chart = Chart(label, x, axis("bits/byte", [point[2] for point in points], text=_bits, most=max_bits))
     for i, name, curve in curves:
         chart.line([(point[which], point[2]) for point in curve], i, name)
     return chart
 
 
 def _frontier(
-    comparison: Comparison, label: str, figure: Callable[[Row], float], text: Callable[[float], str]
+    comparison: Comparison, label: str, value: Callable[[Row], float], text: Callable[[float], str]
 ) -> tuple[Chart, str]:
-    """The chart, and its caption: where one is best in both, there is no line to speak of."""
-    points = [(max(float(figure(row)), 1e-3), row.judgement.bits_per_byte) for row in comparison.rows]
+    """The chart and its caption, which mentions the frontier only if it has several points."""
+    points = [(max(float(value(row)), 1e-3), row.judgement.bits_per_byte) for row in comparison.rows]
     x = axis(label, [p[0] for p in points], log=True, text=text)
     chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
     best = frontier([p for p in points if math.isfinite(p[1])])
-    chart.dashed(best, "the frontier")
+    chart.dashed(best, "frontier")
     for i, (row, point) in enumerate(zip(comparison.rows, points, strict=True)):
         chart.dot(point, i, row.name)
         chart.label(point, i, row.name)
     if len(best) > 1:
-        return chart, "Bits a byte. The dashed line joins those that none betters in both."
+        return chart, "Bits per byte. The dashed line is the Pareto frontier."
     names = [row.name for row, point in zip(comparison.rows, points, strict=True) if point in best]
-    return chart, f"Bits a byte. In both, none betters {' and '.join(names) or 'another'}."
+    return chart, f"Bits per byte. Best in both: {' and '.join(names) or 'none'}."
 
 
 def _calibration(comparison: Comparison) -> Chart:
     chart = Chart(
         "calibration",
-        Axis("probability of the likeliest token", 0.0, 1.0, text=_bits),
-        Axis("how often it came", 0.0, 1.0, text=_bits),
+        Axis("probability of the most likely token", 0.0, 1.0, text=_bits),
+        Axis("observed frequency", 0.0, 1.0, text=_bits),
     )
-    chart.dashed([(0.0, 0.0), (1.0, 1.0)], "as often as was said")
-    for i, name, portrait in _portraits(comparison):
-        found = portrait.calibration
-        bins = zip(found.share, found.confidence, found.accuracy, strict=True)
-        chart.line([(said, was) for share, said, was in bins if share > 0.001], i, name)
+    chart.dashed([(0.0, 0.0), (1.0, 1.0)], "perfect calibration")
+    for i, name, profile in _profiles(comparison):
+        calibration = profile.calibration
+        bins = zip(calibration.share, calibration.confidence, calibration.accuracy, strict=True)
+        chart.line([(confidence, accuracy) for share, confidence, accuracy in bins if share > 0.001], i, name)
     return chart
 
 
 def _errors(comparison: Comparison) -> str:
-    errors = [f"{name} {portrait.calibration.error:.2%}" for _, name, portrait in _portraits(comparison)]
+    errors = [f"{name} {profile.calibration.error:.2%}" for _, name, profile in _profiles(comparison)]
     return (
-        "On the dashed line, tokens come as often as the model says; below it, it is too sure. "
+        "On the dashed line, tokens are as frequent as predicted; below it, the model is overconfident. "
         f"Expected calibration error: {', '.join(errors)}."
     )
 
 
 def _positions(comparison: Comparison) -> Chart:
     lines = comparison.mode == "lines"
-    label = "bytes into the line" if lines else "tokens of context"
-    curves = [(i, name, portrait.positions) for i, name, portrait in _portraits(comparison)]
+    label = "bytes from the start of the line" if lines else "tokens of context"
+    curves = [(i, name, profile.positions) for i, name, profile in _profiles(comparison)]
     points = [point for _, _, curve in curves for point in curve]
     chart = Chart(
         label,
@@ -208,27 +208,27 @@ def _positions(comparison: Comparison) -> Chart:
 
 def _positions_caption(comparison: Comparison) -> str:
     if comparison.mode == "lines":
-        return "Bits a byte by where in its line a token begins."
+        return "Bits per byte by the position in the line where a token begins."
     return (
-        "Bits a byte by how many tokens before it a model was shown, in windows that begin in mid-text. "
-        "Models of a fixed window always have it full."
+        "Bits per byte by number of context tokens, in windows that begin mid-text. "
+        "The window of fixed-window models is always full."
     )
 
 
-def _hard(comparison: Comparison) -> str:
+def _hard_tokens(comparison: Comparison) -> str:
     cards = []
-    for _, name, portrait in _portraits(comparison):
+    for _, name, profile in _profiles(comparison):
         rows = "".join(
             f'<tr><td class="words"><code>{escape(_visible(token.text))}</code></td><td>{token.bits:.2f}</td>'
             f"<td>{token.times:,}</td><td>{token.share:.1%}</td></tr>"
-            for token in portrait.hard
+            for token in profile.hard
         )
         cards.append(
             f'<div class="card"><h3>{escape(name)}</h3><table><thead><tr><th class="words">token</th>'
-            "<th>bits</th><th>times</th><th>of all bits</th></tr></thead>"
+            "<th>bits</th><th>times</th><th>share of bits</th></tr></thead>"
             f"<tbody>{rows}</tbody></table></div>"
         )
-    return _section("Tokens each finds hard", "Bits a time, on average.", cards)
+    return _section("Hardest tokens", "Bits per occurrence, on average.", cards)
 
 
 def _visible(text: str) -> str:
@@ -240,9 +240,9 @@ def _samples(comparison: Comparison) -> str:
     for row in comparison.rows:
         lines = comparison.mode == "lines"
         text = "\n".join(row.samples[:LINES_SHOWN]) if lines else row.samples[0][:CHARS_SHOWN]
-        heart = f'<p class="soft">by heart: {percent(row.memorised)}</p>' if row.memorised is not None else ""
-        cards.append(f'<div class="card"><h3>{escape(row.name)}</h3><pre>{escape(text)}</pre>{heart}</div>')
-    return _section("Samples", "Seed 0, the model's own distribution.", cards)
+        note = f'<p class="soft">memorised: {percent(row.memorised)}</p>' if row.memorised is not None else ""
+        cards.append(f'<div class="card"><h3>{escape(row.name)}</h3><pre>{escape(text)}</pre>{note}</div>')
+    return _section("Samples", "Seed 0, from the unmodified distribution.", cards)
 
 
 def _section(title: str, about: str, cards: list[str]) -> str:
@@ -263,7 +263,7 @@ def _recipes(comparison: Comparison) -> str:
 
 def _recipe(row: Row) -> dict[str, Any]:
     config = row.runs[0].config
-    kept = (
+    keys = (
         "tokenizer",
         "train",
         "mixed",
@@ -281,6 +281,6 @@ def _recipe(row: Row) -> dict[str, Any]:
         "seeds": [run.seed for run in row.runs],
         "peak memory": memory(row.peak_memory),
         "model": config["model"],
-        **{k: config[k] for k in kept if k in config},
+        **{k: config[k] for k in keys if k in config},
         "corpus": corpus,
     }

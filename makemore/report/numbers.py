@@ -1,4 +1,4 @@
-"""Figures as text."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure with so many decimals; a dash where there is none."""
+    """A number with ``digits`` decimals; a dash if it is missing or not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def interval(bounds: tuple[float, float], digits: int = 4, sign: str = "") -> str:
-    """Two bounds; a dash where they say nothing."""
+    """Two bounds; a dash if the upper one isn't finite."""
     low, high = bounds
     if not math.isfinite(high):
         return "–"
@@ -19,10 +19,10 @@ def interval(bounds: tuple[float, float], digits: int = 4, sign: str = "") -> st
 
 
 def short(value: float | None) -> str:
-    """1234567 as 1.23M."""
+    """Three significant digits and a unit: 1234567 is 1.23M."""
     if value is None:
         return "–"
-    value = float(f"{value:.3g}")  # first, for 999,999 is a million
+    value = float(f"{value:.3g}")  # round first: 999,999 is 1M
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -30,7 +30,7 @@ def short(value: float | None) -> str:
 
 
 def memory(value: int | None) -> str:
-    """Bytes in MiB."""
+    """Bytes as MiB."""
     return "–" if value is None else f"{value / 2**20:,.0f} MiB"
 
 

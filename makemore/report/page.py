@@ -1,4 +1,4 @@
-"""A page that needs nothing else: its style and its script stand in it."""
+"""A self-contained HTML page, with inline style and scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from makemore.runtime.files import write_bytes
 
 
 def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
-    """A whole HTML document. ``body`` is HTML; ``scripts`` are names of files beside this one."""
+    """An HTML document. ``body`` is HTML; ``scripts`` are names of files in this package."""
     code = "\n".join(_resource(name) for name in scripts)
     return f"""<!doctype html>
 <html lang="en">
@@ -34,7 +34,7 @@ def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str
 
 
 def generator(made_by: str) -> str:
-    """The line by which a page can be known again."""
+    """The meta tag by which a generated page is recognised."""
     return f'<meta name="generator" content="{made_by}">'
 
 
@@ -43,5 +43,5 @@ def _resource(name: str) -> str:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page whole or not at all. Raises UserError where it can't be written."""
+    """Write a page atomically. Raises UserError if it can't be written."""
     write_bytes(path, html.encode("utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""Token choice and generation, the same for every model, all of it incremental."""
+"""Sampling, beam search and incremental generation, for every model."""
 
 from makemore.sampling.beam import beam_search
 from makemore.sampling.generate import generate

@@ -1,4 +1,4 @@
-"""From tokens to logits, one token a row at a time, without end and in bounded memory."""
+"""Incremental decoding: one token per row at a time, without a length limit and in bounded memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from makemore.sampling.decoders.base import Floats, Ints
 from makemore.types import State
 
 PIECE = 4096
-"""Tokens of a prompt that are read in one call."""
+"""Prompt tokens per forward pass."""
 TWINS = np.zeros(2, np.int64)
-"""The only row, twice."""
+"""Indices that duplicate a single row."""
 
 
 class Decoder(ABC):
-    """The state of a generation."""
+    """Incremental decoding state of a batch."""
 
     draws = False
-    """Whether ``draw`` can be asked."""
+    """Whether ``draw`` is supported."""
 
     @abstractmethod
     def start(self) -> Floats:
@@ -32,23 +32,22 @@ class Decoder(ABC):
 
     @abstractmethod
     def step(self, ids_B: Ints) -> Floats:
-        """Logits (B, V) after one more token a row; the next call may overwrite them."""
+        """Logits (B, V) after one more token per row; the next call may overwrite them."""
 
     @abstractmethod
     def keep(self, rows_K: Ints) -> None:
-        """Go on with some of the rows only, in this order; a row may be taken more than once."""
+        """Select rows, in this order; a row may be repeated."""
 
     def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
-        """In place of ``step``: draw tokens (B,) from the model's own distribution, and feed them."""
+        """Sample the next tokens (B,) from the model's distribution and feed them; replaces ``step``."""
         raise NotImplementedError
 
 
 class ModelDecoder(Decoder):
-    """Feeds one model: by its stepper on the CPU, where it has one, else by ``forward``. Counts are looked up
-    on the CPU wherever the model is.
+    """Decodes one model, on the CPU with its stepper if it has one, else with ``forward``.
 
-    A model whose context is full keeps the last half of it: by ``roll`` where positions are relative,
-    else by reading that half anew.
+    Count models always run on the CPU. A full context keeps its last half: shifted by ``roll`` if positions
+    are relative, otherwise processed again.
     """
 
     def __init__(self, model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
@@ -62,19 +61,19 @@ class ModelDecoder(Decoder):
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
         self.used = 0
-        """Tokens that the context holds."""
+        """Tokens in the context."""
         self.state: State = ()
 
     def start(self) -> Floats:
-        self._begin()
-        # In pieces, as nobody asks for all of a long prompt's logits.
+        self._reset()
+        # In chunks, since the logits of a whole long prompt would be large.
         for i in range(0, self.prompt_BT.shape[1], PIECE):
             logits_BV = self._feed(self.prompt_BT[:, i : i + PIECE])
         if self.stepper is not None:
-            self._hand_over(self.stepper)
+            self._load_stepper(self.stepper)
         return logits_BV
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         with torch.inference_mode():
             self.state = self.model.init_state(self.rows, self.capacity)
         self.used = 0
@@ -87,7 +86,7 @@ class ModelDecoder(Decoder):
             self.state, self.used = state, self.used + tokens.shape[1]
             return logits[:, -1].float().cpu().numpy()
 
-    def _hand_over(self, stepper: Stepper) -> None:
+    def _load_stepper(self, stepper: Stepper) -> None:
         stepper.load(self.state)
         self.state = ()
         if self.rows == 1 and stepper.twins:
@@ -97,7 +96,7 @@ class ModelDecoder(Decoder):
         if self.limit is not None:
             self.recent.append(ids_B)
             if self.used >= self.capacity:
-                return self._renew(self.limit // 2)
+                return self._shift_context(self.limit // 2)
         return self._step(ids_B)
 
     def _step(self, ids_B: Ints) -> Floats:
@@ -108,23 +107,23 @@ class ModelDecoder(Decoder):
             return self.stepper.step(ids_B.take(TWINS))[:1]
         return self.stepper.step(ids_B)
 
-    def _renew(self, half: int) -> Floats:
-        """Let go of all but half a context, and step on."""
+    def _shift_context(self, half: int) -> Floats:
+        """Drop all but the last ``half`` tokens of the context, then step."""
         if self._roll(half):
             self.used = half
             return self._step(self.recent[-1])
-        self._begin()
-        kept = list(self.recent)[-max(1, half) :]
+        self._reset()
+        recent = list(self.recent)[-max(1, half) :]
         if self.stepper is None:
-            return self._feed(np.stack(kept, axis=1))
-        self._hand_over(self.stepper)
-        return [self._step(ids_B) for ids_B in kept][-1]
+            return self._feed(np.stack(recent, axis=1))
+        self._load_stepper(self.stepper)
+        return [self._step(ids_B) for ids_B in recent][-1]
 
-    def _roll(self, keep: int) -> bool:
+    def _roll(self, n_tokens: int) -> bool:
         if self.stepper is not None:
-            return self.stepper.roll(keep)
+            return self.stepper.roll(n_tokens)
         with torch.inference_mode():
-            state = self.model.roll(self.state, keep)
+            state = self.model.roll(self.state, n_tokens)
         self.state = state or ()
         return state is not None
 
@@ -143,20 +142,20 @@ class ModelDecoder(Decoder):
 
 
 class MixtureDecoder(Decoder):
-    """Members decode each in its own way; their probabilities are joined token by token."""
+    """Decodes each member separately and mixes their probabilities at every token."""
 
     def __init__(self, model: MixtureModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
         self.members = [make_decoder(member, prompt_BT, capacity, fast) for member in model.members]
-        with np.errstate(divide="ignore"):  # a member may weigh nothing
+        with np.errstate(divide="ignore"):  # a weight may be 0
             self.log_weights = np.log(model.weights.cpu().numpy()).astype(np.float32)
 
     def start(self) -> Floats:
-        return self._join([member.start() for member in self.members])
+        return self._mix([member.start() for member in self.members])
 
     def step(self, ids_B: Ints) -> Floats:
-        return self._join([member.step(ids_B) for member in self.members])
+        return self._mix([member.step(ids_B) for member in self.members])
 
-    def _join(self, logits: list[Floats]) -> Floats:
+    def _mix(self, logits: list[Floats]) -> Floats:
         weighted = [_log_softmax(z) + weight for z, weight in zip(logits, self.log_weights, strict=True)]
         return np.logaddexp.reduce(weighted)
 
@@ -171,9 +170,9 @@ def _log_softmax(logits_BV: Floats) -> Floats:
 
 
 def make_decoder(model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> Decoder:
-    """A decoder for a prompt of at least one token and ``capacity`` tokens in all.
+    """Create a decoder for a prompt (B, T) of at least one token, with room for ``capacity`` tokens in total.
 
-    ``fast=False``: by ``forward`` alone.
+    ``fast=False`` uses ``forward`` only, no stepper.
     """
     if isinstance(model, MixtureModel):
         return MixtureDecoder(model, prompt_BT, capacity, fast)

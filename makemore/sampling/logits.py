@@ -1,7 +1,6 @@
-"""Which token comes next: distributions, draws from them and the random numbers behind those.
+"""Choosing the next token: distributions, sampling and random numbers.
 
-In numpy and float64 on every device: one row's choice takes a few microseconds, and is the same
-everywhere.
+Uses numpy in float64 on every device: a row takes a few microseconds, and results are the same everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ NOISE_BLOCK = 256
 
 @dataclass(frozen=True)
 class SampleParams:
-    """How to choose a token from a distribution. Raises UserError for values without meaning."""
+    """Sampling settings. Raises UserError for values out of range."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -44,41 +43,41 @@ class SampleParams:
 
     @property
     def plain(self) -> bool:
-        """Whether tokens are drawn from the model's own distribution."""
+        """Whether tokens are sampled from the model's unmodified distribution."""
         return not self.greedy and self.temperature == 1 and not (self.top_k or self.top_p or self.min_p)
 
 
 def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
-    """The probabilities that tokens are drawn from, (B, V) float64.
+    """Probabilities to sample tokens from, (B, V) float64.
 
-    Temperature first, then top-k (Fan et al. 2018), min-p (Nguyen et al. 2024) and top-p
-    (Holtzman et al. 2020), each on what the one before left.
+    Applies temperature, then top-k (Fan et al. 2018), min-p (Nguyen et al. 2024) and top-p (Holtzman et al.
+    2020), each to the tokens that the previous filter left.
     """
     if params.takes_best:
         probs_BV = np.zeros(logits_BV.shape)
         np.put_along_axis(probs_BV, logits_BV.argmax(axis=-1)[:, None], 1.0, axis=-1)
         return probs_BV
-    weights_BV = _weights(logits_BV, params)
+    weights_BV = _unnormalised(logits_BV, params)
     weights_BV /= weights_BV.sum(axis=-1, keepdims=True)
     return weights_BV
 
 
 def entropy_bits(p_V: Probs) -> float:
-    """The entropy of a distribution, in bits."""
-    some = p_V[p_V > 0]
-    return float(-(some * np.log2(some)).sum()) + 0.0  # not -0.0
+    """Entropy of a distribution, in bits."""
+    nonzero = p_V[p_V > 0]
+    return float(-(nonzero * np.log2(nonzero)).sum()) + 0.0  # not -0.0
 
 
-def _weights(logits_BV: np.ndarray, params: SampleParams) -> Probs:
-    """Probabilities up to a factor a row."""
+def _unnormalised(logits_BV: np.ndarray, params: SampleParams) -> Probs:
+    """Unnormalised probabilities; the maximum of each row is 1."""
     z_BV = logits_BV.astype(np.float64)
     if params.temperature != 1:
         z_BV /= params.temperature
     if params.top_k is not None and params.top_k < z_BV.shape[1]:
-        least = np.partition(z_BV, -params.top_k, axis=-1)[:, -params.top_k, None]
-        z_BV[z_BV < least] = -math.inf
+        threshold_B1 = np.partition(z_BV, -params.top_k, axis=-1)[:, -params.top_k, None]
+        z_BV[z_BV < threshold_B1] = -math.inf
     z_BV -= np.maximum.reduce(z_BV, axis=-1, keepdims=True)
-    weights_BV = np.exp(z_BV, out=z_BV)  # the likeliest weighs 1
+    weights_BV = np.exp(z_BV, out=z_BV)
     if params.min_p is not None:
         weights_BV[weights_BV < params.min_p] = 0.0
     if params.top_p is not None and params.top_p < 1:
@@ -91,36 +90,36 @@ def _weights(logits_BV: np.ndarray, params: SampleParams) -> Probs:
 
 
 def choose(logits_BV: np.ndarray, params: SampleParams, uniform_B: Probs) -> NDArray[np.int64]:
-    """Tokens (B,), drawn by inverting each row's distribution at ``uniform_B`` in [0, 1).
+    """Sample tokens (B,) by inverting each row's cumulative distribution at ``uniform_B`` in [0, 1).
 
-    Pure: a row's token depends on its own logits and number only, whatever its batch-mates.
+    A row's token depends only on its own logits and random number, not on the rest of the batch.
     """
     if params.takes_best:
         return logits_BV.argmax(axis=-1)
-    sums_BV = np.add.accumulate(_weights(logits_BV, params), axis=-1)
-    # A multiple of 2**-53 below 1, times the total, stays below the total: some sum is above it.
+    sums_BV = np.add.accumulate(_unnormalised(logits_BV, params), axis=-1)
+    # uniform_B is a multiple of 2**-53 below 1, so its product with the total stays below the total.
     return np.add.reduce(sums_BV <= uniform_B[:, None] * sums_BV[:, -1:], axis=-1)
 
 
 class Noise:
-    """Uniform numbers of each sample, (B,) a step, from its own counter-based stream (Philox,
-    Salmon et al. 2011): sample ``i`` is the same in any batch."""
+    """Uniform random numbers (B,) per step, from a counter-based stream per sample (Philox, Salmon et al.
+    2011), so sample ``i`` is the same in any batch."""
 
     def __init__(self, seed: int, samples: range) -> None:
         keys = [np.array([seed % 2**64, i], dtype=np.uint64) for i in samples]
         self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
         self._block_TB: Probs = np.zeros((0, len(keys)))
-        self._at = 0
+        self._next_row = 0
 
     def next(self) -> Probs:
-        if self._at >= len(self._block_TB):
+        if self._next_row >= len(self._block_TB):
             blocks = [stream.random(NOISE_BLOCK) for stream in self._streams]
             self._block_TB = np.ascontiguousarray(np.stack(blocks, axis=1))
-            self._at = 0
-        self._at += 1
-        return self._block_TB[self._at - 1]
+            self._next_row = 0
+        self._next_row += 1
+        return self._block_TB[self._next_row - 1]
 
     def keep(self, rows_K: NDArray[np.int64]) -> None:
-        """Go on with some of the rows only."""
+        """Keep only these rows."""
         self._streams = [self._streams[i] for i in rows_K]
         self._block_TB = self._block_TB[:, rows_K]

@@ -1,4 +1,4 @@
-"""Samples shared among threads, each of which makes its own from beginning to end."""
+"""Divide samples among threads."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ import torch
 from makemore.models.base import CountModel, LanguageModel
 
 FEWEST = 16
-"""Samples that are worth a thread."""
+"""Minimum number of samples per thread."""
 
 T = TypeVar("T")
 
 
 def threads(model: LanguageModel, rows: int) -> int:
-    """How many to use: as many as torch does, if the BLAS that numpy calls doesn't start its own.
+    """Number of sampling threads: as many as torch uses, if numpy's BLAS is single-threaded, else 1.
 
-    Those of OpenBLAS cost more, at sizes like these, than they bring. It reads
-    ``OPENBLAS_NUM_THREADS`` when numpy is imported; the command line sets it. ``count`` looks up rather
-    than multiplies, and Python's lock lets one thread at a time do so.
+    At these sizes OpenBLAS's own threads cost more than they gain; it reads ``OPENBLAS_NUM_THREADS``, which
+    the command line sets, when numpy is imported. Count models do lookups that hold the GIL.
     """
-    alone = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
-    if not alone or model.device.type != "cpu" or isinstance(model, CountModel):
+    single_threaded_blas = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+    if not single_threaded_blas or model.device.type != "cpu" or isinstance(model, CountModel):
         return 1
     return max(1, min(torch.get_num_threads(), rows // FEWEST))
 
 
 def share(work: Callable[[range, Event], list[T]], samples: range, n_threads: int) -> list[T]:
-    """What ``work`` makes of all samples, in order, each thread having a stretch of them.
+    """Run ``work`` on one range of ``samples`` per thread and return the results in order.
 
-    The event is set where the others' results are no longer wanted: work may then end at once.
+    The event is set when the remaining results are no longer needed; ``work`` may then return early.
     """
-    over = Event()
-    edges = [samples.start + len(samples) * i // n_threads for i in range(n_threads + 1)]
-    shares = [range(a, b) for a, b in pairwise(edges)]
+    cancelled = Event()
+    bounds = [samples.start + len(samples) * i // n_threads for i in range(n_threads + 1)]
+    ranges = [range(a, b) for a, b in pairwise(bounds)]
     if n_threads == 1:
-        return work(samples, over)
+        return work(samples, cancelled)
     with ThreadPoolExecutor(n_threads) as pool:
         try:
-            return [one for part in pool.map(work, shares, [over] * n_threads) for one in part]
+            return [item for results in pool.map(work, ranges, [cancelled] * n_threads) for item in results]
         finally:
-            over.set()
+            cancelled.set()

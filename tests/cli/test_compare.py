@@ -20,7 +20,7 @@ def runs(work):
 def test_a_table_for_people(runs):
     out = call(*runs).out
     assert out.startswith("words, val: bits a byte, best first")
-    for title in ("95 % interval", "beyond noise", "perplexity", "by heart", "sampling/s", "memory"):
+    for title in ("95 % interval", "beyond noise", "perplexity", "memorised", "sampling/s", "memory"):
         assert title in out
     assert max(map(len, out.splitlines())) <= 110
     first, second = (out.index(f"\n{name} ") for name in ("lines", "other"))

@@ -43,7 +43,7 @@ def test_its_files_are_those_of_a_run(checkpoint: Path) -> None:
 
 
 def test_refusals(refused, checkpoint: Path) -> None:
-    assert "name the text" in refused("import", checkpoint, "prose.txt")
+    assert "pass the text" in refused("import", checkpoint, "prose.txt")
     assert "--overwrite" in refused("import", checkpoint, "words.txt", "--out", "lines")
     assert "no such file" in refused("import", "nothing.pt", "words.txt")
     assert "no use for it" in refused("import", checkpoint, "words.txt", "--n-head", 2)

@@ -107,8 +107,12 @@ def spoil(folder: Path, name: str, **changes: Any) -> None:
         ("config.json", {"activation_function": "relu"}, "activation_function=relu"),
         ("config.json", {"n_inner": 7}, "n_inner=7"),
         ("config.json", {"bos_token_id": None, "eos_token_id": None}, "bos_token_id"),
-        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "rules that none of ours has"),
-        ("tokenizer.json", {"model": {"type": "Unigram", "vocab": []}}, "like its Unigram"),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "rules that our tokenizers don't support"),
+        (
+            "tokenizer.json",
+            {"model": {"type": "Unigram", "vocab": []}},
+            "Unigram tokenizers aren't supported",
+        ),
     ],
 )
 def test_what_ours_is_not_like_is_refused(name: str, changes: dict, said: str, tmp_path: Path) -> None:

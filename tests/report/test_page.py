@@ -94,9 +94,9 @@ def test_the_table_holds_every_row_and_figure(pages, comparisons, mode):
 def test_there_is_a_picture_of_everything(pages, comparisons, mode):
     text = pages[mode].read_text(encoding="utf-8")
     assert outline(pages[mode]).charts == 6
-    for title in ("Val while training", "parameters buy", "time buys", "Calibration", "Where in the text"):
+    for title in ("Validation loss", "by parameters", "by training time", "Calibration", "Loss by position"):
         assert title in text
-    for title in ("Tokens each finds hard", "Samples", "Recipes"):
+    for title in ("Hardest tokens", "Samples", "Recipes"):
         assert f"<h2>{title}</h2>" in text
     for row in comparisons[mode].rows:
         assert row.portrait is not None
@@ -110,11 +110,11 @@ def test_there_is_a_picture_of_everything(pages, comparisons, mode):
 
 def test_a_frontier_of_one_has_no_line_to_speak_of(comparisons):
     lines = comparisons["lines"]
-    caption = "The dashed line joins those"
+    caption = "The dashed line is the Pareto frontier"
     several, alone = (comparison_page(c) for c in (lines, replace(lines, rows=lines.rows[:1])))
-    assert caption in several or several.count("In both, none betters") == 2
+    assert caption in several or several.count("Best in both") == 2
     assert caption not in alone
-    assert f"In both, none betters {lines.rows[0].name}." in alone
+    assert f"Best in both: {lines.rows[0].name}." in alone
 
 
 def test_cells_say_when_there_is_nothing():

@@ -1,7 +1,7 @@
-"""Smoothed n-grams, one token a row: a walk through the trie of contexts.
+"""Smoothed n-grams, one token per row: a walk through the trie of contexts.
 
-A row is at its longest known context; each context knows the next shorter one, as in the automaton
-of Aho & Corasick (1975). Longer contexts, which weren't seen, would change nothing.
+Each row is at its longest known context, and each context links to the next shorter one, as in the automaton
+of Aho & Corasick (1975). Longer, unseen contexts don't change the distribution.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ LIBRARY = CLibrary(
 
 
 class Trie:
-    """Nodes of all levels in one numbering: 0 is the empty context, then the tokens, then the pairs, …
+    """Nodes of all levels, numbered together: 0 is the empty context, then the tokens, then the pairs, …
 
-    A node's children lie side by side, so that they, and the running sum of their shares, are a slice.
+    A node's children are contiguous, so they and the running sum of their shares are slices.
     """
 
     def __init__(self, smoothed: Smoothed, order: int) -> None:
@@ -43,7 +43,7 @@ class Trie:
         self.vocab_size = size = table.vocab_size
         starts = np.cumsum([0, 1, *map(len, table.keys)])
         self.inner = int(starts[order])
-        """Nodes from here on are too long to be a context."""
+        """Nodes from here on are too long to be contexts."""
         # Sorted, because parents are numbered level by level.
         parents = [keys // size + start for keys, start in zip(table.keys, starts, strict=False)]
         self.keys = np.concatenate([p * size + v.tokens for p, v in zip(parents, levels, strict=True)])
@@ -51,7 +51,7 @@ class Trie:
         longer = zip(table.suffixes, starts[1:], strict=False)
         self.suffixes = np.concatenate([np.zeros(1 + size, np.int64), *(n + start for n, start in longer)])
         self.rests = np.concatenate([v.rests[:-2] for v in levels])
-        # Nothing is shorter than the empty context: its children's shares are all of the distribution.
+        # The empty context has no shorter one: its children's shares sum to 1.
         self.rests[ROOT] = 0
         self.shares = np.concatenate([[0.0], smoothed.unigram_1V[0], *(v.shares[:-2] for v in levels[1:])])
         self.sums = np.cumsum(self.shares)
@@ -61,70 +61,70 @@ class Trie:
         self.sums_before = self.sums[self.firsts - 1]
 
     def described(self, boundary_id: int) -> ctypes.Structure:
-        """As C reads it."""
+        """The trie as a C struct."""
         arrays = (self.tokens, self.suffixes, self.firsts, self.lasts, self.rests, self.sums)
         return _Trie(self.inner, boundary_id, *map(address, arrays))
 
     def as_context(self, nodes_B: Ints) -> Ints:
-        """Nodes, less the first token of those that are too long."""
+        """Drop the first token of nodes that are too long to be contexts."""
         return np.where(nodes_B >= self.inner, self.suffixes.take(nodes_B), nodes_B)
 
     def after(self, nodes_B: Ints, ids_B: Ints) -> Ints:
-        """The longest known contexts after one more token."""
-        wanted_B = nodes_B * self.vocab_size + ids_B
-        at_B = self.keys.searchsorted(wanted_B)
-        missing = (self.keys.take(at_B, mode="clip") != wanted_B).nonzero()[0]
+        """Longest known contexts after one more token."""
+        keys_B = nodes_B * self.vocab_size + ids_B
+        index_B = self.keys.searchsorted(keys_B)
+        missing = (self.keys.take(index_B, mode="clip") != keys_B).nonzero()[0]
         while len(missing):
             nodes_B = nodes_B.copy()
             nodes_B[missing] = self.suffixes[nodes_B[missing]]
-            wanted = nodes_B[missing] * self.vocab_size + ids_B[missing]
-            at_B[missing] = at = self.keys.searchsorted(wanted)
-            missing = missing[self.keys.take(at, mode="clip") != wanted]
-        return self.as_context(at_B + 1)
+            keys = nodes_B[missing] * self.vocab_size + ids_B[missing]
+            index_B[missing] = index = self.keys.searchsorted(keys)
+            missing = missing[self.keys.take(index, mode="clip") != keys]
+        return self.as_context(index_B + 1)
 
     def distribution(self, node: int) -> NDArray[np.float64]:
-        """(V,), from the shortest context to the longest."""
+        """Distribution (V,) of the next token, built from the shortest context to the longest."""
         path = []
         while node != ROOT:
             path.append(node)
             node = int(self.suffixes[node])
         p_V = self.shares[1 : 1 + self.vocab_size].copy()
         for node in reversed(path):
-            seen = slice(self.firsts[node], self.lasts[node] + 1)
+            children = slice(self.firsts[node], self.lasts[node] + 1)
             p_V *= self.rests[node]
-            p_V[self.tokens[seen]] += self.shares[seen]
+            p_V[self.tokens[children]] += self.shares[children]
         return p_V
 
     def draw(self, nodes_B: Ints, uniform_B: NDArray[np.float64]) -> tuple[Ints, Ints]:
-        """The children (B,) that were drawn, and of which nodes.
+        """Sample children (B,); also returns the nodes they belong to.
 
-        A number below the share of what was seen after a context picks among that; what is left of it
-        goes on to the next shorter context.
+        A number below the total share of a context's children picks one of them; otherwise the remainder is
+        passed on to the next shorter context.
         """
         nodes, u = nodes_B, uniform_B
-        picked_B, of_B = np.empty_like(nodes_B), np.empty_like(nodes_B)
+        children_B, parents_B = np.empty_like(nodes_B), np.empty_like(nodes_B)
         rows = np.arange(len(nodes_B))
         while True:
             rests = self.rests.take(nodes)
-            kept = 1 - rests
-            seen = u < kept
-            seen |= nodes == ROOT
-            hit, of = rows[seen], nodes[seen]
-            if len(hit):
-                place = self.sums.searchsorted(self.sums_before.take(of) + u[seen], side="right")
-                # Rounding may lead beyond the last one.
-                picked_B[hit] = np.minimum(np.maximum(place, self.firsts.take(of)), self.lasts.take(of))
-                of_B[hit] = of
-                if len(hit) == len(rows):
-                    return picked_B, of_B
-            left = ~seen
-            rows = rows[left]
-            u = (u[left] - kept[left]) / rests[left]
-            nodes = self.suffixes.take(nodes[left])
+            seen_share = 1 - rests
+            is_seen = u < seen_share
+            is_seen |= nodes == ROOT
+            hits, at = rows[is_seen], nodes[is_seen]
+            if len(hits):
+                child = self.sums.searchsorted(self.sums_before.take(at) + u[is_seen], side="right")
+                # Rounding may overshoot the last child.
+                children_B[hits] = np.minimum(np.maximum(child, self.firsts.take(at)), self.lasts.take(at))
+                parents_B[hits] = at
+                if len(hits) == len(rows):
+                    return children_B, parents_B
+            is_unseen = ~is_seen
+            rows = rows[is_unseen]
+            u = (u[is_unseen] - seen_share[is_unseen]) / rests[is_unseen]
+            nodes = self.suffixes.take(nodes[is_unseen])
 
 
 class CountStepper(Stepper):
-    """Each row is the node of its longest known context."""
+    """Keeps the node of each row's longest known context."""
 
     twins = False
     can_draw = True
@@ -136,27 +136,27 @@ class CountStepper(Stepper):
         rows_BL = array(state[0])
         self.nodes = np.full(len(rows_BL), ROOT)
         for column in rows_BL.T:
-            known = (column >= 0).nonzero()[0]  # before a document there is no token
-            self.nodes[known] = self._after(self.nodes[known], column[known])
+            present = (column >= 0).nonzero()[0]  # -1: no token before the document
+            self.nodes[present] = self._advance(self.nodes[present], column[present])
 
-    def _after(self, nodes_B: Ints, ids_B: Ints) -> Ints:
+    def _advance(self, nodes_B: Ints, ids_B: Ints) -> Ints:
         begins = ids_B == self.boundary_id
         return self.trie.after(np.where(begins, ROOT, nodes_B), ids_B)
 
     def step(self, ids_B: Ints) -> Floats:
-        self.nodes = self._after(self.nodes, ids_B)
+        self.nodes = self._advance(self.nodes, ids_B)
         p_BV = np.stack([self.trie.distribution(node) for node in self.nodes.tolist()])
         with np.errstate(divide="ignore"):  # without smoothing, log 0
             return np.log(p_BV, out=p_BV).astype(np.float32)
 
     def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
-        picked_B, of_B = self.trie.draw(self.nodes, uniform_B)
-        ids_B = self.trie.tokens.take(picked_B)
-        # What was picked from the longest context leads on; other rows look theirs up.
-        after_B = self.trie.as_context(picked_B)
-        fell = ((of_B != self.nodes) | (ids_B == self.boundary_id)).nonzero()[0]
-        if len(fell):
-            after_B[fell] = self._after(self.nodes[fell], ids_B[fell])
+        children_B, parents_B = self.trie.draw(self.nodes, uniform_B)
+        ids_B = self.trie.tokens.take(children_B)
+        # A child of the longest context is the next context; other rows are looked up.
+        after_B = self.trie.as_context(children_B)
+        lookups = ((parents_B != self.nodes) | (ids_B == self.boundary_id)).nonzero()[0]
+        if len(lookups):
+            after_B[lookups] = self._advance(self.nodes[lookups], ids_B[lookups])
         self.nodes = after_B
         return ids_B
 
@@ -165,7 +165,7 @@ class CountStepper(Stepper):
 
 
 class CompiledCountStepper(CountStepper):
-    """Draws in C, which leaves Python's lock to other threads."""
+    """Samples in C, which releases the GIL."""
 
     def __init__(self, model: Count, trie: Trie, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""

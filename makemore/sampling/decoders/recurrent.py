@@ -1,4 +1,4 @@
-"""The recurrent networks, one token a row."""
+"""The recurrent networks, one token per row."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from makemore.sampling.decoders.base import (
 from makemore.types import State
 
 Weights = tuple[Floats, Floats, Floats, Floats]
-"""Of a layer: from the input (in, gates) and its bias, from the hidden vector and its bias."""
+"""A layer's input weight (in, gates) and bias, and hidden weight (hidden, gates) and bias."""
 
 
 class RecurrentStepper(Stepper):
-    """Layer by layer; ``_cell`` is what distinguishes the three networks."""
+    """Steps layer by layer; ``_cell`` is the only difference between the three networks."""
 
     def __init__(self, model: Recurrent) -> None:
         self.size = model.config.n_hidden
         self.embedding = array(model.embedding.weight)
         self.head = Linear.of(model.head)
-        self.layers = [self._layer(_weights(model, i)) for i in range(model.config.n_layer)]
+        self.layers = [self._prepare(_weights(model, i)) for i in range(model.config.n_layer)]
 
-    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
-        """What is applied to the input, and to the hidden vector."""
+    def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
+        """Linear maps of the input and of the hidden vector."""
         w, b, u, c = weights
         return Linear(w, b + c), Linear(u)
 
     def load(self, state: State) -> None:
-        # A list, by layer, of arrays that ``_cell`` replaces.
+        # A list of arrays by layer, which ``_cell`` replaces.
         self.parts = [[array(part[:, i]).copy() for i in range(len(self.layers))] for part in state]
 
     def step(self, ids_B: Ints) -> Floats:
@@ -47,7 +47,7 @@ class RecurrentStepper(Stepper):
         return self.head(x)
 
     def _cell(self, i: int, x: Floats) -> Floats:
-        """The hidden vectors (B, H) of layer ``i`` after input ``x``."""
+        """Hidden vectors (B, H) of layer ``i`` after input ``x``."""
         raise NotImplementedError
 
     def keep(self, rows_K: Ints) -> None:
@@ -66,21 +66,21 @@ class RNNStepper(RecurrentStepper):
 class GRUStepper(RecurrentStepper):
     """PyTorch's order of gates: reset, update, new."""
 
-    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
+    def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
         w, b, u, c = weights
-        return Linear(w, b), Linear(u, c)  # the new values' bias by the hidden vector is behind a gate
+        return Linear(w, b), Linear(u, c)  # the reset gate applies to the hidden bias of the new values
 
     def _cell(self, i: int, x: Floats) -> Floats:
         of_input, of_hidden = self.layers[i]
         h, gates = self.parts[0][i], slice(0, 2 * self.size)
-        by_input, by_hidden = of_input(x), of_hidden(h)
-        open_ = sigmoid(by_input[:, gates] + by_hidden[:, gates])
-        new = by_hidden[:, 2 * self.size :]
-        new *= open_[:, : self.size]
-        new += by_input[:, 2 * self.size :]
+        from_input, from_hidden = of_input(x), of_hidden(h)
+        sigmoids = sigmoid(from_input[:, gates] + from_hidden[:, gates])
+        new = from_hidden[:, 2 * self.size :]
+        new *= sigmoids[:, : self.size]
+        new += from_input[:, 2 * self.size :]
         np.tanh(new, out=new)
         h = h - new
-        h *= open_[:, self.size :]
+        h *= sigmoids[:, self.size :]
         h += new
         self.parts[0][i] = h
         return h
@@ -89,9 +89,9 @@ class GRUStepper(RecurrentStepper):
 class LSTMStepper(RecurrentStepper):
     """PyTorch's order of gates: input, forget, new, output."""
 
-    def _layer(self, weights: Weights) -> tuple[Linear, Linear]:
-        # Half the argument of each gate's sigmoid, so that one tanh serves all four: the new values come
-        # first, then input, forget, output.
+    def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
+        # A sigmoid is a tanh of half its argument, so one tanh serves all four. The new values come first,
+        # then input, forget, output.
         size = self.size
         order = np.r_[2 * size : 3 * size, : 2 * size, 3 * size : 4 * size]
         scale = np.where(np.arange(4 * size) < size, 1.0, 0.5).astype(np.float32)

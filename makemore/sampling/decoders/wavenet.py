@@ -1,4 +1,4 @@
-"""WaveNet, one token a row: a ring of inputs for each level (Le Paine et al. 2016, "Fast Wavenet
+"""WaveNet, one token per row, with a ring buffer of inputs per level (Le Paine et al. 2016, "Fast Wavenet
 Generation Algorithm")."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from makemore.types import State
 
 @fast_decoder.register(WaveNet)
 class WaveNetStepper(Stepper):
-    """Each level joins its newest input with one ``2**level`` steps older."""
+    """Each level combines its newest input with the one from ``2**level`` steps earlier."""
 
     def __init__(self, model: WaveNet) -> None:
         self.embedding = array(model.embedding.weight)
@@ -26,7 +26,7 @@ class WaveNetStepper(Stepper):
         self.head = Linear.of(model.head)
 
     def load(self, state: State) -> None:
-        # By position first: a ring's slot is then in one piece.
+        # Position first, so a ring's slot is contiguous.
         self.rings = [array(queue).swapaxes(0, 1).copy() for queue in state]
         self.turn = 0
 
@@ -61,7 +61,7 @@ def _fusion(level: nn.Module) -> list[Linear]:
 
 
 def _gated(level: nn.Module) -> list[Linear]:
-    """Filter and gate, skip, and the residual layer where there is one."""
+    """Filter and gate, skip and, except in the last level, residual layers."""
     level = cast("GatedBlock", level)
     layers = [level.filter_gate, level.skip, level.residual]
     return [Linear.of(layer) for layer in layers if isinstance(layer, nn.Linear)]

@@ -1,4 +1,4 @@
-"""Models of a fixed window, and the table of pairs, one token a row."""
+"""Fixed-window models and the bigram table, one token per row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from makemore.types import State
 
 
 def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
-    """A layer without bias and the batch normalisation after it, as one layer."""
+    """Fold batch normalisation into the layer before it, which has no bias."""
     scale = array(norm.weight / (norm.running_var + norm.eps).sqrt())
     return Linear(matrix(layer.weight) * scale, array(norm.bias) - array(norm.running_mean) * scale)
 
 
 @fast_decoder.register(Bigram)
 class BigramStepper(Stepper):
-    """A row of the table."""
+    """Looks up rows of the table."""
 
     twins = False
 
@@ -40,7 +40,7 @@ class BigramStepper(Stepper):
 
 
 class WindowStepper(Stepper):
-    """The last tokens' embeddings, side by side, through tanh layers."""
+    """Feeds the concatenated embeddings of the last tokens through tanh layers."""
 
     def __init__(self, model: MLP | BatchNormMLP, layers: list[Linear]) -> None:
         self.boundary_id = model.boundary_id
@@ -48,19 +48,19 @@ class WindowStepper(Stepper):
         self.layers, self.head = layers, Linear.of(model.head)
 
     def load(self, state: State) -> None:
-        before = array(state[0])
-        newest = np.full_like(before[:, :1], self.boundary_id, shape=(len(before), 1))
-        self.window = np.concatenate([newest, before], axis=1)
-        # What stands before a boundary is boundary too.
-        begun = np.flip(np.logical_or.accumulate(np.flip(self.window == self.boundary_id, 1), axis=1), 1)
-        self.window[begun] = self.boundary_id
+        context = array(state[0])
+        newest = np.full_like(context[:, :1], self.boundary_id, shape=(len(context), 1))
+        self.window = np.concatenate([newest, context], axis=1)
+        # Everything before a boundary is boundary too.
+        is_past = np.flip(np.logical_or.accumulate(np.flip(self.window == self.boundary_id, 1), axis=1), 1)
+        self.window[is_past] = self.boundary_id
 
     def step(self, ids_B: Ints) -> Floats:
         self.window[:, :-1] = self.window[:, 1:]
         self.window[:, -1] = ids_B
-        new = ids_B == self.boundary_id
-        if np.count_nonzero(new):
-            self.window[new] = self.boundary_id
+        starts = ids_B == self.boundary_id
+        if np.count_nonzero(starts):
+            self.window[starts] = self.boundary_id
         x = self.embedding.take(self.window, 0).reshape(len(ids_B), -1)
         for layer in self.layers:
             x = layer(x)
@@ -84,17 +84,17 @@ def _batchnorm_mlp(model: BatchNormMLP) -> WindowStepper:
 
 @fast_decoder.register(BagOfWords)
 class BagOfWordsStepper(Stepper):
-    """The newest token and the average of the window."""
+    """Adds the newest embedding to the mean of the window."""
 
     def __init__(self, model: BagOfWords) -> None:
         embedding = array(model.embedding.weight)
-        # Index -1, where there is no token yet, is a row of zeros.
+        # Index -1 (no token yet) is a row of zeros.
         self.embedding = np.concatenate([embedding, np.zeros_like(embedding[:1])])
         self.up, self.down, self.head = map(Linear.of, (model.up, model.down, model.head))
 
     def load(self, state: State) -> None:
-        before = array(state[0])
-        self.window = np.concatenate([np.full((len(before), 1), -1), before], axis=1)
+        context = array(state[0])
+        self.window = np.concatenate([np.full((len(context), 1), -1), context], axis=1)
 
     def step(self, ids_B: Ints) -> Floats:
         self.window[:, :-1] = self.window[:, 1:]
