@@ -1,4 +1,4 @@
-"""The command line: one file per command, no logic in it."""
+"""The command line: one file per command, without logic."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ app.command("tokenize")(tokenize.command)
 app.command("doctor")(doctor.command)
 
 
-# Typer brings its own click or uses the installed one, depending on its version.
+# Depending on its version, typer bundles click or uses the installed one.
 ClickException = cast(
     type[typer.BadParameter],
     next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"makemore {__version__}")
         raise typer.Exit
 
@@ -70,7 +70,7 @@ def root(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    """Nothing to do before a command but to say the version."""
+    """Group callback: handles --version only."""
 
 
 def _fail(message: str, status: int = 2) -> int:
@@ -81,22 +81,21 @@ def _fail(message: str, status: int = 2) -> int:
     return status
 
 
-def _abandon(stream: TextIO) -> None:
-    """Nothing more may be written there, not even at exit."""
+def _redirect_to_devnull(stream: TextIO) -> None:
+    """Python's flush at exit would otherwise fail on the broken stream."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _refused(error: OSError) -> int:
-    """The system refuses something: a full disk, a file that may not be read."""
+def _fail_os_error(error: OSError) -> int:
     if error.filename is not None:
         return _fail(f"{error.filename}: {error.strerror}")
-    _abandon(sys.stdout)
+    _redirect_to_devnull(sys.stdout)
     return _fail(f"can't write the output: {error.strerror}")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; returns the exit status: 0 done, 2 the user's mistake, 130/143 stopped."""
+    """Run a command line; returns the exit status: 0 success, 2 user error, 130/143 stopped by a signal."""
     try:
         status = app(list(arguments), prog_name="makemore", standalone_mode=False)
         sys.stdout.flush()
@@ -113,27 +112,27 @@ def run(arguments: Sequence[str]) -> int:
     except Terminated:
         return _fail("stopped", 143)
     except (BrokenPipeError, SystemExit) as error:
-        # Click makes a SystemExit of it.
+        # Click turns BrokenPipeError into SystemExit.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        _abandon(sys.stdout)  # the reader (head, say) has had enough
+        _redirect_to_devnull(sys.stdout)  # the reader, such as head, closed the pipe
         return 0
-    except UnicodeEncodeError as error:  # half a character in an argument, which a path of Windows may have
-        return _fail(f"{error.object!r} is no text: {error.reason}")
+    except UnicodeEncodeError as error:  # a lone surrogate, as a Windows path may contain
+        return _fail(f"{error.object!r} is not valid text: {error.reason}")
     except OSError as error:
         if error.errno is None:
             raise
-        return _refused(error)
+        return _fail_os_error(error)
     except (MemoryError, RuntimeError) as error:
         from makemore.runtime.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        return _fail("out of memory; ask for less at a time, or use a smaller model")
+        return _fail("out of memory; reduce the batch or request size, or use a smaller model")
 
 
 def main(command: str | None = None) -> None:
-    """The ``makemore`` program; ``command`` is put first, for train.py and sample.py."""
+    """Entry point of ``makemore``; ``command`` is prepended to the arguments, for train.py and sample.py."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -142,7 +141,7 @@ def main(command: str | None = None) -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        _abandon(sys.stderr)
+        _redirect_to_devnull(sys.stderr)
     if status > 128:
         leave_soon(status)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options shared by several commands, and parsing of their values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import typer
 
 from makemore.errors import UserError
 
-JSON = typer.Option(False, "--json", help="Print exactly one JSON object on stdout.")
+JSON = typer.Option(False, "--json", help="Print one JSON object to stdout.")
 DEVICE = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps.")
 INPUT = typer.Argument(
     [],
-    help="Texts: files (.gz and .zst too), folders, globs, URLs, - for standard input, or a data set's name "
-    "(default: first names).",
+    help="Input text: files (plain, .gz, .zst), directories, globs, URLs, '-' for stdin, or a data set name "
+    "(default: first-names).",
     show_default=False,
 )
 TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
@@ -26,7 +26,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def seconds(text: str | None) -> float | None:
-    """``90``, ``90s``, ``2m`` or ``1.5h`` in seconds. Raises UserError for anything else."""
+    """Parse a duration such as ``90``, ``90s``, ``2m`` or ``1.5h``; raises UserError if it is malformed."""
     if text is None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
@@ -40,12 +40,12 @@ def seconds(text: str | None) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters, but line ends, are spelled out: files of strangers may hold any."""
+    """Escape control characters except newlines, because input files are untrusted."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def print_json(payload: dict[str, Any]) -> None:
-    """One JSON object on stdout; numbers that JSON has no word for become null."""
+    """Print one JSON object to stdout; NaN and infinities become null."""
     json.dump(_finite(payload), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
 

@@ -1,4 +1,4 @@
-"""A sample in the colours of its probabilities, and a line for each of its tokens."""
+"""Print a sample coloured by token probability, with one line per token."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from makemore.sampling.probabilities import TokenProb
 
 COLOURS = ((0.5, "green"), (0.2, "cyan"), (0.05, "yellow"), (0.0, "red"))
-"""Of tokens at least this probable."""
+"""(minimum probability, colour), highest first."""
 
 
 def colour(p: float) -> str:
-    return next(name for least, name in COLOURS if p >= least)
+    return next(name for min_p, name in COLOURS if p >= min_p)
 
 
 def print_probs(prompt: str, tokens: list[TokenProb]) -> None:
-    """The text, coloured on a terminal; then token, probability, entropy and alternatives."""
+    """Print the coloured text, then each token's probability, entropy and alternatives."""
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     text = Text(printable(prompt), style="dim")
     for token in tokens:

@@ -1,4 +1,4 @@
-"""What a person sees of training, on stderr."""
+"""Training progress, printed to stderr."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def settings_line(config: Any) -> str:
-    """A dataclass's settings that say something, as ``key=value``."""
+    """Format a dataclass's settings that aren't None as ``key=value``."""
     values = dataclasses.asdict(config).items()
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values if v is not None)
 
 
 def recipe_line(plan: Plan) -> str:
-    """How a plan trains; counting has no recipe to speak of."""
+    """Describe how a plan trains; count models have no recipe."""
     if plan.train.optimizer == "none":
         return "one pass over the text, counting"
     precision = str(plan.precision).removeprefix("torch.")
@@ -36,7 +36,7 @@ def recipe_line(plan: Plan) -> str:
 
 
 def score_line(score: Score) -> str:
-    """The figures of a score in one line."""
+    """Format a score in one line."""
     low, high = score.ci95_bits_per_char
     text = (
         f"{score.split}: {score.nll:.4f} nats/token, perplexity {score.perplexity:.3f}, "
@@ -44,7 +44,7 @@ def score_line(score: Score) -> str:
         f"({score.tokens:,} tokens, {score.chars:,} chars)"
     )
     if score.unspellable:
-        text += f"; {score.unspellable:,} characters outside the alphabet, charged"
+        text += f"; {score.unspellable:,} characters outside the alphabet, charged at a fixed cost"
     if score.unseen is not None:
         unseen = score.unseen
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
@@ -52,20 +52,20 @@ def score_line(score: Score) -> str:
 
 
 def memorisation_line(found: Memorisation) -> str:
-    """What samples share with the training text, beside held-out text, in one line."""
-    mine, theirs = found.samples, found.held_out
-    if mine.verbatim is not None:
-        held = "" if theirs is None or theirs.verbatim is None else f" (held-out: {theirs.verbatim:.1%})"
-        return f"{mine.texts:,} samples: {mine.verbatim:.1%} are training lines{held}"
-    held = "" if theirs is None else f" (held-out: {theirs.copied_mean:.1f}, at most {theirs.copied_max})"
+    """Summarise memorisation in samples and in held-out text in one line."""
+    drawn, ref = found.samples, found.held_out
+    if drawn.verbatim is not None:
+        suffix = "" if ref is None or ref.verbatim is None else f" (held-out: {ref.verbatim:.1%})"
+        return f"{drawn.texts:,} samples: {drawn.verbatim:.1%} are training lines{suffix}"
+    suffix = "" if ref is None else f" (held-out: {ref.copied_mean:.1f}, at most {ref.copied_max})"
     return (
-        f"{mine.texts:,} samples: longest run copied from train, in characters: "
-        f"{mine.copied_mean:.1f} on average, at most {mine.copied_max}{held}"
+        f"{drawn.texts:,} samples: longest run copied from train, in characters: "
+        f"{drawn.copied_mean:.1f} on average, at most {drawn.copied_max}{suffix}"
     )
 
 
 class ProgressObserver:
-    """A progress bar on a terminal, a line now and then elsewhere."""
+    """Show a progress bar on a terminal; elsewhere print occasional lines."""
 
     def __init__(self, label: str = "") -> None:
         self.console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -74,25 +74,25 @@ class ProgressObserver:
         self._task: TaskID | None = None
         self._val: float | None = None
         self._loss: float | None = None
-        self._told = -1
-        self._encoding_since = 0.0
-        self._encoding_told = time.perf_counter()
+        self._reported = -1
+        self._encoding_start = 0.0
+        self._encoding_reported = time.perf_counter()
 
     def note(self, text: str) -> None:
-        # Training goes on where nobody can be told: the terminal is gone, or the disk that logs are on full.
+        # Training continues even if the terminal is gone or the log's disk is full.
         with contextlib.suppress(OSError):
             self.console.print(printable(text), markup=False, emoji=False)
 
     def encoding(self, done: int, total: int) -> None:
         now = time.perf_counter()
-        self._encoding_since = self._encoding_since or now
-        if now - self._encoding_told < (0.2 if self.console.is_terminal else 10.0):
+        self._encoding_start = self._encoding_start or now
+        if now - self._encoding_reported < (0.2 if self.console.is_terminal else 10.0):
             return
-        rate = done / max(now - self._encoding_since, 1e-9)
+        rate = done / max(now - self._encoding_start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
         line = f"encoding: {done / total:4.0%}, {rate / 1e6:.0f}M characters/s{left}"
         self.console.print(line, end="   \r" if self.console.is_terminal else "\n", markup=False)
-        self._encoding_told = now
+        self._encoding_reported = now
 
     def start(self, plan: Plan) -> None:
         import torch
@@ -132,8 +132,8 @@ class ProgressObserver:
         line = "  ".join(figures)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=record.progress, figures=line)
-        elif int(record.progress * 20) > self._told:
-            self._told = int(record.progress * 20)
+        elif int(record.progress * 20) > self._reported:
+            self._reported = int(record.progress * 20)
             self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s")
 
     def scoring(self, done: int, total: int) -> None:
@@ -141,7 +141,7 @@ class ProgressObserver:
             self._bar.update(self._task, completed=done / max(total, 1), figures="scoring")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

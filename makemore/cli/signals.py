@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a question the trainer asks; what doesn't ask is interrupted."""
+"""Turn Ctrl-C, SIGTERM and SIGHUP into a flag that the trainer polls; interrupt code that doesn't poll."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from types import FrameType
 
 GRACE = 3.5
-"""Seconds after which a signal that nobody has asked about interrupts what is going on."""
+"""Seconds after a signal until code that hasn't stopped is interrupted."""
 RETRY = 5.0
-"""Seconds from that to its repetition: more than clearing away takes."""
+"""Seconds between repeated interrupts; longer than cleanup takes."""
 LAST = 0.25
-"""Seconds that what is left has after the last word."""
+"""Seconds the process may keep running after its final message."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came where nobody asks: as KeyboardInterrupt, so that what is half-written is cleared away."""
+    """SIGTERM outside ``stop_flag``; an exception like KeyboardInterrupt, so partial files are removed."""
 
 
 def heed_termination() -> None:
-    """Have SIGTERM raise Terminated; a second one, or ``GRACE`` seconds, end the program as it is."""
+    """Make SIGTERM raise Terminated; a second SIGTERM, or ``GRACE`` seconds, kills the process."""
 
     def receive(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -36,14 +36,14 @@ def heed_termination() -> None:
 
 
 def leave_soon(status: int) -> None:
-    """End the program though threads go on: Python waits for a compiler's, which may take a minute."""
+    """Exit even if threads are running; Python would wait for compiler threads, up to a minute."""
     timer = threading.Timer(LAST, os._exit, [status])
     timer.daemon = True
     timer.start()
 
 
 class StopFlag:
-    """Which signal has come, if any."""
+    """The signal received, if any; call it to poll."""
 
     signum: int | None = None
 
@@ -52,29 +52,29 @@ class StopFlag:
 
     @property
     def status(self) -> int:
-        """The exit status of a program stopped by the signal."""
+        """Exit status of a program stopped by the signal."""
         return 128 + (self.signum or signal.SIGINT)
 
 
 @contextlib.contextmanager
 def stop_flag(once: bool = True) -> Iterator[StopFlag]:
-    """Signals set the flag while the block runs; ``once``: a second one has its usual effect.
+    """Make signals set a flag while the block runs. ``once``: a second signal has its default effect.
 
-    Where the block hasn't ended ``GRACE`` seconds after a signal, KeyboardInterrupt is raised in it: an
-    evaluation or a compilation may take minutes, and what is on disk is whole at every moment. It is raised
-    again every ``RETRY`` seconds: one that falls into a callback of Python's is lost.
+    If the block is still running ``GRACE`` seconds after a signal, KeyboardInterrupt is raised in it: an
+    evaluation or a compilation may take minutes, and files on disk are always consistent. It is raised again
+    every ``RETRY`` seconds, because an interrupt inside a Python callback is lost.
     """
     flag = StopFlag()
-    before = {s: signal.getsignal(s) for s in _signals()}
+    old_handlers = {s: signal.getsignal(s) for s in _stop_signals()}
     ended = threading.Event()
 
-    def insist() -> None:
+    def interrupt_repeatedly() -> None:
         pause = GRACE
         while not ended.wait(pause):
             _interrupt()
             pause = RETRY
 
-    insisting = threading.Thread(target=insist, daemon=True)
+    interrupter = threading.Thread(target=interrupt_repeatedly, daemon=True)
 
     def receive(signum: int, frame: FrameType | None) -> None:
         first, flag.signum = flag.signum is None, signum
@@ -82,28 +82,28 @@ def stop_flag(once: bool = True) -> Iterator[StopFlag]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if first:
-                insisting.start()
+                interrupter.start()
 
-    for s in before:
+    for s in old_handlers:
         signal.signal(s, receive)
     try:
         yield flag
     finally:
         ended.set()
-        for s, handler in before.items():
+        for s, handler in old_handlers.items():
             signal.signal(s, handler)
 
 
-def _signals() -> list[signal.Signals]:
-    """Those that ask a program to end; nohup has SIGHUP ignored."""
-    found = [signal.SIGINT, signal.SIGTERM]
+def _stop_signals() -> list[signal.Signals]:
+    """SIGINT, SIGTERM, and SIGHUP unless it is ignored, as under nohup."""
+    signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        found.append(signal.SIGHUP)
-    return found
+        signals.append(signal.SIGHUP)
+    return signals
 
 
 def _interrupt() -> None:
-    if os.name == "posix":  # a signal wakes what waits, too
+    if os.name == "posix":  # a real signal also wakes blocking calls
         os.kill(os.getpid(), signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Format tables for the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:
-    """One line a gradient: is it exact, near, how far off at most."""
+    """One row per gradient: exact or approximate match, and the largest difference."""
     table = Table("gradient of", "against", "exact", "approximate", "largest difference")
     for row in rows:
         table.add_row(
@@ -30,41 +30,41 @@ def gradcheck_table(rows: list[GradRow]) -> str:
             "yes" if row.approximate else "NO",
             f"{row.max_difference:.2e}",
         )
-    return _rendered(table)
+    return _render(table)
 
 
-def _rendered(table: Table) -> str:
+def _render(table: Table) -> str:
     out = io.StringIO()
     width = max(110, shutil.get_terminal_size().columns)
-    # Names are no markup, though there be brackets or colons in them.
+    # Names may contain brackets or colons, which are not markup.
     Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(table)
     return out.getvalue().rstrip()
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Which is better, the same in other words, and at what cost: a line for each rung, best first."""
-    parts = [f"{comparison.source}, {comparison.split}: bits a byte, best first"]
+    """Format a comparison with one row per model, best first: score, other metrics and costs."""
+    parts = [f"{comparison.source}, {comparison.split}: bits/byte, best first"]
     for columns in tables(comparison):
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         for column in (*NAME, *columns):
             table.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=True)
         for row in comparison.rows:
             table.add_row(*(column.text(row) for column in (*NAME, *columns)))
-        parts.append(_rendered(table))
+        parts.append(_render(table))
     return "\n\n".join(parts)
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A line for each rung, every figure in full; pairs become two columns, ``_low`` and ``_high``."""
+    """One line per model, in full precision; pairs become two columns, ``_low`` and ``_high``."""
     out = io.StringIO()
-    lines = [_flat(row.as_dict()) for row in comparison.rows]
-    writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
+    rows = [_flatten(row.as_dict()) for row in comparison.rows]
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(rows)
     return out.getvalue().rstrip()
 
 
-def _flat(figures: dict[str, Any]) -> dict[str, Any]:
+def _flatten(figures: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in figures.items():
         if isinstance(value, list):
@@ -75,7 +75,7 @@ def _flat(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """One table with every column."""
+    """One Markdown table with all columns."""
     columns = (*NAME, *(column for part in tables(comparison) for column in part))
     lines = [[column.title for column in columns]]
     lines.append(["---" if column.is_text else "---:" for column in columns])
@@ -84,7 +84,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def memorisation_table(result: Memorisation) -> str:
-    """Figures of the samples, and of held-out text where there is some."""
+    """Memorisation statistics of the samples, and of held-out text if available."""
     columns = {"samples": _originality(result.samples)}
     if result.held_out is not None:
         columns["held-out"] = _originality(result.held_out)
@@ -93,7 +93,7 @@ def memorisation_table(result: Memorisation) -> str:
         column.justify = "right"
     for label in columns["samples"]:
         table.add_row(label, *(figures[label] for figures in columns.values()))
-    return _rendered(table)
+    return _render(table)
 
 
 def _originality(figures: Originality) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _originality(figures: Originality) -> dict[str, str]:
         cells["verbatim training lines"] = f"{figures.verbatim:.1%}"
     if figures.copied_mean is not None:
         cells["longest run copied from train, mean"] = f"{figures.copied_mean:.1f} characters"
-        cells["longest run copied from train, most"] = f"{figures.copied_max} characters"
-    cells["texts that are repeated"] = f"{figures.repeated:.1%}"
+        cells["longest run copied from train, max"] = f"{figures.copied_max} characters"
+    cells["repeated texts"] = f"{figures.repeated:.1%}"
     unit = "characters" if figures.copied_mean is None else "words"
     return cells | {f"distinct {n}-grams of {unit}": f"{share:.1%}" for n, share in figures.distinct.items()}

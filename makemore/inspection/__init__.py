@@ -1,1 +1,1 @@
-"""Pictures of a trained model and what they say in plain words, a file for each kind of picture."""
+"""Plots of a trained model and automatic verdicts on them, one file per kind of plot."""

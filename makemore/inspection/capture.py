@@ -1,4 +1,4 @@
-"""What flows through a model, seen from outside: outputs of its nonlinearities, inputs of its layers."""
+"""Record outputs of a model's nonlinearities and inputs of its layers."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ class Activation(NamedTuple):
     kind: str
     """``tanh``, ``sigmoid``, ``relu`` or ``gelu``."""
     values: Tensor
-    """(B, T, H), or (N, H) of the positions that count."""
+    """(B, T, H), or (N, H) for valid positions only."""
 
 
-class _Watch(TorchFunctionMode):
+class _ActivationRecorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
-        self.path: list[str] = []
-        self.seen: dict[tuple[int, str], tuple[Any, Activation]] = {}
+        self.layers: list[str] = []
+        self.outputs: dict[tuple[int, str], tuple[Any, Activation]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         kind = SQUASHING.get(func)
         if kind is not None:
-            layer = self.path[-1] if self.path else ""
-            # Keyed by its input, which is kept alive: some square a nonlinearity by calling it twice.
-            self.seen.setdefault((id(args[0]), kind), (args[0], Activation(layer, kind, out.detach())))
+            layer = self.layers[-1] if self.layers else ""
+            # Keyed by input (kept alive), because squared nonlinearities are computed by two equal calls.
+            self.outputs.setdefault((id(args[0]), kind), (args[0], Activation(layer, kind, out.detach())))
         return out
 
 
 @contextlib.contextmanager
 def watching(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
-    """Within the block, calling the model is watched; what is yielded tells what was seen, in order."""
-    watch, handles = _Watch(), []
+    """Record the model's calls in the block; yields a function that returns the activations, in order."""
+    recorder, handles = _ActivationRecorder(), []
 
     def enter(name: str) -> Callable[..., None]:
-        return lambda module, args: watch.path.append(name)
+        return lambda module, args: recorder.layers.append(name)
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
-        watch.path.pop()
+        recorder.layers.pop()
 
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(enter(name)))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
-        with watch:
-            yield lambda: [activation for _, activation in watch.seen.values()]
+        with recorder:
+            yield lambda: [activation for _, activation in recorder.outputs.values()]
     finally:
         for handle in handles:
             handle.remove()
@@ -72,16 +72,16 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
 
 @torch.no_grad()
 def inputs_of(model: nn.Module, kind: type[nn.Module], run: Callable[[], Any]) -> list[tuple[Any, ...]]:
-    """The arguments of every call of a layer of a kind while ``run`` runs."""
-    found: list[tuple[Any, ...]] = []
+    """(layer, *arguments) of every call of a layer of type ``kind`` while ``run`` runs."""
+    calls: list[tuple[Any, ...]] = []
 
-    def note(module: nn.Module, args: Any) -> None:
-        found.append((module, *args))
+    def record(module: nn.Module, args: Any) -> None:
+        calls.append((module, *args))
 
-    handles = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, kind)]
+    handles = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, kind)]
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return calls

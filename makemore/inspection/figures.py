@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, labels that can be read."""
+"""Sizes, colours and token labels shared by all figures."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 from makemore.tokenizers import Tokenizer
 
 BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
-"""Distinct for colour-blind readers too (Okabe & Ito 2008)."""
+"""A palette for colour-blind readers (Okabe & Ito 2008)."""
 STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"
 SIGNS = (
-    "¶ is the boundary between documents, ␣ a blank, ⏎ the end of a line, ⇥ a tab; a number like 1F389 is "
-    "the code of a character that can't be drawn"
+    "¶ is the boundary between documents, ␣ a space, ⏎ a newline, ⇥ a tab; a number like 1F389 is the code "
+    "point of a character that can't be drawn"
 )
 WIDTH = 11.3
-"""Inches of the page, wider than which labels shrink."""
+"""Page width in inches; wider figures are scaled down, labels included."""
 LONGEST_LABEL = 6
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """In inches, axes fitted to what stands around them."""
+    """A figure of a size in inches, with a layout that makes room for labels."""
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
@@ -48,7 +48,7 @@ def _visible(char: str) -> str:
 
 
 def label(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text, blanks made visible, short enough for an axis."""
+    """A token's text with visible whitespace, shortened for an axis."""
     if token == tokenizer.boundary_id:
         return BOUNDARY
     text = "".join(_visible(char) for char in tokenizer.decode([token]))
@@ -61,7 +61,7 @@ def labels(tokenizer: Tokenizer, tokens: Iterable[int]) -> list[str]:
 
 
 def token_axis(axis: Any, names: list[str], size: float = 8) -> None:
-    """Ticks at whole numbers, a token each, without marks; long ones turned where they'd collide."""
+    """Label an axis with one token per integer tick; long labels on an x axis are rotated."""
     axis.set_ticks(range(len(names)), names, fontsize=size)
     axis.set_tick_params(length=0)
     if axis.axis_name == "x" and max(map(len, names), default=0) > 2:

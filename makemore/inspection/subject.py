@@ -1,4 +1,4 @@
-"""What is inspected, and what a picture of it is."""
+"""Data classes of an inspection: the subject, its pictures and verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["good", "note", "warning"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence on what was found."""
+    """A finding in one sentence."""
 
     kind: Kind
     text: str
@@ -28,10 +28,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, how to read it, and what it says of this model."""
+    """A figure with a caption and verdicts on the model."""
 
     name: str
-    """File name, without its suffix."""
+    """File name without suffix."""
     title: str
     caption: str
     figure: Figure
@@ -40,16 +40,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Update:
-    """One parameter over the first steps of training."""
+    """Relative updates of one parameter over the first training steps."""
 
     name: str
     ratio_S: np.ndarray
-    """(S,) float64: standard deviation of each step's change over that of the values; NaN of zeros."""
+    """(S,) float64: std of each step's change over std of the values; NaN if either is zero."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model with what is known of its training; None where the text is no longer at hand."""
+    """A trained model and its training data; fields are None if the text is no longer available."""
 
     name: str
     rung: str
@@ -57,18 +57,18 @@ class Subject:
     """The best weights, on the CPU, in eval mode."""
     tokenizer: Tokenizer
     tokens_T: Tensor
-    """(T,) int64: a text to look at closely, the boundary first, within the model's context."""
+    """(T,) int64: a short text that starts with the boundary and fits the model's context."""
     records: list[dict[str, Any]]
     """The lines of ``metrics.jsonl``."""
     stopped_early: bool = False
     fresh: LanguageModel | None = None
-    """The model before its first step."""
+    """The model before training."""
     train: Split | None = None
     val: Split | None = None
     batch: Batch | None = None
-    """Of the training split, as the recipe makes them."""
+    """A training batch, as the recipe makes it."""
     updates: list[Update] = field(default_factory=list)
-    """Of the first steps of training, taken again."""
+    """Updates of the first training steps, replayed."""
 
     @property
     def vocab_size(self) -> int:

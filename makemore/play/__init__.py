@@ -1,1 +1,1 @@
-"""A page on this machine to play with runs: written text in, the model's expectations out."""
+"""A local web page for exploring runs: type text, see the model's predictions."""

@@ -1,4 +1,4 @@
-"""All pictures and verdicts on one page that needs nothing else: no script, no network."""
+"""A self-contained HTML page (no scripts, no network) of all pictures and verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MADE_BY = "makemore inspect"
 def inspection_page(
     title: str, facts: dict[str, str], pictures: list[Picture], images: dict[str, bytes]
 ) -> str:
-    """The HTML; ``images``: PNG by the picture's name."""
+    """Build the HTML; ``images`` maps picture names to PNG bytes."""
     verdicts = [verdict for picture in pictures for verdict in picture.verdicts]
     rows = "".join(
         f'<tr><td class="words">{escape(name)}</td><td class="words">{escape(fact)}</td></tr>'
@@ -26,13 +26,13 @@ def inspection_page(
     sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
     body = (
         f'<h1>{escape(title)}</h1>\n<div class="wide"><table class="facts">{rows}</table></div>\n'
-        f"<h2>In plain words</h2>\n{_list(verdicts)}\n{sections}"
+        f"<h2>Findings</h2>\n{_list(verdicts)}\n{sections}"
     )
     return page(title, body, made_by=MADE_BY)
 
 
 def pictures_on(path: Path) -> list[str] | None:
-    """Names of the pictures on a page that an inspection made; None where it is no such page."""
+    """Names of the pictures on an inspection page; None if the file isn't one."""
     try:
         html = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

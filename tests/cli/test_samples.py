@@ -193,7 +193,7 @@ def test_a_report(work, run):
     arguments = ["sample", run, "--report", "-n", "8", "--max-new-tokens", "15", "--seed", "1"]
     table = call(*arguments).out
     assert "held-out" in table
-    assert ("verbatim training lines" if run == "lines" else "longest run copied from train, most") in table
+    assert ("verbatim training lines" if run == "lines" else "longest run copied from train, max") in table
     found = json.loads(call(*arguments, "--json").out)["report"]
     assert found["samples"]["texts"] == 8
     name = "verbatim" if run == "lines" else "copied_mean"

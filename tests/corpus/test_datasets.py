@@ -156,7 +156,7 @@ class TestDownloading:
         assert out.split() == ["data/names.txt"]
         assert err.startswith("fetched")
         assert run(["data", "names"]) == 0
-        assert capsys.readouterr().err.startswith("already there")
+        assert capsys.readouterr().err.startswith("already downloaded")
 
 
 class TestFinding:

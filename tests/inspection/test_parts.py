@@ -68,7 +68,7 @@ def judged(vals: list[float], trains: list[float]) -> str:
 def test_overfitting_is_told_from_its_step_on() -> None:
     said = judged([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
     assert "overfitting since step 300: val rose by 0.200" in said
-    assert "learned by heart" in said
+    assert "memorisation" in said
 
 
 def test_a_loss_that_still_falls_is_told() -> None:
@@ -77,14 +77,18 @@ def test_a_loss_that_still_falls_is_told() -> None:
 
 
 def test_a_loss_at_rest_is_told() -> None:
-    assert "came to rest at 1.700 by step 400" in judged(
+    assert "converged at 1.700 by step 400" in judged(
         [2.0, 1.8, 1.701, 1.7, 1.705], [2.0, 1.8, 1.7, 1.7, 1.7]
     )
 
 
 @pytest.mark.parametrize(
     ("first", "kind", "said"),
-    [(2.4, "good", "knowing nothing"), (9.0, "warning", "too sure"), (1.0, "note", "something known")],
+    [
+        (2.4, "good", "good init"),
+        (9.0, "warning", "overconfident"),
+        (1.0, "note", "didn't start from random"),
+    ],
 )
 def test_the_first_loss_is_held_against_ln_v(first: float, kind: str, said: str) -> None:
     (verdict,) = losses.judge_start(records([2.0], [2.0], first), VOCAB)
@@ -212,8 +216,8 @@ def test_heads_are_named_by_their_habit() -> None:
     even /= even.sum(1, keepdims=True)
     said = [v.text for v in attention.judge(np.stack([before, first, even])[None])]
     assert said == [
-        "layer 0, head 0 looks at the token before (100%)",
-        "layer 0, head 1 looks at the boundary (100%)",
+        "layer 0, head 0 attends to the previous token (100%)",
+        "layer 0, head 1 attends to the boundary (100%)",
         "layer 0, head 2 spreads its attention evenly",
     ]
 
@@ -343,7 +347,8 @@ def test_quantiles_are_of_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"), [(1e-3, "about 10^-3.0"), (1e-6, "too small a rate"), (0.5, "w moves by 10^-0.3")]
+    ("ratio", "said"),
+    [(1e-3, "about 10^-3.0"), (1e-6, "learning rate too small"), (0.5, "w changes by 10^-0.3")],
 )
 def test_the_pace_is_judged(ratio: float, said: str) -> None:
     (verdict,) = updates.judge([Update("w", np.array([np.nan] + 50 * [ratio]))])
@@ -352,7 +357,7 @@ def test_the_pace_is_judged(ratio: float, said: str) -> None:
 
 def test_fast_matrices_are_told_in_one_sentence() -> None:
     (verdict,) = updates.judge([Update(f"w{n}", np.full(50, n / 4)) for n in (1, 2, 3)])
-    assert verdict.text == "w3 and 2 more matrices move by up to 10^-0.1 a step: too large a rate"
+    assert verdict.text == "w3 and 2 more matrices change by up to 10^-0.1 per step: learning rate too large"
 
 
 def test_a_matrix_that_began_at_zero_is_not_too_fast() -> None:

@@ -148,7 +148,7 @@ def test_the_keyboard_alone_suffices(page: Any, served: Served) -> None:
     tab_to(page, f"{FIRST} .tokens button")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
-    page.locator(f"{FIRST} .place", has_text="In place of a").wait_for()
+    page.locator(f"{FIRST} .place", has_text="Alternatives to a").wait_for()
     inside = look(run, "bad", at=1).candidates
     choice = next(i for i, c in enumerate(inside[1:], start=1) if not c.ends)
     tab_to(page, f"{FIRST} .next button")
@@ -191,12 +191,12 @@ def test_a_clicked_character_shows_its_alternatives(page: Any, served: Served) -
     page.keyboard.type("bad")
     shown(page, "bad")
     page.locator(f"{FIRST} .tokens button").nth(2).click()
-    page.locator(f"{FIRST} .place", has_text="In place of d").wait_for()
+    page.locator(f"{FIRST} .place", has_text="Alternatives to d").wait_for()
     best = look(load(served.folder / "lines"), "ba").candidates[0]
     assert nexts(page)[0].startswith(f"{'the end' if best.ends else best.text}, {percent(best.p)}")
     assert page.locator(f"{FIRST} .there").text_content() == "d"
     page.locator(f"{FIRST} .tokens button").nth(2).click()
-    page.locator(f"{FIRST} .place", has_text="What may come next").wait_for()
+    page.locator(f"{FIRST} .place", has_text="Next token").wait_for()
 
 
 def test_characters_of_several_bytes_stay_whole(page: Any, served: Served) -> None:

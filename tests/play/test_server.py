@@ -74,7 +74,7 @@ def test_it_listens_on_this_machine_alone() -> None:
     with listen(0) as listener:
         host, port = listener.getsockname()
         assert host == "127.0.0.1"
-        with pytest.raises(UserError, match=rf"--port {port}: .*; 0 takes a free one"):
+        with pytest.raises(UserError, match=rf"--port {port}: .*; use 0 for a free port"):
             listen(port)
         assert listener.family == socket.AF_INET
 

@@ -23,7 +23,7 @@ def test_thirty_damages(tmp_path):
 
 def test_the_command(tmp_path):
     folder = make_runs(tmp_path)["finished"]
-    assert call("check", folder) == (0, f"{folder}: every file is as it was written\n", "")
+    assert call("check", folder) == (0, f"{folder}: all files are intact\n", "")
     (folder / "samples.txt").write_text("other\n")
     (folder / "tokenizer.json").unlink()
     result = call("check", folder, "--json")

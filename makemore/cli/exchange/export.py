@@ -11,22 +11,22 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
+    run: Path = typer.Argument(..., help="Run directory."),
     format: str = typer.Option(..., "--format", "-f", help="hf (Hugging Face), onnx or arpa (KenLM)."),
     out: Path | None = typer.Option(
-        None, "--out", "-o", help="Where to (default: beside the run, named after it)."
+        None, "--out", "-o", help="Output path (default: beside the run, named after it)."
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace an export that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing export."),
     json: bool = JSON,
 ) -> None:
-    """Write a run for another program: transformers, onnxruntime or KenLM."""
+    """Export a run for transformers, onnxruntime or KenLM."""
     from makemore.interop.export import export
     from makemore.runs.run import load
 
-    done = export(load(run, "cpu"), format, out, overwrite)
+    exported = export(load(run, "cpu"), format, out, overwrite)
     if json:
-        print_json(done.as_dict())
+        print_json(exported.as_dict())
         return
-    print(f"{done.path}  ({done.bytes:,} bytes)")
-    if done.note:
-        print(done.note, file=sys.stderr)
+    print(f"{exported.path}  ({exported.bytes:,} bytes)")
+    if exported.note:
+        print(exported.note, file=sys.stderr)

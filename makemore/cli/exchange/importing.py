@@ -10,19 +10,19 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    checkpoint: Path = typer.Argument(..., help="nanoGPT's ckpt.pt or makemore.py's model.pt."),
-    input: str = typer.Argument(..., help="The text it was trained on: a file or a data set's name."),
-    out: Path | None = typer.Option(None, "--out", "-o", help="Run directory."),
+    checkpoint: Path = typer.Argument(..., help="nanoGPT ckpt.pt or makemore.py model.pt; no code is run."),
+    input: str = typer.Argument(..., help="Its training text: a file or a data set name."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="Run directory to create."),
     n_head: int | None = typer.Option(
         None,
         "--n-head",
         min=1,
-        help="Heads of a makemore.py transformer, whose file doesn't say (default 4).",
+        help="Heads of a makemore.py transformer; not stored in its file (default: 4).",
     ),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     json: bool = JSON,
 ) -> None:
-    """Make a run of another program's checkpoint; nothing in the file is executed."""
+    """Import a nanoGPT or makemore.py checkpoint as a run."""
     from makemore.interop.importing import import_checkpoint
 
     run = import_checkpoint(checkpoint, input, out, n_head, overwrite)

@@ -10,10 +10,10 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
+    run: Path = typer.Argument(..., help="Run directory."),
     json: bool = JSON,
 ) -> None:
-    """Look for damage in the files of a run."""
+    """Check a run's files for damage."""
     from makemore.errors import UserError
     from makemore.runs.verification import check
 
@@ -23,4 +23,4 @@ def command(
         raise typer.Exit(2 if problems else 0)
     if problems:
         raise UserError("; ".join(problems))
-    print(f"{run}: every file is as it was written")
+    print(f"{run}: all files are intact")

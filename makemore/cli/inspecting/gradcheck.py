@@ -8,12 +8,15 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    model: str = typer.Argument("batchnorm-mlp", help="A rung with a hand-written backward pass."),
+    model: str = typer.Argument("batchnorm-mlp", help="Model with a hand-written backward pass."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=3; repeatable."),
-    seed: int = typer.Option(0, "--seed", help="Seed of weights and batch."),
+    seed: int = typer.Option(0, "--seed", help="Random seed of weights and batch."),
     json: bool = JSON,
 ) -> None:
-    """Compare hand-written gradients with autograd and finite differences, in float64."""
+    """Check hand-written gradients against autograd.
+
+    Finite differences are a second reference. Everything is in float64.
+    """
     from makemore.cli.tables import gradcheck_table
     from makemore.training.gradients import check_gradients
 

@@ -17,26 +17,29 @@ MARKS = {"good": "+", "note": "-", "warning": "!"}
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
-    text: str | None = typer.Option(None, "--text", help="What attention and gates are shown on."),
+    run: Path = typer.Argument(..., help="Run directory."),
+    text: str | None = typer.Option(None, "--text", help="Text for the attention and gate plots."),
     out: Path | None = typer.Option(
-        None, "--out", "-o", help="Folder of the page and its pictures (default: beside the run)."
+        None, "--out", "-o", help="Directory for the page and PNG files (default: beside the run)."
     ),
     json: bool = JSON,
 ) -> None:
-    """Pictures of a run and a verdict in plain words: one HTML page, and PNG files."""
+    """Plot the inside of a run and report problems.
+
+    Writes one HTML page and PNG files, and prints the findings.
+    """
     from makemore.inspection.inspect import inspect
     from makemore.runs.run import load
 
-    found = inspect(load(run, "cpu"), out, text)
+    inspection = inspect(load(run, "cpu"), out, text)
     if json:
-        print_json(found.as_dict())
+        print_json(inspection.as_dict())
     else:
-        show(found)
+        show(inspection)
 
 
 def show(found: Inspection, tell: Callable[[str], None] = print) -> None:
-    """The verdicts, a line each, and where the page is."""
+    """Print the verdicts, one per line, and the path of the page."""
     for verdict in found.verdicts:
         tell(printable(f"{MARKS[verdict.kind]} {verdict.text}"))
     if found.left_out:

@@ -8,10 +8,10 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    name: str | None = typer.Argument(None, help="A rung, for its settings (default: all rungs)."),
+    name: str | None = typer.Argument(None, help="Model whose settings to list (default: list all models)."),
     json: bool = JSON,
 ) -> None:
-    """List the rungs of the ladder, or one rung's settings."""
+    """List the models, or the settings of one."""
     from makemore.models.catalogue import TO_READ, rungs, settings_of
 
     if name is None:
@@ -22,10 +22,10 @@ def command(
         width = max(len(row["name"]) for row in rows)
         for row in rows:
             print(f"{row['name']:<{width}}  {row['summary']}")
-        print("\nto read before the others:")
+        print("\nread first:")
         for row in TO_READ:
             print(f"{row['name']:<{width}}  {row['summary']}")
-        print("\nsettings of one: makemore models NAME")
+        print("\nsettings of a model: makemore models NAME")
         return
     settings = settings_of(name)
     if json:

@@ -11,12 +11,15 @@ from makemore.cli.options import DEVICE
 
 
 def command(
-    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Run directories, to switch between."),
-    port: int = typer.Option(0, "--port", min=0, max=65535, help="Port on 127.0.0.1 (default: a free one)."),
-    open: bool = typer.Option(False, "--open", help="Open the page in the browser."),
+    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Run directories to choose from."),
+    port: int = typer.Option(0, "--port", min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one."),
+    open: bool = typer.Option(False, "--open", help="Open the page in a browser."),
     device: str = DEVICE,
 ) -> None:
-    """A page on this machine: type, see what comes next, sample, compare runs. Ctrl-C ends it."""
+    """Explore runs on a local web page.
+
+    Shows next-token probabilities as you type, draws samples and compares runs. Ctrl-C stops the server.
+    """
     import importlib.util
 
     from makemore.errors import UserError
@@ -35,10 +38,10 @@ def command(
     listener = listen(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
     print(address, flush=True)
-    print("Ctrl-C ends it", file=sys.stderr)
+    print("press Ctrl-C to stop", file=sys.stderr)
     if open:
         webbrowser.open(address)
     try:
         serve(make_app(loaded, token), listener)
     except KeyboardInterrupt:
-        print("ended", file=sys.stderr)
+        print("stopped", file=sys.stderr)

@@ -18,33 +18,33 @@ TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"One or
 
 
 def command(
-    inputs: list[str] = typer.Argument(..., help="One text to train every rung on, or run directories."),
-    models: str = typer.Option("all", "--models", help="Rungs, such as count,mlp; or all."),
+    inputs: list[str] = typer.Argument(..., help="Text to train all models on, or run directories to rank."),
+    models: str = typer.Option("all", "--models", help="Comma-separated models, such as count,mlp; or all."),
     tokenizers: str = TOKENIZERS,
-    seeds: int = typer.Option(1, "--seeds", help="Runs of each, with seeds from 0 on."),
-    max_time: str | None = typer.Option(None, "--max-time", help="Training time of each run (default: 90s)."),
-    steps: int | None = typer.Option(None, "--steps", help="Optimizer steps of each run."),
+    seeds: int = typer.Option(1, "--seeds", help="Runs per model; seeds count up from 0."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Training time per run (default: 90s)."),
+    steps: int | None = typer.Option(None, "--steps", help="Optimizer steps per run."),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
-    file: Path | None = typer.Option(None, "--file", help="A text to score all run directories on."),
-    out: Path | None = typer.Option(None, "--out", "-o", help="Folder of the runs that are trained."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Train anew what has been trained."),
+    file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="Parent directory for the trained runs."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Retrain finished runs."),
     device: str = DEVICE,
     csv: bool = typer.Option(False, "--csv", help="Print the table as CSV."),
     markdown: bool = typer.Option(False, "--markdown", help="Print the table as Markdown."),
-    html: Path | None = typer.Option(None, "--html", help="Write a report, one page, to this file."),
+    html: Path | None = typer.Option(None, "--html", help="Write an HTML report to this file."),
     json: bool = JSON,
 ) -> None:
-    """Train every rung on one split within the same budget, or score runs; best first.
+    """Train and rank models on one text, or rank runs.
 
-    Runs that are there already are kept and those cut short resumed.
+    All models get the same split and budget. Finished runs are reused; interrupted runs are resumed.
     """
     limit = seconds(max_time)
     from makemore.errors import UserError
 
     if csv + markdown + json > 1:
-        raise UserError("--csv, --markdown and --json exclude each other")
+        raise UserError("--csv, --markdown and --json can't be combined; choose one")
     if html is not None and (html.is_dir() or html.parent.is_file()):
-        raise UserError(f"--html {html}: no page can be written there")
+        raise UserError(f"--html {html}: can't write a file there; give another path")
     from makemore.cli.signals import stop_flag
     from makemore.comparison.compare import CompareRequest, compare
     from makemore.report.comparison import comparison_page
@@ -69,7 +69,7 @@ def command(
         try:
             comparison = compare(request, observe, flag)
         except (Interrupted, KeyboardInterrupt):
-            print("makemore: stopped; the same command goes on from here", file=sys.stderr)
+            print("makemore: stopped; run the same command again to resume", file=sys.stderr)
             raise typer.Exit(flag.status) from None
     if html is not None:
         write_page(html, comparison_page(comparison))
@@ -77,11 +77,11 @@ def command(
     if json:
         print_json(comparison.as_dict())
     else:
-        print(_shown(comparison, csv, markdown))
+        print(_format(comparison, csv, markdown))
 
 
 def observe(name: str) -> ProgressObserver:
-    """Watches a run, in that run's own process."""
+    """Create the progress observer of a run, in the process that trains it."""
     from makemore.cli.progress import ProgressObserver
 
     observer = ProgressObserver(name)
@@ -90,7 +90,7 @@ def observe(name: str) -> ProgressObserver:
     return observer
 
 
-def _shown(comparison: Comparison, csv: bool, markdown: bool) -> str:
+def _format(comparison: Comparison, csv: bool, markdown: bool) -> str:
     from makemore.cli import tables
     from makemore.report.columns import notes
 

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
-    file: Path | None = typer.Argument(None, help="Another text: scored whole, or its --split."),
-    split: str | None = typer.Option(None, "--split", help="val (default), test, train or val+test."),
-    stride: int | None = typer.Option(None, "--stride", help="Step of overlapping windows (default: half)."),
+    run: Path = typer.Argument(..., help="Run directory."),
+    file: Path | None = typer.Argument(None, help="Another text to score: all of it, or its --split."),
+    split: str | None = typer.Option(None, "--split", help="Split: val (default), test, train or val+test."),
+    stride: int | None = typer.Option(None, "--stride", help="Step between windows (default: half)."),
     report: bool = typer.Option(
-        True, "--report/--no-report", help="Of its own text: sample it, and say how much it recites."
+        True, "--report/--no-report", help="Without FILE, also print memorisation statistics."
     ),
     dynamic: bool = typer.Option(
-        False, "--dynamic", help="Beside the plain score, that of weights that follow the text."
+        False, "--dynamic", help="Also report dynamic evaluation: the model learns while it is scored."
     ),
-    dynamic_lr: float | None = typer.Option(None, "--dynamic-lr", help="How fast they follow it."),
+    dynamic_lr: float | None = typer.Option(None, "--dynamic-lr", help="Learning rate (default: 0.0003)."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
-    """Score a run: every token of a split, exactly once."""
+    """Score a run on every token of a split, exactly once."""
     from makemore.cli.progress import ProgressObserver, memorisation_line, score_line
     from makemore.errors import UserError
     from makemore.evaluation.dynamic import DynamicSettings
@@ -39,35 +39,35 @@ def command(
     from makemore.sampling.text import SampleRequest
 
     if dynamic_lr is not None and not dynamic:
-        raise UserError("--dynamic-lr goes with --dynamic")
+        raise UserError("--dynamic-lr requires --dynamic")
     settings = DynamicSettings() if dynamic_lr is None else DynamicSettings(lr=dynamic_lr)
     loaded = load(run, device)
     score = evaluate(loaded, file, split, stride)
-    memorised = None
+    memorisation = None
     if report and file is None:
-        memorised = report_on(loaded, [SampleRequest(REPORTED[loaded.mode])])
-    followed = evaluate_dynamic(loaded, score, file, split, stride, settings) if dynamic else None
+        memorisation = report_on(loaded, [SampleRequest(REPORTED[loaded.mode])])
+    dynamic_score = evaluate_dynamic(loaded, score, file, split, stride, settings) if dynamic else None
     if json:
-        extra = {} if memorised is None else {"memorisation": memorised.as_dict()}
-        apart = {} if followed is None else {"dynamic": followed.as_dict()}
-        print_json({"run": str(run), **score.as_dict(), **extra, **apart})
+        memorisation_json = {} if memorisation is None else {"memorisation": memorisation.as_dict()}
+        dynamic_json = {} if dynamic_score is None else {"dynamic": dynamic_score.as_dict()}
+        print_json({"run": str(run), **score.as_dict(), **memorisation_json, **dynamic_json})
         return
     observer = ProgressObserver()
     observer.console.stderr = False
     observer.note(score_line(score))
-    if memorised is not None:
-        observer.note(memorisation_line(memorised))
-    if followed is not None:
-        observer.note(dynamic_line(followed))
+    if memorisation is not None:
+        observer.note(memorisation_line(memorisation))
+    if dynamic_score is not None:
+        observer.note(dynamic_line(dynamic_score))
 
 
 def dynamic_line(followed: DynamicScore) -> str:
-    """The score of weights that follow the text, and how far from the plain one."""
+    """Format a dynamic score and its difference from the plain score."""
     from makemore.cli.progress import score_line
 
     low, high = followed.difference_ci95
     return (
-        f"dynamic evaluation (weights follow the text; not comparable with plain scores):\n"
+        f"dynamic evaluation (the model learns while it is scored; not comparable with plain scores):\n"
         f"{score_line(followed.score)}\n"
-        f"{followed.difference:+.4f} bits/byte [{low:+.4f}, {high:+.4f}] from the plain score"
+        f"{followed.difference:+.4f} bits/byte [{low:+.4f}, {high:+.4f}] relative to the plain score"
     )

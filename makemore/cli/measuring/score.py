@@ -10,29 +10,29 @@ from makemore.cli.options import DEVICE, JSON, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
-    file: Path = typer.Argument(..., help="A text."),
+    run: Path = typer.Argument(..., help="Run directory."),
+    file: Path = typer.Argument(..., help="Text file."),
     against: Path | None = typer.Option(
-        None, "--against", help="Another run: show which knows better where."
+        None, "--against", help="Second run; show which run predicts each piece better."
     ),
-    html: Path | None = typer.Option(None, "--html", help="Write a page to this file."),
+    html: Path | None = typer.Option(None, "--html", help="Write an HTML page to this file."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
-    """Show what each piece of a text cost: the surprisal of its tokens."""
+    """Show the surprisal of each piece of a text."""
     from makemore.cli.surprisal import print_duel, print_surprisal
     from makemore.evaluation.surprisal import duel, surprisal
     from makemore.report.page import write_page
     from makemore.report.surprisal import duel_page, surprisal_page
     from makemore.runs.run import load
 
-    found = surprisal(load(run, device), file)
-    both = None if against is None else duel(found, surprisal(load(against, device), file))
+    result = surprisal(load(run, device), file)
+    comparison = None if against is None else duel(result, surprisal(load(against, device), file))
     if html is not None:
-        write_page(html, surprisal_page(found) if both is None else duel_page(both))
+        write_page(html, surprisal_page(result) if comparison is None else duel_page(comparison))
     if json:
-        print_json((both or found).as_dict())
-    elif both is None:
-        print_surprisal(found)
+        print_json((comparison or result).as_dict())
+    elif comparison is None:
+        print_surprisal(result)
     else:
-        print_duel(both)
+        print_duel(comparison)

@@ -10,24 +10,24 @@ from makemore.cli.options import JSON, print_json
 
 
 def command(
-    name: str | None = typer.Argument(None, help="A data set to download (default: list them)."),
+    name: str | None = typer.Argument(None, help="Data set to download (default: list them)."),
     json: bool = JSON,
 ) -> None:
     """List the data sets, or download one."""
     from makemore.corpus.datasets import DATASETS, SHIPPED, download, shipped_file
 
     if name is None:
-        about = {SHIPPED: f"ships with makemore: {shipped_file()}"}
-        about |= {key: f"{dataset.about}: makemore data {key}" for key, dataset in DATASETS.items()}
+        descriptions = {SHIPPED: f"bundled with makemore: {shipped_file()}"}
+        descriptions |= {key: f"{dataset.about}: makemore data {key}" for key, dataset in DATASETS.items()}
         if json:
-            print_json({"datasets": about})
+            print_json({"datasets": descriptions})
             return
-        for key, text in about.items():
+        for key, text in descriptions.items():
             print(f"{key:<12}  {text}")
         return
     path, fetched = download(name)
     if json:
         print_json({"name": name, "path": str(path), "fetched": fetched})
         return
-    print(f"{'fetched' if fetched else 'already there'}: {path}", file=sys.stderr)
+    print(f"{'fetched' if fetched else 'already downloaded'}: {path}", file=sys.stderr)
     print(path)

@@ -22,12 +22,12 @@ STYLES = (
 def command(
     input: list[str] = INPUT,
     tokenizer: str = TOKENIZER,
-    n: int = typer.Option(300, "-n", min=0, help="Tokens of the text's beginning to show."),
-    mode: str | None = typer.Option(None, "--mode", help="auto, lines or text."),
-    encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    n: int = typer.Option(300, "-n", min=0, help="Number of tokens to show, from the start."),
+    mode: str | None = typer.Option(None, "--mode", help="auto (default), lines or text."),
+    encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     json: bool = JSON,
 ) -> None:
-    """Show how a text falls into tokens."""
+    """Show how a text is split into tokens."""
     from makemore.cli.progress import ProgressObserver
     from makemore.corpus.tokenization import tokenize
 
@@ -46,7 +46,7 @@ def _show(result: Tokenization) -> None:
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     text = Text()
     for i, piece in enumerate(result.pieces):
-        # Without colours, a bar stands between tokens.
+        # Without colours, separate tokens with a bar.
         bar = "" if console.is_terminal or not i or piece == "\n" else "|"
         text.append(bar).append(printable(_visible(piece)), STYLES[i % len(STYLES)])
     console.print(text)
@@ -56,11 +56,10 @@ def _show(result: Tokenization) -> None:
         f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"
     )
-    console.print(f"vocabulary: {result.used:,} of {result.vocab_size:,} tokens occur; most often:")
-    often = "  ".join(f"{_visible(piece).strip(chr(10))!r} {count:,}" for piece, count in result.frequent)
-    console.print(often)
+    console.print(f"vocabulary: {result.used:,} of {result.vocab_size:,} tokens occur; most frequent:")
+    frequent = "  ".join(f"{_visible(piece).strip(chr(10))!r} {count:,}" for piece, count in result.frequent)
+    console.print(frequent)
 
 
 def _visible(piece: str) -> str:
-    """Line ends and tabs that can be seen."""
     return piece.replace("\t", "→").replace("\n", "⏎\n")

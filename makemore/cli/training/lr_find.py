@@ -16,25 +16,21 @@ ROWS, WIDTH = 20, 48
 
 
 def command(
-    input: str | None = typer.Argument(None, help="A text file or a data set's name (default: first names)."),
-    model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
-    low: float | None = typer.Option(
-        None, "--from", help="First rate (default: a thousandth of the recipe's)."
-    ),
-    high: float | None = typer.Option(
-        None, "--to", help="Last rate (default: a hundred times the recipe's)."
-    ),
-    steps: int = typer.Option(200, "--steps", help="Steps of the sweep."),
-    max_time: str | None = typer.Option(None, "--max-time", help="Time of the sweep, in place of --steps."),
+    input: str | None = typer.Argument(None, help="Text file or data set name (default: first-names)."),
+    model: str = typer.Option("transformer", "--model", "-m", help="Model; see makemore models."),
+    low: float | None = typer.Option(None, "--from", help="Lowest rate (default: the recipe's / 1000)."),
+    high: float | None = typer.Option(None, "--to", help="Highest rate (default: the recipe's * 100)."),
+    steps: int = typer.Option(200, "--steps", help="Optimizer steps of the sweep."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Time of the sweep; replaces --steps."),
     tokenizer: str = TOKENIZER,
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
-    seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
-    config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
+    seed: int | None = typer.Option(None, "--seed", help="Random seed of weights, batches and dropout."),
+    config: Path | None = typer.Option(None, "--config", help="TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
-    out: Path | None = typer.Option(None, "--out", "-o", help="The picture: a PNG, PDF or SVG file."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="Plot: a PNG, PDF or SVG file."),
     json: bool = JSON,
 ) -> None:
-    """Try learning rates from low to high on a short run, and suggest one."""
+    """Suggest a learning rate from a short range test."""
     limit = seconds(max_time)
     train: dict[str, Any] = {"device": device, "seed": seed}
     from makemore.models import MODELS
@@ -58,7 +54,7 @@ def command(
     finally:
         observer.close()
     if sweep.doubt:
-        observer.note(f"not to be trusted: {sweep.doubt}")
+        observer.note(f"unreliable suggestion: {sweep.doubt}")
     if json:
         print_json(sweep.as_dict())
         return
@@ -69,7 +65,7 @@ def command(
 
 
 def chart(sweep: Sweep) -> str:
-    """The smoothed loss as a bar a rate; one bar is that of the suggestion."""
+    """Format the smoothed loss as a bar chart by learning rate, with the suggested rate marked."""
     points = sweep.points
     step = max(1, len(points) // ROWS)
     shown = points[::step]

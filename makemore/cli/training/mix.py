@@ -10,13 +10,16 @@ from makemore.cli.options import DEVICE, JSON, print_json
 
 
 def command(
-    runs: list[str] = typer.Argument(..., help="Two run directories or more, on one tokenizer and text."),
+    runs: list[str] = typer.Argument(..., help="Two or more run directories with one tokenizer and text."),
     out: Path = typer.Option(..., "--out", "-o", help="Run directory of the mixture."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
-    """Join runs into a mixture, its weights fitted on val (so read its score on test)."""
+    """Combine runs into a mixture with weights fitted on val.
+
+    Its val score is biased, so compare test scores.
+    """
     from makemore.cli.progress import score_line
     from makemore.training.mix import mix
 

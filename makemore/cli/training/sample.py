@@ -17,59 +17,59 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Path = typer.Argument(..., help="A run directory."),
-    n: int | None = typer.Option(None, "-n", help="Samples of each prompt (default: 10 lines, or one text)."),
-    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Text to go on from; may be repeated."),
+    run: Path = typer.Argument(..., help="Run directory."),
+    n: int | None = typer.Option(None, "-n", help="Samples per prompt (default: 10 lines, or one text)."),
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Text to continue; repeatable."),
     prompt_file: Path | None = typer.Option(
-        None, "--prompt-file", help="A file to go on from, - for standard input; of lines, each is a prompt."
+        None, "--prompt-file", help="File to continue, or '-' for stdin; in lines mode each line is a prompt."
     ),
-    max_new_tokens: int | None = typer.Option(None, "--max-new-tokens", help="Longest sample, in tokens."),
-    temperature: float = typer.Option(1.0, "--temperature", help="Below 1 safer, above 1 bolder."),
-    top_k: int | None = typer.Option(None, "--top-k", help="Choose among the K likeliest tokens."),
-    top_p: float | None = typer.Option(None, "--top-p", help="Choose among the likeliest with this mass."),
+    max_new_tokens: int | None = typer.Option(None, "--max-new-tokens", help="Maximum length in tokens."),
+    temperature: float = typer.Option(
+        1.0, "--temperature", help="Below 1 sharpens the distribution, above 1 flattens it."
+    ),
+    top_k: int | None = typer.Option(None, "--top-k", help="Keep only the K most probable tokens."),
+    top_p: float | None = typer.Option(None, "--top-p", help="Keep top tokens with this total probability."),
     min_p: float | None = typer.Option(
-        None, "--min-p", help="Drop tokens below this share of the likeliest."
+        None, "--min-p", help="Drop tokens below this fraction of the top probability."
     ),
-    greedy: bool = typer.Option(False, "--greedy", help="Always the likeliest token."),
+    greedy: bool = typer.Option(False, "--greedy", help="Always choose the most probable token."),
     beam: int | None = typer.Option(
-        None, "--beam", help="Search for the likeliest texts with K beams, best first."
+        None, "--beam", help="Beam search with K beams instead of sampling; best texts first."
     ),
     length_penalty: float | None = typer.Option(
-        None, "--length-penalty", help="Of beams (default 0.6): 0 favours short texts, above 1 long ones."
+        None, "--length-penalty", help="Length-normalisation exponent for beam search (default: 0.6)."
     ),
-    stop: str | None = typer.Option(None, "--stop", help="End a sample before this text."),
-    seed: int | None = typer.Option(None, "--seed", help="The same seed gives the same samples."),
-    novel_only: bool = typer.Option(False, "--novel-only", help="Only lines that weren't trained on."),
+    stop: str | None = typer.Option(None, "--stop", help="End each sample before this text."),
+    seed: int | None = typer.Option(None, "--seed", help="Random seed (default: a new one each time)."),
+    novel_only: bool = typer.Option(False, "--novel-only", help="Print only lines not in the training text."),
     show_probs: bool = typer.Option(
-        False, "--show-probs", help="Each token's probability, entropy and alternatives."
+        False, "--show-probs", help="Print each token's probability, entropy and alternatives."
     ),
-    report: bool = typer.Option(
-        False, "--report", help="Does it recite? Figures in place of samples, beside held-out text."
-    ),
-    unknown: str = typer.Option("error", "--unknown", help="Prompt characters never seen: error or skip."),
+    report: bool = typer.Option(False, "--report", help="Print memorisation statistics instead of samples."),
+    unknown: str = typer.Option("error", "--unknown", help="Unknown prompt characters: error or skip."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
-    """Sample from a run; samples alone on stdout."""
+    """Sample from a run; only samples go to stdout."""
     from makemore.errors import UserError
     from makemore.sampling import SampleParams
 
     if unknown not in ("error", "skip"):
         raise UserError(f"--unknown {unknown!r}: must be error or skip")
     if show_probs and (report or novel_only or beam is not None):
-        raise UserError("--show-probs goes with drawn samples; leave out --report, --novel-only and --beam")
+        raise UserError("--show-probs needs random samples; leave out --report, --novel-only and --beam")
     if novel_only and (report or beam is not None):
-        raise UserError("--novel-only goes with drawn samples; leave out --report and --beam")
+        raise UserError("--novel-only needs random samples; leave out --report and --beam")
     if length_penalty is not None and beam is None:
-        raise UserError("--length-penalty is for --beam")
+        raise UserError("--length-penalty requires --beam")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
     from makemore.runs.run import load
     from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context, random_seed
 
-    text = _read(prompt, prompt_file)
+    text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)
     request = SampleRequest(
-        _number(loaded, n, beam, report),
+        _n_samples(loaded, n, beam, report),
         "",
         max_new_tokens,
         params,
@@ -80,37 +80,37 @@ def command(
         DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
     )
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
-    for one in requests:
-        context(loaded, one)  # refuses a bad prompt before anything is printed
+    for r in requests:
+        context(loaded, r)  # reject a bad prompt before printing anything
     if report:
-        _report(loaded, requests, json)
+        _print_report(loaded, requests, json)
     elif show_probs:
-        _show_probs(loaded, requests, json)
+        _print_probs(loaded, requests, json)
     else:
-        _samples(loaded, requests, novel_only, json)
+        _print_samples(loaded, requests, novel_only, json)
 
 
-def _read(prompt: list[str], prompt_file: Path | None) -> str | None:
+def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None:
     from makemore.corpus.decoding import decode_text, read_text
     from makemore.errors import UserError
 
     if prompt_file is None:
         return None
     if prompt:
-        raise UserError("--prompt and --prompt-file exclude each other")
+        raise UserError("--prompt and --prompt-file can't be combined")
     if str(prompt_file) == "-":
         return decode_text(sys.stdin.buffer.read(), "standard input")
     return read_text(prompt_file)
 
 
 def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
-    """All of a file in ``text`` mode, each of its lines in ``lines`` mode."""
+    """The whole file in ``text`` mode, one prompt per line in ``lines`` mode."""
     if text is None:
         return prompt or [""]
     return [line for line in text.split("\n") if line] if run.mode == "lines" else [text]
 
 
-def _number(run: Run, n: int | None, beam: int | None, report: bool) -> int:
+def _n_samples(run: Run, n: int | None, beam: int | None, report: bool) -> int:
     if n is not None:
         return n
     if beam is not None:
@@ -122,19 +122,19 @@ def _number(run: Run, n: int | None, beam: int | None, report: bool) -> int:
     return 10 if run.mode == "lines" else 1
 
 
-def _payload(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
+def _json_header(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
     prompts = [r.prompt for r in requests]
     return {"run": str(run.folder.path), "seed": requests[0].seed, "prompts": prompts}
 
 
-def _samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
+def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
     from makemore.runs.training_lines import novel
     from makemore.sampling.text import sample
 
     texts = (text for r in requests for text in (novel if novel_only else sample)(run, r))
     if json:
-        print_json({**_payload(run, requests), "samples": list(texts)})
-    elif run.mode == "text" and len(requests) == requests[0].n == 1 and _streams(requests[0]):
+        print_json({**_json_header(run, requests), "samples": list(texts)})
+    elif run.mode == "text" and len(requests) == requests[0].n == 1 and _can_stream(requests[0]):
         _stream(run, requests[0])
     else:
         for i, text in enumerate(texts):
@@ -143,7 +143,7 @@ def _samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bo
             print(text)
 
 
-def _streams(request: SampleRequest) -> bool:
+def _can_stream(request: SampleRequest) -> bool:
     return request.beam is None and sys.stdout.isatty()
 
 
@@ -157,28 +157,28 @@ def _stream(run: Run, request: SampleRequest) -> None:
     sys.stdout.write("\n")
 
 
-def _report(run: Run, requests: list[SampleRequest], json: bool) -> None:
+def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
     from makemore.cli.tables import memorisation_table
     from makemore.evaluation.memorization import report
 
     result = report(run, requests)
     if json:
-        print_json({**_payload(run, requests), "report": result.as_dict()})
+        print_json({**_json_header(run, requests), "report": result.as_dict()})
     else:
         print(memorisation_table(result))
 
 
-def _show_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:
+def _print_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:
     from makemore.cli.probabilities import print_probs
     from makemore.sampling.probabilities import sample_with_probs
     from makemore.sampling.text import shown_prompt
 
-    found = ((r, sample_with_probs(run, r, i)) for r in requests for i in range(r.n))
+    results = ((r, sample_with_probs(run, r, i)) for r in requests for i in range(r.n))
     if json:
-        pairs = [(shown_prompt(run, r), tokens) for r, tokens in found]
+        pairs = [(shown_prompt(run, r), tokens) for r, tokens in results]
         samples = [prompt + "".join(t.text for t in tokens) for prompt, tokens in pairs]
-        listed = [[t.as_dict() for t in tokens] for _, tokens in pairs]
-        print_json({**_payload(run, requests), "samples": samples, "tokens": listed})
+        tokens_json = [[t.as_dict() for t in tokens] for _, tokens in pairs]
+        print_json({**_json_header(run, requests), "samples": samples, "tokens": tokens_json})
         return
-    for r, tokens in found:
+    for r, tokens in results:
         print_probs(shown_prompt(run, r), tokens)

@@ -14,54 +14,54 @@ if TYPE_CHECKING:
     from makemore.training.train import TrainResult
 
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
-MODE = typer.Option(None, "--mode", help="auto, lines (a document a line) or text (one document).")
+MODE = typer.Option(None, "--mode", help="auto (default), lines (a document each) or text (one document).")
 COMPILE = typer.Option(
-    None, "--compile/--no-compile", help="torch.compile the step (default: C, or where it pays)."
+    None,
+    "--compile/--no-compile",
+    help="Use torch.compile (default: where it pays, unless the step runs in C).",
 )
 
 ON_DIVERGENCE = typer.Option(
-    None, "--on-divergence", help="stop (default), or rollback: go on from the last state at half the rate."
+    None, "--on-divergence", help="stop (default), or rollback to the last state at half the learning rate."
 )
-SHARD = typer.Option(
-    None, "--shard/--no-shard", help="Several processes: cut weights and optimizer states over them (FSDP2)."
-)
+SHARD = typer.Option(None, "--shard/--no-shard", help="Shard model and optimizer across processes (FSDP2).")
 
 
 def command(
     context: typer.Context,
     input: list[str] = INPUT,
-    model: str = typer.Option("transformer", "--model", "-m", help="The rung; see makemore models."),
+    model: str = typer.Option("transformer", "--model", "-m", help="Model; see makemore models."),
     tokenizer: str | None = TOKENIZER,
     mode: str | None = MODE,
-    out: Path | None = typer.Option(None, "--out", "-o", help="Run directory."),
-    steps: int | None = typer.Option(None, "--steps", help="Optimizer steps to take."),
-    max_time: str | None = typer.Option(None, "--max-time", help="Training time, such as 90s or 5m."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="Run directory to write."),
+    steps: int | None = typer.Option(None, "--steps", help="Number of optimizer steps."),
+    max_time: str | None = typer.Option(
+        None, "--max-time", help="Training time, e.g. 5m (2m without --steps)."
+    ),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
     dtype: str | None = typer.Option(None, "--dtype", help="auto, float32 or bfloat16."),
     compile: bool | None = COMPILE,
     shard: bool | None = SHARD,
-    seed: int | None = typer.Option(None, "--seed", help="Seed of weights, batches and dropout."),
-    split: str | None = typer.Option(None, "--split", help="Shares of train,val,test, such as 0.8,0.1,0.1."),
-    dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep equal lines together in one split."),
-    encoding: str | None = typer.Option(None, "--encoding", help="The text's encoding (default utf-8)."),
+    seed: int | None = typer.Option(None, "--seed", help="Random seed of weights, batches and dropout."),
+    split: str | None = typer.Option(None, "--split", help="Fractions of train,val,test, e.g. 0.8,0.1,0.1."),
+    dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep identical lines in the same split."),
+    encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     on_divergence: str | None = ON_DIVERGENCE,
     init_from: Path | None = typer.Option(
-        None, "--init-from", help="Go on from a run's weights, or a Hugging Face GPT-2 folder's: fine-tuning."
+        None, "--init-from", help="Fine-tune the weights of a run or a Hugging Face GPT-2 directory."
     ),
-    resume: bool = typer.Option(False, "--resume", help="Go on where a stopped run is."),
-    overwrite: bool = typer.Option(False, "--overwrite", help="Replace a run that is there."),
-    inspect: bool = typer.Option(
-        False, "--inspect", help="Afterwards, pictures and a verdict: makemore inspect."
-    ),
-    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write curves for TensorBoard too."),
+    resume: bool = typer.Option(False, "--resume", help="Resume an interrupted run."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
+    inspect: bool = typer.Option(False, "--inspect", help="After training, run makemore inspect."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Also log to TensorBoard."),
     wandb: bool = typer.Option(
-        False, "--wandb", help="Log to Weights & Biases too, offline unless WANDB_MODE is set."
+        False, "--wandb", help="Also log to Weights & Biases (offline unless WANDB_MODE is set)."
     ),
-    config: Path | None = typer.Option(None, "--config", help="A TOML file of settings."),
+    config: Path | None = typer.Option(None, "--config", help="TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
     json: bool = JSON,
 ) -> None:
-    """Train a model on a text, score it on val, and show samples."""
+    """Train a model, score it on val and print samples."""
     train: dict[str, Any] = {
         "steps": steps,
         "max_time": seconds(max_time),
@@ -76,7 +76,7 @@ def command(
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
-    # A misspelt name is told at once, before torch is imported.
+    # Report misspelt names before the slow import of torch.
     MODELS.path(model)
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspecting import show
@@ -91,11 +91,11 @@ def command(
     from makemore.training.train import train as run_training
 
     if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
+        raise UserError("--resume and --overwrite can't be combined")
     if init_from is not None:
-        if _given(context, "tokenizer"):
-            raise UserError("--init-from brings its tokenizer along; leave --tokenizer out")
-        model = model if _given(context, "model") else model_name(init_from)
+        if _is_on_command_line(context, "tokenizer"):
+            raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
+        model = model if _is_on_command_line(context, "model") else model_name(init_from)
     request = TrainRequest(
         tuple(input),
         model,
@@ -110,17 +110,17 @@ def command(
         init_from,
     )
     observer = ProgressObserver()
-    logs = [log() for log, asked in ((TensorBoard, tensorboard), (WandB, wandb)) if asked]
+    logs = [log() for log, enabled in ((TensorBoard, tensorboard), (WandB, wandb)) if enabled]
     observers = Several(observer, *logs)
-    # Torchrun passes on a Ctrl-C that the terminal has sent to its processes already.
+    # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
     with stop_flag(once=parallel.launched().size == 1) as flag:
         try:
             result = run_training(request, observers, flag)
         except (Interrupted, KeyboardInterrupt) as stopped:
             observer.close()
             if parallel.launched().rank == 0:
-                at_once = "stopped at once; --resume goes on from the last state saved"
-                observer.note(f"makemore: {str(stopped) or at_once}")
+                default_message = "stopped at once; use --resume to continue from the last saved state"
+                observer.note(f"makemore: {str(stopped) or default_message}")
             raise typer.Exit(flag.status) from None
         except Helped:
             return
@@ -145,10 +145,9 @@ def _show(result: TrainResult, observer: ProgressObserver) -> None:
     observer.note(f"{result.steps:,} steps in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
     observer.note("samples:")
     print("\n".join(result.samples))
-    observer.note(f"more: makemore sample {result.run.folder.path}")
+    observer.note(f"sample more: makemore sample {result.run.folder.path}")
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    """Whether an option was written on the command line."""
+def _is_on_command_line(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

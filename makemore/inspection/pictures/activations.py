@@ -1,4 +1,4 @@
-"""Histograms of activations, how many are saturated, which units are dead."""
+"""Activation histograms, saturation and dead units."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from makemore.models.rnn import Recurrent
 from makemore.types import IGNORE_INDEX, Batch
 
 EDGE = 0.97
-"""A tanh beyond this has hardly any slope; of a sigmoid, this much of the way from its middle."""
+"""Saturation threshold: of abs(tanh), or of abs(2 * sigmoid - 1)."""
 FLAT = -0.004
-"""A gelu's output, this little below 0, comes from where it has hardly any slope."""
+"""GELU outputs between this and 0 come from inputs where its slope is almost zero."""
 MUCH = 0.3
-"""A share of saturated activations that slows learning."""
+"""Fraction of saturated activations that triggers a warning."""
 SHOWN_TOKENS = 120
 MOST_LAYERS = 16
-"""That are drawn; all are judged."""
+"""Layers that are plotted; all are checked."""
 BINS = 60
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 CAPTION = (
-    "Left: how the outputs of each nonlinearity are distributed, before training (orange) and after (blue), "
-    "on a training batch. Right, after training: a row for each token, a column for each unit, black where "
-    "it is saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or, of relu and gelu, off (its input "
-    "below 0, of a gelu below -3). A column that is black throughout is a dead unit: no token moves it."
+    "Left: distribution of each nonlinearity's outputs on a training batch, before training (orange) and "
+    "after (blue). Right, after training: one row per token and one column per unit, black where the unit is "
+    "saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or off (relu input below 0, gelu input "
+    "below -3). An entirely black column is a dead unit: it gets almost no gradient from any token."
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer's activations at one stage of training."""
+    """A layer's activations before or after training."""
 
     name: str
     kind: str
@@ -49,7 +49,7 @@ class Stage:
 
     @property
     def stuck_NH(self) -> Tensor:
-        """bool: where the slope is next to nothing."""
+        """bool: where the slope is almost zero."""
         return stuck(self.kind, self.values_NH)
 
     @property
@@ -58,22 +58,22 @@ class Stage:
 
     @property
     def dead(self) -> int:
-        """Units that are stuck at every token."""
+        """Number of units that are stuck at every token."""
         return int(self.stuck_NH.all(0).sum())
 
 
 def stuck(kind: str, values: Tensor) -> Tensor:
-    """Where a nonlinearity's slope is next to nothing."""
+    """Where the slope of a nonlinearity is almost zero."""
     if kind == "relu":
         return values <= 0
     if kind == "gelu":
-        # Of inputs below -3; those just under 0, which come out alike, are few.
+        # Inputs below -3, and the few just below 0 that give the same outputs.
         return (values <= 0) & (values > FLAT)
     return (values.abs() if kind == "tanh" else (2 * values - 1).abs()) > EDGE
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what has no nonlinearities, or where there is no batch to see them at."""
+    """Plot the activations; None without nonlinearities or without a batch."""
     if subject.batch is None:
         return None
     after = stages(subject.model, subject.batch)
@@ -83,29 +83,29 @@ def draw(subject: Subject) -> Picture | None:
     shown = after[:MOST_LAYERS]
     figure = new_figure(9, 2.3 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 2, squeeze=False)
-    for (left, right), stage, was in zip(grid, shown, [*before, *[None] * len(after)], strict=False):
-        if was is not None:
-            _histogram(left, was, ORANGE, "before training")
+    for (left, right), stage, untrained in zip(grid, shown, [*before, *[None] * len(after)], strict=False):
+        if untrained is not None:
+            _histogram(left, untrained, ORANGE, "before training")
         _histogram(left, stage, BLUE, "after training")
-        left.set_title(f"{stage.name}: {stage.share:.0%} {_word(stage.kind)}, {stage.dead} dead", fontsize=9)
+        left.set_title(f"{stage.name}: {stage.share:.0%} {_state(stage.kind)}, {stage.dead} dead", fontsize=9)
         left.set_ylabel("density")
         left.locator_params(axis="x", nbins=5)
         left.legend(fontsize=7)
         right.imshow(stage.stuck_NH[:SHOWN_TOKENS].numpy(), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
         right.set_ylabel("token of the batch")
-        right.set_title(f"{_word(stage.kind)}, unit by unit", fontsize=9)
+        right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
     return Picture("activations", "Activations", CAPTION, figure, judge(after, before))
 
 
 def judge(after: Sequence[Stage], before: Sequence[Stage]) -> list[Verdict]:
-    """Layers that are saturated, or have dead units."""
+    """Report saturated layers and dead units."""
     verdicts = []
-    for when, found in (("before training ", before), ("", after)):
-        for stage in found:
+    for when, layers in (("before training ", before), ("", after)):
+        for stage in layers:
             if stage.kind in ("tanh", "sigmoid") and stage.share > MUCH and "gate" not in stage.name:
-                advice = "lower the initial scale" if when else "a smaller rate or weight decay would help"
+                advice = "lower the initial scale" if when else "lower the learning rate or decay weights"
                 text = f"{when}{stage.name} is saturated at {stage.share:.0%}: {advice}"
                 verdicts.append(Verdict("warning", text))
     for stage in after:
@@ -113,32 +113,32 @@ def judge(after: Sequence[Stage], before: Sequence[Stage]) -> list[Verdict]:
             units = stage.values_NH.shape[1]
             text = f"{stage.name}: {stage.dead} of {units} units are dead on this batch"
             verdicts.append(Verdict("warning" if stage.dead > 0.1 * units else "note", text))
-    return verdicts or [Verdict("good", "no layer is saturated, no unit is dead")]
+    return verdicts or [Verdict("good", "no saturated layers, no dead units")]
 
 
 @torch.no_grad()
 def stages(model: LanguageModel, batch: Batch) -> list[Stage]:
-    """Every nonlinearity's output at the targets of a batch that count, in order."""
+    """Output of every nonlinearity at the valid targets of a batch, in order."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
-        # Before training, running statistics say nothing; afterwards a batch's are as good.
+        # Running statistics are meaningless before training; batch statistics work before and after.
         module.train(isinstance(module, BatchNorm))
     valid_BT = batch.targets_BT != IGNORE_INDEX
-    with watching(model) as seen:
+    with watching(model) as recorded:
         model(batch.inputs_BT, None, valid_BT)
-    found = [*seen(), *_recurrent(model, batch.inputs_BT)]
+    outputs = [*recorded(), *_recurrent_activations(model, batch.inputs_BT)]
     length, result, counts = valid_BT.shape[1], [], dict[tuple[str, str], int]()
-    often = Counter((layer, kind) for layer, kind, _ in found)
-    for layer, kind, values in found:
+    totals = Counter((layer, kind) for layer, kind, _ in outputs)
+    for layer, kind, values in outputs:
         name = layer or kind
         counts[name, kind] = counts.get((name, kind), 0) + 1
-        nth = f" {counts[name, kind]}" if often[layer, kind] > 1 else ""
+        nth = f" {counts[name, kind]}" if totals[layer, kind] > 1 else ""
         title = f"{name}{nth}" if kind in name or "gate" in name else f"{name}{nth} ({kind})"
         result.append(Stage(title, kind, values[:, -length:][valid_BT]))
     return result
 
 
-def _recurrent(model: LanguageModel, tokens_BT: Tensor) -> list[Activation]:
+def _recurrent_activations(model: LanguageModel, tokens_BT: Tensor) -> list[Activation]:
     if not isinstance(model, Recurrent):
         return []
     kinds = {"hidden": "tanh", "candidate": "tanh"} | dict.fromkeys(gates.GATES, "sigmoid")
@@ -151,7 +151,7 @@ def _recurrent(model: LanguageModel, tokens_BT: Tensor) -> list[Activation]:
     ]
 
 
-def _word(kind: str) -> str:
+def _state(kind: str) -> str:
     return "off" if kind in ("relu", "gelu") else "saturated"
 
 
@@ -162,7 +162,7 @@ def _histogram(axes: Any, stage: Stage, colour: str, name: str) -> None:
     else:
         values = values[values > 0] if stage.kind == "relu" else values
         low = 0.0 if stage.kind == "relu" else -0.2
-        high = max(float(torch.quantile(_some(values), 0.995)), low + 1e-6) if len(values) else 1.0
+        high = max(float(torch.quantile(_subsample(values), 0.995)), low + 1e-6) if len(values) else 1.0
     density, edges = torch.histogram(values, BINS, range=(low, high), density=True)
     filled = colour == BLUE
     axes.stairs(
@@ -170,6 +170,5 @@ def _histogram(axes: Any, stage: Stage, colour: str, name: str) -> None:
     )
 
 
-def _some(values: Tensor) -> Tensor:
-    """At most a million of them, evenly chosen."""
+def _subsample(values: Tensor) -> Tensor:
     return values[:: max(1, len(values) // 1_000_000)]

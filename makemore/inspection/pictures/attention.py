@@ -1,4 +1,4 @@
-"""Where each attention head looks, over a text."""
+"""Attention patterns of every head over a text."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from makemore.models.transformer import Attention, Place, Transformer
 
 MOST_PANELS = 64
 LABEL = 7.5
-"""Points."""
+"""Font size in points."""
 AROUND = 1.6
-"""Inches beside the panels, of the bar and the labels on the left."""
+"""Inches beside the panels for the colour bar and the labels on the left."""
 STRONG = 0.5
-"""A share of a head's attention that gives it a name."""
+"""Mean attention weight above which a head is described by its target."""
 CAPTION = (
-    "A panel for each head. Each row is a token that looks back, each column a token that it looks at; a row "
-    "sums to 1. A bright line under the diagonal is a head that looks at the token before; a bright first "
-    "column is one that rests on the boundary, which means: nothing to add."
+    "One panel per head. Rows are query tokens, columns are key tokens; each row sums to 1. A bright line "
+    "below the diagonal is a head that attends to the previous token; a bright first column is a head that "
+    "rests on the boundary token when it has nothing to add."
 )
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what has no attention."""
+    """Plot the attention patterns; None for models without attention."""
     if not isinstance(subject.model, Transformer):
         return None
     weights = patterns(subject.model, subject.tokens_T[None])[:, 0]
@@ -38,76 +38,74 @@ def draw(subject: Subject) -> Picture | None:
     names = labels(subject.tokenizer, subject.tokens_T)
     shown = min(n_layer, max(1, MOST_PANELS // n_head))
     side = max(2.2, 0.11 * length + 0.2)
-    lines, columns = arrangement(n_head, side)
-    turned = 0.4 if max(map(len, names)) > 2 else 0.1
-    figure = new_figure(side * columns + AROUND, (side + 0.15 + turned) * shown * lines + 0.3)
-    grid = figure.subplots(shown * lines, columns, squeeze=False)
+    rows, columns = arrangement(n_head, side)
+    label_height = 0.4 if max(map(len, names)) > 2 else 0.1
+    figure = new_figure(side * columns + AROUND, (side + 0.15 + label_height) * shown * rows + 0.3)
+    grid = figure.subplots(shown * rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for layer, head in np.ndindex(shown, n_head):
-        line, column = divmod(head, columns)
-        axes = grid[layer * lines + line, column]
+        row, column = divmod(head, columns)
+        axes = grid[layer * rows + row, column]
         axes.set_axis_on()
         image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="magma")
         axes.set_title(f"layer {layer}, head {head}", fontsize=9)
         token_axis(axes.xaxis, names, LABEL)
         token_axis(axes.yaxis, names if column == 0 else [], LABEL)
-    figure.supylabel("token that looks back", fontsize=10)
-    figure.supxlabel("token that is looked at", fontsize=10)
-    figure.colorbar(
-        image, ax=grid, label="share of the attention", fraction=0.02, pad=0.01, aspect=30, shrink=0.4
-    )
-    caption = CAPTION + (f" Only the first {shown} layers are drawn." if shown < n_layer else "")
+    figure.supylabel("query token", fontsize=10)
+    figure.supxlabel("key token", fontsize=10)
+    figure.colorbar(image, ax=grid, label="attention weight", fraction=0.02, pad=0.01, aspect=30, shrink=0.4)
+    caption = CAPTION + (f" Only the first {shown} layers are shown." if shown < n_layer else "")
     return Picture("attention", "Attention", caption, figure, judge(weights.double().numpy()))
 
 
 def arrangement(n_head: int, side: float) -> tuple[int, int]:
-    """Lines and columns for the heads of a layer, no wider than a page."""
-    lines = -(-n_head // max(1, int((WIDTH - AROUND) / side)))
-    return lines, -(-n_head // lines)
+    """Rows and columns of panels for the heads of a layer, within the page width."""
+    rows = -(-n_head // max(1, int((WIDTH - AROUND) / side)))
+    return rows, -(-n_head // rows)
 
 
 @torch.no_grad()
 def patterns(model: Transformer, tokens_BT: Tensor) -> Tensor:
-    """(layers, B, H, T, T): the attention weights, computed anew from each layer's input."""
-    found = []
-    for layer, x_BTC, place, _ in inputs_of(model, Attention, lambda: model(tokens_BT)):
+    """Attention weights (layers, B, H, T, T), recomputed from each layer's input."""
+    weights = []
+    for layer, x_BTC, position, _ in inputs_of(model, Attention, lambda: model(tokens_BT)):
         assert isinstance(layer, Attention)
-        assert isinstance(place, Place)
+        assert isinstance(position, Place)
         batch, length, width = x_BTC.shape
         qkv = layer.qkv(x_BTC).view(batch, length, 3, layer.n_head, width // layer.n_head)
         q, k, _ = qkv.permute(2, 0, 3, 1, 4)
-        if place.rotary is not None:
-            q, k = rotate(rms_norm(q), *place.rotary), rotate(rms_norm(k), *place.rotary)
+        if position.rotary is not None:
+            q, k = rotate(rms_norm(q), *position.rotary), rotate(rms_norm(k), *position.rotary)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        found.append(torch.softmax(scores + place.bias, dim=-1))
-    return torch.stack(found)
+        weights.append(torch.softmax(scores + position.bias, dim=-1))
+    return torch.stack(weights)
 
 
 def judge(weights_LHTT: np.ndarray) -> list[Verdict]:
-    """Heads that look at one place most of the time, and those that look at all places alike."""
+    """Describe heads that mostly attend to one position, or to all positions evenly."""
     verdicts = []
     for layer, heads in enumerate(weights_LHTT):
         for head, weights_TT in enumerate(heads):
-            said = _habit(weights_TT)
-            if said:
-                verdicts.append(Verdict("note", f"layer {layer}, head {head} {said}"))
-    return verdicts or [Verdict("note", "no head keeps to one place; each looks where the text makes it")]
+            habit = _describe_habit(weights_TT)
+            if habit:
+                verdicts.append(Verdict("note", f"layer {layer}, head {head} {habit}"))
+    return verdicts or [Verdict("note", "no head attends to a fixed position")]
 
 
-def _habit(weights_TT: np.ndarray) -> str:
+def _describe_habit(weights_TT: np.ndarray) -> str:
     length = len(weights_TT)
-    rest = weights_TT[2:]  # the first two tokens have hardly a choice
+    rows = weights_TT[2:]  # the first two tokens have almost no choice
     if length < 5:
         return ""
-    at = np.arange(2, length)
+    position_T = np.arange(2, length)
     shares = {
-        "the token itself": rest[at - 2, at].mean(),
-        "the token before": rest[at - 2, at - 1].mean(),
-        "the boundary": rest[:, 0].mean(),
+        "the token itself": rows[position_T - 2, position_T].mean(),
+        "the previous token": rows[position_T - 2, position_T - 1].mean(),
+        "the boundary": rows[:, 0].mean(),
     }
-    place, share = max(shares.items(), key=lambda item: item[1])
+    target, share = max(shares.items(), key=lambda item: item[1])
     if share > STRONG:
-        return f"looks at {place} ({share:.0%})"
-    entropy = -(rest * np.log(np.maximum(rest, 1e-12))).sum(1) / np.log(at + 1)
+        return f"attends to {target} ({share:.0%})"
+    entropy = -(rows * np.log(np.maximum(rows, 1e-12))).sum(1) / np.log(position_T + 1)
     return "spreads its attention evenly" if entropy.mean() > 0.95 else ""

@@ -1,4 +1,4 @@
-"""What recurrent layers do over a text: hidden vectors, gates and cells, step by step."""
+"""Hidden states, gates and cell states of recurrent layers over a text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from makemore.models.rnn import Recurrent
 
 UNITS = 48
 OPEN, SHUT = 0.9, 0.1
-"""A gate above the one, or below the other, on average over the text."""
+"""Mean activations above and below which a gate counts as open or shut."""
 GATES = ("input gate", "forget gate", "output gate", "reset gate", "update gate")
 CAPTION = (
-    "A column for each token, a row for each unit, the units ordered by their average. Gates are between 0 "
-    "(shut) and 1 (open); hidden vectors and candidates between -1 and 1; cells may grow beyond. At most 48 "
-    "units are shown, evenly chosen."
+    "One column per token and one row per unit, sorted by mean. Gates range from 0 (shut) to 1 (open), "
+    "hidden states and candidates from -1 to 1; cell states are unbounded. At most 48 units are shown, "
+    "evenly spaced."
 )
 
 Layer = dict[str, Tensor]
-"""Of a recurrent layer: what it computed, (B, T, H) each, by name."""
+"""Values computed by a recurrent layer, (B, T, H) each, by name."""
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what has no recurrent layers."""
+    """Plot states and gates; None for models without recurrent layers."""
     if not isinstance(subject.model, Recurrent):
         return None
     layers = run(subject.model, subject.tokens_T[None])
@@ -41,34 +41,34 @@ def draw(subject: Subject) -> Picture | None:
     for axes, (name, values_TH) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         order = values_TH.mean(0).argsort(descending=True)
         shown = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).long()]
-        gate = name.rpartition(", ")[2] in GATES
-        high = _ceiling(name, values_TH)
+        is_gate = name.rpartition(", ")[2] in GATES
+        limit = _colour_limit(name, values_TH)
         image = axes.imshow(
             values_TH[:, shown].T.numpy(),
             aspect="auto",
-            vmin=0.0 if gate else -high,
-            vmax=high,
-            cmap="viridis" if gate else "RdBu_r",
+            vmin=0.0 if is_gate else -limit,
+            vmax=limit,
+            cmap="viridis" if is_gate else "RdBu_r",
         )
         axes.set_title(name, fontsize=10)
         axes.set_ylabel("unit")
         axes.set_yticks([])
         token_axis(axes.xaxis, names)
-        figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if gate else "value")
+        figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if is_gate else "value")
     axes.set_xlabel("token read")
-    return Picture("gates", "Gates and hidden vectors over a text", CAPTION, figure, judge(layers))
+    return Picture("gates", "Gates and hidden states", CAPTION, figure, judge(layers))
 
 
-def _ceiling(name: str, values_TH: Tensor) -> float:
-    """What colours reach to: cells aren't bounded by 1."""
+def _colour_limit(name: str, values_TH: Tensor) -> float:
+    """Upper end of the colour scale; only cell states exceed 1."""
     return max(1.0, float(values_TH.abs().max())) if name.endswith("cell") else 1.0
 
 
 def judge(layers: list[Layer]) -> list[Verdict]:
-    """How many gates of each kind hardly ever move."""
+    """Count the gates of each kind that are almost always open or shut."""
     verdicts = []
     for n, layer in enumerate(layers):
-        where = f"layer {n}: " if len(layers) > 1 else ""
+        prefix = f"layer {n}: " if len(layers) > 1 else ""
         for name in GATES:
             if name in layer:
                 means_H = layer[name].mean((0, 1))
@@ -76,7 +76,7 @@ def judge(layers: list[Layer]) -> list[Verdict]:
                 verdicts.append(
                     Verdict(
                         "note",
-                        f"{where}of {len(means_H)} units the {name} is open (above {OPEN:g} on average) "
+                        f"{prefix}of {len(means_H)} units the {name} is open (above {OPEN:g} on average) "
                         f"in {open_}, shut (below {SHUT:g}) in {shut}{_meaning(name)}",
                     )
                 )
@@ -85,13 +85,13 @@ def judge(layers: list[Layer]) -> list[Verdict]:
 
 def _meaning(gate: str) -> str:
     if gate == "forget gate":
-        return "; open ones carry memory over many tokens"
-    return "; those open keep what they have" if gate == "update gate" else ""
+        return "; open gates carry memory over many tokens"
+    return "; open gates keep the previous state" if gate == "update gate" else ""
 
 
 @torch.no_grad()
 def run(model: Recurrent, tokens_BT: Tensor) -> list[Layer]:
-    """What each layer of a model computes on rows that begin a document."""
+    """Values of each layer on rows that begin a document."""
     ((layers, x_BTC, *_),) = inputs_of(model, nn.RNNBase, lambda: model(tokens_BT))
     assert isinstance(layers, nn.RNNBase)
     return unrolled(layers, x_BTC)
@@ -99,7 +99,7 @@ def run(model: Recurrent, tokens_BT: Tensor) -> list[Layer]:
 
 @torch.no_grad()
 def unrolled(layers: nn.RNNBase, x_BTC: Tensor) -> list[Layer]:
-    """PyTorch's recurrent layers step by step from zero state, with all that they keep to themselves."""
+    """Run PyTorch's recurrent layers step by step from a zero state, and return their internal values."""
     step = STEPS[type(layers)]
     result: list[Layer] = []
     for w_ih, w_hh, b_ih, b_hh in layers.all_weights:
@@ -132,15 +132,15 @@ def _gru(x: Tensor, h: Tensor, hidden: Tensor, cell: Tensor) -> dict[str, Tensor
 
 def _lstm(x: Tensor, h: Tensor, hidden: Tensor, cell: Tensor) -> dict[str, Tensor]:
     i, f, g, o = (x + h).chunk(4, 1)
-    put, keep, show = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o)
-    cell = keep * cell + put * torch.tanh(g)
+    in_gate, forget_gate, out_gate = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o)
+    cell = forget_gate * cell + in_gate * torch.tanh(g)
     return {
-        "input gate": put,
-        "forget gate": keep,
-        "output gate": show,
+        "input gate": in_gate,
+        "forget gate": forget_gate,
+        "output gate": out_gate,
         "candidate": torch.tanh(g),
         "cell": cell,
-        "hidden": show * torch.tanh(cell),
+        "hidden": out_gate * torch.tanh(cell),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a mixture is made of."""
+"""Weights of a mixture's members."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from makemore.inspection.subject import Picture, Subject, Verdict
 from makemore.models.mixture import Mixture
 
 CAPTION = (
-    "The weight of each member's probabilities in the sum, fitted on val. A small weight may still help "
-    "where that member is sure and right."
+    "Weight of each member's probabilities in the mixture, fitted on val. A member with a small weight may "
+    "still help where it is confident and correct."
 )
 LITTLE = 0.02
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what isn't a mixture."""
+    """Plot the weights; None unless the model is a mixture."""
     if not isinstance(subject.model, Mixture):
         return None
     names = [name for name, _ in subject.model.config.pairs()]
@@ -29,5 +29,5 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_xlabel("weight")
     axes.set_ylabel("member")
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < LITTLE]
-    said = f"hardly any weight, and may be left out: {', '.join(idle)}" if idle else "every member counts"
-    return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", said)])
+    text = f"almost no weight, can be left out: {', '.join(idle)}" if idle else "every member contributes"
+    return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", text)])

@@ -1,4 +1,4 @@
-"""What each order of a count model contributes."""
+"""Contribution of each n-gram order of a count model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from makemore.types import Split
 
 TOKENS = 200_000
 CAPTION = (
-    "Left: the loss on val if longer n-grams are left out; the star is the order that is used. Right: on "
-    "average over val, which order the probability of the token that really came was made of (blue), and how "
-    "often the longest context known from training had that order (orange)."
+    "Left: loss on val when longer n-grams are left out; the star marks the model's order. Right, averaged "
+    "over val: each order's share of the actual token's probability (blue), and how often the longest "
+    "context seen in training had that order (orange)."
 )
 
 Floats = NDArray[np.float64]
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what doesn't count, or without a val split."""
+    """Plot the orders; None unless it is a count model with a val split."""
     if not isinstance(subject.model, Count) or subject.val is None or not len(subject.val.tokens_N):
         return None
     model = subject.model
     contexts, targets_N = positions(model, subject.val)
     losses = order_losses(model, contexts, targets_N)
-    made_of, longest = contributions(model.smoothed, contexts, targets_N)
+    shares, longest = contributions(model.smoothed, contexts, targets_N)
     figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     orders = np.arange(1, model.order + 1)
@@ -40,25 +40,25 @@ def draw(subject: Subject) -> Picture | None:
     left.set_ylabel("loss on val (nats per token)")
     left.set_xticks(orders)
     left.grid(alpha=0.3)
-    right.bar(np.arange(model.order + 1) - 0.2, made_of, 0.4, color=BLUE, label="share of the probability")
+    right.bar(np.arange(model.order + 1) - 0.2, shares, 0.4, color=BLUE, label="share of the probability")
     right.bar(orders + 0.2, longest, 0.4, color=ORANGE, label="longest known context")
     right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
-    right.set_xlabel("order in tokens (any: every token alike)")
+    right.set_xlabel("order in tokens (any: uniform)")
     right.set_ylabel("share, averaged over val")
     right.legend(fontsize=8)
-    return Picture("orders", "What each order contributes", CAPTION, figure, judge(losses, made_of))
+    return Picture("orders", "What each order contributes", CAPTION, figure, judge(losses, shares))
 
 
 def judge(losses: Floats, made_of: Floats) -> list[Verdict]:
-    """Which order the predictions live on, and what the longest still adds."""
+    """Name the order with the largest share, and the gain from the longest n-grams."""
     main = int(made_of.argmax())
-    said = f"order {main} gives the largest share of the probability ({made_of[main]:.0%})"
-    verdicts = [Verdict("note", said)]
+    text = f"order {main} gives the largest share of the probability ({made_of[main]:.0%})"
+    verdicts = [Verdict("note", text)]
     if len(losses) > 1:
         gain = float(losses[-2] - losses[-1])
         if gain < 0.002:
             verdicts.append(
-                Verdict("note", f"the longest n-grams add {gain:.4f} nats: one order less would do")
+                Verdict("note", f"the longest n-grams add {gain:.4f} nats: a lower order would suffice")
             )
         else:
             verdicts.append(Verdict("good", f"the longest n-grams still add {gain:.3f} nats"))
@@ -66,7 +66,7 @@ def judge(losses: Floats, made_of: Floats) -> list[Verdict]:
 
 
 def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Contexts of every order at each token of a split, as ``NgramTable.contexts`` gives them; the tokens."""
+    """Contexts of every order, as in ``NgramTable.contexts``, and targets of a split."""
     targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
     inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
     starts = split.starts_D[split.starts_D < len(targets_N)]
@@ -75,20 +75,20 @@ def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDAr
 
 
 def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]) -> Floats:
-    """(order,) mean nats of the targets under each order up to the model's."""
-    found = []
+    """(order,) mean loss in nats of each order up to the model's."""
+    losses = []
     with np.errstate(divide="ignore"):
         for order in range(1, model.order + 1):
             smoothed = Smoothed(model.table, dataclasses.replace(model.config, order=order))
-            found.append(-np.log(smoothed.of_targets(contexts[:order], targets_N)).mean())
-    return np.array(found)
+            losses.append(-np.log(smoothed.of_targets(contexts[:order], targets_N)).mean())
+    return np.array(losses)
 
 
 def contributions(
     smoothed: Smoothed, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
-    """(order + 1,) of the targets' probability, the mean share that each order gave, the uniform floor
-    first; (order,) how often the longest known context had that order."""
+    """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
+    (order,) frequency of each order as that of the longest known context."""
     parts = [np.full(len(targets_N), smoothed.uniform)]
     longest_N = np.zeros(len(targets_N), np.int64)
     for m, (level, nodes_N) in enumerate(zip(smoothed.levels, contexts, strict=False)):
@@ -102,5 +102,5 @@ def contributions(
         longest_N[nodes_N >= 0] = m
     total = sum(parts)
     shares = np.array([(part / np.maximum(total, 1e-300)).mean() for part in parts])
-    often = np.bincount(longest_N, minlength=len(smoothed.levels)) / max(len(targets_N), 1)
-    return shares, often
+    frequencies = np.bincount(longest_N, minlength=len(smoothed.levels)) / max(len(targets_N), 1)
+    return shares, frequencies

@@ -1,4 +1,4 @@
-"""Sizes of weights and of their gradients, parameter by parameter."""
+"""Sizes of weights and gradients by parameter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from makemore.types import IGNORE_INDEX, Batch
 MOST_ROWS = 60
 FAR_APART = 1000.0
 CAPTION = (
-    "A row for each parameter: how large its values are after training, and how large the loss's gradient in "
-    "them is on one training batch, on a logarithmic scale. The box holds the middle half, the whiskers nine "
-    "tenths, zeros left out. Gradients of like size from bottom to top mean that every layer learns."
+    "One row per parameter, log scale: absolute values after training (left), and of the loss gradient on "
+    "one training batch (right). Boxes span the middle 50%, whiskers 90%, without zeros. Gradients of "
+    "similar size in all rows mean that every layer learns."
 )
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None for what isn't trained by gradients, or where there is no batch."""
+    """Plot the sizes; None for models trained without gradients, or without a batch."""
     if subject.batch is None or isinstance(subject.model, CountModel) or not subject.model.n_parameters():
         return None
     if not subject.model.standalone:
@@ -38,7 +38,7 @@ def draw(subject: Subject) -> Picture | None:
     for axes, tensors, colour in ((left, values, BLUE), (right, grads, ORANGE)):
         axes.bxp(
             [quantiles(tensors[name]) for name in names],
-            manage_ticks=False,  # they'd be set once for each side, one upon the other
+            manage_ticks=False,  # the axes share ticks, which would be set twice
             orientation="horizontal",
             showfliers=False,
             patch_artist=True,
@@ -57,7 +57,7 @@ def draw(subject: Subject) -> Picture | None:
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
-    """The mean loss's gradient in each parameter on a batch, as inference computes it."""
+    """Gradient of the mean loss in each parameter on a batch, in eval mode."""
     model = copy.deepcopy(model).eval()
     with torch.enable_grad():
         logits = model(batch.inputs_BT, None, batch.targets_BT != IGNORE_INDEX)[0]
@@ -68,7 +68,7 @@ def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
 
 
 def quantiles(tensor: Tensor) -> dict[str, float]:
-    """A box of the logarithms (base 10) of what isn't zero; NaN where all is."""
+    """Box-plot statistics of log10 of the nonzero absolute values; NaN if all are zero."""
     sizes = tensor.detach().abs().double().flatten().numpy()
     logs: NDArray[np.float64] = np.log10(sizes[sizes > 0])
     if not len(logs):
@@ -78,16 +78,16 @@ def quantiles(tensor: Tensor) -> dict[str, float]:
 
 
 def judge(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Verdict]:
-    """Parameters that no gradient reaches, and layers whose gradients differ much."""
+    """Report parameters without gradients, and large differences between gradients."""
     idle = [name for name, grad in grads.items() if not grad.any()]
     verdicts = [Verdict("warning", f"no gradient reaches {name}") for name in idle]
     matrices = {name: _rms(grads[name]) for name, v in values.items() if v.ndim > 1 and name not in idle}
     if len(matrices) > 1:
-        most, least = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
-        apart = matrices[most] / matrices[least]
-        said = f"gradients of matrices differ {apart:,.0f}-fold, from {least} to {most}"
-        much = apart > FAR_APART
-        verdicts.append(Verdict("warning" if much else "good", f"{said}: too much" if much else said))
+        largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
+        ratio = matrices[largest] / matrices[smallest]
+        text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
+        is_large = ratio > FAR_APART
+        verdicts.append(Verdict("warning" if is_large else "good", f"{text}: too much" if is_large else text))
     return verdicts
 
 

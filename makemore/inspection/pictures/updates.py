@@ -1,4 +1,4 @@
-"""How large steps are, against what they change."""
+"""Sizes of updates relative to the weights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from makemore.inspection.figures import new_figure
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 
 SMALL, LARGE = -4.5, -1.0
-"""log10 of ratios that are worth a word."""
+"""log10 of the ratios below and above which to warn."""
 ENOUGH = 40
-"""Steps: matrices that begin at zero move by much of what they are in the first ones."""
+"""Minimum number of steps: at first, zero-initialised matrices change by much of their own size."""
 CAPTION = (
-    "The first steps of training, taken again: each step's change of a matrix, as a share of its values "
-    "(standard deviations, log10). About a thousandth a step, the dashed line, is a good pace for AdamW; "
-    "Muon takes larger steps. Far below, a layer learns too slowly; far above, it forgets what it knew. "
-    "Like matrices of all layers have one colour."
+    "The first training steps, replayed: each step's change of a matrix relative to its values (ratio of "
+    "standard deviations, log10). About 0.001 per step, the dashed line, is typical of AdamW; Muon takes "
+    "larger steps. Far below, a layer learns too slowly; far above, it forgets what it knew. Matrices with "
+    "the same role in different layers share a colour."
 )
 
 
 def draw(subject: Subject) -> Picture | None:
-    """None where no steps were taken again."""
+    """Plot the updates; None if no steps were replayed."""
     updates = [u for u in subject.updates if np.isfinite(u.ratio_S).any()]
     if not updates:
         return None
@@ -42,47 +42,46 @@ def draw(subject: Subject) -> Picture | None:
             label=kind if kind not in named else None,
         )
         named.add(kind)
-    axes.axhline(-3, color="black", linestyle="--", linewidth=1.2, label="a thousandth")
+    axes.axhline(-3, color="black", linestyle="--", linewidth=1.2, label="0.001")
     axes.set_xlabel("step")
-    axes.set_ylabel("change of a step / values (log10)")
+    axes.set_ylabel("update / values (log10)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
-    return Picture("updates", "Updates against data", CAPTION, figure, judge(updates))
+    return Picture("updates", "Update sizes", CAPTION, figure, judge(updates))
 
 
 def kind_of(name: str) -> str:
-    """A parameter's name with a star for the number of its layer: one colour for all layers."""
+    """Replace the layer number in a parameter's name with a star, so layers share a colour."""
     return re.sub(r"^(\w+)\.\d+\.", r"\1.*.", name)
 
 
 def judge(updates: list[Update]) -> list[Verdict]:
-    """Matrices whose steps are very small or very large, over the last quarter of what was seen."""
+    """Report matrices with very small or very large updates over the last quarter of the steps."""
     steps = max((len(update.ratio_S) for update in updates), default=0)
     if steps < ENOUGH:
-        return [Verdict("note", f"the first {steps} steps are too few to judge how large they are")]
-    paces = {}
+        return [Verdict("note", f"{steps} steps are too few to judge the update sizes")]
+    log_ratios = {}
     for update in updates:
         late = update.ratio_S[-(len(update.ratio_S) // 4) :]
         late = late[np.isfinite(late) & (late > 0)]
         if len(late):
-            paces[update.name] = float(np.median(np.log10(late)))
-    slow = {name: pace for name, pace in paces.items() if pace < SMALL}
-    fast = {name: pace for name, pace in paces.items() if pace > LARGE}
+            log_ratios[update.name] = float(np.median(np.log10(late)))
+    slow = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio < SMALL}
+    fast = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio > LARGE}
     verdicts = [
-        Verdict("warning", f"{_list(found)} a step: too {size} a rate")
-        for found, size in ((slow, "small"), (fast, "large"))
-        if found
+        Verdict("warning", f"{_summarise(matrices)} per step: learning rate too {size}")
+        for matrices, size in ((slow, "small"), (fast, "large"))
+        if matrices
     ]
-    if paces and not verdicts:
-        low, high = min(paces.values()), max(paces.values())
-        least, most = f"10^{low:.1f}", f"10^{high:.1f}"
-        said = f"between {least} and {most}" if least != most else f"about {most}"
-        verdicts.append(Verdict("good", f"steps are {said} of the weights"))
+    if log_ratios and not verdicts:
+        low, high = min(log_ratios.values()), max(log_ratios.values())
+        smallest, largest = f"10^{low:.1f}", f"10^{high:.1f}"
+        text = f"between {smallest} and {largest}" if smallest != largest else f"about {largest}"
+        verdicts.append(Verdict("good", f"updates are {text} of the weights"))
     return verdicts
 
 
-def _list(paces: dict[str, float]) -> str:
-    """The matrix that moves most, and how many others there are."""
-    most = max(paces, key=paces.__getitem__)
-    others = f" and {len(paces) - 1} more matrices move by up to" if len(paces) > 1 else " moves by"
-    return f"{most}{others} 10^{paces[most]:.1f}"
+def _summarise(ratios: dict[str, float]) -> str:
+    largest = max(ratios, key=ratios.__getitem__)
+    others = f" and {len(ratios) - 1} more matrices change by up to" if len(ratios) > 1 else " changes by"
+    return f"{largest}{others} 10^{ratios[largest]:.1f}"

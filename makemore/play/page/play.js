@@ -16,7 +16,7 @@ async function ask(path, question, signal) {
   });
   if (!answer.ok) {
     const told = await answer.json().catch(() => ({}));
-    throw new Error(told.error || `the server said ${answer.status}`);
+    throw new Error(told.error || `server error ${answer.status}`);
   }
   return answer;
 }
@@ -49,7 +49,7 @@ function showSettings() {
   }
 }
 
-/** Arrow keys move between a group's buttons, of which one is in the order of tabs. */
+/** Arrow keys move between a group's buttons; only one of them is a tab stop. */
 function roam(group, back, forth) {
   group.addEventListener("keydown", (event) => {
     const buttons = [...group.querySelectorAll("button")];
@@ -119,7 +119,7 @@ class Pane {
   show(seen, asked) {
     this.seen = seen;
     const left = [...seen.left_out].map(visible).join(" ");
-    this.part(".note").textContent = left ? `left out, for the model has no token for it: ${left}` : "";
+    this.part(".note").textContent = left ? `skipped, not in the model's vocabulary: ${left}` : "";
     this.showTokens(seen);
     this.showNext(seen);
     this.root.dataset.shows = asked;
@@ -150,9 +150,9 @@ class Pane {
 
   showNext(seen) {
     const there = this.at === null ? null : seen.tokens[seen.at].text;
-    this.part(".place").textContent = there === null ? "What may come next" : `In place of ${visible(there)}`;
+    this.part(".place").textContent = there === null ? "Next token" : `Alternatives to ${visible(there)}`;
     this.part(".entropy").textContent =
-      `${seen.entropy.toFixed(2)} bits of doubt. Bars: the model's probability; lines: with these settings.`;
+      `${seen.entropy.toFixed(2)} bits of entropy. Bars: the model's probability; lines: after these settings.`;
     const most = Math.max(...seen.candidates.map((c) => Math.max(c.p, c.drawn)), 1e-9);
     const group = this.part(".next");
     const focused = group.contains(document.activeElement);
@@ -163,7 +163,7 @@ class Pane {
         bar(candidate.p / most, candidate.drawn / most),
         made("span", { textContent: percent(candidate.p), className: "figure" }));
       button.setAttribute("aria-label",
-        `${name}, ${percent(candidate.p)}; with these settings ${percent(candidate.drawn)}`);
+        `${name}, ${percent(candidate.p)}; after these settings ${percent(candidate.drawn)}`);
       button.addEventListener("click", () => this.take(candidate));
       return made("li", {}, button);
     });
@@ -174,7 +174,7 @@ class Pane {
   }
 
   take(candidate) {
-    /* Part of a character is nothing that a text can end in. */
+    /* A text can't end in part of a character. */
     if (candidate.ends || candidate.text.includes("\uFFFD")) return;
     text.value = this.seen.before + candidate.text;
     changed();
@@ -211,7 +211,7 @@ class Pane {
   showSamples(run, begun, drawn) {
     const samples = run.mode === "lines" ? drawn.split("\n").slice(0, -1) : [begun + drawn];
     this.part(".samples").replaceChildren(...samples.map((sample) => {
-      const button = made("button", { type: "button", textContent: sample, title: "Look at it closely" });
+      const button = made("button", { type: "button", textContent: sample, title: "Show its probabilities" });
       button.addEventListener("click", () => { text.value = sample; changed(); text.focus(); });
       return button;
     }));
