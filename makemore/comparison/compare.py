@@ -1,4 +1,4 @@
-"""Which kind of model is really better on a text, by how much, at what cost."""
+"""Rank models on one text, with confidence intervals and costs."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ from makemore.training.observers import Silent
 from makemore.training.train import Interrupted
 
 DEFAULT_SECONDS = 90.0
-"""Training time of each run where neither steps nor time are given: the ladder takes some 17 minutes."""
+"""Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
 
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What to compare: one text, on which every rung is trained, or existing runs."""
+    """What to compare: models to train on one text, or existing runs."""
 
     inputs: tuple[str, ...]
     models: str = "all"
     tokenizers: str = "char"
     seeds: int = 1
-    """Runs of each rung, with seeds from 0 on."""
+    """Runs per model, with seeds counting from 0."""
     steps: int | None = None
     max_time: float | None = None
     split: str | None = None
     file: Path | None = None
-    """A text to score all runs on, in place of their own."""
+    """Text to score all runs on instead of their own."""
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
     portraits: bool = False
-    """Look closer at the first run of each row, as a report needs it."""
+    """Also compute the report's detailed figures for the first run of each row."""
 
 
 def watch_nothing(name: str) -> Silent:
-    """Nobody watches."""
+    """Make an observer that shows nothing."""
     return Silent()
 
 
 def compare(
     request: CompareRequest, observe: Observe = watch_nothing, stop: Callable[[], bool] = lambda: False
 ) -> Comparison:
-    """Train what has to be trained, and score all on one text.
+    """Train the models, or load existing runs, and rank them by their scores on one text.
 
-    ``observe`` makes an observer for each run trained, in that run's process, and one here, of no name.
-    Raises UserError for unknown names, or runs that can't be ranked, and Interrupted when stopped: the
-    same request then goes on.
+    ``observe`` makes each run's observer in that run's process, and one named "" in this process. Raises
+    UserError for unknown names or runs that can't be ranked, and Interrupted when stopped; repeating the
+    request resumes the comparison.
     """
     if request.split is not None:
         check_split(request.split)
@@ -76,17 +76,17 @@ def compare(
     if not trained_here:
         folders = [Path(path) for path in request.inputs]
     elif len(request.inputs) > 1:
-        raise UserError("give one text to train on, or run directories only")
+        raise UserError("give one text to train on, or only run directories")
     else:
         folders, failures = train_grid(_grid(request), observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
     groups = _groups(folders)
     if request.file is None:
-        _refuse_other_splits(groups)
+        _require_same_splits(groups)
     elif not request.file.is_file():
         raise UserError(f"no such file: {request.file}")
-    rows = _measure(groups, _names(groups, trained_here), request, note, stop)
+    rows = _score_groups(groups, _names(groups, trained_here), request, note, stop)
     corpus = groups[0][0].config["corpus"]
     source = corpus["name"] if request.file is None else request.file.name
     return Comparison(source, rows[0].runs[0].score.split, corpus["mode"], rows, failures)
@@ -94,14 +94,14 @@ def compare(
 
 def _grid(request: CompareRequest) -> Grid:
     if request.file is not None:
-        raise UserError("--file is a text to score existing runs on; give run directories")
+        raise UserError("--file scores existing runs on another text; give run directories, not a text")
     if request.models == "all":
         models = [name for name in MODELS if MODELS.get(name).standalone]
     else:
         models = [name.strip() for name in request.models.split(",")]
     for name in models:
         if not MODELS.get(name).standalone:
-            raise UserError(f"a {name} is made of trained runs; name them, or another rung")
+            raise UserError(f"a {name} is made of trained runs; give run directories or another model")
     tokenizers = [spec.strip() for spec in request.tokenizers.split(",")]
     for spec in tokenizers:
         TOKENIZERS.path(spec.partition(":")[0])
@@ -123,7 +123,7 @@ def _grid(request: CompareRequest) -> Grid:
     )
 
 
-class _Found(NamedTuple):
+class _SavedRun(NamedTuple):
     """A run on disk."""
 
     folder: Path
@@ -134,66 +134,66 @@ class _Found(NamedTuple):
         return seed_of(self.config)
 
 
-def _groups(folders: Iterable[Path]) -> list[list[_Found]]:
-    """Runs, those together that differ in their seed alone."""
-    groups: dict[tuple[str, int], list[_Found]] = {}
-    seen = Counter[tuple[str, int | None]]()
+def _groups(folders: Iterable[Path]) -> list[list[_SavedRun]]:
+    """Group runs that differ only in their seed."""
+    groups: dict[tuple[str, int], list[_SavedRun]] = {}
+    n_seen = Counter[tuple[str, int | None]]()
     for folder in folders:
-        found = _Found(folder, RunDir(folder).read_config())
-        alike = _all_but_seed(found.config)
-        # A second run of one seed stands for itself.
-        key = (alike, seen[alike, found.seed])
-        seen[alike, found.seed] += 1
-        groups.setdefault(key, []).append(found)
+        saved = _SavedRun(folder, RunDir(folder).read_config())
+        identity = _config_without_seed(saved.config)
+        # Another run with the same seed goes into a group of its own.
+        key = (identity, n_seen[identity, saved.seed])
+        n_seen[identity, saved.seed] += 1
+        groups.setdefault(key, []).append(saved)
     return list(groups.values())
 
 
-def _all_but_seed(config: dict[str, Any]) -> str:
+def _config_without_seed(config: dict[str, Any]) -> str:
     train = {k: v for k, v in config.get("train", {}).items() if k not in ("seed", "device")}
-    kept = {k: config.get(k) for k in ("model", "tokenizer", "mixed")}
-    return json.dumps({**kept, "train": train, "text": config["corpus"]["digests"]}, sort_keys=True)
+    settings = {k: config.get(k) for k in ("model", "tokenizer", "mixed")}
+    return json.dumps({**settings, "train": train, "text": config["corpus"]["digests"]}, sort_keys=True)
 
 
-def _refuse_other_splits(groups: list[list[_Found]]) -> None:
-    first, *others = [found for group in groups for found in group]
-    for found in others:
-        if found.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
+def _require_same_splits(groups: list[list[_SavedRun]]) -> None:
+    first, *others = [saved for group in groups for saved in group]
+    for saved in others:
+        if saved.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
             raise UserError(
-                f"{found.folder.name} and {first.folder.name} were trained on different splits; "
-                "they can be ranked on a common text alone: --file"
+                f"{saved.folder.name} and {first.folder.name} were trained on different splits; "
+                "rank them on a common text with --file"
             )
 
 
-def _measure(
-    groups: list[list[_Found]],
+def _score_groups(
+    groups: list[list[_SavedRun]],
     names: list[str],
     request: CompareRequest,
     note: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> list[Row]:
-    """Rows, best first."""
-    by_heart = ByHeart()
-    measured: list[list[ScoredRun]] = []
+    """Score every run; returns rows, best first."""
+    memorization = ByHeart()
+    scored: list[list[ScoredRun]] = []
     samples: list[list[str]] = []
     portraits: list[Portrait | None] = []
     for group in groups:
-        measured.append([])
-        for found in group:
+        scored.append([])
+        for saved in group:
             if stop():
-                raise Interrupted(found.folder)
-            run = load(found.folder, request.device)
+                raise Interrupted(saved.folder)
+            run = load(saved.folder, request.device)
             result = run.folder.read_result() or {}
-            note(f"scoring {found.folder.name}")
-            measured[-1].append(_scored(run, result, request))
-            if found is group[0]:
+            note(f"scoring {saved.folder.name}")
+            scored[-1].append(_score_run(run, result, request))
+            if saved is group[0]:
                 samples.append(specimens(run))
-                by_heart.add(run, samples[-1])
+                memorization.add(run, samples[-1])
                 portraits.append(_portrait(run, request) if request.portraits else None)
-    bytes_U = _common_units(measured)
-    judgements = judge([np.stack([run.score.unit_nats_U for run in runs]) for runs in measured], bytes_U)
-    columns = zip(judgements, samples, by_heart.shares(), portraits, strict=True)
+    bytes_U = _common_units(scored)
+    results = judge([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
+    columns = zip(results, samples, memorization.shares(), portraits, strict=True)
     rows = [
-        Row(name, tuple(runs), *figures) for name, runs, figures in zip(names, measured, columns, strict=True)
+        Row(name, tuple(runs), *figures) for name, runs, figures in zip(names, scored, columns, strict=True)
     ]
     return sorted(rows, key=lambda row: row.judgement.bits_per_byte)
 
@@ -202,7 +202,7 @@ def _portrait(run: Run, request: CompareRequest) -> Portrait:
     return portrait(run, split_of(run, request.file, request.split))
 
 
-def _scored(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:
+def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:
     with well_formed(run.folder.path / RESULT):
         seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
         memory = result.get("peak_memory")
@@ -219,29 +219,29 @@ def _scored(run: Run, result: dict[str, Any], request: CompareRequest) -> Scored
     )
 
 
-def _common_units(measured: list[list[ScoredRun]]) -> np.ndarray:
-    """(U,) bytes of the units that all scores are sums over."""
-    first = measured[0][0]
-    for run in [run for runs in measured for run in runs]:
+def _common_units(scored: list[list[ScoredRun]]) -> np.ndarray:
+    """Bytes of the scoring units (U,). Raises UserError if the runs don't share them."""
+    first = scored[0][0]
+    for run in [run for runs in scored for run in runs]:
         if not np.array_equal(run.score.unit_bytes_U, first.score.unit_bytes_U):
             raise UserError(
-                f"{run.folder.name} and {first.folder.name} read the text differently, "
-                "as lines and as one text; can't rank them"
+                f"can't rank {run.folder.name} and {first.folder.name} together: "
+                "one reads the text as lines, the other as one document"
             )
     return first.score.unit_bytes_U
 
 
-def _names(groups: list[list[_Found]], trained_here: bool) -> list[str]:
-    """Models, where they were trained here; else folders, or what folders of one group have in common."""
+def _names(groups: list[list[_SavedRun]], trained_here: bool) -> list[str]:
+    """Row names: models if trained here, otherwise each group's folder name or common name prefix."""
     if trained_here:
         tokenizers = {group[0].config["tokenizer"] for group in groups}
         configs = [group[0].config for group in groups]
         return [c["model"]["name"] + (f" {c['tokenizer']}" if len(tokenizers) > 1 else "") for c in configs]
-    return [_common_name([found.folder.resolve().name for found in group]) for group in groups]
+    return [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
 
 
 def _common_name(names: list[str]) -> str:
     if len(names) == 1:
         return names[0]
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in same).rstrip("-_. ") or names[0]
+    prefix = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in prefix).rstrip("-_. ") or names[0]

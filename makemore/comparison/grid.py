@@ -1,7 +1,6 @@
-"""Many runs on one text, each in a process of its own, as ``makemore train`` makes them.
+"""Train many runs on one text, each in a separate process.
 
-What one run leaves in memory, or has compiled, is then no other's, its peak of memory is its own, and one
-that is killed takes no other along.
+Runs then share no memory or compiled code, peak memory is measured per run, and a killed run ends no other.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
 Observe = Callable[[str], Observer]
-"""Makes who watches the run of this name; called in the run's own process, to which it is pickled."""
+"""Makes the observer of the run with this name; pickled, and called in the run's process."""
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every model with every tokenizer and seed, on one text and within one budget."""
+    """Every combination of model, tokenizer and seed, on one text with one budget."""
 
     path: Path
     models: tuple[str, ...]
     tokenizers: tuple[str, ...]
     seeds: int
     out: Path
-    """Folder of the runs."""
+    """Parent folder of the runs."""
     steps: int | None = None
     max_time: float | None = None
     device: str = "auto"
@@ -55,14 +54,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that came to nothing, and why."""
+    """A failed run and the reason."""
 
     name: str
     reason: str
 
 
 def cells(grid: Grid) -> list[TrainRequest]:
-    """A request for each run; seeds come last, so that every rung has one run before any has two."""
+    """Training requests of all runs; every model is trained once before the next seed starts."""
     budget = {"steps": grid.steps, "max_time": grid.max_time}
     return [
         TrainRequest(
@@ -81,10 +80,10 @@ def cells(grid: Grid) -> list[TrainRequest]:
 def train_grid(
     grid: Grid, observe: Observe, stop: Callable[[], bool] = lambda: False
 ) -> tuple[list[Path], list[Failure]]:
-    """Folders of all runs: those that are there are kept, those cut short resumed, the others trained.
+    """Train every run of a grid; finished runs are reused, interrupted runs are resumed.
 
-    A run that fails is passed over. Raises UserError before any training where a run that is there isn't
-    what is asked for, and Interrupted, with all that was trained kept, when stopped.
+    Returns the folders of successful runs, and the failures. Raises UserError, before any training, if an
+    existing run differs from its request, and Interrupted when stopped, with all progress saved.
     """
     plans = [_plan(cell, grid) for cell in cells(grid)]
     folders, failures = [], []
@@ -100,22 +99,22 @@ def train_grid(
 
 
 def _plan(cell: TrainRequest, grid: Grid) -> tuple[TrainRequest, bool]:
-    """The request as it has to be made now, and whether it was carried out before."""
+    """The request, adapted to the run on disk, and whether that run is finished."""
     assert cell.out is not None
     folder = RunDir(cell.out)
     if grid.overwrite or not folder.exists:
         return dataclasses.replace(cell, overwrite=grid.overwrite), False
-    _check(cell, folder.read_config())
+    _check_settings(cell, folder.read_config())
     if folder.read_result() is not None:
         _check_text(cell.out)
         return cell, True
     return dataclasses.replace(cell, resume=True), False
 
 
-def _check(cell: TrainRequest, config: dict[str, Any]) -> None:
-    """Raises UserError where the run that is there was asked for something else."""
+def _check_settings(cell: TrainRequest, config: dict[str, Any]) -> None:
+    """Raise UserError if the existing run has other settings."""
     saved = config["train"]
-    facts = {
+    settings = {
         "model": (config["model"]["name"], cell.model),
         "tokenizer": (config["tokenizer"], cell.tokenizer),
         "seed": (saved["seed"], cell.train["seed"]),
@@ -123,11 +122,11 @@ def _check(cell: TrainRequest, config: dict[str, Any]) -> None:
         "max_time": (saved["max_time"], cell.train.get("max_time")),
         "text": (saved_paths(config)[0], str(Path(str(cell.input)).absolute())),
     }
-    for name, (was, asked) in facts.items():
-        if was != asked:
+    for name, (old, new) in settings.items():
+        if old != new:
             raise UserError(
-                f"{cell.out} was made with {name} {was}, not {asked}; name another --out, "
-                "or --overwrite to train all anew"
+                f"{cell.out} was made with {name} {old}, not {new}; choose another --out "
+                "or retrain all runs with --overwrite"
             )
 
 
@@ -135,24 +134,24 @@ def _check_text(folder: Path) -> None:
     try:
         load(folder, "cpu").documents()
     except UserError as error:
-        fact = str(error).partition(";")[0]
-        raise UserError(f"{fact}; name another --out, or --overwrite to train all anew") from None
+        problem = str(error).partition(";")[0]
+        raise UserError(f"{problem}; choose another --out or retrain all runs with --overwrite") from None
 
 
 def train_apart(request: TrainRequest, observe: Observe, stop: Callable[[], bool]) -> None:
-    """Train in a process of its own. Raises UserError as training does, and Interrupted when stopped."""
+    """Train in a separate process. Raises UserError like ``train``, and Interrupted when stopped."""
     context = multiprocessing.get_context("spawn")
-    stopping = context.Event()
+    stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
-    rungs = {name: MODELS.path(name) for name in MODELS}
-    process = context.Process(target=_child, args=(request, observe, rungs, stopping, sender))
+    models = {name: MODELS.path(name) for name in MODELS}
+    process = context.Process(target=_run_child, args=(request, observe, models, stop_event, sender))
     process.start()
     sender.close()
     try:
         while process.is_alive() and not receiver.poll(POLL_SECONDS):
             if stop():
-                stopping.set()
-        outcome, reason = _received(receiver)
+                stop_event.set()
+        outcome, reason = _receive_outcome(receiver)
         process.join()
     finally:
         if process.is_alive():
@@ -162,36 +161,36 @@ def train_apart(request: TrainRequest, observe: Observe, stop: Callable[[], bool
     if outcome == "stopped":
         raise Interrupted(request.out)
     if outcome != "done":
-        raise UserError(reason or _died(process.exitcode))
+        raise UserError(reason or _exit_reason(process.exitcode))
 
 
-def _received(receiver: Connection) -> tuple[str, str]:
+def _receive_outcome(receiver: Connection) -> tuple[str, str]:
     try:
         return receiver.recv()
     except EOFError:
         return "died", ""
 
 
-def _died(exitcode: int | None) -> str:
+def _exit_reason(exitcode: int | None) -> str:
     if exitcode == -getattr(signal, "SIGKILL", 9):
-        return "its process was killed, probably for want of memory"
-    return f"its process ended with status {exitcode}; makemore train shows why"
+        return "its process was killed, probably because memory ran out"
+    return f"its process exited with status {exitcode}; run makemore train to see why"
 
 
-def _child(
-    request: TrainRequest, observe: Observe, rungs: dict[str, str], stopping: Event, sender: Connection
+def _run_child(
+    request: TrainRequest, observe: Observe, models: dict[str, str], stop_event: Event, sender: Connection
 ) -> None:
-    """What the process does. It stops when told to by the one that started it, or when that one is gone."""
+    """Train in the child process, until done, told to stop by the parent, or orphaned."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    for name, path in rungs.items():
+    for name, path in models.items():
         MODELS.register(name, path)
     parent = multiprocessing.parent_process()
     assert request.out is not None
     assert parent is not None
     observer = observe(request.out.name)
     try:
-        train(request, observer, lambda: stopping.is_set() or not parent.is_alive())
+        train(request, observer, lambda: stop_event.is_set() or not parent.is_alive())
         outcome = ("done", "")
     except Interrupted:
         outcome = ("stopped", "")

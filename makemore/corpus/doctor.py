@@ -1,4 +1,4 @@
-"""What a text and this machine are like, before anything is trained."""
+"""Examine a text and this machine before training."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from makemore.training.planning import (
 )
 
 RARE = 3
-"""A character that occurs at most so often is rare."""
+"""Maximum count of a rare character."""
 SHOWN = 30
 GUESSES = ("utf-16", "cp1252")
 WORDS = 2_000_000
-"""Once so many are counted, no more of the text is read for them."""
+"""Stop counting words after this many."""
 MOST_ENCODED = 1 << 28
-"""Bytes of the largest text that is encoded to see what training would choose."""
+"""Maximum size, in bytes, of a text to encode for the figures of a default run."""
 
 
 @dataclass
 class Diagnosis:
-    """Findings by section, in words; and advice."""
+    """Findings by section, and advice."""
 
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
@@ -57,16 +57,16 @@ class Diagnosis:
 def diagnose(
     names: Sequence[str], corpus: dict[str, Any] | None = None, try_compile: bool = True
 ) -> Diagnosis:
-    """Look at a text (none: the list that ships with the project) and at this machine.
+    """Examine a text (default: the list of names included in makemore) and this machine.
 
-    Raises UserError for a text that isn't there or has nothing to learn from.
+    Raises UserError if the text can't be read or contains nothing to learn from.
     """
-    found = Diagnosis()
+    diagnosis = Diagnosis()
     config = override(CorpusConfig(), corpus or {}, "corpus")
     source = open_input(names)
-    text, encoding = _read(source, config, found)
+    text, encoding = _read(source, config, diagnosis)
     documents = make_documents(text, config)
-    found.sections["text"] = {
+    diagnosis.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
         "encoding": encoding,
@@ -74,50 +74,50 @@ def diagnose(
         "characters": text.chars,
         "sha256": text.digest,
     }
-    found.sections["alphabet"] = _of_alphabet(_alphabet(text), found)
-    found.sections["lines"] = _of_lines(text)
-    found.sections["words"] = _of_words(text)
-    found.sections["splits"] = _of_splits(documents, found)
-    found.sections["machine"] = _of_machine(try_compile, found)
-    found.sections["a default run"] = _of_run(text, config)
-    return found
+    diagnosis.sections["alphabet"] = _describe_alphabet(_count_chars(text), diagnosis)
+    diagnosis.sections["lines"] = _describe_lines(text)
+    diagnosis.sections["words"] = _describe_words(text)
+    diagnosis.sections["splits"] = _describe_splits(documents, diagnosis)
+    diagnosis.sections["machine"] = _describe_machine(try_compile, diagnosis)
+    diagnosis.sections["a default run"] = _describe_default_run(text, config)
+    return diagnosis
 
 
-def _read(source: Source, config: CorpusConfig, found: Diagnosis) -> tuple[Text, str]:
-    """The text, if need be in another encoding than was asked for."""
+def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
+    """Read the text, trying other encodings if decoding fails; also returns the encoding used."""
     try:
         return store_text(source, config.encoding), config.encoding
     except NotTextError as error:
-        first = error
+        first_error = error
     for encoding in GUESSES:
         with contextlib.suppress(UserError):
             text = store_text(source, encoding)
-            if any(map(_is_garbage, _alphabet(text))):
+            if any(map(_is_garbage, _count_chars(text))):
                 continue
-            found.advice.append(f"{first}; it can be read as {encoding}: look whether that is right")
+            diagnosis.advice.append(f"{first_error}; it can be read as {encoding}: check the result")
             return text, encoding
-    raise first
+    raise first_error
 
 
 def _is_garbage(char: str) -> bool:
-    """Control characters, and code points that are no character: what binary files decode to."""
+    """True for control, unassigned and private-use code points, which binary files decode to."""
     return unicodedata.category(char) in ("Cc", "Cn", "Co") and not char.isspace()
 
 
-def _alphabet(text: Text) -> Counter[str]:
+def _count_chars(text: Text) -> Counter[str]:
     counts: Counter[str] = Counter()
     for piece in text.pieces():
         counts.update(piece)
     return counts
 
 
-def _of_alphabet(counts: Counter[str], found: Diagnosis) -> dict[str, Any]:
+def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, Any]:
     rare = sorted(char for char, n in counts.items() if n <= RARE)
     odd = [char for char in counts if not char.isprintable() and char not in "\n\t"]
     if len(counts) > 1000:
-        found.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
+        diagnosis.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
     if odd:
-        found.advice.append(f"control characters: {' '.join(repr(c) for c in sorted(odd)[:SHOWN])}")
+        diagnosis.advice.append(f"control characters: {' '.join(repr(c) for c in sorted(odd)[:SHOWN])}")
     return {
         "characters": len(counts),
         "most often": " ".join(repr(char) for char, _ in counts.most_common(SHOWN)),
@@ -126,44 +126,44 @@ def _of_alphabet(counts: Counter[str], found: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _line_lengths(text: Text) -> Iterator[list[str]]:
+def _iter_lines(text: Text) -> Iterator[list[str]]:
     for piece in text.pieces():
         yield piece.removesuffix("\n").split("\n")
 
 
-def _of_lines(text: Text) -> dict[str, Any]:
-    lengths, kinds, blank = [], Counter[int](), 0
-    for lines in _line_lengths(text):
+def _describe_lines(text: Text) -> dict[str, Any]:
+    lengths, distinct, n_blank = [], Counter[int](), 0
+    for lines in _iter_lines(text):
         lengths.append(np.array([len(line) for line in lines]))
-        blank += sum(not line.strip() for line in lines)
-        kinds.update(hash(line) for line in lines if line.strip())
-    every = np.concatenate(lengths)
-    filled = int(kinds.total())
+        n_blank += sum(not line.strip() for line in lines)
+        distinct.update(hash(line) for line in lines if line.strip())
+    all_lengths = np.concatenate(lengths)
+    n_nonblank = int(distinct.total())
     return {
-        "lines": len(every),
-        "blank": blank,
-        "median length": int(np.median(every)),
-        "longest": int(every.max()),
-        "repeated": filled - len(kinds),
-        "repeated, share": (filled - len(kinds)) / max(filled, 1),
+        "lines": len(all_lengths),
+        "blank": n_blank,
+        "median length": int(np.median(all_lengths)),
+        "longest": int(all_lengths.max()),
+        "repeated": n_nonblank - len(distinct),
+        "repeated, share": (n_nonblank - len(distinct)) / max(n_nonblank, 1),
     }
 
 
-def _of_words(text: Text) -> dict[str, Any]:
+def _describe_words(text: Text) -> dict[str, Any]:
     counts: Counter[str] = Counter()
-    whole = True
+    complete = True
     for piece in text.pieces():
-        whole = counts.total() < WORDS
-        if not whole:
+        complete = counts.total() < WORDS
+        if not complete:
             break
         counts.update(piece.split())
-    often = np.array([n for _, n in counts.most_common(1000)], np.float64)
+    freqs = np.array([n for _, n in counts.most_common(1000)], np.float64)
     slope = float("nan")
-    if len(often) > 9:
+    if len(freqs) > 9:
         # Zipf's law: frequency falls as rank to the power of about -1.
-        slope = round(float(np.polyfit(np.log(np.arange(1, len(often) + 1)), np.log(often), 1)[0]), 4) + 0.0
+        slope = round(float(np.polyfit(np.log(np.arange(1, len(freqs) + 1)), np.log(freqs), 1)[0]), 4) + 0.0
     return {
-        "counted in": "the whole text" if whole else f"its first {counts.total():,} words",
+        "counted in": "the whole text" if complete else f"its first {counts.total():,} words",
         "words": counts.total(),
         "different": len(counts),
         "once only": sum(n == 1 for n in counts.values()),
@@ -172,33 +172,33 @@ def _of_words(text: Text) -> dict[str, Any]:
     }
 
 
-def _of_splits(documents: Documents, found: Diagnosis) -> dict[str, Any]:
+def _describe_splits(documents: Documents, diagnosis: Diagnosis) -> dict[str, Any]:
     section: dict[str, Any] = {"mode": documents.mode, "because": documents.reason}
     if documents.mode == "text":
         sizes = {name: sum(len(p) for part in documents.read(name) for p in part) for name in SPLITS}
         return {**section, **{f"{name}, characters": size for name, size in sizes.items()}}
     held_out = {name: documents.all(name) for name in ("val", "test")}
-    wanted = {line for lines in held_out.values() for line in lines}
-    seen: set[str] = set()
+    held_out_lines = {line for lines in held_out.values() for line in lines}
+    in_train: set[str] = set()
     section["train, lines"] = len(documents.spans["train"].begin)
     for lines in documents.read("train"):
-        seen.update(wanted.intersection(lines))
+        in_train.update(held_out_lines.intersection(lines))
     for name, lines in held_out.items():
-        share = sum(line in seen for line in lines) / max(len(lines), 1)
+        share = sum(line in in_train for line in lines) / max(len(lines), 1)
         section[f"{name}, lines"] = len(lines)
         section[f"{name}, share that stands in train"] = share
         if share > 0.01:
-            found.advice.append(
-                f"{share:.1%} of {name} stands verbatim in train: --dedupe keeps twins together"
+            diagnosis.advice.append(
+                f"{share:.1%} of {name} also occurs in train; use --dedupe to keep duplicates in one split"
             )
     return section
 
 
-def _of_machine(try_compile: bool, found: Diagnosis) -> dict[str, Any]:
+def _describe_machine(try_compile: bool, diagnosis: Diagnosis) -> dict[str, Any]:
     device = pick_device("auto")
-    compiles, note = _compiles(device) if try_compile else (None, "not tried")
+    compiles, note = _test_compile(device) if try_compile else (None, "not tried")
     if compiles is False:
-        found.advice.append(f"torch.compile doesn't work here ({note}); training goes on without")
+        diagnosis.advice.append(f"torch.compile doesn't work here ({note}); training runs without it")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "device": name,
@@ -206,33 +206,33 @@ def _of_machine(try_compile: bool, found: Diagnosis) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory, GB": round(memory, 1) if (memory := memory_of(device)) else None,
         "torch": torch.__version__,
-        "bfloat16": "fast" if has_fast_bfloat16(device) else "slow or none: float32 is used",
+        "bfloat16": "fast" if has_fast_bfloat16(device) else "slow or unsupported; float32 is used",
         "torch.compile": note,
     }
 
 
-def _compiles(device: torch.device) -> tuple[bool, str]:
-    begun = time.perf_counter()
+def _test_compile(device: torch.device) -> tuple[bool, str]:
+    start = time.perf_counter()
     try:
         doubled = torch.compile(lambda x: x.sin() * 2)(torch.ones(8, device=device))
         torch.testing.assert_close(doubled, torch.ones(8, device=device).sin() * 2)
     except Exception as error:  # noqa: BLE001 - compilers fail in many ways
         reason = next(iter(str(error).strip().splitlines()), "")
         return False, f"{type(error).__name__}: {reason}"[:120]
-    return True, f"works ({time.perf_counter() - begun:.1f} s for a small function)"
+    return True, f"works ({time.perf_counter() - start:.1f} s for a small function)"
 
 
-def _of_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
-    """What ``makemore train`` would choose with no other flag, and the memory it takes."""
+def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
+    """Model, parameters and memory of ``makemore train`` with default settings."""
     if text.size > MOST_ENCODED:
-        return {"left out": f"the text has more than {MOST_ENCODED:,} bytes"}
+        return {"left out": f"the text is larger than {MOST_ENCODED:,} bytes"}
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(TrainRequest().model)
     recipe = kind.recipe(facts_of(corpus, {}, pick_device("auto")))
     model, train = fit_context(kind, recipe.model, recipe.train, corpus, Silent())
     parameters = parameters_of(kind, model, vocab_size)
-    # Activations kept for the backward pass, as Korthikanti et al. (2022) count them, in float32.
+    # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {
         "model": TrainRequest().model,

@@ -1,4 +1,4 @@
-"""Scores of a saved run."""
+"""Score a saved run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SPLIT_NAMES = (*SPLITS, "val+test")
 
 
 def check_split(split: str) -> None:
-    """Raises UserError, naming the nearest, for a split that no run has."""
+    """Raise UserError, suggesting the nearest name, if the split is unknown."""
     if any(part not in SPLITS for part in split.split("+")):
         raise unknown_name("split", split, SPLIT_NAMES)
 
 
 def split_of(run: Run, file: Path | None, split: str | None) -> Split:
-    """What to score: a split of the run's own text, a whole other text, or a split of that.
+    """Get the split to score: one of the run's text (default: val), or all or one split of ``file``.
 
-    Raises UserError for an unknown split, or a text that is gone, changed or unreadable.
+    Raises UserError if the split is unknown or the text is missing, changed or unreadable.
     """
     if split is not None:
         check_split(split)
@@ -42,12 +42,12 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
 
 
 def documents_in(run: Run, text: str) -> list[str]:
-    """Another text as the run reads texts: its lines, less the blank ones, or all of it."""
+    """Split another text into documents in the run's mode: its non-blank lines, or one document."""
     return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
 
 
 def known_lines(run: Run) -> Container[str] | None:
-    """The lines that the run was trained on; None where it keeps none and its text is gone."""
+    """Training lines of the run; None in ``text`` mode, or if they are no longer available."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):
             return seen_lines(run)
@@ -61,11 +61,11 @@ def evaluate(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Score a run by the one protocol. Raises UserError for nothing to score."""
-    return score(run.model, _something(run, file, split), run.tokenizer, stride, progress)
+    """Score a run with the scoring protocol. Raises UserError if the split is empty."""
+    return score(run.model, _nonempty_split(run, file, split), run.tokenizer, stride, progress)
 
 
-def _something(run: Run, file: Path | None, split: str | None) -> Split:
+def _nonempty_split(run: Run, file: Path | None, split: str | None) -> Split:
     target = split_of(run, file, split)
     if not len(target.tokens_N):
         raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
@@ -74,16 +74,15 @@ def _something(run: Run, file: Path | None, split: str | None) -> Split:
 
 @dataclass(frozen=True)
 class DynamicScore:
-    """The score of a run whose weights follow the text, and how far it is from the plain one."""
+    """Dynamic-evaluation score of a run and its difference from the plain score."""
 
     score: Score
     settings: DynamicSettings
     difference: float
-    """To the plain score, in bits per byte; below 0 where following the text helped."""
+    """Dynamic minus plain score, in bits per byte; negative if learning during evaluation helped."""
     difference_ci95: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
         return {
             **self.score.as_dict(),
             "difference": self.difference,
@@ -101,13 +100,14 @@ def evaluate_dynamic(
     settings: DynamicSettings | None = None,
     progress: Progress | None = None,
 ) -> DynamicScore:
-    """Score a run that goes on learning from what it has been scored on, beside its ``plain`` score.
+    """Dynamic evaluation: the model keeps learning from each part of the text after it is scored.
 
-    Raises UserError for a run that isn't trained by gradients, or whose training text is gone.
+    ``plain`` is the run's ordinary score on the same split. Raises UserError if the model isn't trained by
+    gradients or its training text is missing.
     """
-    target, settings = _something(run, file, split), settings or DynamicSettings()
+    target, settings = _nonempty_split(run, file, split), settings or DynamicSettings()
     train = run.corpus().split("train")
     nats_N = dynamic_nats(run.model, target, train, settings, stride, progress)
-    found = summarise(target, nats_N, run.tokenizer.token_bytes())
-    difference, ci95 = paired_difference(found.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
-    return DynamicScore(found, settings, difference, ci95)
+    result = summarise(target, nats_N, run.tokenizer.token_bytes())
+    difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
+    return DynamicScore(result, settings, difference, ci95)

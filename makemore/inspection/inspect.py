@@ -1,4 +1,4 @@
-"""A run in pictures and plain words."""
+"""Inspect a run: figures and findings on one HTML page."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
 REPLAYED_STEPS = 100
 REPLAY_SECONDS = 20.0
 LONGEST_TEXT = 32
-"""Tokens that are looked at one by one."""
+"""Maximum number of tokens in the per-token figures."""
 USUAL_TEXT = 20
-"""Where no text was asked for: four heads stand side by side then."""
+"""Maximum without ``text``: short enough for four attention heads side by side."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Where the pictures are, and what they say."""
+    """Result of an inspection: the files written and the verdicts."""
 
     folder: Path
     files: list[Path]
     verdicts: list[Verdict]
     left_out: str = ""
-    """Why some pictures are missing, where they are."""
+    """Why some figures are missing; empty if none are."""
 
     @property
     def page(self) -> Path:
@@ -87,23 +87,23 @@ class Inspection:
 
 
 def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspection:
-    """Draw every picture that this rung has, and write them beside the run unless told where.
+    """Draw every figure this model supports, by default into a folder next to the run.
 
-    ``text``: what attention and gates are shown on; a line of val unless given. Raises UserError for a
-    text that the run can't spell, and for a folder with anything but an inspection in it.
+    Attention and gates are shown on ``text`` (default: a line of val). Raises UserError if the run can't
+    encode the text, or if the folder holds anything other than an inspection.
     """
     folder = out or run.beside("-inspect")
-    earlier = _earlier(folder)
+    old_images = _old_images(folder)
     subject, left_out = subject_of(run, text)
-    shown = len(subject.tokens_T) - 1
-    if text is not None and len(run.tokenizer.encode(text)) > shown:
-        left_out = "; ".join([*filter(None, [left_out]), f"all but the first {shown} tokens of --text"])
-    pictures = [picture for picture in (draw(subject) for draw in DRAWERS) if picture is not None]
+    n_shown = len(subject.tokens_T) - 1
+    if text is not None and len(run.tokenizer.encode(text)) > n_shown:
+        left_out = "; ".join([*filter(None, [left_out]), f"--text after its first {n_shown} tokens"])
+    pictures = [picture for picture in (drawer(subject) for drawer in DRAWERS) if picture is not None]
     images = {picture.name: png(picture.figure) for picture in pictures}
     html = inspection_page(f"{run.name}: {subject.rung}", _facts(run, subject, left_out), pictures, images)
-    # The page first: by it the folder is known again, whatever comes between.
+    # Write the page first: it marks the folder as an inspection even if interrupted here.
     write_page(folder / "index.html", html)
-    for path in earlier:
+    for path in old_images:
         path.unlink(missing_ok=True)
     for name, image in images.items():
         write_bytes(folder / f"{name}.png", image)
@@ -115,20 +115,20 @@ def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspe
     )
 
 
-def _earlier(folder: Path) -> list[Path]:
-    """The pictures of an earlier inspection. Raises UserError for a place where something else is."""
+def _old_images(folder: Path) -> list[Path]:
+    """Figures of an earlier inspection. Raises UserError if ``folder`` holds anything else."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is in the way; name another --out")
+        raise UserError(f"{folder} is not a directory; choose another --out")
     if not folder.exists() or all(map(is_temporary, folder.iterdir())):
         return []
     names = pictures_on(folder / "index.html")
     if names is None:
-        raise UserError(f"{folder} holds something else than an inspection; name another --out")
+        raise UserError(f"{folder} is not an inspection; choose another --out")
     return [folder / f"{name}.png" for name in names]
 
 
 def subject_of(run: Run, text: str | None) -> tuple[Subject, str]:
-    """All that there is to look at, and why some of it is missing, where it is."""
+    """Everything to inspect, and why some of it is missing (empty if nothing is)."""
     result = run.folder.read_result() or {}
     model = copy.deepcopy(run.model).cpu().eval()
     try:
@@ -156,33 +156,33 @@ def subject_of(run: Run, text: str | None) -> tuple[Subject, str]:
     if not model.standalone or isinstance(model, CountModel):
         return subject, ""
     if run.config.get("init_from"):
-        return subject, "its first steps are not taken again, for it began with another model's weights"
+        return subject, "replay of the first steps: training started from another model's weights"
     fresh = copy.deepcopy(plan.model).eval()
     steps = max((r["step"] for r in subject.records if isinstance(r.get("step"), int)), default=0)
     return dataclasses.replace(subject, fresh=fresh, updates=replay(make_trainer(plan, _never), steps)), ""
 
 
 def replay(trainer: Trainer, total: int) -> list[Update]:
-    """The first steps of a training run of ``total``, taken again; of each matrix, how far each moved it."""
+    """Replay the first of ``total`` training steps; returns each matrix's relative update per step."""
     matrices = {name: p for name, p in trainer.learner.model.named_parameters() if p.ndim > 1}
     ratios: dict[str, list[float]] = {name: [] for name in matrices}
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for step in range(min(REPLAYED_STEPS, total)):
         before = {name: p.detach().clone() for name, p in matrices.items()}
         if trainer.advance(step / total) is None:
             break
         for name, p in matrices.items():
-            ratios[name].append(_ratio(p.detach() - before[name], before[name]))
-        if time.perf_counter() - begun > REPLAY_SECONDS:
+            ratios[name].append(_update_ratio(p.detach() - before[name], before[name]))
+        if time.perf_counter() - start > REPLAY_SECONDS:
             break
-    return [Update(name, np.array(found)) for name, found in ratios.items()]
+    return [Update(name, np.array(values)) for name, values in ratios.items()]
 
 
-def _ratio(change: Tensor, values: Tensor) -> float:
-    """NaN where the values are all alike, as zeros are."""
-    spread = float(values.double().std(correction=0))
-    moved = float(change.double().std(correction=0))
-    return moved / spread if spread > 0 and moved > 0 else float("nan")
+def _update_ratio(change: Tensor, values: Tensor) -> float:
+    """Standard deviation of the change relative to the values'; NaN if either is zero."""
+    std = float(values.double().std(correction=0))
+    change_std = float(change.double().std(correction=0))
+    return change_std / std if std > 0 and change_std > 0 else float("nan")
 
 
 def _never() -> bool:
@@ -190,7 +190,7 @@ def _never() -> bool:
 
 
 def _plan(run: Run, corpus: Corpus) -> Plan:
-    """The training run as it began, on the CPU, in small batches for what is only looked at."""
+    """Plan of the original training run, on the CPU in float32."""
     config = run.config
     saved = config.get("train") or {}
     train = override(TrainConfig(), {**saved, "device": "cpu", "dtype": "float32", "compile": "no"}, "train")
@@ -203,32 +203,31 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
-    """(T,): the boundary, then the text to look at: what was asked for, or some of val."""
-    room = min(
+    """Token ids (T,) to inspect: the boundary, then ``text`` or some of val."""
+    max_tokens = min(
         LONGEST_TEXT, run.model.max_len if not run.model.streams and run.model.max_len else LONGEST_TEXT
     )
     if text is not None:
         ids = run.tokenizer.encode(text)
     elif corpus is not None:
-        ids = _some_text(corpus)
+        ids = _default_text(corpus)
     else:
         ids = run.tokenizer.encode(run.config["corpus"]["context"] or "".join(run.generate(seed=0)))
-    ids = np.asarray(ids, np.int64)[: room - 1]
+    ids = np.asarray(ids, np.int64)[: max_tokens - 1]
     return torch.from_numpy(np.concatenate([[run.tokenizer.boundary_id], ids]))
 
 
-def _some_text(corpus: Corpus) -> np.ndarray:
-    """In lines, the longest of the first hundred; the beginning of a running text. Of val if there is one."""
+def _default_text(corpus: Corpus) -> np.ndarray:
+    """Longest of the first 100 lines, or the start of running text; from val unless it is empty."""
     split = corpus.splits["val"] if len(corpus.splits["val"].tokens_N) else corpus.splits["train"]
     ends = split.ends_D[:100]
     starts = split.starts_D[: len(ends)]
-    at = int((ends - starts).argmax())
-    last = 1 if corpus.mode == "lines" else 0
-    return np.asarray(split.tokens_N[starts[at] : ends[at] - last][: USUAL_TEXT - 1])
+    longest = int((ends - starts).argmax())
+    n_boundary = 1 if corpus.mode == "lines" else 0
+    return np.asarray(split.tokens_N[starts[longest] : ends[longest] - n_boundary][: USUAL_TEXT - 1])
 
 
 def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
-    """What stands above the pictures."""
     facts = {
         "rung": subject.rung,
         "parameters": f"{run.model.n_parameters():,}",

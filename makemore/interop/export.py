@@ -1,4 +1,4 @@
-"""A run in another program's format."""
+"""Export a run to another program's format."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from makemore.runs.run import Run
 from makemore.runtime.files import write_bytes
 
 FORMATS = {"hf": "-hf", "onnx": ".onnx", "arpa": ".arpa"}
-"""What is put after a run's name for its default place."""
+"""Suffix of the default output path, by format."""
 KENLM_ORDER = 6
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and where."""
+    """Result of an export."""
 
     path: Path
     format: str
     bytes: int
     note: str = ""
-    """One line worth telling the user."""
+    """One-line hint for the user, or empty."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"path": str(self.path), "format": self.format, "bytes": self.bytes, "note": self.note}
 
 
 def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> Exported:
-    """Write a run's model and tokenizer for another program; beside the run unless told where.
+    """Write a run's model and tokenizer in another program's format, by default next to the run.
 
-    Raises UserError for a model that the format can't hold, and for a place that is taken.
+    Raises UserError if the format can't represent the model, or if ``out`` is taken.
     """
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     path = out or run.beside(FORMATS[format])
-    _check_place(path, format == "hf", overwrite)
+    _check_output(path, format == "hf", overwrite)
     if format == "hf":
         return _hugging_face(run, path)
     return _arpa(run, path) if format == "arpa" else _onnx(run, path)
 
 
-def _check_place(path: Path, folder: bool, overwrite: bool) -> None:
+def _check_output(path: Path, is_folder: bool, overwrite: bool) -> None:
     if not path.exists():
         return
-    if path.is_dir() != folder:
-        raise UserError(f"{path} is in the way; name another --out")
-    if folder and not any(path.iterdir()):
+    if path.is_dir() != is_folder:
+        raise UserError(f"{path} can't be overwritten; choose another --out")
+    if is_folder and not any(path.iterdir()):
         return
-    if folder and not is_hugging_face(path):
-        raise UserError(f"{path} holds something else than a Hugging Face model; name another --out")
+    if is_folder and not is_hugging_face(path):
+        raise UserError(f"{path} is not a Hugging Face model directory; choose another --out")
     if not overwrite:
-        raise UserError(f"{path} is there already; add --overwrite or name another --out")
+        raise UserError(f"{path} already exists; add --overwrite or choose another --out")
 
 
 def _hugging_face(run: Run, path: Path) -> Exported:
@@ -80,5 +80,5 @@ def _arpa(run: Run, path: Path) -> Exported:
     data = "".join(f"{line}\n" for line in arpa_lines(run.model, run.tokenizer)).encode()
     write_bytes(path, data)
     order = run.model.config.order
-    note = f"order {order}: KenLM has to be built with KENLM_MAX_ORDER={order}" if order > KENLM_ORDER else ""
+    note = f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_ORDER else ""
     return Exported(path, "arpa", len(data), note)

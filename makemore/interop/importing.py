@@ -1,4 +1,4 @@
-"""A nanoGPT or makemore.py checkpoint as a run."""
+"""Import a nanoGPT or makemore.py checkpoint as a run."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from makemore.training.planning import TrainRequest, config_file, make_model, pl
 def import_checkpoint(
     checkpoint: Path, text: str, out: Path | None = None, n_head: int | None = None, overwrite: bool = False
 ) -> Run:
-    """Write a run with a checkpoint's weights, on the text (a path or a data set's name) it was trained on.
+    """Create a run from a checkpoint and the text it was trained on (a path or data set name).
 
-    ``n_head``: of a makemore.py transformer, whose file doesn't say. Raises UserError where the
-    checkpoint can't be read, doesn't fit the text, has no use for ``n_head``, or ``out`` is taken.
+    ``n_head`` applies to makemore.py transformers, whose files don't record it. Raises UserError if the
+    checkpoint can't be read, doesn't fit the text or doesn't take ``n_head``, or if ``out`` is taken.
     """
-    found = read_checkpoint(checkpoint)
-    if n_head is not None and not is_makemore_transformer(found):
-        raise UserError("--n-head is for makemore.py's transformers; this checkpoint has no use for it")
+    contents = read_checkpoint(checkpoint)
+    if n_head is not None and not is_makemore_transformer(contents):
+        raise UserError("--n-head applies only to makemore.py transformers; leave it out for this checkpoint")
     source = open_input((text,))
     folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
     if folder.occupied and not overwrite:
-        raise UserError(f"{folder.path} is there already; add --overwrite or name another --out")
-    config = CorpusConfig(mode="text" if is_nanogpt(found) else "lines")
+        raise UserError(f"{folder.path} already exists; add --overwrite or choose another --out")
+    config = CorpusConfig(mode="text" if is_nanogpt(contents) else "lines")
     stored = store_text(source)
     pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
     with well_formed(checkpoint):
-        if is_nanogpt(found):
-            foreign = from_nanogpt(found, pieces)
+        if is_nanogpt(contents):
+            foreign = from_nanogpt(contents, pieces)
         else:
-            foreign = from_makemore(found, pieces, n_head or MAKEMORE_HEADS)
+            foreign = from_makemore(contents, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
     model = make_model(kind, override(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)

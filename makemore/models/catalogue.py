@@ -1,4 +1,4 @@
-"""The rungs and their settings, as the registry has them."""
+"""Registered models and their settings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ TO_READ = [
         "summary": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
     }
 ]
-"""Rungs that are there to be read rather than trained."""
+"""Models to read rather than train."""
 
 
 def rungs() -> list[dict[str, Any]]:
-    """Name and summary of every registered rung."""
+    """Name and summary of every registered model."""
     return [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
 
 
 def settings_of(name: str) -> list[dict[str, Any]]:
-    """Name, default and help line of each setting of a rung. Raises UserError if unknown."""
+    """Name, default and help text of each setting of a model. Raises UserError if it is unknown."""
     fields = dataclasses.fields(MODELS.get(name).Config)
     return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]

@@ -1,4 +1,4 @@
-"""Whether the files of a run are those that were written."""
+"""Check the files of a run for damage."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from makemore.tokenizers import tokenizer_from_dict
 
 
 def check(path: str | Path) -> list[str]:
-    """What is wrong with a run's files, a line each that names the file; nothing where all is well.
+    """Check a run's files; returns a line for each problem. Raises UserError if there is no run.
 
-    Looks at every byte of every file, but for metrics logged after the newest state: a resumed run logs
-    them anew. Raises UserError where this is no run.
+    Every byte is checked, except metrics logged after the newest state, which a resumed run logs again.
     """
     folder = RunDir(Path(path))
     if not folder.path.is_dir() or not folder.occupied:
-        raise UserError(f"no run at {path}; makemore train makes one")
+        raise UserError(f"no run at {path}; create one with makemore train")
     problems: list[str] = []
     config = folder.read_copy(CONFIG)
-    with _noting(problems):
+    with _collecting(problems):
         config = folder.read_config()
     if config:
         files = RunFiles(folder, config, problems)
-        for look in (files.tokenizer, files.model, files.seen, files.result, files.samples, files.metrics):
-            with _noting(problems):
-                look()
+        for verify in (files.tokenizer, files.model, files.seen, files.result, files.samples, files.metrics):
+            with _collecting(problems):
+                verify()
     return problems
 
 
 @contextlib.contextmanager
-def _noting(problems: list[str]) -> Iterator[None]:
+def _collecting(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -44,7 +43,7 @@ def _noting(problems: list[str]) -> Iterator[None]:
 
 
 class RunFiles:
-    """The files of one run beside its config, each looked at in the light of the newest state."""
+    """Checks of a run's files against its newest state; each method checks one file and raises UserError."""
 
     def __init__(self, folder: RunDir, config: dict[str, Any], problems: list[str]) -> None:
         self.folder, self.config, self.run_id = folder, config, config["run_id"]
@@ -52,11 +51,11 @@ class RunFiles:
         problems += broken
         self.newest: Saved | None = states[0] if states else None
         self.best: dict[str, Any] = {}
-        """The best weights as the newest state has them."""
-        # Without states a run is one that was shared, or a mixture.
+        """Best weights in the newest state."""
+        # Shared runs and mixtures are finished and have no states.
         self.finished = not (states or broken)
         if self.newest:
-            with _noting(problems), well_formed(folder.path / STATES):
+            with _collecting(problems), well_formed(folder.path / STATES):
                 self.finished = bool(self.newest.state["trainer"].get("finished"))
                 self.best = dict(self.newest.state["best"])
 
@@ -65,15 +64,15 @@ class RunFiles:
             tokenizer_from_dict(self.folder.read_tokenizer(self.run_id))
 
     def model(self) -> None:
-        """Of a finished run it has to be the best that training found."""
+        """The weights of a finished run must be the best ones in its newest state."""
         path = self.folder.path / MODEL
         if not self.finished and not self.best and not path.exists():
             return
-        found = tensor_digest(self.folder.read_model(self.run_id))
+        digest = tensor_digest(self.folder.read_model(self.run_id))
         with well_formed(self.folder.path / STATES):
-            kept = tensor_digest(self.best) if self.best else found
-        if self.finished and found != kept:
-            raise UserError(f"{path} is damaged: these are not the weights that were kept")
+            best_digest = tensor_digest(self.best) if self.best else digest
+        if self.finished and digest != best_digest:
+            raise UserError(f"{path} is damaged: its weights are not the best weights of the run")
 
     def seen(self) -> None:
         self.folder.read_seen(self.config)
@@ -95,12 +94,12 @@ class RunFiles:
         if require_plain(path) is None:
             raise UserError(f"{path} is missing")
         with well_formed(self.folder.path / RESULT):
-            written = ("\n".join(result["samples"]) + "\n").encode()
-        if path.read_bytes() != written:
-            raise UserError(f"{path} is damaged: {RESULT} has other samples")
+            expected = ("\n".join(result["samples"]) + "\n").encode()
+        if path.read_bytes() != expected:
+            raise UserError(f"{path} is damaged: it differs from the samples in {RESULT}")
 
     def metrics(self) -> None:
-        """As they were at the end, or where the newest state was saved."""
+        """The log must match the checksum in the result, or in the newest state of an unfinished run."""
         seal = self.newest.metrics if self.newest else None
         with well_formed(self.folder.path / RESULT):
             if self.finished and (result := self._result()):

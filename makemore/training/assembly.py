@@ -1,4 +1,4 @@
-"""Loader, learner and evaluation of a plan."""
+"""Build the loader and trainer of a training plan."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ HELD_OUT_TOKENS = 65536
 
 
 def make_loader(plan: Plan) -> Loader:
-    """Batches of the training split, as the recipe has them: each a part of a step."""
+    """Build the training loader; a batch is one micro-step of ``batch_tokens // accumulate`` tokens."""
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
-    tokens = train.batch_tokens // train.accumulate
+    batch_tokens = train.batch_tokens // train.accumulate
     if isinstance(plan.model, CountModel):
-        return OrderedLoader(split, boundary, tokens)
+        return OrderedLoader(split, boundary, batch_tokens)
     if train.loader == "streams":
-        return StreamLoader(split, boundary, tokens, train.block_size, train.seed, train.truncation)
+        return StreamLoader(split, boundary, batch_tokens, train.block_size, train.seed, train.truncation)
     if train.loader == "packed":
-        return PackedLoader(split, boundary, tokens, train.block_size, train.seed)
-    return ShuffledLoader(split, boundary, tokens, train.block_size, plan.model.lead, train.seed)
+        return PackedLoader(split, boundary, batch_tokens, train.block_size, train.seed)
+    return ShuffledLoader(split, boundary, batch_tokens, train.block_size, plan.model.lead, train.seed)
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
-    """Model on its device, learner, loader and evaluation, ready to fit."""
+    """Move the model to its device and build its trainer: learner, loader and evaluation."""
     plan.model.to(plan.device)
     plan.model.one_document = plan.train.loader in ("windows", "documents")
     if sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
-    tokens = plan.train.eval_tokens
+    eval_tokens = plan.train.eval_tokens
 
-    def held_out() -> OrderedLoader:
+    def val_loader() -> OrderedLoader:
         return OrderedLoader(val, plan.model.boundary_id, HELD_OUT_TOKENS)
 
     if plan.compiled:
         keep_compiled()
-    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, held_out, plan.native)
+    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, val_loader, plan.native)
 
     def evaluate() -> float:
-        # At training's precision: an estimate, twice as fast.
+        # Autocast is twice as fast, and an estimate is enough here.
         with learner.autocast():
-            return quick_loss(plan.model, val, tokens, learner.nats)
+            return quick_loss(plan.model, val, eval_tokens, learner.nats)
 
     return Trainer(learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop)

@@ -1,4 +1,4 @@
-"""What may change when a run is resumed, and what that means."""
+"""Settings that may change when a run is resumed, and the effect of each change."""
 
 from __future__ import annotations
 
@@ -9,65 +9,65 @@ from typing import Any
 from makemore.errors import UserError
 from makemore.settings import TrainConfig, override
 
-_SCHEDULE = "the learning rate follows the new budget from here on, unlike a run begun with it"
-_DIGITS = "numbers may differ in their last digits from here on"
+_SCHEDULE = "from here on the learning rate follows the new budget, unlike in a run started with it"
+_ROUNDING = "results may differ by rounding from here on"
 CHANGEABLE = {
     "steps": _SCHEDULE,
     "max_time": _SCHEDULE,
-    "device": _DIGITS,
-    "shard": _DIGITS,
-    "patience": "early stopping goes by it from here on",
-    "save_interval": "the weights are the same",
-    "on_divergence": "it holds from here on",
+    "device": _ROUNDING,
+    "shard": _ROUNDING,
+    "patience": "early stopping uses the new value from here on",
+    "save_interval": "the weights are not affected",
+    "on_divergence": "applies from here on",
 }
-"""Settings of training that a resumed run may be given anew, and what comes of it."""
+"""Training settings that may change on resume, and the effect of each change."""
 SURROUNDINGS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
-"""What a run's config says of how it was computed, beside the versions."""
+"""Keys of a run's config that describe its environment, besides ``versions``."""
 
 
 def refuse_changes(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises UserError for a setting asked for now that the run wasn't begun with.
+    """Raise UserError if a requested setting differs from the run's.
 
-    ``saved``: the run's settings by section, where changes that may be have been made already.
+    ``saved`` holds the run's settings by section, with permitted changes already applied.
     """
-    for section, kept in saved.items():
+    for section, settings in saved.items():
         for key, value in asked[section].items():
-            # A resolved mode or split is one that ``auto`` could have been.
+            # ``auto`` agrees with any mode or split it could have resolved to.
             if section == "corpus" and value == "auto":
                 continue
-            if override(kept, {key: value}, section) != kept:
+            if override(settings, {key: value}, section) != settings:
                 raise UserError(
-                    f"{section}.{key} was {getattr(kept, key)}, not {value}; "
-                    "a resumed run keeps its settings (--overwrite begins anew)"
+                    f"{section}.{key} was {getattr(settings, key)}, not {value}; "
+                    "a resumed run keeps its settings (use --overwrite to start a new run)"
                 )
 
 
 def require_tokenizer(asked: str | None, saved: str) -> None:
-    """Raises UserError where another tokenizer is asked for than the run's."""
+    """Raise UserError if a tokenizer other than the run's is requested."""
     if asked not in (None, saved):
         raise UserError(
-            f"the run's tokens are {saved}, not {asked}; a resumed run keeps its tokenizer "
-            "(--overwrite begins anew)"
+            f"the run's tokenizer is {saved}, not {asked}; a resumed run keeps its tokenizer "
+            "(use --overwrite to start a new run)"
         )
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], train: TrainConfig) -> list[str]:
-    """A line for each change from the config of a run to what goes on now, with what it means."""
-    was = before["train"]
+    """Describe each change from a run's saved config to the current one, with its effect, one line each."""
+    saved = before["train"]
     lines = [
-        f"train.{name}: {was.get(name)} -> {value}; {CHANGEABLE[name]}"
+        f"train.{name}: {saved.get(name)} -> {value}; {CHANGEABLE[name]}"
         for name, value in dataclasses.asdict(train).items()
-        if name in CHANGEABLE and name in was and was[name] != value
+        if name in CHANGEABLE and name in saved and saved[name] != value
     ]
     lines += [
-        f"{name}: {before.get(name)} -> {now[name]}; {_DIGITS}"
+        f"{name}: {before.get(name)} -> {now[name]}; {_ROUNDING}"
         for name in SURROUNDINGS
         if before.get(name) != now[name]
     ]
     versions = before.get("versions")
     versions = versions if isinstance(versions, dict) else {}
     return lines + [
-        f"{name} {versions.get(name)} -> {version}; {_DIGITS}"
+        f"{name} {versions.get(name)} -> {version}; {_ROUNDING}"
         for name, version in now["versions"].items()
         if versions.get(name) != version
     ]

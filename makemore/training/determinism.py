@@ -1,4 +1,4 @@
-"""What keeps a run's numbers from being the same to the bit the next time."""
+"""Report whether a run is bit-for-bit reproducible."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from makemore.settings import TrainConfig
 
 
 def varies(train: TrainConfig, device: torch.device, compiled: bool) -> list[str]:
-    """Why the same seed may come to other numbers on the same machine; empty where it can't.
+    """Reasons why the same seed may give different numbers on this machine; empty if there are none.
 
-    Nothing here is switched off: torch's deterministic algorithms cost time, and lack some operations.
+    torch's deterministic algorithms stay off: they are slower and lack some operations.
     """
     reasons = []
     if train.max_time is not None:
-        reasons.append("the clock says how many steps --max-time has room for (--steps doesn't ask it)")
+        reasons.append("--max-time makes the number of steps depend on speed (use --steps instead)")
     if device.type != "cpu":
-        reasons.append(f"{device.type} adds up in any order (--device cpu has one)")
+        reasons.append(f"{device.type} sums in no fixed order (use --device cpu)")
     if compiled:
-        reasons.append("compiled code rounds as this compiler and machine have it (--no-compile doesn't)")
+        reasons.append("rounding in compiled code depends on the compiler and the machine (use --no-compile)")
     return reasons
 
 
 def repeats(train: TrainConfig, device: torch.device, compiled: bool, threads: int) -> str:
-    """The same in one line."""
+    """Summarise in one line whether a run is reproducible, and why not."""
     if reasons := varies(train, device, compiled):
-        return f"not repeatable to the bit: {'; '.join(reasons)}"
+        return f"not bit-for-bit reproducible: {'; '.join(reasons)}"
     count = f"{threads} thread{'s' * (threads != 1)}"
-    return f"repeatable to the bit: seed {train.seed}, this machine, these versions, {count}"
+    return f"bit-for-bit reproducible on this machine with seed {train.seed}, these versions and {count}"

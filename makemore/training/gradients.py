@@ -1,4 +1,4 @@
-"""Hand-written gradients, checked."""
+"""Check a model's hand-written gradients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ VOCAB, ROWS, LENGTH = 27, 8, 6
 
 
 def check_gradients(name: str, settings: tuple[str, ...] = (), seed: int = 0) -> list[GradRow]:
-    """Every comparison for a fresh model on a random batch with padding.
+    """Check the gradients of a fresh model on a random batch with padding.
 
-    Raises UserError for a rung whose gradients aren't hand-written.
+    Raises UserError if the model has no hand-written backward pass.
     """
     kind = MODELS.get(name)
     if not issubclass(kind, ManualModel):
         manual = [n for n in MODELS if issubclass(MODELS.get(n), ManualModel)]
-        raise UserError(f"{name} has no hand-written backward pass; {', '.join(manual)} has")
+        raise UserError(f"{name} has no hand-written backward pass; choose from {', '.join(manual)}")
     config = override(kind.Config(), sections(list(settings), ("model",))["model"], "model")
     torch.manual_seed(seed)
     model = kind(config, VOCAB, 0)

@@ -1,4 +1,4 @@
-"""What a run keeps while it trains: the best weights, the log, states to resume from."""
+"""Write a run's files during training: best weights, log and states to resume from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from makemore.training.trainer import Record, Trainer
 
 
 def keep(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | None, run_id: str) -> None:
-    """Write what a record brings: weights where they are the best yet, a line of the log, a state."""
+    """Write the best weights if they improved, a log line if there is a loss, and ``state`` if given."""
     if record.improved:
         keep_best(plan, trainer, run_id)
-    # What only says that a step has been is not logged: resuming goes on as if undisturbed.
+    # Records without a loss only mark progress; leaving them out keeps a resumed run's log the same.
     if record.loss is not None or record.val is not None:
         plan.folder.append_metrics(_metrics(record), sync=state is not None)
     if state is not None:
@@ -21,7 +21,7 @@ def keep(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | N
 
 
 def keep_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
-    """The best weights so far, after the settings that training itself has chosen."""
+    """Write the best weights so far, and first any model settings that training has chosen."""
     config = plan.folder.read_config()
     settings = dataclasses.asdict(plan.model.config)
     if config["model"]["settings"] != settings:
@@ -30,7 +30,7 @@ def keep_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
 
 
 def _metrics(record: Record) -> dict[str, Any]:
-    kept = dataclasses.asdict(record)
+    values = dataclasses.asdict(record)
     for name in ("improved", "save", "note"):
-        kept.pop(name)
-    return {k: v for k, v in kept.items() if v is not None}
+        values.pop(name)
+    return {k: v for k, v in values.items() if v is not None}

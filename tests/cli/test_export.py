@@ -42,13 +42,13 @@ def test_nothing_is_overwritten_unasked(refused, work: Path) -> None:
     assert "--overwrite" in refused("export", "lines", "--format", "arpa", "--out", "x.arpa")
     assert call("export", "lines", "--format", "arpa", "--out", "x.arpa", "--overwrite").status == 0
     (work / "folder").mkdir()
-    assert "in the way" in refused("export", "lines", "--format", "arpa", "--out", "folder", "--overwrite")
+    assert "overwritten" in refused("export", "lines", "--format", "arpa", "--out", "folder", "--overwrite")
 
 
 def test_a_run_is_not_overwritten(refused, gpt2: Path) -> None:
     said = refused("export", gpt2, "--format", "hf", "--out", gpt2, "--overwrite")
-    assert "something else than a Hugging Face model" in said
-    assert "something else" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
+    assert "is not a Hugging Face model directory" in said
+    assert "is not a Hugging" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
 
 
 def test_an_export_may_be_overwritten(work: Path, gpt2: Path) -> None:

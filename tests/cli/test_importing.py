@@ -46,5 +46,5 @@ def test_refusals(refused, checkpoint: Path) -> None:
     assert "pass the text" in refused("import", checkpoint, "prose.txt")
     assert "--overwrite" in refused("import", checkpoint, "words.txt", "--out", "lines")
     assert "no such file" in refused("import", "nothing.pt", "words.txt")
-    assert "no use for it" in refused("import", checkpoint, "words.txt", "--n-head", 2)
+    assert "applies only to" in refused("import", checkpoint, "words.txt", "--n-head", 2)
     assert "run code" in refused("import", "words.txt", "words.txt")

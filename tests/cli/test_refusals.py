@@ -142,7 +142,7 @@ def test_what_is_no_run(refused, command, kind):
 
 SAMPLE = {
     "unseen": (["--prompt", "Zé"], "not in the vocabulary: 'Z' 'é'"),
-    "two lines": (["--prompt", "ba\nda"], "beginning of one line"),
+    "two lines": (["--prompt", "ba\nda"], "the prompt has several lines"),
     "unknown": (["--unknown", "guess"], "must be error or skip"),
     "top-k": (["--top-k", "0"], "--top-k 0: must be 1 or more"),
     "temperature": (["--temperature", "-1"], "--temperature -1"),
@@ -156,8 +156,8 @@ SAMPLE = {
     "no prompt file": (["--prompt-file", "none.txt"], "no such file: none.txt"),
     "beam": (["--beam", "0"], "--beam 0: must be 1 or more"),
     "few beams": (["--beam", "3", "-n", "5"], "raise --beam"),
-    "beams that draw": (["--beam", "3", "--temperature", "0.5"], "leave out --stop and what draws"),
-    "beams that stop": (["--beam", "3", "--stop", "a"], "leave out --stop and what draws"),
+    "beams that draw": (["--beam", "3", "--temperature", "0.5"], "combined with --stop or sampling"),
+    "beams that stop": (["--beam", "3", "--stop", "a"], "combined with --stop or sampling"),
     "length penalty": (["--beam", "3", "--length-penalty", "-1"], "--length-penalty -1"),
     "length of no beam": (["--length-penalty", "1"], "requires --beam"),
     "probabilities of beams": (["--show-probs", "--beam", "3"], "leave out --report"),

@@ -174,7 +174,7 @@ def test_other_texts_are_ranked_on_a_common_one_alone(tokenized, ladder):
     lines, text = folder / "runs" / "count-char-0", tokenized / "char"
     with pytest.raises(UserError, match=r"different splits.*--file"):
         compare(CompareRequest((str(lines), str(text))))
-    with pytest.raises(UserError, match="as lines and as one text"):
+    with pytest.raises(UserError, match="one reads the text as lines"):
         compare(CompareRequest((str(lines), str(text)), file=common))
     other = tokenized / "other-words.txt"
     train(TrainRequest(str(write_words(other, seed=5)), "count", out=tokenized / "other-lines"))

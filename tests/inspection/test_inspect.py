@@ -98,7 +98,7 @@ def test_the_command(texts: Path) -> None:
     said = call("inspect", "lstm", "--out", "seen")
     assert said.out.splitlines()[-1] == f"pictures: {Path('seen/index.html')}"
     assert "--unknown" in call("inspect", "lstm", "--text", "日本").err
-    assert "in the way" in call("inspect", "lstm", "--out", "words.txt").err
+    assert "not a directory" in call("inspect", "lstm", "--out", "words.txt").err
     assert "no run at" in call("inspect", "nowhere").err
 
 
@@ -107,9 +107,9 @@ def test_only_an_inspection_is_replaced(texts: Path) -> None:
         made("count", text).rename(text[:5])
     Path("docs").mkdir()
     Path("docs/index.html").write_text("<title>Mine</title>", encoding="utf-8")
-    assert "something else" in call("inspect", "words", "--out", "docs").err
+    assert "not an inspection" in call("inspect", "words", "--out", "docs").err
     assert [path.name for path in Path("docs").iterdir()] == ["index.html"]
-    assert "something else" in call("inspect", "words", "--out", "prose").err
+    assert "not an inspection" in call("inspect", "words", "--out", "prose").err
     Path("empty").mkdir()
     assert call("inspect", "words", "--out", "empty").status == 0
     Path("words.txt").unlink()
@@ -137,7 +137,7 @@ def test_from_within_the_run(texts: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_text_too_long_to_show_is_said_to_be_cut(texts: Path) -> None:
     made("gru", "words.txt")
     assert inspect(load("gru"), text="bade").left_out == ""
-    assert inspect(load("gru"), text="ba" * 40).left_out == "all but the first 31 tokens of --text"
+    assert inspect(load("gru"), text="ba" * 40).left_out == "--text after its first 31 tokens"
 
 
 def test_without_its_text_a_run_has_fewer_pictures(texts: Path) -> None:
@@ -181,5 +181,5 @@ def test_an_inspection_that_fails_hides_no_figures(texts: Path, options: tuple[s
     arguments = ("train", "words.txt", "--model", "mlp", "--steps", 3, "--out", "mlp", "--inspect")
     done = call(*arguments, *options)
     assert done.status == 2
-    assert "in the way" in done.err
+    assert "not a directory" in done.err
     assert json.loads(done.out)["samples"] if options else len(done.out.splitlines()) == 10

@@ -54,14 +54,14 @@ def test_what_varies_is_told():
     assert varies(TrainConfig(steps=5), CPU, False) == []
     assert len(varies(TrainConfig(max_time=5.0), CUDA, True)) == 3
     assert repeats(TrainConfig(steps=5, seed=3), CPU, False, 2) == (
-        "repeatable to the bit: seed 3, this machine, these versions, 2 threads"
+        "bit-for-bit reproducible on this machine with seed 3, these versions and 2 threads"
     )
-    assert "not repeatable to the bit: cuda adds up" in repeats(TrainConfig(steps=5), CUDA, False, 1)
+    assert "not bit-for-bit reproducible: cuda sums" in repeats(TrainConfig(steps=5), CUDA, False, 1)
 
 
 @pytest.mark.parametrize(
     ("budget", "said"),
-    [(("--steps", "2"), "repeatable to the bit: seed 0"), (("--max-time", "0.1s"), "the clock says")],
+    [(("--steps", "2"), "bit-for-bit reproducible on"), (("--max-time", "0.1s"), "--max-time makes")],
 )
 def test_train_says_so(tmp_path, budget, said):
     (tmp_path / "words.txt").write_text(words(60), encoding="utf-8")

@@ -208,7 +208,7 @@ class TestChanges:
     def test_more_steps_are_told_and_kept(self, stopped):
         told = Listening()
         resume(stopped, told, steps=14)
-        assert any("train.steps: 10 -> 14; the learning rate follows" in line for line in told.told)
+        assert any("train.steps: 10 -> 14; from here on the learning rate" in line for line in told.told)
         config = RunDir(stopped.out).read_config()
         assert config["train"]["steps"] == 14
         assert [entry["step"] for entry in config["resumed"]] == [5]
@@ -222,12 +222,12 @@ class TestChanges:
         folder.write_config({**config, "threads": 7, "versions": {**config["versions"], "torch": "2.0"}})
         told = Listening()
         resume(stopped, told)
-        assert any(line.startswith("threads: 7 -> 1; numbers may differ") for line in told.told)
+        assert any(line.startswith("threads: 7 -> 1; results may differ") for line in told.told)
         assert any(line.startswith("torch 2.0 -> ") for line in told.told)
 
     def test_another_tokenizer_is_refused(self, stopped):
         other = TrainRequest(stopped.input, "mlp", "byte", stopped.out, resume=True)
-        with pytest.raises(UserError, match="the run's tokens are char, not byte"):
+        with pytest.raises(UserError, match="the run's tokenizer is char, not byte"):
             train(other)
         assert train(dataclasses.replace(other, tokenizer="char")).steps == STEPS
 

@@ -131,12 +131,12 @@ def test_a_run_that_is_there_is_left_alone(words: Path, tmp_path: Path) -> None:
     ("model", "request_", "message"),
     [
         ("count", {}, "no learning rate"),
-        ("mlp", {"low": 0.1, "high": 0.01}, "the second above the first"),
+        ("mlp", {"low": 0.1, "high": 0.01}, "--to above --from"),
         ("mlp", {"low": 0.0}, "above 0"),
         ("mlp", {"low": math.nan}, "above 0"),
-        ("mlp", {"high": math.inf}, "above the first"),
+        ("mlp", {"high": math.inf}, "must be finite"),
         ("mlp", {"steps": 3}, "10 or more"),
-        ("mlp", {"picture": Path("rates.txt")}, "ends in"),
+        ("mlp", {"picture": Path("rates.txt")}, "must end in"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(
