@@ -34,7 +34,7 @@ def compare(n_layer: int, backprop: str, pairs: int) -> str:
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     valid = torch.ones_like(targets, dtype=torch.bool)
 
-    def by_hand() -> None:
+    def gradient_source() -> None:
         model.loss_and_grads(inputs, targets)
 
     def by_autograd() -> None:
@@ -42,9 +42,9 @@ def compare(n_layer: int, backprop: str, pairs: int) -> str:
         logits, _ = model(inputs, None, valid)
         F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
 
-    for run in (by_hand, by_autograd):
+    for run in (gradient_source, by_autograd):
         run()
-    times = [(seconds(by_hand), seconds(by_autograd)) for _ in range(pairs)]
+    times = [(seconds(gradient_source), seconds(by_autograd)) for _ in range(pairs)]
     hand, auto = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
     ratios = sorted(h / a for h, a in times)
     low, high = ratios[len(ratios) // 10], ratios[-len(ratios) // 10]

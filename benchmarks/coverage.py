@@ -20,7 +20,7 @@ import torch
 import typer
 
 from makemore.corpus.splits import encode_documents
-from makemore.evaluation.intervals import Judgement, judge
+from makemore.evaluation.intervals import PairedResult, compare_to_best
 from makemore.evaluation.scoring import score
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
@@ -127,7 +127,7 @@ def scores_held(mode: str, repetitions: int, scene_bytes: int = 0, size: int = T
         documents = source.text(np.random.default_rng([seed, scene_bytes, size]), size)
         split = encode_documents("val", [documents], source.mode, TOKENIZER)
         found = [score(model, split, TOKENIZER) for model in models]
-        judged = judge([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U)
+        judged = compare_to_best([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U)
         yield (
             _within(found[0].ci95_bits_per_byte, truth[0]),
             _difference_within(judged, truth[1] - truth[0]),
@@ -142,7 +142,7 @@ def seeds_held(seeds: int, repetitions: int) -> Iterator[Held]:
         hard_U = rng.normal(2.0, 0.3, 150)
         skills = [rng.normal(mean, 0.02, seeds) for mean in (0.0, 0.03)]
         bits = [hard_U + skill[:, None] + rng.normal(0, 0.05, (seeds, 150)) for skill in skills]
-        judged = judge([b * bytes_U * math.log(2) for b in bits], bytes_U)
+        judged = compare_to_best([b * bytes_U * math.log(2) for b in bits], bytes_U)
         yield _within(judged[0].ci95, 2.0), _difference_within(judged, 0.03)
 
 
@@ -150,7 +150,7 @@ def _within(bounds: tuple[float, float], truth: float) -> bool:
     return bounds[0] <= truth <= bounds[1]
 
 
-def _difference_within(judged: list[Judgement], truth: float) -> bool:
+def _difference_within(judged: list[PairedResult], truth: float) -> bool:
     """Of two models, of which either may have come out best: that is luck as well."""
     first, second = judged
     return (

@@ -58,7 +58,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) 
 def kept_bytes(config: TransformerConfig, vocab_size: int) -> float:
     """Bytes a token that autograd keeps for the backward pass, in bf16."""
     model = Transformer(config, vocab_size, 0)
-    model.one_document = True
+    model.one_document_per_row = True
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     seen: dict[int, int] = {}
     held: list[Tensor] = []
@@ -96,7 +96,7 @@ class Needs:
         with torch.device("meta"):
             model = Transformer(config, case.vocab_size, 0)
         named = dict(model.named_parameters())
-        hidden = sum(named[name].numel() for name in model.hidden_matrices())
+        hidden = sum(named[name].numel() for name in model.muon_parameters())
         attention = 6 * config.n_layer * config.block_size * config.n_embd
         flops = 6 * (hidden + named["head.weight"].numel()) + attention
         # Two shallow models tell what a layer keeps, and what is kept besides.

@@ -21,7 +21,7 @@ import typer
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from makemore.training.assembly import make_trainer
-from makemore.training.observers import Silent
+from makemore.training.observers import NullObserver
 from makemore.training.planning import Plan, TrainRequest, prepare
 from makemore.training.trainer import Trainer
 
@@ -86,7 +86,7 @@ def planned(data: str, model: str, compiled: bool, settings: list[str]) -> Plan:
     train = {"max_time": 90.0, "compile": "yes" if compiled else "no"}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
-            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), Silent()
+            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), NullObserver()
         )
 
 

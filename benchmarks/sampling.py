@@ -31,8 +31,8 @@ from makemore.models.base import CountModel, LanguageModel
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.decoders import fast_decoder
-from makemore.sampling.text import rows_at_once
-from makemore.sampling.workers import share, threads
+from makemore.sampling.text import sample_batch_size
+from makemore.sampling.workers import n_sampling_threads, run_in_threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import Batch
 
@@ -70,7 +70,7 @@ def build(name: str, settings: dict[str, Any], text: str) -> LanguageModel:
     model = kind(kind.Config(**settings), VOCAB, 0)
     if isinstance(model, CountModel):
         tokens = torch.from_numpy(fit_tokenizer("char", text).encode(text).astype(np.int64))[None] % VOCAB
-        model.observe(Batch(tokens[:, :-1], tokens[:, 1:]))
+        model.count_batch(Batch(tokens[:, :-1], tokens[:, 1:]))
         model.finish()
         return model.eval()
     with torch.no_grad():
@@ -103,8 +103,11 @@ def speed(model: LanguageModel, rows: int, n: int) -> float:
         def part(samples: range, _: Event) -> list[int]:
             return [len(ids) for ids in steps(model, samples, n, True)]
 
-        edges = [*range(0, rows, rows_at_once(model, n + 1)), rows]
-        return sum(sum(share(part, range(a, b), threads(model, b - a))) for a, b in pairwise(edges))
+        edges = [*range(0, rows, sample_batch_size(model, n + 1)), rows]
+        return sum(
+            sum(run_in_threads(part, range(a, b), n_sampling_threads(model, b - a)))
+            for a, b in pairwise(edges)
+        )
 
     return rate(sample, n)
 

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.training.assembly import make_trainer
-from makemore.training.observers import Silent
+from makemore.training.observers import NullObserver
 from makemore.training.planning import Plan, TrainRequest, prepare
 from makemore.training.trainer import Trainer
 
@@ -106,7 +106,7 @@ def planned(data: str, model: str, compile: str, settings: list[str]) -> Plan:
     train = {"max_time": 90.0, "compile": compile}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
-            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), Silent()
+            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), NullObserver()
         )
 
 
@@ -168,7 +168,7 @@ def main(
     settings: list[str] = typer.Option([], "--set", help="A setting; repeatable."),
 ) -> None:
     """Print one table."""
-    chosen = models.split(",") if models else [n for n in MODELS if MODELS.get(n).standalone]
+    chosen = models.split(",") if models else [n for n in MODELS if MODELS.get(n).is_trainable]
     peaks: dict[Any, float] = {}
     heads = ["rung", "parameters", "type", "batch", "tokens/s", "GFLOP/s", "of peak"]
     heads += ["in C or compiled: tokens/s", "GFLOP/s", "of peak", "first step, s"]

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import typer
 
-from makemore.corpus.datasets import open_input
-from makemore.corpus.text import store_text
+from makemore.corpus.datasets import resolve_input
+from makemore.corpus.text import read_source
 from makemore.evaluation.evaluate import evaluate
-from makemore.evaluation.scoring import quick_loss
+from makemore.evaluation.scoring import estimate_loss
 from makemore.interop.importing import import_checkpoint
 from makemore.runs.run import load
 from makemore.settings import TrainConfig
@@ -155,7 +155,7 @@ def nanogpt(checkout: Path, data: str, folder: Path, gpu: bool, options: str) ->
     folder = folder.resolve()
     outcome = Outcome("nanoGPT, its GPU settings" if gpu else "nanoGPT, its CPU settings", 0.0)
     if not (folder / "curve.json").exists():
-        write_data(bytes(store_text(open_input([data]), "utf-8").data).decode(), folder / "data")
+        write_data(bytes(read_source(resolve_input([data]), "utf-8").data).decode(), folder / "data")
         command = [sys.executable, str(checkout.resolve() / "train.py"), "config/train_shakespeare_char.py"]
         command += [f"--dataset={folder / 'data'}", f"--out_dir={folder}"]
         command += [*([] if gpu else CPU.split()), *options.split()]
@@ -169,7 +169,7 @@ def nanogpt(checkout: Path, data: str, folder: Path, gpu: bool, options: str) ->
     outcome.seconds, outcome.curve = saved["seconds"], [tuple(pair) for pair in saved["curve"]]
     run = import_checkpoint(folder / "ckpt.pt", data, folder / "run", overwrite=True)
     outcome.score = evaluate(run, split="val+test")
-    return outcome, quick_loss(run.model, run.corpus().split("val"), TrainConfig().eval_tokens)
+    return outcome, estimate_loss(run.model, run.corpus().split("val"), TrainConfig().eval_tokens)
 
 
 # --- what is shown -------------------------------------------------------------------------------

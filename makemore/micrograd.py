@@ -18,7 +18,7 @@ from itertools import pairwise
 class Value:
     """A number that remembers what it was computed from."""
 
-    __slots__ = ("data", "grad", "inputs", "label", "op", "slopes")
+    __slots__ = ("data", "grad", "inputs", "label", "local_grads", "op")
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Value:
         self.data = float(data)
         self.grad = 0.0
         """d result / d self, after ``backward`` was called on the result."""
-        self.inputs, self.slopes = inputs, slopes
+        self.inputs, self.local_grads = inputs, slopes
         """Inputs of the operation, and d self / d input for each."""
         self.op, self.label = op, label
 
@@ -87,12 +87,12 @@ class Value:
 
     def backward(self) -> None:
         """Set ``grad`` of every value in the graph of this one to d self / d value."""
-        values = order(self)
+        values = topological_order(self)
         for value in values:
             value.grad = 0.0
         self.grad = 1.0
         for value in reversed(values):
-            for source, local_grad in zip(value.inputs, value.slopes, strict=True):
+            for source, local_grad in zip(value.inputs, value.local_grads, strict=True):
                 source.grad += local_grad * value.grad  # a sum: a value may be used more than once
 
 
@@ -100,7 +100,7 @@ def _value(number: Value | float) -> Value:
     return number if isinstance(number, Value) else Value(number)
 
 
-def order(result: Value) -> list[Value]:
+def topological_order(result: Value) -> list[Value]:
     """The values a result was computed from, in topological order: inputs first, the result last."""
     done: dict[int, Value] = {}
     stack: list[tuple[Value, bool]] = [(result, False)]
@@ -165,7 +165,9 @@ class Bigram:
         return [value for row in self.rows for value in row]
 
 
-def descend(parameters: Sequence[Value], loss: Callable[[], Value], steps: int, rate: float) -> list[float]:
+def gradient_descent(
+    parameters: Sequence[Value], loss: Callable[[], Value], steps: int, rate: float
+) -> list[float]:
     """Gradient descent. Returns the loss before each step."""
     losses = []
     for _ in range(steps):
@@ -201,7 +203,7 @@ def to_text(result: Value) -> str:
 
 def to_dot(result: Value) -> str:
     """The graph in Graphviz's DOT language, for ``dot -Tsvg``."""
-    values = order(result)
+    values = topological_order(result)
     names = {id(value): f"v{i}" for i, value in enumerate(values)}
     lines = ["digraph {", "  rankdir=LR; node [shape=record];"]
     for value in values:
@@ -218,7 +220,7 @@ def to_svg(result: Value) -> str:
     dx, dy = 150, 64
     columns, rows = (1 + max(part) for part in zip(*positions.values(), strict=True))
     lines, boxes = [], []
-    for value in order(result):
+    for value in topological_order(result):
         column, row = positions[id(value)]
         x, y = 20 + column * dx, 20 + row * dy
         for source in value.inputs:
@@ -242,7 +244,7 @@ def to_svg(result: Value) -> str:
 
 def _layout(result: Value) -> dict[int, tuple[int, float]]:
     """Column and row of each value: rows between its inputs'; a leaf one column before its first use."""
-    values = order(result)
+    values = topological_order(result)
     depth: dict[int, int] = {}
     for value in values:
         depth[id(value)] = 1 + max((depth[id(source)] for source in value.inputs), default=-1)
@@ -282,12 +284,12 @@ def main() -> None:
     def squared_error() -> Value:
         return _value(sum((net(point)[0] - y) ** 2 for point, y in examples))
 
-    losses = descend(net.parameters(), squared_error, 100, 0.1)
+    losses = gradient_descent(net.parameters(), squared_error, 100, 0.1)
     print(f"two hidden layers, {len(net.parameters())} parameters: loss {losses[0]:.4f} to {losses[-1]:.4f}")
 
     names = ["emma", "olivia", "ava", "isabella", "sophia"]
     bigram = Bigram(names)
-    losses = descend(bigram.parameters(), lambda: bigram.loss(names), 50, 10.0)
+    losses = gradient_descent(bigram.parameters(), lambda: bigram.loss(names), 50, 10.0)
     print(
         f"bigram of {len(names)} names: {losses[0]:.4f} (ln {len(bigram.letters)}) to {losses[-1]:.4f} nats"
     )

@@ -14,6 +14,16 @@ from makemore.errors import UserError, unknown_name
 
 C = TypeVar("C")
 
+RENAMED = {
+    "train": {
+        "accumulate": "grad_accum_steps",
+        "decay_share": "warmdown_fraction",
+        "drop_at": "milestones",
+        "final_lr": "final_lr_fraction",
+    }
+}
+"""Earlier names of settings, by section: runs and TOML files may still have them."""
+
 
 def setting(default: Any, help: str) -> Any:
     """A dataclass field with a default and the help line for ``makemore models``."""
@@ -39,7 +49,7 @@ class TrainConfig:
     steps: int | None = setting(None, "number of optimizer steps")
     max_time: float | None = setting(None, "training time in seconds, from the first step to the last")
     batch_tokens: int = setting(2048, "tokens per optimizer step")
-    accumulate: int = setting(1, "gradient accumulation: micro-batches per step")
+    grad_accum_steps: int = setting(1, "gradient accumulation: micro-batches per step")
     block_size: int = setting(128, "maximum row length in tokens")
     loader: Literal["windows", "streams", "documents", "packed"] = setting(
         "windows",
@@ -59,11 +69,11 @@ class TrainConfig:
     weight_decay: float = setting(0.0, "decoupled weight decay (matrices only)")
     schedule: Literal["constant", "linear", "cosine", "step"] = setting("linear", "learning-rate decay shape")
     warmup_steps: int = setting(50, "steps of linear warm-up")
-    decay_share: float = setting(0.6, "final fraction of the budget with a falling learning rate")
-    drop_at: str = setting(
+    warmdown_fraction: float = setting(0.6, "final fraction of the budget with a falling learning rate")
+    milestones: str = setting(
         "auto", "step schedule: budget fractions where the learning rate drops tenfold, such as 0.5,0.8"
     )
-    final_lr: float = setting(0.01, "final learning rate as a fraction of the peak (linear, cosine)")
+    final_lr_fraction: float = setting(0.01, "final learning rate as a fraction of the peak (linear, cosine)")
     clip: float = setting(1.0, "maximum gradient norm (0: no clipping)")
     ema: float = setting(0.0, "decay of the weights' moving average, used if it scores better (0: off)")
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 evaluations per run)")
@@ -89,41 +99,46 @@ class TrainConfig:
                 value = getattr(self, name)
                 if value is not None and value < minimum:
                     raise ValueError(f"{name}={value:g} must be {minimum} or more")
-        if max(self.beta1, self.beta2, self.ema) >= 1 or self.decay_share > 1:
-            raise ValueError("beta1, beta2 and ema must be below 1, decay_share at most 1")
-        if self.accumulate > self.batch_tokens:
-            raise ValueError(f"accumulate={self.accumulate} must be at most batch_tokens={self.batch_tokens}")
-        drop_shares(self)
+        if max(self.beta1, self.beta2, self.ema) >= 1 or self.warmdown_fraction > 1:
+            raise ValueError("beta1, beta2 and ema must be below 1, warmdown_fraction at most 1")
+        if self.grad_accum_steps > self.batch_tokens:
+            raise ValueError(
+                f"grad_accum_steps={self.grad_accum_steps} must be at most batch_tokens={self.batch_tokens}"
+            )
+        milestone_fractions(self)
         if self.seed >= 2**63:
             raise ValueError(f"seed={self.seed} must be below 2**63")
 
 
 _MINIMUMS = (
-    ("batch_tokens accumulate block_size eval_interval eval_tokens", 1),
-    ("lr matrix_lr beta1 beta2 weight_decay warmup_steps decay_share final_lr clip ema patience", 0),
+    ("batch_tokens grad_accum_steps block_size eval_interval eval_tokens", 1),
+    (
+        "lr matrix_lr beta1 beta2 weight_decay warmup_steps warmdown_fraction final_lr_fraction clip ema patience",
+        0,
+    ),
     ("save_interval seed", 0),
 )
 """Minimum values of training settings."""
 
 
-def drop_shares(config: TrainConfig) -> tuple[float, ...]:
+def milestone_fractions(config: TrainConfig) -> tuple[float, ...]:
     """Fractions of the budget at which the ``step`` schedule drops; ``auto``: the start of the decay.
 
     Raises ValueError if they aren't numbers between 0 and 1.
     """
-    if config.drop_at == "auto":
-        return (1 - config.decay_share,)
+    if config.milestones == "auto":
+        return (1 - config.warmdown_fraction,)
     try:
-        shares = tuple(float(part) for part in config.drop_at.split(","))
+        shares = tuple(float(part) for part in config.milestones.split(","))
     except ValueError:
         shares = (math.nan,)
     if not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"drop_at={config.drop_at} must be auto or fractions such as 0.5,0.8")
+        raise ValueError(f"milestones={config.milestones} must be auto or fractions such as 0.5,0.8")
     return shares
 
 
 @dataclass(frozen=True)
-class CorpusFacts:
+class CorpusStats:
     """What a recipe may depend on: size and mode of the training text, budget, device."""
 
     mode: Literal["lines", "text"]
@@ -137,10 +152,10 @@ class CorpusFacts:
     steps: int | None = None
     max_time: float | None = None
 
-    def tokens(self, batch_tokens: int, tokens_a_second: float) -> float:
+    def tokens(self, batch_tokens: int, tokens_per_second: float) -> float:
         """Estimate of the number of tokens trained on within the budget."""
         by_steps = math.inf if self.steps is None else self.steps * batch_tokens
-        by_time = math.inf if self.max_time is None else self.max_time * tokens_a_second
+        by_time = math.inf if self.max_time is None else self.max_time * tokens_per_second
         return min(by_steps, by_time)
 
 
@@ -152,7 +167,7 @@ class Recipe:
     train: TrainConfig
 
 
-def split_shares(spec: str, mode: str) -> tuple[float, float, float]:
+def split_fractions(spec: str, mode: str) -> tuple[float, float, float]:
     """Fractions for train, val and test; ``auto`` is 80/10/10 for lines and 90/5/5 for text.
 
     Raises UserError unless they are three numbers ≥ 0 that sum to 1.
@@ -168,6 +183,11 @@ def split_shares(spec: str, mode: str) -> tuple[float, float, float]:
     if shares[0] == 0:
         raise UserError(f"--split {spec!r} leaves nothing to train on; give train a fraction above 0")
     return shares
+
+
+def current_name(section: str, name: str) -> str:
+    """Today's name of a setting that may be spelled by an earlier one."""
+    return RENAMED.get(section, {}).get(name, name)
 
 
 def _convert(value: Any, kind: Any, key: str) -> Any:
@@ -203,14 +223,15 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     return str(value)
 
 
-def override(config: C, values: Mapping[str, Any], section: str) -> C:
+def replace_settings(config: C, values: Mapping[str, Any], section: str) -> C:
     """Copy a dataclass with some fields replaced, converted to their declared types.
 
     Raises UserError for an unknown key (suggesting the closest) or a value of the wrong type.
     """
     hints = typing.get_type_hints(type(config))
     changes = {}
-    for key, value in values.items():
+    for name, value in values.items():
+        key = current_name(section, name)
         if key not in hints:
             raise unknown_name("setting", f"{section}.{key}", [f"{section}.{h}" for h in hints])
         changes[key] = _convert(value, hints[key], f"{section}.{key}")
@@ -220,7 +241,7 @@ def override(config: C, values: Mapping[str, Any], section: str) -> C:
         raise UserError(f"{section}: {error}") from None
 
 
-def sections(settings: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+def parse_settings(settings: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Parse ``["model.order=2", …]`` into ``{"model": {"order": "2"}, …}``.
 
     Raises UserError for a setting not of the form ``section.key=value`` or an unknown section.

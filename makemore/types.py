@@ -45,9 +45,9 @@ class Split:
     """int64: characters of each document, line end included."""
     bytes_D: np.ndarray
     """int64: UTF-8 bytes of each document, line end included."""
-    seen_D: np.ndarray | None = None
+    in_train_D: np.ndarray | None = None
     """bool: the document also occurs verbatim in train (``lines`` mode only)."""
-    unspellable_D: np.ndarray | None = None
+    unknown_chars_D: np.ndarray | None = None
     """int64: characters of each document that the tokenizer can't encode, left out of the tokens."""
 
     @property
@@ -83,9 +83,9 @@ class Score:
     unit_bytes_U: np.ndarray
     """int64: bytes of each unit."""
     ci95_bits_per_byte: tuple[float, float]
-    unspellable: int = 0
+    unknown_chars: int = 0
     """Characters outside the tokenizer's alphabet, each charged a fixed number of nats."""
-    unseen: Score | None = None
+    not_in_train: Score | None = None
     """The score of documents not in train; None unless some documents are in train and some aren't."""
 
     @property
@@ -129,8 +129,8 @@ class Score:
             "bits_per_byte": self.bits_per_byte,
             "ci95": list(self.ci95_bits_per_byte),
             "ci95_bits_per_char": list(self.ci95_bits_per_char),
-            "unspellable": self.unspellable,
+            "unspellable": self.unknown_chars,
         }
-        if self.unseen is not None:
-            metrics["unseen"] = self.unseen.as_dict()
+        if self.not_in_train is not None:
+            metrics["unseen"] = self.not_in_train.as_dict()
         return metrics

@@ -15,12 +15,12 @@ from makemore.micrograd import (
     Bigram,
     Value,
     cross_entropy,
-    descend,
+    gradient_descent,
     main,
-    order,
     to_dot,
     to_svg,
     to_text,
+    topological_order,
 )
 
 NAMES = ["emma", "olivia", "ava", "isabella", "sophia"]
@@ -100,13 +100,13 @@ def test_the_network_is_torchs_and_learns_four_examples() -> None:
     assert found.data == pytest.approx(expected.item())
     grads = [grad for rows in layers for grad in rows.grad.flatten().tolist()]
     assert [p.grad for p in net.parameters()] == pytest.approx(grads)
-    losses = descend(net.parameters(), loss, 150, 0.1)
+    losses = gradient_descent(net.parameters(), loss, 150, 0.1)
     assert losses[-1] < 0.01 < losses[0]
 
 
 def test_the_bigram_comes_down_to_the_counts() -> None:
     bigram = Bigram(NAMES)
-    losses = descend(bigram.parameters(), lambda: bigram.loss(NAMES), 400, 20.0)
+    losses = gradient_descent(bigram.parameters(), lambda: bigram.loss(NAMES), 400, 20.0)
     assert losses[0] == pytest.approx(math.log(len(bigram.letters)))
     pairs = [f".{name}."[i : i + 2] for name in NAMES for i in range(len(name) + 1)]
     firsts = [pair[0] for pair in pairs]
@@ -123,7 +123,7 @@ def neuron() -> Value:
 
 
 def test_inputs_come_before_what_is_computed_from_them() -> None:
-    values = order(neuron())
+    values = topological_order(neuron())
     assert [v.op or v.label for v in values] == ["x", "w", "×", "+", "tanh"]
 
 

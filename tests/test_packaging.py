@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from makemore.corpus.datasets import shipped_file
+from makemore.corpus.datasets import bundled_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,11 +35,11 @@ def test_a_wheel_brings_the_names_along(tmp_path):
     package, names = python(code, tmp_path, tmp_path / "site").splitlines()
     assert str(tmp_path / "site") in package
     assert str(tmp_path / "site") in names
-    assert Path(names).read_bytes() == shipped_file().read_bytes()
+    assert Path(names).read_bytes() == bundled_file().read_bytes()
 
 
 def test_the_shipped_names_are_what_they_say():
-    names = shipped_file().read_text(encoding="utf-8").splitlines()
+    names = bundled_file().read_text(encoding="utf-8").splitlines()
     assert len(names) == len(set(names)) >= 5000
     assert all(name.isascii() and name.isalpha() and name.islower() for name in names)
 

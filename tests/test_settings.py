@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore.errors import UserError
-from makemore.settings import CorpusConfig, TrainConfig, override, sections, setting, split_shares
+from makemore.settings import (
+    CorpusConfig,
+    TrainConfig,
+    parse_settings,
+    replace_settings,
+    setting,
+    split_fractions,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Sample:
     ],
 )
 def test_values_become_what_the_field_declares(key, given, value):
-    got = getattr(override(Sample(), {key: given}, "model"), key)
+    got = getattr(replace_settings(Sample(), {key: given}, "model"), key)
     assert got == value
     assert type(got) is type(value)
 
@@ -79,28 +86,28 @@ def test_values_become_what_the_field_declares(key, given, value):
 )
 def test_values_that_are_not_are_refused(key, given, message):
     with pytest.raises(UserError, match=message):
-        override(Sample(), {key: given}, "model")
+        replace_settings(Sample(), {key: given}, "model")
 
 
 @given(st.integers(-(2**70), 2**70))
 def test_whole_numbers_are_read_exactly(number):
-    assert override(Sample(), {"count": str(number)}, "model").count == number
+    assert replace_settings(Sample(), {"count": str(number)}, "model").count == number
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_are_read_exactly(number):
-    assert override(Sample(), {"rate": repr(number)}, "model").rate == number
+    assert replace_settings(Sample(), {"rate": repr(number)}, "model").rate == number
 
 
 @given(st.sampled_from([f.name for f in dataclasses.fields(Sample)]), st.text())
 def test_any_text_is_read_or_refused(key, text):
     with contextlib.suppress(UserError):
-        override(Sample(), {key: text}, "model")
+        replace_settings(Sample(), {key: text}, "model")
 
 
 def test_what_is_not_named_stays():
-    assert override(Sample(), {}, "model") == Sample()
-    assert override(Sample(), {"count": 9}, "model") == Sample(count=9)
+    assert replace_settings(Sample(), {}, "model") == Sample()
+    assert replace_settings(Sample(), {"count": 9}, "model") == Sample(count=9)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,7 @@ def test_what_is_not_named_stays():
         ("beta1", 1),
         ("beta2", -0.1),
         ("clip", -1),
-        ("decay_share", 1.5),
+        ("warmdown_fraction", 1.5),
         ("warmup_steps", -1),
         ("block_size", 0),
         ("batch_tokens", 0),
@@ -125,7 +132,7 @@ def test_what_is_not_named_stays():
 )
 def test_a_recipe_has_its_bounds(name, value):
     with pytest.raises(UserError, match=f"train: .*{name}"):
-        override(TrainConfig(), {name: value}, "train")
+        replace_settings(TrainConfig(), {name: value}, "train")
 
 
 def test_every_setting_has_a_line_of_help():
@@ -135,28 +142,28 @@ def test_every_setting_has_a_line_of_help():
 
 class TestSections:
     def test_are_sorted(self):
-        found = sections(["model.a=1", " train.b = 2 ", "model.a=3", "model.c=x=y"], ("model", "train"))
+        found = parse_settings(["model.a=1", " train.b = 2 ", "model.a=3", "model.c=x=y"], ("model", "train"))
         assert found == {"model": {"a": "3", "c": "x=y"}, "train": {"b": "2"}}
 
     @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "model=1"])
     def test_need_their_form(self, text):
         with pytest.raises(UserError, match=r"write section\.key=value"):
-            sections([text], ("model",))
+            parse_settings([text], ("model",))
 
     def test_have_names(self):
         with pytest.raises(UserError, match="did you mean 'model'"):
-            sections(["modle.a=1"], ("model", "train"))
+            parse_settings(["modle.a=1"], ("model", "train"))
 
 
 class TestShares:
     def test_by_mode(self):
-        assert split_shares("auto", "lines") == (0.8, 0.1, 0.1)
-        assert split_shares("auto", "text") == (0.9, 0.05, 0.05)
+        assert split_fractions("auto", "lines") == (0.8, 0.1, 0.1)
+        assert split_fractions("auto", "text") == (0.9, 0.05, 0.05)
 
     def test_as_given(self):
-        assert split_shares("0.5, 0.25,0.25", "lines") == (0.5, 0.25, 0.25)
-        assert split_shares("1,0,0", "text") == (1.0, 0.0, 0.0)
-        third = split_shares("0.3333333,0.3333333,0.3333333", "text")
+        assert split_fractions("0.5, 0.25,0.25", "lines") == (0.5, 0.25, 0.25)
+        assert split_fractions("1,0,0", "text") == (1.0, 0.0, 0.0)
+        third = split_fractions("0.3333333,0.3333333,0.3333333", "text")
         assert sum(third) == pytest.approx(1)
 
     @pytest.mark.parametrize(
@@ -164,8 +171,8 @@ class TestShares:
     )
     def test_refused(self, spec):
         with pytest.raises(UserError, match="three fractions that sum to 1"):
-            split_shares(spec, "lines")
+            split_fractions(spec, "lines")
 
     def test_train_needs_some(self):
         with pytest.raises(UserError, match="nothing to train on"):
-            split_shares("0,0.5,0.5", "lines")
+            split_fractions("0,0.5,0.5", "lines")

@@ -14,8 +14,8 @@ from makemore import __version__
 from makemore.cli.exchange import export, importing
 from makemore.cli.inspecting import check, gradcheck, inspecting, models, play
 from makemore.cli.measuring import compare, evaluate, score
-from makemore.cli.options import printable
-from makemore.cli.signals import Terminated, heed_termination, leave_soon
+from makemore.cli.options import escape_control_chars
+from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
 from makemore.cli.texts import data, doctor, tokenize
 from makemore.cli.training import lr_find, mix, sample, train
 from makemore.errors import UserError
@@ -74,8 +74,8 @@ def root(
 
 
 def _fail(message: str, status: int = 2) -> int:
-    line = printable(" ".join(message.split()))
-    if parallel.launched().rank == 0:
+    line = escape_control_chars(" ".join(message.split()))
+    if parallel.dist_info_from_env().rank == 0:
         with contextlib.suppress(OSError):
             print(f"makemore: {line}", file=sys.stderr)
     return status
@@ -136,12 +136,12 @@ def main(command: str | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    heed_termination()
+    install_signal_handlers()
     status = run([command, *sys.argv[1:]] if command else sys.argv[1:])
     try:
         sys.stderr.flush()
     except OSError:
         _redirect_to_devnull(sys.stderr)
     if status > 128:
-        leave_soon(status)
+        exit_soon(status)
     sys.exit(status)

@@ -25,7 +25,7 @@ TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}."
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def seconds(text: str | None) -> float | None:
+def parse_duration(text: str | None) -> float | None:
     """Parse a duration such as ``90``, ``90s``, ``2m`` or ``1.5h``; raises UserError if it is malformed."""
     if text is None:
         return None
@@ -39,7 +39,7 @@ def seconds(text: str | None) -> float | None:
     return value
 
 
-def printable(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """Escape control characters except newlines, because input files are untrusted."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 

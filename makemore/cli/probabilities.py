@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from makemore.cli.options import printable
+from makemore.cli.options import escape_control_chars
 
 if TYPE_CHECKING:
     from makemore.sampling.probabilities import TokenProb
@@ -24,9 +24,9 @@ def colour(p: float) -> str:
 def print_probs(prompt: str, tokens: list[TokenProb]) -> None:
     """Print the coloured text, then each token's probability, entropy and alternatives."""
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
-    text = Text(printable(prompt), style="dim")
+    text = Text(escape_control_chars(prompt), style="dim")
     for token in tokens:
-        text.append(printable(token.text), style=colour(token.p))
+        text.append(escape_control_chars(token.text), style=colour(token.p))
     console.print(text, end="" if text.plain.endswith("\n") else "\n")
     for token in tokens:
         line = Text(f"{token.text!r:>8} ")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from makemore.cli.options import printable
-from makemore.report.numbers import short
+from makemore.cli.options import escape_control_chars
+from makemore.report.numbers import with_unit
 
 if TYPE_CHECKING:
-    from makemore.evaluation.memorization import Memorisation
+    from makemore.evaluation.memorization import MemorizationReport
     from makemore.training.planning import Plan
-    from makemore.training.trainer import Record
+    from makemore.training.trainer import TrainRecord
     from makemore.types import Score
 
 
@@ -43,15 +43,15 @@ def score_line(score: Score) -> str:
         f"{score.bits_per_char:.4f} bits/char [{low:.4f}, {high:.4f}], {score.bits_per_byte:.4f} bits/byte "
         f"({score.tokens:,} tokens, {score.chars:,} chars)"
     )
-    if score.unspellable:
-        text += f"; {score.unspellable:,} characters outside the alphabet, charged at a fixed cost"
-    if score.unseen is not None:
-        unseen = score.unseen
+    if score.unknown_chars:
+        text += f"; {score.unknown_chars:,} characters outside the alphabet, charged at a fixed cost"
+    if score.not_in_train is not None:
+        unseen = score.not_in_train
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
     return text
 
 
-def memorisation_line(found: Memorisation) -> str:
+def memorisation_line(found: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
     drawn, ref = found.samples, found.held_out
     if drawn.verbatim is not None:
@@ -81,7 +81,7 @@ class ProgressObserver:
     def note(self, text: str) -> None:
         # Training continues even if the terminal is gone or the log's disk is full.
         with contextlib.suppress(OSError):
-            self.console.print(printable(text), markup=False, emoji=False)
+            self.console.print(escape_control_chars(text), markup=False, emoji=False)
 
     def encoding(self, done: int, total: int) -> None:
         now = time.perf_counter()
@@ -97,7 +97,7 @@ class ProgressObserver:
     def start(self, plan: Plan) -> None:
         import torch
 
-        from makemore.training.determinism import repeats
+        from makemore.training.determinism import reproducibility_line
 
         corpus, split = plan.corpus, plan.corpus.splits["train"]
         self.note(
@@ -109,7 +109,7 @@ class ProgressObserver:
             f"{plan.model_name}: {plan.model.n_parameters():,} parameters; {settings_line(plan.model.config)}"
         )
         self.note(f"recipe: {recipe_line(plan)}")
-        self.note(repeats(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
+        self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
         if self.console.is_terminal:
             columns = (
                 TextColumn(self.label or plan.model_name),
@@ -122,13 +122,13 @@ class ProgressObserver:
             self._task = self._bar.add_task("", total=1.0, figures="")
             self._bar.start()
 
-    def record(self, record: Record) -> None:
+    def record(self, record: TrainRecord) -> None:
         self._val = record.val if record.val is not None else self._val
         self._loss = record.loss if record.loss is not None else self._loss
         figures = [f"step {record.step:,}"]
         figures += [f"loss {self._loss:.4f}"] if self._loss is not None else []
         figures += [f"val {self._val:.4f}"] if self._val is not None else []
-        figures += [f"{short(record.tokens_per_second)} tokens/s"]
+        figures += [f"{with_unit(record.tokens_per_second)} tokens/s"]
         line = "  ".join(figures)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=record.progress, figures=line)

@@ -14,7 +14,7 @@ GRACE = 3.5
 """Seconds after a signal until code that hasn't stopped is interrupted."""
 RETRY = 5.0
 """Seconds between repeated interrupts; longer than cleanup takes."""
-LAST = 0.25
+EXIT_DELAY = 0.25
 """Seconds the process may keep running after its final message."""
 
 
@@ -22,7 +22,7 @@ class Terminated(BaseException):
     """SIGTERM outside ``stop_flag``; an exception like KeyboardInterrupt, so partial files are removed."""
 
 
-def heed_termination() -> None:
+def install_signal_handlers() -> None:
     """Make SIGTERM raise Terminated; a second SIGTERM, or ``GRACE`` seconds, kills the process."""
 
     def receive(signum: int, frame: FrameType | None) -> None:
@@ -35,9 +35,9 @@ def heed_termination() -> None:
     signal.signal(signal.SIGTERM, receive)
 
 
-def leave_soon(status: int) -> None:
+def exit_soon(status: int) -> None:
     """Exit even if threads are running; Python would wait for compiler threads, up to a minute."""
-    timer = threading.Timer(LAST, os._exit, [status])
+    timer = threading.Timer(EXIT_DELAY, os._exit, [status])
     timer.daemon = True
     timer.start()
 

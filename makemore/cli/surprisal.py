@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from makemore.report.surprisal import LEVELS, level, shown, side, totals
+from makemore.report.surprisal import LEVELS, better_class, level, totals, visible
 
 if TYPE_CHECKING:
-    from makemore.evaluation.surprisal import Duel, Surprisal
+    from makemore.evaluation.surprisal import Surprisal, SurprisalDiff
 
 # Dark text on a light background is readable in any terminal theme.
 STYLES = ("", "black on #fff0c2", "black on #ffd590", "black on #ffa86b", "black on #f5714f")
@@ -21,7 +21,7 @@ SIDES = {
     "b1": "black on #fde3cf",
     "b2": "black on #f49a5c",
 }
-WORST = 5
+N_LARGEST = 5
 
 
 def _print(text: Text) -> None:
@@ -33,7 +33,7 @@ def print_surprisal(found: Surprisal) -> None:
     text = Text()
     for piece, bits in zip(found.pieces, found.bits_P.tolist(), strict=True):
         n = level(bits, piece)
-        text.append(shown(piece, n > 0), STYLES[n])
+        text.append(visible(piece, n > 0), STYLES[n])
     _end_line(text)
     text.append("\nbits/character: ")
     for minimum, style in zip(LEVELS, STYLES[1:], strict=True):
@@ -44,20 +44,20 @@ def print_surprisal(found: Surprisal) -> None:
     _print(text)
 
 
-def print_duel(found: Duel) -> None:
+def print_surprisal_diff(found: SurprisalDiff) -> None:
     """Print the text in the colours of the run with lower surprisal, and both runs' totals."""
     text = Text()
-    for piece, gain in zip(found.pieces, found.gain_P.tolist(), strict=True):
-        name = side(gain, piece)
-        text.append(shown(piece, bool(name)), SIDES[name])
+    for piece, gain in zip(found.pieces, found.saved_bits_P.tolist(), strict=True):
+        name = better_class(gain, piece)
+        text.append(visible(piece, bool(name)), SIDES[name])
     _end_line(text)
     text.append("\n")
     text.append(f" {found.first.run} predicts better ", SIDES["a2"])
     text.append(" ")
     text.append(f" {found.second.run} predicts better ", SIDES["b2"])
     ends = found.ends_P.tolist()
-    for surprisal, gain_P in ((found.first, found.gain_P), (found.second, -found.gain_P)):
-        bits = gain_P.tolist()
+    for surprisal, saved_bits_P in ((found.first, found.saved_bits_P), (found.second, -found.saved_bits_P)):
+        bits = saved_bits_P.tolist()
         indices = [i for i in _top(bits) if bits[i] > 0]
         text.append(f"\n{surprisal.run}: {totals(surprisal.score)}")
         text.append(f"\n  largest gains: {_describe(found.first, ends, bits, indices)}")
@@ -70,7 +70,7 @@ def _end_line(text: Text) -> None:
 
 
 def _top(values: list[float]) -> list[int]:
-    return sorted(range(len(values)), key=lambda i: -values[i])[:WORST]
+    return sorted(range(len(values)), key=lambda i: -values[i])[:N_LARGEST]
 
 
 def _describe(text: Surprisal, ends: list[int], bits: list[float], indices: list[int]) -> str:

@@ -15,7 +15,7 @@ from makemore.report.columns import NAME, tables
 
 if TYPE_CHECKING:
     from makemore.comparison.result import Comparison
-    from makemore.evaluation.memorization import Memorisation, Originality
+    from makemore.evaluation.memorization import MemorizationReport, Originality
     from makemore.training.gradcheck import GradRow
 
 
@@ -83,7 +83,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def memorisation_table(result: Memorisation) -> str:
+def memorisation_table(result: MemorizationReport) -> str:
     """Memorisation statistics of the samples, and of held-out text if available."""
     columns = {"samples": _originality(result.samples)}
     if result.held_out is not None:

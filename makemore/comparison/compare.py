@@ -12,22 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from makemore.comparison.grid import Failure, Grid, Observe, train_grid
-from makemore.comparison.result import Comparison, Row, ScoredRun, seed_of
-from makemore.comparison.samples import ByHeart, sampling_speed, specimens
-from makemore.corpus.datasets import find_input
+from makemore.comparison.grid import Failure, Grid, ObserverFactory, train_grid
+from makemore.comparison.result import Comparison, RankedModel, ScoredRun, seed_of
+from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
+from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
-from makemore.evaluation.evaluate import check_split, evaluate, split_of
-from makemore.evaluation.intervals import judge
-from makemore.evaluation.profile import Portrait, portrait
+from makemore.evaluation.evaluate import check_split, evaluate, get_split
+from makemore.evaluation.intervals import compare_to_best
+from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.models import MODELS
 from makemore.runs.directory import CONFIG, RESULT, RunDir
 from makemore.runs.run import Run, load
 from makemore.runtime.device import pick_device
-from makemore.runtime.files import well_formed
+from makemore.runtime.files import user_format_errors
 from makemore.tokenizers import TOKENIZERS
-from makemore.training.observers import Silent
-from makemore.training.train import Interrupted
+from makemore.training.observers import NullObserver
+from makemore.training.train import TrainingInterrupted
 
 DEFAULT_SECONDS = 90.0
 """Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
@@ -50,23 +50,25 @@ class CompareRequest:
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
-    portraits: bool = False
+    with_details: bool = False
     """Also compute the report's detailed figures for the first run of each row."""
 
 
-def watch_nothing(name: str) -> Silent:
+def null_observer(name: str) -> NullObserver:
     """Make an observer that shows nothing."""
-    return Silent()
+    return NullObserver()
 
 
 def compare(
-    request: CompareRequest, observe: Observe = watch_nothing, stop: Callable[[], bool] = lambda: False
+    request: CompareRequest,
+    observe: ObserverFactory = null_observer,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
     """Train the models, or load existing runs, and rank them by their scores on one text.
 
     ``observe`` makes each run's observer in that run's process, and one named "" in this process. Raises
-    UserError for unknown names or runs that can't be ranked, and Interrupted when stopped; repeating the
-    request resumes the comparison.
+    UserError for unknown names or runs that can't be ranked, and TrainingInterrupted when stopped; repeating
+    the request resumes the comparison.
     """
     if request.split is not None:
         check_split(request.split)
@@ -96,17 +98,17 @@ def _grid(request: CompareRequest) -> Grid:
     if request.file is not None:
         raise UserError("--file scores existing runs on another text; give run directories, not a text")
     if request.models == "all":
-        models = [name for name in MODELS if MODELS.get(name).standalone]
+        models = [name for name in MODELS if MODELS.get(name).is_trainable]
     else:
         models = [name.strip() for name in request.models.split(",")]
     for name in models:
-        if not MODELS.get(name).standalone:
+        if not MODELS.get(name).is_trainable:
             raise UserError(f"a {name} is made of trained runs; give run directories or another model")
     tokenizers = [spec.strip() for spec in request.tokenizers.split(",")]
     for spec in tokenizers:
         TOKENIZERS.path(spec.partition(":")[0])
     pick_device(request.device)
-    path = find_input(request.inputs[0])
+    path = resolve_input_file(request.inputs[0])
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     no_budget = request.steps is None and request.max_time is None
@@ -170,40 +172,41 @@ def _score_groups(
     request: CompareRequest,
     note: Callable[[str], None],
     stop: Callable[[], bool],
-) -> list[Row]:
+) -> list[RankedModel]:
     """Score every run; returns rows, best first."""
-    memorization = ByHeart()
+    memorization = Memorization()
     scored: list[list[ScoredRun]] = []
     samples: list[list[str]] = []
-    portraits: list[Portrait | None] = []
+    portraits: list[RunProfile | None] = []
     for group in groups:
         scored.append([])
         for saved in group:
             if stop():
-                raise Interrupted(saved.folder)
+                raise TrainingInterrupted(saved.folder)
             run = load(saved.folder, request.device)
             result = run.folder.read_result() or {}
             note(f"scoring {saved.folder.name}")
             scored[-1].append(_score_run(run, result, request))
             if saved is group[0]:
-                samples.append(specimens(run))
+                samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
-                portraits.append(_portrait(run, request) if request.portraits else None)
+                portraits.append(_portrait(run, request) if request.with_details else None)
     bytes_U = _common_units(scored)
-    results = judge([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
+    results = compare_to_best([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
     columns = zip(results, samples, memorization.shares(), portraits, strict=True)
     rows = [
-        Row(name, tuple(runs), *figures) for name, runs, figures in zip(names, scored, columns, strict=True)
+        RankedModel(name, tuple(runs), *figures)
+        for name, runs, figures in zip(names, scored, columns, strict=True)
     ]
-    return sorted(rows, key=lambda row: row.judgement.bits_per_byte)
+    return sorted(rows, key=lambda row: row.result.bits_per_byte)
 
 
-def _portrait(run: Run, request: CompareRequest) -> Portrait:
-    return portrait(run, split_of(run, request.file, request.split))
+def _portrait(run: Run, request: CompareRequest) -> RunProfile:
+    return profile_run(run, get_split(run, request.file, request.split))
 
 
 def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:
-    with well_formed(run.folder.path / RESULT):
+    with user_format_errors(run.folder.path / RESULT):
         seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
         memory = result.get("peak_memory")
         memory = memory if memory is None else int(memory)

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.runs.directory import RunDir
-from makemore.runs.run import load, saved_paths
+from makemore.runs.run import load, training_paths
 from makemore.training.observers import Observer
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, train
+from makemore.training.train import TrainingInterrupted, train
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-Observe = Callable[[str], Observer]
+ObserverFactory = Callable[[str], Observer]
 """Makes the observer of the run with this name; pickled, and called in the run's process."""
 POLL_SECONDS = 0.1
 
@@ -60,7 +60,7 @@ class Failure:
     reason: str
 
 
-def cells(grid: Grid) -> list[TrainRequest]:
+def grid_requests(grid: Grid) -> list[TrainRequest]:
     """Training requests of all runs; every model is trained once before the next seed starts."""
     budget = {"steps": grid.steps, "max_time": grid.max_time}
     return [
@@ -78,20 +78,20 @@ def cells(grid: Grid) -> list[TrainRequest]:
 
 
 def train_grid(
-    grid: Grid, observe: Observe, stop: Callable[[], bool] = lambda: False
+    grid: Grid, observe: ObserverFactory, stop: Callable[[], bool] = lambda: False
 ) -> tuple[list[Path], list[Failure]]:
     """Train every run of a grid; finished runs are reused, interrupted runs are resumed.
 
     Returns the folders of successful runs, and the failures. Raises UserError, before any training, if an
-    existing run differs from its request, and Interrupted when stopped, with all progress saved.
+    existing run differs from its request, and TrainingInterrupted when stopped, with all progress saved.
     """
-    plans = [_plan(cell, grid) for cell in cells(grid)]
+    plans = [_plan(cell, grid) for cell in grid_requests(grid)]
     folders, failures = [], []
     for request, finished in plans:
         assert request.out is not None
         try:
             if not finished:
-                train_apart(request, observe, stop)
+                train_in_subprocess(request, observe, stop)
             folders.append(request.out)
         except UserError as error:
             failures.append(Failure(request.out.name, str(error)))
@@ -120,7 +120,7 @@ def _check_settings(cell: TrainRequest, config: dict[str, Any]) -> None:
         "seed": (saved["seed"], cell.train["seed"]),
         "steps": (saved["steps"], cell.train.get("steps")),
         "max_time": (saved["max_time"], cell.train.get("max_time")),
-        "text": (saved_paths(config)[0], str(Path(str(cell.input)).absolute())),
+        "text": (training_paths(config)[0], str(Path(str(cell.input)).absolute())),
     }
     for name, (old, new) in settings.items():
         if old != new:
@@ -138,8 +138,8 @@ def _check_text(folder: Path) -> None:
         raise UserError(f"{problem}; choose another --out or retrain all runs with --overwrite") from None
 
 
-def train_apart(request: TrainRequest, observe: Observe, stop: Callable[[], bool]) -> None:
-    """Train in a separate process. Raises UserError like ``train``, and Interrupted when stopped."""
+def train_in_subprocess(request: TrainRequest, observe: ObserverFactory, stop: Callable[[], bool]) -> None:
+    """Train in a separate process. Raises UserError like ``train``, and TrainingInterrupted when stopped."""
     context = multiprocessing.get_context("spawn")
     stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
@@ -159,7 +159,7 @@ def train_apart(request: TrainRequest, observe: Observe, stop: Callable[[], bool
             process.join()
     assert request.out is not None
     if outcome == "stopped":
-        raise Interrupted(request.out)
+        raise TrainingInterrupted(request.out)
     if outcome != "done":
         raise UserError(reason or _exit_reason(process.exitcode))
 
@@ -178,7 +178,11 @@ def _exit_reason(exitcode: int | None) -> str:
 
 
 def _run_child(
-    request: TrainRequest, observe: Observe, models: dict[str, str], stop_event: Event, sender: Connection
+    request: TrainRequest,
+    observe: ObserverFactory,
+    models: dict[str, str],
+    stop_event: Event,
+    sender: Connection,
 ) -> None:
     """Train in the child process, until done, told to stop by the parent, or orphaned."""
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -192,7 +196,7 @@ def _run_child(
     try:
         train(request, observer, lambda: stop_event.is_set() or not parent.is_alive())
         outcome = ("done", "")
-    except Interrupted:
+    except TrainingInterrupted:
         outcome = ("stopped", "")
     except UserError as error:
         outcome = ("failed", str(error))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from makemore.comparison.grid import Failure
-from makemore.evaluation.intervals import Judgement
-from makemore.evaluation.profile import Portrait
+from makemore.evaluation.intervals import PairedResult
+from makemore.evaluation.profile import RunProfile
 from makemore.types import Score
 
 
@@ -56,17 +56,17 @@ class ScoredRun:
 
 
 @dataclass(frozen=True)
-class Row:
+class RankedModel:
     """Runs of one model and tokenizer that differ only in their seed. Metrics are means over them."""
 
     name: str
     runs: tuple[ScoredRun, ...]
-    judgement: Judgement
+    result: PairedResult
     samples: list[str]
     """Samples of the first run."""
     memorised: float | None
-    """Share of memorised samples or text (see ``ByHeart``); None if unknown."""
-    portrait: Portrait | None
+    """Share of memorised samples or text (see ``Memorization``); None if unknown."""
+    profile: RunProfile | None
     """Diagnostics of the first run, if requested."""
 
     @property
@@ -94,7 +94,7 @@ class Row:
     @property
     def unseen_bits_per_byte(self) -> float | None:
         """Over documents that don't occur in train; None if none occur there."""
-        scores = [run.score.unseen for run in self.runs]
+        scores = [run.score.not_in_train for run in self.runs]
         bits = [score.bits_per_byte for score in scores if score is not None]
         return sum(bits) / len(bits) if bits else None
 
@@ -114,12 +114,12 @@ class Row:
             "nll": self.mean(lambda run: run.score.nll),
             "perplexity": self.mean(lambda run: run.score.perplexity),
             "bits_per_char": self.mean(lambda run: run.score.bits_per_char),
-            "bits_per_byte": self.judgement.bits_per_byte,
-            "ci95": list(self.judgement.ci95),
+            "bits_per_byte": self.result.bits_per_byte,
+            "ci95": list(self.result.ci95),
             "spread": list(self.spread),
-            "difference": self.judgement.difference,
-            "difference_ci95": list(self.judgement.difference_ci95),
-            "beyond_noise": self.judgement.beyond_noise,
+            "difference": self.result.difference,
+            "difference_ci95": list(self.result.difference_ci95),
+            "beyond_noise": self.result.beyond_noise,
             "unseen_bits_per_byte": self.unseen_bits_per_byte,
             "memorised": self.memorised,
         }
@@ -134,7 +134,7 @@ class Comparison:
     split: str
     """The scored split, or the name of the scored file."""
     mode: str
-    rows: list[Row]
+    rows: list[RankedModel]
     failures: list[Failure] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from makemore.errors import UserError
-from makemore.evaluation.memorization import MOST_TRAIN, longest_copies
+from makemore.evaluation.memorization import MAX_TRAIN_CHARS, longest_copies
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.text import SampleRequest, sample
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from makemore.runs.run import Run
 
 SPEED_SECONDS = 0.5
-MOST_TOKENS = 10_000
-WARM_UP = 16
-SPECIMENS = {"lines": 500, "text": 4}
+MAX_TOKENS = 10_000
+WARM_UP_TOKENS = 16
+N_FIXED_SAMPLES = {"lines": 500, "text": 4}
 
 
 def sampling_speed(run: Run) -> float:
     """Tokens per second at batch size 1, after warm-up."""
-    steps = generate(run.model, np.zeros((1, 1), np.int64), MOST_TOKENS + WARM_UP, SampleParams())
-    for _ in range(WARM_UP):
+    steps = generate(run.model, np.zeros((1, 1), np.int64), MAX_TOKENS + WARM_UP_TOKENS, SampleParams())
+    for _ in range(WARM_UP_TOKENS):
         next(steps)
     started, n_tokens = time.perf_counter(), 0
     for _ in steps:
@@ -35,12 +35,12 @@ def sampling_speed(run: Run) -> float:
     return n_tokens / max(time.perf_counter() - started, 1e-9)
 
 
-def specimens(run: Run) -> list[str]:
+def fixed_samples(run: Run) -> list[str]:
     """Generate a fixed set of samples (seed 0)."""
-    return list(sample(run, SampleRequest(n=SPECIMENS[run.mode], seed=0)))
+    return list(sample(run, SampleRequest(n=N_FIXED_SAMPLES[run.mode], seed=0)))
 
 
-class ByHeart:
+class Memorization:
     """Memorised share of runs' samples. In ``lines`` mode, the share of samples that are training lines; in
     ``text`` mode, the share of characters in each sample's longest substring shared with train."""
 
@@ -57,7 +57,7 @@ class ByHeart:
                 documents = run.documents()
                 lines = run.mode == "lines"
                 self._train[digest] = (
-                    documents.all("train") if lines else [documents.head("train", MOST_TRAIN)]
+                    documents.all("train") if lines else [documents.head("train", MAX_TRAIN_CHARS)]
                 )
         self._samples.append((digest, run.mode, samples))
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runtime.cachedir import cache_folder
+from makemore.runtime.cachedir import cache_dir
 
 META = "meta.json"
-CHECKED = 1 << 28
+MAX_CHECKSUM_BYTES = 1 << 28
 """Largest file in bytes whose checksum is verified; larger files are checked by size alone."""
 BLOCK = 1 << 22
 
 
-def key_of(*parts: Any) -> str:
+def cache_key(*parts: Any) -> str:
     """Hash JSON values into a cache key."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -35,7 +35,7 @@ class Cache:
         self.note = ""
         """A one-line note for the user, or empty."""
         try:
-            self.folder = cache_folder() / kind
+            self.folder = cache_dir() / kind
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
@@ -53,7 +53,7 @@ class Cache:
             for name, (size, crc) in meta["files"].items():
                 if (folder / name).stat().st_size != size:
                     return None
-                if size <= CHECKED and _crc(folder / name) != crc:
+                if size <= MAX_CHECKSUM_BYTES and _crc(folder / name) != crc:
                     return None
             return folder, meta["said"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from makemore.corpus.source import Source, find_source
+from makemore.corpus.source import Source, resolve_source
 from makemore.errors import UserError, unknown_name
 
-SHIPPED = "first-names"
+BUNDLED = "first-names"
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ DATASETS = {
 }
 
 
-def shipped_file() -> Path:
+def bundled_file() -> Path:
     """Path of the bundled list of first names, in a checkout or an installed wheel."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "data", package.parent / "data"):
-        if (folder / f"{SHIPPED}.txt").is_file():
-            return folder / f"{SHIPPED}.txt"
-    raise UserError(f"{SHIPPED}.txt is missing from this installation; reinstall makemore")
+        if (folder / f"{BUNDLED}.txt").is_file():
+            return folder / f"{BUNDLED}.txt"
+    raise UserError(f"{BUNDLED}.txt is missing from this installation; reinstall makemore")
 
 
 def download_folder() -> Path:
@@ -60,32 +60,32 @@ def download_folder() -> Path:
     return Path(os.environ.get("MAKEMORE_DATA") or "data")
 
 
-def find_input(name: str | None) -> Path:
+def resolve_input_file(name: str | None) -> Path:
     """Resolve INPUT to a file: the bundled list if None, else a path or a data set's name.
 
     Raises UserError if the data set isn't downloaded, or the name is unknown.
     """
-    if name is None or name == SHIPPED:
-        return shipped_file()
+    if name is None or name == BUNDLED:
+        return bundled_file()
     if name in DATASETS and not Path(name).is_file():
         for folder in (download_folder(), Path("data")):
             if (folder / f"{name}.txt").is_file():
                 return folder / f"{name}.txt"
         raise UserError(f"data set {name!r} isn't downloaded; get it with: makemore data {name}")
     if not os.path.exists(name) and not Path(name).suffix and os.sep not in name:
-        known = unknown_name("data set", name, [SHIPPED, *DATASETS])
+        known = unknown_name("data set", name, [BUNDLED, *DATASETS])
         raise UserError(f"no such file, and {known}")
     return Path(name)
 
 
-def open_input(names: Sequence[str]) -> Source:
+def resolve_input(names: Sequence[str]) -> Source:
     """Resolve INPUT: the bundled list if empty, else files, directories, globs, URLs, ``-`` or data sets.
 
     Raises UserError if a data set isn't downloaded, or there is no text.
     """
     if not names:
-        return find_source(str(shipped_file()))
-    return find_source(*(name if _is_special(name) else str(find_input(name)) for name in names))
+        return resolve_source(str(bundled_file()))
+    return resolve_source(*(name if _is_special(name) else str(resolve_input_file(name)) for name in names))
 
 
 def _is_special(name: str) -> bool:

@@ -25,7 +25,7 @@ def codec_name(encoding: str) -> str:
 
 
 def decode_blocks(
-    blocks: Iterable[bytes], name: str, encoding: str = "utf-8", may_be_blank: bool = False
+    blocks: Iterable[bytes], name: str, encoding: str = "utf-8", allow_blank: bool = False
 ) -> Iterator[str]:
     """Decode a file's blocks, without the byte-order mark and with line ends as newlines.
 
@@ -45,13 +45,13 @@ def decode_blocks(
         if text:
             yield _reject_surrogates(text.replace("\r\n", "\n").replace("\r", "\n"), name)
     rest = (pending + decode(b"", final=True)).replace("\r\n", "\n").replace("\r", "\n")
-    if blank and not may_be_blank:
-        raise blank_text(name)
+    if blank and not allow_blank:
+        raise blank_text_error(name)
     if rest:
         yield _reject_surrogates(rest.removeprefix("\ufeff") if first else rest, name)
 
 
-def blank_text(name: str) -> UserError:
+def blank_text_error(name: str) -> UserError:
     """The error for an empty or blank text."""
     return UserError(f"{name} is empty; give a file that contains text")
 
@@ -105,7 +105,7 @@ def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
     return "".join(decode_blocks([data], name, encoding))
 
 
-def read_file(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path) -> Iterator[bytes]:
     """Read a file in blocks of bytes. Raises UserError if it is missing, a directory or unreadable."""
     try:
         if path.is_dir():
@@ -121,6 +121,6 @@ def read_file(path: Path) -> Iterator[bytes]:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """Read a text file. Raises UserError as ``read_file`` and ``decode_blocks`` do."""
+    """Read a text file. Raises UserError as ``read_blocks`` and ``decode_blocks`` do."""
     codec_name(encoding)
-    return "".join(decode_blocks(read_file(path), str(path), encoding))
+    return "".join(decode_blocks(read_blocks(path), str(path), encoding))

@@ -14,30 +14,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from makemore.corpus.datasets import open_input
+from makemore.corpus.datasets import resolve_input
 from makemore.corpus.decoding import NotTextError
 from makemore.corpus.documents import SPLITS, Documents, make_documents
 from makemore.corpus.source import Source
 from makemore.corpus.splits import make_corpus
-from makemore.corpus.text import Text, store_text
+from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.runtime.device import has_fast_bfloat16, memory_of, pick_device
-from makemore.settings import CorpusConfig, override
-from makemore.training.observers import Silent
+from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory_gb
+from makemore.settings import CorpusConfig, replace_settings
+from makemore.training.observers import NullObserver
 from makemore.training.planning import (
     BYTES_PER_PARAMETER,
     TrainRequest,
-    facts_of,
+    corpus_stats,
+    count_parameters,
     fit_context,
-    parameters_of,
 )
 
-RARE = 3
+MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
-SHOWN = 30
-GUESSES = ("utf-16", "cp1252")
-WORDS = 2_000_000
+MAX_SHOWN = 30
+FALLBACK_ENCODINGS = ("utf-16", "cp1252")
+MAX_WORDS = 2_000_000
 """Stop counting words after this many."""
 MOST_ENCODED = 1 << 28
 """Maximum size, in bytes, of a text to encode for the figures of a default run."""
@@ -62,8 +62,8 @@ def diagnose(
     Raises UserError if the text can't be read or contains nothing to learn from.
     """
     diagnosis = Diagnosis()
-    config = override(CorpusConfig(), corpus or {}, "corpus")
-    source = open_input(names)
+    config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
+    source = resolve_input(names)
     text, encoding = _read(source, config, diagnosis)
     documents = make_documents(text, config)
     diagnosis.sections["text"] = {
@@ -86,12 +86,12 @@ def diagnose(
 def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
     """Read the text, trying other encodings if decoding fails; also returns the encoding used."""
     try:
-        return store_text(source, config.encoding), config.encoding
+        return read_source(source, config.encoding), config.encoding
     except NotTextError as error:
         first_error = error
-    for encoding in GUESSES:
+    for encoding in FALLBACK_ENCODINGS:
         with contextlib.suppress(UserError):
-            text = store_text(source, encoding)
+            text = read_source(source, encoding)
             if any(map(_is_garbage, _count_chars(text))):
                 continue
             diagnosis.advice.append(f"{first_error}; it can be read as {encoding}: check the result")
@@ -112,17 +112,17 @@ def _count_chars(text: Text) -> Counter[str]:
 
 
 def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, Any]:
-    rare = sorted(char for char, n in counts.items() if n <= RARE)
+    rare = sorted(char for char, n in counts.items() if n <= MAX_RARE_COUNT)
     odd = [char for char in counts if not char.isprintable() and char not in "\n\t"]
     if len(counts) > 1000:
         diagnosis.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
     if odd:
-        diagnosis.advice.append(f"control characters: {' '.join(repr(c) for c in sorted(odd)[:SHOWN])}")
+        diagnosis.advice.append(f"control characters: {' '.join(repr(c) for c in sorted(odd)[:MAX_SHOWN])}")
     return {
         "characters": len(counts),
-        "most often": " ".join(repr(char) for char, _ in counts.most_common(SHOWN)),
-        f"at most {RARE} times": len(rare),
-        "of these": " ".join(repr(char) for char in rare[:SHOWN]),
+        "most often": " ".join(repr(char) for char, _ in counts.most_common(MAX_SHOWN)),
+        f"at most {MAX_RARE_COUNT} times": len(rare),
+        "of these": " ".join(repr(char) for char in rare[:MAX_SHOWN]),
     }
 
 
@@ -153,7 +153,7 @@ def _describe_words(text: Text) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     complete = True
     for piece in text.pieces():
-        complete = counts.total() < WORDS
+        complete = counts.total() < MAX_WORDS
         if not complete:
             break
         counts.update(piece.split())
@@ -204,7 +204,7 @@ def _describe_machine(try_compile: bool, diagnosis: Diagnosis) -> dict[str, Any]
         "device": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory, GB": round(memory, 1) if (memory := memory_of(device)) else None,
+        "memory, GB": round(memory, 1) if (memory := total_memory_gb(device)) else None,
         "torch": torch.__version__,
         "bfloat16": "fast" if has_fast_bfloat16(device) else "slow or unsupported; float32 is used",
         "torch.compile": note,
@@ -229,9 +229,9 @@ def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(TrainRequest().model)
-    recipe = kind.recipe(facts_of(corpus, {}, pick_device("auto")))
-    model, train = fit_context(kind, recipe.model, recipe.train, corpus, Silent())
-    parameters = parameters_of(kind, model, vocab_size)
+    recipe = kind.recipe(corpus_stats(corpus, {}, pick_device("auto")))
+    model, train = fit_context(kind, recipe.model, recipe.train, corpus, NullObserver())
+    parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {

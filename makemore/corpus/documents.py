@@ -14,16 +14,16 @@ import numpy as np
 
 from makemore.corpus.text import Text
 from makemore.errors import UserError
-from makemore.settings import CorpusConfig, split_shares
+from makemore.settings import CorpusConfig, split_fractions
 
 Mode = Literal["lines", "text"]
 SPLITS = ("train", "val", "test")
 SHUFFLE_SEED = 42
-LOOKED_AT = 1 << 23
+MODE_SAMPLE_BYTES = 1 << 23
 """Bytes at the start of a text that its mode is chosen from."""
-MOST_HELD_OUT = {"lines": 100_000, "text": 2_000_000}
+MAX_HELD_OUT = {"lines": 100_000, "text": 2_000_000}
 """Maximum lines or characters in val and in test if ``split`` is ``auto``: more only slows scoring."""
-LINES_AT_ONCE = 1 << 15
+LINES_PER_BLOCK = 1 << 15
 
 
 class Spans(NamedTuple):
@@ -44,12 +44,12 @@ class Documents:
     mode: Mode
     reason: str
     """Why this mode was chosen, for display."""
-    shares: tuple[float, float, float]
+    fractions: tuple[float, float, float]
     spans: dict[str, Spans]
     blank_lines: int = 0
     """Blank lines that were left out (``lines`` mode)."""
     capped: bool = False
-    """Val and test were limited to ``MOST_HELD_OUT``."""
+    """Val and test were limited to ``MAX_HELD_OUT``."""
 
     def read(self, split: str) -> Iterator[list[str]]:
         """Iterate over a split's documents in blocks; in ``text`` mode over pieces of its one document."""
@@ -58,8 +58,8 @@ class Documents:
             for begin, end in zip(*spans, strict=True):
                 yield from ([piece] for piece in self.text.pieces(int(begin), int(end)))
             return
-        for i in range(0, len(spans.begin), LINES_AT_ONCE):
-            yield _lines(self.text, spans.take(np.arange(i, min(i + LINES_AT_ONCE, len(spans.begin)))))
+        for i in range(0, len(spans.begin), LINES_PER_BLOCK):
+            yield _lines(self.text, spans.take(np.arange(i, min(i + LINES_PER_BLOCK, len(spans.begin)))))
 
     def all(self, split: str) -> list[str]:
         """All documents of a split, in memory."""
@@ -210,7 +210,7 @@ def _split_lines(
 
 def _split_text(text: Text, shares: tuple[float, float, float], cap: int | None) -> tuple[list[Spans], bool]:
     val, test = _split_bounds(text.chars, shares, cap)
-    edges = [0, text.byte_of(val), text.byte_of(test), text.size]
+    edges = [0, text.byte_offset(val), text.byte_offset(test), text.size]
     # An empty split has no document.
     parts = [Spans(np.arange(i, i + (j > i)), np.arange(j, j + (j > i))) for i, j in pairwise(edges)]
     return parts, (val, test) != _split_bounds(text.chars, shares, None)
@@ -221,12 +221,12 @@ def make_documents(text: Text, config: CorpusConfig) -> Documents:
 
     Raises UserError if there is nothing to learn, or a split with a nonzero share would be empty.
     """
-    head = text.head(LOOKED_AT)
-    if len(set(head.strip())) < 2 and text.size <= LOOKED_AT:
+    head = text.head(MODE_SAMPLE_BYTES)
+    if len(set(head.strip())) < 2 and text.size <= MODE_SAMPLE_BYTES:
         raise UserError("the text has fewer than two distinct characters; give a more varied text")
     mode, reason = (config.mode, "set explicitly") if config.mode != "auto" else choose_mode(head)
-    shares = split_shares(config.split, mode)
-    cap = MOST_HELD_OUT[mode] if config.split == "auto" else None
+    shares = split_fractions(config.split, mode)
+    cap = MAX_HELD_OUT[mode] if config.split == "auto" else None
     n_blank = 0
     if mode == "lines":
         spans, n_blank = line_spans(text)
@@ -247,7 +247,7 @@ def make_documents(text: Text, config: CorpusConfig) -> Documents:
     return Documents(text, mode, reason, shares, dict(zip(SPLITS, parts, strict=True)), n_blank, capped)
 
 
-def unsplit(text: Text, name: str, mode: Mode) -> Documents:
+def single_split(text: Text, name: str, mode: Mode) -> Documents:
     """A whole text as one split called ``name``."""
     spans = line_spans(text)[0] if mode == "lines" else Spans(np.array([0]), np.array([text.size]))
     return Documents(text, mode, "same as the run", (1.0, 0.0, 0.0), {name: spans})

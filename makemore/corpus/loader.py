@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from makemore.corpus.arrays import release
-from makemore.corpus.rows import Rows, Stretches, document_groups, shuffled, to_batch, token_groups
+from makemore.corpus.rows import Rows, Segments, document_groups, shuffled_windows, to_batch, token_groups
 from makemore.corpus.shards import SHARD_TOKENS, Shards
 from makemore.types import IGNORE_INDEX, Batch, Split
 
-RELEASED_EVERY = 64
+RELEASE_INTERVAL = 64
 """Batches between releases of memory-mapped pages in an ordered pass."""
 
 
@@ -53,7 +53,7 @@ class ShardedLoader(Loader):
         self._n_batches = 0
 
     @abstractmethod
-    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
+    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
         """Lay out the batches of a shard and return their number."""
 
     @abstractmethod
@@ -99,14 +99,14 @@ class ShuffledLoader(ShardedLoader):
         shards: Shards | None = None,
     ) -> None:
         super().__init__(split, boundary_id, seed, shards)
-        self.batch_tokens, self.block_size, self.lead = batch_tokens, block_size, lead
+        self.batch_tokens, self.block_size, self.context_prefix = batch_tokens, block_size, lead
         self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
-        rows = shuffled(segments, self.block_size, self.lead, rng)
+    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
+        rows = shuffled_windows(segments, self.block_size, self.context_prefix, rng)
         rows = rows.take(rng.permutation(len(rows.begin)))
-        counted = rows.end - rows.count_from
+        counted = rows.end - rows.score_from
         edges = token_groups(counted, self.batch_tokens)
         # Drop a last batch less than half full: its tokens would weigh more than others.
         if len(edges) > 2 and counted[edges[-2] :].sum() < self.batch_tokens // 2:
@@ -139,9 +139,9 @@ class PackedLoader(ShardedLoader):
         self._index = np.zeros(0, np.int64)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, segments: Stretches, rng: np.random.Generator) -> int:
+    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
         """Lay out the target indices in row order, and the edges of rows among them."""
-        pieces = shuffled(segments, self.block_size, 0, rng)
+        pieces = shuffled_windows(segments, self.block_size, 0, rng)
         pieces = pieces.take(rng.permutation(len(pieces.begin)))
         ends = np.cumsum(pieces.lengths)
         shift = np.repeat(pieces.begin - (ends - pieces.lengths), pieces.lengths)
@@ -277,7 +277,7 @@ class OrderedLoader(Loader):
             return self.next()
         rows, continues = self._batches[self.cursor]
         self.cursor += 1
-        if self.cursor % RELEASED_EVERY == 0:
+        if self.cursor % RELEASE_INTERVAL == 0:
             release(self.split.tokens_N)
         return to_batch(self.split, rows, self.boundary_id, continues)
 

@@ -9,26 +9,26 @@ import torch
 
 from makemore.types import IGNORE_INDEX, Batch, Split
 
-FEW = 32
+MAX_EXACT_PIECES = 32
 """Number of pieces of a segment below which an extra piece is avoided."""
 
 
 class Rows(NamedTuple):
-    """Ranges ``begin … end`` of target indices, (R,) int64; targets from ``count_from`` on count."""
+    """Ranges ``begin … end`` of target indices, (R,) int64; targets from ``score_from`` on count."""
 
     begin: np.ndarray
-    count_from: np.ndarray
+    score_from: np.ndarray
     end: np.ndarray
 
     def take(self, index: np.ndarray | slice) -> Rows:
-        return Rows(self.begin[index], self.count_from[index], self.end[index])
+        return Rows(self.begin[index], self.score_from[index], self.end[index])
 
     @property
     def lengths(self) -> np.ndarray:
         return self.end - self.begin
 
 
-class Stretches(NamedTuple):
+class Segments(NamedTuple):
     """Segments of documents that rows are cut from, (S,) int64 each."""
 
     begin: np.ndarray
@@ -37,7 +37,7 @@ class Stretches(NamedTuple):
     """Start of the document, the lower bound for rows."""
 
 
-def cover(split: Split, length: int, overlap: int) -> Rows:
+def eval_windows(split: Split, length: int, overlap: int) -> Rows:
     """Rows of at most ``length`` that count every target exactly once.
 
     A row within a document starts with ``overlap`` uncounted tokens of context.
@@ -52,17 +52,17 @@ def cover(split: Split, length: int, overlap: int) -> Rows:
     return Rows(begin, np.where(nth > 0, begin + overlap, begin), end)
 
 
-def shuffled(stretches: Stretches, length: int, lead: int, rng: np.random.Generator) -> Rows:
+def shuffled_windows(stretches: Segments, length: int, lead: int, rng: np.random.Generator) -> Rows:
     """Rows of an epoch: whole segments, long ones in pieces of ``length`` cut at a random phase.
 
     Every target counts once, near the ends of a long segment possibly twice. A piece within a
-    document starts with up to ``lead`` uncounted tokens of context.
+    document starts with up to ``context_prefix`` uncounted tokens of context.
     """
     begin, stop, floor = stretches
     sizes = stop - begin
     phase_S = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
     pieces_S = -(-sizes // length)
-    few_S = (pieces_S > 1) & (pieces_S < FEW)
+    few_S = (pieces_S > 1) & (pieces_S < MAX_EXACT_PIECES)
     if few_S.any():  # an extra, overlapping piece would repeat a large part of such a segment
         slack_S = pieces_S * length - sizes
         phase_S[few_S] = rng.integers(0, slack_S[few_S] + 1)
@@ -94,6 +94,6 @@ def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False
     inside = index < rows.end[:, None]
     index = np.minimum(index, len(split.tokens_N) - 1)
     inputs = np.where(inside, split.inputs_at(index, boundary_id), boundary_id)
-    counted = inside & (index >= rows.count_from[:, None])
+    counted = inside & (index >= rows.score_from[:, None])
     targets = np.where(counted, split.tokens_N[index].astype(np.int64), IGNORE_INDEX)
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), continues)

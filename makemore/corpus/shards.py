@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from makemore.corpus.rows import Stretches, document_groups
+from makemore.corpus.rows import Segments, document_groups
 from makemore.types import Split
 
 SHARD_TOKENS = 1 << 22
-STRETCH_TOKENS = 1 << 13
+SEGMENT_TOKENS = 1 << 13
 
 
 class Shards:
@@ -19,28 +19,28 @@ class Shards:
     """
 
     def __init__(
-        self, split: Split, seed: int, size: int = SHARD_TOKENS, stretch: int = STRETCH_TOKENS
+        self, split: Split, seed: int, size: int = SHARD_TOKENS, stretch: int = SEGMENT_TOKENS
     ) -> None:
         self.split, self.seed = split, seed
         ends = split.ends_D
         self.count = max(1, -(-len(split.tokens_N) // size))
         sizes = ends - split.starts_D
         if self.count == 1:
-            self._segments = Stretches(split.starts_D, ends, split.starts_D)
+            self._segments = Segments(split.starts_D, ends, split.starts_D)
             return
         pieces_D = np.maximum(1, -(-sizes // stretch))
         if pieces_D.sum() > 2 * len(sizes):
             floor = np.repeat(split.starts_D, pieces_D)
             nth = np.arange(len(floor)) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
             begin = floor + nth * stretch
-            self._segments = Stretches(begin, np.minimum(begin + stretch, np.repeat(ends, pieces_D)), floor)
+            self._segments = Segments(begin, np.minimum(begin + stretch, np.repeat(ends, pieces_D)), floor)
             self._edges = None
         else:
-            self._segments = Stretches(split.starts_D, ends, split.starts_D)
+            self._segments = Segments(split.starts_D, ends, split.starts_D)
             self._edges = document_groups(ends, size, self.count)
             self.count = len(self._edges) - 1
 
-    def take(self, epoch: int, nth: int) -> tuple[Stretches, np.random.Generator]:
+    def take(self, epoch: int, nth: int) -> tuple[Segments, np.random.Generator]:
         """The segments of an epoch's ``nth`` shard, and the random generator to cut them with."""
         if self.count == 1:
             return self._segments, np.random.default_rng([self.seed, epoch])
@@ -51,4 +51,4 @@ class Shards:
         else:
             group = epoch_rng.permutation(self.count)[nth]
             index = slice(self._edges[group], self._edges[group + 1])
-        return Stretches(*(part[index] for part in self._segments)), rng
+        return Segments(*(part[index] for part in self._segments)), rng

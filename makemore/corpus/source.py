@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from makemore.corpus.decoding import BLOCK, read_file
+from makemore.corpus.decoding import BLOCK, read_blocks
 from makemore.errors import UserError
 
-PACKED = (".gz", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
 URL_TIMEOUT = 30.0
 """Seconds to wait for a server's answer."""
 
@@ -43,7 +43,9 @@ class Source:
         if self.names[0] == "-":
             return "stdin"
         path = PurePosixPath(self.names[0].replace("\\", "/"))
-        stem = PurePosixPath(path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name).stem
+        stem = PurePosixPath(
+            path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED_SUFFIXES else path.name
+        ).stem
         return "".join(c for c in stem if c not in "*?[]:") or "text"
 
     @property
@@ -51,14 +53,14 @@ class Source:
         """The path, if the source is a single uncompressed local file."""
         part = self.parts[0]
         single = len(self.parts) == 1 and part != "-" and "://" not in part
-        return Path(part) if single and Path(part).suffix not in PACKED else None
+        return Path(part) if single and Path(part).suffix not in COMPRESSED_SUFFIXES else None
 
     def saved(self) -> list[str]:
         """The inputs as stored in a run, with absolute paths."""
         return [name if name == "-" or "://" in name else str(Path(name).absolute()) for name in self.names]
 
 
-def find_source(*names: str) -> Source:
+def resolve_source(*names: str) -> Source:
     """Resolve files, directories, globs, URLs or ``-``. Raises UserError if there is no text."""
     resolved = [_resolve(name) for name in names]
     if len(names) > 1 and "-" in names:
@@ -67,7 +69,7 @@ def find_source(*names: str) -> Source:
     return Source(names, parts, sum(skipped for _, skipped in resolved))
 
 
-def recorded_source(paths: Sequence[str]) -> Source:
+def resolve_recorded_source(paths: Sequence[str]) -> Source:
     """Resolve the local files that a run's ``config.json`` names, to reread its training text.
 
     The file is untrusted: only regular local files are opened, no URLs, standard input, network shares,
@@ -86,7 +88,7 @@ def recorded_source(paths: Sequence[str]) -> Source:
                 f"the run's training text {path!r} is missing or is not a regular file; "
                 "give a copy of it as FILE"
             )
-    return find_source(*paths)
+    return resolve_source(*paths)
 
 
 def _resolve(name: str) -> tuple[tuple[str, ...], int]:
@@ -136,7 +138,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _text_files(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:
     files = [path for path in paths if path.is_file()]
-    texts = [path for path in files if path.suffix in PACKED or not _is_binary(path)]
+    texts = [path for path in files if path.suffix in COMPRESSED_SUFFIXES or not _is_binary(path)]
     if not texts:
         raise UserError(f"{name}: no text files found; give a text file or a directory of them")
     return tuple(map(str, texts)), len(files) - len(texts)
@@ -163,7 +165,7 @@ def read_part(part: str) -> Iterator[bytes]:
         with _open(Path(part), _zstandard_open) as file:
             yield from _read(file, part)
     else:
-        yield from read_file(Path(part))
+        yield from read_blocks(Path(part))
 
 
 def _open(path: Path, opener: Any) -> IO[bytes]:

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from makemore.corpus.arrays import ArrayWriter, read_arrays
-from makemore.corpus.cache import Cache, key_of
-from makemore.corpus.documents import SPLITS, Digest, Documents, Mode, make_documents, unsplit
-from makemore.corpus.text import IN_MEMORY, Text
+from makemore.corpus.cache import Cache, cache_key
+from makemore.corpus.documents import SPLITS, Digest, Documents, Mode, make_documents, single_split
+from makemore.corpus.text import MAX_IN_MEMORY_BYTES, Text
 from makemore.settings import CorpusConfig
 from makemore.tokenizers import TOKENIZERS, fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import Split
 
-FORMAT = 1
+CACHE_VERSION = 1
 """Version of the cached arrays; a new version invalidates older entries."""
 CONTEXT_CHARS = 256
 THREADS = min(8, os.cpu_count() or 1)
@@ -38,7 +38,7 @@ class Corpus:
     mode: Mode
     reason: str
     """Why this mode was chosen, for display."""
-    shares: tuple[float, float, float]
+    fractions: tuple[float, float, float]
     blank_lines: int
     capped: bool
     """Val and test were limited to ``MOST_HELD_OUT``."""
@@ -67,20 +67,20 @@ def make_corpus(
 
     Raises UserError if the text is too short, the disk is full, or the tokenizer can't encode the text.
     """
-    if text.size > IN_MEMORY:
+    if text.size > MAX_IN_MEMORY_BYTES:
         return _from_cache(text, config, tokenizer, progress)
     documents = make_documents(text, config)
     fitted = tokenizer if isinstance(tokenizer, Tokenizer) else _fit(documents, tokenizer)
-    encoder = Encoder(documents, fitted, ArrayWriter(None), progress)
+    encoder = SplitEncoder(documents, fitted, ArrayWriter(None), progress)
     metadata = encoder.run()
     return _build_corpus(metadata, fitted, encoder.writer.finish(), lambda: documents)
 
 
-def encode_whole(
+def encode_text(
     text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None = None
 ) -> Split:
     """Encode a whole text as one split; ``seen``: lines that also occur in train."""
-    documents = unsplit(text, name, mode)
+    documents = single_split(text, name, mode)
     return encode_documents(name, documents.read(name), mode, tokenizer, seen)
 
 
@@ -115,7 +115,7 @@ def _write(
 
 
 def _fit(documents: Documents, spec: str) -> Tokenizer:
-    if TOKENIZERS.get(spec.partition(":")[0]).whole_text:
+    if TOKENIZERS.get(spec.partition(":")[0]).fits_all_splits:
         return fit_tokenizer(spec, documents.pieces(SPLITS, line_end=""))
     return fit_tokenizer(spec, documents.pieces(("train",), line_end="\n"))
 
@@ -124,8 +124,8 @@ def _encode(
     documents: list[str], mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None
 ) -> dict[str, np.ndarray]:
     """Tokens of some documents, and each one's number of tokens, characters and bytes."""
-    unknown_chars = tokenizer.unspellable("".join(documents))
-    known = [tokenizer.without_unspellable(d) for d in documents] if unknown_chars else documents
+    unknown_chars = tokenizer.unknown_chars("".join(documents))
+    known = [tokenizer.remove_unknown(d) for d in documents] if unknown_chars else documents
     if mode == "lines":
         tokens = tokenizer.encode_lines(known)
         sizes = np.diff(np.flatnonzero(tokens == tokenizer.boundary_id), prepend=-1)
@@ -159,28 +159,28 @@ def _make_split(name: str, mode: Mode, arrays: dict[str, np.ndarray]) -> Split:
         starts_D=ends - sizes,
         chars_D=chars,
         bytes_D=size,
-        seen_D=arrays.get(f"{name}-seen"),
-        unspellable_D=unknown if unknown.any() else None,
+        in_train_D=arrays.get(f"{name}-seen"),
+        unknown_chars_D=unknown if unknown.any() else None,
     )
     return split if mode == "lines" else _as_one_document(split)
 
 
 def _as_one_document(split: Split) -> Split:
-    unknown = split.unspellable_D
+    unknown = split.unknown_chars_D
     return dataclasses.replace(
         split,
         starts_D=split.starts_D[:1],
         chars_D=split.chars_D.sum(keepdims=True)[: len(split.starts_D)],
         bytes_D=split.bytes_D.sum(keepdims=True)[: len(split.starts_D)],
-        unspellable_D=None if unknown is None else unknown.sum(keepdims=True),
+        unknown_chars_D=None if unknown is None else unknown.sum(keepdims=True),
     )
 
 
 def _concatenate(name: str, splits: list[Split], mode: Mode) -> Split:
     """Concatenate splits; in ``text`` mode into one document."""
     shift = np.cumsum([0, *(len(split.tokens_N) for split in splits)])
-    unknown = [split.unspellable_D for split in splits]
-    seen = [split.seen_D for split in splits if split.seen_D is not None]
+    unknown = [split.unknown_chars_D for split in splits]
+    seen = [split.in_train_D for split in splits if split.in_train_D is not None]
     zeros = [np.zeros(len(split.starts_D), np.int64) for split in splits]
     joined = Split(
         name,
@@ -210,7 +210,7 @@ def _map_in_threads(
             yield pending.popleft().result()
 
 
-class Encoder:
+class SplitEncoder:
     """Encodes all splits of a text in turn."""
 
     def __init__(
@@ -235,7 +235,7 @@ class Encoder:
         return {
             "mode": documents.mode,
             "reason": documents.reason,
-            "shares": list(documents.shares),
+            "shares": list(documents.fractions),
             "blank_lines": documents.blank_lines,
             "capped": documents.capped,
             "digests": digests,
@@ -268,9 +268,11 @@ def _build_corpus(
     note: str = "",
 ) -> Corpus:
     splits = {name: _make_split(name, metadata["mode"], arrays) for name in SPLITS}
-    shares = (metadata["shares"][0], metadata["shares"][1], metadata["shares"][2])
+    train, val, test = metadata["shares"]
+    known = {key: value for key, value in metadata.items() if key != "shares"}
     return Corpus(
-        **{**metadata, "shares": shares},
+        **known,
+        fractions=(train, val, test),
         tokenizer=tokenizer,
         splits=splits,
         train_lines=lambda: documents().read("train"),
@@ -283,7 +285,7 @@ def _from_cache(
 ) -> Corpus:
     """``make_corpus`` with the tokenizer and the encoded splits cached."""
     cache = Cache("corpora")
-    text_key = [FORMAT, text.digest, config.mode, config.split, config.dedupe]
+    text_key = [CACHE_VERSION, text.digest, config.mode, config.split, config.dedupe]
     documents: list[Documents] = []
 
     def split() -> Documents:
@@ -293,7 +295,7 @@ def _from_cache(
 
     if isinstance(tokenizer, str):
         spec = tokenizer
-        _, state = cache.make(key_of("tokenizer", *text_key, spec), lambda _: _state(_fit(split(), spec)))
+        _, state = cache.make(cache_key("tokenizer", *text_key, spec), lambda _: _state(_fit(split(), spec)))
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         tokenizer.note = state["note"]
     fitted = tokenizer
@@ -301,12 +303,12 @@ def _from_cache(
     def build(folder: Path) -> dict[str, Any]:
         writer = ArrayWriter(folder)
         try:
-            metadata = Encoder(split(), fitted, writer, progress).run()
+            metadata = SplitEncoder(split(), fitted, writer, progress).run()
         finally:
             writer.close()
         return {**metadata, "arrays": writer.shapes}
 
-    folder, metadata = cache.make(key_of("corpus", *text_key, fitted.to_dict()), build)
+    folder, metadata = cache.make(cache_key("corpus", *text_key, fitted.to_dict()), build)
     shapes = {name: (dtype, length) for name, (dtype, length) in metadata.pop("arrays").items()}
     return _build_corpus(metadata, fitted, read_arrays(folder, shapes), split, cache.note)
 

@@ -12,11 +12,11 @@ from typing import IO
 
 import numpy as np
 
-from makemore.corpus.decoding import BLOCK, blank_text, decode_blocks
+from makemore.corpus.decoding import BLOCK, blank_text_error, decode_blocks
 from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
 
-IN_MEMORY = 1 << 22
+MAX_IN_MEMORY_BYTES = 1 << 22
 """Largest text in bytes that is held in memory; longer texts are memory-mapped."""
 
 
@@ -66,7 +66,7 @@ class Text:
             data = data[: data.rfind(b"\n") + 1] or data
         return data.decode(errors="ignore")
 
-    def byte_of(self, char: int) -> int:
+    def byte_offset(self, char: int) -> int:
         """Byte offset of character number ``char``."""
         if self.chars == self.size:
             return char
@@ -104,11 +104,11 @@ class _Reader:
             if not last.endswith("\n"):
                 yield "\n"  # separate this file's last line from the next file's first
             name = self.source.name if single else part
-            for piece in decode_blocks(self._raw_blocks(part), name, self.encoding, may_be_blank=True):
+            for piece in decode_blocks(self._raw_blocks(part), name, self.encoding, allow_blank=True):
                 last, blank = piece, blank and not piece.strip()
                 yield piece
         if blank:
-            raise blank_text(self.source.name)
+            raise blank_text_error(self.source.name)
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces():
@@ -118,7 +118,7 @@ class _Reader:
             yield data
 
 
-def store_text(source: Source, encoding: str = "utf-8") -> Text:
+def read_source(source: Source, encoding: str = "utf-8") -> Text:
     """Read a source of any size.
 
     Raises UserError if it isn't text, or if there is no disk space for a copy.
@@ -128,7 +128,7 @@ def store_text(source: Source, encoding: str = "utf-8") -> Text:
     blocks = iter(reader)
     for data in blocks:
         buffered.append(data)
-        if reader.size > IN_MEMORY:
+        if reader.size > MAX_IN_MEMORY_BYTES:
             return _map_large(source, reader, buffered, blocks)
     return Text(b"".join(buffered), reader.text.hexdigest(), reader.chars)
 

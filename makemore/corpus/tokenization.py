@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from makemore.corpus.datasets import open_input
+from makemore.corpus.datasets import resolve_input
 from makemore.corpus.splits import Progress, make_corpus
-from makemore.corpus.text import store_text
-from makemore.settings import CorpusConfig, override
+from makemore.corpus.text import read_source
+from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 
 FREQUENT = 20
@@ -48,7 +48,7 @@ class Tokenization:
         }
 
 
-def shown(tokenizer: Tokenizer, token: int) -> str:
+def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token as text; invalid UTF-8 bytes as ``\\xNN``."""
     return tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
 
@@ -65,8 +65,8 @@ def tokenize(
     Raises UserError if the tokenizer is unknown, or the text unreadable or too short.
     """
     TOKENIZERS.path(spec.partition(":")[0])
-    config = override(CorpusConfig(), corpus or {}, "corpus")
-    encoded = make_corpus(store_text(open_input(names), config.encoding), config, spec, progress)
+    config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
+    encoded = make_corpus(read_source(resolve_input(names), config.encoding), config, spec, progress)
     tokenizer, splits = encoded.tokenizer, encoded.splits.values()
     counts_V = np.zeros(tokenizer.vocab_size, np.int64)
     for split in splits:
@@ -80,6 +80,6 @@ def tokenize(
         int(counts_V.sum()),
         sum(split.chars for split in splits),
         sum(split.bytes for split in splits),
-        [shown(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
-        [(shown(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]],
+        [token_text(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
+        [(token_text(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]],
     )

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from makemore.corpus.rows import Rows, cover, to_batch
+from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
-from makemore.evaluation.scoring import Progress, context_rows, nats_of
+from makemore.evaluation.scoring import Progress, eval_rows, target_nats
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.types import Split, State
 
-SEGMENT = 64
+SEGMENT_TOKENS = 64
 """Minimum number of tokens scored between two steps."""
-STATISTICS = 200
+N_STATISTICS_SEGMENTS = 200
 """Number of train segments from which the RMS of gradients is estimated."""
 
 
@@ -92,7 +92,7 @@ class _Updater:
         self.initial = [p.detach().clone() for p in self.weights]
         square_sums = [torch.zeros_like(p) for p in self.weights]
         n_segments = 0
-        for _, nats in itertools.islice(_segments(model, train, stride), STATISTICS):
+        for _, nats in itertools.islice(_segments(model, train, stride), N_STATISTICS_SEGMENTS):
             for square_sum, gradient in zip(square_sums, self._gradients(nats.mean()), strict=True):
                 square_sum += gradient**2
             n_segments += 1
@@ -118,11 +118,11 @@ class _Updater:
 
 def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Indices (n,) of targets and their nats (n,), with their graph, in text order."""
-    carried = model.max_len is None and len(split.starts_D) == 1
-    state: State | None = model.init_state(1, SEGMENT) if carried else None
+    carried_state = model.max_len is None and len(split.starts_D) == 1
+    state: State | None = model.init_state(1, SEGMENT_TOKENS) if carried_state else None
     rows = _rows(model, split, stride)
-    n_counted = rows.end - rows.count_from
-    segment_R = (np.cumsum(n_counted) - n_counted) // SEGMENT
+    n_counted = rows.end - rows.score_from
+    segment_R = (np.cumsum(n_counted) - n_counted) // SEGMENT_TOKENS
     for group in np.split(np.arange(len(segment_R)), np.flatnonzero(np.diff(segment_R)) + 1):
         segment = rows.take(group)
         batch = to_batch(split, segment, model.boundary_id)
@@ -130,17 +130,17 @@ def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterato
         logits, state = model(batch.inputs_BT.to(model.device), state)
         state = None if state is None else tuple(tensor.detach() for tensor in state)
         index = segment.begin[:, None] + np.arange(targets.shape[1])
-        is_counted = (index >= segment.count_from[:, None]) & (index < segment.end[:, None])
-        yield index[is_counted], nats_of(logits, targets)[torch.from_numpy(is_counted).to(model.device)]
+        is_counted = (index >= segment.score_from[:, None]) & (index < segment.end[:, None])
+        yield index[is_counted], target_nats(logits, targets)[torch.from_numpy(is_counted).to(model.device)]
 
 
 def _rows(model: LanguageModel, split: Split, stride: int | None) -> Rows:
     """Rows as in plain scoring, but about one segment long."""
     if model.max_len is None:
         longest = int((split.ends_D - split.starts_D).max())
-        return cover(split, SEGMENT if len(split.starts_D) == 1 else longest, 0)
-    if model.streams:
-        return cover(split, SEGMENT + model.lead, model.lead)
-    rows = context_rows(model, split, stride or min(SEGMENT, max(1, model.max_len // 2)))
+        return eval_windows(split, SEGMENT_TOKENS if len(split.starts_D) == 1 else longest, 0)
+    if model.supports_streaming:
+        return eval_windows(split, SEGMENT_TOKENS + model.context_prefix, model.context_prefix)
+    rows = eval_rows(model, split, stride or min(SEGMENT_TOKENS, max(1, model.max_len // 2)))
     assert rows is not None
     return rows

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from makemore.corpus.documents import SPLITS
-from makemore.corpus.splits import encode_whole
+from makemore.corpus.splits import encode_text
 from makemore.errors import UserError, unknown_name
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
-from makemore.evaluation.scoring import Progress, score, summarise
-from makemore.runs.training_lines import seen_lines
+from makemore.evaluation.scoring import Progress, make_score, score
+from makemore.runs.training_lines import train_lines
 from makemore.types import Score, Split
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def check_split(split: str) -> None:
         raise unknown_name("split", split, SPLIT_NAMES)
 
 
-def split_of(run: Run, file: Path | None, split: str | None) -> Split:
+def get_split(run: Run, file: Path | None, split: str | None) -> Split:
     """Get the split to score: one of the run's text (default: val), or all or one split of ``file``.
 
     Raises UserError if the split is unknown or the text is missing, changed or unreadable.
@@ -37,20 +37,20 @@ def split_of(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        return encode_whole(run.text(file), file.name, run.mode, run.tokenizer, known_lines(run))
+        return encode_text(run.text(file), file.name, run.mode, run.tokenizer, training_lines(run))
     return run.corpus(file).split(split or "val")
 
 
-def documents_in(run: Run, text: str) -> list[str]:
+def split_documents(run: Run, text: str) -> list[str]:
     """Split another text into documents in the run's mode: its non-blank lines, or one document."""
     return [line for line in text.split("\n") if line.strip()] if run.mode == "lines" else [text]
 
 
-def known_lines(run: Run) -> Container[str] | None:
+def training_lines(run: Run) -> Container[str] | None:
     """Training lines of the run; None in ``text`` mode, or if they are no longer available."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):
-            return seen_lines(run)
+            return train_lines(run)
     return None
 
 
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _nonempty_split(run: Run, file: Path | None, split: str | None) -> Split:
-    target = split_of(run, file, split)
+    target = get_split(run, file, split)
     if not len(target.tokens_N):
         raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
     return target
@@ -108,6 +108,6 @@ def evaluate_dynamic(
     target, settings = _nonempty_split(run, file, split), settings or DynamicSettings()
     train = run.corpus().split("train")
     nats_N = dynamic_nats(run.model, target, train, settings, stride, progress)
-    result = summarise(target, nats_N, run.tokenizer.token_bytes())
+    result = make_score(target, nats_N, run.tokenizer.token_bytes())
     difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
     return DynamicScore(result, settings, difference, ci95)

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 
 BLOCK_BYTES = 512
-COSINES = 0.3
+COSINE_FACTOR = 0.3
 """U units use this times U^(2/3) cosine coefficients."""
-LEAST_COSINES = 3
+MIN_COSINES = 3
 """Fewer make the intervals uselessly wide."""
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Judgement:
+class PairedResult:
     """A model's bits per byte, averaged over its seeds, compared with the best model's."""
 
     bits_per_byte: float
@@ -42,27 +42,27 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Error:
+class MeanError:
     """Variance of a mean, and the degrees of freedom of its estimate."""
 
     variance: float
-    freedom: float
+    dof: float
 
     def half_width(self) -> float:
         """Half-width of the 95 % interval; infinite if the variance is unknown."""
-        return math.sqrt(self.variance) * student_t(self.freedom)
+        return math.sqrt(self.variance) * student_t_quantile(self.dof)
 
-    def __add__(self, other: Error) -> Error:
+    def __add__(self, other: MeanError) -> MeanError:
         """Error of a sum of independent terms (Welch 1947, Satterthwaite 1946)."""
         variance = self.variance + other.variance
         if math.isinf(variance):
             return UNKNOWN
-        squares = sum(term.variance**2 / term.freedom for term in (self, other) if term.variance)
-        return Error(variance, variance**2 / squares if squares else math.inf)
+        squares = sum(term.variance**2 / term.dof for term in (self, other) if term.variance)
+        return MeanError(variance, variance**2 / squares if squares else math.inf)
 
 
-NO_ERROR = Error(0.0, math.inf)
-UNKNOWN = Error(math.inf, 1.0)
+NO_ERROR = MeanError(0.0, math.inf)
+UNKNOWN = MeanError(math.inf, 1.0)
 
 
 def block_totals(nats_N: np.ndarray, sizes_N: np.ndarray, total_bytes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def block_totals(nats_N: np.ndarray, sizes_N: np.ndarray, total_bytes: int) -> t
     return nats_U, np.diff(edges)
 
 
-def student_t(freedom: float) -> float:
+def student_t_quantile(freedom: float) -> float:
     """Two-sided 95 % quantile of Student's t.
 
     With t = √ν tan θ, the density is cos θ to the power ν - 1, which we integrate numerically.
@@ -91,22 +91,22 @@ def student_t(freedom: float) -> float:
     angles = np.linspace(0, max_angle, 20_001)
     density = np.cos(angles) ** (freedom - 1)
     mass = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2))
-    return math.sqrt(freedom) * math.tan(np.interp(LEVEL, mass / mass[-1], angles))
+    return math.sqrt(freedom) * math.tan(np.interp(CONFIDENCE, mass / mass[-1], angles))
 
 
-def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> Error:
+def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
     """Sampling error of total nats over total bytes, in bits per byte."""
     units = len(nats_U)
     if units < 2:
         return UNKNOWN
     # Linearise the ratio: what each unit costs beyond the average cost of its bytes.
     surplus_U = nats_U - nats_U.sum() / bytes_U.sum() * bytes_U
-    freedom = min(units - 1, max(LEAST_COSINES, round(COSINES * units ** (2 / 3))))
+    freedom = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
     # DCT-II, by an FFT of the series followed by its mirror image.
     fourier = np.fft.rfft(np.concatenate([surplus_U, surplus_U[::-1]]))[1 : freedom + 1]
     phases = np.exp(-0.5j * math.pi * np.arange(1, freedom + 1) / units)
     cosines = (fourier * phases).real / math.sqrt(2)  # each has the variance of the sum
-    return Error(float(np.mean(cosines**2)) / (float(bytes_U.sum()) * math.log(2)) ** 2, freedom)
+    return MeanError(float(np.mean(cosines**2)) / (float(bytes_U.sum()) * math.log(2)) ** 2, freedom)
 
 
 def text_interval(nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float, float]:
@@ -125,7 +125,7 @@ def paired_difference(
     return difference, _interval_around(difference, text_error(nats_U - other_U, bytes_U))
 
 
-def judge(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> list[Judgement]:
+def compare_to_best(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> list[PairedResult]:
     """Compare models with the best of them, each given by the nats (S, U) of its S seeds on the same units.
 
     With several seeds the interval includes the variance between seeds; with one seed it doesn't.
@@ -139,28 +139,28 @@ def judge(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> list[Judgement]:
     for i, (point, nats_U) in enumerate(zip(points, means, strict=True)):
         if not math.isfinite(point):
             unbounded = (math.inf, math.inf)
-            results.append(Judgement(point, unbounded, math.inf, unbounded))
+            results.append(PairedResult(point, unbounded, math.inf, unbounded))
             continue
         low, high = _interval_around(point, text_error(nats_U, bytes_U) + seed_errors[i])
         difference = point - points[best]
         error = text_error(nats_U - means[best], bytes_U) + seed_errors[i] + seed_errors[best]
         bounds = (0.0, 0.0) if i == best else _interval_around(difference, error)
-        results.append(Judgement(point, (max(low, 0.0), high), difference, bounds))
+        results.append(PairedResult(point, (max(low, 0.0), high), difference, bounds))
     return results
 
 
-def _seed_error(nats_SU: np.ndarray, bytes_U: np.ndarray) -> Error:
+def _seed_error(nats_SU: np.ndarray, bytes_U: np.ndarray) -> MeanError:
     bits_S = nats_SU.sum(axis=1) / bytes_U.sum() / math.log(2)
     seeds = len(bits_S)
     if seeds == 1 or not np.isfinite(bits_S).all():
         return NO_ERROR
-    return Error(float(bits_S.var(ddof=1)) / seeds, seeds - 1)
+    return MeanError(float(bits_S.var(ddof=1)) / seeds, seeds - 1)
 
 
 def _bits_per_byte(nats_U: np.ndarray, bytes_U: np.ndarray) -> float:
     return float(nats_U.sum() / bytes_U.sum() / math.log(2))
 
 
-def _interval_around(center: float, error: Error) -> tuple[float, float]:
+def _interval_around(center: float, error: MeanError) -> tuple[float, float]:
     half = error.half_width()
     return center - half, center + half

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.errors import UserError
-from makemore.runs.training_lines import seen_lines
-from makemore.sampling.text import SampleRequest, sample, shown_prompt
+from makemore.runs.training_lines import train_lines
+from makemore.sampling.text import SampleRequest, normalize_prompt, sample
 
 if TYPE_CHECKING:
     from makemore.corpus.documents import Documents
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 
 NGRAMS = (1, 2, 3, 4)
-LONGEST_RUN = 1 << 12
+MAX_COPY_LENGTH = 1 << 12
 """Copied runs of characters are measured up to this length."""
-MOST_TRAIN = 4_000_000
+MAX_TRAIN_CHARS = 4_000_000
 """Characters of train searched for copies; each costs about 100 bytes of memory and 2 µs."""
-REPORTED = {"lines": 1000, "text": 20}
+DEFAULT_SAMPLES = {"lines": 1000, "text": 20}
 """Default number of samples in a report, by mode."""
 
 
@@ -47,7 +47,7 @@ class Originality:
 
 
 @dataclass(frozen=True)
-class Memorisation:
+class MemorizationReport:
     """Statistics of a run's samples, and of as much held-out text if the source is available."""
 
     samples: Originality
@@ -59,16 +59,16 @@ class Memorisation:
         return asdict(self)
 
 
-def report(run: Run, requests: Sequence[SampleRequest]) -> Memorisation:
+def sample_memorization(run: Run, requests: Sequence[SampleRequest]) -> MemorizationReport:
     """Sample a run and measure the samples; in ``text`` mode, without their prompt."""
     texts: list[str] = []
     for request in requests:
-        start = 0 if run.mode == "lines" else len(shown_prompt(run, request))
+        start = 0 if run.mode == "lines" else len(normalize_prompt(run, request))
         texts += (text[start:] for text in sample(run, request))
     return memorisation(run, texts)
 
 
-def memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
+def memorisation(run: Run, samples: Sequence[str]) -> MemorizationReport:
     """Measure samples and held-out text: val, or test if val is empty.
 
     In ``text`` mode the held-out text is cut into pieces of the samples' lengths. Raises UserError if the
@@ -79,19 +79,19 @@ def memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
     if run.mode == "lines":
         return _line_memorisation(run, samples)
     documents = run.documents()
-    train = documents.head("train", MOST_TRAIN)
+    train = documents.head("train", MAX_TRAIN_CHARS)
     pieces = _cut_pieces("".join(_held_out_texts(documents)), samples)
     copied = longest_copies(train, [*samples, *pieces])
     sample_copies, held_out_copies = copied[: len(samples)], copied[len(samples) :]
-    return Memorisation(
+    return MemorizationReport(
         _measure(samples, words=True, copied=sample_copies),
         _measure(pieces, words=True, copied=held_out_copies) if pieces else None,
         len(train),
     )
 
 
-def _line_memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
-    seen = seen_lines(run)
+def _line_memorisation(run: Run, samples: Sequence[str]) -> MemorizationReport:
+    seen = train_lines(run)
     held_out: list[str] = []
     with contextlib.suppress(UserError):  # the stored line hashes suffice to compare with train
         held_out = _held_out_texts(run.documents())[: len(samples)]
@@ -100,7 +100,7 @@ def _line_memorisation(run: Run, samples: Sequence[str]) -> Memorisation:
         _measure(t, verbatim=[line in seen for line in t]) if t else None for t in texts
     )
     assert sample_stats is not None
-    return Memorisation(sample_stats, baseline)
+    return MemorizationReport(sample_stats, baseline)
 
 
 def _held_out_texts(documents: Documents) -> list[str]:
@@ -177,7 +177,7 @@ def _encode(texts: Sequence[str]) -> Ints:
 
 
 def suffix_array(codes_N: Ints) -> Ints:
-    """Starts of all suffixes in lexicographic order, compared up to ``LONGEST_RUN`` characters.
+    """Starts of all suffixes in lexicographic order, compared up to ``MAX_COPY_LENGTH`` characters.
 
     Prefix doubling: pairs of ranks give ranks of twice the length, beginning with as many characters as fit
     into an int64.
@@ -191,7 +191,7 @@ def suffix_array(codes_N: Ints) -> Ints:
     while True:
         order = np.argsort(key, kind="stable")
         is_new = np.diff(key[order], prepend=-1) != 0
-        if is_new.all() or length >= LONGEST_RUN:
+        if is_new.all() or length >= MAX_COPY_LENGTH:
             return order
         rank = np.empty_like(order)
         rank[order] = np.cumsum(is_new)
@@ -202,7 +202,7 @@ def suffix_array(codes_N: Ints) -> Ints:
 
 def _common_prefix_lengths(codes_N: Ints, a_P: Ints, b_P: Ints, a_end: int, b_end: int) -> Ints:
     """Common prefix length of each pair of suffixes; ``a_end`` and ``b_end`` end their texts."""
-    max_P = np.minimum(np.minimum(a_end - a_P, b_end - b_P), LONGEST_RUN)
+    max_P = np.minimum(np.minimum(a_end - a_P, b_end - b_P), MAX_COPY_LENGTH)
     length_P = np.zeros_like(a_P)
     active = np.flatnonzero(max_P > 0)
     while len(active):

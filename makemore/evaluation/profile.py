@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from makemore.corpus.rows import Rows, cover
-from makemore.evaluation.scoring import nats_of, nats_of_rows, target_figures
+from makemore.corpus.rows import Rows, eval_windows
+from makemore.evaluation.scoring import row_nats, target_figures, target_nats
 from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
-from makemore.runtime.files import well_formed
+from makemore.runtime.files import user_format_errors
 from makemore.tokenizers import Tokenizer
 from makemore.types import Split
 
@@ -23,13 +23,13 @@ CONTEXT = 256
 """Window length in tokens for models without a maximum context."""
 POSITION_TOKENS = 1 << 15
 """Tokens scored for loss by context length."""
-SPREAD = 0.95
+LENGTH_QUANTILE = 0.95
 """Positions are shown up to this quantile of document length."""
-HARD = 8
-LEAST_COUNT = 5
-LEAST_BYTES = 100
+N_HARD_TOKENS = 8
+MIN_COUNT = 5
+MIN_BYTES = 100
 """Positions with fewer bytes are dropped as too noisy."""
-LEAST_SHARE = 1 / 2000
+MIN_SHARE = 1 / 2000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HardToken:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class RunProfile:
     """Diagnostics of one run on one split."""
 
     calibration: Calibration
@@ -73,11 +73,11 @@ class Portrait:
     """Seconds, training tokens, and estimated val bits per byte during training."""
 
 
-def portrait(run: Run, split: Split) -> Portrait:
+def profile_run(run: Run, split: Split) -> RunProfile:
     """Score a split and collect its diagnostics. Raises UserError as scoring does."""
     nats_N, confidence_N, hit_N = target_figures(run.model, split, _target_stats).T
     positions = _by_offset(split, run.tokenizer, nats_N) if run.mode == "lines" else _by_context(run, split)
-    return Portrait(
+    return RunProfile(
         calibration(confidence_N, hit_N),
         positions,
         hard_tokens(split, run.tokenizer, nats_N),
@@ -89,7 +89,7 @@ def _target_stats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Nats, highest probability, and whether that token was the target, (B, T, 3)."""
     likeliest = logits_BTV.float().log_softmax(dim=-1).max(dim=-1)
     hit = likeliest.indices == targets_BT
-    return torch.stack([nats_of(logits_BTV, targets_BT), likeliest.values.exp(), hit.float()], dim=-1)
+    return torch.stack([target_nats(logits_BTV, targets_BT), likeliest.values.exp(), hit.float()], dim=-1)
 
 
 def calibration(confidence_N: np.ndarray, hit_N: np.ndarray) -> Calibration:
@@ -106,19 +106,19 @@ def _by_offset(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[t
     size_N = tokenizer.token_bytes()[split.tokens_N]
     begin_N = np.cumsum(size_N) - size_N
     offset_N = begin_N - np.repeat(begin_N[split.starts_D], split.ends_D - split.starts_D)
-    last = int(np.quantile(split.bytes_D, SPREAD))
+    last = int(np.quantile(split.bytes_D, LENGTH_QUANTILE))
     return _by_bin(offset_N, nats_N, size_N, range(last))
 
 
 def _by_context(run: Run, split: Split) -> list[tuple[float, float]]:
     """Bits per byte by tokens of context (powers of two), in windows spread over the text."""
     model = run.model
-    lead = model.lead
-    length = min(CONTEXT, model.max_len) if model.max_len and not model.streams else CONTEXT
-    rows = cover(split, length + lead, lead)
+    lead = model.context_prefix
+    length = min(CONTEXT, model.max_len) if model.max_len and not model.supports_streaming else CONTEXT
+    rows = eval_windows(split, length + lead, lead)
     n_rows = max(1, POSITION_TOKENS // length)
     rows = rows.take(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
-    nats_N = nats_of_rows(model, split, rows)
+    nats_N = row_nats(model, split, rows)
     seen_N = _context_lengths(rows, len(nats_N))
     scored = np.flatnonzero(seen_N)
     octave = np.ceil(np.log2(seen_N[scored])).astype(np.int64)
@@ -138,17 +138,19 @@ def _context_lengths(rows: Rows, total: int) -> np.ndarray:
 def _by_bin(
     bin_N: np.ndarray, nats_N: np.ndarray, size_N: np.ndarray, bins: range
 ) -> list[tuple[float, float]]:
-    """Bits per byte of each bin with at least ``LEAST_BYTES``."""
+    """Bits per byte of each bin with at least ``MIN_BYTES``."""
     nats, size = (np.bincount(bin_N, weights=values, minlength=len(bins)) for values in (nats_N, size_N))
-    return [(float(i), float(nats[i] / size[i] / math.log(2))) for i in bins if size[i] >= LEAST_BYTES]
+    return [(float(i), float(nats[i] / size[i] / math.log(2))) for i in bins if size[i] >= MIN_BYTES]
 
 
 def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[HardToken]:
     """The tokens with the highest mean loss, among the frequent ones."""
     times_V = np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
     nats_V = np.bincount(split.tokens_N, weights=nats_N, minlength=tokenizer.vocab_size)
-    frequent = np.flatnonzero(times_V >= max(LEAST_COUNT, LEAST_SHARE * len(nats_N)))
-    hardest = frequent[np.argsort(-nats_V[frequent] / times_V[frequent], kind="stable")][:HARD].tolist()
+    frequent = np.flatnonzero(times_V >= max(MIN_COUNT, MIN_SHARE * len(nats_N)))
+    hardest = frequent[np.argsort(-nats_V[frequent] / times_V[frequent], kind="stable")][
+        :N_HARD_TOKENS
+    ].tolist()
     total = float(nats_N.sum())
     return [
         HardToken(
@@ -166,7 +168,7 @@ def _val_curve(run: Run) -> list[tuple[float, float, float]]:
     result = run.folder.read_result() or {}
     if "val" not in result:
         return []
-    with well_formed(run.folder.path / RESULT):
+    with user_format_errors(run.folder.path / RESULT):
         tokens_per_byte = result["val"]["tokens"] / result["val"]["bytes"]
     return [curve_point(record, tokens_per_byte) for record in run.folder.read_metrics() if "val" in record]
 

@@ -15,29 +15,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.corpus.rows import Rows, cover, to_batch
+from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
 from makemore.evaluation.intervals import block_totals, text_interval
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
-UNSPELLABLE_NATS = -math.log(1e-6 / 1_114_112)
+UNKNOWN_CHAR_NATS = -math.log(1e-6 / 1_114_112)
 """Cost of a character outside the alphabet: an escape of probability 1e-6, then a uniform code point."""
-LOGITS_A_CALL = 2**22
-TOKENS_A_CALL = 8192
+MAX_LOGITS_PER_CALL = 2**22
+MAX_TOKENS_PER_CALL = 8192
 """Small enough for the activations of a forward pass to stay in the CPU caches."""
 STREAM_LENGTH = 512
-DECODED_AT_ONCE = 1 << 20
+DECODE_CHUNK_TOKENS = 1 << 20
 
 MASS_TOLERANCE = 1e-4
 
 Progress = Callable[[int, int], None]
-Read = Callable[[Tensor, Tensor], Tensor]
+TargetFn = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (B, T, V) and targets (B, T) to values of each target (B, T, F)."""
 
 
-def nats_of(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+def target_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     """Negative log-likelihood of each target, (B, T) float32; 0 for ignored targets."""
     flat = F.cross_entropy(
         logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
@@ -49,7 +49,7 @@ def _row_groups(rows: Rows, vocab_size: int, max_length: int | None = None) -> I
     """Yield batches of rows of similar length, as indices; calls read up to ``max_length`` of a row."""
     order = np.argsort(rows.lengths, kind="stable")
     lengths = np.minimum(rows.lengths[order], max_length or rows.lengths.max())
-    limit = max(1, min(TOKENS_A_CALL, LOGITS_A_CALL // vocab_size))
+    limit = max(1, min(MAX_TOKENS_PER_CALL, MAX_LOGITS_PER_CALL // vocab_size))
     i = 0
     while i < len(order):
         # Rows are padded to the last of their group, which is the longest.
@@ -66,7 +66,7 @@ class _Output(NamedTuple):
     state: State | None
 
 
-def _forward(model: LanguageModel, batch: Batch, state: State | None, target_fn: Read) -> _Output:
+def _forward(model: LanguageModel, batch: Batch, state: State | None, target_fn: TargetFn) -> _Output:
     inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
     logits, state = model(inputs, state)
     figures = target_fn(logits, targets).cpu().double().numpy()
@@ -84,7 +84,7 @@ class _TargetValues:
 
     def add(self, rows: Rows, output: _Output) -> None:
         index = rows.begin[:, None] + np.arange(output.figures_BTF.shape[1])
-        is_scored = (index >= rows.count_from[:, None]) & (index < rows.end[:, None])
+        is_scored = (index >= rows.score_from[:, None]) & (index < rows.end[:, None])
         total = len(self.split.tokens_N)
         if self.figures_NF is None:
             self.figures_NF = np.full((total, output.figures_BTF.shape[2]), np.nan)
@@ -116,13 +116,13 @@ def _describe_position(split: Split, index: int) -> str:
     return f"token {index} of {split.name}" + (f" (line {document})" if len(split.starts_D) > 1 else "")
 
 
-def _score_rows(model: LanguageModel, rows: Rows, target_fn: Read, values: _TargetValues) -> None:
+def _score_rows(model: LanguageModel, rows: Rows, target_fn: TargetFn, values: _TargetValues) -> None:
     for group in _row_groups(rows, model.vocab_size):
         part = rows.take(group)
         values.add(part, _forward(model, to_batch(values.split, part, model.boundary_id), None, target_fn))
 
 
-def _score_streams(model: LanguageModel, target_fn: Read, values: _TargetValues) -> None:
+def _score_streams(model: LanguageModel, target_fn: TargetFn, values: _TargetValues) -> None:
     """Score models with unbounded state, carried through each document."""
     split = values.split
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
@@ -137,25 +137,25 @@ def _score_streams(model: LanguageModel, target_fn: Read, values: _TargetValues)
             values.add(chunk, output)
 
 
-def context_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | None:
+def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | None:
     """Windows that score a split once; None if the state is unbounded. UserError for an invalid stride."""
     if stride is not None and stride < 1:
         raise UserError(f"--stride {stride}: must be 1 or more")
     if model.max_len is None:
         return None
-    if model.streams:
-        return cover(split, STREAM_LENGTH + model.lead, model.lead)
+    if model.supports_streaming:
+        return eval_windows(split, STREAM_LENGTH + model.context_prefix, model.context_prefix)
     stride = max(1, model.max_len // 2) if stride is None else stride
     if stride > model.max_len:
         raise UserError(f"--stride {stride}: must be at most the context of {model.max_len}")
-    return cover(split, model.max_len, model.max_len - stride)
+    return eval_windows(split, model.max_len, model.max_len - stride)
 
 
 @torch.no_grad()
 def target_figures(
     model: LanguageModel,
     split: Split,
-    read: Read,
+    read: TargetFn,
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
@@ -168,7 +168,7 @@ def target_figures(
     model.eval()
     values = _TargetValues(split, progress)
     if len(split.tokens_N):
-        rows = context_rows(model, split, stride)
+        rows = eval_rows(model, split, stride)
         if rows is None:
             _score_streams(model, read, values)
         else:
@@ -178,7 +178,7 @@ def target_figures(
 
 
 @torch.no_grad()
-def nats_of_rows(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
+def row_nats(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
     """Nats (N,) float64 of the targets that count in ``rows``, each row with its own context; NaN for the
     other targets."""
     values = _TargetValues(split, None)
@@ -188,7 +188,7 @@ def nats_of_rows(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
 
 
 def _nats_BT1(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-    return nats_of(logits_BTV, targets_BT)[..., None]
+    return target_nats(logits_BTV, targets_BT)[..., None]
 
 
 def token_nats(
@@ -209,7 +209,7 @@ def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
     return -np.logaddexp.reduce(np.log(np.maximum(weights_K, 1e-300))[:, None] - nats_KN, axis=0)
 
 
-def fit_weights(nats_KN: np.ndarray, steps: int = 2000) -> np.ndarray:
+def fit_mixture_weights(nats_KN: np.ndarray, steps: int = 2000) -> np.ndarray:
     """Maximum-likelihood mixture weights (K,), by expectation maximisation (Dempster, Laird & Rubin 1977; for
     interpolation Jelinek & Mercer 1980)."""
     weights_K = np.full(len(nats_KN), 1 / len(nats_KN))
@@ -224,7 +224,7 @@ def fit_weights(nats_KN: np.ndarray, steps: int = 2000) -> np.ndarray:
 
 
 @torch.no_grad()
-def quick_loss(
+def estimate_loss(
     model: LanguageModel,
     split: Split,
     max_tokens: int,
@@ -237,9 +237,9 @@ def quick_loss(
     training = model.training
     model.eval()
     # Warm carried state up over half a window, so the cold start isn't measured.
-    context = STREAM_LENGTH // 2 if model.max_len is None else model.lead
-    length = STREAM_LENGTH + context if model.streams else model.max_len or STREAM_LENGTH
-    rows = cover(split, length, context)
+    context = STREAM_LENGTH // 2 if model.max_len is None else model.context_prefix
+    length = STREAM_LENGTH + context if model.supports_streaming else model.max_len or STREAM_LENGTH
+    rows = eval_windows(split, length, context)
     n_rows = max(1, int(len(rows.begin) * min(1.0, max_tokens / len(split.tokens_N))))
     rows = rows.take(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
     total = 0.0
@@ -250,9 +250,9 @@ def quick_loss(
             total += nats(inputs_BT, targets_BT)
         else:
             logits, _ = model(inputs_BT, None)
-            total += float(nats_of(logits, targets_BT).cpu().double().sum())
+            total += float(target_nats(logits, targets_BT).cpu().double().sum())
     model.train(training)
-    return total / int((rows.end - rows.count_from).sum())
+    return total / int((rows.end - rows.score_from).sum())
 
 
 def unit_totals(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,21 +260,21 @@ def unit_totals(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> 
 
     Unspellable characters are charged to their document, or spread evenly over the blocks.
     """
-    lost_D = np.zeros(len(split.starts_D)) if split.unspellable_D is None else split.unspellable_D
+    lost_D = np.zeros(len(split.starts_D)) if split.unknown_chars_D is None else split.unknown_chars_D
     if len(split.starts_D) > 1:
         documents_N = np.repeat(np.arange(len(split.starts_D)), split.ends_D - split.starts_D)
         nats_D = np.bincount(documents_N, weights=nats_N, minlength=len(split.starts_D))
-        return nats_D + lost_D * UNSPELLABLE_NATS, split.bytes_D
+        return nats_D + lost_D * UNKNOWN_CHAR_NATS, split.bytes_D
     nats_U, bytes_U = block_totals(nats_N, token_bytes_V[split.tokens_N], split.bytes)
-    return nats_U + float(lost_D.sum()) * UNSPELLABLE_NATS * bytes_U / split.bytes, bytes_U
+    return nats_U + float(lost_D.sum()) * UNKNOWN_CHAR_NATS * bytes_U / split.bytes, bytes_U
 
 
-def summarise(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> Score:
+def make_score(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> Score:
     """Totals and confidence intervals of a split from the nats of its tokens."""
     nats_U, bytes_U = unit_totals(split, nats_N, token_bytes_V)
     unseen = None
-    if split.seen_D is not None and split.seen_D.any() and not split.seen_D.all():
-        unseen = _make_score(split, nats_U, bytes_U, ~split.seen_D)
+    if split.in_train_D is not None and split.in_train_D.any() and not split.in_train_D.all():
+        unseen = _make_score(split, nats_U, bytes_U, ~split.in_train_D)
     return _make_score(split, nats_U, bytes_U, None, unseen)
 
 
@@ -289,7 +289,7 @@ def _make_score(
     selected = slice(None) if mask_D is None else mask_D
     nats_U, bytes_U = nats_U[selected], bytes_U[selected]
     sizes_D = (split.ends_D - split.starts_D)[selected]
-    unspellable = 0 if split.unspellable_D is None else int(split.unspellable_D[selected].sum())
+    unspellable = 0 if split.unknown_chars_D is None else int(split.unknown_chars_D[selected].sum())
     return Score(
         split=name,
         tokens=int(sizes_D.sum()),
@@ -299,19 +299,19 @@ def _make_score(
         unit_nats_U=nats_U,
         unit_bytes_U=bytes_U,
         ci95_bits_per_byte=text_interval(nats_U, bytes_U),
-        unspellable=unspellable,
-        unseen=unseen,
+        unknown_chars=unspellable,
+        not_in_train=unseen,
     )
 
 
 def check_totals(split: Split, tokenizer: Tokenizer) -> None:
     """Raise UserError unless the tokens decode to as many characters and bytes as the text has."""
     chars = size = 0
-    for i in range(0, len(split.tokens_N), DECODED_AT_ONCE):
-        text = np.frombuffer(tokenizer.decode_bytes(split.tokens_N[i : i + DECODED_AT_ONCE]), np.uint8)
+    for i in range(0, len(split.tokens_N), DECODE_CHUNK_TOKENS):
+        text = np.frombuffer(tokenizer.decode_bytes(split.tokens_N[i : i + DECODE_CHUNK_TOKENS]), np.uint8)
         size += len(text)
         chars += int(np.count_nonzero(text & 0xC0 != 0x80))  # skip UTF-8 continuation bytes
-    lost = 0 if split.unspellable_D is None else int(split.unspellable_D.sum())
+    lost = 0 if split.unknown_chars_D is None else int(split.unknown_chars_D.sum())
     if chars + lost != split.chars or not size + lost <= split.bytes <= size + 4 * lost:
         raise UserError(
             f"the tokens of {split.name} spell {chars:,} characters ({size:,} bytes), leaving out {lost:,}, "
@@ -330,4 +330,4 @@ def score(
     if not len(split.tokens_N):
         raise UserError(f"the {split.name} split is empty; there is nothing to score")
     check_totals(split, tokenizer)
-    return summarise(split, token_nats(model, split, stride, progress), tokenizer.token_bytes())
+    return make_score(split, token_nats(model, split, stride, progress), tokenizer.token_bytes())

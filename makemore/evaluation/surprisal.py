@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from makemore.corpus.decoding import read_text
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.evaluate import documents_in, known_lines
-from makemore.evaluation.scoring import UNSPELLABLE_NATS, check_totals, summarise, token_nats
+from makemore.evaluation.evaluate import split_documents, training_lines
+from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
 from makemore.types import Score, Split
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Surprisal:
 
 
 @dataclass(frozen=True)
-class Duel:
+class SurprisalDiff:
     """Surprisal of two runs on one text, split where pieces of both end."""
 
     first: Surprisal
@@ -74,7 +74,7 @@ class Duel:
         return _split_at(self.first.text, self.ends_P)
 
     @property
-    def gain_P(self) -> NDArray[np.float64]:
+    def saved_bits_P(self) -> NDArray[np.float64]:
         """Bits saved by the first run; negative where the second is better."""
         return self.second_bits_P - self.first_bits_P
 
@@ -98,8 +98,8 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     """
     name = text.name if isinstance(text, Path) else "the text"
     full_text = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
-    documents = documents_in(run, full_text)
-    split = encode_documents(name, [documents], run.mode, run.tokenizer, known_lines(run))
+    documents = split_documents(run, full_text)
+    split = encode_documents(name, [documents], run.mode, run.tokenizer, training_lines(run))
     if not len(split.tokens_N):
         raise UserError(f"{name} has no characters that {run.name} can encode")
     end = "\n" if run.mode == "lines" else ""
@@ -107,7 +107,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     check_totals(split, run.tokenizer)
     nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
-    score = summarise(split, nats_N, run.tokenizer.token_bytes())
+    score = make_score(split, nats_N, run.tokenizer.token_bytes())
     return Surprisal(run.name, scored_text, _line_numbers(run, full_text), ends_P, nats_P, score)
 
 
@@ -116,7 +116,7 @@ def _line_numbers(run: Run, text: str) -> list[int]:
     return [i for i, line in enumerate(lines, 1) if line.strip() or run.mode == "text"]
 
 
-def duel(first: Surprisal, second: Surprisal) -> Duel:
+def surprisal_diff(first: Surprisal, second: Surprisal) -> SurprisalDiff:
     """Compare two runs. Raises UserError if they split the text into different documents."""
     if first.text != second.text:
         raise UserError(
@@ -124,7 +124,7 @@ def duel(first: Surprisal, second: Surprisal) -> Duel:
             "compare runs of the same mode"
         )
     ends_P = np.intersect1d(first.ends_P, second.ends_P)
-    return Duel(first, second, ends_P, _sum_between(first, ends_P), _sum_between(second, ends_P))
+    return SurprisalDiff(first, second, ends_P, _sum_between(first, ends_P), _sum_between(second, ends_P))
 
 
 def _sum_between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -156,13 +156,13 @@ def _pieces(
     # ``nats`` has no entry for the pieces without tokens.
     nats_P = np.zeros(len(all_ends))
     nats_P[np.searchsorted(all_ends, ends)] = nats
-    np.add.at(nats_P, np.searchsorted(all_ends, unencodable, side="right"), UNSPELLABLE_NATS)
+    np.add.at(nats_P, np.searchsorted(all_ends, unencodable, side="right"), UNKNOWN_CHAR_NATS)
     return all_ends, nats_P
 
 
 def _encodable_mask(run: Run, text: str, points: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Whether the tokenizer can encode each character, (len(text),)."""
-    unknown = run.tokenizer.unspellable(text)
+    unknown = run.tokenizer.unknown_chars(text)
     if run.mode == "lines":
         unknown.discard("\n")  # encoded as the boundary token
     return ~np.isin(points, np.array([ord(c) for c in unknown], points.dtype))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-SQUASHING: dict[Callable[..., Any], str] = {
+NONLINEARITIES: dict[Callable[..., Any], str] = {
     torch.tanh: "tanh",
     Tensor.tanh: "tanh",
     torch.sigmoid: "sigmoid",
@@ -40,7 +40,7 @@ class _ActivationRecorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        kind = SQUASHING.get(func)
+        kind = NONLINEARITIES.get(func)
         if kind is not None:
             layer = self.layers[-1] if self.layers else ""
             # Keyed by input (kept alive), because squared nonlinearities are computed by two equal calls.
@@ -49,7 +49,7 @@ class _ActivationRecorder(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def watching(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
+def record_activations(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
     """Record the model's calls in the block; yields a function that returns the activations, in order."""
     recorder, handles = _ActivationRecorder(), []
 
@@ -71,7 +71,7 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
 
 
 @torch.no_grad()
-def inputs_of(model: nn.Module, kind: type[nn.Module], run: Callable[[], Any]) -> list[tuple[Any, ...]]:
+def record_inputs(model: nn.Module, kind: type[nn.Module], run: Callable[[], Any]) -> list[tuple[Any, ...]]:
     """(layer, *arguments) of every call of a layer of type ``kind`` while ``run`` runs."""
     calls: list[tuple[Any, ...]] = []
 

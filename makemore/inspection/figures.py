@@ -14,15 +14,15 @@ from makemore.tokenizers import Tokenizer
 
 BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
 """A palette for colour-blind readers (Okabe & Ito 2008)."""
-STAND_INS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"
-SIGNS = (
+LEGEND = (
     "¶ is the boundary between documents, ␣ a space, ⏎ a newline, ⇥ a tab; a number like 1F389 is the code "
     "point of a character that can't be drawn"
 )
 WIDTH = 11.3
 """Page width in inches; wider figures are scaled down, labels included."""
-LONGEST_LABEL = 6
+MAX_LABEL_LENGTH = 6
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,7 +42,7 @@ def _font() -> ft2font.FT2Font:
 
 
 def _visible(char: str) -> str:
-    char = STAND_INS.get(char, char)
+    char = VISIBLE.get(char, char)
     drawable = char.isprintable() and _font().get_char_index(ord(char))
     return char if drawable else f"{ord(char):X}"
 
@@ -52,7 +52,7 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     if token == tokenizer.boundary_id:
         return BOUNDARY
     text = "".join(_visible(char) for char in tokenizer.decode([token]))
-    text = text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+    text = text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 1] + "…"
     return text.replace("$", r"\$")
 
 

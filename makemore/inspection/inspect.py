@@ -16,7 +16,7 @@ from torch import Tensor
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.inspection.figures import SIGNS, png
+from makemore.inspection.figures import LEGEND, png
 from makemore.inspection.pictures import (
     activations,
     attention,
@@ -33,11 +33,11 @@ from makemore.inspection.pictures import (
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.report.inspection import inspection_page, pictures_on
+from makemore.report.inspection import inspection_page, picture_names
 from makemore.report.page import write_page
 from makemore.runs.run import Run, corpus_config_of
 from makemore.runtime.files import is_temporary, write_bytes
-from makemore.settings import TrainConfig, override
+from makemore.settings import TrainConfig, replace_settings
 from makemore.training.assembly import make_loader, make_trainer
 from makemore.training.planning import Plan, TrainRequest, make_model, plan_run
 from makemore.training.trainer import Trainer
@@ -57,9 +57,9 @@ DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
 )
 REPLAYED_STEPS = 100
 REPLAY_SECONDS = 20.0
-LONGEST_TEXT = 32
+MAX_TOKENS = 32
 """Maximum number of tokens in the per-token figures."""
-USUAL_TEXT = 20
+DEFAULT_TOKENS = 20
 """Maximum without ``text``: short enough for four attention heads side by side."""
 
 
@@ -92,15 +92,17 @@ def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspe
     Attention and gates are shown on ``text`` (default: a line of val). Raises UserError if the run can't
     encode the text, or if the folder holds anything other than an inspection.
     """
-    folder = out or run.beside("-inspect")
+    folder = out or run.sibling("-inspect")
     old_images = _old_images(folder)
-    subject, left_out = subject_of(run, text)
+    subject, left_out = make_subject(run, text)
     n_shown = len(subject.tokens_T) - 1
     if text is not None and len(run.tokenizer.encode(text)) > n_shown:
         left_out = "; ".join([*filter(None, [left_out]), f"--text after its first {n_shown} tokens"])
     pictures = [picture for picture in (drawer(subject) for drawer in DRAWERS) if picture is not None]
     images = {picture.name: png(picture.figure) for picture in pictures}
-    html = inspection_page(f"{run.name}: {subject.rung}", _facts(run, subject, left_out), pictures, images)
+    html = inspection_page(
+        f"{run.name}: {subject.model_name}", _facts(run, subject, left_out), pictures, images
+    )
     # Write the page first: it marks the folder as an inspection even if interrupted here.
     write_page(folder / "index.html", html)
     for path in old_images:
@@ -121,13 +123,13 @@ def _old_images(folder: Path) -> list[Path]:
         raise UserError(f"{folder} is not a directory; choose another --out")
     if not folder.exists() or all(map(is_temporary, folder.iterdir())):
         return []
-    names = pictures_on(folder / "index.html")
+    names = picture_names(folder / "index.html")
     if names is None:
         raise UserError(f"{folder} is not an inspection; choose another --out")
     return [folder / f"{name}.png" for name in names]
 
 
-def subject_of(run: Run, text: str | None) -> tuple[Subject, str]:
+def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     """Everything to inspect, and why some of it is missing (empty if nothing is)."""
     result = run.folder.read_result() or {}
     model = copy.deepcopy(run.model).cpu().eval()
@@ -153,13 +155,15 @@ def subject_of(run: Run, text: str | None) -> tuple[Subject, str]:
         val=corpus.splits["val"],
         batch=make_loader(plan).next(),
     )
-    if not model.standalone or isinstance(model, CountModel):
+    if not model.is_trainable or isinstance(model, CountModel):
         return subject, ""
     if run.config.get("init_from"):
         return subject, "replay of the first steps: training started from another model's weights"
     fresh = copy.deepcopy(plan.model).eval()
     steps = max((r["step"] for r in subject.records if isinstance(r.get("step"), int)), default=0)
-    return dataclasses.replace(subject, fresh=fresh, updates=replay(make_trainer(plan, _never), steps)), ""
+    return dataclasses.replace(
+        subject, untrained=fresh, updates=replay(make_trainer(plan, _never), steps)
+    ), ""
 
 
 def replay(trainer: Trainer, total: int) -> list[Update]:
@@ -193,10 +197,12 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     """Plan of the original training run, on the CPU in float32."""
     config = run.config
     saved = config.get("train") or {}
-    train = override(TrainConfig(), {**saved, "device": "cpu", "dtype": "float32", "compile": "no"}, "train")
+    train = replace_settings(
+        TrainConfig(), {**saved, "device": "cpu", "dtype": "float32", "compile": "no"}, "train"
+    )
     train = dataclasses.replace(train, shard=False, ema=0.0)
     kind = MODELS.get(config["model"]["name"])
-    settings = override(kind.Config(), config["model"]["settings"], "model")
+    settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, settings, run.tokenizer, train.seed)
     request = TrainRequest(None, config["model"]["name"], config["tokenizer"], run.folder.path)
     return plan_run(request, run.folder, run.source(), model, corpus, train, corpus_config_of(config))
@@ -205,7 +211,8 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
     """Token ids (T,) to inspect: the boundary, then ``text`` or some of val."""
     max_tokens = min(
-        LONGEST_TEXT, run.model.max_len if not run.model.streams and run.model.max_len else LONGEST_TEXT
+        MAX_TOKENS,
+        run.model.max_len if not run.model.supports_streaming and run.model.max_len else MAX_TOKENS,
     )
     if text is not None:
         ids = run.tokenizer.encode(text)
@@ -224,16 +231,16 @@ def _default_text(corpus: Corpus) -> np.ndarray:
     starts = split.starts_D[: len(ends)]
     longest = int((ends - starts).argmax())
     n_boundary = 1 if corpus.mode == "lines" else 0
-    return np.asarray(split.tokens_N[starts[longest] : ends[longest] - n_boundary][: USUAL_TEXT - 1])
+    return np.asarray(split.tokens_N[starts[longest] : ends[longest] - n_boundary][: DEFAULT_TOKENS - 1])
 
 
 def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
     facts = {
-        "rung": subject.rung,
+        "rung": subject.model_name,
         "parameters": f"{run.model.n_parameters():,}",
         "trained on": f"{run.config['corpus']['name']} ({run.mode} mode)",
         "tokenizer": f"{run.config['tokenizer']}, {run.tokenizer.vocab_size:,} tokens",
-        "signs": SIGNS,
+        "signs": LEGEND,
     }
     if left_out:
         facts["left out"] = left_out

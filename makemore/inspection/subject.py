@@ -52,7 +52,7 @@ class Subject:
     """A trained model and its training data; fields are None if the text is no longer available."""
 
     name: str
-    rung: str
+    model_name: str
     model: LanguageModel
     """The best weights, on the CPU, in eval mode."""
     tokenizer: Tokenizer
@@ -61,7 +61,7 @@ class Subject:
     records: list[dict[str, Any]]
     """The lines of ``metrics.jsonl``."""
     stopped_early: bool = False
-    fresh: LanguageModel | None = None
+    untrained: LanguageModel | None = None
     """The model before training."""
     train: Split | None = None
     val: Split | None = None

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.models.count import Count, Floats, Smoothed
+from makemore.models.count import Count, Floats, SmoothedNgrams
 from makemore.tokenizers import Tokenizer
-from makemore.tokenizers.bpe import bytes_by_letter
+from makemore.tokenizers.bpe import byte_decoder
 from makemore.tokenizers.char import CharTokenizer
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-NEVER = -99.0
+LOG10_ZERO = -99.0
 """ARPA's notation for log10(0)."""
 UNKNOWN_LOG10 = float(np.log10(1e-6 / 1_114_112))
 """The probability that scoring gives a character outside the alphabet."""
@@ -31,7 +31,7 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     The boundary is ``<s>`` at the start of an n-gram and ``</s>`` at its end. Raises UserError for a model
     that doesn't back off.
     """
-    smoothed = check(model)
+    smoothed = smoothed_ngrams(model)
     table, words = smoothed.table, word_list(tokenizer)
     yield "\\data\\"
     for m, keys in enumerate(table.keys, start=1):
@@ -41,12 +41,12 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     for m, log_p in enumerate(log10_probabilities(smoothed)):
         nodes, tokens = table.split_keys(m)
         is_last = m == table.order - 1
-        rests = None if is_last else log10(smoothed.levels[m + 1].rests[:-2])
+        rests = None if is_last else log10(smoothed.levels[m + 1].backoff_weights[:-2])
         grams = [contexts[node] + words[token] for node, token in zip(nodes, tokens, strict=True)]
         yield f"\n\\{m + 1}-grams:"
         if m == 0:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
-            yield from _entries([BEGIN], np.array([NEVER]), None if rests is None else rests[:1].copy())
+            yield from _entries([BEGIN], np.array([LOG10_ZERO]), None if rests is None else rests[:1].copy())
             if rests is not None:
                 rests[0] = 0.0  # nothing follows </s>
         yield from _entries(grams, log_p, rests)
@@ -56,7 +56,7 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     yield "\n\\end\\"
 
 
-def check(model: LanguageModel) -> Smoothed:
+def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:
     """Return the smoothed distributions. Raises UserError unless the model backs off."""
     if not isinstance(model, Count):
         raise UserError("--format arpa is for count models; other models have no n-grams to list")
@@ -68,20 +68,20 @@ def check(model: LanguageModel) -> Smoothed:
     return model.smoothed
 
 
-def log10_probabilities(smoothed: Smoothed) -> Iterator[Floats]:
+def log10_probabilities(smoothed: SmoothedNgrams) -> Iterator[Floats]:
     """Yield, for each order, log10 of all n-grams' interpolated probabilities, in the table's order."""
     table = smoothed.table
     p_G = smoothed.unigram_1V[0]
     yield log10(p_G)
     for m, suffixes in enumerate(table.suffixes, start=1):
         level = smoothed.levels[m]
-        p_G = level.shares[:-2] + level.rests[table.split_keys(m)[0]] * p_G[suffixes]
+        p_G = level.shares[:-2] + level.backoff_weights[table.split_keys(m)[0]] * p_G[suffixes]
         yield log10(p_G)
 
 
 def log10(p: Floats) -> Floats:
     """Base-10 logarithm, at most 0 despite rounding; NEVER for zero."""
-    return np.log10(np.clip(p, 10**NEVER, 1.0))
+    return np.log10(np.clip(p, 10**LOG10_ZERO, 1.0))
 
 
 def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None) -> Iterator[str]:
@@ -97,7 +97,7 @@ def word_list(tokenizer: Tokenizer) -> list[str]:
     letters of byte-level BPE. The boundary is ``</s>``."""
     if isinstance(tokenizer, CharTokenizer):
         return [END, *(_visible(char) for char in tokenizer.alphabet)]
-    letters = {byte: letter for letter, byte in bytes_by_letter().items()}
+    letters = {byte: letter for letter, byte in byte_decoder().items()}
     pieces = (tokenizer.decode_bytes([i]) for i in range(1, tokenizer.vocab_size))
     words = [END, *("".join(letters[byte] for byte in piece) for piece in pieces)]
     if len(set(words)) == len(words):

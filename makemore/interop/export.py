@@ -11,13 +11,13 @@ from makemore.interop.hf_import import is_hugging_face
 from makemore.runs.run import Run
 from makemore.runtime.files import write_bytes
 
-FORMATS = {"hf": "-hf", "onnx": ".onnx", "arpa": ".arpa"}
+FORMAT_SUFFIXES = {"hf": "-hf", "onnx": ".onnx", "arpa": ".arpa"}
 """Suffix of the default output path, by format."""
-KENLM_ORDER = 6
+KENLM_DEFAULT_MAX_ORDER = 6
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """Result of an export."""
 
     path: Path
@@ -30,14 +30,14 @@ class Exported:
         return {"path": str(self.path), "format": self.format, "bytes": self.bytes, "note": self.note}
 
 
-def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> Exported:
+def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> ExportResult:
     """Write a run's model and tokenizer in another program's format, by default next to the run.
 
     Raises UserError if the format can't represent the model, or if ``out`` is taken.
     """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    path = out or run.beside(FORMATS[format])
+    if format not in FORMAT_SUFFIXES:
+        raise unknown_name("format", format, FORMAT_SUFFIXES)
+    path = out or run.sibling(FORMAT_SUFFIXES[format])
     _check_output(path, format == "hf", overwrite)
     if format == "hf":
         return _hugging_face(run, path)
@@ -57,28 +57,30 @@ def _check_output(path: Path, is_folder: bool, overwrite: bool) -> None:
         raise UserError(f"{path} already exists; add --overwrite or choose another --out")
 
 
-def _hugging_face(run: Run, path: Path) -> Exported:
+def _hugging_face(run: Run, path: Path) -> ExportResult:
     from makemore.interop.hf import hf_files
 
     files = hf_files(run.model, run.tokenizer)
     for name, data in files.items():
         write_bytes(path / name, data)
-    return Exported(path, "hf", sum(map(len, files.values())))
+    return ExportResult(path, "hf", sum(map(len, files.values())))
 
 
-def _onnx(run: Run, path: Path) -> Exported:
+def _onnx(run: Run, path: Path) -> ExportResult:
     from makemore.interop.onnx import onnx_bytes
 
     data = onnx_bytes(run.model, run.tokenizer)
     write_bytes(path, data)
-    return Exported(path, "onnx", len(data))
+    return ExportResult(path, "onnx", len(data))
 
 
-def _arpa(run: Run, path: Path) -> Exported:
+def _arpa(run: Run, path: Path) -> ExportResult:
     from makemore.interop.arpa import arpa_lines
 
     data = "".join(f"{line}\n" for line in arpa_lines(run.model, run.tokenizer)).encode()
     write_bytes(path, data)
     order = run.model.config.order
-    note = f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_ORDER else ""
-    return Exported(path, "arpa", len(data), note)
+    note = (
+        f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_DEFAULT_MAX_ORDER else ""
+    )
+    return ExportResult(path, "arpa", len(data), note)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from makemore.models.transformer import Transformer
 
-OUTSIDE = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
-INSIDE = {
+MODEL_LAYERS = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
+BLOCK_LAYERS = {
     "norm1": "ln_1",
     "attention.qkv": "attn.c_attn",
     "attention.out": "attn.c_proj",
@@ -23,9 +23,11 @@ INSIDE = {
 def layer_names(n_layer: int) -> dict[str, str]:
     """Map our layer names to GPT-2's, without the ``transformer.`` prefix and without the head."""
     blocks = {
-        f"blocks.{i}.{ours}": f"h.{i}.{theirs}" for i in range(n_layer) for ours, theirs in INSIDE.items()
+        f"blocks.{i}.{ours}": f"h.{i}.{theirs}"
+        for i in range(n_layer)
+        for ours, theirs in BLOCK_LAYERS.items()
     }
-    return OUTSIDE | blocks
+    return MODEL_LAYERS | blocks
 
 
 def is_matrix(name: str) -> bool:

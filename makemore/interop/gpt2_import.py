@@ -47,7 +47,7 @@ def from_gpt2(
     return model_settings, weights
 
 
-def with_rows(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
+def reorder_vocabulary(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
     """Reorder the vocabulary: row ``i`` of the embedding and head becomes their row ``rows[i]``."""
     index = torch.tensor(rows)
     return weights | {name: weights[name][index] for name in ("embedding.weight", "head.weight")}

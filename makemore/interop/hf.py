@@ -18,7 +18,7 @@ from makemore.tokenizers import Tokenizer
 
 def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
     """Contents of the files, by name. Raises UserError if no stock architecture fits the model."""
-    check(model)
+    check_exportable(model)
     assert isinstance(model, Transformer)
     config, tensors = to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)
     ids = {"bos_token_id": tokenizer.boundary_id, "eos_token_id": tokenizer.boundary_id}
@@ -39,7 +39,7 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
     }
 
 
-def check(model: LanguageModel) -> None:
+def check_exportable(model: LanguageModel) -> None:
     """Raise UserError if no stock architecture fits the model."""
     if not isinstance(model, Transformer):
         raise UserError("--format hf is for the transformer; other models have no stock architecture")

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.interop.gpt2_import import from_gpt2, with_rows
+from makemore.interop.gpt2_import import from_gpt2, reorder_vocabulary
 from makemore.interop.hf_tokenizer_import import read_tokenizer
-from makemore.runtime.files import well_formed
+from makemore.runtime.files import user_format_errors
 from makemore.tokenizers import Tokenizer
 
-SAME = {
+FIXED_SETTINGS = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
@@ -28,7 +28,7 @@ SAME = {
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ImportedModel:
     """An imported model, converted to our settings and weights."""
 
     model: str
@@ -47,13 +47,13 @@ def is_hugging_face(folder: Path) -> bool:
         return False
 
 
-def read_gpt2(folder: Path) -> Foreign:
+def read_gpt2(folder: Path) -> ImportedModel:
     """Import a GPT-2; UserError for other architectures, pickled weights, unknown tokenizers or damage."""
-    with well_formed(folder):
+    with user_format_errors(folder):
         return _read_gpt2(folder)
 
 
-def _read_gpt2(folder: Path) -> Foreign:
+def _read_gpt2(folder: Path) -> ImportedModel:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     _check(folder, config)
     settings, weights = from_gpt2(_weights(folder), {"n_head": config["n_head"]}, transposed=True)
@@ -64,13 +64,13 @@ def _read_gpt2(folder: Path) -> Foreign:
     tokenizer, spelling, rows = read_tokenizer(folder, boundary)
     if max(rows) >= len(weights["embedding.weight"]):
         raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
-    return Foreign("transformer", settings, with_rows(weights, rows), tokenizer, spelling)
+    return ImportedModel("transformer", settings, reorder_vocabulary(weights, rows), tokenizer, spelling)
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:
     if config["model_type"] != "gpt2":
         raise UserError(f"{folder} holds a {config['model_type']}; --init-from takes a gpt2 model or a run")
-    for name, allowed in SAME.items():
+    for name, allowed in FIXED_SETTINGS.items():
         if config.get(name, allowed[0]) not in allowed:
             raise UserError(f"{folder}: {name}={config[name]} isn't supported; it must be {allowed[0]}")
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):

@@ -12,7 +12,7 @@ import tokenizers
 from makemore.errors import UserError
 from makemore.interop.gpt2_import import GPT2_TOKENS
 from makemore.tokenizers import Tokenizer
-from makemore.tokenizers.bpe import PATTERN, BPETokenizer, bytes_by_letter
+from makemore.tokenizers.bpe import PATTERN, BPETokenizer, byte_decoder
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 from makemore.tokenizers.published import PublishedTokenizer
@@ -61,17 +61,17 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _read_bpe(
     folder: Path, data: dict[str, Any], ids: dict[str, int], boundary: int
 ) -> tuple[Tokenizer, list[int]]:
-    byte_of = bytes_by_letter()
+    byte_offset = byte_decoder()
     pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
     # Two merges may give the same token; the first counts.
-    order = list(dict.fromkeys([*byte_of, *(a + b for a, b in pairs)]))
+    order = list(dict.fromkeys([*byte_offset, *(a + b for a, b in pairs)]))
     special = {token["id"] for token in data.get("added_tokens", [])}
     extra = [token for token in set(ids) - set(order) if ids[token] not in special]
     missing = [token for token in order if token not in ids]
     if extra or missing:
         raise UserError(f"{folder}: the tokenizer isn't byte-level BPE ({(extra or missing)[0]!r})")
     order.sort(key=ids.__getitem__)
-    tokens = [bytes(byte_of[letter] for letter in token) for token in order]
+    tokens = [bytes(byte_offset[letter] for letter in token) for token in order]
     rows = [boundary, *(ids[token] for token in order)]
     pattern = _split_pattern(data)
     if pattern is None and tokens == [bytes([b]) for b in range(256)]:
@@ -96,7 +96,7 @@ def _check_same_ids(folder: Path, data: dict[str, Any], tokenizer: Tokenizer, ro
     """Raise UserError if our tokenizer encodes the probe text differently."""
     if "pre_tokenizer" not in data:  # vocab.json and merges.txt give no further rules
         return
-    probe = tokenizer.without_unspellable(PROBE)
+    probe = tokenizer.remove_unknown(PROBE)
     try:
         theirs = tokenizers.Tokenizer.from_str(json.dumps(data)).encode(probe, add_special_tokens=False).ids
     except Exception as error:  # noqa: BLE001 - the library raises nothing narrower

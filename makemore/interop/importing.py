@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from makemore.corpus.datasets import open_input
+from makemore.corpus.datasets import resolve_input
 from makemore.corpus.documents import SPLITS, make_documents
 from makemore.corpus.splits import make_corpus
-from makemore.corpus.text import store_text
+from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.interop.pickled import (
     MAKEMORE_HEADS,
@@ -20,11 +20,11 @@ from makemore.interop.pickled import (
 from makemore.models import MODELS
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
-from makemore.runs.training_lines import hashes_to_keep
-from makemore.runtime.files import well_formed
-from makemore.settings import CorpusConfig, TrainConfig, override
-from makemore.training.init_from import begin_with
-from makemore.training.planning import TrainRequest, config_file, make_model, plan_run
+from makemore.runs.training_lines import train_line_hashes
+from makemore.runtime.files import user_format_errors
+from makemore.settings import CorpusConfig, TrainConfig, replace_settings
+from makemore.training.init_from import load_weights
+from makemore.training.planning import TrainRequest, make_model, plan_run, run_config
 
 
 def import_checkpoint(
@@ -38,28 +38,28 @@ def import_checkpoint(
     contents = read_checkpoint(checkpoint)
     if n_head is not None and not is_makemore_transformer(contents):
         raise UserError("--n-head applies only to makemore.py transformers; leave it out for this checkpoint")
-    source = open_input((text,))
+    source = resolve_input((text,))
     folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
-    if folder.occupied and not overwrite:
+    if folder.is_occupied and not overwrite:
         raise UserError(f"{folder.path} already exists; add --overwrite or choose another --out")
     config = CorpusConfig(mode="text" if is_nanogpt(contents) else "lines")
-    stored = store_text(source)
+    stored = read_source(source)
     pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
-    with well_formed(checkpoint):
+    with user_format_errors(checkpoint):
         if is_nanogpt(contents):
             foreign = from_nanogpt(contents, pieces)
         else:
             foreign = from_makemore(contents, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
-    model = make_model(kind, override(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
-    begin_with(model, foreign)
+    model = make_model(kind, replace_settings(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
+    load_weights(model, foreign)
     request = TrainRequest(text, foreign.model, foreign.spelling, folder.path, init_from=checkpoint)
     plan = plan_run(request, folder, source, model, corpus, TrainConfig(), config)
     with folder.locked():
         folder.clear()
-        tokenizer, seen_U = foreign.tokenizer.to_dict(), hashes_to_keep(corpus)
-        run_id = folder.create(config_file(plan), tokenizer, seen_U=seen_U)
+        tokenizer, seen_U = foreign.tokenizer.to_dict(), train_line_hashes(corpus)
+        run_id = folder.create(run_config(plan), tokenizer, seen_U=seen_U)
         folder.write_model(model.state_dict(), run_id)
         folder.write_result({"model": foreign.model, "parameters": model.n_parameters()})
     return load(folder.path, "cpu")

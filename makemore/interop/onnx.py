@@ -23,11 +23,11 @@ OPSET = 20
 
 
 def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
-    """The serialised graph, with tokenizer and boundary as metadata. Raises UserError like ``check``."""
-    check(model)
+    """The serialised graph, with tokenizer and boundary as metadata; see ``check_exportable`` for errors."""
+    check_exportable(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    graph = Graph(copy.deepcopy(model).cpu().eval())
-    length = 8 if model.streams or model.max_len is None else min(8, model.max_len)
+    graph = LogitsOnly(copy.deepcopy(model).cpu().eval())
+    length = 8 if model.supports_streaming or model.max_len is None else min(8, model.max_len)
     dynamic = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # from the exporter itself
@@ -46,13 +46,13 @@ def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
         {
             "makemore.tokenizer": json.dumps(tokenizer.to_dict(), ensure_ascii=False),
             "makemore.boundary_id": str(model.boundary_id),
-            "makemore.max_len": json.dumps(None if model.streams else model.max_len),
+            "makemore.max_len": json.dumps(None if model.supports_streaming else model.max_len),
         }
     )
     return program.model_proto.SerializeToString()
 
 
-def check(model: LanguageModel) -> None:
+def check_exportable(model: LanguageModel) -> None:
     """Raise UserError if the model can't be exported or the optional packages are missing."""
     members = model.members if isinstance(model, MixtureModel) else [model]
     if any(isinstance(member, CountModel) for member in members):
@@ -61,7 +61,7 @@ def check(model: LanguageModel) -> None:
         raise UserError("--format onnx needs onnx and onnxscript; run: pip install 'makemore[onnx]'")
 
 
-class Graph(nn.Module):
+class LogitsOnly(nn.Module):
     """The model with logits as its only output and recurrent layers that the exporter supports."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -69,7 +69,7 @@ class Graph(nn.Module):
         for parent in list(model.modules()):
             for name, child in parent.named_children():
                 if isinstance(child, nn.RNNBase):
-                    setattr(parent, name, Recurrent(child))
+                    setattr(parent, name, OnnxRecurrent(child))
         self.model = model
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ GATES: dict[type[nn.RNNBase], tuple[str, list[int]]] = {
 """ONNX's operator, and the index of each of its gates in PyTorch's order."""
 
 
-class Recurrent(nn.Module):
+class OnnxRecurrent(nn.Module):
     """PyTorch's recurrent layers as ONNX operators; the exporter would unroll them for a fixed length."""
 
     def __init__(self, layers: nn.RNNBase) -> None:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.interop.gpt2_import import GPT2_TOKENS, from_gpt2, with_rows
-from makemore.interop.hf_import import Foreign
+from makemore.interop.gpt2_import import GPT2_TOKENS, from_gpt2, reorder_vocabulary
+from makemore.interop.hf_import import ImportedModel
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.char import CharTokenizer
 
 MAKEMORE_HEADS = 4
 """Default of makemore.py; its checkpoints don't store the number of heads."""
-NEVER = 30.0
+IMPOSSIBLE_LOGIT = 30.0
 """Approximately minus the logit of a token that should never be predicted."""
 
 
@@ -52,7 +52,7 @@ def is_makemore_transformer(found: Mapping[str, Any]) -> bool:
     return "transformer.wte.weight" in found
 
 
-def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> Foreign:
+def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> ImportedModel:
     """Import a nanoGPT checkpoint with GPT-2's tokens or the characters of ``text``, its training text in
     pieces. Its GELU is exact and ours is GPT-2's approximation, which changes logits by about 0.001.
 
@@ -66,26 +66,30 @@ def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> Foreign:
     if rows > GPT2_TOKENS:
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
         order = [GPT2_TOKENS, *range(GPT2_TOKENS)]
-        return Foreign("transformer", settings, with_rows(weights, order), tokenizer, "tiktoken:gpt2:full")
+        return ImportedModel(
+            "transformer", settings, reorder_vocabulary(weights, order), tokenizer, "tiktoken:gpt2:full"
+        )
     tokenizer = _fit_alphabet(text, rows)
     newline = tokenizer.alphabet.find("\n")
     weights = _with_boundary(weights, max(newline, 0))
-    return Foreign("transformer", settings | {"tie": False}, weights, tokenizer, "char")
+    return ImportedModel("transformer", settings | {"tie": False}, weights, tokenizer, "char")
 
 
-def from_makemore(found: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS) -> Foreign:
+def from_makemore(
+    found: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS
+) -> ImportedModel:
     """Import a makemore.py transformer or bigram trained on ``text``; its token 0 is our boundary.
 
     Raises UserError for its other models.
     """
     if set(found) == {"logits"}:
         tokenizer = _fit_alphabet(text, len(found["logits"]) - 1)
-        return Foreign("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
+        return ImportedModel("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
     if not is_makemore_transformer(found):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")
     settings, weights = from_gpt2(found, {"n_head": n_head}, transposed=False)
     tokenizer = _fit_alphabet(text, len(weights["embedding.weight"]) - 1)
-    return Foreign("transformer", settings, weights, tokenizer, "char")
+    return ImportedModel("transformer", settings, weights, tokenizer, "char")
 
 
 def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:
@@ -112,7 +116,7 @@ def _with_boundary(weights: dict[str, Tensor], newline: int) -> dict[str, Tensor
     orthogonal = torch.linalg.svd(head.double(), full_matrices=True).Vh[-1]
     # Far beyond the norm of the activations, so the logit is nearly constant.
     length = 10 * float((scale.abs().max() * head.shape[1] ** 0.5 + bias.norm()).double())
-    row = (-NEVER / length * orthogonal).float()
+    row = (-IMPOSSIBLE_LOGIT / length * orthogonal).float()
     return weights | {
         "embedding.weight": torch.cat([embedding[newline : newline + 1], embedding]),
         "head.weight": torch.cat([row[None], head]),

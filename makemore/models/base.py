@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from makemore.settings import CorpusFacts, Recipe, TrainConfig
+from makemore.settings import CorpusStats, Recipe, TrainConfig
 from makemore.types import Batch, State
 
 
@@ -27,25 +27,25 @@ class LanguageModel(nn.Module, ABC):
     summary: ClassVar[str]
     """One-line description for ``makemore models``."""
 
-    standalone: ClassVar[bool] = True
+    is_trainable: ClassVar[bool] = True
     """Whether the model is trained on text; False if it combines trained runs."""
 
-    packs: ClassVar[bool] = False
+    supports_packing: ClassVar[bool] = False
     """Whether documents may share a row: the model ignores everything before a boundary token."""
 
-    one_document: bool = False
+    one_document_per_row: bool = False
     """Set by the training code where each row holds (part of) one document, then padding only: a model
-    that ``packs`` then needs no document mask. Applies to calls without a state."""
+    that ``supports_packing`` then needs no document mask. Applies to calls without a state."""
 
-    autocasts: ClassVar[bool] = True
+    supports_autocast: ClassVar[bool] = True
     """Whether mixed precision applies; if False, the model always trains in float32."""
 
-    compiles: ClassVar[bool] = True
+    supports_compile: ClassVar[bool] = True
     """Whether ``torch.compile`` helps; False if, for example, each layer is already a single kernel."""
 
     max_len: int | None
     """Maximum context length in tokens; None if unbounded, as with a recurrent state."""
-    streams: bool = True
+    supports_streaming: bool = True
     """Whether input of any length can be processed with a state of constant size.
     If False, the tokens seen by a state and those of a call must not exceed ``max_len`` in total."""
 
@@ -76,40 +76,40 @@ class LanguageModel(nn.Module, ABC):
         return None
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
+    def recipe(cls, facts: CorpusStats) -> Recipe:
         """Default settings for a corpus of this size and this training budget."""
-        return Recipe(cls.Config(), cls.base_training(facts))
+        return Recipe(cls.Config(), cls.default_train_config(facts))
 
     @classmethod
-    def base_training(cls, facts: CorpusFacts, **changes: Any) -> TrainConfig:
+    def default_train_config(cls, facts: CorpusStats, **changes: Any) -> TrainConfig:
         """Training settings shared by all gradient-trained models, with ``changes`` applied."""
         if facts.mode == "lines":
             longest = min(facts.longest_document, 256)
             # Packing splits longer documents; a streaming model would then lose the context before the split.
-            packs = cls.packs and (not cls.streams or facts.longest_document <= longest)
+            packs = cls.supports_packing and (not cls.supports_streaming or facts.longest_document <= longest)
             packing = {"loader": "packed", "block_size": max(longest, 64)}
             changes = {**(packing if packs else {"loader": "documents", "block_size": longest}), **changes}
         return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)
 
     @property
-    def lead(self) -> int:
+    def context_prefix(self) -> int:
         """Number of preceding tokens that give a mid-document window full context from its first token."""
-        return self.max_len - 1 if self.streams and self.max_len else 0
+        return self.max_len - 1 if self.supports_streaming and self.max_len else 0
 
     @property
     def device(self) -> torch.device:
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
-    def compile_parts(self, wanted: bool = True) -> bool:
+    def compile_blocks(self, wanted: bool = True) -> bool:
         """Compile the part that a training step repeats, or undo it if not ``wanted``. Returns False if there
         is no such part and the whole step should be compiled instead."""
         return False
 
-    def penalty(self) -> Tensor | None:
+    def regularization_loss(self) -> Tensor | None:
         """Regularization loss, a scalar in nats per token to add to the loss, or None."""
         return None
 
-    def hidden_matrices(self) -> dict[str, int]:
+    def muon_parameters(self) -> dict[str, int]:
         """Parameters that Muon may train: all matrices between embeddings and output layer (``head``).
 
         Returns the number of matrices (gates) stacked along dimension 0, by parameter name.
@@ -128,11 +128,11 @@ class LanguageModel(nn.Module, ABC):
 class CountModel(LanguageModel):
     """A model whose parameters are counts, trained in one pass without gradients."""
 
-    autocasts = False
-    compiles = False
+    supports_autocast = False
+    supports_compile = False
 
     @abstractmethod
-    def observe(self, batch: Batch) -> None:
+    def count_batch(self, batch: Batch) -> None:
         """Count a batch. Each row is a whole document or continues the previous batch's row."""
 
     @abstractmethod
@@ -143,7 +143,7 @@ class CountModel(LanguageModel):
 class MixtureModel(LanguageModel):
     """A weighted sum of the probabilities of several models, each scored separately."""
 
-    standalone = False
+    is_trainable = False
 
     @property
     @abstractmethod
@@ -159,8 +159,8 @@ class MixtureModel(LanguageModel):
 class ManualModel(LanguageModel):
     """A model with a hand-written backward pass, checked against autograd through ``forward``."""
 
-    autocasts = False
-    compiles = False
+    supports_autocast = False
+    supports_compile = False
 
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

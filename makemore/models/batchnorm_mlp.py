@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from makemore.models.base import ManualModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import IGNORE_INDEX, State
 
 
@@ -50,7 +50,7 @@ class BatchNormMLP(ManualModel):
     """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
     Config: ClassVar[type] = BatchNormMLPConfig
-    packs = True
+    supports_packing = True
     summary = "deep tanh MLP with batch normalisation and hand-written gradients"
 
     def __init__(self, config: BatchNormMLPConfig, vocab_size: int, boundary_id: int) -> None:
@@ -95,7 +95,7 @@ class BatchNormMLP(ManualModel):
         values = self._forward_steps(windows_NK, targets_N)
         for i, (_, norm) in enumerate(self._layers):
             mean, var = values[f"bnmeani.{i}"], values[f"bnvar.{i}"]
-            norm.observe(mean, var, mean.new_full((), len(targets_N)))
+            norm.update_running_stats(mean, var, mean.new_full((), len(targets_N)))
         grads = self._backward_steps(values, windows_NK, targets_N)
         return values["loss"], {name: grads[name] for name, _ in self.named_parameters()}
 
@@ -110,8 +110,8 @@ class BatchNormMLP(ManualModel):
         return self._backward_steps(self._forward_steps(*examples), *examples)
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
-        return Recipe(BatchNormMLPConfig(), cls.base_training(facts, batch_tokens=4096, lr=3e-3))
+    def recipe(cls, facts: CorpusStats) -> Recipe:
+        return Recipe(BatchNormMLPConfig(), cls.default_train_config(facts, batch_tokens=4096, lr=3e-3))
 
     @property
     def _layers(self) -> list[tuple[nn.Linear, BatchNorm]]:
@@ -134,7 +134,7 @@ class BatchNormMLP(ManualModel):
         x = F.embedding(windows_NK, self.embedding.weight).flatten(1)
         saved = []
         for layer, norm in self._layers:
-            hpreact, normalised, inverse_std = norm.forward_by_hand(x @ layer.weight.T)
+            hpreact, normalised, inverse_std = norm.manual_forward(x @ layer.weight.T)
             saved.append((x, normalised, inverse_std))
             x = hpreact.tanh_()
 
@@ -150,7 +150,7 @@ class BatchNormMLP(ManualModel):
             scratch = x.square_()  # reuses the memory of the layer's output; d tanh = 1 - h²
             dx.addcmul_(dx, scratch, value=-1)
             x, normalised, inverse_std = saved[i]
-            dx, dgain, dbias = norm.backward_by_hand(dx, normalised, inverse_std, scratch)
+            dx, dgain, dbias = norm.manual_backward(dx, normalised, inverse_std, scratch)
             grads |= {f"norms.{i}.weight": dgain, f"norms.{i}.bias": dbias}
             grads[f"hidden.{i}.weight"] = dx.T @ x
             dx = dx @ layer.weight

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
 
@@ -33,8 +33,8 @@ class Bigram(LanguageModel):
 
     Config: ClassVar[type] = BigramConfig
     summary = "neural bigram: one-hot token times a weight matrix"
-    compiles = False
-    packs = True
+    supports_compile = False
+    supports_packing = True
     max_len = 1
 
     def __init__(self, config: BigramConfig, vocab_size: int, boundary_id: int) -> None:
@@ -50,13 +50,13 @@ class Bigram(LanguageModel):
     ) -> tuple[Tensor, State | None]:
         return nn.functional.embedding(tokens_BT, self.W), state
 
-    def penalty(self) -> Tensor | None:
+    def regularization_loss(self) -> Tensor | None:
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
+    def recipe(cls, facts: CorpusStats) -> Recipe:
         # Convex and tiny: large batches, and a learning rate high enough for the rarest pairs.
-        train = cls.base_training(
-            facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, decay_share=0.8, warmup_steps=0
+        train = cls.default_train_config(
+            facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, warmdown_fraction=0.8, warmup_steps=0
         )
         return Recipe(BigramConfig(), train)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
-NOTHING = -1
+NO_TOKEN = -1
 """Marks positions before the start of the document in the state."""
 
 
@@ -37,7 +37,7 @@ class BagOfWords(LanguageModel):
 
     Config: ClassVar[type] = BagOfWordsConfig
     summary = "causal bag of words: uniform average over a window, one residual layer"
-    compiles = False
+    supports_compile = False
 
     def __init__(self, config: BagOfWordsConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -53,7 +53,7 @@ class BagOfWords(LanguageModel):
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The last block_size - 1 tokens, (B, block_size - 1) int64, NOTHING before the document."""
         shape = (batch_size, self.config.block_size - 1)
-        return (torch.full(shape, NOTHING, device=self.device),)
+        return (torch.full(shape, NO_TOKEN, device=self.device),)
 
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
@@ -62,14 +62,16 @@ class BagOfWords(LanguageModel):
         (past,) = self.init_state(len(tokens_BT), length) if state is None else state
         context = torch.cat([past, tokens_BT], dim=1)
         x = self.embedding(context.clamp(min=0))
-        mean = window_mean(x, context != NOTHING, self.config.block_size)
+        mean = window_mean(x, context != NO_TOKEN, self.config.block_size)
         x = x[:, past.shape[1] :] + mean
         x = x + self.down(torch.tanh(self.up(x)))
         return self.head(x), None if state is None else (context[:, length:],)
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
-        return Recipe(BagOfWordsConfig(), cls.base_training(facts, batch_tokens=4096, weight_decay=0.01))
+    def recipe(cls, facts: CorpusStats) -> Recipe:
+        return Recipe(
+            BagOfWordsConfig(), cls.default_train_config(facts, batch_tokens=4096, weight_decay=0.01)
+        )
 
 
 def window_mean(x_BSC: Tensor, exists_BS: Tensor, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from makemore.models import MODELS
 
-TO_READ = [
+READ_ONLY_MODELS = [
     {
         "name": "micrograd",
         "summary": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
@@ -16,12 +16,12 @@ TO_READ = [
 """Models to read rather than train."""
 
 
-def rungs() -> list[dict[str, Any]]:
+def list_models() -> list[dict[str, Any]]:
     """Name and summary of every registered model."""
     return [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
 
 
-def settings_of(name: str) -> list[dict[str, Any]]:
+def model_settings(name: str) -> list[dict[str, Any]]:
     """Name, default and help text of each setting of a model. Raises UserError if it is unknown."""
     fields = dataclasses.fields(MODELS.get(name).Config)
     return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from makemore.models.base import CountModel
 from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import IGNORE_INDEX, Batch, State
 
 Floats = NDArray[np.float64]
 
-DENSE_AT_ONCE = 1 << 17
+DENSE_CHUNK_SIZE = 1 << 17
 """Probabilities computed per chunk, sized to fit the CPU's cache."""
 
 
@@ -46,7 +46,7 @@ class CountConfig:
             raise ValueError("alpha must be finite and not negative")
 
 
-class Level(NamedTuple):
+class SmoothedLevel(NamedTuple):
     """Lookup tables for one order of a smoothed model.
 
     G n-grams, C contexts. All arrays but ``tokens`` have two extra entries at the end, which numpy finds
@@ -57,15 +57,15 @@ class Level(NamedTuple):
     """(G + 2,): probability each n-gram adds to that from the shorter context."""
     tokens: Ints
     """(G,): last token of each n-gram."""
-    rests: Floats
+    backoff_weights: Floats
     """(C + 2,): weight of the shorter context's distribution, by context."""
-    firsts: Ints
+    first_child: Ints
     """(C + 2,): index of each context's first n-gram."""
     children: Ints
     """(C + 2,): number of n-grams of each context."""
 
 
-class Smoothed:
+class SmoothedNgrams:
     """Smoothed probabilities of an n-gram table in float64; the config may have a lower order."""
 
     def __init__(self, table: NgramTable, config: CountConfig) -> None:
@@ -87,33 +87,33 @@ class Smoothed:
             p_NV = self._interpolate(level, nodes_N, p_NV)
         return p_NV
 
-    def of_targets(self, contexts: list[Ints], targets_N: Ints) -> Floats:
+    def target_probs(self, contexts: list[Ints], targets_N: Ints) -> Floats:
         """Probability (N,) of each target after its context."""
         p_N = np.full(len(targets_N), self.uniform)
         for m, (level, nodes_N) in enumerate(zip(self.levels, contexts, strict=False)):
             if not self.backs_off:
                 p_N[nodes_N != ABSENT] = self.uniform
             grams_N = self.table.find(m, nodes_N, targets_N)
-            p_N = p_N * level.rests[nodes_N] + level.shares[grams_N]
+            p_N = p_N * level.backoff_weights[nodes_N] + level.shares[grams_N]
         return p_N
 
-    def _interpolate(self, level: Level, nodes_N: Ints, p_NV: Floats) -> Floats:
+    def _interpolate(self, level: SmoothedLevel, nodes_N: Ints, p_NV: Floats) -> Floats:
         """Turn the shorter contexts' distributions into those of ``nodes_N``, in place."""
         if not self.backs_off:
             p_NV[nodes_N != ABSENT] = self.uniform
-        p_NV *= level.rests[nodes_N, None]
+        p_NV *= level.backoff_weights[nodes_N, None]
         children_N = level.children[nodes_N]
         ends_N = np.cumsum(children_N)
         total = int(ends_N[-1]) if len(ends_N) else 0
         # A context's n-grams are adjacent: enumerate all of them, then shift each row's range.
-        shifts_N = level.firsts[nodes_N] - (ends_N - children_N)
+        shifts_N = level.first_child[nodes_N] - (ends_N - children_N)
         grams = np.arange(total) + np.repeat(shifts_N, children_N)
         row_starts = np.repeat(np.arange(len(nodes_N)) * p_NV.shape[1], children_N)
         p_NV.reshape(-1)[row_starts + level.tokens[grams]] += level.shares[grams]
         return p_NV
 
 
-def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> Level:
+def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> SmoothedLevel:
     """Normalise discounted counts and the mass each context backs off."""
     nodes_G, token_G = table.split_keys(m)
     total_C = np.bincount(nodes_G, weights=discounted_G, minlength=len(backoff_C)) + backoff_C
@@ -121,11 +121,11 @@ def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Flo
     total_C[~seen_C] = 1.0  # no counts: everything goes to the shorter context
     backoff_weight_C = np.where(seen_C, backoff_C / total_C, 1.0)
     children_C = np.bincount(nodes_G, minlength=len(backoff_C))
-    return Level(
+    return SmoothedLevel(
         shares=np.append(discounted_G / total_C[nodes_G], [0.0, 0.0]),
         tokens=token_G,
-        rests=np.append(backoff_weight_C, [1.0, 1.0]),
-        firsts=np.append(np.cumsum(children_C) - children_C, [0, 0]),
+        backoff_weights=np.append(backoff_weight_C, [1.0, 1.0]),
+        first_child=np.append(np.cumsum(children_C) - children_C, [0, 0]),
         children=np.append(children_C, [0, 0]),
     )
 
@@ -182,7 +182,7 @@ class Count(CountModel):
 
     Config: ClassVar[type] = CountConfig
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
-    _smoothed: Smoothed | None
+    _smoothed: SmoothedNgrams | None
 
     def __init__(self, config: CountConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -201,7 +201,7 @@ class Count(CountModel):
             self._set_table(table)
         return table
 
-    def observe(self, batch: Batch) -> None:
+    def count_batch(self, batch: Batch) -> None:
         """Count a batch's targets. Raises ValueError if it continues a different number of rows."""
         inputs_N, targets_N, self.ends = self._flatten(batch, self.ends)
         self._counter.add(inputs_N, targets_N)
@@ -241,7 +241,7 @@ class Count(CountModel):
         ]
         smoothed = self.smoothed
         logits = torch.empty(B * T, V)
-        chunk = max(1, DENSE_AT_ONCE // V)
+        chunk = max(1, DENSE_CHUNK_SIZE // V)
         with np.errstate(divide="ignore"):  # log 0 without smoothing
             for i in range(0, B * T, chunk):
                 p_NV = smoothed.dense([nodes_N[i : i + chunk] for nodes_N in contexts])
@@ -260,7 +260,7 @@ class Count(CountModel):
     def losses_by_order(self, batches: Iterable[Batch]) -> dict[int, float]:
         """Mean loss in nats per token for each order up to this one, without recounting.
 
-        Takes batches like ``observe`` and holds them all in memory, about 100 bytes per token.
+        Takes batches like ``count_batch`` and holds them all in memory, about 100 bytes per token.
         """
         rows, ends = [], self._empty_context(0)
         for batch in batches:
@@ -272,8 +272,8 @@ class Count(CountModel):
         losses: dict[int, float] = {}
         with np.errstate(divide="ignore"):
             for order in range(1, self.order + 1):
-                smoothed = Smoothed(self.table, replace(self.config, order=order))
-                p_N = smoothed.of_targets(contexts[:order], targets_N[scored_N])
+                smoothed = SmoothedNgrams(self.table, replace(self.config, order=order))
+                p_N = smoothed.target_probs(contexts[:order], targets_N[scored_N])
                 losses[order] = float(-np.log(p_N).mean())
         return losses
 
@@ -282,17 +282,17 @@ class Count(CountModel):
         return self.table.size
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
-        train = cls.base_training(facts, optimizer="none", batch_tokens=1 << 16)
+    def recipe(cls, facts: CorpusStats) -> Recipe:
+        train = cls.default_train_config(facts, optimizer="none", batch_tokens=1 << 16)
         # All orders are counted before one is chosen: n-grams that never recur only cost memory.
         max_order = 12 if facts.train_tokens < 20_000_000 else 6
         return Recipe(CountConfig(max_order=max_order), train)
 
     @property
-    def smoothed(self) -> Smoothed:
+    def smoothed(self) -> SmoothedNgrams:
         table = self.table
         if self._smoothed is None:
-            self._smoothed = Smoothed(table, replace(self.config, order=self.order))
+            self._smoothed = SmoothedNgrams(table, replace(self.config, order=self.order))
         return self._smoothed
 
     def _empty_context(self, n_rows: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, MixtureModel
-from makemore.settings import override, setting
+from makemore.settings import replace_settings, setting
 from makemore.types import State
 
 
@@ -47,7 +47,7 @@ class Mixture(MixtureModel):
         members = []
         for name, settings in config.pairs():
             kind = MODELS.get(name)
-            members.append(kind(override(kind.Config(), settings, "model"), vocab_size, boundary_id))
+            members.append(kind(replace_settings(kind.Config(), settings, "model"), vocab_size, boundary_id))
         self._set_members(members)
 
     def _set_members(self, members: list[LanguageModel]) -> None:
@@ -55,8 +55,8 @@ class Mixture(MixtureModel):
         # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
-        limits = [m.max_len for m in members if not m.streams and m.max_len is not None]
-        self.streams = not limits
+        limits = [m.max_len for m in members if not m.supports_streaming and m.max_len is not None]
+        self.supports_streaming = not limits
         lengths = [m.max_len for m in members]
         unbounded = None in lengths
         self.max_len = min(limits) if limits else None if unbounded else max(n or 1 for n in lengths)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
 
@@ -39,9 +39,9 @@ class MLP(LanguageModel):
     """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
     Config: ClassVar[type] = MLPConfig
-    packs = True
+    supports_packing = True
     summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
-    compiles = False
+    supports_compile = False
 
     def __init__(self, config: MLPConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -77,6 +77,6 @@ class MLP(LanguageModel):
         return self.head(hidden), new_state
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
-        train = cls.base_training(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
+    def recipe(cls, facts: CorpusStats) -> Recipe:
+        train = cls.default_train_config(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
         return Recipe(MLPConfig(), train)

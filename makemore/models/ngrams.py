@@ -18,7 +18,7 @@ ABSENT = -1
 """Marks a token or context before the start of the row or document."""
 UNSEEN = -2
 """Marks a context that isn't in the table."""
-COUNT_AT_ONCE = 1 << 21
+COUNT_CHUNK_SIZE = 1 << 21
 """Tokens buffered before they are counted."""
 
 
@@ -263,7 +263,7 @@ class NgramCounter:
         """Add rows of text in the format of ``NgramTable.count``; the last row ends here."""
         self._pending.append((inputs_N, targets_N))
         self._n_pending += len(inputs_N)
-        if self._n_pending >= COUNT_AT_ONCE:
+        if self._n_pending >= COUNT_CHUNK_SIZE:
             self._count_pending()
 
     def table(self) -> NgramTable:

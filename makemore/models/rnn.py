@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
-TOKENS_A_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
+TOKENS_PER_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
 """Approximate training speed on running text, by device."""
 
 
@@ -45,7 +45,7 @@ class Recurrent(LanguageModel):
 
     Config: ClassVar[type] = RecurrentConfig
     max_len = None
-    compiles = False
+    supports_compile = False
     layer_type: ClassVar[Callable[..., nn.RNNBase]]
     n_states: ClassVar[int] = 1
     """Number of state tensors: hidden vectors, plus cells in the LSTM."""
@@ -84,17 +84,17 @@ class Recurrent(LanguageModel):
         parts = final if self.n_states > 1 else (final,)
         return self.head(self.dropout(hidden_BTH)), tuple(part.transpose(0, 1) for part in parts)
 
-    def hidden_matrices(self) -> dict[str, int]:
+    def muon_parameters(self) -> dict[str, int]:
         """Input and recurrent weights, one matrix per gate."""
         gates = len(self.layers.get_parameter("weight_hh_l0")) // self.config.n_hidden
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
+    def recipe(cls, facts: CorpusStats) -> Recipe:
         if facts.mode == "lines":
-            return Recipe(RecurrentConfig(dropout=0.1), cls.base_training(facts, batch_tokens=4096))
+            return Recipe(RecurrentConfig(dropout=0.1), cls.default_train_config(facts, batch_tokens=4096))
         # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
-        train = cls.base_training(
+        train = cls.default_train_config(
             facts,
             loader="streams",
             batch_tokens=4096,
@@ -104,7 +104,7 @@ class Recurrent(LanguageModel):
             matrix_lr=0.03,
             weight_decay=0.1,
         )
-        epochs = facts.tokens(train.batch_tokens, TOKENS_A_SECOND[facts.device]) / facts.train_tokens
+        epochs = facts.tokens(train.batch_tokens, TOKENS_PER_SECOND[facts.device]) / facts.train_tokens
         return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
 
 

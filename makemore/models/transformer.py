@@ -19,24 +19,24 @@ from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.attention import (
+    apply_rope,
     attend,
-    rotary_table,
-    rotate,
-    visible_bias,
+    document_causal_bias,
+    rope_table,
     write_cache,
 )
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-FLOPS = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
+FLOPS_PER_SECOND = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
 """Approximate FLOP/s achieved when training small models, by device."""
-DROPOUTS = ((100, 0.4), (30, 0.2))
+DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
-TOKENS_A_WEIGHT = 5
+TOKENS_PER_WEIGHT = 5
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
 
@@ -78,7 +78,7 @@ def make_norm(config: TransformerConfig) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Place:
+class Positions:
     """Positions and attention mask of one call, shared by all layers."""
 
     bias: Tensor | None
@@ -86,9 +86,9 @@ class Place:
     rotary: tuple[Tensor, Tensor] | None
     position_B: Tensor | None
     """Cache position of the call's first token; None without a cache."""
-    index_BT: Tensor
+    doc_position_BT: Tensor
     """Position of each token within its document, broadcast to (B, T)."""
-    start_BT: Tensor | None
+    doc_start_BT: Tensor | None
     """Position at which each token's document begins; None if each row is one document."""
 
 
@@ -103,12 +103,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=not self.modern)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=not self.modern)
 
-    def forward(self, x_BTC: Tensor, place: Place, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, place: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, width = x_BTC.shape
         qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if place.rotary is not None:
-            q, k = rotate(rms_norm(q), *place.rotary), rotate(rms_norm(k), *place.rotary)
+            q, k = apply_rope(rms_norm(q), *place.rotary), apply_rope(rms_norm(k), *place.rotary)
         if cache is not None and place.position_B is not None:
             write_cache(cache[0], k, place.position_B)
             write_cache(cache[1], v, place.position_B)
@@ -143,7 +143,7 @@ class Block(nn.Module):
         convs = [ShortConv(config.conv, config.n_embd) for _ in range(2)] if config.has_conv else []
         self.convs = nn.ModuleList(convs)
 
-    def forward(self, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
+    def forward(self, x_BTC: Tensor, place: Positions, state: State | None) -> tuple[Tensor, State]:
         """Output and next state: keys, values and the last inputs of each convolution."""
         cache = None if state is None else (state[0], state[1])
         h_BTC, tail1 = self._convolve(0, self.norm1(x_BTC), place, state)
@@ -152,12 +152,12 @@ class Block(nn.Module):
         x_BTC = x_BTC + self.dropout(self.feed_forward(h_BTC))
         return x_BTC, (*(cache or ()), *tail1, *tail2)
 
-    def _convolve(self, i: int, x_BTC: Tensor, place: Place, state: State | None) -> tuple[Tensor, State]:
+    def _convolve(self, i: int, x_BTC: Tensor, place: Positions, state: State | None) -> tuple[Tensor, State]:
         if not self.convs:
             return x_BTC, ()
         tail_BKC = None if state is None else state[2 + i]
-        index_BT = None if place.start_BT is None else place.index_BT
-        out, tail = self.convs[i](x_BTC, index_BT, tail_BKC)
+        doc_position_BT = None if place.doc_start_BT is None else place.doc_position_BT
+        out, tail = self.convs[i](x_BTC, doc_position_BT, tail_BKC)
         return out, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
 
 
@@ -166,8 +166,8 @@ class Transformer(LanguageModel):
 
     Config: ClassVar[type] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
-    streams = False
-    packs = True
+    supports_streaming = False
+    supports_packing = True
     cos: Tensor
     sin: Tensor
 
@@ -186,12 +186,12 @@ class Transformer(LanguageModel):
             self.positions = nn.Embedding(config.block_size, config.n_embd)
             self._init_gpt2(blocks)
         else:
-            cos, sin = rotary_table(config.block_size, config.n_embd // config.n_head)
+            cos, sin = rope_table(config.block_size, config.n_embd // config.n_head)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
             self._init_modern(blocks)
 
-    def compile_parts(self, wanted: bool = True) -> bool:
+    def compile_blocks(self, wanted: bool = True) -> bool:
         # Compiling one block for all layers takes a quarter of the time of four and runs nearly as fast.
         options = compile_options(self.device)
         self._compiled_block = torch.compile(Block.__call__, options=options) if wanted else None
@@ -229,21 +229,21 @@ class Transformer(LanguageModel):
         positions = [torch.zeros(batch_size, dtype=torch.int64, device=device) for _ in range(2)]
         return (*positions, *(torch.zeros(shape, device=device) for shape in shapes))
 
-    def _locate(self, tokens_BT: Tensor, state: State | None) -> Place:
+    def _locate(self, tokens_BT: Tensor, state: State | None) -> Positions:
         """Positions and mask of a call's tokens. A boundary token begins a document, hiding earlier ones."""
         batch, length = tokens_BT.shape
         position_BT = torch.arange(length, device=tokens_BT.device).expand(batch, -1)
-        if state is None and self.one_document:
-            return Place(None, self._rotary(position_BT[:1]), None, position_BT[:1], None)
+        if state is None and self.one_document_per_row:
+            return Positions(None, self._rotary(position_BT[:1]), None, position_BT[:1], None)
         first_B = None if state is None else state[0]
         if first_B is not None:
             position_BT = position_BT + first_B[:, None]
-        start_BT = torch.where(tokens_BT == self.boundary_id, position_BT, 0)
+        doc_start_BT = torch.where(tokens_BT == self.boundary_id, position_BT, 0)
         if state is not None:
-            start_BT = torch.maximum(start_BT, state[1][:, None])
-        start_BT = start_BT.cummax(dim=1).values
-        bias = visible_bias(position_BT, start_BT, length if state is None else state[2].shape[2])
-        return Place(bias, self._rotary(position_BT), first_B, position_BT - start_BT, start_BT)
+            doc_start_BT = torch.maximum(doc_start_BT, state[1][:, None])
+        doc_start_BT = doc_start_BT.cummax(dim=1).values
+        bias = document_causal_bias(position_BT, doc_start_BT, length if state is None else state[2].shape[2])
+        return Positions(bias, self._rotary(position_BT), first_B, position_BT - doc_start_BT, doc_start_BT)
 
     def _rotary(self, position_BT: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.positions is not None:
@@ -259,7 +259,7 @@ class Transformer(LanguageModel):
             raise ValueError(f"{length} tokens exceed block_size ({self.config.block_size})")
         place = self._locate(tokens_BT, state)
         x = self.embedding(tokens_BT)
-        x = rms_norm(x) if self.positions is None else x + self.positions(place.index_BT)
+        x = rms_norm(x) if self.positions is None else x + self.positions(place.doc_position_BT)
         x = self.dropout(x)
         new_state: list[Tensor] = []
         n_tensors = 4 if self.config.has_conv else 2
@@ -269,9 +269,9 @@ class Transformer(LanguageModel):
             x, block_state = run_block(block, x, place, block_state)
             new_state.extend(block_state)
         logits = self.head(self.norm(x))
-        if state is None or place.start_BT is None:
+        if state is None or place.doc_start_BT is None:
             return logits, None
-        return logits, (state[0] + length, place.start_BT[:, -1], *new_state)
+        return logits, (state[0] + length, place.doc_start_BT[:, -1], *new_state)
 
     def roll(self, state: State, keep: int) -> State | None:
         """Move the last ``keep`` tokens to the front and rotate keys back, as rotary positions are relative.
@@ -289,19 +289,21 @@ class Transformer(LanguageModel):
             for j, cache in enumerate(new_state[i : i + 2]):
                 recent = cache[:, :, n_dropped : n_dropped + keep]
                 new_state[i + j] = torch.zeros_like(cache)
-                new_state[i + j][:, :, :keep] = rotate(recent, cos, sin) if j == 0 else recent
+                new_state[i + j][:, :, :keep] = apply_rope(recent, cos, sin) if j == 0 else recent
         return (state[0] - n_dropped, (state[1] - n_dropped).clamp(min=0), *new_state)
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
+    def recipe(cls, facts: CorpusStats) -> Recipe:
         if facts.mode == "lines":
-            train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
+            train = cls.default_train_config(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
             config = TransformerConfig(block_size=train.block_size, n_embd=64)
             return Recipe(
                 replace(config, dropout=max(0.1, _dropout(config, facts, train.batch_tokens))), train
             )
         # Embeddings and head need a high learning rate; 0.03 grows overconfident about familiar names.
-        train = cls.base_training(facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
+        train = cls.default_train_config(
+            facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1
+        )
         config = _largest_affordable(facts, train.batch_tokens)
         return Recipe(replace(config, dropout=_dropout(config, facts, train.batch_tokens)), train)
 
@@ -310,22 +312,22 @@ def _n_block_weights(config: TransformerConfig) -> int:
     return 12 * config.n_layer * config.n_embd**2
 
 
-def _budget_tokens(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
-    return facts.tokens(batch_tokens, FLOPS[facts.device] / (6 * _n_block_weights(config)))
+def _budget_tokens(config: TransformerConfig, facts: CorpusStats, batch_tokens: int) -> float:
+    return facts.tokens(batch_tokens, FLOPS_PER_SECOND[facts.device] / (6 * _n_block_weights(config)))
 
 
-def _dropout(config: TransformerConfig, facts: CorpusFacts, batch_tokens: int) -> float:
+def _dropout(config: TransformerConfig, facts: CorpusStats, batch_tokens: int) -> float:
     epochs = _budget_tokens(config, facts, batch_tokens) / facts.train_tokens
-    return next((dropout for min_epochs, dropout in DROPOUTS if epochs >= min_epochs), 0.0)
+    return next((dropout for min_epochs, dropout in DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
 
 
-def _largest_affordable(facts: CorpusFacts, batch_tokens: int) -> TransformerConfig:
+def _largest_affordable(facts: CorpusStats, batch_tokens: int) -> TransformerConfig:
     """The widest model with at most one weight per token of the text and TOKENS_A_WEIGHT tokens per weight
     in the budget: model and data grow together (Hoffmann et al. 2022)."""
     best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
         n_weights, tokens = _n_block_weights(config), _budget_tokens(config, facts, batch_tokens)
-        if n_weights <= facts.train_tokens and tokens >= TOKENS_A_WEIGHT * n_weights:
+        if n_weights <= facts.train_tokens and tokens >= TOKENS_PER_WEIGHT * n_weights:
             best = config
     return best

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from makemore.models.base import LanguageModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.dropout import Dropout
-from makemore.settings import CorpusFacts, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
 
@@ -148,8 +148,10 @@ class WaveNet(LanguageModel):
         return self.head(hidden[:, 1:]), None
 
     @classmethod
-    def recipe(cls, facts: CorpusFacts) -> Recipe:
+    def recipe(cls, facts: CorpusStats) -> Recipe:
         if facts.mode == "lines":
-            return Recipe(WaveNetConfig(), cls.base_training(facts, optimizer="muon", batch_tokens=2048))
-        train = cls.base_training(facts, loader="streams", batch_tokens=2048, block_size=64)
+            return Recipe(
+                WaveNetConfig(), cls.default_train_config(facts, optimizer="muon", batch_tokens=2048)
+            )
+        train = cls.default_train_config(facts, loader="streams", batch_tokens=2048, block_size=64)
         return Recipe(WaveNetConfig(block_size=32, n_embd=64, n_hidden=256), train)

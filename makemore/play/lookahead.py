@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
-from makemore.sampling.text import SampleRequest, context, line_ends
+from makemore.sampling.text import SampleRequest, context_ids, end_token_ids
 
 if TYPE_CHECKING:
     from makemore.runs.run import Run
 
-MOST_SHOWN = 60
+MAX_CANDIDATES = 60
 """At most this many candidates are returned."""
-MOST_TOKENS = 300
+MAX_SCORED_TOKENS = 300
 """Only this many tokens at the end of a text are scored."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScoredToken:
     """A token of the text and its probability; None for a first token without context."""
 
     text: str
@@ -43,10 +43,10 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Look:
+class Predictions:
     """A model's predictions on a text; ``candidates`` follow its first ``at`` tokens."""
 
-    tokens: list[Seen]
+    tokens: list[ScoredToken]
     earlier: str
     """The unscored text before ``tokens``, if the text is too long to score all of it."""
     at: int
@@ -62,7 +62,7 @@ class Look:
         return asdict(self)
 
 
-def look(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Look:
+def predict(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Predictions:
     """Score each token of a text and predict the token at index ``at`` (default: the end).
 
     In ``lines`` mode only the last line is used.
@@ -70,22 +70,24 @@ def look(run: Run, text: str, params: SampleParams | None = None, at: int | None
     lines = run.mode == "lines"
     if lines:
         text = text.rpartition("\n")[2]
-    encodable = run.tokenizer.without_unspellable(text)
-    ids = context(run, SampleRequest(prompt=encodable))
+    encodable = run.tokenizer.remove_unknown(text)
+    ids = context_ids(run, SampleRequest(prompt=encodable))
     start = int(lines) if encodable else len(ids)
-    first = max(start, len(ids) - MOST_TOKENS)
+    first = max(start, len(ids) - MAX_SCORED_TOKENS)
     # The first token of running text has no context to predict it from.
     n_unscored = int(first == 0)
     logits_NV = _logits(run, ids, first + n_unscored)
     p_NV = distribution(logits_NV, SampleParams())
     tokens = [
-        Seen(run.tokenizer.decode([token]), float(p_NV[i - n_unscored, token]) if i >= n_unscored else None)
+        ScoredToken(
+            run.tokenizer.decode([token]), float(p_NV[i - n_unscored, token]) if i >= n_unscored else None
+        )
         for i, token in enumerate(ids[first:].tolist())
     ]
     at = len(tokens) if at is None else max(n_unscored, min(at, len(tokens)))
     p_V = p_NV[at - n_unscored]
     drawn_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
-    return Look(
+    return Predictions(
         tokens,
         run.tokenizer.decode(ids[start:first]),
         at,
@@ -93,7 +95,7 @@ def look(run: Run, text: str, params: SampleParams | None = None, at: int | None
         run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
         _candidates(run, p_V, drawn_V),
         entropy_bits(p_V),
-        "".join(sorted(run.tokenizer.unspellable(text))),
+        "".join(sorted(run.tokenizer.unknown_chars(text))),
     )
 
 
@@ -107,8 +109,8 @@ def _logits(run: Run, ids: NDArray[np.int64], first: int) -> NDArray[np.float64]
 
 def _candidates(run: Run, p_V: NDArray[np.float64], drawn_V: NDArray[np.float64]) -> list[Candidate]:
     """The most probable tokens, best first."""
-    ends = set(line_ends(run).tolist())
-    top = np.argsort(-p_V, kind="stable")[:MOST_SHOWN].tolist()
+    ends = set(end_token_ids(run).tolist())
+    top = np.argsort(-p_V, kind="stable")[:MAX_CANDIDATES].tolist()
     return [
         Candidate(run.tokenizer.decode([i]), float(p_V[i]), float(drawn_V[i]), i in ends)
         for i in top

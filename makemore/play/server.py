@@ -24,17 +24,17 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from makemore.errors import UserError
-from makemore.play.lookahead import look
+from makemore.play.lookahead import predict
 from makemore.runs.run import Run
 from makemore.sampling import SampleParams
-from makemore.sampling.text import SampleRequest, context, random_seed, sample, stream_text
+from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
 
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page")
 FILES = {"/": "index.html", "/play.css": "play.css", "/play.js": "play.js"}
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 """Maximum size of a request."""
-MOST_SAMPLES, MOST_NEW_TOKENS = 100, 5000
+MAX_SAMPLES, MAX_NEW_TOKENS = 100, 5000
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -44,7 +44,7 @@ HEADERS = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - a response, not a failure
+class RequestError(Exception):
     """An HTTP error response."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -52,7 +52,7 @@ class Refusal(Exception):  # noqa: N818 - a response, not a failure
         self.status = status
 
 
-class Answers:
+class Handlers:
     """Request handlers for a set of runs."""
 
     def __init__(self, runs: Mapping[str, Run], token: str) -> None:
@@ -68,14 +68,14 @@ class Answers:
         runs = [_describe(name, run) for name, run in self.runs.items()]
         return JSONResponse({"runs": runs}, headers=HEADERS)
 
-    async def look(self, request: Request) -> Response:
+    async def predict(self, request: Request) -> Response:
         """Predictions of a run along a text."""
         query = await self._read_query(request)
         run, text, params = self._run(query), _text(query), _params(query)
         at = query.get("at")
         if at is not None and (not isinstance(at, int) or isinstance(at, bool)):
-            raise Refusal(422, "at: must be an integer")
-        result = await run_in_threadpool(look, run, text, params, at)
+            raise RequestError(422, "at: must be an integer")
+        result = await run_in_threadpool(predict, run, text, params, at)
         return JSONResponse(result.as_dict(), headers=HEADERS)
 
     async def sample(self, request: Request) -> Response:
@@ -85,14 +85,14 @@ class Answers:
         text = _text(query)
         seed = _optional_number(query, "seed", int, 0, 2**63 - 1)
         sample_request = SampleRequest(
-            _optional_number(query, "n", int, 1, MOST_SAMPLES) or 10,
+            _optional_number(query, "n", int, 1, MAX_SAMPLES) or 10,
             text.rpartition("\n")[2] if run.mode == "lines" else text,
-            _optional_number(query, "max_new_tokens", int, 1, MOST_NEW_TOKENS),
+            _optional_number(query, "max_new_tokens", int, 1, MAX_NEW_TOKENS),
             _params(query),
             seed=random_seed() if seed is None else seed,
             skip_unknown=True,
         )
-        context(run, sample_request)  # reject a bad prompt before the response starts
+        context_ids(run, sample_request)  # reject a bad prompt before the response starts
         pieces = _lines(run, sample_request) if run.mode == "lines" else stream_text(run, sample_request)
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
@@ -100,39 +100,39 @@ class Answers:
         """Check the token and parse the JSON body. Raises Refusal."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
-            raise Refusal(401, "wrong token; open the address that makemore play printed")
+            raise RequestError(401, "wrong token; open the address that makemore play printed")
         body = b""
         async for piece in request.stream():
             body += piece
-            if len(body) > MOST_BYTES:
-                raise Refusal(413, f"the request exceeds {MOST_BYTES:,} bytes")
+            if len(body) > MAX_BYTES:
+                raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
         try:
             query = json.loads(body or b"{}")
         except ValueError:
-            raise Refusal(400, "the request isn't JSON") from None
+            raise RequestError(400, "the request isn't JSON") from None
         if not isinstance(query, dict):
-            raise Refusal(400, "the request isn't a JSON object")
+            raise RequestError(400, "the request isn't a JSON object")
         return query
 
     def _run(self, query: dict[str, Any]) -> Run:
         run = self.runs.get(query["run"]) if isinstance(query.get("run"), str) else None
         if run is None:
-            raise Refusal(404, "no such run")
+            raise RequestError(404, "no such run")
         return run
 
 
 def make_app(runs: Mapping[str, Run], token: str) -> Starlette:
     """Build the application: the page at ``/`` and its API under ``/api``."""
-    answers = Answers(runs, token)
-    routes = [Route(path, answers.page) for path in FILES]
-    routes += [Route("/api/runs", answers.about)]
-    routes += [Route("/api/look", answers.look, methods=["POST"])]
-    routes += [Route("/api/sample", answers.sample, methods=["POST"])]
+    handlers = Handlers(runs, token)
+    routes = [Route(path, handlers.page) for path in FILES]
+    routes += [Route("/api/runs", handlers.about)]
+    routes += [Route("/api/look", handlers.predict, methods=["POST"])]
+    routes += [Route("/api/sample", handlers.sample, methods=["POST"])]
     return Starlette(
         routes=routes,
         # Prevent DNS rebinding: reject other host names that resolve to this server.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
-        exception_handlers={Refusal: _error_response, UserError: _error_response},
+        exception_handlers={RequestError: _error_response, UserError: _error_response},
     )
 
 
@@ -161,7 +161,7 @@ def serve(app: Starlette, listener: socket.socket) -> None:
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, Refusal) else 422
+    status = error.status if isinstance(error, RequestError) else 422
     return JSONResponse({"error": str(error)}, status_code=status, headers=HEADERS)
 
 
@@ -180,11 +180,11 @@ def _describe(name: str, run: Run) -> dict[str, Any]:
 def _text(query: dict[str, Any]) -> str:
     text = query.get("text", "")
     if not isinstance(text, str):
-        raise Refusal(422, "text: must be a string")
+        raise RequestError(422, "text: must be a string")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Refusal(422, "text: contains half a character") from None
+        raise RequestError(422, "text: contains half a character") from None
     return text.replace("\r\n", "\n")
 
 
@@ -204,7 +204,7 @@ def _optional_number(query: dict[str, Any], name: str, kind: type, low: float, h
         return None
     fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if not fits or not low <= value <= high:
-        raise Refusal(
+        raise RequestError(
             422, f"{name}: give {'an integer' if kind is int else 'a number'} in [{low:g}, {high:g}]"
         )
     return value

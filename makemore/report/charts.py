@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from makemore.report.numbers import short
+from makemore.report.numbers import with_unit
 
 WIDTH, HEIGHT = 420, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
 COLOURS = 10
 TICKS = 5
 LABEL_HEIGHT = 13.0
-FAR = 2.0
+DISTANCE_COST = 2.0
 """Cost of each step to a more distant label position, in units of hidden area."""
-LETTER = 7.2
+LETTER_WIDTH = 7.2
 """Approximate width of a letter of a label."""
 
 Point = tuple[float, float]
@@ -71,7 +71,7 @@ def axis(
     label: str,
     values: Sequence[float],
     log: bool = False,
-    text: Callable[[float], str] = short,
+    text: Callable[[float], str] = with_unit,
     most: float = math.inf,
     below: float = 0.06,
 ) -> Axis:
@@ -179,10 +179,13 @@ class Chart:
         used = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in self._labels]
         parts = []
         for x, y, colour, name in sorted(self._labels, key=lambda label: label[1]):
-            boxes = _boxes_beside(x, y, LETTER * len(name))
+            boxes = _boxes_beside(x, y, LETTER_WIDTH * len(name))
             inside = [box for box in boxes if _inside(box)] or boxes
             rank = {box: n for n, box in enumerate(inside)}
-            box = min(inside, key=lambda box: sum(_overlap(box, other) for other in used) + FAR * rank[box])
+            box = min(
+                inside,
+                key=lambda box: sum(_overlap(box, other) for other in used) + DISTANCE_COST * rank[box],
+            )
             used.append(box)
             parts.append(
                 f'<text class="name" style="fill:var(--c{colour % COLOURS})" x="{box[0]:.1f}" '
@@ -211,7 +214,7 @@ def _overlap(a: Box, b: Box) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
+def pareto_frontier(points: Sequence[Point]) -> list[Point]:
     """The Pareto frontier as a staircase; lower is better in both coordinates."""
     corners: list[Point] = []
     best = math.inf

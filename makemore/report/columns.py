@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from makemore.comparison.result import Comparison, Row
-from makemore.report.numbers import interval, memory, number, percent, short
+from makemore.comparison.result import Comparison, RankedModel
+from makemore.report.numbers import interval, memory, number, percent, with_unit
 
 
 @dataclass(frozen=True)
@@ -15,28 +15,28 @@ class Column:
 
     title: str
     meaning: str
-    text: Callable[[Row], str]
-    value: Callable[[Row], float | str | None]
+    text: Callable[[RankedModel], str]
+    value: Callable[[RankedModel], float | str | None]
 
     @property
     def is_text(self) -> bool:
         return self.title in ("run", "tokenizer")
 
 
-def _beyond(row: Row) -> str:
-    if row.judgement.difference == 0:
+def _beyond(row: RankedModel) -> str:
+    if row.result.difference == 0:
         return "best"
-    return "yes" if row.judgement.beyond_noise else "no"
+    return "yes" if row.result.beyond_noise else "no"
 
 
-def _difference(row: Row) -> str:
-    if row.judgement.difference == 0:
+def _difference(row: RankedModel) -> str:
+    if row.result.difference == 0:
         return "–"
-    return f"+{number(row.judgement.difference)}"
+    return f"+{number(row.result.difference)}"
 
 
-def _difference_interval(row: Row) -> str:
-    return "–" if row.judgement.difference == 0 else interval(row.judgement.difference_ci95, sign="+")
+def _difference_interval(row: RankedModel) -> str:
+    return "–" if row.result.difference == 0 else interval(row.result.difference_ci95, sign="+")
 
 
 NAME = (
@@ -47,32 +47,32 @@ QUALITY = (
     Column(
         "bits/byte",
         "bits per byte of text, averaged over seeds; lower is better",
-        lambda row: number(row.judgement.bits_per_byte),
-        lambda row: row.judgement.bits_per_byte,
+        lambda row: number(row.result.bits_per_byte),
+        lambda row: row.result.bits_per_byte,
     ),
     Column(
         "95 % interval",
         "confidence interval of bits/byte across texts (and across seeds, if there are several)",
-        lambda row: interval(row.judgement.ci95),
-        lambda row: row.judgement.ci95[0],
+        lambda row: interval(row.result.ci95),
+        lambda row: row.result.ci95[0],
     ),
     Column(
         "vs best",
         "bits/byte above the best model",
         _difference,
-        lambda row: row.judgement.difference,
+        lambda row: row.result.difference,
     ),
     Column(
         "95 % vs best",
         "confidence interval of the difference, paired by document or block",
         _difference_interval,
-        lambda row: row.judgement.difference_ci95[0],
+        lambda row: row.result.difference_ci95[0],
     ),
     Column(
         "beyond noise",
         "yes if the interval of the difference excludes 0",
         _beyond,
-        lambda row: row.judgement.difference_ci95[0],
+        lambda row: row.result.difference_ci95[0],
     ),
 )
 SEEDS = Column(
@@ -107,7 +107,7 @@ UNITS = (
         lambda row: row.mean(lambda run: run.score.perplexity),
     ),
 )
-BY_HEART = Column(
+MEMORISED = Column(
     "memorised",
     "for lines, share of samples that are training lines; for running text, share of each sample taken up by"
     " its longest passage copied from train",
@@ -130,13 +130,13 @@ COST = (
     Column(
         "tokens/s",
         "during training",
-        lambda row: short(row.mean(lambda run: run.tokens_per_second)),
+        lambda row: with_unit(row.mean(lambda run: run.tokens_per_second)),
         lambda row: row.mean(lambda run: run.tokens_per_second),
     ),
     Column(
         "sampling/s",
         "tokens per second, one text at a time",
-        lambda row: short(row.mean(lambda run: run.sampling_speed)),
+        lambda row: with_unit(row.mean(lambda run: run.sampling_speed)),
         lambda row: row.mean(lambda run: run.sampling_speed),
     ),
     Column(
@@ -153,7 +153,7 @@ def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
     rows = comparison.rows
     seeds = (SEEDS,) if any(len(row.runs) > 1 for row in rows) else ()
     unseen = (UNSEEN,) if any(row.unseen_bits_per_byte is not None for row in rows) else ()
-    return QUALITY, (*seeds, *UNITS, *unseen, BY_HEART), COST
+    return QUALITY, (*seeds, *UNITS, *unseen, MEMORISED), COST
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
-from makemore.comparison.result import Comparison, Row
-from makemore.evaluation.profile import Portrait
-from makemore.report.charts import Axis, Chart, axis, frontier
+from makemore.comparison.result import Comparison, RankedModel
+from makemore.evaluation.profile import RunProfile
+from makemore.report.charts import Axis, Chart, axis, pareto_frontier
 from makemore.report.columns import NAME, Column, notes, tables
-from makemore.report.numbers import interval, memory, number, percent, short
+from makemore.report.numbers import interval, memory, number, percent, with_unit
 from makemore.report.page import page
 
 LINES_SHOWN = 15
@@ -21,7 +21,7 @@ VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(empty)"}
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The HTML page. Every row needs a ``portrait``."""
+    """The HTML page. Every row needs a ``profile``."""
     title = f"{len(comparison.rows)} models on {comparison.source}"
     body = "".join(
         [
@@ -41,10 +41,10 @@ def comparison_page(comparison: Comparison) -> str:
 def _summary(comparison: Comparison) -> str:
     best, *others = comparison.rows
     score = best.runs[0].score
-    near = [row.name for row in others if not row.judgement.beyond_noise]
+    near = [row.name for row in others if not row.result.beyond_noise]
     parts = [
         f"<b>{escape(best.name)}</b> is best on {escape(comparison.split)}: "
-        f"{number(best.judgement.bits_per_byte)} bits/byte, 95 % interval {interval(best.judgement.ci95)}."
+        f"{number(best.result.bits_per_byte)} bits/byte, 95 % interval {interval(best.result.ci95)}."
     ]
     if near:
         parts.append(f"Within noise of it: {escape(', '.join(near))}.")
@@ -84,7 +84,7 @@ def _row_classes(comparison: Comparison) -> list[str]:
     return [' class="best"', *[""] * (len(comparison.rows) - 1)]
 
 
-def _cell(column: Column, row: Row) -> str:
+def _cell(column: Column, row: RankedModel) -> str:
     value = column.value(row)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         value = ""
@@ -92,7 +92,7 @@ def _cell(column: Column, row: Row) -> str:
     return f'<td{_text_class(column)} data-v="{sorted_by}">{escape(column.text(row))}</td>'
 
 
-def _legend(rows: Iterable[Row]) -> str:
+def _legend(rows: Iterable[RankedModel]) -> str:
     marks = "".join(
         f'<span><i style="background:var(--c{i % 10})"></i>{escape(row.name)}</span>'
         for i, row in enumerate(rows)
@@ -111,15 +111,15 @@ def _bits(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _profiles(comparison: Comparison) -> list[tuple[int, str, Portrait]]:
-    return [(i, row.name, row.portrait) for i, row in enumerate(comparison.rows) if row.portrait is not None]
+def _profiles(comparison: Comparison) -> list[tuple[int, str, RunProfile]]:
+    return [(i, row.name, row.profile) for i, row in enumerate(comparison.rows) if row.profile is not None]
 
 
 def _charts(comparison: Comparison) -> list[str]:
     seconds = _frontier(
-        comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds), short
+        comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds), with_unit
     )
-    parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters, short)
+    parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters, with_unit)
     return [
         _figure(
             "Validation loss by time",
@@ -152,13 +152,13 @@ def _curves(comparison: Comparison, which: int, label: str) -> Chart:
 
 
 def _frontier(
-    comparison: Comparison, label: str, value: Callable[[Row], float], text: Callable[[float], str]
+    comparison: Comparison, label: str, value: Callable[[RankedModel], float], text: Callable[[float], str]
 ) -> tuple[Chart, str]:
     """The chart and its caption, which mentions the frontier only if it has several points."""
-    points = [(max(float(value(row)), 1e-3), row.judgement.bits_per_byte) for row in comparison.rows]
+    points = [(max(float(value(row)), 1e-3), row.result.bits_per_byte) for row in comparison.rows]
     x = axis(label, [p[0] for p in points], log=True, text=text)
     chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
-    best = frontier([p for p in points if math.isfinite(p[1])])
+    best = pareto_frontier([p for p in points if math.isfinite(p[1])])
     chart.dashed(best, "frontier")
     for i, (row, point) in enumerate(zip(comparison.rows, points, strict=True)):
         chart.dot(point, i, row.name)
@@ -261,7 +261,7 @@ def _recipes(comparison: Comparison) -> str:
     return f"<h2>Recipes</h2>{''.join(parts)}"
 
 
-def _recipe(row: Row) -> dict[str, Any]:
+def _recipe(row: RankedModel) -> dict[str, Any]:
     config = row.runs[0].config
     keys = (
         "tokenizer",

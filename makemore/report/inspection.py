@@ -31,7 +31,7 @@ def inspection_page(
     return page(title, body, made_by=MADE_BY)
 
 
-def pictures_on(path: Path) -> list[str] | None:
+def picture_names(path: Path) -> list[str] | None:
     """Names of the pictures on an inspection page; None if the file isn't one."""
     try:
         html = path.read_text(encoding="utf-8", errors="replace")

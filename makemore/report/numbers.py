@@ -18,7 +18,7 @@ def interval(bounds: tuple[float, float], digits: int = 4, sign: str = "") -> st
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 
-def short(value: float | None) -> str:
+def with_unit(value: float | None) -> str:
     """Three significant digits and a unit: 1234567 is 1.23M."""
     if value is None:
         return "–"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from makemore.evaluation.surprisal import Duel, Surprisal
+from makemore.evaluation.surprisal import Surprisal, SurprisalDiff
 from makemore.report.page import page
 from makemore.types import Score
 
@@ -14,7 +14,7 @@ LEVELS = (1.0, 2.0, 4.0, 8.0)
 """Colour thresholds in bits per character."""
 GAINS = (0.5, 2.0)
 """Colour thresholds for the difference between two runs, in bits per character."""
-PICTURES = (
+CONTROL_PICTURES = (
     {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
     | {0x7F: "␡"}
     | {i: f"\\x{i:x}" for i in range(0x80, 0xA0)}
@@ -27,20 +27,20 @@ def level(bits: float, piece: str) -> int:
     return sum(bits / len(piece) >= threshold for threshold in LEVELS)
 
 
-def side(gain: float, piece: str) -> str:
+def better_class(gain: float, piece: str) -> str:
     """CSS class: ``a1``, ``a2`` if the first run is better, ``b1``, ``b2`` if the second is, else empty."""
     size = sum(abs(gain) / len(piece) >= threshold for threshold in GAINS)
     return f"{'a' if gain > 0 else 'b'}{size}" if size else ""
 
 
-def shown(piece: str, marked: bool) -> str:
+def visible(piece: str, marked: bool) -> str:
     """A piece as printed; line ends of ``marked`` (coloured) pieces are made visible."""
-    return (piece.replace("\n", "↵\n") if marked else piece).translate(PICTURES)
+    return (piece.replace("\n", "↵\n") if marked else piece).translate(CONTROL_PICTURES)
 
 
 def totals(score: Score) -> str:
     """Total bits of a text, and bits per character and byte."""
-    outside = f", {score.unspellable:,} characters outside the alphabet" if score.unspellable else ""
+    outside = f", {score.unknown_chars:,} characters outside the alphabet" if score.unknown_chars else ""
     return (
         f"{score.nats / math.log(2):,.1f} bits for {score.chars:,} characters in {score.tokens:,} tokens: "
         f"{score.bits_per_char:.4f} bits/char, {score.bits_per_byte:.4f} bits/byte{outside}"
@@ -61,12 +61,17 @@ def surprisal_page(found: Surprisal) -> str:
     return _page(f"{found.score.split} by {found.run}", head, key, classes)
 
 
-def duel_page(found: Duel) -> str:
+def surprisal_diff_page(found: SurprisalDiff) -> str:
     """HTML page of a text, with the bits of both runs for each piece."""
     classes = []
-    columns = (found.pieces, found.first_bits_P.tolist(), found.second_bits_P.tolist(), found.gain_P.tolist())
+    columns = (
+        found.pieces,
+        found.first_bits_P.tolist(),
+        found.second_bits_P.tolist(),
+        found.saved_bits_P.tolist(),
+    )
     for piece, first, second, gain in zip(*columns, strict=True):
-        classes.append((piece, side(gain, piece), f"{first:.2f} bits vs {second:.2f}"))
+        classes.append((piece, better_class(gain, piece), f"{first:.2f} bits vs {second:.2f}"))
     a, b = found.first.run, found.second.run
     key = [("a2", f"{a} is better"), ("a1", "slightly"), ("b2", f"{b} is better"), ("b1", "slightly")]
     head = "".join(
@@ -80,7 +85,7 @@ def _page(
 ) -> str:
     marks = "".join(f'<span><i class="{name}"></i>{escape(meaning)}</span>' for name, meaning in key)
     spans = "".join(
-        f'<span class="{name}" title="{tooltip}">{escape(shown(piece, bool(name)))}</span>'
+        f'<span class="{name}" title="{tooltip}">{escape(visible(piece, bool(name)))}</span>'
         for piece, name, tooltip in pieces
     )
     body = (

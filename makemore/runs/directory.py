@@ -15,25 +15,25 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runs.schema import check_form
+from makemore.runs.schema import check_schema
 from makemore.runtime.files import (
     is_temporary,
     json_digest,
-    make_folder,
+    make_dir_durably,
     read_json,
     read_tensors,
-    require_plain,
-    well_formed,
+    stat_regular_file,
+    user_format_errors,
+    user_write_errors,
     write_bytes,
     write_json,
     write_tensors,
-    writing,
 )
 
 FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
-SEEN = "seen.safetensors"
+LINE_HASHES = "seen.safetensors"
 STATE, TENSORS = "state.json", "tensors.safetensors"
 
 
@@ -58,7 +58,7 @@ _STATE = {"name": str, "run_id": str, "tensors": str, "metrics": _METRICS_SEAL, 
 _RESULT = {"run_id": str, "metrics": _METRICS_SEAL}
 
 
-class Saved(NamedTuple):
+class SavedState(NamedTuple):
     """A loaded state, and the problems of newer, damaged ones."""
 
     state: dict[str, Any]
@@ -71,7 +71,7 @@ def _read_form(path: Path, form: Any) -> dict[str, Any]:
     """Read a JSON file. Raises UserError if it doesn't match ``form``."""
     payload = read_json(path)
     try:
-        check_form(payload, form)
+        check_schema(payload, form)
     except ValueError as error:
         raise UserError(f"{path} is damaged or from another version: {error}") from None
     return payload
@@ -131,35 +131,37 @@ class RunDir:
         return (self.path / CONFIG).exists()
 
     @property
-    def occupied(self) -> bool:
+    def is_occupied(self) -> bool:
         """Whether the path is taken; an incompletely created run doesn't count."""
         if not os.path.isdir(self.path):  # unlike Path.is_dir, no error if the name is too long
             return os.path.lexists(self.path)
         names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
-        return not (names <= {TOKENIZER, SEEN, STATES} and (not names or _is_run_file(self.path / TOKENIZER)))
+        return not (
+            names <= {TOKENIZER, LINE_HASHES, STATES} and (not names or _is_run_file(self.path / TOKENIZER))
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Create and lock the run directory. Raises UserError if another process holds the lock."""
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
-        with writing(self.path):
-            make_folder(self.path)
+        with user_write_errors(self.path):
+            make_dir_durably(self.path)
         with exclusive(self.path):
             yield
 
     def clear(self) -> None:
         """Remove a run's files and no others. Raises UserError if the folder holds something else."""
-        if self.occupied and not any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER)):
+        if self.is_occupied and not any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER)):
             raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
-        with writing(self.path):
-            self.sweep()
+        with user_write_errors(self.path):
+            self.remove_temporaries()
             self.drop_states()
             # Files that identify a run go last: an interrupted clear can be repeated.
-            for name in (MODEL, SEEN, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+            for name in (MODEL, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
+    def remove_temporaries(self) -> None:
         """Remove temporary files left by killed processes."""
         for folder in (self.path, *self._states()):
             for path in filter(is_temporary, folder.iterdir()):
@@ -173,7 +175,7 @@ class RunDir:
         seen_U: Tensor | None = None,
     ) -> str:
         """Write the files that training doesn't change and the initial state, the config last: a run with a
-        config can be resumed. ``seen_U``: see ``write_seen``. Returns the run's id."""
+        config can be resumed. ``seen_U``: see ``write_line_hashes``. Returns the run's id."""
         config = {"format": FORMAT, **config, "seen": seen_U is not None}
         run_id = json_digest(config)[:16]
         self._copies = {
@@ -182,13 +184,13 @@ class RunDir:
         }
         write_json(self.path / TOKENIZER, self._copies[TOKENIZER])
         if seen_U is not None:
-            self.write_seen(seen_U, run_id)
+            self.write_line_hashes(seen_U, run_id)
         if state is not None:
             self.write_state(0, state, run_id)
         write_json(self.path / CONFIG, self._copies[CONFIG])
         return run_id
 
-    def mend(self) -> list[str]:
+    def restore_from_states(self) -> list[str]:
         """Restore a damaged config or tokenizer from a state; returns the problems found."""
         problems = []
         for name in (CONFIG, TOKENIZER):
@@ -238,21 +240,21 @@ class RunDir:
     def read_model(self, run_id: str) -> dict[str, Tensor]:
         return read_tensors(self.path / MODEL, run_id)
 
-    def write_seen(self, hashes_U: Tensor, run_id: str) -> None:
+    def write_line_hashes(self, hashes_U: Tensor, run_id: str) -> None:
         """Write the sorted hashes of the training lines, (U,) int64."""
-        write_tensors(self.path / SEEN, {"hashes": hashes_U}, run_id)
+        write_tensors(self.path / LINE_HASHES, {"hashes": hashes_U}, run_id)
 
-    def read_seen(self, config: dict[str, Any]) -> Tensor | None:
+    def read_line_hashes(self, config: dict[str, Any]) -> Tensor | None:
         """Read the line hashes; None if the run has none. Raises UserError if missing or damaged."""
         if not config["seen"]:
             return None
-        with well_formed(self.path / SEEN):
-            return read_tensors(self.path / SEEN, config["run_id"])["hashes"]
+        with user_format_errors(self.path / LINE_HASHES):
+            return read_tensors(self.path / LINE_HASHES, config["run_id"])["hashes"]
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(
             self.path / RESULT,
-            {**result, "run_id": self.read_config()["run_id"], "metrics": self.metrics_seal()},
+            {**result, "run_id": self.read_config()["run_id"], "metrics": self.metrics_checksum()},
         )
 
     def read_result(self) -> dict[str, Any] | None:
@@ -264,8 +266,8 @@ class RunDir:
     def append_metrics(self, record: dict[str, Any], sync: bool = False) -> None:
         """Append a JSON line; ``sync``: fsync it. Raises UserError if it can't be written."""
         path = self.path / METRICS
-        require_plain(path)
-        with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        stat_regular_file(path)
+        with user_write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
             if sync:
                 file.flush()
@@ -280,12 +282,12 @@ class RunDir:
                     records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict)]
 
-    def metrics_seal(self) -> dict[str, Any]:
+    def metrics_checksum(self) -> dict[str, Any]:
         """Current size and checksum of ``metrics.jsonl``, to store in a state or a result."""
         data = self._metrics_bytes()
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    def metrics_problem(self, seal: dict[str, Any]) -> str:
+    def check_metrics(self, seal: dict[str, Any]) -> str:
         """Check the metrics that existed when ``seal`` was taken; returns the problem, or an empty string."""
         path, data = self.path / METRICS, self._metrics_bytes()
         if seal["bytes"] and not path.exists():
@@ -294,14 +296,16 @@ class RunDir:
         return "" if intact else f"{path} is damaged: its checksum doesn't match"
 
     def _metrics_bytes(self) -> bytes:
-        return (self.path / METRICS).read_bytes() if require_plain(self.path / METRICS) is not None else b""
+        return (
+            (self.path / METRICS).read_bytes() if stat_regular_file(self.path / METRICS) is not None else b""
+        )
 
-    def cut_metrics(self, step: int, seal: dict[str, Any]) -> str:
+    def truncate_metrics(self, step: int, seal: dict[str, Any]) -> str:
         """Drop metrics logged after ``step``, when ``seal`` was taken: a resumed run logs them again.
 
         Returns the problem with the rest, whose readable lines are kept, or an empty string.
         """
-        if problem := self.metrics_problem(seal):
+        if problem := self.check_metrics(seal):
             records = [r for r in self.read_metrics() if isinstance(r.get("step"), int) and r["step"] <= step]
             data = "".join(json.dumps(r) + "\n" for r in records).encode()
         else:
@@ -314,7 +318,12 @@ class RunDir:
         folder = self._new_state(step)
         tensors: dict[str, Tensor] = {}
         skeleton = _flatten(state, "state", tensors)
-        payload = {"name": folder.name, "run_id": run_id, "state": skeleton, "metrics": self.metrics_seal()}
+        payload = {
+            "name": folder.name,
+            "run_id": run_id,
+            "state": skeleton,
+            "metrics": self.metrics_checksum(),
+        }
         payload["copies"] = self._copies
         try:
             digest = write_tensors(folder / TENSORS, tensors, run_id)
@@ -343,7 +352,7 @@ class RunDir:
                 raise UserError(f"{folder} is a link; a run directory may not contain links")
         return sorted(folders, key=_state_order, reverse=True)
 
-    def read_state(self, run_id: str) -> Saved:
+    def read_state(self, run_id: str) -> SavedState:
         """Read the newest good state. Raises UserError if there is none."""
         problems: list[str] = []
         for folder in self._states():
@@ -357,7 +366,7 @@ class RunDir:
         detail = f" ({problems[0]})" if problems else ""
         raise UserError(f"{self.path} has no state to resume from{detail}; start over with --overwrite")
 
-    def read_states(self, run_id: str) -> tuple[list[Saved], list[str]]:
+    def read_states(self, run_id: str) -> tuple[list[SavedState], list[str]]:
         """Read all good states, newest first, and the problems of the others."""
         good, problems = [], []
         for folder in self._states():
@@ -367,7 +376,7 @@ class RunDir:
                 problems.append(str(error))
         return good, problems
 
-    def _read_state(self, folder: Path, run_id: str) -> Saved:
+    def _read_state(self, folder: Path, run_id: str) -> SavedState:
         payload = _read_form(folder / STATE, _STATE)
         if payload.get("run_id") != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
@@ -375,7 +384,7 @@ class RunDir:
             raise UserError(f"{folder / STATE} is damaged: it belongs to state {payload.get('name')}")
         tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
         try:
-            return Saved(_unflatten(payload["state"], tensors), payload["metrics"], [])
+            return SavedState(_unflatten(payload["state"], tensors), payload["metrics"], [])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
 

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 
 from makemore.corpus.documents import Documents, Mode, make_documents
-from makemore.corpus.source import Source, find_source, recorded_source
+from makemore.corpus.source import Source, resolve_recorded_source, resolve_source
 from makemore.corpus.splits import Corpus, make_corpus
-from makemore.corpus.text import Text, store_text
+from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
 from makemore.evaluation.surprisal import Surprisal, surprisal
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir
 from makemore.runtime.device import pick_device
-from makemore.runtime.files import well_formed
-from makemore.runtime.memory import construct, for_weights
+from makemore.runtime.files import user_format_errors
+from makemore.runtime.memory import construct_model, memory_limit_for
 from makemore.sampling import SampleParams
-from makemore.sampling.text import SampleRequest, context, random_seed, stream_text
-from makemore.settings import CorpusConfig, override
+from makemore.sampling.text import SampleRequest, context_ids, random_seed, stream_text
+from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
 
 
@@ -32,10 +32,10 @@ def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
     """The CorpusConfig in a run's config."""
     corpus = config["corpus"]
     names = [field.name for field in dataclasses.fields(CorpusConfig)]
-    return override(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
+    return replace_settings(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
 
 
-def saved_paths(config: dict[str, Any]) -> list[str]:
+def training_paths(config: dict[str, Any]) -> list[str]:
     """The paths of a run's training text."""
     return list(config["corpus"]["paths"])
 
@@ -53,7 +53,7 @@ class Run:
     def name(self) -> str:
         return self.folder.path.name
 
-    def beside(self, suffix: str) -> Path:
+    def sibling(self, suffix: str) -> Path:
         """A sibling path of the run directory: its name plus a suffix."""
         return self.folder.path.with_name(self.name + suffix)
 
@@ -63,12 +63,12 @@ class Run:
 
     def text(self, path: Path | None = None) -> Text:
         """Read the training text, or another. Raises UserError if it is missing or unreadable."""
-        source = self.source() if path is None else find_source(str(path))
-        return store_text(source, self.config["corpus"]["encoding"])
+        source = self.source() if path is None else resolve_source(str(path))
+        return read_source(source, self.config["corpus"]["encoding"])
 
     def source(self) -> Source:
         """The training text's source. Raises UserError unless it is existing local files."""
-        return recorded_source(saved_paths(self.config))
+        return resolve_recorded_source(training_paths(self.config))
 
     def documents(self, path: Path | None = None) -> Documents:
         """Split the training text, or another, as in training.
@@ -89,7 +89,7 @@ class Run:
 
     def _check_digests(self, digests: dict[str, str]) -> None:
         if digests != self.config["corpus"]["digests"]:
-            source = saved_paths(self.config)[0]
+            source = training_paths(self.config)[0]
             raise UserError(f"{source} has changed since {self.name} was trained; name a file to score")
 
     def generate(
@@ -111,7 +111,7 @@ class Run:
         params = SampleParams(temperature, top_k, top_p, min_p, greedy)
         seed = random_seed() if seed is None else seed
         request = SampleRequest(1, prompt, max_new_tokens, params, stop, seed)
-        context(self, request)  # check the prompt now, not at the first piece
+        context_ids(self, request)  # check the prompt now, not at the first piece
         return stream_text(self, request)
 
     def score(self, text: str | Path) -> Surprisal:
@@ -127,13 +127,13 @@ def load(path: str | Path, device: str = "auto") -> Run:
     folder = RunDir(Path(path))
     config = folder.read_config()
     run_id = config["run_id"]
-    with well_formed(folder.path):
+    with user_format_errors(folder.path):
         tokenizer = tokenizer_from_dict(folder.read_tokenizer(run_id))
         tensors = folder.read_model(run_id)
         kind = MODELS.get(config["model"]["name"])
-        settings = override(kind.Config(), config["model"]["settings"], "model")
-        max_bytes = for_weights(tensors.values())
-        model = construct(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
+        settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
+        max_bytes = memory_limit_for(tensors.values())
+        model = construct_model(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
         model.load_state_dict(tensors)
     model.to(pick_device(device)).eval()
     return Run(folder, config, tokenizer, model)

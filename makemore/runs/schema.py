@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def check_form(value: Any, form: Any, name: str = "") -> None:
+def check_schema(value: Any, form: Any, name: str = "") -> None:
     """Check that a value matches a schema. Raises ValueError naming the first mismatch.
 
     A schema is a type; a tuple of allowed values; ``[schema]``, a list whose items match it; or a dict
@@ -15,11 +15,11 @@ def check_form(value: Any, form: Any, name: str = "") -> None:
         _require(isinstance(value, dict), name, "an object")
         for key, inner in form.items():
             _require(key in value, f"{name}.{key}".lstrip("."), "present")
-            check_form(value[key], inner, f"{name}.{key}".lstrip("."))
+            check_schema(value[key], inner, f"{name}.{key}".lstrip("."))
     elif isinstance(form, list):
         _require(isinstance(value, list), name, "a list")
         for i, item in enumerate(value):
-            check_form(item, form[0], f"{name}[{i}]")
+            check_schema(item, form[0], f"{name}[{i}]")
     elif isinstance(form, tuple):
         _require(any(value == known for known in form), name, " or ".join(map(repr, form)))
     elif form in (int, float):

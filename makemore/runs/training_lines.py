@@ -18,45 +18,45 @@ from makemore.sampling.text import SampleRequest, sample
 if TYPE_CHECKING:
     from makemore.runs.run import Run
 
-TRIES = 100
+MAX_TRIES_PER_SAMPLE = 100
 """Samples tried per requested one before giving up."""
 
-MOST_REMEMBERED = 2_000_000
+MAX_HASHED_LINES = 2_000_000
 """Most training lines whose hashes are stored; a run with more needs its text."""
 
 
-def hashes(lines: Iterable[str]) -> NDArray[np.int64]:
+def hash_lines(lines: Iterable[str]) -> NDArray[np.int64]:
     """64-bit BLAKE2b hash of each line, (len(lines),)."""
     digests = (hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8) for line in lines)
     return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
 
 
-def hashes_to_keep(corpus: Corpus) -> Tensor | None:
+def train_line_hashes(corpus: Corpus) -> Tensor | None:
     """Sorted hashes of the distinct training lines, (U,) int64; None for running text or too many lines."""
     if corpus.mode != "lines":
         return None
     hashed, n_lines = [np.zeros(0, np.int64)], 0
     for lines in corpus.train_lines():
         n_lines += len(lines)
-        if n_lines > MOST_REMEMBERED:
+        if n_lines > MAX_HASHED_LINES:
             return None
-        hashed.append(hashes(lines))
+        hashed.append(hash_lines(lines))
     return torch.from_numpy(np.unique(np.concatenate(hashed)))
 
 
-class SeenLines:
+class TrainLines:
     """Set of training lines, by hash; with U lines, a new line is a false positive with odds U / 2**64."""
 
     def __init__(self, sorted_U: NDArray[np.int64]) -> None:
         self.sorted_U = sorted_U
 
     def __contains__(self, line: object) -> bool:
-        line_hash = hashes([str(line)])[0]
+        line_hash = hash_lines([str(line)])[0]
         index = int(np.searchsorted(self.sorted_U, line_hash))
         return index < len(self.sorted_U) and bool(self.sorted_U[index] == line_hash)
 
 
-def seen_lines(run: Run) -> SeenLines:
+def train_lines(run: Run) -> TrainLines:
     """Load the hashes from the run, or compute them from its text.
 
     Raises UserError in ``text`` mode, or if the run has neither.
@@ -65,18 +65,20 @@ def seen_lines(run: Run) -> SeenLines:
         raise UserError(
             "--novel-only compares lines, but this run's text is one document; use sample --report"
         )
-    saved_U = run.folder.read_seen(run.config)
-    return SeenLines(np.unique(hashes(run.documents().all("train"))) if saved_U is None else saved_U.numpy())
+    saved_U = run.folder.read_line_hashes(run.config)
+    return TrainLines(
+        np.unique(hash_lines(run.documents().all("train"))) if saved_U is None else saved_U.numpy()
+    )
 
 
-def novel(run: Run, request: SampleRequest) -> Iterator[str]:
+def sample_novel(run: Run, request: SampleRequest) -> Iterator[str]:
     """Like ``sample``, but yield ``n`` lines that aren't in the training split.
 
     Raises UserError, after the new lines found so far, if too few samples are new.
     """
-    seen = seen_lines(run)
+    seen = train_lines(run)
     n_left = request.n
-    for first in range(0, TRIES * request.n, request.n):
+    for first in range(0, MAX_TRIES_PER_SAMPLE * request.n, request.n):
         for text in sample(run, request, first):
             if n_left and text not in seen:
                 yield text
@@ -84,6 +86,6 @@ def novel(run: Run, request: SampleRequest) -> Iterator[str]:
         if not n_left:
             return
     raise UserError(
-        f"only {request.n - n_left} of {TRIES * request.n} samples were new; ask for fewer, "
+        f"only {request.n - n_left} of {MAX_TRIES_PER_SAMPLE * request.n} samples were new; ask for fewer, "
         "or raise --temperature"
     )

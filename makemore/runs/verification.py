@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, Saved
-from makemore.runtime.files import require_plain, tensor_digest, well_formed
+from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, SavedState
+from makemore.runtime.files import stat_regular_file, tensor_digest, user_format_errors
 from makemore.tokenizers import tokenizer_from_dict
 
 
-def check(path: str | Path) -> list[str]:
+def check_run(path: str | Path) -> list[str]:
     """Check a run's files; returns a line for each problem. Raises UserError if there is no run.
 
     Every byte is checked, except metrics logged after the newest state, which a resumed run logs again.
     """
     folder = RunDir(Path(path))
-    if not folder.path.is_dir() or not folder.occupied:
+    if not folder.path.is_dir() or not folder.is_occupied:
         raise UserError(f"no run at {path}; create one with makemore train")
     problems: list[str] = []
     config = folder.read_copy(CONFIG)
     with _collecting(problems):
         config = folder.read_config()
     if config:
-        files = RunFiles(folder, config, problems)
+        files = RunChecker(folder, config, problems)
         for verify in (files.tokenizer, files.model, files.seen, files.result, files.samples, files.metrics):
             with _collecting(problems):
                 verify()
@@ -42,25 +42,25 @@ def _collecting(problems: list[str]) -> Iterator[None]:
             problems.append(str(error))
 
 
-class RunFiles:
+class RunChecker:
     """Checks of a run's files against its newest state; each method checks one file and raises UserError."""
 
     def __init__(self, folder: RunDir, config: dict[str, Any], problems: list[str]) -> None:
         self.folder, self.config, self.run_id = folder, config, config["run_id"]
         states, broken = folder.read_states(self.run_id)
         problems += broken
-        self.newest: Saved | None = states[0] if states else None
+        self.newest: SavedState | None = states[0] if states else None
         self.best: dict[str, Any] = {}
         """Best weights in the newest state."""
         # Shared runs and mixtures are finished and have no states.
         self.finished = not (states or broken)
         if self.newest:
-            with _collecting(problems), well_formed(folder.path / STATES):
+            with _collecting(problems), user_format_errors(folder.path / STATES):
                 self.finished = bool(self.newest.state["trainer"].get("finished"))
                 self.best = dict(self.newest.state["best"])
 
     def tokenizer(self) -> None:
-        with well_formed(self.folder.path / TOKENIZER):
+        with user_format_errors(self.folder.path / TOKENIZER):
             tokenizer_from_dict(self.folder.read_tokenizer(self.run_id))
 
     def model(self) -> None:
@@ -69,13 +69,13 @@ class RunFiles:
         if not self.finished and not self.best and not path.exists():
             return
         digest = tensor_digest(self.folder.read_model(self.run_id))
-        with well_formed(self.folder.path / STATES):
+        with user_format_errors(self.folder.path / STATES):
             best_digest = tensor_digest(self.best) if self.best else digest
         if self.finished and digest != best_digest:
             raise UserError(f"{path} is damaged: its weights are not the best weights of the run")
 
     def seen(self) -> None:
-        self.folder.read_seen(self.config)
+        self.folder.read_line_hashes(self.config)
 
     def _result(self) -> dict[str, Any] | None:
         result = self.folder.read_result()
@@ -91,9 +91,9 @@ class RunFiles:
         result, path = self._result(), self.folder.path / SAMPLES
         if result is None or "samples" not in result:
             return
-        if require_plain(path) is None:
+        if stat_regular_file(path) is None:
             raise UserError(f"{path} is missing")
-        with well_formed(self.folder.path / RESULT):
+        with user_format_errors(self.folder.path / RESULT):
             expected = ("\n".join(result["samples"]) + "\n").encode()
         if path.read_bytes() != expected:
             raise UserError(f"{path} is damaged: it differs from the samples in {RESULT}")
@@ -101,8 +101,8 @@ class RunFiles:
     def metrics(self) -> None:
         """The log must match the checksum in the result, or in the newest state of an unfinished run."""
         seal = self.newest.metrics if self.newest else None
-        with well_formed(self.folder.path / RESULT):
+        with user_format_errors(self.folder.path / RESULT):
             if self.finished and (result := self._result()):
                 seal = result["metrics"]
-            if seal and (problem := self.folder.metrics_problem(seal)):
+            if seal and (problem := self.folder.check_metrics(seal)):
                 raise UserError(problem)

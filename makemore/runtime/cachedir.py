@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """``MAKEMORE_CACHE``, or makemore's directory in the user's caches; may not exist yet.
 
     Raises RuntimeError if the user has no home directory.

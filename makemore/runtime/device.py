@@ -15,11 +15,11 @@ from torch import Tensor
 
 from makemore.errors import UserError
 from makemore.runtime import distributed as parallel
-from makemore.runtime.cachedir import cache_folder
-from makemore.runtime.process import memory
+from makemore.runtime.cachedir import cache_dir
+from makemore.runtime.process import total_memory
 from makemore.settings import TrainConfig
 
-COMPILE_PAYS_AFTER = 75.0
+MIN_COMPILE_SECONDS = 75.0
 """Seconds of training from which compilation on a CPU (16 to 30 s, cold) pays off."""
 
 
@@ -31,7 +31,7 @@ def pick_device(name: str) -> torch.device:
         UserError: the device is unknown or not on this machine.
     """
     cuda, mps = torch.cuda.is_available(), has_mps()
-    if parallel.size() > 1:
+    if parallel.world_size() > 1:
         mps = False
         if name == "cuda" or (name == "auto" and cuda):
             name = f"cuda:{parallel.local_rank()}"
@@ -45,7 +45,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError("--device cuda: no CUDA GPU found, or torch was built without CUDA; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
-    if device.type == "cuda" and device.index is not None and parallel.size() > 1:
+    if device.type == "cuda" and device.index is not None and parallel.world_size() > 1:
         if device.index != parallel.local_rank():
             raise UserError(f"--device {name}: each process has its own GPU; use --device cuda")
         torch.cuda.set_device(device)
@@ -76,16 +76,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def pick_precision(config: TrainConfig, device: torch.device, autocasts: bool) -> torch.dtype:
-    """Dtype of matrix products in training; ``autocasts``: the model supports lower precision."""
-    if not autocasts:
+def pick_precision(config: TrainConfig, device: torch.device, supports_autocast: bool) -> torch.dtype:
+    """Dtype of matrix products in training; ``supports_autocast``: the model supports lower precision."""
+    if not supports_autocast:
         return torch.float32
     if config.dtype == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
 
 
-def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
+def should_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
     """Whether to compile the training step; ``pays``: compiling makes the model faster."""
     if config.compile != "auto":
         return config.compile == "yes"
@@ -96,14 +96,14 @@ def pick_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
         return False
     if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return False
-    return config.max_time is not None and config.max_time >= COMPILE_PAYS_AFTER
+    return config.max_time is not None and config.max_time >= MIN_COMPILE_SECONDS
 
 
-def memory_of(device: torch.device) -> float | None:
+def total_memory_gb(device: torch.device) -> float | None:
     """Memory of a device in gigabytes (1e9 bytes), or None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e9
-    n_bytes = memory()
+    n_bytes = total_memory()
     return None if n_bytes is None else n_bytes / 1e9
 
 
@@ -115,7 +115,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
+def get_rng_state(device: torch.device) -> dict[str, Any]:
     """States of the random generators that a model on the device uses."""
     return {
         "torch": torch.get_rng_state(),
@@ -124,8 +124,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def restore_random(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restore a ``random_state`` of this or another device."""
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore a ``get_rng_state`` of this or another device."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"][0], device)
@@ -158,14 +158,14 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def keep_compiled() -> None:
+def set_compile_cache_dir() -> None:
     """Keep compiled kernels in the user's cache folder, unless ``TORCHINDUCTOR_CACHE_DIR`` is set: torch's
     default is a temporary folder, which a restart deletes.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
     try:
-        folder = cache_folder() / "compiled"
+        folder = cache_dir() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # no writable home: leave torch's default

@@ -1,7 +1,7 @@
 """Data-parallel training in the processes that torchrun starts; does nothing in a single process.
 
-``session`` joins the process group. Within it, all ranks make the same calls in the same order. Before they
-exchange anything but gradients, they compare errors: a UserError on one rank is then raised on all.
+Within ``process_group`` all ranks make the same calls in the same order. Before they exchange anything but
+gradients, they compare errors: a UserError on one rank is then raised on all.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-PATIENCE = 300.0
+JOIN_TIMEOUT = 300.0
 """Seconds to wait for the other ranks at start-up."""
-ATTEMPT = "makemore/attempt"
+ATTEMPT_KEY = "makemore/attempt"
 T = TypeVar("T")
 
 
-class Agreed(UserError):  # noqa: N818 - names the outcome
+class DistributedUserError(UserError):
     """A UserError raised on every rank."""
 
 
-class Place(NamedTuple):
+class DistInfo(NamedTuple):
     """This process's rank, the number of processes, and its rank on its machine."""
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
 
-_SINGLE = Place()
-_place = _SINGLE
+_SINGLE = DistInfo()
+_dist_info = _SINGLE
 _earlier_attempt = False
 
 
-def launched() -> Place:
-    """Rank and size from torchrun's environment variables, also before ``session``."""
+def dist_info_from_env() -> DistInfo:
+    """Rank and size from torchrun's environment variables, also before ``process_group``."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(os.environ.get(name, "").isdigit() for name in (*names, "MASTER_PORT")):
         return _SINGLE
-    return Place(*(int(os.environ[name]) for name in names))
+    return DistInfo(*(int(os.environ[name]) for name in names))
 
 
 def launch_id() -> str:
@@ -58,40 +58,40 @@ def launch_id() -> str:
     return f"process {os.getppid()}" if name == "none" else name
 
 
-def restarted() -> bool:
+def was_restarted() -> bool:
     """Whether torchrun has restarted the processes after a failure; valid on rank 0 only."""
     # Torchrun's count covers this machine's failures only.
     return _earlier_attempt or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def rank() -> int:
-    return _place.rank
+    return _dist_info.rank
 
 
-def size() -> int:
-    return _place.size
+def world_size() -> int:
+    return _dist_info.world_size
 
 
 def local_rank() -> int:
-    return _place.local_rank
+    return _dist_info.local_rank
 
 
 def is_main() -> bool:
     """Whether this is rank 0, which writes, prints and evaluates."""
-    return _place.rank == 0
+    return _dist_info.rank == 0
 
 
 @contextlib.contextmanager
-def session(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def process_group(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Join the process group for the block; ``stop`` is polled while ranks connect.
 
     Raises:
         UserError: on every rank, when any rank raises one or is lost.
         KeyboardInterrupt: when ``stop`` returns True.
     """
-    global _place
-    info = launched()
-    if info.size == 1 or _place.size > 1:
+    global _dist_info
+    info = dist_info_from_env()
+    if info.world_size == 1 or _dist_info.world_size > 1:
         yield
         return
     import torch
@@ -104,26 +104,26 @@ def session(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _peer_errors():
-        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT)))
         attempt_store = PrefixStore(_join_attempt(store, info, stop), store)
-        dist.init_process_group(backend, store=attempt_store, rank=info.rank, world_size=info.size)
-    _place = info
+        dist.init_process_group(backend, store=attempt_store, rank=info.rank, world_size=info.world_size)
+    _dist_info = info
     try:
         yield
         if is_main():
-            store.delete_key(ATTEMPT)
-    except Agreed:
+            store.delete_key(ATTEMPT_KEY)
+    except DistributedUserError:
         raise
     except UserError as error:
         _max_or_raise(0.0, str(error))
     finally:
-        _place = _SINGLE
+        _dist_info = _SINGLE
         dist.destroy_process_group()
         # Gloo's threads release their last tensors a moment later, and abort a process that exits first.
         time.sleep(0.1)
 
 
-def _join_attempt(store: Store, info: Place, stop: Callable[[], bool]) -> str:
+def _join_attempt(store: Store, info: DistInfo, stop: Callable[[], bool]) -> str:
     """Agree with all ranks on a name for this attempt.
 
     Torchrun uses one store for all its attempts: it holds addresses of dead processes (pytorch issue 135712),
@@ -134,29 +134,33 @@ def _join_attempt(store: Store, info: Place, stop: Callable[[], bool]) -> str:
     return join(store, uuid.uuid4().hex, info, stop)
 
 
-def _admit_ranks(store: Store, attempt: str, info: Place, stop: Callable[[], bool]) -> str:
+def _admit_ranks(store: Store, attempt: str, info: DistInfo, stop: Callable[[], bool]) -> str:
     """Rank 0's part of ``_join_attempt``."""
     global _earlier_attempt
-    _earlier_attempt = store.check([ATTEMPT])
-    store.set(ATTEMPT, attempt)
-    deadline = time.monotonic() + PATIENCE
-    for peer in range(1, info.size):
+    _earlier_attempt = store.check([ATTEMPT_KEY])
+    store.set(ATTEMPT_KEY, attempt)
+    deadline = time.monotonic() + JOIN_TIMEOUT
+    for peer in range(1, info.world_size):
         if not _wait_for_key(store, f"{attempt}/{peer}", deadline, stop):
-            raise Agreed(f"rank {peer} of {info.size} did not join in {PATIENCE:.0f} s; check that it runs")
+            raise DistributedUserError(
+                f"rank {peer} of {info.world_size} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs"
+            )
         store.set(f"{attempt}/{peer}/{store.get(f'{attempt}/{peer}').decode()}", "")
     return attempt
 
 
-def _register(store: Store, token: str, info: Place, stop: Callable[[], bool]) -> str:
+def _register(store: Store, token: str, info: DistInfo, stop: Callable[[], bool]) -> str:
     """The other ranks' part: an attempt that doesn't answer is over or hasn't begun."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + JOIN_TIMEOUT
     while time.monotonic() < deadline:
-        if _wait_for_key(store, ATTEMPT, time.monotonic() + 1, stop):
-            attempt = store.get(ATTEMPT).decode()
+        if _wait_for_key(store, ATTEMPT_KEY, time.monotonic() + 1, stop):
+            attempt = store.get(ATTEMPT_KEY).decode()
             store.set(f"{attempt}/{info.rank}", token)
             if _wait_for_key(store, f"{attempt}/{info.rank}/{token}", time.monotonic() + 1, stop):
                 return attempt
-    raise Agreed(f"rank 0 of {info.size} did not join in {PATIENCE:.0f} s; check that it runs")
+    raise DistributedUserError(
+        f"rank 0 of {info.world_size} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs"
+    )
 
 
 def _wait_for_key(store: Store, key: str, deadline: float, stop: Callable[[], bool]) -> bool:
@@ -176,7 +180,9 @@ def _peer_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = next(iter(str(error).strip().splitlines()), "no reason given")[:200]
-        raise Agreed(f"lost connection to the other ranks ({reason}); continue with --resume") from None
+        raise DistributedUserError(
+            f"lost connection to the other ranks ({reason}); continue with --resume"
+        ) from None
 
 
 def _max_or_raise(value: float, error: str = "") -> float:
@@ -190,30 +196,30 @@ def _max_or_raise(value: float, error: str = "") -> float:
         failed, maximum = packed.tolist()
         if not failed:
             return maximum
-        errors = [""] * size()
+        errors = [""] * world_size()
         dist.all_gather_object(errors, error)
-    raise Agreed(next(filter(None, errors)))
+    raise DistributedUserError(next(filter(None, errors)))
 
 
-def highest(value: float) -> float:
+def all_reduce_max(value: float) -> float:
     """Maximum over all ranks, on every rank."""
-    return value if size() == 1 else _max_or_raise(value)
+    return value if world_size() == 1 else _max_or_raise(value)
 
 
 @contextlib.contextmanager
-def once_a_machine() -> Iterator[None]:
+def local_main_first() -> Iterator[None]:
     """Run the block on each machine's first rank before the others, which then find its cache files."""
     is_first = local_rank() == 0
     if not is_first:
-        highest(0)
+        all_reduce_max(0)
     yield
     if is_first:
-        highest(0)
+        all_reduce_max(0)
 
 
-def from_main(value: T) -> T:
+def broadcast(value: T) -> T:
     """Rank 0's value, on every rank."""
-    if size() == 1:
+    if world_size() == 1:
         return value
     import torch.distributed as dist
 
@@ -226,27 +232,27 @@ def from_main(value: T) -> T:
 
 def gather(value: T) -> list[T]:
     """The values of all ranks in order, on rank 0; an empty list on the others."""
-    if size() == 1:
+    if world_size() == 1:
         return [value]
     import torch.distributed as dist
 
     _max_or_raise(0.0)
-    values: list[Any] | None = [None] * size() if is_main() else None
+    values: list[Any] | None = [None] * world_size() if is_main() else None
     with _peer_errors():
         dist.gather_object(value, values)
     return values or []
 
 
-def own_rows(rows: int) -> slice:
+def rank_slice(rows: int) -> slice:
     """This rank's slice of a batch's rows, split as by ``numpy.array_split``; may be empty."""
-    per_rank, remainder = divmod(rows, size())
+    per_rank, remainder = divmod(rows, world_size())
     start = rank() * per_rank + min(rank(), remainder)
     return slice(start, start + per_rank + (rank() < remainder))
 
 
-def add_up(tensors: list[Tensor]) -> None:
+def all_reduce_sum(tensors: list[Tensor]) -> None:
     """Sum tensors of one dtype over all ranks, in place, with one all-reduce."""
-    if size() == 1:
+    if world_size() == 1:
         return
     import torch
     import torch.distributed as dist

@@ -23,13 +23,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runtime.process import memory
+from makemore.runtime.process import total_memory
 
-MOST_JSON = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 """Maximum size in bytes; real files stay far below, with vocabularies of a few megabytes."""
-MOST_HEADER = 16 << 20
+MAX_HEADER_BYTES = 16 << 20
 """Maximum bytes of a tensor file's header (names and shapes), enough for some 200,000 tensors."""
-MOST_BYTES = 1 << 62
+MAX_BYTES = 1 << 62
 """Size limit on systems that don't report their memory."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
@@ -37,8 +37,8 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically. Raises UserError if it can't be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        make_folder(path.parent)
+    with user_write_errors(path):
+        make_dir_durably(path.parent)
         try:
             # Left by a killed process with the same pid, or a link planted to redirect the write.
             temporary.unlink(missing_ok=True)
@@ -51,11 +51,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        sync_folder(path.parent)
+        sync_dir(path.parent)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def user_write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError within the block into a UserError that gives the remedy."""
     try:
         yield
@@ -65,15 +65,15 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"can't write {path}: {error.strerror}{advice}") from None
 
 
-def make_folder(folder: Path) -> None:
+def make_dir_durably(folder: Path) -> None:
     """Create a directory and its parents, durable across power failures."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        make_dir_durably(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync_dir(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_dir(folder: Path) -> None:
     """Flush a directory's entries to disk."""
     # A rename is durable once its directory is flushed; Windows has no such call and needs none.
     if os.name == "posix":
@@ -89,7 +89,7 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def require_plain(path: Path) -> os.stat_result | None:
+def stat_regular_file(path: Path) -> os.stat_result | None:
     """``lstat`` of a regular file, or None if it doesn't exist.
 
     Raises UserError for links, directories and devices.
@@ -106,7 +106,7 @@ def require_plain(path: Path) -> os.stat_result | None:
 
 
 def _require_file(path: Path, max_size: int) -> os.stat_result:
-    info = require_plain(path)
+    info = stat_regular_file(path)
     if info is None:
         raise UserError(f"{path} is missing; the run is incomplete")
     if info.st_size > max_size:
@@ -115,7 +115,7 @@ def _require_file(path: Path, max_size: int) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def well_formed(path: Path) -> Iterator[None]:
+def user_format_errors(path: Path) -> Iterator[None]:
     """Turn errors from a file's unexpected content into a UserError, even if its checksum matches."""
     try:
         yield
@@ -143,7 +143,7 @@ def _json_bytes(payload: dict[str, Any]) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file of ``write_json``. Raises UserError if it is missing, damaged or foreign."""
-    _require_file(path, MOST_JSON)
+    _require_file(path, MAX_JSON_BYTES)
     try:
         data = path.read_bytes()
         payload = json.loads(data.decode("utf-8", errors="surrogatepass"))
@@ -205,11 +205,11 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
 
 def _check_sizes(path: Path) -> None:
     """Raise UserError for a file larger than memory, before allocating any."""
-    _require_file(path, memory() or MOST_BYTES)
+    _require_file(path, total_memory() or MAX_BYTES)
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = file.read(size) if size <= MOST_HEADER else b""
+            header = file.read(size) if size <= MAX_HEADER_BYTES else b""
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from None
     # Only spaces may pad the header: the checksum doesn't cover other padding.

@@ -14,23 +14,23 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.runtime.files import MOST_BYTES
-from makemore.runtime.process import memory
+from makemore.runtime.files import MAX_BYTES
+from makemore.runtime.process import total_memory
 
-OVERHEAD = 1 << 16
+MIN_TENSOR_BYTES = 1 << 16
 """Minimum bytes charged for a tensor, because its module takes memory too."""
-MOST_TENSORS = 1 << 14
+MAX_TENSORS = 1 << 14
 """Twice as many as a transformer of a thousand layers creates."""
-SLACK = 1 << 26
+EXTRA_BYTES = 1 << 26
 """Bytes that any model may take beyond its weights, e.g. for tables that are not saved."""
 
-SMALL = 1 << 16
+SMALL_CALL_ELEMENTS = 1 << 16
 """Number of elements up to which a call's exact output size is not computed."""
 
 TOO_LARGE = "a model of this size doesn't fit in memory; lower its --set model.* settings"
 
 
-class Allowance(TorchDispatchMode):
+class MemoryLimit(TorchDispatchMode):
     """While active, limits the bytes of new tensors, each and in total.
 
     The size of a tensor is computed on torch's ``meta`` device, which has no memory, before it is allocated.
@@ -58,11 +58,15 @@ class Allowance(TorchDispatchMode):
         has_inputs = any(isinstance(leaf, Tensor) for leaf in leaves)
         # An upper bound on output elements; getting a small call's exact size would import torch's compiler.
         max_elements = math.prod(max(n.numel() if isinstance(n, Tensor) else abs(n), 1) for n in leaves)
-        sizes = [8 * max_elements] if max_elements <= SMALL else _output_sizes(func, args, kwargs, has_inputs)
+        sizes = (
+            [8 * max_elements]
+            if max_elements <= SMALL_CALL_ELEMENTS
+            else _output_sizes(func, args, kwargs, has_inputs)
+        )
         if not has_inputs:
-            self.left -= sum(max(size, OVERHEAD) for size in sizes)
+            self.left -= sum(max(size, MIN_TENSOR_BYTES) for size in sizes)
             self.made += len(sizes)
-        if self.left < 0 or self.made > MOST_TENSORS or max(sizes, default=0) > self.most:
+        if self.left < 0 or self.made > MAX_TENSORS or max(sizes, default=0) > self.most:
             raise UserError(TOO_LARGE)
 
 
@@ -78,17 +82,17 @@ def _output_sizes(func: Any, args: Any, kwargs: dict[str, Any], has_inputs: bool
     return [t.numel() * t.element_size() for t in tree_leaves(outputs) if isinstance(t, Tensor)]
 
 
-def for_weights(tensors: Iterable[Tensor]) -> int:
+def memory_limit_for(tensors: Iterable[Tensor]) -> int:
     """Bytes that constructing a model may take, given its loaded weights."""
-    return SLACK + sum(t.numel() * t.element_size() + OVERHEAD for t in tensors) * 2
+    return EXTRA_BYTES + sum(t.numel() * t.element_size() + MIN_TENSOR_BYTES for t in tensors) * 2
 
 
-def construct(
+def construct_model(
     kind: type[LanguageModel], config: Any, vocab_size: int, boundary_id: int, most: int | None = None
 ) -> LanguageModel:
     """Construct a model of at most ``most`` bytes (default: the machine's memory), else raise UserError."""
     try:
-        with Allowance(most or memory() or MOST_BYTES):
+        with MemoryLimit(most or total_memory() or MAX_BYTES):
             return kind(config, vocab_size, boundary_id)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
         # Failed allocations and overflowing sizes are recognised by torch's message.

@@ -13,7 +13,7 @@ _MAX_MMAP_THRESHOLD = 32 << 20
 """The largest threshold that glibc accepts."""
 
 
-def memory() -> int | None:
+def total_memory() -> int | None:
     """The machine's memory in bytes, or None if unknown (e.g. on Windows)."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

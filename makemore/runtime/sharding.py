@@ -40,31 +40,31 @@ def is_sharded(model: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def on_all(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The full tensor of a sharded one, on every rank; every rank must call this at once."""
     full_tensor = getattr(tensor, "full_tensor", None)
     return tensor if full_tensor is None else full_tensor()
 
 
-def whole(value: Any) -> Any:
+def gather_full(value: Any) -> Any:
     """Nested state with sharded tensors gathered on rank 0's CPU (empty elsewhere); all ranks must call."""
     if hasattr(value, "full_tensor"):
         gathered = value.full_tensor()
         return gathered.cpu() if parallel.is_main() else gathered.new_empty(0, device="cpu")
     if isinstance(value, dict):
-        return {key: whole(item) for key, item in value.items()}
+        return {key: gather_full(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [whole(item) for item in value]
+        return [gather_full(item) for item in value]
     return value
 
 
 @torch.no_grad()
-def own_parts(tensors: list[Tensor]) -> list[Tensor]:
+def local_shards(tensors: list[Tensor]) -> list[Tensor]:
     """This rank's part of each tensor, sharded or not, as views."""
     return [t.to_local() if hasattr(t, "to_local") else t.detach() for t in tensors]
 
 
-def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This rank's shard of a full tensor, if ``like`` is sharded and of the same shape; else the tensor."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
         return tensor

@@ -2,6 +2,14 @@
 
 from makemore.sampling.beam import beam_search
 from makemore.sampling.generate import generate
-from makemore.sampling.logits import Noise, SampleParams, choose, distribution, entropy_bits
+from makemore.sampling.logits import RandomStreams, SampleParams, distribution, entropy_bits, sample_tokens
 
-__all__ = ["Noise", "SampleParams", "beam_search", "choose", "distribution", "entropy_bits", "generate"]
+__all__ = [
+    "RandomStreams",
+    "SampleParams",
+    "beam_search",
+    "distribution",
+    "entropy_bits",
+    "generate",
+    "sample_tokens",
+]

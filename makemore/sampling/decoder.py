@@ -10,20 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
-from makemore.sampling.decoders import Stepper, fast_decoder
+from makemore.sampling.decoders import FastDecoder, fast_decoder
 from makemore.sampling.decoders.base import Floats, Ints
 from makemore.types import State
 
-PIECE = 4096
+PROMPT_CHUNK = 4096
 """Prompt tokens per forward pass."""
-TWINS = np.zeros(2, np.int64)
+DUPLICATE_ROW = np.zeros(2, np.int64)
 """Indices that duplicate a single row."""
 
 
 class Decoder(ABC):
     """Incremental decoding state of a batch."""
 
-    draws = False
+    supports_sampling = False
     """Whether ``draw`` is supported."""
 
     @abstractmethod
@@ -52,12 +52,12 @@ class ModelDecoder(Decoder):
 
     def __init__(self, model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
         self.model = model
-        self.limit = None if model.streams else model.max_len
+        self.limit = None if model.supports_streaming else model.max_len
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
         on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
-        self.stepper = fast_decoder(model) if fast and on_cpu else None
-        self.draws = self.stepper is not None and self.stepper.can_draw
+        self.fast = fast_decoder(model) if fast and on_cpu else None
+        self.supports_sampling = self.fast is not None and self.fast.supports_sampling
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
         self.used = 0
@@ -67,10 +67,10 @@ class ModelDecoder(Decoder):
     def start(self) -> Floats:
         self._reset()
         # In chunks, since the logits of a whole long prompt would be large.
-        for i in range(0, self.prompt_BT.shape[1], PIECE):
-            logits_BV = self._feed(self.prompt_BT[:, i : i + PIECE])
-        if self.stepper is not None:
-            self._load_stepper(self.stepper)
+        for i in range(0, self.prompt_BT.shape[1], PROMPT_CHUNK):
+            logits_BV = self._feed(self.prompt_BT[:, i : i + PROMPT_CHUNK])
+        if self.fast is not None:
+            self._load_stepper(self.fast)
         return logits_BV
 
     def _reset(self) -> None:
@@ -86,11 +86,11 @@ class ModelDecoder(Decoder):
             self.state, self.used = state, self.used + tokens.shape[1]
             return logits[:, -1].float().cpu().numpy()
 
-    def _load_stepper(self, stepper: Stepper) -> None:
-        stepper.load(self.state)
+    def _load_stepper(self, fast: FastDecoder) -> None:
+        fast.load(self.state)
         self.state = ()
-        if self.rows == 1 and stepper.twins:
-            stepper.keep(TWINS)
+        if self.rows == 1 and fast.duplicates_single_row:
+            fast.keep(DUPLICATE_ROW)
 
     def step(self, ids_B: Ints) -> Floats:
         if self.limit is not None:
@@ -100,12 +100,12 @@ class ModelDecoder(Decoder):
         return self._step(ids_B)
 
     def _step(self, ids_B: Ints) -> Floats:
-        if self.stepper is None:
+        if self.fast is None:
             return self._feed(ids_B[:, None])
         self.used += 1
-        if self.rows == 1 and self.stepper.twins:
-            return self.stepper.step(ids_B.take(TWINS))[:1]
-        return self.stepper.step(ids_B)
+        if self.rows == 1 and self.fast.duplicates_single_row:
+            return self.fast.step(ids_B.take(DUPLICATE_ROW))[:1]
+        return self.fast.step(ids_B)
 
     def _shift_context(self, half: int) -> Floats:
         """Drop all but the last ``half`` tokens of the context, then step."""
@@ -114,29 +114,31 @@ class ModelDecoder(Decoder):
             return self._step(self.recent[-1])
         self._reset()
         recent = list(self.recent)[-max(1, half) :]
-        if self.stepper is None:
+        if self.fast is None:
             return self._feed(np.stack(recent, axis=1))
-        self._load_stepper(self.stepper)
+        self._load_stepper(self.fast)
         return [self._step(ids_B) for ids_B in recent][-1]
 
     def _roll(self, n_tokens: int) -> bool:
-        if self.stepper is not None:
-            return self.stepper.roll(n_tokens)
+        if self.fast is not None:
+            return self.fast.roll(n_tokens)
         with torch.inference_mode():
             state = self.model.roll(self.state, n_tokens)
         self.state = state or ()
         return state is not None
 
     def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
-        assert self.stepper is not None
-        return self.stepper.draw(uniform_B)
+        assert self.fast is not None
+        return self.fast.draw(uniform_B)
 
     def keep(self, rows_K: Ints) -> None:
         self.rows = len(rows_K)
         for i, ids_B in enumerate(self.recent):
             self.recent[i] = ids_B[rows_K]
-        if self.stepper is not None:
-            self.stepper.keep(rows_K.take(TWINS) if self.rows == 1 and self.stepper.twins else rows_K)
+        if self.fast is not None:
+            self.fast.keep(
+                rows_K.take(DUPLICATE_ROW) if self.rows == 1 and self.fast.duplicates_single_row else rows_K
+            )
         rows = torch.from_numpy(rows_K).to(self.model.device)
         self.state = tuple(part[rows] for part in self.state)
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from makemore.models.base import LanguageModel
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.decoders.base import Ints
-from makemore.sampling.logits import Noise, SampleParams, choose
+from makemore.sampling.logits import RandomStreams, SampleParams, sample_tokens
 
-Ends = Callable[[int, int], bool]
+StopFn = Callable[[int, int], bool]
 
 
 def generate(
@@ -23,7 +23,7 @@ def generate(
     stop_ids: NDArray[np.int64] | None = None,
     seed: int = 0,
     samples: range | None = None,
-    ends: Ends | None = None,
+    ends: StopFn | None = None,
     fast: bool = True,
 ) -> Iterator[Ints]:
     """Yield token ids (B,) up to ``n`` times, with -1 in rows that have already ended.
@@ -37,17 +37,17 @@ def generate(
     model.eval()
     samples = range(len(prompt_BT)) if samples is None else samples
     rows = len(samples)
-    noise = Noise(seed, samples)
+    noise = RandomStreams(seed, samples)
     decoder = make_decoder(model, prompt_BT, prompt_BT.shape[1] + n, fast)
     stops_V = _stop_mask(stop_ids, model.vocab_size)
-    draws = decoder.draws and params.plain
+    draws = decoder.supports_sampling and params.is_unmodified
     active = np.arange(rows)
     logits_BV = decoder.start()
     if len(prompt_BT) < rows:
         decoder.keep(np.zeros(rows, np.int64))
         logits_BV = logits_BV.repeat(rows, axis=0)
     for step in range(n):
-        ids = decoder.draw(noise.next()) if draws else choose(logits_BV, params, noise.next())
+        ids = decoder.draw(noise.next()) if draws else sample_tokens(logits_BV, params, noise.next())
         if len(active) == rows:
             yield ids
         else:

@@ -38,11 +38,11 @@ class SampleParams:
                 raise UserError(f"{flag} {value:g}: must be above 0 and at most 1")
 
     @property
-    def takes_best(self) -> bool:
+    def is_greedy(self) -> bool:
         return self.greedy or self.temperature == 0
 
     @property
-    def plain(self) -> bool:
+    def is_unmodified(self) -> bool:
         """Whether tokens are sampled from the model's unmodified distribution."""
         return not self.greedy and self.temperature == 1 and not (self.top_k or self.top_p or self.min_p)
 
@@ -53,7 +53,7 @@ def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     Applies temperature, then top-k (Fan et al. 2018), min-p (Nguyen et al. 2024) and top-p (Holtzman et al.
     2020), each to the tokens that the previous filter left.
     """
-    if params.takes_best:
+    if params.is_greedy:
         probs_BV = np.zeros(logits_BV.shape)
         np.put_along_axis(probs_BV, logits_BV.argmax(axis=-1)[:, None], 1.0, axis=-1)
         return probs_BV
@@ -89,19 +89,19 @@ def _unnormalised(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     return weights_BV
 
 
-def choose(logits_BV: np.ndarray, params: SampleParams, uniform_B: Probs) -> NDArray[np.int64]:
+def sample_tokens(logits_BV: np.ndarray, params: SampleParams, uniform_B: Probs) -> NDArray[np.int64]:
     """Sample tokens (B,) by inverting each row's cumulative distribution at ``uniform_B`` in [0, 1).
 
     A row's token depends only on its own logits and random number, not on the rest of the batch.
     """
-    if params.takes_best:
+    if params.is_greedy:
         return logits_BV.argmax(axis=-1)
     sums_BV = np.add.accumulate(_unnormalised(logits_BV, params), axis=-1)
     # uniform_B is a multiple of 2**-53 below 1, so its product with the total stays below the total.
     return np.add.reduce(sums_BV <= uniform_B[:, None] * sums_BV[:, -1:], axis=-1)
 
 
-class Noise:
+class RandomStreams:
     """Uniform random numbers (B,) per step, from a counter-based stream per sample (Philox, Salmon et al.
     2011), so sample ``i`` is the same in any batch."""
 

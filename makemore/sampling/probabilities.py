@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.generate import generate
-from makemore.sampling.text import SampleRequest, context, line_ends, new_tokens
+from makemore.sampling.text import SampleRequest, context_ids, end_token_ids, max_new_tokens_of
 
 if TYPE_CHECKING:
     from makemore.runs.run import Run
@@ -40,7 +40,7 @@ def sample_with_probs(run: Run, request: SampleRequest, index: int) -> list[Toke
 
     A stop string is matched in whole tokens: the last token may extend beyond it.
     """
-    prompt = context(run, request)
+    prompt = context_ids(run, request)
     ids = _sample_ids(run, request, prompt, index)
     decoder = make_decoder(run.model, prompt[None], len(prompt) + len(ids))
     logits = decoder.start()
@@ -58,7 +58,7 @@ def _sample_ids(run: Run, request: SampleRequest, prompt: NDArray[np.int64], ind
     def hits_stop(row: int, token: int) -> bool:
         return request.stop is not None and request.stop in run.tokenizer.decode(ids)
 
-    n, stops = new_tokens(run, request), line_ends(run)
+    n, stops = max_new_tokens_of(run, request), end_token_ids(run)
     samples = range(index, index + 1)
     steps = generate(run.model, prompt[None], n, request.params, stops, request.seed, samples, hits_stop)
     for step in steps:

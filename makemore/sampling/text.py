@@ -18,13 +18,13 @@ from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.sampling import SampleParams, beam_search, generate
 from makemore.sampling.decoders import fast_decoder
-from makemore.sampling.workers import FEWEST, share, threads
+from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
 
 if TYPE_CHECKING:
     from makemore.runs.run import Run
 
-MOST_ROWS = 1024
-STATE_BYTES = 1 << 28
+MAX_ROWS = 1024
+MAX_STATE_BYTES = 1 << 28
 """Maximum size of the states of all rows together."""
 DEFAULT_TEXT_TOKENS = 500
 DEFAULT_LENGTH_PENALTY = 0.6
@@ -119,35 +119,35 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in sizes if text.endswith(stop[:n])), 0)
 
 
-def shown_prompt(run: Run, request: SampleRequest) -> str:
+def normalize_prompt(run: Run, request: SampleRequest) -> str:
     """Normalise the prompt's line ends; in ``lines`` mode also drop a trailing newline."""
     prompt = request.prompt.replace("\r\n", "\n")
     return prompt.removesuffix("\n") if run.mode == "lines" else prompt
 
 
-def context(run: Run, request: SampleRequest) -> NDArray[np.int64]:
+def context_ids(run: Run, request: SampleRequest) -> NDArray[np.int64]:
     """Token ids (T,) that generation continues from.
 
     In ``lines`` mode they start with the boundary. In ``text`` mode an empty prompt is replaced by the end of
     the training text, stored with the run. Raises UserError if the tokenizer can't encode the prompt, or for
     a prompt of several lines in ``lines`` mode.
     """
-    tokenizer, prompt = run.tokenizer, shown_prompt(run, request)
+    tokenizer, prompt = run.tokenizer, normalize_prompt(run, request)
     if run.mode == "lines" and "\n" in prompt:
         raise UserError("the prompt has several lines; this run generates single lines, so give only one")
     if request.skip_unknown:
-        prompt = tokenizer.without_unspellable(prompt)
+        prompt = tokenizer.remove_unknown(prompt)
     ids = tokenizer.encode(prompt).astype(np.int64)
     if run.mode == "lines":
         return np.append(np.int64(tokenizer.boundary_id), ids)
     if len(ids):
         return ids
     training_tail = tokenizer.encode(run.config["corpus"]["context"]).astype(np.int64)
-    limit = None if run.model.streams or not run.model.max_len else max(1, run.model.max_len // 2)
+    limit = None if run.model.supports_streaming or not run.model.max_len else max(1, run.model.max_len // 2)
     return training_tail[-limit:] if limit else training_tail
 
 
-def new_tokens(run: Run, request: SampleRequest) -> int:
+def max_new_tokens_of(run: Run, request: SampleRequest) -> int:
     """Maximum number of new tokens per sample."""
     if request.max_new_tokens is not None:
         return request.max_new_tokens
@@ -156,7 +156,7 @@ def new_tokens(run: Run, request: SampleRequest) -> int:
     return max(32, 4 * int(run.config["corpus"]["longest_document"]))
 
 
-def line_ends(run: Run) -> NDArray[np.int64]:
+def end_token_ids(run: Run) -> NDArray[np.int64]:
     """Ids that end a document: in ``lines`` mode, the boundary and all tokens with a newline."""
     if run.mode == "text":
         return np.zeros(0, np.int64)
@@ -164,14 +164,16 @@ def line_ends(run: Run) -> NDArray[np.int64]:
     return np.array([i for i in range(run.tokenizer.vocab_size) if b"\n" in decode([i])], np.int64)
 
 
-def rows_at_once(model: LanguageModel, capacity: int) -> int:
+def sample_batch_size(model: LanguageModel, capacity: int) -> int:
     """Number of samples to generate together, limited by memory and, where faster, by the CPU cache."""
     state_bytes = max(1, sum(part.numel() * part.element_size() for part in model.init_state(1, capacity)))
-    rows = max(1, min(MOST_ROWS, STATE_BYTES // state_bytes))
-    stepper = fast_decoder(model) if model.device.type == "cpu" else None
-    if stepper is None or stepper.cached is None:
+    rows = max(1, min(MAX_ROWS, MAX_STATE_BYTES // state_bytes))
+    fast = fast_decoder(model) if model.device.type == "cpu" else None
+    if fast is None or fast.cache_bytes is None:
         return rows
-    return min(rows, max(FEWEST, stepper.cached // state_bytes) * threads(model, rows))
+    return min(
+        rows, max(MIN_SAMPLES_PER_THREAD, fast.cache_bytes // state_bytes) * n_sampling_threads(model, rows)
+    )
 
 
 def _steps(
@@ -184,10 +186,10 @@ def _steps(
 
     return generate(
         run.model,
-        context(run, request)[None],
-        new_tokens(run, request),
+        context_ids(run, request)[None],
+        max_new_tokens_of(run, request),
         request.params,
-        line_ends(run),
+        end_token_ids(run),
         request.seed,
         samples,
         has_ended if request.stop is not None else None,
@@ -219,8 +221,8 @@ def _batch(run: Run, request: SampleRequest, samples: range, stopped: Event) -> 
 
 
 def _beam_texts(run: Run, request: SampleRequest, width: int) -> list[str]:
-    prompt, n = context(run, request), new_tokens(run, request)
-    hypotheses = beam_search(run.model, prompt, n, width, request.length_penalty, line_ends(run))
+    prompt, n = context_ids(run, request), max_new_tokens_of(run, request)
+    hypotheses = beam_search(run.model, prompt, n, width, request.length_penalty, end_token_ids(run))
     return [_decode(run, np.array(h.ids, np.int64)) for h in hypotheses[: request.n]]
 
 
@@ -229,15 +231,19 @@ def sample(run: Run, request: SampleRequest, first: int = 0) -> Iterator[str]:
 
     Raises UserError for a prompt that doesn't fit the run.
     """
-    prompt = shown_prompt(run, request)
+    prompt = normalize_prompt(run, request)
     if request.beam is not None:
         yield from (prompt + text for text in _beam_texts(run, request, request.beam))
         return
-    batch_size = rows_at_once(run.model, len(context(run, request)) + new_tokens(run, request))
+    batch_size = sample_batch_size(
+        run.model, len(context_ids(run, request)) + max_new_tokens_of(run, request)
+    )
     fast_decoder(run.model)  # builds and caches it before threads start
     for begin in range(first, first + request.n, batch_size):
         samples = range(begin, min(begin + batch_size, first + request.n))
-        texts = share(partial(_batch, run, request), samples, threads(run.model, len(samples)))
+        texts = run_in_threads(
+            partial(_batch, run, request), samples, n_sampling_threads(run.model, len(samples))
+        )
         yield from (prompt + text for text in texts)
 
 

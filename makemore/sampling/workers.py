@@ -13,13 +13,13 @@ import torch
 
 from makemore.models.base import CountModel, LanguageModel
 
-FEWEST = 16
+MIN_SAMPLES_PER_THREAD = 16
 """Minimum number of samples per thread."""
 
 T = TypeVar("T")
 
 
-def threads(model: LanguageModel, rows: int) -> int:
+def n_sampling_threads(model: LanguageModel, rows: int) -> int:
     """Number of sampling threads: as many as torch uses, if numpy's BLAS is single-threaded, else 1.
 
     At these sizes OpenBLAS's own threads cost more than they gain; it reads ``OPENBLAS_NUM_THREADS``, which
@@ -28,10 +28,10 @@ def threads(model: LanguageModel, rows: int) -> int:
     single_threaded_blas = os.environ.get("OPENBLAS_NUM_THREADS") == "1"
     if not single_threaded_blas or model.device.type != "cpu" or isinstance(model, CountModel):
         return 1
-    return max(1, min(torch.get_num_threads(), rows // FEWEST))
+    return max(1, min(torch.get_num_threads(), rows // MIN_SAMPLES_PER_THREAD))
 
 
-def share(work: Callable[[range, Event], list[T]], samples: range, n_threads: int) -> list[T]:
+def run_in_threads(work: Callable[[range, Event], list[T]], samples: range, n_threads: int) -> list[T]:
     """Run ``work`` on one range of ``samples`` per thread and return the results in order.
 
     The event is set when the remaining results are no longer needed; ``work`` may then return early.

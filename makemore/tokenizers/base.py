@@ -16,7 +16,7 @@ class Tokenizer(ABC):
 
     name: ClassVar[str]
     boundary_id: ClassVar[int] = 0
-    whole_text: ClassVar[bool] = False
+    fits_all_splits: ClassVar[bool] = False
     """Fit to all splits (to include held-out characters) instead of train alone."""
     vocab_size: int
     note: str = ""
@@ -66,18 +66,18 @@ class Tokenizer(ABC):
         """The text of token ids; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def unspellable(self, text: str) -> set[str]:
+    def unknown_chars(self, text: str) -> set[str]:
         """Characters of a text that this tokenizer can't encode."""
         return set()
 
-    def without_unspellable(self, text: str) -> str:
+    def remove_unknown(self, text: str) -> str:
         """The text without characters that this tokenizer can't encode."""
-        unknown = self.unspellable(text)
+        unknown = self.unknown_chars(text)
         return text.translate(dict.fromkeys(map(ord, unknown))) if unknown else text
 
-    def require_spellable(self, text: str) -> None:
+    def require_known(self, text: str) -> None:
         """Raise UserError, listing the characters, if this tokenizer can't encode the text."""
-        unknown = self.unspellable(text)
+        unknown = self.unknown_chars(text)
         if unknown:
             shown = " ".join(repr(c) for c in sorted(unknown)[:8])
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""

@@ -11,11 +11,11 @@ import numpy as np
 from makemore.errors import UserError
 from makemore.tokenizers.base import Tokenizer
 from makemore.tokenizers.excerpt import excerpt
-from makemore.tokenizers.ranks import Ranks, tokens_from_text
+from makemore.tokenizers.ranks import Ranks, parse_tokens
 
-LEAST = 257
+MIN_VOCAB_SIZE = 257
 """Smallest vocabulary: the boundary and every byte."""
-MOST = 1 << 20
+MAX_VOCAB_SIZE = 1 << 20
 # Words with the character before them, digits by threes, runs of punctuation, runs of whitespace. Runs
 # are bounded because merging is quadratic in a run's length: a megabyte of one letter would hang.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}{1,32}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]{1,32}|\s{1,32}"
@@ -34,10 +34,16 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
-        if not (option.isascii() and option.isdecimal()) or not LEAST <= int(option) <= MOST:
-            raise UserError(f"--tokenizer bpe:{option}: give a size from {LEAST} to {MOST}, such as bpe:512")
+        if (
+            not (option.isascii() and option.isdecimal())
+            or not MIN_VOCAB_SIZE <= int(option) <= MAX_VOCAB_SIZE
+        ):
+            raise UserError(
+                f"--tokenizer bpe:{option}: give a size from {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}, "
+                "such as bpe:512"
+            )
         texts, note = excerpt(pieces)
-        tokenizer = cls(learn(texts, int(option) - 1))
+        tokenizer = cls(train_bpe(texts, int(option) - 1))
         if tokenizer.vocab_size < int(option):
             note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
         tokenizer.note = note
@@ -57,10 +63,10 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(tokens_from_text(data["ranks"]))
+        return cls(parse_tokens(data["ranks"]))
 
 
-def learn(texts: list[str], n_tokens: int) -> list[bytes]:
+def train_bpe(texts: list[str], n_tokens: int) -> list[bytes]:
     """Learn up to ``n_tokens`` tokens: the 256 bytes, then the most frequent merges."""
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Trained
@@ -73,13 +79,13 @@ def learn(texts: list[str], n_tokens: int) -> list[bytes]:
     trainer = trainers.BpeTrainer(vocab_size=n_tokens, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     merges = json.loads(trained.to_str())["model"]["merges"]
-    byte_of = bytes_by_letter()
-    merged = [bytes(byte_of[letter] for letter in left + right) for left, right in merges]
+    byte_offset = byte_decoder()
+    merged = [bytes(byte_offset[letter] for letter in left + right) for left, right in merges]
     # Different merges can yield the same token: keep the first.
     return [bytes([b]) for b in range(256)] + list(dict.fromkeys(merged))
 
 
-def bytes_by_letter() -> dict[str, int]:
+def byte_decoder() -> dict[str, int]:
     """GPT-2's map of printable characters to bytes (Radford et al. 2019): printable Latin-1 maps to
     itself, code points from 256 on to the other bytes, in order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

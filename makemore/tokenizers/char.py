@@ -24,7 +24,7 @@ class CharTokenizer(Tokenizer):
     """
 
     name = "char"
-    whole_text: ClassVar[bool] = True
+    fits_all_splits: ClassVar[bool] = True
 
     def __init__(self, alphabet: str) -> None:
         points = code_points(alphabet)
@@ -54,7 +54,7 @@ class CharTokenizer(Tokenizer):
     def encode(self, text: str) -> np.ndarray:
         ids = self._ids(text)
         if not ids.all():
-            self.require_spellable(text)
+            self.require_known(text)
         return ids
 
     def encode_lines(self, lines: Sequence[str]) -> np.ndarray:
@@ -64,10 +64,10 @@ class CharTokenizer(Tokenizer):
         if newline != self.boundary_id:
             ids[ids == newline] = self.boundary_id
         if len(ids) - np.count_nonzero(ids) != len(lines):
-            self.require_spellable("".join(lines))
+            self.require_known("".join(lines))
         return ids
 
-    def unspellable(self, text: str) -> set[str]:
+    def unknown_chars(self, text: str) -> set[str]:
         ids = self._ids(text)
         return set() if ids.all() else set(map(chr, np.unique(code_points(text)[ids == 0]).tolist()))
 

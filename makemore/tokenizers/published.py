@@ -11,10 +11,10 @@ import tiktoken
 
 from makemore.errors import UserError, unknown_name
 from makemore.tokenizers.base import Tokenizer
-from makemore.tokenizers.ranks import Ranks, tokens_from_text
+from makemore.tokenizers.ranks import Ranks, parse_tokens
 
 
-def fetch(name: str) -> Ranks:
+def load_encoding(name: str) -> Ranks:
     """Load an encoding from tiktoken's cache or the network. Raises UserError if unknown or unreachable."""
     if name not in tiktoken.list_encoding_names():
         raise unknown_name("encoding", name, tiktoken.list_encoding_names())
@@ -59,7 +59,7 @@ class PublishedTokenizer(Tokenizer):
         encoding, _, extent = option.partition(":")
         if extent not in ("", "full"):
             raise UserError(f"--tokenizer tiktoken:{option}: only :full may follow the encoding's name")
-        ranks = fetch(encoding)
+        ranks = load_encoding(encoding)
         has_id = np.full(len(ranks.tokens), extent == "full")
         if not extent:
             for piece in pieces:
@@ -100,7 +100,7 @@ class PublishedTokenizer(Tokenizer):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        tokens = tokens_from_text(data["ranks"])
+        tokens = parse_tokens(data["ranks"])
         bits = np.frombuffer(base64.b64decode(data["kept"], validate=True), np.uint8)
         if len(bits) != -(-len(tokens) // 8) or not isinstance(data["pattern"], str):
             raise ValueError("the token mask or the pattern is damaged")

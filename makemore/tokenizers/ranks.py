@@ -46,7 +46,7 @@ class Ranks:
         return " ".join(base64.b64encode(token).decode("ascii") for token in self.tokens)
 
 
-def tokens_from_text(text: str) -> list[bytes]:
+def parse_tokens(text: str) -> list[bytes]:
     """Parse the result of ``Ranks.to_text``. Raises TypeError or ValueError if it is damaged."""
     if not isinstance(text, str):
         raise TypeError("tokens must be a string")

@@ -22,14 +22,14 @@ from makemore.errors import UserError
 from makemore.tokenizers.base import Tokenizer
 from makemore.tokenizers.excerpt import excerpt
 
-LEAST = 259
+MIN_VOCAB_SIZE = 259
 """Smallest vocabulary: the boundary, SentencePiece's unknown piece, every byte, and one piece."""
-MOST = 1 << 20
+MAX_VOCAB_SIZE = 1 << 20
 EXCERPT_CHARS = 1 << 24
 """SentencePiece needs many times the text's size in memory to train."""
-BLANK = "\u2581"
+SPACE_MARK = "\u2581"
 """SentencePiece's mark for a space; in a text it is encoded as bytes, or it would decode to a space."""
-NOT_LEARNED = dict.fromkeys(map(ord, (BLANK, "\u2585", "\0")))
+REMOVED_CHARS = dict.fromkeys(map(ord, (SPACE_MARK, "\u2585", "\0")))
 """Removed before training: SentencePiece skips sentences that contain its own marks."""
 
 
@@ -50,19 +50,23 @@ class SentencePieceTokenizer(Tokenizer):
         if pieces[1:257] != [f"<0x{byte:02X}>" for byte in range(256)]:
             raise ValueError("the model has no pieces for bytes")
         self._pieces = [b"\n", *(bytes([byte]) for byte in range(256))]
-        self._pieces += [piece.replace(BLANK, " ").encode() for piece in pieces[257:]]
+        self._pieces += [piece.replace(SPACE_MARK, " ").encode() for piece in pieces[257:]]
         self.vocab_size = len(pieces)
         # If the training text has no spaces, they have no piece: SentencePiece would encode the mark's bytes.
-        self._bytes_only = re.compile(f"([{BLANK}{'' if BLANK in pieces else ' '}])")
+        self._bytes_only = re.compile(f"([{SPACE_MARK}{'' if SPACE_MARK in pieces else ' '}])")
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
-        if not (option.isascii() and option.isdecimal()) or not LEAST <= int(option) <= MOST:
+        if (
+            not (option.isascii() and option.isdecimal())
+            or not MIN_VOCAB_SIZE <= int(option) <= MAX_VOCAB_SIZE
+        ):
             raise UserError(
-                f"--tokenizer {cls.name}:{option}: give a size from {LEAST} to {MOST}, such as {cls.name}:512"
+                f"--tokenizer {cls.name}:{option}: give a size from {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}, "
+                f"such as {cls.name}:512"
             )
-        texts, note = excerpt((piece.translate(NOT_LEARNED) for piece in pieces), EXCERPT_CHARS)
-        tokenizer = cls(learn(texts, cls.kind, int(option)))
+        texts, note = excerpt((piece.translate(REMOVED_CHARS) for piece in pieces), EXCERPT_CHARS)
+        tokenizer = cls(train_sentencepiece(texts, cls.kind, int(option)))
         if tokenizer.vocab_size < int(option):
             note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
         tokenizer.note = note
@@ -106,10 +110,10 @@ class SentencePieceUnigram(SentencePieceTokenizer):
     kind = "unigram"
 
 
-def learn(texts: list[str], kind: str, size: int) -> bytes:
+def train_sentencepiece(texts: list[str], kind: str, size: int) -> bytes:
     """Train a SentencePiece model of at most ``size`` pieces and return it serialised."""
     model = io.BytesIO()
-    texts = frequent(texts, (size - LEAST) * 3 // 4 + 1)
+    texts = keep_frequent_chars(texts, (size - MIN_VOCAB_SIZE) * 3 // 4 + 1)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
@@ -136,7 +140,7 @@ def learn(texts: list[str], kind: str, size: int) -> bytes:
     return model.getvalue()
 
 
-def frequent(texts: list[str], most: int) -> list[str]:
+def keep_frequent_chars(texts: list[str], most: int) -> list[str]:
     """Replace all but the ``most`` most frequent characters with spaces, to give them no piece."""
     counts = Counter[str]()
     for text in texts:

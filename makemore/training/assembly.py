@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
-from makemore.evaluation.scoring import quick_loss
+from makemore.evaluation.scoring import estimate_loss
 from makemore.models.base import CountModel
-from makemore.runtime.device import keep_compiled
+from makemore.runtime.device import set_compile_cache_dir
 from makemore.runtime.sharding import shard
 from makemore.training.learners.gradient import make_learner
 from makemore.training.planning import Plan, sharded
@@ -19,20 +19,22 @@ HELD_OUT_TOKENS = 65536
 def make_loader(plan: Plan) -> Loader:
     """Build the training loader; a batch is one micro-step of ``batch_tokens // accumulate`` tokens."""
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
-    batch_tokens = train.batch_tokens // train.accumulate
+    batch_tokens = train.batch_tokens // train.grad_accum_steps
     if isinstance(plan.model, CountModel):
         return OrderedLoader(split, boundary, batch_tokens)
     if train.loader == "streams":
         return StreamLoader(split, boundary, batch_tokens, train.block_size, train.seed, train.truncation)
     if train.loader == "packed":
         return PackedLoader(split, boundary, batch_tokens, train.block_size, train.seed)
-    return ShuffledLoader(split, boundary, batch_tokens, train.block_size, plan.model.lead, train.seed)
+    return ShuffledLoader(
+        split, boundary, batch_tokens, train.block_size, plan.model.context_prefix, train.seed
+    )
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Move the model to its device and build its trainer: learner, loader and evaluation."""
     plan.model.to(plan.device)
-    plan.model.one_document = plan.train.loader in ("windows", "documents")
+    plan.model.one_document_per_row = plan.train.loader in ("windows", "documents")
     if sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
@@ -42,12 +44,12 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
         return OrderedLoader(val, plan.model.boundary_id, HELD_OUT_TOKENS)
 
     if plan.compiled:
-        keep_compiled()
+        set_compile_cache_dir()
     learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, val_loader, plan.native)
 
     def evaluate() -> float:
         # Autocast is twice as fast, and an estimate is enough here.
         with learner.autocast():
-            return quick_loss(plan.model, val, eval_tokens, learner.nats)
+            return estimate_loss(plan.model, val, eval_tokens, learner.nats)
 
     return Trainer(learner, make_loader(plan), plan.train, evaluate if len(val.tokens_N) else None, stop)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.settings import TrainConfig, override
+from makemore.settings import TrainConfig, current_name, replace_settings
 
 _SCHEDULE = "from here on the learning rate follows the new budget, unlike in a run started with it"
 _ROUNDING = "results may differ by rounding from here on"
-CHANGEABLE = {
+RESUMABLE_CHANGES = {
     "steps": _SCHEDULE,
     "max_time": _SCHEDULE,
     "device": _ROUNDING,
@@ -21,11 +21,11 @@ CHANGEABLE = {
     "on_divergence": "applies from here on",
 }
 """Training settings that may change on resume, and the effect of each change."""
-SURROUNDINGS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
+ENVIRONMENT_KEYS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
 """Keys of a run's config that describe its environment, besides ``versions``."""
 
 
-def refuse_changes(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]]) -> None:
+def require_same_settings(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise UserError if a requested setting differs from the run's.
 
     ``saved`` holds the run's settings by section, with permitted changes already applied.
@@ -35,14 +35,14 @@ def refuse_changes(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, An
             # ``auto`` agrees with any mode or split it could have resolved to.
             if section == "corpus" and value == "auto":
                 continue
-            if override(settings, {key: value}, section) != settings:
+            if replace_settings(settings, {key: value}, section) != settings:
                 raise UserError(
-                    f"{section}.{key} was {getattr(settings, key)}, not {value}; "
+                    f"{section}.{key} was {getattr(settings, current_name(section, key))}, not {value}; "
                     "a resumed run keeps its settings (use --overwrite to start a new run)"
                 )
 
 
-def require_tokenizer(asked: str | None, saved: str) -> None:
+def require_same_tokenizer(asked: str | None, saved: str) -> None:
     """Raise UserError if a tokenizer other than the run's is requested."""
     if asked not in (None, saved):
         raise UserError(
@@ -51,17 +51,17 @@ def require_tokenizer(asked: str | None, saved: str) -> None:
         )
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any], train: TrainConfig) -> list[str]:
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], train: TrainConfig) -> list[str]:
     """Describe each change from a run's saved config to the current one, with its effect, one line each."""
     saved = before["train"]
     lines = [
-        f"train.{name}: {saved.get(name)} -> {value}; {CHANGEABLE[name]}"
+        f"train.{name}: {saved.get(name)} -> {value}; {RESUMABLE_CHANGES[name]}"
         for name, value in dataclasses.asdict(train).items()
-        if name in CHANGEABLE and name in saved and saved[name] != value
+        if name in RESUMABLE_CHANGES and name in saved and saved[name] != value
     ]
     lines += [
         f"{name}: {before.get(name)} -> {now[name]}; {_ROUNDING}"
-        for name in SURROUNDINGS
+        for name in ENVIRONMENT_KEYS
         if before.get(name) != now[name]
     ]
     versions = before.get("versions")

@@ -7,7 +7,7 @@ import torch
 from makemore.settings import TrainConfig
 
 
-def varies(train: TrainConfig, device: torch.device, compiled: bool) -> list[str]:
+def nondeterminism_reasons(train: TrainConfig, device: torch.device, compiled: bool) -> list[str]:
     """Reasons why the same seed may give different numbers on this machine; empty if there are none.
 
     torch's deterministic algorithms stay off: they are slower and lack some operations.
@@ -22,9 +22,9 @@ def varies(train: TrainConfig, device: torch.device, compiled: bool) -> list[str
     return reasons
 
 
-def repeats(train: TrainConfig, device: torch.device, compiled: bool, threads: int) -> str:
+def reproducibility_line(train: TrainConfig, device: torch.device, compiled: bool, threads: int) -> str:
     """Summarise in one line whether a run is reproducible, and why not."""
-    if reasons := varies(train, device, compiled):
+    if reasons := nondeterminism_reasons(train, device, compiled):
         return f"not bit-for-bit reproducible: {'; '.join(reasons)}"
     count = f"{threads} thread{'s' * (threads != 1)}"
     return f"bit-for-bit reproducible on this machine with seed {train.seed}, these versions and {count}"

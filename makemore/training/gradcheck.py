@@ -15,13 +15,13 @@ from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
 DIFFERENCE_TOLERANCE = 1e-6
-STEP = 1e-5
+DIFFERENCE_STEP = 1e-5
 
 M = TypeVar("M", bound=ManualModel)
 
 
 @runtime_checkable
-class Stepwise(Protocol):
+class HasIntermediateGrads(Protocol):
     """A manual model that also exposes the gradients of its intermediate values."""
 
     def intermediates(self, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ def gradcheck(
     probe = _add_noise(copy.deepcopy(model).cpu().double().train(), seed)
     batch = inputs_BT.cpu(), targets_BT.cpu()
     rows = check_parameters(probe, *batch)
-    if isinstance(probe, Stepwise):
+    if isinstance(probe, HasIntermediateGrads):
         rows += check_intermediates(probe, *batch)
     return rows + check_differences(probe, *batch, samples, seed)
 
@@ -74,7 +74,7 @@ def check_parameters(model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor) 
     ]
 
 
-def check_intermediates(model: Stepwise, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
+def check_intermediates(model: HasIntermediateGrads, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
     """Compare gradients of intermediate values with autograd, one row per value."""
     values = model.intermediates(inputs_BT, targets_BT)
     grads = model.intermediate_grads(inputs_BT, targets_BT)
@@ -99,12 +99,12 @@ def check_differences(
         differences = torch.empty_like(flat[entries])
         for i, entry in enumerate(entries.tolist()):
             value = flat[entry].clone()
-            flat[entry] = value + STEP
+            flat[entry] = value + DIFFERENCE_STEP
             above = _loss(model, inputs_BT, targets_BT)
-            flat[entry] = value - STEP
+            flat[entry] = value - DIFFERENCE_STEP
             below = _loss(model, inputs_BT, targets_BT)
             flat[entry] = value
-            differences[i] = (above - below) / (2 * STEP)
+            differences[i] = (above - below) / (2 * DIFFERENCE_STEP)
         rows.append(_compare(name, "differences", grads[name].reshape(-1)[entries], differences))
     return rows
 

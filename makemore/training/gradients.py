@@ -7,7 +7,7 @@ import torch
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import ManualModel
-from makemore.settings import override, sections
+from makemore.settings import parse_settings, replace_settings
 from makemore.training.gradcheck import GradRow, gradcheck
 from makemore.types import IGNORE_INDEX
 
@@ -23,7 +23,7 @@ def check_gradients(name: str, settings: tuple[str, ...] = (), seed: int = 0) ->
     if not issubclass(kind, ManualModel):
         manual = [n for n in MODELS if issubclass(MODELS.get(n), ManualModel)]
         raise UserError(f"{name} has no hand-written backward pass; choose from {', '.join(manual)}")
-    config = override(kind.Config(), sections(list(settings), ("model",))["model"], "model")
+    config = replace_settings(kind.Config(), parse_settings(list(settings), ("model",))["model"], "model")
     torch.manual_seed(seed)
     model = kind(config, VOCAB, 0)
     tokens = torch.randint(1, VOCAB, (ROWS, LENGTH + 1))

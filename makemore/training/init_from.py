@@ -8,23 +8,23 @@ from pathlib import Path
 from makemore.corpus.splits import Corpus
 from makemore.corpus.text import Text
 from makemore.errors import UserError
-from makemore.interop.hf_import import Foreign, is_hugging_face, read_gpt2
+from makemore.interop.hf_import import ImportedModel, is_hugging_face, read_gpt2
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
-from makemore.settings import Recipe, override
+from makemore.settings import Recipe, replace_settings
 
-RATE = 0.3
+FINE_TUNE_LR_SCALE = 0.3
 """Fine-tuning learning rate as a fraction of the recipe's."""
 
 
-def model_name(folder: Path) -> str:
+def model_name_in(folder: Path) -> str:
     """The model in a run or a Hugging Face folder. Raises UserError if there is none."""
     return "transformer" if is_hugging_face(folder) else RunDir(folder).read_config()["model"]["name"]
 
 
-def read_start(folder: Path, model: str) -> Foreign:
+def read_start(folder: Path, model: str) -> ImportedModel:
     """Read a run or a Hugging Face folder. Raises UserError if it isn't one, or not a ``model``."""
     start = read_gpt2(folder) if is_hugging_face(folder) else _read_run(folder)
     if start.model != model:
@@ -32,28 +32,28 @@ def read_start(folder: Path, model: str) -> Foreign:
     return start
 
 
-def _read_run(folder: Path) -> Foreign:
+def _read_run(folder: Path) -> ImportedModel:
     run = load(folder, "cpu")
     model = run.config["model"]
-    return Foreign(
+    return ImportedModel(
         model["name"], model["settings"], run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
     )
 
 
-def refuse_unspellable(corpus: Corpus, text: Text) -> None:
+def check_encodable(corpus: Corpus, text: Text) -> None:
     """Raise UserError if the starting model's tokenizer can't encode the text."""
-    unspellable = (split.unspellable_D for split in corpus.splits.values())
+    unspellable = (split.unknown_chars_D for split in corpus.splits.values())
     if not any(count_D is not None and count_D.any() for count_D in unspellable):
         return
     chars: set[str] = set()
     for piece in text.pieces():
-        chars |= corpus.tokenizer.unspellable(piece)
+        chars |= corpus.tokenizer.unknown_chars(piece)
     unknown = sorted(chars - {"\n"} if corpus.mode == "lines" else chars)
     shown = " ".join(map(repr, unknown[:8])) + (f" and {len(unknown) - 8} more" if unknown[8:] else "")
     raise UserError(f"the model to start from has no token for {shown}; remove them from the text")
 
 
-def begin_with(model: LanguageModel, start: Foreign) -> None:
+def load_weights(model: LanguageModel, start: ImportedModel) -> None:
     """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ."""
     weights = dict(start.weights)
     if "positions.weight" in weights:
@@ -65,12 +65,14 @@ def begin_with(model: LanguageModel, start: Foreign) -> None:
         raise UserError(f"these settings don't fit the model to start from: {reason}") from None
 
 
-def started_recipe(start: Foreign, recipe: Recipe, mode: str) -> Recipe:
+def fine_tune_recipe(start: ImportedModel, recipe: Recipe, mode: str) -> Recipe:
     """Recipe for fine-tuning: the start's model settings and context, with a lower learning rate."""
     kind = MODELS.get(start.model)
     train = dataclasses.replace(
-        recipe.train, lr=RATE * recipe.train.lr, matrix_lr=RATE * recipe.train.matrix_lr
+        recipe.train,
+        lr=FINE_TUNE_LR_SCALE * recipe.train.lr,
+        matrix_lr=FINE_TUNE_LR_SCALE * recipe.train.matrix_lr,
     )
-    if mode == "text" and not kind.streams:
+    if mode == "text" and not kind.supports_streaming:
         train = dataclasses.replace(train, block_size=start.settings["block_size"])
-    return Recipe(override(kind.Config(), start.settings, "model"), train)
+    return Recipe(replace_settings(kind.Config(), start.settings, "model"), train)

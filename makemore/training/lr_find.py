@@ -16,16 +16,16 @@ import numpy as np
 from makemore.errors import UserError
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
-from makemore.training.learners.guard import NotFinite
-from makemore.training.observers import Observer, Silent
-from makemore.training.planning import Plan, TrainRequest, prepare, source_of
-from makemore.training.trainer import Record
+from makemore.training.learners.guard import NonFiniteError
+from makemore.training.observers import NullObserver, Observer
+from makemore.training.planning import Plan, TrainRequest, open_source, prepare
+from makemore.training.trainer import TrainRecord
 
 SMOOTHING = 0.9
-DIVERGED = 1.1
+DIVERGENCE_FACTOR = 1.1
 """Stop the sweep when the smoothed loss exceeds this multiple of the first loss."""
-FEWEST_POINTS = 10
-PICTURES = (".pdf", ".png", ".svg")
+MIN_POINTS = 10
+FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ class Sweep:
         }
 
 
-def find_rate(request: SweepRequest, observer: Observer | None = None) -> Sweep:
+def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     """Sweep the learning rate of a training request and plot the result.
 
     Uses the same model, recipe, loader and learner as training, but compiles only if explicitly requested.
     Raises UserError for a model without a learning rate, an invalid range or an unwritable figure.
     """
-    observer = observer or Silent()
+    observer = observer or NullObserver()
     picture = request.picture or _default_picture(request.training)
-    if picture.suffix.lower() not in PICTURES:
-        raise UserError(f"--out {picture}: the name must end in {', '.join(PICTURES)}")
+    if picture.suffix.lower() not in FIGURE_SUFFIXES:
+        raise UserError(f"--out {picture}: the name must end in {', '.join(FIGURE_SUFFIXES)}")
     plan = prepare(dataclasses.replace(request.training, overwrite=True), observer)
     train = plan.train
     if train.optimizer == "none":
@@ -137,16 +137,16 @@ def find_rate(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     swept = dataclasses.replace(train, lr=high, matrix_lr=high * ratio)
     plan = dataclasses.replace(plan, train=swept)
     points, diverged = _smooth(_losses(plan, request, low, high, observer))
-    if len(points) < FEWEST_POINTS:
+    if len(points) < MIN_POINTS:
         raise UserError(f"training diverged after {len(points)} steps, starting at {low:g}; lower --from")
     matrix_share = ratio if train.optimizer == "muon" else None
     sweep = Sweep(plan.model_name, train.optimizer, matrix_share, points, diverged, picture)
-    draw(sweep)
+    plot(sweep)
     return sweep
 
 
 def _default_picture(training: TrainRequest) -> Path:
-    return Path("checkpoints") / f"{source_of(training).stem}-{training.model}-lr.png"
+    return Path("checkpoints") / f"{open_source(training).stem}-{training.model}-lr.png"
 
 
 def _lr_range(request: SweepRequest, recipe_lr: float) -> tuple[float, float]:
@@ -154,8 +154,8 @@ def _lr_range(request: SweepRequest, recipe_lr: float) -> tuple[float, float]:
     high = 100 * recipe_lr if request.high is None else request.high
     if not 0 < low < high < math.inf:
         raise UserError(f"--from {low:g} --to {high:g}: must be finite and above 0, --to above --from")
-    if request.max_time is None and request.steps < FEWEST_POINTS:
-        raise UserError(f"--steps {request.steps}: must be {FEWEST_POINTS} or more")
+    if request.max_time is None and request.steps < MIN_POINTS:
+        raise UserError(f"--steps {request.steps}: must be {MIN_POINTS} or more")
     return low, high
 
 
@@ -171,7 +171,7 @@ def _losses(
         lr = high * (low / high) ** (1 - progress)
         try:
             metrics = trainer.advance(progress)
-        except NotFinite:
+        except NonFiniteError:
             yield lr, math.nan
             return
         if metrics is None or metrics.loss is None:
@@ -179,7 +179,7 @@ def _losses(
         loss = float(metrics.loss)
         elapsed, tokens = time.perf_counter() - start, tokens + int(metrics.tokens)
         speed = tokens / max(elapsed, 1e-9)
-        observer.record(Record(trainer.step, loss, None, lr, tokens, speed, elapsed, progress))
+        observer.record(TrainRecord(trainer.step, loss, None, lr, tokens, speed, elapsed, progress))
         yield lr, loss
         progress = elapsed / request.max_time if request.max_time else trainer.step / (request.steps - 1)
 
@@ -191,13 +191,13 @@ def _smooth(losses: Iterator[tuple[float, float]]) -> tuple[list[Point], bool]:
     for lr, loss in losses:
         ema = SMOOTHING * ema + (1 - SMOOTHING) * loss
         smooth = ema / (1 - SMOOTHING ** (len(points) + 1))
-        if not math.isfinite(loss) or (points and smooth > DIVERGED * points[0].loss):
+        if not math.isfinite(loss) or (points and smooth > DIVERGENCE_FACTOR * points[0].loss):
             return points, True
         points.append(Point(lr, loss, smooth))
     return points, False
 
 
-def draw(sweep: Sweep) -> None:
+def plot(sweep: Sweep) -> None:
     """Plot loss against learning rate. Raises UserError if the file can't be written."""
     from matplotlib.figure import Figure
 

@@ -14,13 +14,13 @@ import torch
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.evaluation.scoring import fit_weights, mix_nats, score, summarise, token_nats
+from makemore.evaluation.scoring import fit_mixture_weights, make_score, mix_nats, score, token_nats
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.runs.directory import RESULT, RunDir
 from makemore.runs.run import Run, load, versions
-from makemore.runs.training_lines import hashes_to_keep
-from makemore.runtime.files import well_formed
+from makemore.runs.training_lines import train_line_hashes
+from makemore.runtime.files import user_format_errors
 from makemore.types import Score
 
 
@@ -62,14 +62,14 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     runs = [load(path, device) for path in paths]
     check_members(runs)
     folder = RunDir(out)
-    if folder.occupied and not overwrite:
+    if folder.is_occupied and not overwrite:
         raise UserError(f"{out} already holds a run; add --overwrite or name another --out")
     corpus = runs[0].corpus()
     val = corpus.splits["val"]
     if not len(val.tokens_N):
         raise UserError("no val split to fit mixture weights on; train these runs with one")
     nats_KN = np.stack([token_nats(run.model, val) for run in runs])
-    weights_K = fit_weights(nats_KN)
+    weights_K = fit_mixture_weights(nats_KN)
     model = _build_mixture(runs, weights_K)
     with folder.locked():
         folder.clear()
@@ -80,7 +80,7 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
         run,
         [r.name for r in runs],
         weights_K.tolist(),
-        summarise(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
+        make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
         score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
     )
     folder.write_result({**result.as_dict(), **_total_cost(runs)})
@@ -106,11 +106,11 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -
         "mixed": [{"run": run.name, "train": run.config["train"]} for run in runs],
         "versions": versions(),
     }
-    run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=hashes_to_keep(corpus))
+    run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=train_line_hashes(corpus))
     folder.write_model(model.state_dict(), run_id)
 
 
 def _total_cost(runs: Sequence[Run]) -> dict[str, float]:
     results = [run.folder.read_result() or {} for run in runs]
-    with well_formed(runs[0].folder.path / RESULT):
+    with user_format_errors(runs[0].folder.path / RESULT):
         return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}

@@ -11,7 +11,7 @@ from makemore.errors import UserError
 
 if TYPE_CHECKING:
     from makemore.training.planning import Plan
-    from makemore.training.trainer import Record
+    from makemore.training.trainer import TrainRecord
 
 CURVES = {
     "loss": "loss/train",
@@ -20,7 +20,7 @@ CURVES = {
     "lr": "learning rate",
     "tokens_per_second": "tokens a second",
 }
-"""Curve name of each logged field of a ``Record``."""
+"""Curve name of each logged field of a ``TrainRecord``."""
 
 
 class Observer(Protocol):
@@ -32,7 +32,7 @@ class Observer(Protocol):
     def start(self, plan: Plan) -> None:
         """Training starts."""
 
-    def record(self, record: Record) -> None:
+    def record(self, record: TrainRecord) -> None:
         """Handle the measurements of a step."""
 
     def encoding(self, done: int, total: int) -> None:
@@ -45,18 +45,18 @@ class Observer(Protocol):
         """No more events follow."""
 
 
-class Silent:
+class NullObserver:
     """An observer that ignores all events."""
 
     def note(self, text: str) -> None: ...
     def start(self, plan: Plan) -> None: ...
-    def record(self, record: Record) -> None: ...
+    def record(self, record: TrainRecord) -> None: ...
     def encoding(self, done: int, total: int) -> None: ...
     def scoring(self, done: int, total: int) -> None: ...
     def close(self) -> None: ...
 
 
-class Several:
+class MultiObserver:
     """Forwards every event to several observers."""
 
     def __init__(self, *observers: Observer) -> None:
@@ -70,7 +70,7 @@ class Several:
         for observer in self.observers:
             observer.start(plan)
 
-    def record(self, record: Record) -> None:
+    def record(self, record: TrainRecord) -> None:
         for observer in self.observers:
             observer.record(record)
 
@@ -107,7 +107,7 @@ class TensorBoard:
     def start(self, plan: Plan) -> None:
         self._folder = str(plan.folder.path / "tensorboard")
 
-    def record(self, record: Record) -> None:
+    def record(self, record: TrainRecord) -> None:
         if self._writer is None:
             # Drop events past this step from an interrupted run: they are logged again.
             self._writer = self._writer_class(self._folder, purge_step=record.step)
@@ -151,7 +151,7 @@ class WandB:
             settings={"quiet": True},
         )
 
-    def record(self, record: Record) -> None:
+    def record(self, record: TrainRecord) -> None:
         self._run.log({**curves(record), "tokens": record.tokens}, step=record.step)
 
     def encoding(self, done: int, total: int) -> None: ...
@@ -163,7 +163,7 @@ class WandB:
             self._wandb.teardown()  # stopping the service flushes the file
 
 
-def curves(record: Record) -> dict[str, float]:
+def curves(record: TrainRecord) -> dict[str, float]:
     """Measured values of a record, by curve name."""
     values = {name: getattr(record, field) for field, name in CURVES.items()}
     return {name: value for name, value in values.items() if value is not None}

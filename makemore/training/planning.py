@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from makemore.corpus.datasets import open_input
+from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
-from makemore.corpus.text import store_text
+from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
 from makemore.runtime import distributed as parallel
-from makemore.runtime.device import memory_of, pick_compile, pick_device, pick_precision
-from makemore.runtime.memory import construct
-from makemore.settings import CorpusConfig, CorpusFacts, TrainConfig, override, sections
+from makemore.runtime.device import pick_device, pick_precision, should_compile, total_memory_gb
+from makemore.runtime.memory import construct_model
+from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, parse_settings, replace_settings
 from makemore.tokenizers import TOKENIZERS, Tokenizer
-from makemore.training.init_from import begin_with, read_start, refuse_unspellable, started_recipe
+from makemore.training.init_from import check_encodable, fine_tune_recipe, load_weights, read_start
 from makemore.training.kernels import GradientKernel, gradient_kernel
 from makemore.training.observers import Observer
 
@@ -85,30 +85,34 @@ class Plan:
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request without writing to disk. Raises UserError if it is invalid."""
     kind = MODELS.get(request.model)
-    if not kind.standalone:
+    if not kind.is_trainable:
         raise UserError(f"a {request.model} combines trained runs; use makemore mix RUN RUN --out DIR")
     tokenizer = request.tokenizer or "char"
     TOKENIZERS.path(tokenizer.partition(":")[0])
-    overrides = asked_settings(request)
-    source = source_of(request)
+    overrides = requested_settings(request)
+    source = open_source(request)
     folder = RunDir(run_folder(request, source))
-    require_room(folder, request)
-    corpus_config = override(CorpusConfig(), overrides["corpus"], "corpus")
+    check_run_dir(folder, request)
+    corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
     start = read_start(request.init_from, request.model) if request.init_from else None
-    corpus = encoded(
-        source, corpus_config, start.tokenizer if start else tokenizer, observer, spell_all=start is not None
+    corpus = tokenize_source(
+        source,
+        corpus_config,
+        start.tokenizer if start else tokenizer,
+        observer,
+        require_encodable=start is not None,
     )
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
     device = pick_device(str(overrides["train"].get("device", "auto")))
-    recipe = kind.recipe(facts_of(corpus, overrides["train"], device))
+    recipe = kind.recipe(corpus_stats(corpus, overrides["train"], device))
     if start:
         request = dataclasses.replace(request, tokenizer=start.spelling)
-        recipe = started_recipe(start, recipe, corpus.mode)
-    model_config = override(recipe.model, overrides["model"], "model")
-    train = override(recipe.train, overrides["train"], "train")
+        recipe = fine_tune_recipe(start, recipe, corpus.mode)
+    model_config = replace_settings(recipe.model, overrides["model"], "model")
+    train = replace_settings(recipe.train, overrides["train"], "train")
     if issubclass(kind, CountModel) and overrides["train"].get("max_time") is None:
         train = dataclasses.replace(train, max_time=None)  # a single pass has no time limit
     if sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
@@ -118,14 +122,14 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     _check_memory(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
-        begin_with(model, start)
+        load_weights(model, start)
     return plan_run(request, folder, source, model, corpus, train, corpus_config)
 
 
-def source_of(request: TrainRequest) -> Source:
+def open_source(request: TrainRequest) -> Source:
     """Open the input text. Raises UserError if it doesn't exist."""
     names = (request.input,) if isinstance(request.input, str) else request.input or ()
-    return open_input(names)
+    return resolve_input(names)
 
 
 def run_folder(request: TrainRequest, source: Source) -> Path:
@@ -134,12 +138,12 @@ def run_folder(request: TrainRequest, source: Source) -> Path:
     return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
-def asked_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
+def requested_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
     """Requested settings by section; --set overrides flags, which override the TOML file."""
     settings = _read_config(request.config)
     settings["train"].update(request.train)
     settings["corpus"].update(request.corpus)
-    for name, values in sections(list(request.settings), SECTIONS).items():
+    for name, values in parse_settings(list(request.settings), SECTIONS).items():
         settings[name].update(values)
     return settings
 
@@ -160,12 +164,12 @@ def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
     return {name: dict(data.get(name, {})) for name in SECTIONS}
 
 
-def facts_of(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusFacts:
+def corpus_stats(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusStats:
     """Collect the inputs of a recipe. ``train``: requested fields of TrainConfig."""
     split = corpus.splits["train"]
-    config = override(TrainConfig(), train, "train")
+    config = replace_settings(TrainConfig(), train, "train")
     no_budget = not has_budget(config)
-    return CorpusFacts(
+    return CorpusStats(
         mode=corpus.mode,
         train_tokens=len(split.tokens_N),
         vocab_size=corpus.tokenizer.vocab_size,
@@ -186,19 +190,19 @@ def has_budget(config: TrainConfig) -> bool:
     return config.steps is not None or config.max_time is not None
 
 
-def encoded(
+def tokenize_source(
     source: Source,
     config: CorpusConfig,
     tokenizer: str | Tokenizer,
     observer: Observer,
-    spell_all: bool = False,
+    require_encodable: bool = False,
 ) -> Corpus:
-    """Tokenize a text. ``spell_all``: raise UserError if the tokenizer can't encode all of it."""
-    with parallel.once_a_machine():
-        text = store_text(source, config.encoding)
+    """Tokenize a text. ``require_encodable``: raise UserError if the tokenizer can't encode all of it."""
+    with parallel.local_main_first():
+        text = read_source(source, config.encoding)
         corpus = make_corpus(text, config, tokenizer, observer.encoding)
-        if spell_all:
-            refuse_unspellable(corpus, text)
+        if require_encodable:
+            check_encodable(corpus, text)
     return corpus
 
 
@@ -219,9 +223,9 @@ def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
     return [note for note in notes if note]
 
 
-def require_room(folder: RunDir, request: TrainRequest) -> None:
+def check_run_dir(folder: RunDir, request: TrainRequest) -> None:
     """Raise UserError if the run directory is taken and may not be overwritten."""
-    if folder.occupied and not request.overwrite:
+    if folder.is_occupied and not request.overwrite:
         why = "already holds a run; add --resume, --overwrite" if folder.exists else "is not a run; move it"
         raise UserError(f"{folder.path} {why}, or name another --out DIR")
 
@@ -231,7 +235,7 @@ def fit_context(
 ) -> tuple[Any, TrainConfig]:
     """Limit the model's and the trainer's block_size to the length of the training text."""
     n_train = len(corpus.splits["train"].tokens_N)
-    if not kind.streams and corpus.mode == "text" and model_config.block_size > n_train:
+    if not kind.supports_streaming and corpus.mode == "text" and model_config.block_size > n_train:
         observer.note(f"block_size reduced from {model_config.block_size} to {n_train}, the text's length")
         model_config = dataclasses.replace(model_config, block_size=n_train)
     return model_config, dataclasses.replace(train, block_size=min(train.block_size, n_train))
@@ -243,19 +247,19 @@ def _check_memory(
     """Note the training memory of a large-vocabulary model. Raises UserError if it exceeds the device's."""
     if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
         return
-    parameters = parameters_of(kind, config, tokenizer.vocab_size)
+    parameters = count_parameters(kind, config, tokenizer.vocab_size)
     needed = parameters * BYTES_PER_PARAMETER / 1e9
     cost = (
         f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
     )
-    memory = memory_of(device)
+    memory = total_memory_gb(device)
     if memory is not None and needed > memory:
         raise UserError(f"{cost}, but only {memory:.1f} GB exist; use a smaller vocabulary, such as bpe:512")
     if needed >= 1:
         observer.note(cost)
 
 
-def parameters_of(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
+def count_parameters(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
     """Number of parameters of a model, without allocating it."""
     with torch.device("meta"):
         return kind(config, vocab_size, 0).n_parameters()
@@ -266,7 +270,7 @@ def make_model(
 ) -> LanguageModel:
     """Initialise a model. Raises UserError if it needs more than ``most`` bytes or doesn't fit in memory."""
     torch.manual_seed(seed)
-    return construct(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
+    return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
 
 
 def plan_run(
@@ -279,16 +283,16 @@ def plan_run(
     corpus_config: CorpusConfig,
 ) -> Plan:
     """Complete a plan from the model and the training settings."""
-    if not model.streams and model.max_len and train.block_size > model.max_len:
+    if not model.supports_streaming and model.max_len and train.block_size > model.max_len:
         train = dataclasses.replace(train, block_size=model.max_len)
-    if train.loader == "packed" and not model.packs:
+    if train.loader == "packed" and not model.supports_packing:
         raise UserError(f"train.loader=packed: {request.model} needs one document per row; use 'documents'")
-    if train.loader == "streams" and (not model.streams or isinstance(model, ManualModel)):
+    if train.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
         raise UserError(
             f"train.loader=streams: {request.model} carries no state between batches; use 'windows'"
         )
     device = pick_device(train.device)
-    precision = pick_precision(train, device, model.autocasts)
+    precision = pick_precision(train, device, model.supports_autocast)
     native = pick_native(model, train, device, precision)
     return Plan(
         folder,
@@ -301,7 +305,7 @@ def plan_run(
         corpus_config,
         device,
         precision,
-        pick_compile(train, device, model.compiles and native is None) and not sharded(train),
+        should_compile(train, device, model.supports_compile and native is None) and not sharded(train),
         native,
         str(request.init_from or ""),
     )
@@ -317,10 +321,10 @@ def pick_native(
 
 def sharded(train: TrainConfig) -> bool:
     """Whether weights and optimizer states are sharded over several processes."""
-    return train.shard and parallel.size() > 1
+    return train.shard and parallel.world_size() > 1
 
 
-def config_file(plan: Plan) -> dict[str, Any]:
+def run_config(plan: Plan) -> dict[str, Any]:
     """The contents of a run's ``config.json``."""
     corpus, split = plan.corpus, plan.corpus.splits["train"]
     return {
@@ -331,7 +335,7 @@ def config_file(plan: Plan) -> dict[str, Any]:
             "name": plan.source.stem,
             "mode": corpus.mode,
             "reason": corpus.reason,
-            "shares": list(corpus.shares),
+            "shares": list(corpus.fractions),
             "split": plan.corpus_config.split,
             "dedupe": plan.corpus_config.dedupe,
             "encoding": plan.corpus_config.encoding,
@@ -347,7 +351,7 @@ def config_file(plan: Plan) -> dict[str, Any]:
         "native": plan.native is not None,
         "device": str(plan.device),
         "threads": torch.get_num_threads(),
-        "processes": parallel.size(),
+        "processes": parallel.world_size(),
         "launch": parallel.launch_id(),
         "machine": platform.machine(),
         "versions": versions(),

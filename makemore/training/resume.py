@@ -10,30 +10,35 @@ from typing import Any
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir, Saved
+from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir, SavedState
 from makemore.runs.run import corpus_config_of
-from makemore.runs.training_lines import hashes_to_keep
+from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed as parallel
-from makemore.runtime.files import tensor_digest, well_formed
-from makemore.runtime.memory import for_weights
-from makemore.settings import TrainConfig, override
+from makemore.runtime.files import tensor_digest, user_format_errors
+from makemore.runtime.memory import memory_limit_for
+from makemore.settings import TrainConfig, replace_settings
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
-from makemore.training.changes import CHANGEABLE, changes, refuse_changes, require_tokenizer
+from makemore.training.changes import (
+    RESUMABLE_CHANGES,
+    describe_changes,
+    require_same_settings,
+    require_same_tokenizer,
+)
 from makemore.training.observers import Observer
 from makemore.training.planning import (
     Plan,
     TrainRequest,
-    asked_settings,
-    config_file,
-    encoded,
     has_budget,
     make_model,
+    open_source,
     plan_run,
+    requested_settings,
+    run_config,
     run_folder,
-    source_of,
+    tokenize_source,
 )
-from makemore.training.saving import keep_best
+from makemore.training.saving import save_best
 from makemore.training.trainer import Trainer
 
 
@@ -42,51 +47,51 @@ def resume(
 ) -> tuple[Plan, Trainer, str]:
     """Resume an interrupted run. The budget may grow; most other settings are fixed."""
     MODELS.path(request.model)
-    overrides = asked_settings(request)
-    source = source_of(request)
+    overrides = requested_settings(request)
+    source = open_source(request)
     folder = RunDir(run_folder(request, source))
     # Only rank 0 needs access to the run directory.
-    if parallel.is_main() and folder.occupied:
+    if parallel.is_main() and folder.is_occupied:
         held.enter_context(folder.locked())
-        for problem in folder.mend():
+        for problem in folder.restore_from_states():
             observer.note(f"{problem}; restored from a saved state")
-    config = parallel.from_main(folder.read_config() if parallel.is_main() else {})
+    config = parallel.broadcast(folder.read_config() if parallel.is_main() else {})
     run_id = config["run_id"]
-    new_settings = {k: overrides["train"].pop(k) for k in CHANGEABLE if k in overrides["train"]}
+    new_settings = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
     name = config["model"]["name"]
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = parallel.from_main(folder.read_state(run_id) if parallel.is_main() else None)
+    saved = parallel.broadcast(folder.read_state(run_id) if parallel.is_main() else None)
     assert saved is not None
     kind = MODELS.get(request.model)
-    with well_formed(folder.path / STATES):
-        model_config = override(kind.Config(), saved.state["settings"], "model")
-    with well_formed(folder.path / CONFIG):
-        old_train = override(TrainConfig(), config["train"], "train")
-        train = override(old_train, new_settings, "train")
+    with user_format_errors(folder.path / STATES):
+        model_config = replace_settings(kind.Config(), saved.state["settings"], "model")
+    with user_format_errors(folder.path / CONFIG):
+        old_train = replace_settings(TrainConfig(), config["train"], "train")
+        train = replace_settings(old_train, new_settings, "train")
         corpus_config = corpus_config_of(config)
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")
-    require_tokenizer(request.tokenizer, config["tokenizer"])
-    refuse_changes({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
-    data = parallel.from_main(folder.read_tokenizer(run_id) if parallel.is_main() else {})
-    with well_formed(folder.path / TOKENIZER):
+    require_same_tokenizer(request.tokenizer, config["tokenizer"])
+    require_same_settings({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
+    data = parallel.broadcast(folder.read_tokenizer(run_id) if parallel.is_main() else {})
+    with user_format_errors(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
-    corpus = encoded(source, corpus_config, tokenizer, observer)
+    corpus = tokenize_source(source, corpus_config, tokenizer, observer)
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
-    with well_formed(folder.path / STATES):
-        max_bytes = for_weights(saved.state["learner"]["model"].values())
+    with user_format_errors(folder.path / STATES):
+        max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
     model = make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes)
     request = dataclasses.replace(request, tokenizer=config["tokenizer"])
     plan = plan_run(request, folder, source, model, corpus, train, corpus_config)
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; falling back to the previous state")
-    with well_formed(folder.path / STATES):
+    with user_format_errors(folder.path / STATES):
         trainer.load_state_dict(saved.state)
     budgets = [(getattr(train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
-    trainer.carry_on(any(new > old for new, old in budgets))
+    trainer.reopen(any(new > old for new, old in budgets))
     if parallel.is_main():
         _record_changes(plan, config, trainer, observer)
         _restore_files(plan, trainer, saved, run_id, observer)
@@ -96,7 +101,7 @@ def resume(
 
 def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
     """Report changed settings and record them in the run's config."""
-    lines = changes(config, config_file(plan), plan.train)
+    lines = describe_changes(config, run_config(plan), plan.train)
     for line in lines:
         observer.note(line)
     if trainer.finished:
@@ -109,18 +114,18 @@ def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observ
         plan.folder.write_config({**config, "train": train, "resumed": history})
 
 
-def _restore_files(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, observer: Observer) -> None:
+def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str, observer: Observer) -> None:
     """Restore metrics, line hashes and weights to match the loaded state."""
-    plan.folder.sweep()
-    if problem := plan.folder.cut_metrics(trainer.step, saved.metrics):
+    plan.folder.remove_temporaries()
+    if problem := plan.folder.truncate_metrics(trainer.step, saved.metrics):
         observer.note(f"{problem}; keeping the readable lines")
     try:
-        plan.folder.read_seen(plan.folder.read_config())
+        plan.folder.read_line_hashes(plan.folder.read_config())
     except UserError as error:
         observer.note(f"{error}; rebuilt from the text")
-        seen_U = hashes_to_keep(plan.corpus)
+        seen_U = train_line_hashes(plan.corpus)
         if seen_U is not None:
-            plan.folder.write_seen(seen_U, run_id)
+            plan.folder.write_line_hashes(seen_U, run_id)
     if not trainer.best:
         return
     try:
@@ -129,4 +134,4 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: Saved, run_id: str, obse
         observer.note(f"{error}; restored from the state")
         up_to_date = False
     if not up_to_date:
-        keep_best(plan, trainer, run_id)
+        save_best(plan, trainer, run_id)

@@ -6,13 +6,15 @@ import dataclasses
 from typing import Any
 
 from makemore.training.planning import Plan
-from makemore.training.trainer import Record, Trainer
+from makemore.training.trainer import Trainer, TrainRecord
 
 
-def keep(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | None, run_id: str) -> None:
+def save_record(
+    plan: Plan, trainer: Trainer, record: TrainRecord, state: dict[str, Any] | None, run_id: str
+) -> None:
     """Write the best weights if they improved, a log line if there is a loss, and ``state`` if given."""
     if record.improved:
-        keep_best(plan, trainer, run_id)
+        save_best(plan, trainer, run_id)
     # Records without a loss only mark progress; leaving them out keeps a resumed run's log the same.
     if record.loss is not None or record.val is not None:
         plan.folder.append_metrics(_metrics(record), sync=state is not None)
@@ -20,7 +22,7 @@ def keep(plan: Plan, trainer: Trainer, record: Record, state: dict[str, Any] | N
         plan.folder.write_state(trainer.step, state, run_id)
 
 
-def keep_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
+def save_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
     """Write the best weights so far, and first any model settings that training has chosen."""
     config = plan.folder.read_config()
     settings = dataclasses.asdict(plan.model.config)
@@ -29,7 +31,7 @@ def keep_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
     plan.folder.write_model(trainer.best, run_id)
 
 
-def _metrics(record: Record) -> dict[str, Any]:
+def _metrics(record: TrainRecord) -> dict[str, Any]:
     values = dataclasses.asdict(record)
     for name in ("improved", "save", "note"):
         values.pop(name)

@@ -14,33 +14,33 @@ import torch
 from makemore.evaluation.scoring import score
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
-from makemore.runs.training_lines import hashes_to_keep
+from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed as parallel
 from makemore.runtime.device import peak_memory
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
-from makemore.training.observers import Observer, Silent
+from makemore.training.observers import NullObserver, Observer
 from makemore.training.planning import (
     Plan,
     TrainRequest,
-    config_file,
+    check_run_dir,
+    open_source,
     prepare,
-    require_room,
+    run_config,
     run_folder,
-    source_of,
 )
 from makemore.training.resume import resume
-from makemore.training.saving import keep, keep_best
+from makemore.training.saving import save_best, save_record
 from makemore.training.trainer import Diverged, Trainer
 from makemore.types import Score
 
-SAMPLES_SHOWN = 10
-ROLLBACKS = 10
+N_SAMPLES = 10
+MAX_ROLLBACKS = 10
 """Rollbacks before giving up; each halves the learning rate, to a thousandth in the end."""
 
 
-class Interrupted(Exception):  # noqa: N818 - requested by the user, not an error
+class TrainingInterrupted(Exception):  # noqa: N818 - requested by the user, not an error
     """Training was interrupted; ``run`` holds a state to resume from."""
 
     def __init__(self, run: Path) -> None:
@@ -48,7 +48,7 @@ class Interrupted(Exception):  # noqa: N818 - requested by the user, not an erro
         self.run = run
 
 
-class Helped(Exception):  # noqa: N818 - not an error
+class NotMainRank(Exception):  # noqa: N818 - not an error
     """Training finished on a rank other than 0, which alone scores and samples."""
 
 
@@ -92,28 +92,28 @@ def train(
 ) -> TrainResult:
     """Train, score and save a run.
 
-    ``stop`` is called at every step; once it returns True, the state is saved and Interrupted raised.
-    Raises UserError for an invalid request, before anything is written. Ranks other than 0 raise Helped
+    ``stop`` is called at every step; once it returns True, the state is saved and TrainingInterrupted raised.
+    Raises UserError for an invalid request, before anything is written. Ranks other than 0 raise NotMainRank
     at the end.
     """
     with contextlib.ExitStack() as locks:
-        with parallel.session(stop):
+        with parallel.process_group(stop):
             main = parallel.is_main()
             if observer is None or not main:
-                observer = Silent()
-            request = parallel.from_main(_after_restart(request))
+                observer = NullObserver()
+            request = parallel.broadcast(_after_restart(request))
             plan, trainer, run_id = (resume if request.resume else _start_run)(request, observer, stop, locks)
             _fit(plan, trainer, run_id, observer)
         if not main:
-            raise Helped
+            raise NotMainRank
         return _finish_run(plan, trainer, observer, stop)
 
 
 def _after_restart(request: TrainRequest) -> TrainRequest:
     """After a torchrun restart, resume the run that the previous attempt created."""
-    if not (parallel.size() > 1 and parallel.is_main() and parallel.restarted()):
+    if not (parallel.world_size() > 1 and parallel.is_main() and parallel.was_restarted()):
         return request
-    folder = RunDir(run_folder(request, source_of(request)))
+    folder = RunDir(run_folder(request, open_source(request)))
     if not folder.exists or folder.read_config().get("launch") != parallel.launch_id():
         return request
     return dataclasses.replace(request, resume=True)
@@ -127,29 +127,29 @@ def _start_run(
     if plan.init_from:
         _evaluate_start(plan, trainer, observer)
     state = trainer.state_dict()
-    parallel.highest(0)  # barrier: every rank checks the folder before rank 0 writes to it
+    parallel.all_reduce_max(0)  # barrier: every rank checks the folder before rank 0 writes to it
     run_id = ""
     if parallel.is_main():
         locks.enter_context(plan.folder.locked())
-        require_room(plan.folder, request)  # another process may have created a run since
+        check_run_dir(plan.folder, request)  # another process may have created a run since
         plan.folder.clear()
-        seen_U = hashes_to_keep(plan.corpus)
-        run_id = plan.folder.create(config_file(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
+        seen_U = train_line_hashes(plan.corpus)
+        run_id = plan.folder.create(run_config(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
         if plan.init_from:
-            keep_best(plan, trainer, run_id)
+            save_best(plan, trainer, run_id)
     return plan, trainer, run_id
 
 
 def _evaluate_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
     """Evaluate the initial weights: they are kept unless training improves on them."""
-    val = trainer.judge().val
+    val = trainer.evaluate_now().val
     if val is not None:
         observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
 
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
     observer.start(plan)
-    for rollbacks_left in reversed(range(ROLLBACKS + 1)):
+    for rollbacks_left in reversed(range(MAX_ROLLBACKS + 1)):
         try:
             _run_trainer(plan, trainer, run_id, observer)
         except Diverged as error:
@@ -158,7 +158,7 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
             _roll_back(plan, trainer, run_id, observer, str(error))
         else:
             break
-    parallel.highest(0)
+    parallel.all_reduce_max(0)
 
 
 def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
@@ -168,7 +168,7 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         # Collective: every rank holds a part of the state.
         state = trainer.state_dict() if record.save else None
         if parallel.is_main():
-            keep(plan, trainer, record, state, run_id)
+            save_record(plan, trainer, record, state, run_id)
         if record.note:
             observer.note(record.note)
         observer.record(record)
@@ -176,19 +176,19 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         weights = trainer.learner.weights()
         if parallel.is_main() and not trainer.best:
             plan.folder.write_model(weights, run_id)
-        parallel.highest(0)
-        raise Interrupted(plan.folder.path)
+        parallel.all_reduce_max(0)
+        raise TrainingInterrupted(plan.folder.path)
 
 
 def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
     """Return to the last saved state and halve the learning rate."""
-    saved = parallel.from_main(plan.folder.read_state(run_id) if parallel.is_main() else None)
+    saved = parallel.broadcast(plan.folder.read_state(run_id) if parallel.is_main() else None)
     assert saved is not None
-    trainer.go_back(saved.state)
+    trainer.rollback(saved.state)
     if parallel.is_main():
-        plan.folder.cut_metrics(trainer.step, saved.metrics)
+        plan.folder.truncate_metrics(trainer.step, saved.metrics)
         if trainer.best:
-            keep_best(plan, trainer, run_id)
+            save_best(plan, trainer, run_id)
     assert isinstance(trainer.learner, GradientLearner)
     scale = trainer.learner.optimizers.scale
     observer.note(
@@ -203,12 +203,12 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
     def scoring(done: int, total: int) -> None:
         observer.scoring(done, total)
         if stop():
-            raise Interrupted(plan.folder.path)
+            raise TrainingInterrupted(plan.folder.path)
 
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
     figures = score(run.model, split, run.tokenizer, progress=scoring)
-    n = SAMPLES_SHOWN if plan.corpus.mode == "lines" else 1
+    n = N_SAMPLES if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
         run,
@@ -238,6 +238,6 @@ def _effective_settings(plan: Plan, trainer: Trainer) -> dict[str, Any]:
         "optimizer": plan.train.optimizer,
         "weights": trainer.best_weights,
     }
-    if trainer.learner.not_compiled:
-        used["not_compiled"] = trainer.learner.not_compiled
+    if trainer.learner.compile_error:
+        used["not_compiled"] = trainer.learner.compile_error
     return used

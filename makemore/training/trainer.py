@@ -16,10 +16,10 @@ from makemore.corpus.loader import Loader
 from makemore.errors import UserError
 from makemore.models.base import CountModel
 from makemore.runtime import distributed as parallel
-from makemore.runtime.device import is_out_of_memory, random_state, restore_random
+from makemore.runtime.device import get_rng_state, is_out_of_memory, set_rng_state
 from makemore.settings import TrainConfig
 from makemore.training.learners.gradient import GradientLearner, Learner, Metrics
-from makemore.training.learners.guard import NotFinite
+from makemore.training.learners.guard import NonFiniteError
 from makemore.types import Batch
 
 
@@ -27,12 +27,12 @@ class Diverged(UserError):  # noqa: N818 - names an outcome
     """The loss, a gradient or the val loss is not finite; the failed step is not saved."""
 
 
-LOG_SECONDS = 0.5
-EVALUATIONS = 20
+LOG_INTERVAL = 0.5
+N_EVALUATIONS = 20
 
 
 @dataclass(frozen=True)
-class Record:
+class TrainRecord:
     """Progress since the previous record; losses in nats per token."""
 
     step: int
@@ -80,7 +80,7 @@ class Trainer:
         self.elapsed = 0.0
         self.best_val = math.inf
         self.best_step = 0
-        self.worse = 0
+        self.evals_since_best = 0
         """Number of evaluations since the best one."""
         self.budget = 1.0
         """Fraction of the configured budget that will be used."""
@@ -91,7 +91,7 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.best_weights = "raw"
         """``raw`` or ``ema``: the kind of weights in ``best``."""
-        self._next_evaluation = 1 / EVALUATIONS
+        self._next_evaluation = 1 / N_EVALUATIONS
         self._evaluated_at = -1
         self._eval_seconds = 0.0
         self._saved_at = 0.0
@@ -112,7 +112,7 @@ class Trainer:
             fractions.append((self.elapsed + self._eval_seconds) / self.config.max_time)
         return min(1.0, max(fractions) / self.budget)
 
-    def fit(self) -> Iterator[Record]:
+    def fit(self) -> Iterator[TrainRecord]:
         """Train, yielding a record now and then; the caller's time in between counts towards the budget.
 
         Raises:
@@ -129,17 +129,17 @@ class Trainer:
                 if self.loader.progress is not None and self.loader.progress < 1:
                     self.learner.note = f"the budget ran out after {self.loader.progress:.0%} of the text"
                 yield self._end()
-        except NotFinite as error:
+        except NonFiniteError as error:
             raise self._divergence_error(str(error)) from None
 
-    def _loop(self) -> Iterator[Record]:
+    def _loop(self) -> Iterator[TrainRecord]:
         while self.progress < 1 and not self.stopped_early:
-            if parallel.highest(self.stop()):
+            if parallel.all_reduce_max(self.stop()):
                 self.learner.check()
                 self.stopped = True
                 self._sync_tokens()
                 # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
-                yield Record(
+                yield TrainRecord(
                     self.step, None, None, 0.0, self.tokens, 0.0, self.elapsed, self.progress, save=True
                 )
                 return
@@ -152,14 +152,14 @@ class Trainer:
             self._update_elapsed()
             if self._due_for_evaluation():
                 yield self._evaluate_and_record()
-            elif self.progress < 1 and (self.elapsed - self._logged_at >= LOG_SECONDS or self.step == 1):
+            elif self.progress < 1 and (self.elapsed - self._logged_at >= LOG_INTERVAL or self.step == 1):
                 yield self._record(Evaluation(None, False), save=self._due_for_saving())
 
-    def carry_on(self, larger: bool) -> None:
+    def reopen(self, larger: bool) -> None:
         """Decide whether a finished run continues after loading; ``larger``: its budget was raised."""
         was_stopped_early, self.stopped_early = self.stopped_early, False
         shortened_run_ended = self.budget < 1 <= self.progress
-        if shortened_run_ended or (self.config.patience and self.worse >= self.config.patience):
+        if shortened_run_ended or (self.config.patience and self.evals_since_best >= self.config.patience):
             self.stopped_early = True
         elif larger or was_stopped_early:
             self.finished = False
@@ -175,10 +175,10 @@ class Trainer:
         return metrics
 
     def _next_micro_batches(self) -> list[Batch]:
-        """Up to ``train.accumulate`` micro-batches; fewer at the end of the data."""
+        """Up to ``train.grad_accum_steps`` micro-batches; fewer at the end of the data."""
         micro_batches: list[Batch] = []
         with contextlib.suppress(StopIteration):
-            while len(micro_batches) < self.config.accumulate:
+            while len(micro_batches) < self.config.grad_accum_steps:
                 micro_batches.append(self.loader.next())
         return micro_batches
 
@@ -190,7 +190,8 @@ class Trainer:
                 raise
         raise UserError(
             f"out of memory on {self.learner.model.device} at step {self.step}: lower train.batch_tokens "
-            f"({self.config.batch_tokens}), raise train.accumulate ({self.config.accumulate}), or use "
+            f"({self.config.batch_tokens}), raise train.grad_accum_steps "
+            f"({self.config.grad_accum_steps}), or use "
             "a smaller model (--set model.*); the last saved state is kept"
         )
 
@@ -199,7 +200,7 @@ class Trainer:
         self.tokens, self._new_tokens = self.tokens + int(self._new_tokens), 0
 
     def _update_elapsed(self) -> None:
-        self.elapsed = parallel.highest(time.perf_counter() - self._started_at)
+        self.elapsed = parallel.all_reduce_max(time.perf_counter() - self._started_at)
 
     def _divergence_error(self, reason: str) -> Diverged:
         config = self.config
@@ -224,29 +225,31 @@ class Trainer:
             return self.step % self.config.eval_interval == 0
         return self.progress >= self._next_evaluation
 
-    def judge(self) -> Evaluation:
+    def evaluate_now(self) -> Evaluation:
         """Evaluate now, and keep the weights if their val loss is the best so far."""
         self.learner.check()
         started = time.perf_counter()
         # Evaluating a sharded model takes every rank.
         participates = parallel.is_main() or self.learner.sharded
         evaluation = self._evaluate_raw_and_ema() if participates else Evaluation(None, False)
-        evaluation = parallel.from_main(evaluation)
+        evaluation = parallel.broadcast(evaluation)
         self._evaluated_at = self.step
         if evaluation.val is not None:
-            self._eval_seconds = parallel.highest(time.perf_counter() - started)
+            self._eval_seconds = parallel.all_reduce_max(time.perf_counter() - started)
             self._schedule_evaluation()
-        self.worse = 0 if evaluation.improved else self.worse + 1
+        self.evals_since_best = 0 if evaluation.improved else self.evals_since_best + 1
         return evaluation
 
     def _schedule_evaluation(self) -> None:
         """Set when to evaluate next; evaluation takes at most about a tenth of the time budget."""
         budget_seconds = self.budget * self.config.max_time if self.config.max_time else math.inf
-        self._next_evaluation = self.progress + max(1 / EVALUATIONS, 10 * self._eval_seconds / budget_seconds)
+        self._next_evaluation = self.progress + max(
+            1 / N_EVALUATIONS, 10 * self._eval_seconds / budget_seconds
+        )
 
     def _evaluate_raw_and_ema(self) -> Evaluation:
         result = self._evaluate_as("raw")
-        average = self.learner.average
+        average = self.learner.ema
         if average is not None and result.val is not None:
             with average.applied():
                 ema = self._evaluate_as("ema")
@@ -266,12 +269,12 @@ class Trainer:
             self.best = {k: v.detach().clone() for k, v in self.learner.weights().items()}
         return Evaluation(val, improved)
 
-    def _evaluate_and_record(self) -> Record:
-        evaluation = self.judge()
+    def _evaluate_and_record(self) -> TrainRecord:
+        evaluation = self.evaluate_now()
         self._update_elapsed()
         if self._stalled:
             self._shorten_budget()
-        elif self.config.patience and self.worse >= self.config.patience:
+        elif self.config.patience and self.evals_since_best >= self.config.patience:
             self.stopped_early = True
         return self._record(evaluation, save=self._due_for_saving())
 
@@ -279,39 +282,39 @@ class Trainer:
     def _stalled(self) -> bool:
         """Val loss stopped improving (for half the patience) while the learning rate can still decay."""
         config = self.config
-        decays = config.schedule == "linear" and config.decay_share > 0
+        decays = config.schedule == "linear" and config.warmdown_fraction > 0
         can_decay = decays and config.warmup_steps < self.step and self.progress < 0.9
-        return can_decay and 0 < config.patience <= 2 * self.worse
+        return can_decay and 0 < config.patience <= 2 * self.evals_since_best
 
     def _shorten_budget(self) -> None:
         """Restart from the best weights where decay begins or, if decaying, at half the learning rate."""
-        decay_start = 1 - self.config.decay_share
+        decay_start = 1 - self.config.warmdown_fraction
         restart_at = decay_start if self.progress < decay_start else (1 + self.progress) / 2
         self.budget *= self.progress / restart_at
-        self.worse = 0
+        self.evals_since_best = 0
         self._schedule_evaluation()
-        self.learner.load_weights(parallel.from_main({name: t.cpu() for name, t in self.best.items()}))
+        self.learner.load_weights(parallel.broadcast({name: t.cpu() for name, t in self.best.items()}))
         self.learner.note = (
             f"val loss was best at step {self.best_step:,}: continuing from there at a lower learning rate, "
             f"ending at {self.budget:.0%} of the budget"
         )
 
-    def go_back(self, state: dict[str, Any]) -> None:
+    def rollback(self, state: dict[str, Any]) -> None:
         """Roll back to an earlier state at half the learning rate; elapsed time keeps counting."""
         assert isinstance(self.learner, GradientLearner)
         elapsed, scale = self.elapsed, self.learner.optimizers.scale / 2
         self.load_state_dict(state)
         self.elapsed, self.learner.optimizers.scale = elapsed, scale
 
-    def _end(self) -> Record:
+    def _end(self) -> TrainRecord:
         needs_evaluation = self._evaluated_at != self.step
-        evaluation = self.judge() if needs_evaluation else Evaluation(None, False)
+        evaluation = self.evaluate_now() if needs_evaluation else Evaluation(None, False)
         self._update_elapsed()
         self.finished = True
         self.stopped_early |= self.budget < 1
         return self._record(evaluation, save=True)
 
-    def _record(self, evaluation: Evaluation, save: bool) -> Record:
+    def _record(self, evaluation: Evaluation, save: bool) -> TrainRecord:
         self.learner.check()
         self._sync_tokens()
         loss = None
@@ -328,7 +331,7 @@ class Trainer:
         note, self.learner.note = self.learner.note, ""
         optimizers = getattr(getattr(self.learner, "optimizers", None), "parts", [])
         lr = optimizers[-1].param_groups[0]["lr"] if optimizers else 0.0
-        return Record(
+        return TrainRecord(
             self.step,
             loss,
             evaluation.val,
@@ -370,7 +373,7 @@ class Trainer:
             "best": self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
-            "random": random_state(self.learner.model.device),
+            "random": get_rng_state(self.learner.model.device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -387,4 +390,4 @@ class Trainer:
         self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
         self.loader.load_state_dict(state["loader"])
-        restore_random(state["random"], self.learner.model.device)
+        set_rng_state(state["random"], self.learner.model.device)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from makemore.training.observers import Silent
+from makemore.training.observers import NullObserver
 from makemore.training.planning import TrainRequest, prepare
 from tests.cli.conftest import call
 
@@ -75,7 +75,7 @@ def test_doctor_says_what_training_chooses(work, mode):
     for name in (text, "dotted.txt"):
         found = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
         request = TrainRequest(name, corpus={"mode": mode}, out=work / "new")
-        plan = prepare(request, Silent())
+        plan = prepare(request, NullObserver())
         said = found["a default run"]
         assert said["parameters"] == plan.model.n_parameters()
         assert said["model"] == plan.model_name
@@ -88,7 +88,7 @@ def test_doctor_says_how_much_it_counted(work, monkeypatch):
     assert words()["counted in"] == "the whole text"
     assert words()["words"] == 480
     monkeypatch.setattr("makemore.corpus.text.BLOCK", 1000)
-    monkeypatch.setattr("makemore.corpus.doctor.WORDS", 100)
+    monkeypatch.setattr("makemore.corpus.doctor.MAX_WORDS", 100)
     assert words()["counted in"] == f"its first {words()['words']:,} words"
     assert 100 <= words()["words"] < 480
 

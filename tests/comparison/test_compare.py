@@ -16,7 +16,7 @@ from makemore.evaluation.evaluate import evaluate
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, train
+from makemore.training.train import TrainingInterrupted, train
 
 
 def write_words(path: Path, n: int = 400, seed: int = 7) -> Path:
@@ -64,19 +64,17 @@ def test_figures_are_those_of_the_runs(ladder):
     for row in comparison.rows:
         scores = [evaluate(load(run.folder)) for run in row.runs]
         mean = sum(score.bits_per_byte for score in scores) / 2
-        assert row.judgement.bits_per_byte == pytest.approx(mean)
+        assert row.result.bits_per_byte == pytest.approx(mean)
         assert row.spread == (
             min(s.bits_per_byte for s in scores),
             max(s.bits_per_byte for s in scores),
         )
-        assert row.judgement.ci95[0] < mean < row.judgement.ci95[1]
+        assert row.result.ci95[0] < mean < row.result.ci95[1]
         assert all(run.peak_memory > 10**7 and run.sampling_speed > 0 for run in row.runs)
         assert 0 <= row.memorised <= 1
-    assert best.judgement.difference == 0
-    assert other.judgement.difference == pytest.approx(
-        other.judgement.bits_per_byte - best.judgement.bits_per_byte
-    )
-    assert other.judgement.beyond_noise
+    assert best.result.difference == 0
+    assert other.result.difference == pytest.approx(other.result.bits_per_byte - best.result.bits_per_byte)
+    assert other.result.beyond_noise
     assert best.unseen_bits_per_byte is not None
 
 
@@ -88,7 +86,7 @@ def test_what_is_there_is_kept_and_what_is_missing_made(ladder):
     again = compare(request(folder / "words.txt", folder / "runs", seeds=2))
     assert kept.stat().st_mtime_ns == before
     for first, second in zip(comparison.rows, again.rows, strict=True):
-        assert second.judgement == first.judgement
+        assert second.result == first.result
 
 
 def test_what_was_asked_differently_is_not_mixed_in(ladder):
@@ -114,7 +112,7 @@ def test_stopped_and_gone_on_with(tmp_path):
     path = write_words(tmp_path / "words.txt")
     asked = request(path, tmp_path / "runs", models="bigram", steps=1500)
     state = tmp_path / "runs" / "bigram-char-0" / "metrics.jsonl"
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         compare(asked, stop=state.exists)
     run = RunDir(state.parent)
     assert run.read_result() is None

@@ -28,7 +28,7 @@ def prepared(name: str) -> LanguageModel:
     model = kind(kind.Config(), VOCAB, 0)
     if isinstance(model, CountModel):
         tokens = documents(64, 40, seed=1)
-        model.observe(Batch(tokens[:, :-1], tokens[:, 1:]))
+        model.count_batch(Batch(tokens[:, :-1], tokens[:, 1:]))
         model.finish()
         return model.eval()
     with torch.no_grad():
@@ -43,4 +43,4 @@ def prepared(name: str) -> LanguageModel:
 
 def room(model: LanguageModel, wanted: int) -> int:
     """A length the model can take in one call."""
-    return wanted if model.streams or model.max_len is None else min(wanted, model.max_len)
+    return wanted if model.supports_streaming or model.max_len is None else min(wanted, model.max_len)

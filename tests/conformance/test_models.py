@@ -116,7 +116,7 @@ def test_every_setting_is_explained(name):
 
 def test_a_boundary_in_a_row_begins_a_document(name):
     model = prepared(name)
-    if not model.packs:
+    if not model.supports_packing:
         pytest.skip("this rung takes a row for each document")
     parts = [documents(2, n, seed=n)[:, :-1] for n in (9, 14, 11)]
     packed = logits_of(model, torch.cat(parts, dim=1))

@@ -112,8 +112,8 @@ class TestContract:
     @given(text=LINE)
     def test_what_can_be_spelled_is(self, name, text):
         tokenizer = fitted(name)
-        rest = tokenizer.without_unspellable(text)
-        unknown = tokenizer.unspellable(text)
+        rest = tokenizer.remove_unknown(text)
+        unknown = tokenizer.unknown_chars(text)
         assert rest == "".join(c for c in text if c not in unknown)
         assert tokenizer.decode(tokenizer.encode(rest)) == rest
         if unknown:

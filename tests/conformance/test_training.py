@@ -13,9 +13,9 @@ from makemore.models import MODELS
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, train
+from makemore.training.train import TrainingInterrupted, train
 
-TRAINED = [name for name in MODELS if MODELS.get(name).standalone]
+TRAINED = [name for name in MODELS if MODELS.get(name).is_trainable]
 pytestmark = pytest.mark.parametrize("name", TRAINED)
 
 
@@ -79,7 +79,11 @@ def test_resuming_is_exact(name, mode, lines, prose, tmp_path):
     path = lines if mode == "lines" else prose
     whole = train(request_for(path, name, tmp_path / "whole", steps=12, eval_interval=5))
     asked = iter([False] * 5 + [True] * 1000)
-    with pytest.raises(Interrupted) if name != "count" else pytest.raises((Interrupted, StopIteration)):
+    with (
+        pytest.raises(TrainingInterrupted)
+        if name != "count"
+        else pytest.raises((TrainingInterrupted, StopIteration))
+    ):
         train(request_for(path, name, tmp_path / "cut", steps=12, eval_interval=5), stop=lambda: next(asked))
         raise StopIteration  # counting was over before anyone asked
     resumed = request_for(path, name, tmp_path / "cut")

@@ -11,7 +11,7 @@ import pytest
 
 from makemore.cli import run
 from makemore.corpus import datasets
-from makemore.corpus.datasets import DATASETS, SHIPPED, Dataset, download, find_input, shipped_file
+from makemore.corpus.datasets import BUNDLED, DATASETS, Dataset, bundled_file, download, resolve_input_file
 from makemore.errors import UserError
 
 TEXT = b"emma\nolivia\nava\n" * 5000
@@ -161,47 +161,47 @@ class TestDownloading:
 
 class TestFinding:
     def test_nothing_is_the_shipped_list(self):
-        assert find_input(None) == find_input(SHIPPED) == shipped_file()
-        assert len(shipped_file().read_text(encoding="utf-8").splitlines()) > 1000
+        assert resolve_input_file(None) == resolve_input_file(BUNDLED) == bundled_file()
+        assert len(bundled_file().read_text(encoding="utf-8").splitlines()) > 1000
 
     def test_a_path_is_itself(self, work):
         (work / "my.txt").write_text("mine")
-        assert find_input("my.txt").read_text() == "mine"
+        assert resolve_input_file("my.txt").read_text() == "mine"
         (work / "plain").write_text("no suffix")
-        assert find_input("plain").read_text() == "no suffix"
+        assert resolve_input_file("plain").read_text() == "no suffix"
 
     def test_a_file_goes_before_a_data_set(self, work):
         (work / "names").write_text("mine")
-        assert find_input("names").read_text() == "mine"
+        assert resolve_input_file("names").read_text() == "mine"
 
     def test_a_name_is_looked_up_in_data(self, work):
         (work / "data").mkdir()
         (work / "data" / "names.txt").write_text("here")
-        assert find_input("names").read_text() == "here"
+        assert resolve_input_file("names").read_text() == "here"
 
     def test_and_in_the_folder_of_the_environment_first(self, work, monkeypatch, tmp_path_factory):
         elsewhere = tmp_path_factory.mktemp("elsewhere")
         (work / "data").mkdir()
         (work / "data" / "names.txt").write_text("here")
         monkeypatch.setenv("MAKEMORE_DATA", str(elsewhere))
-        assert find_input("names").read_text() == "here"
+        assert resolve_input_file("names").read_text() == "here"
         (elsewhere / "names.txt").write_text("there")
-        assert find_input("names").read_text() == "there"
+        assert resolve_input_file("names").read_text() == "there"
 
     def test_not_downloaded_says_how(self, work):
         with pytest.raises(UserError, match="get it with: makemore data names"):
-            find_input("names")
+            resolve_input_file("names")
 
     @pytest.mark.parametrize("name", ["name", "first-name", "shakespear"])
     def test_near_misses(self, work, name):
         with pytest.raises(UserError, match=r"no such file, and unknown data set .*did you mean"):
-            find_input(name)
+            resolve_input_file(name)
 
     @pytest.mark.parametrize("name", ["x.txt", "data/x", "x" * 5000 + ".txt"])
     def test_what_looks_like_a_path_is_one(self, work, name):
-        assert str(find_input(name)) == name
+        assert str(resolve_input_file(name)) == name
 
     def test_a_broken_installation_says_so(self, monkeypatch, tmp_path):
         monkeypatch.setattr(datasets, "__file__", str(tmp_path / "makemore" / "corpus" / "datasets.py"))
         with pytest.raises(UserError, match="reinstall makemore"):
-            shipped_file()
+            bundled_file()

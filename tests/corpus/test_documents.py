@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore.corpus.documents import MOST_HELD_OUT, SPLITS, Documents, choose_mode
+from makemore.corpus.documents import MAX_HELD_OUT, SPLITS, Documents, choose_mode
 from makemore.corpus.documents import make_documents as documents_of
 from makemore.corpus.text import Text
 from makemore.errors import UserError
@@ -118,7 +118,7 @@ def test_shares_are_as_asked_for(mode, shares):
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(documents).values()]
     wanted = [float(share) * sum(sizes) for share in shares.split(",")]
     assert all(abs(size - want) <= 1 for size, want in zip(sizes, wanted, strict=True))
-    assert documents.shares == tuple(float(s) for s in shares.split(","))
+    assert documents.fractions == tuple(float(s) for s in shares.split(","))
 
 
 def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
@@ -166,7 +166,7 @@ def test_dedupe_is_for_lines():
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_val_and_test_of_a_huge_text_are_capped_unless_shares_are_asked_for(mode, monkeypatch):
-    monkeypatch.setitem(MOST_HELD_OUT, mode, 30)
+    monkeypatch.setitem(MAX_HELD_OUT, mode, 30)
     capped = make_documents(NAMES, CorpusConfig(mode))
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(capped).values()]
     assert capped.capped
@@ -187,7 +187,7 @@ def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_no_more_is_read_than_the_head(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("makemore.corpus.text.BLOCK", 100)
-    monkeypatch.setattr("makemore.corpus.documents.LINES_AT_ONCE", 2)
+    monkeypatch.setattr("makemore.corpus.documents.LINES_PER_BLOCK", 2)
     documents = make_documents(PROSE, CorpusConfig(mode=mode))
     whole = "".join(documents.all("train"))
     read: list[int] = []

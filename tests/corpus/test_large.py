@@ -14,9 +14,9 @@ import pytest
 from makemore.corpus import cache, decoding, documents, splits, text
 from makemore.corpus.cache import META, Cache
 from makemore.corpus.documents import SPLITS, make_documents
-from makemore.corpus.source import find_source
+from makemore.corpus.source import resolve_source
 from makemore.corpus.splits import Corpus, make_corpus
-from makemore.corpus.text import Text, store_text
+from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
 from makemore.settings import CorpusConfig
 from makemore.types import Split
@@ -30,9 +30,9 @@ def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Everything larger than a few hundred bytes is large; returns the cache's folder."""
     monkeypatch.setattr(decoding, "BLOCK", 97)
     monkeypatch.setattr(text, "BLOCK", 89)
-    monkeypatch.setattr(text, "IN_MEMORY", 200)
+    monkeypatch.setattr(text, "MAX_IN_MEMORY_BYTES", 200)
     monkeypatch.setattr(splits, "IN_MEMORY", 200)
-    monkeypatch.setattr(documents, "LINES_AT_ONCE", 50)
+    monkeypatch.setattr(documents, "LINES_PER_BLOCK", 50)
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "corpora"
 
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def of_file(path: Path, encoding: str = "utf-8") -> Text:
-    return store_text(find_source(str(path)), encoding)
+    return read_source(resolve_source(str(path)), encoding)
 
 
 def check_equal(one: Corpus, two: Corpus) -> None:
@@ -171,4 +171,4 @@ def test_a_large_text_is_normalised(small_limits, tmp_path, encoding, line_end):
     assert stored.chars == len(LINES)
     assert "".join(stored.pieces()) == LINES
     for char in (0, 1, 57, 1000, len(LINES) - 1, len(LINES)):
-        assert stored.byte_of(char) == len(LINES[:char].encode())
+        assert stored.byte_offset(char) == len(LINES[:char].encode())

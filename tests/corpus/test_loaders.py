@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore.corpus.loader import OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
-from makemore.corpus.rows import FEW, Stretches, cover, shuffled, to_batch
+from makemore.corpus.rows import MAX_EXACT_PIECES, Segments, eval_windows, shuffled_windows, to_batch
 from makemore.types import IGNORE_INDEX, Split
 
 sizes = st.lists(st.integers(1, 30), min_size=1, max_size=20)
@@ -44,14 +44,14 @@ def epoch(loader) -> list:
 def test_cover_counts_every_target_exactly_once(lengths, length, data):
     overlap = data.draw(st.integers(0, length - 1))
     split = numbered(lengths, "text")
-    rows = cover(split, length, overlap)
+    rows = eval_windows(split, length, overlap)
     assert rows.lengths.max() <= length
-    seen = np.concatenate([np.arange(a, b) for a, b in zip(rows.count_from, rows.end, strict=True)])
+    seen = np.concatenate([np.arange(a, b) for a, b in zip(rows.score_from, rows.end, strict=True)])
     assert sorted(seen) == list(range(len(split.tokens_N)))
     document = np.searchsorted(split.starts_D, rows.begin, side="right")
     assert (document == np.searchsorted(split.starts_D, rows.end - 1, side="right")).all()
-    context = rows.count_from - rows.begin
-    at_start = np.isin(rows.count_from, split.starts_D)
+    context = rows.score_from - rows.begin
+    at_start = np.isin(rows.score_from, split.starts_D)
     assert (context[~at_start] == overlap).all()
 
 
@@ -160,7 +160,7 @@ def test_state_says_where_it_is(kind):
 
 def test_rows_of_different_lengths_are_padded_on_the_right():
     split = numbered([3, 5])
-    rows = cover(split, 8, 0)
+    rows = eval_windows(split, 8, 0)
     batch = to_batch(split, rows, 0)
     assert batch.inputs_BT.tolist() == [[0, 1, 2, 0, 0], [0, 4, 5, 6, 7]]
     ignored = IGNORE_INDEX
@@ -171,13 +171,13 @@ def test_rows_of_different_lengths_are_padded_on_the_right():
 @settings(max_examples=200, deadline=None)
 def test_a_stretch_of_few_pieces_is_cut_into_no_more_than_it_needs(lengths, length, seed):
     starts = np.cumsum([0, *lengths[:-1]])
-    stretches = Stretches(starts, starts + lengths, starts)
-    rows = shuffled(stretches, length, 0, np.random.default_rng(seed))
+    stretches = Segments(starts, starts + lengths, starts)
+    rows = shuffled_windows(stretches, length, 0, np.random.default_rng(seed))
     counts = np.zeros(sum(lengths), np.int64)
-    for begin, end in zip(rows.count_from, rows.end, strict=True):
+    for begin, end in zip(rows.score_from, rows.end, strict=True):
         counts[begin:end] += 1
     assert counts.min() == 1
     for start, size in zip(starts, lengths, strict=True):
         pieces = -(-size // length)
-        most = pieces if pieces < FEW else pieces + 1
+        most = pieces if pieces < MAX_EXACT_PIECES else pieces + 1
         assert ((rows.begin >= start) & (rows.begin < start + size)).sum() <= most

@@ -16,16 +16,16 @@ from types import SimpleNamespace
 import pytest
 import zstandard
 
-from makemore.corpus.datasets import open_input, shipped_file
-from makemore.corpus.source import Source, find_source, recorded_source
-from makemore.corpus.text import store_text
+from makemore.corpus.datasets import bundled_file, resolve_input
+from makemore.corpus.source import Source, resolve_recorded_source, resolve_source
+from makemore.corpus.text import read_source
 from makemore.errors import UserError
 
 ONE, TWO = "first é\nsecond", "third\n"
 
 
 def read(source: Source) -> str:
-    return "".join(store_text(source).pieces())
+    return "".join(read_source(source).pieces())
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_its_texts_in_order(folder):
-    source = find_source(str(folder))
+    source = resolve_source(str(folder))
     # The first file's last line doesn't run into the second one's first.
     assert read(source) == ONE + "\n" + TWO
     assert source.skipped == 1
@@ -51,15 +51,15 @@ def test_runs_in_a_folder_are_no_texts(folder):
     (folder / "run").mkdir()
     (folder / "run" / "model.safetensors").write_bytes(b"x")
     (folder / "run" / "samples.txt").write_text("mine", encoding="utf-8")
-    assert read(find_source(str(folder))) == ONE + "\n" + TWO
+    assert read(resolve_source(str(folder))) == ONE + "\n" + TWO
     with pytest.raises(UserError, match="is a run"):
-        find_source(str(folder / "run"))
+        resolve_source(str(folder / "run"))
 
 
 def test_a_glob_and_several_files(folder):
-    assert read(find_source(str(folder / "*.txt"))) == ONE
-    assert read(find_source(str(folder / "**" / "*.gz"))) == TWO
-    both = find_source(str(folder / "inner" / "b.txt.gz"), str(folder / "a.txt"))
+    assert read(resolve_source(str(folder / "*.txt"))) == ONE
+    assert read(resolve_source(str(folder / "**" / "*.gz"))) == TWO
+    both = resolve_source(str(folder / "inner" / "b.txt.gz"), str(folder / "a.txt"))
     assert read(both) == TWO + ONE
     assert both.stem == "b"
     assert both.name.endswith("and 1 more")
@@ -71,8 +71,8 @@ def test_each_file_is_decoded_by_itself(tmp_path, encoding):
     paths = [tmp_path / f"{i}.txt" for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_bytes(text.encode(encoding))
-    source = find_source(*map(str, paths))
-    text = store_text(source, "utf-8" if encoding == "utf-8-sig" else encoding)
+    source = resolve_source(*map(str, paths))
+    text = read_source(source, "utf-8" if encoding == "utf-8-sig" else encoding)
     assert "".join(text.pieces()) == "one é\ntwo\nthree ü\nfour\n"
 
 
@@ -80,10 +80,10 @@ def test_the_file_that_cannot_be_decoded_is_named(tmp_path):
     for name, data in (("good", b"fine\n"), ("bad", b"ab\xff"), ("blank", b"\n")):
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=r"bad is not utf-8: byte 0xff at 2"):
-        store_text(find_source(str(tmp_path / "good"), str(tmp_path / "bad")))
-    assert store_text(find_source(str(tmp_path / "blank"), str(tmp_path / "good"))).size == 6
+        read_source(resolve_source(str(tmp_path / "good"), str(tmp_path / "bad")))
+    assert read_source(resolve_source(str(tmp_path / "blank"), str(tmp_path / "good"))).size == 6
     with pytest.raises(UserError, match="is empty"):
-        store_text(find_source(str(tmp_path / "blank"), str(tmp_path / "blank")))
+        read_source(resolve_source(str(tmp_path / "blank"), str(tmp_path / "blank")))
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
@@ -91,7 +91,7 @@ def test_packed_files(tmp_path, suffix):
     data = ("line\n" * 50_000).encode()
     pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
     (tmp_path / f"x.txt{suffix}").write_bytes(pack(data))
-    source = find_source(str(tmp_path / f"x.txt{suffix}"))
+    source = resolve_source(str(tmp_path / f"x.txt{suffix}"))
     assert read(source).encode() == data
     assert source.stem == "x"
     (tmp_path / f"x.txt{suffix}").write_bytes(pack(data)[:-9])
@@ -107,15 +107,15 @@ def test_zst_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.zst").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(UserError, match="pip install zstandard"):
-        read(find_source(str(tmp_path / "x.zst")))
+        read(resolve_source(str(tmp_path / "x.zst")))
 
 
 def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(ONE.encode())))
-    source = find_source("-")
+    source = resolve_source("-")
     assert (read(source), source.stem, source.saved()) == (ONE, "stdin", ["-"])
     with pytest.raises(UserError, match="can't be combined"):
-        find_source("-", "a.txt")
+        resolve_source("-", "a.txt")
 
 
 @pytest.fixture
@@ -128,10 +128,10 @@ def server(folder) -> Iterator[str]:
 
 
 def test_http_urls(server):
-    assert read(find_source(f"{server}/a.txt")) == ONE
-    assert read(find_source(f"{server}/inner/b.txt.gz")) == TWO
+    assert read(resolve_source(f"{server}/a.txt")) == ONE
+    assert read(resolve_source(f"{server}/inner/b.txt.gz")) == TWO
     with pytest.raises(UserError, match="can't read"):
-        read(find_source(f"{server}/none.txt"))
+        read(resolve_source(f"{server}/none.txt"))
 
 
 @pytest.mark.parametrize(
@@ -139,30 +139,30 @@ def test_http_urls(server):
 )
 def test_other_protocols_and_chains_are_refused(url):
     with pytest.raises(UserError, match="only http:// and https://"):
-        find_source(url)
+        resolve_source(url)
 
 
 def test_a_recorded_source_is_local_regular_files_only(folder, tmp_path):
-    assert read(recorded_source([str(folder / "a.txt")])) == ONE
-    assert read(recorded_source([str(folder)])) == ONE + "\n" + TWO
+    assert read(resolve_recorded_source([str(folder / "a.txt")])) == ONE
+    assert read(resolve_recorded_source([str(folder)])) == ONE + "\n" + TWO
     for path in ("http://127.0.0.1:9/a.txt", "-", "//host/share/a.txt", "\\\\host\\share", "memory://a::b"):
         with pytest.raises(UserError, match="not a local file"):
-            recorded_source([path])
+            resolve_recorded_source([path])
     for path in (os.devnull, str(tmp_path / "none.txt")):
         with pytest.raises(UserError, match="missing or is not a regular file"):
-            recorded_source([path])
+            resolve_recorded_source([path])
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="no text files"):
-        find_source(str(tmp_path))
+        resolve_source(str(tmp_path))
     with pytest.raises(UserError, match="no text files"):
-        find_source(str(tmp_path / "*.txt"))
+        resolve_source(str(tmp_path / "*.txt"))
     with pytest.raises(UserError, match="no such file"):
-        read(find_source(str(tmp_path / "none.gz")))
+        read(resolve_source(str(tmp_path / "none.gz")))
 
 
 def test_names_of_data_sets_and_none():
-    assert open_input(()).parts == (str(shipped_file()),)
-    assert open_input(("first-names",)).parts == (str(shipped_file()),)
-    assert open_input(("-",)).parts == ("-",)
+    assert resolve_input(()).parts == (str(bundled_file()),)
+    assert resolve_input(("first-names",)).parts == (str(bundled_file()),)
+    assert resolve_input(("-",)).parts == ("-",)

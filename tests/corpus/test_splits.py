@@ -56,10 +56,10 @@ def test_a_split_s_tokens_spell_its_documents(mode, tokenizer):
 def test_lines_seen_in_train_are_marked():
     made, parts = corpus("lines", "char"), documents_of("lines")
     train = set(parts["train"])
-    assert made.splits["train"].seen_D is None
-    assert made.splits["val"].seen_D.tolist() == [d in train for d in parts["val"]]
-    assert made.split("val+test").seen_D.tolist() == [d in train for d in parts["val"] + parts["test"]]
-    assert corpus("text", "char").splits["val"].seen_D is None
+    assert made.splits["train"].in_train_D is None
+    assert made.splits["val"].in_train_D.tolist() == [d in train for d in parts["val"]]
+    assert made.split("val+test").in_train_D.tolist() == [d in train for d in parts["val"] + parts["test"]]
+    assert corpus("text", "char").splits["val"].in_train_D is None
 
 
 def test_joined_splits():
@@ -75,7 +75,7 @@ def test_joined_splits():
 def test_what_cannot_be_spelled_is_left_out_and_counted(mode):
     tokenizer = fit_tokenizer("char", "abc")
     split = encode_documents("x", [["aZb", "ÿ"], ["c"]], mode, tokenizer)
-    assert split.unspellable_D.tolist() == ([1, 1, 0] if mode == "lines" else [2])
+    assert split.unknown_chars_D.tolist() == ([1, 1, 0] if mode == "lines" else [2])
     assert split.chars_D.tolist() == ([4, 2, 2] if mode == "lines" else [5])
     end = "\n" if mode == "lines" else ""
     assert tokenizer.decode(split.tokens_N) == f"ab{end}{end}c{end}"

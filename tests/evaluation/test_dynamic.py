@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.dynamic import SEGMENT, DynamicSettings, dynamic_nats
+from makemore.evaluation.dynamic import SEGMENT_TOKENS, DynamicSettings, dynamic_nats
 from makemore.evaluation.scoring import token_nats
 from makemore.models import MODELS
 from makemore.models.base import CountModel, MixtureModel
@@ -51,7 +51,7 @@ def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
     plain = token_nats(model, val)
     dynamic = dynamic_nats(model, val, train, DynamicSettings(lr=0.0005))
     assert dynamic.sum() < plain.sum()
-    first = slice(0, 7 if mode == "lines" else SEGMENT // 2)
+    first = slice(0, 7 if mode == "lines" else SEGMENT_TOKENS // 2)
     np.testing.assert_allclose(dynamic[first], plain[first], atol=2e-4)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -64,16 +64,16 @@ def test_a_step_is_the_paper_s():
 
     def gradient(weights, split, begin):
         weights = weights.clone().requires_grad_()
-        index = np.arange(begin, min(begin + SEGMENT, len(split.tokens_N)))
+        index = np.arange(begin, min(begin + SEGMENT_TOKENS, len(split.tokens_N)))
         targets = torch.from_numpy(split.tokens_N[index].astype(np.int64))
         loss = F.cross_entropy(weights[torch.from_numpy(split.inputs_at(index, 0))], targets)
         return torch.autograd.grad(loss, weights)[0], loss.item()
 
     start = model.W.detach()
-    squares = [gradient(start, train, at)[0] ** 2 for at in range(0, len(train.tokens_N), SEGMENT)]
+    squares = [gradient(start, train, at)[0] ** 2 for at in range(0, len(train.tokens_N), SEGMENT_TOKENS)]
     size = (sum(squares) / len(squares)).sqrt()
     weights, expected = start, []
-    for at in (0, SEGMENT):
+    for at in (0, SEGMENT_TOKENS):
         step, loss = gradient(weights, val, at)
         expected.append(loss)
         pull = (settings.decay * size / size.mean()).clamp(max=1)
@@ -81,7 +81,7 @@ def test_a_step_is_the_paper_s():
             weights + pull * (start - weights) - settings.lr * step / (size + settings.epsilon * size.mean())
         )
     nats = dynamic_nats(model, val, train, settings)
-    got = [float(nats[at : at + SEGMENT].mean()) for at in (0, SEGMENT)]
+    got = [float(nats[at : at + SEGMENT_TOKENS].mean()) for at in (0, SEGMENT_TOKENS)]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 

@@ -14,11 +14,11 @@ from makemore.evaluation.intervals import (
     BLOCK_BYTES,
     NO_ERROR,
     UNKNOWN,
-    Error,
+    MeanError,
     block_totals,
-    judge,
+    compare_to_best,
     paired_difference,
-    student_t,
+    student_t_quantile,
     text_error,
     text_interval,
 )
@@ -56,7 +56,7 @@ def test_the_error_is_that_of_its_slowest_cosines_written_out():
         for j in range(1, 6)
     ]
     found = text_error(nats_U, bytes_U)
-    assert found.freedom == 5  # 0.3 · 60^(2/3)
+    assert found.dof == 5  # 0.3 · 60^(2/3)
     assert found.variance == pytest.approx(np.mean(np.square(sums)) / (bytes_U.sum() * BITS) ** 2)
 
 
@@ -64,7 +64,7 @@ def test_the_error_is_that_of_its_slowest_cosines_written_out():
     ("freedom", "point"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (19, 2.0930), (99, 1.9842), (1e9, 1.95997)]
 )
 def test_student_t(freedom, point):
-    assert student_t(freedom) == pytest.approx(point, rel=1e-4)
+    assert student_t_quantile(freedom) == pytest.approx(point, rel=1e-4)
 
 
 def test_few_units_make_wide_intervals():
@@ -72,7 +72,7 @@ def test_few_units_make_wide_intervals():
     nats_U, bytes_U = normal_units(8, seed=3)
     low, high = text_interval(nats_U, bytes_U)
     found = text_error(nats_U, bytes_U)
-    assert found.freedom == 3
+    assert found.dof == 3
     assert (high - low) / 2 == pytest.approx(3.1824 * math.sqrt(found.variance), rel=1e-4)
 
 
@@ -87,9 +87,9 @@ def test_units_that_are_all_alike_leave_no_doubt():
 
 def test_errors_of_independent_parts_add():
     """Welch and Satterthwaite: two of a kind have twice the freedom, a large one drowns a small."""
-    one = Error(4.0, 5)
-    assert one + one == Error(8.0, pytest.approx(10))
-    assert (one + Error(1e-9, 1)).freedom == pytest.approx(5)
+    one = MeanError(4.0, 5)
+    assert one + one == MeanError(8.0, pytest.approx(10))
+    assert (one + MeanError(1e-9, 1)).dof == pytest.approx(5)
     assert one + NO_ERROR == one
     assert NO_ERROR + NO_ERROR == NO_ERROR
     assert (one + UNKNOWN).half_width() == math.inf
@@ -153,7 +153,7 @@ class TestJudging:
         nats_U, bytes_U = normal_units(500)
         rng = np.random.default_rng(9)
         worse_U = nats_U + bytes_U * rng.normal(0.01, 0.02, 500) * BITS
-        best, other = judge([nats_U[None], worse_U[None]], bytes_U)
+        best, other = compare_to_best([nats_U[None], worse_U[None]], bytes_U)
         assert best.difference == 0
         assert not best.beyond_noise
         assert other.ci95[0] < best.ci95[1]  # apart, they overlap
@@ -164,7 +164,7 @@ class TestJudging:
 
     def test_the_same_twice_is_no_difference(self):
         nats_U, bytes_U = normal_units(100)
-        _, twin = judge([nats_U[None], nats_U[None]], bytes_U)
+        _, twin = compare_to_best([nats_U[None], nats_U[None]], bytes_U)
         assert twin.difference == 0
         assert twin.difference_ci95 == (0.0, 0.0)
         assert not twin.beyond_noise
@@ -172,7 +172,7 @@ class TestJudging:
     def test_seeds_widen_the_interval_by_student_t(self):
         bytes_U = np.full(200, 100)
         bits_S = np.array([2.0, 2.02, 2.07])
-        (judged,) = judge([bits_S[:, None] * bytes_U * BITS], bytes_U)
+        (judged,) = compare_to_best([bits_S[:, None] * bytes_U * BITS], bytes_U)
         half = 4.3027 * bits_S.std(ddof=1) / math.sqrt(3)
         assert judged.bits_per_byte == pytest.approx(bits_S.mean())
         assert (judged.ci95[1] - judged.ci95[0]) / 2 == pytest.approx(half, rel=1e-4)
@@ -181,14 +181,14 @@ class TestJudging:
         nats_U, bytes_U = normal_units(400)
         lucky = np.stack([nats_U, nats_U + 0.05 * bytes_U, nats_U + 0.1 * bytes_U])
         other = np.stack([nats_U + 0.01 * bytes_U, nats_U + 0.06 * bytes_U, nats_U + 0.12 * bytes_U])
-        assert not judge([lucky, other], bytes_U)[1].beyond_noise
-        assert judge([lucky[:1], other[:1]], bytes_U)[1].beyond_noise
+        assert not compare_to_best([lucky, other], bytes_U)[1].beyond_noise
+        assert compare_to_best([lucky[:1], other[:1]], bytes_U)[1].beyond_noise
 
     def test_the_impossible_comes_last(self):
         nats_U, bytes_U = normal_units(50)
         broken_U = nats_U.copy()
         broken_U[7] = math.inf
-        broken, fine = judge([broken_U[None], nats_U[None]], bytes_U)
+        broken, fine = compare_to_best([broken_U[None], nats_U[None]], bytes_U)
         assert fine.difference == 0
         assert broken.bits_per_byte == broken.difference == broken.ci95[0] == math.inf
 

@@ -15,7 +15,7 @@ from makemore.evaluation.memorization import (
     distinct_share,
     longest_copies,
     memorisation,
-    report,
+    sample_memorization,
     suffix_array,
 )
 from makemore.runs.run import load
@@ -56,7 +56,7 @@ def test_longest_copies_of_real_text(shakespeare_file):
 
 
 def test_copies_are_measured_up_to_a_length(monkeypatch):
-    monkeypatch.setattr(module, "LONGEST_RUN", 100)
+    monkeypatch.setattr(module, "MAX_COPY_LENGTH", 100)
     text = "".join(random.Random(0).choices("abc", k=2000))
     assert longest_copies(text, [text[5:900], text[7:57]]).tolist() == [100, 50]
 
@@ -130,11 +130,11 @@ def test_held_out_text_is_cut_as_the_samples_are(folder):
 def test_a_report_is_of_what_was_sampled(folder):
     lines = load(folder / "lines")
     request = SampleRequest(30, seed=3)
-    assert report(lines, [request]) == memorisation(lines, list(sample(lines, request)))
+    assert sample_memorization(lines, [request]) == memorisation(lines, list(sample(lines, request)))
     text = load(folder / "text")
     prompt = text.documents().all("train")[0][:200]
     request = SampleRequest(2, prompt, 20, seed=3)
-    found = report(text, [request])
+    found = sample_memorization(text, [request])
     # The prompt isn't the model's doing.
     assert found == memorisation(text, [s.removeprefix(prompt) for s in sample(text, request)])
     assert found.samples.copied_max <= 20

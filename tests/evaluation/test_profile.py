@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from makemore.comparison.samples import ByHeart, sampling_speed, specimens
+from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
 from makemore.corpus.splits import encode_documents
-from makemore.evaluation.evaluate import split_of
-from makemore.evaluation.profile import calibration, curve_point, hard_tokens, portrait
-from makemore.evaluation.scoring import nats_of_rows, token_nats
+from makemore.evaluation.evaluate import get_split
+from makemore.evaluation.profile import calibration, curve_point, hard_tokens, profile_run
+from makemore.evaluation.scoring import row_nats, token_nats
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.tokenizers.char import CharTokenizer
@@ -70,23 +70,23 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("model", ["count", "transformer"])
 def test_by_place_in_the_line(folder, model):
     run = load(folder / f"lines-{model}")
-    split = split_of(run, None, "val")
-    found = portrait(run, split).positions
+    split = get_split(run, None, "val")
+    found = profile_run(run, split).positions
     nats = token_nats(run.model, split).reshape(-1, 5)
     assert [place for place, _ in found] == [0, 1, 2, 3, 4]
     np.testing.assert_allclose([bits for _, bits in found], nats.mean(axis=0) / math.log(2), rtol=1e-4)
 
 
 def test_by_tokens_of_context(folder, monkeypatch):
-    monkeypatch.setattr("makemore.evaluation.profile.LEAST_BYTES", 1)
+    monkeypatch.setattr("makemore.evaluation.profile.MIN_BYTES", 1)
     monkeypatch.setattr("makemore.evaluation.profile.CONTEXT", 8)
     run = load(folder / "text-transformer")
-    split = split_of(run, None, "val")
-    found = portrait(run, split).positions
+    split = get_split(run, None, "val")
+    found = profile_run(run, split).positions
     assert [place for place, _ in found] == [1, 2, 4, 8]
-    from makemore.corpus.rows import cover
+    from makemore.corpus.rows import eval_windows
 
-    nats = nats_of_rows(run.model, split, cover(split, 8, 0))
+    nats = row_nats(run.model, split, eval_windows(split, 8, 0))
     first = nats[::8].mean() / math.log(2)
     assert found[0][1] == pytest.approx(first, rel=1e-5)
 
@@ -94,7 +94,7 @@ def test_by_tokens_of_context(folder, monkeypatch):
 def test_figures_are_whole(folder):
     for name in ("lines-count", "text-count", "lines-transformer", "text-transformer"):
         run = load(folder / name)
-        found = portrait(run, split_of(run, None, "val"))
+        found = profile_run(run, get_split(run, None, "val"))
         assert sum(found.calibration.share) == pytest.approx(1)
         assert found.hard
         assert found.curve
@@ -104,15 +104,15 @@ def test_the_curve_is_of_the_runs_own_val(folder, tmp_path, monkeypatch):
     """Whatever text is looked at: bytes a token are those of the text that it was judged on in training."""
     (tmp_path / "other.txt").write_text("bad\u00e4\n" * 400, encoding="utf-8")
     run = load(folder / "lines-count")
-    own = portrait(run, split_of(run, None, "val")).curve
-    assert own == portrait(run, split_of(run, tmp_path / "other.txt", "val")).curve
+    own = profile_run(run, get_split(run, None, "val")).curve
+    assert own == profile_run(run, get_split(run, tmp_path / "other.txt", "val")).curve
     monkeypatch.setattr(RunDir, "read_result", lambda self: None)
-    assert portrait(run, split_of(run, None, "val")).curve == []
+    assert profile_run(run, get_split(run, None, "val")).curve == []
 
 
 def test_what_is_written_by_heart(folder):
     lines, text = load(folder / "lines-count"), load(folder / "text-count")
-    by_heart = ByHeart()
+    by_heart = Memorization()
     by_heart.add(lines, ["bada", "kilo", "nada", "bad"])
     by_heart.add(text, ["the cat sat on the mat. ", "zzzz the cat zzzz"])
     by_heart.add(lines, ["nothing"])
@@ -127,13 +127,13 @@ def test_without_its_text_nobody_can_tell(folder, tmp_path):
     path.write_text("bada\nkilo\nmani\n" * 20, encoding="utf-8")
     run = train(TrainRequest(str(path), "count", out=tmp_path / "run", corpus={"mode": "lines"})).run
     path.unlink()
-    by_heart = ByHeart()
+    by_heart = Memorization()
     by_heart.add(run, ["bada"])
     assert by_heart.shares() == [None]
 
 
 def test_specimens_are_the_same_every_time(folder):
     run = load(folder / "lines-count")
-    assert specimens(run) == specimens(run)
-    assert len(specimens(run)) == 500
+    assert fixed_samples(run) == fixed_samples(run)
+    assert len(fixed_samples(run)) == 500
     assert sampling_speed(run) > 0

@@ -14,12 +14,12 @@ from makemore.corpus.rows import Rows
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.scoring import (
-    LOGITS_A_CALL,
-    UNSPELLABLE_NATS,
+    MAX_LOGITS_PER_CALL,
+    UNKNOWN_CHAR_NATS,
     _row_groups,
-    fit_weights,
+    estimate_loss,
+    fit_mixture_weights,
     mix_nats,
-    quick_loss,
     score,
     token_nats,
 )
@@ -60,7 +60,7 @@ def test_lines_are_scored_once_each_from_their_boundary(name):
     np.testing.assert_allclose(token_nats(model, split), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNGS if MODELS.get(name).streams])
+@pytest.mark.parametrize("name", [name for name in RUNGS if MODELS.get(name).supports_streaming])
 def test_text_is_scored_with_all_the_context_there_is(name, monkeypatch):
     monkeypatch.setattr("makemore.evaluation.scoring.STREAM_LENGTH", 32)  # many windows from a short text
     model = prepared(name)
@@ -147,7 +147,7 @@ def test_counts_score_as_dictionaries_do(mode):
     expected = [-math.log(reference.p(h, w)) for row in rows["val"] for h, w in histories(row, 4)]
     model = kind(config, VOCAB, 0)
     for batch in OrderedLoader(encode_documents("train", [documents["train"]], mode, ALPHABET), 0, 1000):
-        model.observe(batch)
+        model.count_batch(batch)
     model.finish()
     found = score(model, encode_documents("val", [documents["val"]], mode, ALPHABET), ALPHABET)
     assert found.nll == pytest.approx(np.mean(expected), abs=1e-6)
@@ -170,12 +170,12 @@ def test_unspellable_characters_are_charged():
     with_unknown = encode_documents("val", [["abc", "a?b!c"]], "lines", ALPHABET)
     without = encode_documents("val", [["abc", "abc"]], "lines", ALPHABET)
     a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
-    assert a.nats == pytest.approx(b.nats + 2 * UNSPELLABLE_NATS)
-    assert (a.unspellable, a.chars) == (2, b.chars + 2)
+    assert a.nats == pytest.approx(b.nats + 2 * UNKNOWN_CHAR_NATS)
+    assert (a.unknown_chars, a.chars) == (2, b.chars + 2)
     running = encode_documents("val", [["abca?b!c"]], "text", ALPHABET)
     clean = encode_documents("val", [["abcabc"]], "text", ALPHABET)
     c, d = (score(model, s, ALPHABET) for s in (running, clean))
-    assert c.nats == pytest.approx(d.nats + 2 * UNSPELLABLE_NATS)
+    assert c.nats == pytest.approx(d.nats + 2 * UNKNOWN_CHAR_NATS)
 
 
 def test_unseen_lines_are_scored_apart():
@@ -183,9 +183,9 @@ def test_unseen_lines_are_scored_apart():
     split = encode_documents("val", [["abc", "def", "gh"]], "lines", ALPHABET, seen={"def"})
     result = score(model, split, ALPHABET)
     alone = encode_documents("val", [["abc", "gh"]], "lines", ALPHABET)
-    assert result.unseen is not None
-    assert result.unseen.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
-    assert result.unseen.tokens == 7
+    assert result.not_in_train is not None
+    assert result.not_in_train.nats == pytest.approx(score(model, alone, ALPHABET).nats, rel=1e-5)
+    assert result.not_in_train.tokens == 7
 
 
 def test_a_value_that_is_no_number_is_an_error_that_names_the_position():
@@ -201,7 +201,7 @@ def test_impossible_targets_score_infinity_without_a_warning():
     kind = MODELS.get("count")
     model = kind(kind.Config(order=2, smoothing="additive", alpha=0.0), VOCAB, 0)
     for batch in OrderedLoader(encode_documents("train", [["ab", "abc"]], "lines", ALPHABET), 0, 100):
-        model.observe(batch)
+        model.count_batch(batch)
     model.finish()
     split = encode_documents("val", [["ab", "ba"]], "lines", ALPHABET)
     result = score(model, split, ALPHABET)
@@ -213,14 +213,14 @@ def test_the_estimate_in_training_is_near_the_score():
         model = prepared(name)
         split = encode_documents("val", [words(400, 9)], "lines", ALPHABET)
         exact = score(model, split, ALPHABET).nll
-        assert quick_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
-        assert quick_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
+        assert estimate_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
+        assert estimate_loss(model, split, 1000) == pytest.approx(exact, rel=0.2)
 
 
 def test_weights_by_em_are_where_the_likelihood_is_highest():
     rng = np.random.default_rng(0)
     nats = -np.log(rng.uniform(0.05, 0.9, (2, 500)))
-    best = fit_weights(nats)
+    best = fit_mixture_weights(nats)
     grid = np.linspace(0.001, 0.999, 999)
     losses = [mix_nats(nats, np.array([w, 1 - w])).sum() for w in grid]
     assert best[0] == pytest.approx(grid[int(np.argmin(losses))], abs=2e-3)
@@ -243,7 +243,7 @@ def test_a_mixture_scores_as_its_members_do():
 def test_long_and_short_documents_are_grouped_for_scoring_within_the_room_there_is():
     lengths = np.array([3, 900, 2, 5, 5, 1])
     rows = Rows(np.zeros(6, np.int64), np.zeros(6, np.int64), lengths)
-    groups = list(_row_groups(rows, LOGITS_A_CALL // 20))  # room for 20 tokens
+    groups = list(_row_groups(rows, MAX_LOGITS_PER_CALL // 20))  # room for 20 tokens
     assert sorted(np.concatenate(groups)) == list(range(6))
     assert [len(group) for group in groups] == [4, 1, 1]
     assert all(len(g) == 1 or lengths[g].max() * len(g) <= 20 for g in groups)

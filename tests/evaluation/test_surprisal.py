@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from makemore.errors import UserError
-from makemore.evaluation.evaluate import evaluate, split_of
-from makemore.evaluation.scoring import UNSPELLABLE_NATS, token_nats
-from makemore.evaluation.surprisal import duel, surprisal
-from makemore.report.surprisal import duel_page, level, shown, side, surprisal_page
+from makemore.evaluation.evaluate import evaluate, get_split
+from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, token_nats
+from makemore.evaluation.surprisal import surprisal, surprisal_diff
+from makemore.report.surprisal import better_class, level, surprisal_diff_page, surprisal_page, visible
 from makemore.runs.run import load
 from makemore.training.planning import TrainRequest
 from makemore.training.train import train
@@ -49,7 +49,7 @@ def test_pieces_are_the_text_and_add_up_to_its_score(folder, mode, tokenizer):
     assert found.score.nats == pytest.approx(found.nats_P.sum())
     euro = found.pieces.index("€")
     if tokenizer == "char":
-        assert found.nats_P[euro] == pytest.approx(UNSPELLABLE_NATS)
+        assert found.nats_P[euro] == pytest.approx(UNKNOWN_CHAR_NATS)
 
 
 @pytest.mark.parametrize("name", ["prose-char", "lines-spm"])
@@ -67,7 +67,7 @@ def test_a_run_scores_a_string_as_it_scores_a_file(folder, name):
 def test_a_byte_run_s_character_costs_all_its_bytes(folder):
     run = load(folder / "prose-byte")
     found = surprisal(run, folder / "other.txt")
-    nats_N = token_nats(run.model, split_of(run, folder / "other.txt", None))
+    nats_N = token_nats(run.model, get_split(run, folder / "other.txt", None))
     assert found.pieces[2] == "ï"
     assert found.nats_P[2] == pytest.approx(nats_N[2:4].sum())
     assert found.pieces[3] == "v"
@@ -92,13 +92,13 @@ def test_two_runs_side_by_side(folder):
     first, second = (
         surprisal(load(folder / f"prose-{name}"), folder / "prose.txt") for name in ("char", "spm")
     )
-    both = duel(first, second)
+    both = surprisal_diff(first, second)
     assert "".join(both.pieces) == first.text
     assert both.first_bits_P.sum() == pytest.approx(first.bits_P.sum())
     assert both.second_bits_P.sum() == pytest.approx(second.bits_P.sum())
-    assert both.gain_P.sum() == pytest.approx((second.score.nats - first.score.nats) / math.log(2))
+    assert both.saved_bits_P.sum() == pytest.approx((second.score.nats - first.score.nats) / math.log(2))
     assert set(both.ends_P) <= set(first.ends_P) & set(second.ends_P)
-    np.testing.assert_allclose(duel(second, first).gain_P, -both.gain_P)
+    np.testing.assert_allclose(surprisal_diff(second, first).saved_bits_P, -both.saved_bits_P)
 
 
 def test_runs_that_read_differently_do_not_meet(folder):
@@ -106,7 +106,7 @@ def test_runs_that_read_differently_do_not_meet(folder):
         surprisal(load(folder / name), folder / "other.txt") for name in ("prose-char", "lines-char")
     )
     with pytest.raises(UserError, match="same mode"):
-        duel(first, second)
+        surprisal_diff(first, second)
 
 
 def test_nothing_to_score(folder):
@@ -118,9 +118,9 @@ def test_nothing_to_score(folder):
 def test_colours_follow_bits_a_character():
     assert [level(bits, "a") for bits in (0, 1, 3, 5, 9)] == [0, 1, 2, 3, 4]
     assert level(9, "abcdefghi") == 1
-    assert [side(gain, "a") for gain in (0.1, 0.7, 3, -0.7, -3)] == ["", "a1", "a2", "b1", "b2"]
-    assert shown("a\x1b[31m\n", True) == "a␛[31m↵\n"
-    assert shown("\x9b31m\x7f\x85", True) == "\\x9b31m␡\\x85"
+    assert [better_class(gain, "a") for gain in (0.1, 0.7, 3, -0.7, -3)] == ["", "a1", "a2", "b1", "b2"]
+    assert visible("a\x1b[31m\n", True) == "a␛[31m↵\n"
+    assert visible("\x9b31m\x7f\x85", True) == "\\x9b31m␡\\x85"
 
 
 def test_pages_hold_the_text_and_nothing_from_elsewhere(folder):
@@ -128,7 +128,7 @@ def test_pages_hold_the_text_and_nothing_from_elsewhere(folder):
     first, second = (
         surprisal(load(folder / f"prose-{name}"), folder / "marks.txt") for name in ("char", "byte")
     )
-    for page in (surprisal_page(first), duel_page(duel(first, second))):
+    for page in (surprisal_page(first), surprisal_diff_page(surprisal_diff(first, second))):
         assert "<b>tea" not in page
         assert "&lt;" in page
         assert "http" not in page.replace("http-equiv", "")

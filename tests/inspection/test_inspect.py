@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from makemore.inspection.inspect import DRAWERS, inspect, subject_of
+from makemore.inspection.inspect import DRAWERS, inspect, make_subject
 from makemore.models import MODELS
 from makemore.runs.run import load
 from makemore.training.planning import TrainRequest
@@ -67,7 +67,7 @@ def test_no_rung_is_forgotten() -> None:
 )
 def test_each_rung_has_its_pictures(name: str, text: str, texts: Path) -> None:
     run = load(made(name, text))
-    subject, _ = subject_of(run, None)
+    subject, _ = make_subject(run, None)
     for picture in filter(None, (draw(subject) for draw in DRAWERS)):
         assert not faults(picture.figure), picture.name
     found = inspect(run)
@@ -152,9 +152,9 @@ def test_without_its_text_a_run_has_fewer_pictures(texts: Path) -> None:
 def test_replayed_steps_are_the_first_of_training(texts: Path) -> None:
     """Its own updates: those of a run that is stopped after each of its first steps."""
     made("bigram", "words.txt")
-    from makemore.inspection.inspect import subject_of
+    from makemore.inspection.inspect import make_subject
 
-    (update,) = subject_of(load("bigram"), None)[0].updates
+    (update,) = make_subject(load("bigram"), None)[0].updates
     assert update.name == "W"
     assert len(update.ratio_S) == 12
     assert np.isnan(update.ratio_S[0])  # zeros have no size to hold a step against

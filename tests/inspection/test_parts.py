@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from makemore.inspection.capture import watching
+from makemore.inspection.capture import record_activations
 from makemore.inspection.figures import BOUNDARY, label
 from makemore.inspection.pictures import (
     activations,
@@ -102,7 +102,7 @@ def test_smoothing_neither_lags_nor_moves_a_line() -> None:
     assert max(abs(x - 2.0) for x in zigzag[12:-3]) < 0.11
     falling = [1 + math.exp(-i) for i in range(60)]
     assert losses.smoothed(falling)[:4] == falling[:4]  # nor is a steep beginning smoothed away
-    assert losses.ending(line) == pytest.approx(sum(line[-3:]) / 3)
+    assert losses.final_mean(line) == pytest.approx(sum(line[-3:]) / 3)
 
 
 # --- what flows through ---------------------------------------------------------------------------
@@ -110,40 +110,44 @@ def test_smoothing_neither_lags_nor_moves_a_line() -> None:
 
 def test_nonlinearities_are_seen_where_they_are() -> None:
     model = loud_transformer(VOCAB)
-    with watching(model) as seen:
+    with record_activations(model) as seen:
         model(batch().inputs_BT)
     assert [(a.layer, a.kind) for a in seen()] == [(f"blocks.{i}.feed_forward", "relu") for i in range(2)]
     assert not model._forward_hooks
-    with watching(model) as seen:
+    with record_activations(model) as seen:
         pass
     assert seen() == []
 
 
 def test_saturation_and_dead_units_are_counted() -> None:
-    stage = activations.Stage("x", "tanh", torch.tensor([[0.99, 0.5, -0.98], [0.999, 0.98, -0.2]]))
+    stage = activations.LayerActivations("x", "tanh", torch.tensor([[0.99, 0.5, -0.98], [0.999, 0.98, -0.2]]))
     assert stage.share == pytest.approx(4 / 6)
     assert stage.dead == 1
-    assert activations.stuck("sigmoid", torch.tensor([0.99, 0.5, 0.01])).tolist() == [True, False, True]
-    assert activations.stuck("relu", torch.tensor([0.0, 0.1])).tolist() == [True, False]
+    assert activations.is_saturated("sigmoid", torch.tensor([0.99, 0.5, 0.01])).tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert activations.is_saturated("relu", torch.tensor([0.0, 0.1])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_a_gelu_is_dead_where_it_is_flat(approximate: str) -> None:
     """Not wherever its output is below 0, where it is steep still."""
     inputs = torch.tensor([[-1.0, -4.0, 2.0, -9.0], [-0.5, -3.1, -6.0, -1.0], [-2.0, -5.0, -7.0, -20.0]])
-    stage = activations.Stage("x", "gelu", F.gelu(inputs, approximate=approximate))
-    assert stage.stuck_NH.tolist() == (inputs < -3).tolist()
+    stage = activations.LayerActivations("x", "gelu", F.gelu(inputs, approximate=approximate))
+    assert stage.saturated_NH.tolist() == (inputs < -3).tolist()
     assert stage.dead == 1
 
 
 def test_layers_that_are_not_drawn_are_judged_too() -> None:
-    layers = activations.MOST_LAYERS + 2
+    layers = activations.MAX_LAYERS + 2
     model = loud_transformer(VOCAB, n_layer=layers)
     with torch.no_grad():
         model.blocks[-1].feed_forward.up.weight[5] = 0
     drawn = activations.draw(Subject("x", "transformer", model, TOKENIZER, torch.zeros(3), [], batch=batch()))
     assert drawn is not None
-    assert len(drawn.figure.axes) == 2 * activations.MOST_LAYERS
+    assert len(drawn.figure.axes) == 2 * activations.MAX_LAYERS
     assert any(verdict.text.startswith(f"blocks.{layers - 1}.") for verdict in drawn.verdicts)
 
 
@@ -164,7 +168,7 @@ def test_every_rung_with_nonlinearities_has_activations(name: str) -> None:
 
 
 def test_a_saturated_layer_is_told() -> None:
-    wide = activations.Stage(
+    wide = activations.LayerActivations(
         "tanh 1", "tanh", torch.randn(200, 30, generator=torch.Generator().manual_seed(0)).mul(4).tanh()
     )
     said = [v.text for v in activations.judge([], [wide])]
@@ -177,7 +181,7 @@ def test_recurrent_layers_unrolled_are_pytorchs(kind: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
     layers = kind(5, 7, num_layers=2, batch_first=True)
     x = torch.randn(3, 9, 5)
-    unrolled = gates.unrolled(layers, x)
+    unrolled = gates.unroll(layers, x)
     torch.testing.assert_close(unrolled[-1]["hidden"], layers(x)[0], atol=1e-6, rtol=1e-5)
     assert len(unrolled) == 2
 
@@ -187,7 +191,7 @@ def test_attention_computed_anew_is_the_models() -> None:
         model = loud_transformer(VOCAB, style=style)
         tokens = documents(2, 20)
         tokens[1, 7] = 0  # another document begins
-        weights = attention.patterns(model, tokens)
+        weights = attention.attention_weights(model, tokens)
         assert weights.shape == (2, 2, 2, 21, 21)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 2, 21))
         assert weights.triu(1).abs().max() == 0
@@ -269,7 +273,7 @@ def test_narrow_embeddings_have_two_components_too(width: int) -> None:
 def test_labels_are_pushed_apart() -> None:
     points = np.random.default_rng(0).normal(size=(40, 2)) * 0.2
     room = np.array([0.1, 0.08])
-    places = embeddings.spread(points, room)
+    places = embeddings.place_labels(points, room)
     gaps = (np.abs(places[:, None] - places[None]) / room).max(-1) + 2 * np.eye(40)
     assert gaps.min() > 0.8
     assert np.abs(places - points).max() < 1
@@ -313,16 +317,16 @@ def test_orders_add_up_to_the_models_probability() -> None:
     for smoothing in ("kneser-ney", "additive"):
         model = Count(CountConfig(order=4, smoothing=smoothing), VOCAB, 0)  # type: ignore[arg-type]
         inputs = torch.cat([torch.zeros(60, 1, dtype=torch.long), rows[:, :-1]], dim=1)
-        model.observe(Batch(inputs, rows))
+        model.count_batch(Batch(inputs, rows))
         model.finish()
         contexts, targets = orders.positions(model, split_of(rows[:10].flip(1).roll(-1, 1)))
         shares, often = orders.contributions(model.smoothed, contexts, targets)
         assert shares.sum() == pytest.approx(1)
         assert often.sum() == pytest.approx(1)
         found = orders.order_losses(model, contexts, targets)
-        assert found[-1] == pytest.approx(-np.log(model.smoothed.of_targets(contexts, targets)).mean())
+        assert found[-1] == pytest.approx(-np.log(model.smoothed.target_probs(contexts, targets)).mean())
         assert found[0] == pytest.approx(
-            -np.log(model.with_order(1).smoothed.of_targets(contexts[:1], targets)).mean()
+            -np.log(model.with_order(1).smoothed.target_probs(contexts[:1], targets)).mean()
         )
 
 

@@ -28,7 +28,7 @@ def counted(tokenizer: Tokenizer, **settings: object) -> Count:
     model = Count(CountConfig(**settings), tokenizer.vocab_size, 0)  # type: ignore[arg-type]
     for line in lines(40):
         ids = torch.from_numpy(np.concatenate([[0], tokenizer.encode(line), [0]]).astype(np.int64))[None]
-        model.observe(Batch(ids[:, :-1], ids[:, 1:]))
+        model.count_batch(Batch(ids[:, :-1], ids[:, 1:]))
     model.finish()
     return model
 

@@ -12,7 +12,7 @@ import torch
 
 from makemore.errors import UserError
 from makemore.interop.hf import hf_files
-from makemore.interop.hf_import import Foreign, is_hugging_face, read_gpt2
+from makemore.interop.hf_import import ImportedModel, is_hugging_face, read_gpt2
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.tokenizers import fit_tokenizer
 from tests.interop.nonzero_models import loud_transformer
@@ -21,7 +21,7 @@ TEXT = "It's 1234 — wouldn't they've\t\n\n  日本 <b>x==y</b>  aaaa neverthel
 END = "<|endoftext|>"
 
 
-def model_of(start: Foreign) -> Transformer:
+def model_of(start: ImportedModel) -> Transformer:
     model = Transformer(TransformerConfig(**start.settings), start.tokenizer.vocab_size, 0)
     model.load_state_dict(start.weights)
     return model.eval()

@@ -90,12 +90,12 @@ def test_loss_gradients_and_running_statistics_are_those_of_torchs_layers(backpr
 
 @pytest.mark.parametrize("backprop", ["fused", "steps"])
 def test_forward_and_by_hand_move_the_running_statistics_alike(backprop: str) -> None:
-    by_hand, by_forward = (make(n_layer=2, backprop=backprop).double() for _ in range(2))
+    gradient_source, by_forward = (make(n_layer=2, backprop=backprop).double() for _ in range(2))
     for seed in range(4):
         inputs, targets = batch(seed)
-        by_hand.loss_and_grads(inputs, targets)
+        gradient_source.loss_and_grads(inputs, targets)
         by_forward(inputs, valid_BT=targets != IGNORE_INDEX)
-    for (name, ours), theirs in zip(by_hand.named_buffers(), by_forward.buffers(), strict=True):
+    for (name, ours), theirs in zip(gradient_source.named_buffers(), by_forward.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
 
 
@@ -159,14 +159,14 @@ def test_no_graph_is_built_though_gradients_are_enabled(
 
 @pytest.mark.parametrize("backprop", ["fused", "steps"])
 def test_hundred_steps_by_hand_and_by_autograd_agree(backprop: str) -> None:
-    by_hand, by_autograd = (make(backprop=backprop) for _ in range(2))
+    gradient_source, by_autograd = (make(backprop=backprop) for _ in range(2))
     for step in range(100):
         inputs, targets = batch(step % 5)
-        loss, grads = by_hand.loss_and_grads(inputs, targets)
+        loss, grads = gradient_source.loss_and_grads(inputs, targets)
         expected = autograd_loss(by_autograd, inputs, targets)
         expected_grads = torch.autograd.grad(expected, list(by_autograd.parameters()))
         with torch.no_grad():
-            for name, parameter in by_hand.named_parameters():
+            for name, parameter in gradient_source.named_parameters():
                 parameter -= 0.5 * grads[name]
             for parameter, grad in zip(by_autograd.parameters(), expected_grads, strict=True):
                 parameter -= 0.5 * grad

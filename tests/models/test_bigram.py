@@ -49,7 +49,7 @@ def converged(weight_penalty: float = 0.0) -> Bigram:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs)[0].flatten(0, 1), targets.flatten())
-        penalty = model.penalty()
+        penalty = model.regularization_loss()
         total = loss if penalty is None else loss + penalty
         total.backward()
         return total
@@ -73,7 +73,7 @@ def distance_to_uniform(probabilities_VV: Tensor) -> float:
 def counted(alpha: float) -> Tensor:
     """The count bigram's table of probabilities, (V, V)."""
     model = Count(CountConfig(order=2, smoothing="additive", alpha=alpha), V, 0)
-    model.observe(Batch(*corpus()))
+    model.count_batch(Batch(*corpus()))
     model.finish()
     return model(torch.arange(V)[:, None])[0][:, 0].exp().double()
 

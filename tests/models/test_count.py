@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from makemore.models import ngrams
-from makemore.models.count import Count, CountConfig, Smoothed, estimate_discounts
+from makemore.models.count import Count, CountConfig, SmoothedNgrams, estimate_discounts
 from makemore.models.ngrams import ABSENT, NgramTable
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -132,7 +132,7 @@ def stream_of(tokens: Tensor) -> Batch:
 def trained(*batches: Batch, vocab_size: int = VOCAB, **settings: Any) -> Count:
     model = Count(CountConfig(**settings), vocab_size, 0).eval()
     for batch in batches:
-        model.observe(batch)
+        model.count_batch(batch)
     model.finish()
     return model
 
@@ -185,7 +185,7 @@ def test_sums_to_one_in_float64(smoothing: Any, alpha: float) -> None:
     config = CountConfig(4, smoothing, alpha)
     model = trained(batch_of(some_rows(60)), order=4, smoothing=smoothing, alpha=alpha)
     tokens_N = torch.randint(-1, VOCAB, (500,), generator=torch.Generator().manual_seed(0)).numpy()
-    p_NV = Smoothed(model.table, config).dense(model.table.contexts(tokens_N))
+    p_NV = SmoothedNgrams(model.table, config).dense(model.table.contexts(tokens_N))
     np.testing.assert_allclose(p_NV.sum(1)[tokens_N != ABSENT], 1.0, atol=1e-14)
     assert (p_NV >= 0).all()
 
@@ -283,7 +283,7 @@ def test_chunks_with_state_equal_the_whole(smoothing: Any, order: int, size: int
 def test_continued_batches_count_as_the_whole(
     monkeypatch: pytest.MonkeyPatch, piece: int, length: int
 ) -> None:
-    monkeypatch.setattr(ngrams, "COUNT_AT_ONCE", piece)
+    monkeypatch.setattr(ngrams, "COUNT_CHUNK_SIZE", piece)
     whole = stream_of(torch.randint(VOCAB, (240,), generator=torch.Generator().manual_seed(0)))
     batches = [
         Batch(i, t, n > 0)
@@ -314,7 +314,7 @@ def test_a_lead_in_is_context_and_not_counted() -> None:
 def test_a_batch_can_only_continue_its_like() -> None:
     model, batch = trained(), stream_of(torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="continue"):
-        model.observe(batch._replace(continues=True))
+        model.count_batch(batch._replace(continues=True))
 
 
 def test_keys_too_large_to_pack_are_sorted_all_the_same() -> None:
@@ -357,10 +357,10 @@ def test_saves_and_loads() -> None:
 def test_counting_resumes_in_mid_document() -> None:
     whole = stream_of(torch.randint(VOCAB, (50,), generator=torch.Generator().manual_seed(0)))
     first = Count(CountConfig(4), VOCAB, 0)
-    first.observe(Batch(whole.inputs_BT[:, :20], whole.targets_BT[:, :20]))
+    first.count_batch(Batch(whole.inputs_BT[:, :20], whole.targets_BT[:, :20]))
     resumed = Count(CountConfig(4), VOCAB, 0)
     resumed.load_state_dict(first.state_dict())
-    resumed.observe(Batch(whole.inputs_BT[:, 20:], whole.targets_BT[:, 20:], continues=True))
+    resumed.count_batch(Batch(whole.inputs_BT[:, 20:], whole.targets_BT[:, 20:], continues=True))
     resumed.finish()
     assert_same_table(resumed.table, trained(whole, order=4).table)
 
@@ -414,7 +414,7 @@ def test_the_order_is_chosen_on_held_out_batches() -> None:
     tokens = torch.tensor([[0, *([1, 2, 3] * 200)]])
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
     model = Count(CountConfig(max_order=6), VOCAB, 0)
-    model.observe(batch)
+    model.count_batch(batch)
     losses = model.losses_by_order([batch])
     model.finish([batch])
     assert model.config.order == min(losses, key=lambda order: losses[order])

@@ -17,7 +17,7 @@ from makemore.types import Batch
 
 V = 27
 GRADIENT_RUNGS = [
-    name for name in MODELS if MODELS.get(name).standalone and not issubclass(MODELS.get(name), CountModel)
+    name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
 NORMALISED = ["batchnorm-mlp", "wavenet"]
 
@@ -86,7 +86,7 @@ def test_heavier_smoothing_moves_counts_towards_the_uniform() -> None:
     losses, distances = [], []
     for alpha in (0.01, 1.0, 100.0, 1e7):
         model = Count(CountConfig(order=2, smoothing="additive", alpha=alpha), V, 0)
-        model.observe(Batch(inputs, targets))
+        model.count_batch(Batch(inputs, targets))
         model.finish()
         losses.append(loss_of(model))
         distances.append((model(inputs)[0].exp() - 1 / V).abs().max().item())

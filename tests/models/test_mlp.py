@@ -41,7 +41,7 @@ def of_window(model: MLP, window: list[int]) -> Tensor:
     return model.head.weight @ x + model.head.bias
 
 
-def by_hand(model: MLP, tokens_BT: Tensor, before: list[int]) -> Tensor:
+def gradient_source(model: MLP, tokens_BT: Tensor, before: list[int]) -> Tensor:
     size, rows = model.config.block_size, []
     for row in tokens_BT.tolist():
         context, logits = list(before), []
@@ -58,7 +58,7 @@ def by_hand(model: MLP, tokens_BT: Tensor, before: list[int]) -> Tensor:
 @pytest.mark.parametrize("block_size", [1, 2, 4, 12])
 def test_sees_each_window_with_boundaries_in_front(n_layer: int, block_size: int) -> None:
     model, tokens = make(n_layer=n_layer, block_size=block_size), some_tokens()
-    expected = by_hand(model, tokens, [0] * (block_size - 1))
+    expected = gradient_source(model, tokens, [0] * (block_size - 1))
     assert expected.std() > 0.1
     torch.testing.assert_close(model(tokens)[0], expected, atol=1e-12, rtol=0)
 
@@ -66,14 +66,14 @@ def test_sees_each_window_with_boundaries_in_front(n_layer: int, block_size: int
 def test_a_boundary_in_mid_row_begins_a_document() -> None:
     model, tokens = make(boundary_id=5), some_tokens()
     assert (tokens[:, 1:] == 5).any()
-    torch.testing.assert_close(model(tokens)[0], by_hand(model, tokens, [5] * 3), atol=1e-12, rtol=0)
+    torch.testing.assert_close(model(tokens)[0], gradient_source(model, tokens, [5] * 3), atol=1e-12, rtol=0)
 
 
 def test_state_is_the_tokens_before() -> None:
     model, tokens = make(), some_tokens(1)[:, 1:]
     before = [7, 2, 3]
     logits, state = model(tokens, (torch.tensor([before]),))
-    torch.testing.assert_close(logits, by_hand(model, tokens, before), atol=1e-12, rtol=0)
+    torch.testing.assert_close(logits, gradient_source(model, tokens, before), atol=1e-12, rtol=0)
     assert torch.equal(state[0], tokens[:, -3:])
     _, state = model(tokens[:, :2], (torch.tensor([before]),))
     assert state[0].tolist() == [[3, *tokens[0, :2].tolist()]]
@@ -85,7 +85,7 @@ def test_gradients_are_those_of_the_loop(n_layer: int) -> None:
     parameters = list(model.parameters())
     found, expected = (
         torch.autograd.grad(logits.square().sum(), parameters)
-        for logits in (model(tokens)[0], by_hand(model, tokens, [0] * 3))
+        for logits in (model(tokens)[0], gradient_source(model, tokens, [0] * 3))
     )
     torch.testing.assert_close(found, expected)
 
@@ -105,7 +105,7 @@ def test_drops_in_training_alone() -> None:
 
 
 def test_muon_may_train_the_hidden_layers() -> None:
-    assert list(make(n_layer=2).hidden_matrices()) == ["hidden.0.weight", "hidden.1.weight"]
+    assert list(make(n_layer=2).muon_parameters()) == ["hidden.0.weight", "hidden.1.weight"]
 
 
 @pytest.mark.parametrize("settings", [{"block_size": 0}, {"n_layer": 0}, {"dropout": 1.0}])

@@ -45,7 +45,7 @@ def step(
     return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
-def by_hand(model: Recurrent, tokens_BT: Tensor) -> Tensor:
+def gradient_source(model: Recurrent, tokens_BT: Tensor) -> Tensor:
     sequence = model.embedding(tokens_BT)
     for layer in range(model.config.n_layer):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -62,7 +62,7 @@ def by_hand(model: Recurrent, tokens_BT: Tensor) -> Tensor:
 @ALL
 def test_follows_the_equations(rung: type[Recurrent]) -> None:
     model, tokens = make(rung), some_tokens()
-    torch.testing.assert_close(model(tokens)[0], by_hand(model, tokens))
+    torch.testing.assert_close(model(tokens)[0], gradient_source(model, tokens))
 
 
 @ALL
@@ -71,7 +71,7 @@ def test_gradients_follow_the_equations(rung: type[Recurrent]) -> None:
     parameters = list(model.parameters())
     found, expected = (
         torch.autograd.grad(logits.square().sum(), parameters)
-        for logits in (model(tokens)[0], by_hand(model, tokens))
+        for logits in (model(tokens)[0], gradient_source(model, tokens))
     )
     torch.testing.assert_close(found, expected)
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.layers.attention import (
+    apply_rope,
     attend,
     causal_bias,
-    rotary_table,
-    rotate,
-    visible_bias,
+    document_causal_bias,
+    rope_table,
     write_cache,
 )
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.settings import CorpusFacts
+from makemore.settings import CorpusStats
 from makemore.types import IGNORE_INDEX
 
 VOCAB = 13
@@ -198,7 +198,7 @@ def test_rows_of_one_document_need_nothing_hidden(style: str) -> None:
     targets[1, 8:] = IGNORE_INDEX
     found = []
     for alone in (False, True):
-        model.one_document = alone
+        model.one_document_per_row = alone
         model.zero_grad(set_to_none=True)
         logits, _ = model(tokens)
         F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
@@ -217,7 +217,7 @@ def test_attention_over_a_cache_whose_rows_stand_at_different_places() -> None:
     before = [cache.clone() for cache in caches]
     write_cache(caches[0], k, first)
     write_cache(caches[1], v, first)
-    bias = visible_bias(first[:, None] + torch.arange(new), begins, capacity)
+    bias = document_causal_bias(first[:, None] + torch.arange(new), begins, capacity)
     found = attend(q, *caches, bias.double(), 0.0)
     for row, start in enumerate(first.tolist()):
         keys, values = (
@@ -232,14 +232,14 @@ def test_attention_over_a_cache_whose_rows_stand_at_different_places() -> None:
 
 def test_rotary_positions_are_complex_products() -> None:
     x = normal(2, 3, 50, 8)
-    cos, sin = rotary_table(50, 8)
-    torch.testing.assert_close(rotate(x, cos.double(), sin.double()), turn(x), atol=1e-5, rtol=0)
+    cos, sin = rope_table(50, 8)
+    torch.testing.assert_close(apply_rope(x, cos.double(), sin.double()), turn(x), atol=1e-5, rtol=0)
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
     q, k = normal(2, 1, 1, 1, 8)
-    cos, sin = (table.double() for table in rotary_table(60, 8))
-    q, k = (rotate(x.expand(1, 1, 60, 8), cos, sin)[0, 0] for x in (q, k))
+    cos, sin = (table.double() for table in rope_table(60, 8))
+    q, k = (apply_rope(x.expand(1, 1, 60, 8), cos, sin)[0, 0] for x in (q, k))
     scores = q @ k.T
     for distance in (-20, -1, 0, 1, 33):
         same = scores.diagonal(distance)
@@ -249,9 +249,9 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 def test_rotation_keeps_lengths_and_dtype() -> None:
     x = normal(2, 3, 50, 8)
-    cos, sin = rotary_table(50, 8)
-    torch.testing.assert_close(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1), atol=1e-6, rtol=0)
-    assert rotate(x.bfloat16(), cos, sin).dtype == torch.bfloat16
+    cos, sin = rope_table(50, 8)
+    torch.testing.assert_close(apply_rope(x, cos, sin).norm(dim=-1), x.norm(dim=-1), atol=1e-6, rtol=0)
+    assert apply_rope(x.bfloat16(), cos, sin).dtype == torch.bfloat16
 
 
 # --- documents that share a row ------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_muon_may_train_the_blocks_matrices(style: str) -> None:
     model = make(style=style)
     kinds = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down")
     expected = {f"blocks.{i}.{kind}.weight" for i in range(3) for kind in kinds}
-    assert set(model.hidden_matrices()) == expected
+    assert set(model.muon_parameters()) == expected
     assert expected <= set(dict(model.named_parameters()))
 
 
@@ -367,7 +367,7 @@ def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
 
 def test_what_is_seen_often_takes_more_dropout() -> None:
     def dropout(mode: Any, seconds: float, tokens: int) -> float:
-        facts = CorpusFacts(mode, tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
+        facts = CorpusStats(mode, tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
         return Transformer.recipe(facts).model.dropout
 
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
@@ -392,7 +392,7 @@ def test_what_is_seen_often_takes_more_dropout() -> None:
     ],
 )
 def test_the_recipe_grows_with_text_and_budget(tokens, device, budget, width) -> None:
-    config = Transformer.recipe(CorpusFacts("text", tokens, 66, 1, tokens, device, **budget)).model
+    config = Transformer.recipe(CorpusStats("text", tokens, 66, 1, tokens, device, **budget)).model
     assert config.n_embd == width
     for n_embd in (32, 64, 96, 128):  # another width still divides into heads
         assert n_embd % (2 * config.n_head) == 0 or width > 256

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from makemore.play.lookahead import look
+from makemore.play.lookahead import predict
 from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from tests.play.conftest import Served
@@ -107,7 +107,7 @@ def test_typing_shows_what_the_model_expects(page: Any, served: Served) -> None:
     for typed in ("b", "ba", "bad"):
         page.keyboard.type(typed[-1])
         shown(page, typed)
-        expected = look(run, typed).candidates
+        expected = predict(run, typed).candidates
         names = ["the end" if c.ends else c.text for c in expected]
         said = [label.partition("; ")[0] for label in nexts(page)]
         assert said[:8] == [f"{n}, {percent(c.p)}" for n, c in zip(names, expected, strict=True)][:8]
@@ -149,7 +149,7 @@ def test_the_keyboard_alone_suffices(page: Any, served: Served) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     page.locator(f"{FIRST} .place", has_text="Alternatives to a").wait_for()
-    inside = look(run, "bad", at=1).candidates
+    inside = predict(run, "bad", at=1).candidates
     choice = next(i for i, c in enumerate(inside[1:], start=1) if not c.ends)
     tab_to(page, f"{FIRST} .next button")
     for _ in range(choice):
@@ -164,7 +164,7 @@ def test_the_keyboard_alone_suffices(page: Any, served: Served) -> None:
     for _ in range(10):
         page.keyboard.press("ArrowLeft")
     page.locator("label", has_text="Temperature 0.5").wait_for()
-    colder = [percent(c.drawn) for c in look(run, text, SampleParams(0.5)).candidates]
+    colder = [percent(c.drawn) for c in predict(run, text, SampleParams(0.5)).candidates]
     page.wait_for_function(
         "([pane, p]) => document.querySelector(pane + ' .next button').ariaLabel.endsWith(' ' + p)",
         arg=[FIRST, colder[0]],
@@ -192,7 +192,7 @@ def test_a_clicked_character_shows_its_alternatives(page: Any, served: Served) -
     shown(page, "bad")
     page.locator(f"{FIRST} .tokens button").nth(2).click()
     page.locator(f"{FIRST} .place", has_text="Alternatives to d").wait_for()
-    best = look(load(served.folder / "lines"), "ba").candidates[0]
+    best = predict(load(served.folder / "lines"), "ba").candidates[0]
     assert nexts(page)[0].startswith(f"{'the end' if best.ends else best.text}, {percent(best.p)}")
     assert page.locator(f"{FIRST} .there").text_content() == "d"
     page.locator(f"{FIRST} .tokens button").nth(2).click()
@@ -204,7 +204,7 @@ def test_characters_of_several_bytes_stay_whole(page: Any, served: Served) -> No
     page.keyboard.press("Escape")
     page.keyboard.type("br")
     shown(page, "br", SECOND)
-    assert look(load(served.folder / "bytes"), "br").candidates[0].text == "\ufffd"  # half of é
+    assert predict(load(served.folder / "bytes"), "br").candidates[0].text == "\ufffd"  # half of é
     page.locator(f"{SECOND} .next button").first.click()
     assert page.locator("#text").input_value() == "br"
     page.locator("#text").fill("bré")

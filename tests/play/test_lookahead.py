@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from makemore.play import lookahead as playing
-from makemore.play.lookahead import Look, look
+from makemore.play.lookahead import Predictions, predict
 from makemore.runs.run import Run, load
 from makemore.sampling import SampleParams, distribution
 from makemore.training.planning import TrainRequest
@@ -44,7 +44,7 @@ def forward(run: Run, ids: list[int]) -> np.ndarray:
         return run.model(torch.tensor([ids]))[0][0].double().softmax(-1).numpy()
 
 
-def assert_alike(a: Look, b: Look) -> None:
+def assert_alike(a: Predictions, b: Predictions) -> None:
     assert [c.text for c in a.candidates] == [c.text for c in b.candidates]
     assert [c.p for c in a.candidates] == pytest.approx([c.p for c in b.candidates], rel=1e-5)
 
@@ -53,7 +53,7 @@ def test_a_line(runs: dict[str, Run]) -> None:
     run = runs["lines"]
     ids = run.tokenizer.encode("bad").tolist()
     p_TV = forward(run, [0, *ids])
-    seen = look(run, "bad")
+    seen = predict(run, "bad")
     assert [token.text for token in seen.tokens] == list("bad")
     assert [token.p for token in seen.tokens] == pytest.approx(
         [p_TV[i, t] for i, t in enumerate(ids)], rel=1e-4
@@ -71,16 +71,16 @@ def test_a_line(runs: dict[str, Run]) -> None:
 def test_a_place_within(runs: dict[str, Run]) -> None:
     run = runs["lines"]
     for at, prefix in ((0, ""), (2, "ba"), (3, "bad")):
-        assert_alike(look(run, "bad", at=at), look(run, prefix))
-    assert look(run, "bad", at=99).at == 3
-    assert look(run, "first\nbad") == look(run, "bad")
+        assert_alike(predict(run, "bad", at=at), predict(run, prefix))
+    assert predict(run, "bad", at=99).at == 3
+    assert predict(run, "first\nbad") == predict(run, "bad")
 
 
 def test_settings_show_what_is_drawn(runs: dict[str, Run]) -> None:
     run, params = runs["lines"], SampleParams(0.7, top_k=4)
     p_V = forward(run, [0, *run.tokenizer.encode("b").tolist()])[1]
     expected = np.sort(distribution(np.log(p_V)[None], params)[0])[::-1]
-    seen = look(run, "b", params)
+    seen = predict(run, "b", params)
     assert [c.drawn for c in seen.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
     assert sum(c.drawn > 0 for c in seen.candidates) == 4
 
@@ -91,48 +91,48 @@ def test_running_text(runs: dict[str, Run], name: str) -> None:
     text = prose()[40:75]
     ids = run.tokenizer.encode(text).tolist()
     p_TV = forward(run, ids)
-    seen = look(run, text)
+    seen = predict(run, text)
     assert "".join(token.text for token in seen.tokens) == text
     assert seen.tokens[0].p is None
     # A forward pass pads a short context with boundaries, and so does generation from a prompt.
     expected = [p_TV[i - 1, t] for i, t in enumerate(ids) if i]
     assert [token.p for token in seen.tokens[1:]] == pytest.approx(expected, rel=1e-4)
-    assert look(run, text, at=0).at == 1
+    assert predict(run, text, at=0).at == 1
     assert not any(c.ends for c in seen.candidates)
 
 
 def test_without_a_text_it_goes_on_after_the_training_text(runs: dict[str, Run]) -> None:
-    seen = look(runs["text"], "")
+    seen = predict(runs["text"], "")
     assert (seen.tokens, seen.earlier, seen.at) == ([], "", 0)
     context = runs["text"].config["corpus"]["context"]
-    assert_alike(seen, look(runs["text"], context))
+    assert_alike(seen, predict(runs["text"], context))
 
 
 def test_a_long_text_is_looked_at_from_its_end(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = look(runs["text"], prose()[:100])
-    monkeypatch.setattr(playing, "MOST_TOKENS", 30)
-    seen = look(runs["text"], prose()[:100])
+    whole = predict(runs["text"], prose()[:100])
+    monkeypatch.setattr(playing, "MAX_SCORED_TOKENS", 30)
+    seen = predict(runs["text"], prose()[:100])
     assert len(seen.tokens) == 30
     assert seen.earlier + "".join(token.text for token in seen.tokens) == prose()[:100]
     assert [t.p for t in seen.tokens] == pytest.approx([t.p for t in whole.tokens[-30:]], rel=1e-5)
     assert [c.text for c in seen.candidates[:5]] == [c.text for c in whole.candidates[:5]]
-    assert look(runs["text"], prose()[:100], at=0).at == 0
+    assert predict(runs["text"], prose()[:100], at=0).at == 0
 
 
 def test_a_character_of_several_tokens_stays_whole(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, text = runs["bytes"], "café 日 \ufffd!"
-    assert look(run, text).before == text
-    assert look(run, text, at=5).before == "café"
-    assert look(run, text, at=4).before == "caf"
-    assert look(runs["text"], "").before == look(runs["lines"], "").before == ""
-    monkeypatch.setattr(playing, "MOST_TOKENS", 5)
-    assert look(run, text).before == text
+    assert predict(run, text).before == text
+    assert predict(run, text, at=5).before == "café"
+    assert predict(run, text, at=4).before == "caf"
+    assert predict(runs["text"], "").before == predict(runs["lines"], "").before == ""
+    monkeypatch.setattr(playing, "MAX_SCORED_TOKENS", 5)
+    assert predict(run, text).before == text
 
 
 def test_what_cannot_be_spelled_is_left_out(runs: dict[str, Run]) -> None:
-    seen = look(runs["lines"], "bé日d")
+    seen = predict(runs["lines"], "bé日d")
     assert seen.left_out == "é日"
-    assert seen.candidates == look(runs["lines"], "bd").candidates
-    assert look(runs["text"], "日").candidates == look(runs["text"], "").candidates
+    assert seen.candidates == predict(runs["lines"], "bd").candidates
+    assert predict(runs["text"], "日").candidates == predict(runs["text"], "").candidates

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from makemore.errors import UserError
-from makemore.play.lookahead import look
-from makemore.play.server import MOST_BYTES, listen
+from makemore.play.lookahead import predict
+from makemore.play.server import MAX_BYTES, listen
 from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from makemore.sampling.text import SampleRequest, sample, stream_text
@@ -89,7 +89,7 @@ def test_the_runs(served: Served) -> None:
 def test_a_look_is_the_workflows(served: Served, name: str, text: str) -> None:
     run = load(served.folder / name)
     question = {"run": name, "text": text, "temperature": 0.5, "top_k": 3, "at": 2}
-    expected = look(run, text, SampleParams(0.5, 3), 2).as_dict()
+    expected = predict(run, text, SampleParams(0.5, 3), 2).as_dict()
     assert ask(served, "/api/look", question).json == json.loads(json.dumps(expected))
 
 
@@ -135,7 +135,7 @@ def test_senseless_questions_are_refused_in_words(
 def test_more_refusals(served: Served) -> None:
     assert ask(served, "/api/look", {"run": "lines", "at": "end"}).status == 422
     assert ask(served, "/api/sample", {"run": "lines", "n": 1000}).status == 422
-    assert ask(served, "/api/look", {"run": "lines", "text": "a" * MOST_BYTES}).status == 413
+    assert ask(served, "/api/look", {"run": "lines", "text": "a" * MAX_BYTES}).status == 413
     authorization = {"Authorization": f"Bearer {served.token}"}
     assert Answer(served, "POST", "/api/look", b"{", **authorization).status == 400
     assert Answer(served, "GET", "/api/look", **authorization).status == 405

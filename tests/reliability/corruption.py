@@ -14,9 +14,9 @@ import torch
 
 from makemore.cli import run
 from makemore.runs.directory import RunDir
-from makemore.runs.verification import check
+from makemore.runs.verification import check_run
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, train
+from makemore.training.train import TrainingInterrupted, train
 from tests.reliability.kills import SETTINGS, STEPS, text
 
 Damage = Callable[[Path, Path, random.Random], None]
@@ -82,7 +82,7 @@ def make_runs(folder: Path) -> dict[str, Path]:
     asked = iter([False] * (STEPS * 2 // 3) + [True])
     for name, stop in (("finished", lambda: False), ("stopped", lambda: next(asked))):
         request = TrainRequest(str(words), out=folder / name, train=recipe, settings=SETTINGS)
-        with contextlib.suppress(Interrupted):
+        with contextlib.suppress(TrainingInterrupted):
             train(request, stop=stop)
     return {name: folder / name for name in ("finished", "stopped")}
 
@@ -114,7 +114,7 @@ def rot(folder: Path, times: int, seed: int = 0) -> Iterator[Counter[str]]:
         hurt = damage_once(kind, copy, rng)
         # Of two files of one state, the one that says what the other has to be is named.
         enough = any if kind == "swaps" else all
-        problems = check(copy)
+        problems = check_run(copy)
         named = [any(_names(path, line) for line in problems) for path in hurt]
         assert enough(named), (kind, hurt, problems)
         said = _needed(hurt, copy)
@@ -126,7 +126,7 @@ def rot(folder: Path, times: int, seed: int = 0) -> Iterator[Counter[str]]:
             assert status == 0, (kind, hurt, err)
             resumed = weights(copy)
             assert all(torch.equal(resumed[name], wanted[name]) for name in wanted), (kind, hurt)
-            assert not [p for p in check(copy) if "/state/" not in p], (kind, hurt, check(copy))
+            assert not [p for p in check_run(copy) if "/state/" not in p], (kind, hurt, check_run(copy))
         shutil.rmtree(copy)
         done[kind] += 1
         yield done

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from makemore.corpus.source import find_source
+from makemore.corpus.source import resolve_source
 from makemore.corpus.splits import make_corpus
-from makemore.corpus.text import store_text
+from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.runs.run import load
-from makemore.runs.verification import check
+from makemore.runs.verification import check_run
 from makemore.runtime.files import json_digest
 from makemore.settings import CorpusConfig
 from makemore.training.planning import TrainRequest
@@ -98,7 +98,7 @@ def text(data: bytes, folder: Path) -> None:
     path = folder / f"text{suffix}"
     path.write_bytes(choices.rest()[:MOST])
     with contextlib.suppress(UserError):
-        found = store_text(find_source(str(path)), encoding)
+        found = read_source(resolve_source(str(path)), encoding)
         said = "".join(found.pieces())
         assert len(said) == found.chars
         assert "\r" not in said
@@ -106,7 +106,9 @@ def text(data: bytes, folder: Path) -> None:
         whole = "".join(corpus.tokenizer.decode(split.tokens_N.tolist()) for split in corpus.splits.values())
         lines = "".join(line for line in said.split("\n") if line.strip())  # blank ones are left out
         kept = said if corpus.mode == "text" else lines
-        lost = sum(int(s.unspellable_D.sum()) for s in corpus.splits.values() if s.unspellable_D is not None)
+        lost = sum(
+            int(s.unknown_chars_D.sum()) for s in corpus.splits.values() if s.unknown_chars_D is not None
+        )
         spelled = len(whole) if corpus.mode == "text" else len(whole.replace("\n", ""))
         assert spelled == len(kept) - lost, (corpus.mode, spelled, len(kept), lost)
 
@@ -192,7 +194,7 @@ def run_directory(data: bytes, victim: Victim) -> None:
     path = victim.damage(choices)
     try:
         with contextlib.suppress(UserError):
-            check(victim.folder)
+            check_run(victim.folder)
         with contextlib.suppress(UserError):
             load(victim.folder, "cpu")
         if resume and path.name != "metrics.jsonl":

@@ -11,7 +11,7 @@ import pytest
 
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
-from makemore.runs.verification import check
+from makemore.runs.verification import check_run
 from tests.cli.conftest import call
 from tests.reliability.corruption import make_runs, rot
 
@@ -38,11 +38,11 @@ def test_the_command(tmp_path):
 
 def test_no_run(tmp_path):
     with pytest.raises(UserError, match="no run at"):
-        check(tmp_path)
+        check_run(tmp_path)
 
 
 def test_a_run_without_its_states_is_whole(tmp_path):
     """Whoever shares a run need not share what resuming needs."""
     folder = make_runs(tmp_path)["finished"]
     RunDir(folder).drop_states()
-    assert check(folder) == []
+    assert check_run(folder) == []

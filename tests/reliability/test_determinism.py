@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from makemore.settings import TrainConfig
-from makemore.training.determinism import repeats, varies
+from makemore.training.determinism import nondeterminism_reasons, reproducibility_line
 from makemore.training.train import train
 from tests.cli.conftest import call, prose, words
 from tests.reliability.test_resuming import GRADIENT, metrics_of, request_for
@@ -20,7 +20,7 @@ TOLERANCE = 3e-5
 """Relative. Other instructions (AVX-512, AVX2, none), other numbers of threads and other versions of torch
 sum in another order; docs/reliability.md has how far that moved these curves, and another seed moves all of
 them further."""
-SETTINGS = {"steps": 12, "accumulate": 1, "ema": 0.0, "patience": 0}
+SETTINGS = {"steps": 12, "grad_accum_steps": 1, "ema": 0.0, "patience": 0}
 
 
 def curve(name: str, mode: str, folder: Path, seed: int = 0) -> list[float]:
@@ -51,12 +51,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_what_varies_is_told():
-    assert varies(TrainConfig(steps=5), CPU, False) == []
-    assert len(varies(TrainConfig(max_time=5.0), CUDA, True)) == 3
-    assert repeats(TrainConfig(steps=5, seed=3), CPU, False, 2) == (
+    assert nondeterminism_reasons(TrainConfig(steps=5), CPU, False) == []
+    assert len(nondeterminism_reasons(TrainConfig(max_time=5.0), CUDA, True)) == 3
+    assert reproducibility_line(TrainConfig(steps=5, seed=3), CPU, False, 2) == (
         "bit-for-bit reproducible on this machine with seed 3, these versions and 2 threads"
     )
-    assert "not bit-for-bit reproducible: cuda sums" in repeats(TrainConfig(steps=5), CUDA, False, 1)
+    assert "not bit-for-bit reproducible: cuda sums" in reproducibility_line(
+        TrainConfig(steps=5), CUDA, False, 1
+    )
 
 
 @pytest.mark.parametrize(

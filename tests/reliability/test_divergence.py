@@ -12,8 +12,8 @@ from makemore.models.mlp import MLP, MLPConfig
 from makemore.runs.directory import RunDir
 from makemore.settings import TrainConfig
 from makemore.training.learners.gradient import AutogradLearner
-from makemore.training.learners.guard import NotFinite
-from makemore.training.optimizers.optim import SGD, Optimizers
+from makemore.training.learners.guard import NonFiniteError
+from makemore.training.optimizers.optim import SGD, OptimizerSet
 from makemore.training.planning import TrainRequest
 from makemore.training.train import TrainResult, train
 from makemore.training.trainer import Diverged
@@ -28,7 +28,7 @@ BACKWARD = AutogradLearner.backward
 @pytest.fixture
 def request_(texts, tmp_path) -> TrainRequest:
     return request_for(
-        texts["lines"], "mlp", tmp_path / "run", save_interval=0.0, accumulate=1, optimizer="adamw"
+        texts["lines"], "mlp", tmp_path / "run", save_interval=0.0, grad_accum_steps=1, optimizer="adamw"
     )
 
 
@@ -94,7 +94,7 @@ def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
     learner = AutogradLearner(
         MLP(MLPConfig(block_size=3, n_embd=8, n_hidden=8), 5, 0), config, torch.float32, False
     )
-    learner.guard.at_once, learner.guard.skips = False, True
+    learner.guard.raises_immediately, learner.guard.skips = False, True
     if optimizer == "sgd":
         groups = [{"params": g["params"], "decay": 0.1} for g in learner.optimizers.parts[0].param_groups]
         learner.optimizers.parts[0] = SGD(groups, lr=0.1, momentum=0.9, fused=True)
@@ -108,7 +108,7 @@ def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
     for step in (4, 5):
         learner.step([batch(step)], step, 0.0)
     assert same(learner.model.state_dict(), before)
-    with pytest.raises(NotFinite, match="the gradient norm is nan at step 4"):
+    with pytest.raises(NonFiniteError, match="the gradient norm is nan at step 4"):
         learner.check()
 
 
@@ -119,7 +119,7 @@ def test_heeding_changes_no_good_step(optimizer):
     for skip in (None, torch.zeros(())):
         torch.manual_seed(0)
         model = MLP(MLPConfig(block_size=3, n_embd=8, n_hidden=8), 5, 0)
-        optimizers = Optimizers(model, TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9))
+        optimizers = OptimizerSet(model, TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9))
         for step in range(3):
             logits, _ = model(batch(step).inputs_BT)
             logits.square().mean().backward()

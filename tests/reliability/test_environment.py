@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from makemore.runs.directory import RunDir
-from makemore.runs.verification import check
+from makemore.runs.verification import check_run
 from makemore.runtime import files
 from tests.cli.conftest import Result, call, listing, words
 from tests.reliability.kills import SETTINGS
@@ -54,7 +54,7 @@ def goes_on(text: Path, out: Path, tmp_path: Path) -> None:
     assert train(text, out, "--resume").status == 0
     assert train(text, tmp_path / "whole").status == 0
     assert same(state_of(out), state_of(tmp_path / "whole"))
-    assert check(out) == []
+    assert check_run(out) == []
 
 
 class TestFullDisk:
@@ -144,7 +144,7 @@ sys.exit(run(sys.argv[2:]))
         assert not list(out.rglob("*.tmp"))
         assert same(state_of(out), saved)
         assert train(text, "run", "--resume", "--steps", "12").status == 0
-        assert check(out) == []
+        assert check_run(out) == []
 
 
 class TestOutputs:
@@ -173,7 +173,7 @@ class TestOutputs:
 
         with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
             assert train(text, "run").status == 0
-        assert check(tmp_path / "run") == []
+        assert check_run(tmp_path / "run") == []
 
 
 @contextlib.contextmanager
@@ -262,7 +262,7 @@ class TestTwoProcesses:
 
         monkeypatch.setattr(RunDir, "create", slow)
         assert train(text, "run").status == 0
-        assert check(tmp_path / "run") == []
+        assert check_run(tmp_path / "run") == []
 
     def test_one_file(self, tmp_path):
         """Whoever is last to write a file has written it whole."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.settings import TrainConfig
-from makemore.training.observers import Silent
+from makemore.training.observers import NullObserver
 from makemore.training.planning import TrainRequest, prepare
 from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
@@ -158,7 +158,7 @@ def test_settings(work, name, asked):
     settings = tuple(f"{key}={value}" for key, value in asked.items())
     before = state(work)
     with contextlib.suppress(UserError):
-        prepare(TrainRequest("words.txt", name, out=work / "none", settings=settings), Silent())
+        prepare(TrainRequest("words.txt", name, out=work / "none", settings=settings), NullObserver())
     assert state(work) == before
 
 

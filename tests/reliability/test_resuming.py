@@ -18,13 +18,13 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, ManualModel
 from makemore.runs.directory import RunDir
-from makemore.training.observers import Silent
+from makemore.training.observers import NullObserver
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, TrainResult, train
+from makemore.training.train import TrainingInterrupted, TrainResult, train
 from tests.cli.conftest import prose, words
 
 GRADIENT = [
-    name for name in MODELS if MODELS.get(name).standalone and not issubclass(MODELS.get(name), CountModel)
+    name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
 SMALL = {"n_layer": 1, "n_embd": 16, "n_hidden": 16, "n_head": 2, "block_size": 8, "dropout": 0.2}
 STEPS = 10
@@ -32,7 +32,7 @@ TRAIN = {
     "steps": STEPS,
     "batch_tokens": 64,
     "block_size": 16,
-    "accumulate": 2,
+    "grad_accum_steps": 2,
     "ema": 0.9,
     "eval_interval": 3,
     "eval_tokens": 64,
@@ -44,7 +44,7 @@ TRAIN = {
 WALL = ("elapsed", "tokens_per_second")
 
 
-class Listening(Silent):
+class Listening(NullObserver):
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Listening(Silent):
 @pytest.fixture(autouse=True)
 def steady_log(monkeypatch):
     """Records at evaluations only: between them they come by the clock."""
-    monkeypatch.setattr("makemore.training.trainer.LOG_SECONDS", 1e9)
+    monkeypatch.setattr("makemore.training.trainer.LOG_INTERVAL", 1e9)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def request_for(path: Path, name: str, out: Path, **train: Any) -> TrainRequest:
 def stop_after(request: TrainRequest, asked: int) -> None:
     """Train until someone has asked so many times; a run may end before."""
     answers = itertools.chain([False] * asked, itertools.repeat(True))
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         train(request, stop=lambda: next(answers))
 
 
@@ -236,7 +236,7 @@ class TestChanges:
         [
             ("train", {"lr": 0.5}, "train.lr was"),
             ("train", {"seed": 3}, "train.seed was 0, not 3"),
-            ("train", {"accumulate": 4}, "train.accumulate was 2, not 4"),
+            ("train", {"grad_accum_steps": 4}, "train.grad_accum_steps was 2, not 4"),
             ("corpus", {"mode": "text"}, "corpus.mode was lines, not text"),
             ("corpus", {"split": "0.5,0.25,0.25"}, "corpus.split was"),
         ],

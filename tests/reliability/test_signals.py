@@ -15,7 +15,7 @@ import pytest
 
 from makemore.cli import signals
 from makemore.runs.directory import RunDir
-from makemore.runs.verification import check
+from makemore.runs.verification import check_run
 from makemore.training import assembly
 from makemore.training import train as training
 from makemore.training.learners import gradient as learners
@@ -92,7 +92,7 @@ def test_a_signal_during(text, tmp_path, monkeypatch, phase, kind, signum, statu
     assert call("train", text, "--out", "run", "--resume").status == 0
     assert call("train", text, "--out", "whole", *BEGIN).status == 0
     assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
-    assert check(tmp_path / "run") == []
+    assert check_run(tmp_path / "run") == []
 
 
 def test_an_interrupt_that_is_lost_comes_again(text, tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_an_interrupt_that_is_lost_comes_again(text, tmp_path, monkeypatch):
     begun = time.monotonic()
     assert call("train", text, "--out", "run", *BEGIN).status == 130
     assert time.monotonic() - begun < 30
-    assert check(tmp_path / "run") == []
+    assert check_run(tmp_path / "run") == []
 
 
 def test_a_second_ctrl_c_stops_at_once(text, tmp_path, monkeypatch):

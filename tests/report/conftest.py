@@ -33,7 +33,7 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compariso
             train(TrainRequest(str(path), model, out=folder / name, train=settings, corpus={"mode": mode}))
         mix([folder / "count", folder / "bigram"], folder / "pair")
         runs = tuple(str(folder / name) for name in RUNS)
-        made[mode] = compare(CompareRequest(runs, portraits=True))
+        made[mode] = compare(CompareRequest(runs, with_details=True))
     return made
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, axis, frontier
+from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, axis, pareto_frontier
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -31,12 +31,12 @@ def test_values_beyond_the_scale_or_endless_do_not_stretch_it():
 
 def test_the_frontier_is_what_none_betters():
     points = [(1.0, 5.0), (2.0, 6.0), (3.0, 3.0), (4.0, 3.0), (5.0, 1.0)]
-    corners = [p for p in frontier(points) if p in points]
+    corners = [p for p in pareto_frontier(points) if p in points]
     assert corners == [(1.0, 5.0), (3.0, 3.0), (5.0, 1.0)]
     rng = random.Random(0)
     cloud = [(rng.random(), rng.random()) for _ in range(200)]
     kept = {p for p in cloud if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in cloud)}
-    assert {p for p in frontier(cloud) if p in cloud} == kept
+    assert {p for p in pareto_frontier(cloud) if p in cloud} == kept
 
 
 def test_a_chart_is_well_formed_and_its_marks_are_inside():

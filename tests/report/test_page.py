@@ -12,7 +12,7 @@ import pytest
 from makemore.cli.tables import gradcheck_table
 from makemore.report.columns import NAME, notes, tables
 from makemore.report.comparison import comparison_page
-from makemore.report.numbers import interval, memory, number, short
+from makemore.report.numbers import interval, memory, number, with_unit
 from makemore.training.gradcheck import GradRow
 from tests.report.conftest import RUNS
 
@@ -99,11 +99,11 @@ def test_there_is_a_picture_of_everything(pages, comparisons, mode):
     for title in ("Hardest tokens", "Samples", "Recipes"):
         assert f"<h2>{title}</h2>" in text
     for row in comparisons[mode].rows:
-        assert row.portrait is not None
-        assert row.portrait.hard
-        assert 0 <= row.portrait.calibration.error <= 1
-        assert len(row.portrait.positions) > 2
-    curves = {row.name: len(row.portrait.curve) for row in comparisons[mode].rows}
+        assert row.profile is not None
+        assert row.profile.hard
+        assert 0 <= row.profile.calibration.error <= 1
+        assert len(row.profile.positions) > 2
+    curves = {row.name: len(row.profile.curve) for row in comparisons[mode].rows}
     assert curves["bigram"] == 4
     assert curves["pair"] == 0
 
@@ -118,10 +118,17 @@ def test_a_frontier_of_one_has_no_line_to_speak_of(comparisons):
 
 
 def test_cells_say_when_there_is_nothing():
-    assert number(math.inf) == number(None) == interval((0.0, math.inf)) == memory(None) == short(None) == "–"
+    assert (
+        number(math.inf)
+        == number(None)
+        == interval((0.0, math.inf))
+        == memory(None)
+        == with_unit(None)
+        == "–"
+    )
     assert interval((-0.5, 0.25), sign="+") == "-0.5000 to +0.2500"
-    assert [short(n) for n in (0.5, 999, 12_345, 3_000_000, 2e9)] == ["0.5", "999", "12.3K", "3M", "2G"]
-    assert [short(n) for n in (999.9, 999_499, 999_999, 999_999_999)] == ["1K", "999K", "1M", "1G"]
+    assert [with_unit(n) for n in (0.5, 999, 12_345, 3_000_000, 2e9)] == ["0.5", "999", "12.3K", "3M", "2G"]
+    assert [with_unit(n) for n in (999.9, 999_499, 999_999, 999_999_999)] == ["1K", "999K", "1M", "1G"]
 
 
 def test_names_in_tables_are_no_markup():

@@ -189,16 +189,16 @@ class TestRunDir:
         assert folder.read_result() is None
 
     def test_occupied(self, folder, tmp_path):
-        assert not folder.occupied
+        assert not folder.is_occupied
         folder.path.mkdir()
-        assert not folder.occupied
+        assert not folder.is_occupied
         (folder.path / "x").write_text("")
-        assert folder.occupied
+        assert folder.is_occupied
         (tmp_path / "file").write_text("")
-        assert RunDir(tmp_path / "file").occupied
+        assert RunDir(tmp_path / "file").is_occupied
         (tmp_path / "nowhere").symlink_to(tmp_path / "none")
-        assert RunDir(tmp_path / "nowhere").occupied
-        assert not RunDir(tmp_path / ("x" * 5000)).occupied
+        assert RunDir(tmp_path / "nowhere").is_occupied
+        assert not RunDir(tmp_path / ("x" * 5000)).is_occupied
 
     def test_clearing_takes_a_run_and_nothing_else(self, folder):
         run_id = filled(folder)
@@ -224,10 +224,10 @@ class TestRunDir:
     def test_one_cut_short_while_it_was_made_is_not_in_the_way(self, folder):
         folder.path.mkdir()
         (folder.path / ".tokenizer.json.12.tmp").write_text("{")
-        assert not folder.occupied
+        assert not folder.is_occupied
         checkpoint.write_json(folder.path / "tokenizer.json", {"run_id": "x"})
         (folder.path / "state" / "000000000").mkdir(parents=True)
-        assert not folder.occupied
+        assert not folder.is_occupied
         folder.clear()
         assert list(folder.path.iterdir()) == []
 
@@ -245,11 +245,14 @@ class TestRunDir:
     def test_what_is_damaged_is_taken_from_a_state(self, folder):
         run_id = filled(folder)
         folder.write_state(1, {"step": 1}, run_id)
-        assert folder.mend() == []
+        assert folder.restore_from_states() == []
         (folder.path / "config.json").write_text("?")
         (folder.path / "tokenizer.json").unlink()
         other = RunDir(folder.path)
-        assert [("config.json" in p, "tokenizer.json" in p) for p in other.mend()] == [(1, 0), (0, 1)]
+        assert [("config.json" in p, "tokenizer.json" in p) for p in other.restore_from_states()] == [
+            (1, 0),
+            (0, 1),
+        ]
         assert other.read_config()["model"] == CONFIG["model"]
         assert other.read_tokenizer(run_id)["alphabet"] == "ab"
 
@@ -267,7 +270,7 @@ class TestRunDir:
             with pytest.raises(KeyboardInterrupt):
                 folder.clear()
         folder.clear()
-        assert not folder.occupied
+        assert not folder.is_occupied
 
 
 class TestMetrics:
@@ -282,7 +285,9 @@ class TestMetrics:
         filled(folder)
         for step in (2, 3, 4):
             folder.append_metrics({"step": step})
-        assert folder.cut_metrics(2, {"bytes": 0, "sha256": "?"}) != ""  # by step where the seal is broken
+        assert (
+            folder.truncate_metrics(2, {"bytes": 0, "sha256": "?"}) != ""
+        )  # by step where the seal is broken
         assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
         folder.append_metrics({"step": 3})
         lines = (folder.path / "metrics.jsonl").read_text().splitlines()

@@ -20,7 +20,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.runtime.device import has_mps, pick_device
-from makemore.settings import CorpusFacts
+from makemore.settings import CorpusStats
 from makemore.training.learners.gradient import make_learner
 from makemore.types import Batch
 
@@ -93,7 +93,7 @@ def test_the_table_of_kernels_knows_what_is_missing() -> None:
 
 
 GRADIENT_RUNGS = [
-    name for name in MODELS if MODELS.get(name).standalone and not issubclass(MODELS.get(name), CountModel)
+    name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
 
 
@@ -104,8 +104,8 @@ def test_a_step_waits_for_no_device_and_asks_nothing_that_mps_lacks(name: str, m
     data can't be read, as a step that waits for its device would."""
     documents = 1000 if mode == "lines" else 1
     kind = MODELS.get(name)
-    recipe = kind.recipe(CorpusFacts(mode, 100_000, VOCAB, documents, 20, "mps", steps=100))
-    settings = dataclasses.replace(recipe.train, ema=0.9, accumulate=2)
+    recipe = kind.recipe(CorpusStats(mode, 100_000, VOCAB, documents, 20, "mps", steps=100))
+    settings = dataclasses.replace(recipe.train, ema=0.9, grad_accum_steps=2)
     model = kind(recipe.model, VOCAB, 0).to("meta")
     learner = make_learner(model, settings, torch.float32, False)
     tokens = torch.randint(0, VOCAB, (4, 16))

@@ -169,8 +169,8 @@ def curve(out: Path, what: str = "val") -> list[float]:
 def test_two_processes_have_the_loss_curve_of_one(
     pair: Pair, lines: Path, tmp_path: Path, model: str
 ) -> None:
-    alone(lines, model, tmp_path / "one", "train.accumulate=2")
-    said = pair.train(lines, model, tmp_path / "two", "train.accumulate=2")
+    alone(lines, model, tmp_path / "one", "train.grad_accum_steps=2")
+    said = pair.train(lines, model, tmp_path / "two", "train.grad_accum_steps=2")
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(one) >= 5
     assert np.ptp(one) > 0.05, "it must have learned something"
@@ -261,7 +261,7 @@ def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> N
 def test_a_restart_goes_on_with_its_own_run_only(
     lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, resume: bool
 ) -> None:
-    monkeypatch.setattr(parallel, "_place", parallel.Place(0, 2, 0))
+    monkeypatch.setattr(parallel, "_dist_info", parallel.DistInfo(0, 2, 0))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
     RunDir(tmp_path / "run").create({**CONFIG, "launch": launch}, {}, {})
     request = TrainRequest(str(lines), out=tmp_path / "run")
@@ -276,26 +276,26 @@ def test_processes_meet_in_a_store_that_a_dead_attempt_has_used(monkeypatch: pyt
     monkeypatch.setattr(parallel, "_earlier_attempt", False)
     store = torch.distributed.HashStore()
     for attempt in ("first", "second"):
-        places = [parallel.Place(rank, 3) for rank in (1, 2, 0)]
+        places = [parallel.DistInfo(rank, 3) for rank in (1, 2, 0)]
         with ThreadPoolExecutor() as pool:
             met = pool.map(lambda place: parallel._join_attempt(store, place, lambda: False), places)
         names = set(met)
         assert len(names) == 1
-        assert parallel.restarted() == (attempt == "second")
-        assert store.get(parallel.ATTEMPT).decode() in names
+        assert parallel.was_restarted() == (attempt == "second")
+        assert store.get(parallel.ATTEMPT_KEY).decode() in names
 
 
 def test_a_process_that_waits_for_the_others_can_be_stopped() -> None:
     for rank in (0, 1):
         with pytest.raises(KeyboardInterrupt):
-            parallel._join_attempt(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: True)
+            parallel._join_attempt(torch.distributed.HashStore(), parallel.DistInfo(rank, 2), lambda: True)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_who_does_not_come_is_missed(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    monkeypatch.setattr(parallel, "PATIENCE", 0.1)
+    monkeypatch.setattr(parallel, "JOIN_TIMEOUT", 0.1)
     with pytest.raises(UserError, match="did not join"):
-        parallel._join_attempt(torch.distributed.HashStore(), parallel.Place(rank, 2), lambda: False)
+        parallel._join_attempt(torch.distributed.HashStore(), parallel.DistInfo(rank, 2), lambda: False)
 
 
 ONE_FAILS = """
@@ -324,8 +324,8 @@ def test_an_error_in_one_process_is_told_once_by_the_first(pair: Pair) -> None:
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (2, 4), (0, 2), (12, 4)])
 def test_rows_are_cut_as_numpy_cuts_them(monkeypatch: pytest.MonkeyPatch, rows: int, size: int) -> None:
     for rank, wanted in enumerate(np.array_split(np.arange(rows), size)):
-        monkeypatch.setattr(parallel, "_place", parallel.Place(rank, size))
-        np.testing.assert_array_equal(np.arange(rows)[parallel.own_rows(rows)], wanted)
+        monkeypatch.setattr(parallel, "_dist_info", parallel.DistInfo(rank, size))
+        np.testing.assert_array_equal(np.arange(rows)[parallel.rank_slice(rows)], wanted)
 
 
 def test_a_process_alone_needs_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,8 +333,8 @@ def test_a_process_alone_needs_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     # What a batch system sets of its own accord isn't torchrun.
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert parallel.launched() == parallel.Place(0, 1, 0)
+    assert parallel.dist_info_from_env() == parallel.DistInfo(0, 1, 0)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.session())
-        assert (parallel.highest(3.5), parallel.from_main("x"), parallel.gather(1)) == (3.5, "x", [1])
-        assert parallel.own_rows(5) == slice(0, 5)
+        stack.enter_context(parallel.process_group())
+        assert (parallel.all_reduce_max(3.5), parallel.broadcast("x"), parallel.gather(1)) == (3.5, "x", [1])
+        assert parallel.rank_slice(5) == slice(0, 5)

@@ -15,7 +15,7 @@ from makemore.training.learners.gradient import GradientLearner
 from tests.cli.conftest import call, prose, train, words
 from tests.runtime.fake_cuda import CUDA, pretended_cuda
 
-RUNGS = [name for name in MODELS if MODELS.get(name).standalone]
+RUNGS = [name for name in MODELS if MODELS.get(name).is_trainable]
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16, "block_size": 16}
 WAITING = {"batchnorm-mlp": {"aten.nonzero"}}
 """By hand, batch normalisation sees the examples that count and no others."""
@@ -45,7 +45,7 @@ def outcome(text: Path, name: str, run: Path, device: str, sampled: Path) -> tup
     """Nats per token of a run that is trained, resumed and scored on a device; samples there of another."""
     known = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
     small = [f"model.{key}={size}" for key, size in SMALL.items() if key in known]
-    chosen = ["train.ema=0.9", "train.accumulate=2", "train.block_size=16", *small]
+    chosen = ["train.ema=0.9", "train.grad_accum_steps=2", "train.block_size=16", *small]
     settings = [word for setting in chosen for word in ("--set", setting)]
     there = ("--device", device)
     train(text, "-m", name, "--out", run, "--steps", 4, "--dtype", "float32", *settings, *there)

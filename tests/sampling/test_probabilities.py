@@ -12,7 +12,7 @@ import torch
 from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from makemore.sampling.probabilities import sample_with_probs
-from makemore.sampling.text import SampleRequest, context, sample
+from makemore.sampling.text import SampleRequest, context_ids, sample
 from makemore.training.planning import TrainRequest
 from makemore.training.train import train
 
@@ -41,7 +41,7 @@ def test_are_the_models_own(folder, name, index):
     # The same text as without probabilities.
     text = "".join(token.text for token in tokens)
     assert ["ba" + text.removesuffix("\n")] == list(sample(run, request, index))
-    prompt = context(run, request)
+    prompt = context_ids(run, request)
     spelled = run.tokenizer.encode(text.removesuffix("\n")).tolist()
     ids = [*prompt.tolist(), *spelled, *([0] if text.endswith("\n") else [])]
     with torch.no_grad():

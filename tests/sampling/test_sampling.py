@@ -15,7 +15,7 @@ from makemore.models.base import LanguageModel
 from makemore.models.count import Count, CountConfig
 from makemore.models.mixture import Mixture, MixtureConfig
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.sampling import Noise, SampleParams, beam_search, choose, distribution, generate
+from makemore.sampling import RandomStreams, SampleParams, beam_search, distribution, generate, sample_tokens
 from makemore.sampling.beam import length_factor
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.decoders import fast_decoder
@@ -83,27 +83,27 @@ class TestDistribution:
 class TestChoice:
     def test_greedy_and_temperature_zero_take_the_likeliest(self):
         for params in (GREEDY, SampleParams(temperature=0.0), SampleParams(top_k=1)):
-            picked = choose(logits(), params, np.array([0.1, 0.5, 0.99]))
+            picked = sample_tokens(logits(), params, np.array([0.1, 0.5, 0.99]))
             assert picked.tolist() == logits().argmax(-1).tolist()
 
     def test_draws_have_the_distributions_frequencies(self):
         params = SampleParams(temperature=1.3, top_p=0.9)
         p = distribution(logits(1), params)[0]
         n = 20000
-        draws = choose(np.repeat(logits(1), n, axis=0), params, (np.arange(n) + 0.5) / n)
+        draws = sample_tokens(np.repeat(logits(1), n, axis=0), params, (np.arange(n) + 0.5) / n)
         np.testing.assert_allclose(np.bincount(draws, minlength=7) / n, p, atol=2 / n)
         assert p[draws].min() > 0
 
     def test_impossible_tokens_are_never_drawn(self):
         z = np.array([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
         u = np.array([0.0, 0.25, 0.5, 0.75, 1 - 2**-53])
-        assert set(choose(np.tile(z, (5, 1)), SampleParams(), u).tolist()) == {1, 3}
+        assert set(sample_tokens(np.tile(z, (5, 1)), SampleParams(), u).tolist()) == {1, 3}
 
     @pytest.mark.parametrize("vocab", [2, 66, 999])
     def test_the_last_number_below_one_stays_inside(self, vocab):
         z = logits(200, vocab)
         z[:, -1] = -np.inf
-        assert choose(z, SampleParams(), np.full(200, 1 - 2**-53)).max() < vocab - 1
+        assert sample_tokens(z, SampleParams(), np.full(200, 1 - 2**-53)).max() < vocab - 1
 
     @pytest.mark.parametrize(
         "settings",
@@ -121,7 +121,7 @@ class TestChoice:
             SampleParams(**settings)
 
     def test_noise_of_a_sample_is_its_own(self):
-        many, one = Noise(5, range(4)), Noise(5, range(2, 3))
+        many, one = RandomStreams(5, range(4)), RandomStreams(5, range(2, 3))
         for _ in range(300):  # past the end of a block
             assert many.next()[2] == one.next()[0]
         many.keep(np.array([2]))
@@ -133,7 +133,7 @@ class TestGreedy:
     def test_with_state_is_greedy_by_recomputation(self, name):
         model = prepared(name)
         ids = column(model, [0, 3, 1], 120, GREEDY)
-        kept = len(ids) if model.streams else model.max_len - 3
+        kept = len(ids) if model.supports_streaming else model.max_len - 3
         context = torch.tensor([[0, 3, 1, *ids[:kept]]])
         with torch.no_grad():
             rows = model(context)[0][0, 2:-1].double()
@@ -204,20 +204,20 @@ class TestSteppers:
     def follows(self, model: LanguageModel) -> None:
         """Through boundaries in mid-row, and with rows that leave or change places."""
         tokens = documents(3, 40, seed=3)[:, :-1]
-        if model.packs:
+        if model.supports_packing:
             tokens[1, 20] = tokens[2, 3] = tokens[0, 30] = tokens[1, 7] = 0
         _, state = model(tokens[:, :7], model.init_state(3, 40))
-        stepper = fast_decoder(model)
-        assert stepper is not None
-        stepper.load(tuple(part.clone() for part in state))
+        fast = fast_decoder(model)
+        assert fast is not None
+        fast.load(tuple(part.clone() for part in state))
         for t in range(7, 40):
             expected, state = model(tokens[:, t : t + 1], state)
             torch.testing.assert_close(
-                torch.from_numpy(stepper.step(tokens[:, t].numpy())), expected[:, -1], atol=1e-4, rtol=0
+                torch.from_numpy(fast.step(tokens[:, t].numpy())), expected[:, -1], atol=1e-4, rtol=0
             )
             if t in (15, 25):
                 rows = torch.tensor([2, 0, 1] if t == 15 else [0, 2])
-                stepper.keep(rows.numpy())
+                fast.keep(rows.numpy())
                 state, tokens = tuple(part[rows] for part in state), tokens[rows]
 
     def test_counts_without_backing_off_have_none(self):
@@ -226,21 +226,21 @@ class TestSteppers:
 
     def test_counts_draw_from_their_distribution(self):
         model = prepared("count")
-        stepper = fast_decoder(model)
+        fast = fast_decoder(model)
         context = documents(1, 9, seed=1)[:, :-1]
         with torch.no_grad():
             expected, state = model(context, model.init_state(1, 9))
         n = 50_000
-        stepper.load(tuple(part.repeat(n, 1) for part in state))
-        draws = stepper.draw((np.arange(n) + 0.5) / n)
+        fast.load(tuple(part.repeat(n, 1) for part in state))
+        draws = fast.draw((np.arange(n) + 0.5) / n)
         frequencies = np.bincount(draws, minlength=VOCAB) / n
         np.testing.assert_allclose(frequencies, softmax(expected[0, -1:].numpy())[0], atol=20 / n)
         # What was drawn has been fed.
         with torch.no_grad():
             after, _ = model(torch.from_numpy(draws[:400:50, None]), tuple(p.repeat(8, 1) for p in state))
         rows = np.arange(0, 400, 50)
-        stepper.keep(rows)
-        follow = [stepper.trie.distribution(int(node)) for node in stepper.nodes]
+        fast.keep(rows)
+        follow = [fast.trie.distribution(int(node)) for node in fast.nodes]
         np.testing.assert_allclose(follow, softmax(after[:, -1].numpy()), atol=1e-6)
 
 
@@ -266,7 +266,7 @@ class TestBeyondTheContext:
         key = torch.arange(60)
         mask = torch.zeros(60, 60).masked_fill((key < first[:, None]) | (key > key[:, None]), -math.inf)
         x = torch.nn.functional.rms_norm(long.embedding(ids), (32,), eps=1e-6)
-        place = type(place)(mask[None, None], place.rotary, None, place.index_BT, place.start_BT)
+        place = type(place)(mask[None, None], place.rotary, None, place.doc_position_BT, place.doc_start_BT)
         for block in long.blocks:
             x, _ = block(x, place, None)
         expected = long.head(long.norm(x))[:, 2:]
@@ -304,7 +304,7 @@ class TestBeyondTheContext:
         for _ in range(100):
             decoder.step(np.ones(1, np.int64))
         assert len(decoder.recent) <= 8
-        held = decoder.stepper.keys[0] if fast else decoder.state[2]
+        held = decoder.fast.keys[0] if fast else decoder.state[2]
         assert max(held.shape) == 8
 
 
@@ -422,7 +422,7 @@ class TestBeams:
     def test_where_all_end_none_is_found_twice(self):
         model = Count(CountConfig(order=3, smoothing="additive", alpha=0.0), VOCAB, 0)
         word = torch.tensor([[0, 1, 2, 3]])
-        model.observe(Batch(word, torch.tensor([[1, 2, 3, 0]])))
+        model.count_batch(Batch(word, torch.tensor([[1, 2, 3, 0]])))
         model.finish()
         (only,) = beam_search(model, np.array([0]), 10, 4, stop_ids=np.array([0]))
         assert only.ids == [1, 2, 3]

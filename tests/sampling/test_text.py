@@ -18,8 +18,8 @@ from makemore.sampling import SampleParams
 from makemore.sampling import decoder as decoding
 from makemore.sampling import text as generation
 from makemore.sampling.decoders import fast_decoder
-from makemore.sampling.text import SampleRequest, TextStream, context, sample, stream_text
-from makemore.sampling.workers import share, threads
+from makemore.sampling.text import SampleRequest, TextStream, context_ids, sample, stream_text
+from makemore.sampling.workers import n_sampling_threads, run_in_threads
 from makemore.tokenizers import fit_tokenizer
 from makemore.training.planning import TrainRequest
 from makemore.training.train import train
@@ -148,7 +148,7 @@ class TestPrompts:
         texts = list(sample(run, request))
         assert all(text.startswith(request.prompt) for text in texts)
         # Read in small pieces it is the same prompt.
-        monkeypatch.setattr(decoding, "PIECE", 7)
+        monkeypatch.setattr(decoding, "PROMPT_CHUNK", 7)
         assert list(sample(run, request)) == texts
 
     @pytest.mark.parametrize("name", ["transformer", "chars"])
@@ -162,7 +162,7 @@ class TestPrompts:
     def test_an_empty_one_goes_on_after_the_training_text(self, folder):
         run = load(folder / "chars")
         train_text = run.documents().all("train")[0]
-        assert run.tokenizer.decode(context(run, SampleRequest())) == train_text[-256:]
+        assert run.tokenizer.decode(context_ids(run, SampleRequest())) == train_text[-256:]
 
 
 class TestBatches:
@@ -170,7 +170,7 @@ class TestBatches:
         run = load(folder / "transformer")
         request = SampleRequest(7, "na", 90, seed=2)
         texts = list(sample(run, request))
-        monkeypatch.setattr(generation, "MOST_ROWS", 3)
+        monkeypatch.setattr(generation, "MAX_ROWS", 3)
         assert list(sample(run, request)) == texts
         for i, text in enumerate(texts):
             assert list(sample(run, SampleRequest(1, "na", 90, seed=2), i)) == [text]
@@ -178,18 +178,18 @@ class TestBatches:
     def test_fit_the_memory(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
-        monkeypatch.setattr(generation, "STATE_BYTES", 5 * size)
-        assert generation.rows_at_once(run.model, 90) == 5
-        monkeypatch.setattr(generation, "STATE_BYTES", 1)
-        assert generation.rows_at_once(run.model, 90) == 1
+        monkeypatch.setattr(generation, "MAX_STATE_BYTES", 5 * size)
+        assert generation.sample_batch_size(run.model, 90) == 5
+        monkeypatch.setattr(generation, "MAX_STATE_BYTES", 1)
+        assert generation.sample_batch_size(run.model, 90) == 1
 
     def test_fit_the_cache_where_that_is_faster(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
         monkeypatch.setattr(type(fast_decoder(run.model)), "cached", 40 * size)
-        assert generation.rows_at_once(run.model, 90) == 40 * threads(run.model, 1024)
+        assert generation.sample_batch_size(run.model, 90) == 40 * n_sampling_threads(run.model, 1024)
         monkeypatch.setattr(type(fast_decoder(run.model)), "cached", None)
-        assert generation.rows_at_once(run.model, 90) == 1024
+        assert generation.sample_batch_size(run.model, 90) == 1024
 
 
 @pytest.mark.parametrize("name", ["chars", "transformer"])
@@ -222,7 +222,7 @@ class TestThreads:
     @pytest.mark.parametrize("stop", [None, "é"])
     def test_make_the_same_samples_in_the_same_order(self, folder, several, name, stop):
         run = load(folder / name)
-        assert threads(run.model, 50) == 3
+        assert n_sampling_threads(run.model, 50) == 3
         together = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
         ones = [
             text for i in range(50) for text in sample(run, SampleRequest(1, "na", 20, stop=stop, seed=4), i)
@@ -230,7 +230,7 @@ class TestThreads:
         assert together == ones
 
     def test_few_samples_are_not_worth_one(self, folder, several):
-        assert threads(load(folder / "lstm").model, 20) == 1
+        assert n_sampling_threads(load(folder / "lstm").model, 20) == 1
 
     def test_an_error_in_one_ends_all(self):
         def work(samples: range, over: Event) -> list[int]:
@@ -240,4 +240,4 @@ class TestThreads:
             return []
 
         with pytest.raises(UserError, match="no"):
-            share(work, range(32), 2)
+            run_in_threads(work, range(32), 2)

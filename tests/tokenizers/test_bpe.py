@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Trained
 
 from makemore.errors import UserError
 from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
-from makemore.tokenizers.bpe import PATTERN, bytes_by_letter
+from makemore.tokenizers.bpe import PATTERN, byte_decoder
 from makemore.tokenizers.excerpt import excerpt
 
 TEXT = (
@@ -17,8 +17,8 @@ TEXT = (
 
 
 def test_the_alphabet_of_bytes_is_the_trainers():
-    assert sorted(bytes_by_letter()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(bytes_by_letter().values()) == list(range(256))
+    assert sorted(byte_decoder()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(byte_decoder().values()) == list(range(256))
 
 
 def test_tokens_are_those_of_the_library_that_learns_them():
@@ -31,9 +31,9 @@ def test_tokens_are_those_of_the_library_that_learns_them():
     trainer = trainers.BpeTrainer(vocab_size=299, initial_alphabet=sorted(alphabet), show_progress=False)
     other.train_from_iterator([TEXT], trainer)
     ours = fit_tokenizer("bpe:300", [TEXT])
-    byte_of = bytes_by_letter()
+    byte_offset = byte_decoder()
     for text in (TEXT, "that cat, the 12345 mats sat  on\n\n\tthe hat é 漢"):
-        theirs = [bytes(byte_of[letter] for letter in token) for token in other.encode(text).tokens]
+        theirs = [bytes(byte_offset[letter] for letter in token) for token in other.encode(text).tokens]
         assert [ours.decode_bytes([i]) for i in ours.encode(text)] == theirs
 
 

@@ -13,7 +13,7 @@ from tiktoken import registry
 
 from makemore.errors import UserError
 from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
-from makemore.tokenizers.bpe import PATTERN, learn
+from makemore.tokenizers.bpe import PATTERN, train_bpe
 
 TEXT = "the cat sat on the mat and that was that\n" * 9 + "é 漢\n"
 SPECIAL = "<|endoftext|>"
@@ -22,7 +22,7 @@ SPECIAL = "<|endoftext|>"
 @pytest.fixture
 def tiny(monkeypatch):
     """An encoding called ``tiny``, with a special token and a gap in its ranks."""
-    tokens = learn([TEXT + SPECIAL * 9], 280)
+    tokens = train_bpe([TEXT + SPECIAL * 9], 280)
     ranks = {token: rank + (rank > 270) for rank, token in enumerate(tokens)}
     tiktoken.list_encoding_names()
     entry = {"name": "tiny", "pat_str": PATTERN, "mergeable_ranks": ranks, "special_tokens": {SPECIAL: 271}}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from makemore.models.base import ManualModel
 from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
-from makemore.training.gradcheck import Stepwise, gradcheck
+from makemore.training.gradcheck import HasIntermediateGrads, gradcheck
 from makemore.types import IGNORE_INDEX, State
 
 V = 9
@@ -104,7 +104,7 @@ def test_the_model_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:
 
 def test_intermediates_end_in_the_loss_of_forward(batch: tuple[Tensor, Tensor]) -> None:
     model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0)
-    assert isinstance(model, Stepwise)
+    assert isinstance(model, HasIntermediateGrads)
     assert model.intermediates(*batch)["loss"].item() == pytest.approx(math.log(V), abs=1e-5)
 
 

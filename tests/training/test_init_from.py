@@ -12,8 +12,8 @@ from makemore.errors import UserError
 from makemore.interop.hf import hf_files
 from makemore.runs.run import load
 from makemore.tokenizers import fit_tokenizer
-from makemore.training.init_from import RATE
-from makemore.training.observers import Silent
+from makemore.training.init_from import FINE_TUNE_LR_SCALE
+from makemore.training.observers import NullObserver
 from makemore.training.planning import TrainRequest, prepare
 from makemore.training.train import train
 from tests.cli.conftest import call, words
@@ -40,10 +40,10 @@ def trained(text: str, model: str = "transformer", **fields: object) -> Path:
 def test_it_begins_where_the_run_is(model: str, text: str) -> None:
     base = trained(text, model)
     request = TrainRequest("others.txt", model, train={"steps": 3}, init_from=base)
-    plan, own = prepare(request, Silent()), load(base).model.state_dict()
+    plan, own = prepare(request, NullObserver()), load(base).model.state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in plan.model.state_dict().items())
-    plain = prepare(TrainRequest("others.txt", model, train={"steps": 3}), Silent())
-    assert plan.train.lr == pytest.approx(RATE * plain.train.lr)
+    plain = prepare(TrainRequest("others.txt", model, train={"steps": 3}), NullObserver())
+    assert plan.train.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.lr)
     assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
     result = train(request)
     assert result.run.config["init_from"] == str(base)
@@ -82,7 +82,7 @@ def test_a_hugging_face_folder_is_a_start_too(text: str) -> None:
     for name, data in hf_files(model, tokenizer).items():
         (Path("hf") / name).write_bytes(data)
     shorter = ("model.block_size=16",)
-    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=shorter), Silent())
+    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=shorter), NullObserver())
     tokens = torch.randint(1, tokenizer.vocab_size, (2, 16))
     torch.testing.assert_close(plan.model.eval()(tokens)[0], model(tokens)[0])
     done = json.loads(call("train", text, "--init-from", "hf", "--steps", 2, "--json").out)
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused(text: str) -> None:
     }
     for said, request in wrong.items():
         with pytest.raises(UserError, match=said):
-            prepare(request, Silent())
+            prepare(request, NullObserver())
     assert "leave --tokenizer out" in call("train", text, "--init-from", base, "--tokenizer", "byte").err
 
 

@@ -55,7 +55,7 @@ def batch(rows: int, length: int, vocab: int, documents: bool = True) -> Batch:
 def by_autograd(model: Transformer, given: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     twin = Transformer(model.config, model.vocab_size, BOUNDARY).double()
     twin.load_state_dict(model.state_dict())
-    twin.one_document = model.one_document
+    twin.one_document_per_row = model.one_document_per_row
     twin.train(model.training)
     logits, _ = twin(given.inputs_BT)
     loss = F.cross_entropy(logits.flatten(0, 1), given.targets_BT.flatten(), ignore_index=IGNORE_INDEX)
@@ -74,7 +74,7 @@ def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> Transfor
 def test_as_autograd_in_float64(shape: str, documents: bool) -> None:
     rows, length, vocab, settings = SHAPES[shape]
     model = made(length, vocab, **settings)
-    model.one_document = not documents
+    model.one_document_per_row = not documents
     given = batch(rows, length, vocab, documents)
     loss, expected = by_autograd(model, given)
     for precision, close in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):

@@ -26,7 +26,7 @@ from makemore.models.count import Count, CountConfig
 from makemore.models.mlp import MLP, MLPConfig
 from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.runtime.device import keep_compiled
+from makemore.runtime.device import set_compile_cache_dir
 from makemore.settings import TrainConfig
 from makemore.training.learners.gradient import (
     AutogradLearner,
@@ -234,11 +234,11 @@ def test_two_batches_of_a_stream_lose_what_one_long_batch_does(kind: type[Langua
 
 @pytest.mark.parametrize(("loader", "continues"), [("streams", False), ("windows", True)])
 def test_state_is_carried_only_where_a_stream_continues(loader: str, continues: bool) -> None:
-    carried = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    carried_state = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
     fresh = losses(autograd(make_recurrent(GRU), loader=loader), halves(continues))
     (second,) = losses(autograd(make_recurrent(GRU)), halves(continues=False)[1:])
-    assert fresh == pytest.approx([carried[0], second], abs=1e-6)
-    assert abs(carried[1] - second) > 1e-3
+    assert fresh == pytest.approx([carried_state[0], second], abs=1e-6)
+    assert abs(carried_state[1] - second) > 1e-3
 
 
 def test_carried_state_is_saved_and_holds_no_graph() -> None:
@@ -267,7 +267,7 @@ def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch)
     learner = autograd(make_mlp(), compiled=True, lr=0.01)
     assert losses(learner, [batch()] * 3) == steady
     assert learner.note == "compilation failed (RuntimeError: no C++ compiler); continuing without it"
-    assert (learner.compiled, learner.not_compiled) == (False, "RuntimeError: no C++ compiler")
+    assert (learner.compiled, learner.compile_error) == (False, "RuntimeError: no C++ compiler")
 
 
 def test_a_compiler_that_fails_at_the_second_part_begins_the_step_anew(
@@ -366,11 +366,11 @@ def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError("autograd saved a tensor")
 
     model = make_manual()
-    by_hand, recording = model.loss_and_grads, []
+    gradient_source, recording = model.loss_and_grads, []
 
     def watched(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         recording.append(torch.is_grad_enabled())
-        return by_hand(inputs_BT, targets_BT)
+        return gradient_source(inputs_BT, targets_BT)
 
     monkeypatch.setattr(model, "loss_and_grads", watched)
     learner = ManualLearner(model, TrainConfig(), torch.float32, model)
@@ -384,13 +384,15 @@ def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_hand_written_backprop_learns_as_autograd_does() -> None:
-    by_hand, by_autograd = make_manual(), make_manual()
+    gradient_source, by_autograd = make_manual(), make_manual()
     config = TrainConfig(optimizer="sgd", lr=0.1, warmup_steps=0)
-    found = losses(ManualLearner(by_hand, config, torch.float32, by_hand), [batch()] * 4)
+    found = losses(ManualLearner(gradient_source, config, torch.float32, gradient_source), [batch()] * 4)
     wanted = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
     assert found == pytest.approx(wanted, abs=1e-4)
     assert found[-1] < found[0]
-    for (name, a), b in zip(by_hand.state_dict().items(), by_autograd.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        gradient_source.state_dict().items(), by_autograd.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
@@ -467,7 +469,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_compiled_is_kept_between_runs(home: Path) -> None:
-    keep_compiled()
+    set_compile_cache_dir()
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert folder == home / "cache" / "makemore" / "compiled"
     assert folder.is_dir()
@@ -475,14 +477,14 @@ def test_what_is_compiled_is_kept_between_runs(home: Path) -> None:
 
 def test_the_users_own_choice_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
-    keep_compiled()
+    set_compile_cache_dir()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
     assert list(home.iterdir()) == []
 
 
 def test_a_home_that_cannot_be_written_is_no_error(home: Path) -> None:
     (home / "cache").write_text("a file in the way", encoding="utf-8")
-    keep_compiled()
+    set_compile_cache_dir()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 

@@ -12,7 +12,7 @@ import torch
 
 from makemore.errors import UserError
 from makemore.training.learners.gradient import AutogradLearner, Metrics
-from makemore.training.lr_find import Point, Sweep, SweepRequest, find_rate
+from makemore.training.lr_find import Point, Sweep, SweepRequest, find_lr
 from makemore.training.planning import TrainRequest
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sweep(path: Path, model: str = "mlp", *settings: str, **request: Any) -> Sweep:
     training = TrainRequest(str(path), model, settings=("train.dtype=float32", *settings))
-    return find_rate(SweepRequest(training, **{"steps": 40, **request}))
+    return find_lr(SweepRequest(training, **{"steps": 40, **request}))
 
 
 def made(smooth: list[float]) -> Sweep:

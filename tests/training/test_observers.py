@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from makemore.errors import UserError
-from makemore.training.observers import Several, Silent, TensorBoard, WandB, curves
+from makemore.training.observers import MultiObserver, NullObserver, TensorBoard, WandB, curves
 from makemore.training.planning import TrainRequest
 from makemore.training.train import train
-from makemore.training.trainer import Record
+from makemore.training.trainer import TrainRecord
 from tests.cli.conftest import call, words
 
 
@@ -24,8 +24,10 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "words.txt"
 
 
-def record(**changes: Any) -> Record:
-    return Record(**{**dict.fromkeys(Record.__dataclass_fields__, 0), "loss": 2.0, "val": None, **changes})
+def record(**changes: Any) -> TrainRecord:
+    return TrainRecord(
+        **{**dict.fromkeys(TrainRecord.__dataclass_fields__, 0), "loss": 2.0, "val": None, **changes}
+    )
 
 
 def test_only_what_was_measured_is_a_curve() -> None:
@@ -34,21 +36,21 @@ def test_only_what_was_measured_is_a_curve() -> None:
 
 
 def test_everyone_is_told_everything() -> None:
-    class Listener(Silent):
+    class Listener(NullObserver):
         def __init__(self) -> None:
             self.heard: list[object] = []
 
         def note(self, text: str) -> None:
             self.heard.append(text)
 
-        def record(self, record: Record) -> None:
+        def record(self, record: TrainRecord) -> None:
             self.heard.append(record.step)
 
         def scoring(self, done: int, total: int) -> None:
             self.heard.append((done, total))
 
     listeners = Listener(), Listener()
-    both = Several(*listeners)
+    both = MultiObserver(*listeners)
     both.note("hello")
     both.record(record(step=3))
     both.scoring(1, 2)

@@ -18,7 +18,7 @@ from makemore.models.rnn import LSTM, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.settings import TrainConfig
-from makemore.training.optimizers.optim import Average, Muon, Optimizers, orthogonalise, rate
+from makemore.training.optimizers.optim import EMA, Muon, OptimizerSet, lr_scale, orthogonalise
 
 SHAPES = [(8, 8), (16, 6), (8, 8), (6, 16), (16, 6), (8, 8)]
 STEADY = {"schedule": "constant", "warmup_steps": 0, "clip": 0.0}
@@ -38,36 +38,73 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
         ({"schedule": "constant", "warmup_steps": 4}, 3, 0.0, 1.0),
         ({"schedule": "constant", "warmup_steps": 4}, 1000, 1.0, 1.0),
         ({"schedule": "constant", "warmup_steps": 0}, 0, 0.0, 1.0),
-        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 0, 0.0, 1.0),
-        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 0.5, 0.55),
-        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 0.25, 0.1 + 0.45 * (1 + 0.5**0.5)),
-        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 0}, 9, 1.0, 0.1),
-        ({"schedule": "cosine", "final_lr": 0.1, "warmup_steps": 20}, 9, 0.5, 0.275),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 0.5, 1.0),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 0.75, 0.6),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 0}, 9, 1.0, 0.2),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 1.0, "warmup_steps": 0}, 9, 0.25, 0.8),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.0, "warmup_steps": 0}, 9, 0.99, 1.0),
-        ({"schedule": "linear", "final_lr": 0.2, "decay_share": 0.5, "warmup_steps": 20}, 9, 0.75, 0.3),
-        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.49, 1.0),
-        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 0}, 9, 0.5, 0.1),
-        ({"schedule": "step", "decay_share": 0.5, "warmup_steps": 20}, 9, 1.0, 0.05),
-        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.2, 1.0),
-        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.5, 0.1),
-        ({"schedule": "step", "drop_at": "0.25, 0.75", "warmup_steps": 0}, 9, 0.9, 0.01),
+        ({"schedule": "cosine", "final_lr_fraction": 0.1, "warmup_steps": 0}, 0, 0.0, 1.0),
+        ({"schedule": "cosine", "final_lr_fraction": 0.1, "warmup_steps": 0}, 9, 0.5, 0.55),
+        (
+            {"schedule": "cosine", "final_lr_fraction": 0.1, "warmup_steps": 0},
+            9,
+            0.25,
+            0.1 + 0.45 * (1 + 0.5**0.5),
+        ),
+        ({"schedule": "cosine", "final_lr_fraction": 0.1, "warmup_steps": 0}, 9, 1.0, 0.1),
+        ({"schedule": "cosine", "final_lr_fraction": 0.1, "warmup_steps": 20}, 9, 0.5, 0.275),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 0.5, "warmup_steps": 0},
+            9,
+            0.5,
+            1.0,
+        ),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 0.5, "warmup_steps": 0},
+            9,
+            0.75,
+            0.6,
+        ),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 0.5, "warmup_steps": 0},
+            9,
+            1.0,
+            0.2,
+        ),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 1.0, "warmup_steps": 0},
+            9,
+            0.25,
+            0.8,
+        ),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 0.0, "warmup_steps": 0},
+            9,
+            0.99,
+            1.0,
+        ),
+        (
+            {"schedule": "linear", "final_lr_fraction": 0.2, "warmdown_fraction": 0.5, "warmup_steps": 20},
+            9,
+            0.75,
+            0.3,
+        ),
+        ({"schedule": "step", "warmdown_fraction": 0.5, "warmup_steps": 0}, 9, 0.49, 1.0),
+        ({"schedule": "step", "warmdown_fraction": 0.5, "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "warmdown_fraction": 0.5, "warmup_steps": 20}, 9, 1.0, 0.05),
+        ({"schedule": "step", "milestones": "0.25, 0.75", "warmup_steps": 0}, 9, 0.2, 1.0),
+        ({"schedule": "step", "milestones": "0.25, 0.75", "warmup_steps": 0}, 9, 0.5, 0.1),
+        ({"schedule": "step", "milestones": "0.25, 0.75", "warmup_steps": 0}, 9, 0.9, 0.01),
     ],
 )
 def test_rate(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
-    assert rate(TrainConfig(**settings), step, progress) == pytest.approx(expected)
+    assert lr_scale(TrainConfig(**settings), step, progress) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("drop_at", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
+@pytest.mark.parametrize("milestones", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
 def test_drops_that_are_no_shares_are_refused(drop_at: str) -> None:
-    with pytest.raises(ValueError, match="drop_at"):
-        TrainConfig(drop_at=drop_at)
+    with pytest.raises(ValueError, match="milestones"):
+        TrainConfig(milestones=drop_at)
 
 
-@pytest.mark.parametrize("settings", [{"ema": 1.0}, {"ema": -0.1}, {"accumulate": 0}, {"accumulate": 4096}])
+@pytest.mark.parametrize(
+    "settings", [{"ema": 1.0}, {"ema": -0.1}, {"grad_accum_steps": 0}, {"grad_accum_steps": 4096}]
+)
 def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainConfig(**settings)
@@ -76,10 +113,10 @@ def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_rate_falls_without_a_jump(schedule: str) -> None:
     config = TrainConfig(schedule=schedule, warmup_steps=0)
-    shares = [rate(config, 100, i / 1000) for i in range(1001)]
+    shares = [lr_scale(config, 100, i / 1000) for i in range(1001)]
     falls = [a - b for a, b in pairwise(shares)]
     assert all(-1e-12 <= fall < 0.002 for fall in falls)
-    assert shares[-1] == pytest.approx(config.final_lr)
+    assert shares[-1] == pytest.approx(config.final_lr_fraction)
 
 
 # --- Newton-Schulz -------------------------------------------------------------------------------
@@ -226,9 +263,9 @@ def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, lr=0.1, matrix_lr=0.2, weight_decay=0.5, **STEADY)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    Optimizers(model, config).step(0, 0.0)
+    OptimizerSet(model, config).step(0, 0.0)
     for name, parameter in model.named_parameters():
-        lr = 0.2 if optimizer == "muon" and name in model.hidden_matrices() else 0.1
+        lr = 0.2 if optimizer == "muon" and name in model.muon_parameters() else 0.1
         kept = 1 - lr * 0.5 if parameter.ndim >= 2 else 1.0
         torch.testing.assert_close(parameter.detach(), kept * before[name])
 
@@ -242,7 +279,7 @@ def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
 )
 def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
     model, other = make_mlp(), make_mlp()
-    ours = Optimizers(model, TrainConfig(optimizer=optimizer, lr=0.1, beta1=0.8, beta2=0.97, **STEADY))
+    ours = OptimizerSet(model, TrainConfig(optimizer=optimizer, lr=0.1, beta1=0.8, beta2=0.97, **STEADY))
     theirs = twin(other.parameters())
     for step in range(4):
         give_gradients(model, step)
@@ -266,7 +303,7 @@ def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
 )
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) -> None:
-    optimizers = Optimizers(model, TrainConfig(optimizer=optimizer))
+    optimizers = OptimizerSet(model, TrainConfig(optimizer=optimizer))
     trained = [id(parameter) for parameter in optimizers.parameters]
     assert sorted(trained) == sorted(id(parameter) for parameter in model.parameters())
     by_muon = [
@@ -277,14 +314,14 @@ def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) 
         for parameter in group["params"]
     ]
     named = dict(model.named_parameters())
-    expected = model.hidden_matrices() if optimizer == "muon" else []
+    expected = model.muon_parameters() if optimizer == "muon" else []
     assert sorted(by_muon) == sorted(id(named[name]) for name in expected)
 
 
 def test_every_rate_follows_the_schedule_and_gradients_are_forgotten() -> None:
     model = make_mlp()
     config = TrainConfig(optimizer="muon", lr=0.1, matrix_lr=0.4, warmup_steps=10, schedule="constant")
-    optimizers = Optimizers(model, config)
+    optimizers = OptimizerSet(model, config)
     for step, share in ((0, 0.1), (4, 0.5), (30, 1.0)):
         give_gradients(model, step)
         optimizers.step(step, 0.0)
@@ -302,7 +339,7 @@ def test_clipping_scales_all_gradients_together(limit: float, scaled: bool) -> N
     give_gradients(model, 0)
     before = [parameter.grad.clone() for parameter in model.parameters()]
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in before))
-    told = Optimizers(model, TrainConfig(optimizer="muon", clip=limit)).clip()
+    told = OptimizerSet(model, TrainConfig(optimizer="muon", clip=limit)).clip()
     assert told.item() == pytest.approx(norm, rel=1e-5)
     factor = limit / norm if scaled else 1.0
     for parameter, gradient in zip(model.parameters(), before, strict=True):
@@ -313,9 +350,9 @@ def test_clipping_scales_all_gradients_together(limit: float, scaled: bool) -> N
 def test_goes_on_from_a_saved_state_as_if_undisturbed(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, warmup_steps=4, weight_decay=0.1)
     model = make_mlp()
-    whole = Optimizers(model, config)
+    whole = OptimizerSet(model, config)
 
-    def steps(model: LanguageModel, optimizers: Optimizers, first: int) -> None:
+    def steps(model: LanguageModel, optimizers: OptimizerSet, first: int) -> None:
         for step in range(first, first + 3):
             give_gradients(model, step)
             optimizers.step(step, step / 6)
@@ -323,7 +360,7 @@ def test_goes_on_from_a_saved_state_as_if_undisturbed(optimizer: str) -> None:
     steps(model, whole, 0)
     other = make_mlp(seed=1)
     other.load_state_dict(model.state_dict())
-    resumed = Optimizers(other, config)
+    resumed = OptimizerSet(other, config)
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     steps(model, whole, 3)
     steps(other, resumed, 3)
@@ -348,7 +385,7 @@ def make_wavenet() -> WaveNet:
 
 def test_the_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
     model = make_wavenet()
-    average, seen = Average(model, 0.9), []
+    average, seen = EMA(model, 0.9), []
     for step in range(6):
         wander(model, step)
         average.update()
@@ -365,14 +402,14 @@ def test_the_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
 
 def test_the_first_average_is_the_weights() -> None:
     model = make_mlp()
-    average = Average(model, 0.999)
+    average = EMA(model, 0.999)
     average.update()
     assert all(torch.equal(a, b) for a, b in zip(average.average, average.current, strict=True))
 
 
 def test_an_error_leaves_the_raw_weights() -> None:
     model = make_mlp()
-    average = Average(model, 0.5)
+    average = EMA(model, 0.5)
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(KeyError), average.applied():
         raise KeyError
@@ -381,5 +418,5 @@ def test_an_error_leaves_the_raw_weights() -> None:
 
 def test_tied_weights_are_averaged_once() -> None:
     model = Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0)
-    average = Average(model, 0.5)
+    average = EMA(model, 0.5)
     assert len({t.data_ptr() for t in average.current}) == len(average.current)

@@ -13,9 +13,9 @@ from makemore.errors import UserError
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.settings import TrainConfig
 from makemore.training.learners.gradient import Learner, Metrics
-from makemore.training.optimizers.optim import Average
+from makemore.training.optimizers.optim import EMA
 from makemore.training.planning import TrainRequest
-from makemore.training.train import Interrupted, train
+from makemore.training.train import TrainingInterrupted, train
 from makemore.training.trainer import Trainer
 from makemore.types import Batch
 
@@ -95,7 +95,7 @@ def test_the_best_weights_are_kept_not_the_last():
     assert [r.improved for r in records if r.val is not None] == [True, True, False]
 
 
-@pytest.mark.parametrize("shape", [{"schedule": "constant"}, {"decay_share": 0.0, "warmup_steps": 0}])
+@pytest.mark.parametrize("shape", [{"schedule": "constant"}, {"warmdown_fraction": 0.0, "warmup_steps": 0}])
 def test_training_at_a_rate_that_never_falls_stops_where_val_no_longer_improves(shape):
     config = TrainConfig(steps=100, eval_interval=2, patience=3, **shape)
     trainer, _ = fit(config, vals=[2.0, 1.0, 1.5, 1.6, 1.7, 1.8])
@@ -104,7 +104,7 @@ def test_training_at_a_rate_that_never_falls_stops_where_val_no_longer_improves(
 
 
 def test_where_val_stalls_at_the_full_rate_the_rate_falls_early_from_the_best_weights():
-    config = TrainConfig(steps=100, eval_interval=2, patience=3, warmup_steps=0, decay_share=0.6)
+    config = TrainConfig(steps=100, eval_interval=2, patience=3, warmup_steps=0, warmdown_fraction=0.6)
     vals = iter([2.0, 1.0, 1.5, 1.6, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     learner = Watched()
     trainer = Trainer(learner, Endless(), config, lambda: next(vals))
@@ -119,7 +119,7 @@ def test_where_val_stalls_at_the_full_rate_the_rate_falls_early_from_the_best_we
 
 
 def test_where_val_stalls_while_the_rate_falls_it_is_halved():
-    config = TrainConfig(steps=20, eval_interval=2, patience=4, warmup_steps=0, decay_share=1.0)
+    config = TrainConfig(steps=20, eval_interval=2, patience=4, warmup_steps=0, warmdown_fraction=1.0)
     learner, vals = Watched(), iter([3.0, 2.9, 3.0, 3.1, 2.8, 2.7, 2.6])
     trainer = Trainer(learner, Endless(), config, lambda: next(vals))
     list(trainer.fit())
@@ -184,7 +184,7 @@ def test_state_round_trip():
 
 
 def test_a_step_takes_its_parts_and_data_may_end_within():
-    trainer, records = fit(TrainConfig(max_time=3600.0, accumulate=3), loader=Endless(8))
+    trainer, records = fit(TrainConfig(max_time=3600.0, grad_accum_steps=3), loader=Endless(8))
     assert trainer.step == 3
     assert records[-1].tokens == 8 * 7
 
@@ -228,7 +228,7 @@ class Averaged(Scripted):
 
     def __init__(self):
         super().__init__()
-        self.average = Average(self.model, 0.5)
+        self.average = EMA(self.model, 0.5)
 
     def step(self, batches, step, progress):
         metrics = super().step(batches, step, progress)
@@ -281,10 +281,10 @@ def request_for(path, model, out, **train):
 
 @pytest.mark.parametrize("model", ["transformer", "lstm", "wavenet"])
 def test_resuming_with_parts_and_an_average_is_exact(model, prose, tmp_path):
-    settings = {"accumulate": 2, "ema": 0.9, "batch_tokens": 512}
+    settings = {"grad_accum_steps": 2, "ema": 0.9, "batch_tokens": 512}
     whole = train(request_for(prose, model, tmp_path / "whole", **settings))
     asked = iter([False] * 7 + [True] * 1000)
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         train(request_for(prose, model, tmp_path / "cut", **settings), stop=lambda: next(asked))
     again = train(TrainRequest(str(prose), model, out=tmp_path / "cut", resume=True))
     assert again.score.nats == whole.score.nats
@@ -294,7 +294,9 @@ def test_resuming_with_parts_and_an_average_is_exact(model, prose, tmp_path):
 
 def test_parts_do_not_change_what_is_learned(prose, tmp_path):
     scores = [
-        train(request_for(prose, "transformer", tmp_path / str(n), accumulate=n, batch_tokens=1024)).score.nll
+        train(
+            request_for(prose, "transformer", tmp_path / str(n), grad_accum_steps=n, batch_tokens=1024)
+        ).score.nll
         for n in (1, 4)
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-4)

@@ -15,9 +15,9 @@ def command(
 ) -> None:
     """Check a run's files for damage."""
     from makemore.errors import UserError
-    from makemore.runs.verification import check
+    from makemore.runs.verification import check_run
 
-    problems = check(run)
+    problems = check_run(run)
     if json:
         print_json({"run": str(run), "problems": problems})
         raise typer.Exit(2 if problems else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import JSON, print_json, printable
+from makemore.cli.options import JSON, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.inspection.inspect import Inspection
@@ -41,7 +41,7 @@ def command(
 def show(found: Inspection, tell: Callable[[str], None] = print) -> None:
     """Print the verdicts, one per line, and the path of the page."""
     for verdict in found.verdicts:
-        tell(printable(f"{MARKS[verdict.kind]} {verdict.text}"))
+        tell(escape_control_chars(f"{MARKS[verdict.kind]} {verdict.text}"))
     if found.left_out:
-        tell(printable(f"left out: {found.left_out}"))
-    tell(printable(f"pictures: {found.page}"))
+        tell(escape_control_chars(f"left out: {found.left_out}"))
+    tell(escape_control_chars(f"pictures: {found.page}"))

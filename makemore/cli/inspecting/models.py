@@ -12,22 +12,22 @@ def command(
     json: bool = JSON,
 ) -> None:
     """List the models, or the settings of one."""
-    from makemore.models.catalogue import TO_READ, rungs, settings_of
+    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, model_settings
 
     if name is None:
-        rows = rungs()
+        rows = list_models()
         if json:
-            print_json({"models": rows, "to_read": TO_READ})
+            print_json({"models": rows, "to_read": READ_ONLY_MODELS})
             return
         width = max(len(row["name"]) for row in rows)
         for row in rows:
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nread first:")
-        for row in TO_READ:
+        for row in READ_ONLY_MODELS:
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nsettings of a model: makemore models NAME")
         return
-    settings = settings_of(name)
+    settings = model_settings(name)
     if json:
         print_json({"model": name, "settings": settings})
         return

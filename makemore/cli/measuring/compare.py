@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, TOKENIZER, print_json, seconds
+from makemore.cli.options import DEVICE, JSON, TOKENIZER, parse_duration, print_json
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -38,7 +38,7 @@ def command(
 
     All models get the same split and budget. Finished runs are reused; interrupted runs are resumed.
     """
-    limit = seconds(max_time)
+    limit = parse_duration(max_time)
     from makemore.errors import UserError
 
     if csv + markdown + json > 1:
@@ -49,7 +49,7 @@ def command(
     from makemore.comparison.compare import CompareRequest, compare
     from makemore.report.comparison import comparison_page
     from makemore.report.page import write_page
-    from makemore.training.train import Interrupted
+    from makemore.training.train import TrainingInterrupted
 
     request = CompareRequest(
         tuple(inputs),
@@ -68,7 +68,7 @@ def command(
     with stop_flag() as flag:
         try:
             comparison = compare(request, observe, flag)
-        except (Interrupted, KeyboardInterrupt):
+        except (TrainingInterrupted, KeyboardInterrupt):
             print("makemore: stopped; run the same command again to resume", file=sys.stderr)
             raise typer.Exit(flag.status) from None
     if html is not None:

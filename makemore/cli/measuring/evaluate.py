@@ -18,7 +18,7 @@ def command(
     file: Path | None = typer.Argument(None, help="Another text to score: all of it, or its --split."),
     split: str | None = typer.Option(None, "--split", help="Split: val (default), test, train or val+test."),
     stride: int | None = typer.Option(None, "--stride", help="Step between windows (default: half)."),
-    report: bool = typer.Option(
+    sample_memorization: bool = typer.Option(
         True, "--report/--no-report", help="Without FILE, also print memorisation statistics."
     ),
     dynamic: bool = typer.Option(
@@ -33,8 +33,8 @@ def command(
     from makemore.errors import UserError
     from makemore.evaluation.dynamic import DynamicSettings
     from makemore.evaluation.evaluate import evaluate, evaluate_dynamic
-    from makemore.evaluation.memorization import REPORTED
-    from makemore.evaluation.memorization import report as report_on
+    from makemore.evaluation.memorization import DEFAULT_SAMPLES
+    from makemore.evaluation.memorization import sample_memorization as report_on
     from makemore.runs.run import load
     from makemore.sampling.text import SampleRequest
 
@@ -44,8 +44,8 @@ def command(
     loaded = load(run, device)
     score = evaluate(loaded, file, split, stride)
     memorisation = None
-    if report and file is None:
-        memorisation = report_on(loaded, [SampleRequest(REPORTED[loaded.mode])])
+    if sample_memorization and file is None:
+        memorisation = report_on(loaded, [SampleRequest(DEFAULT_SAMPLES[loaded.mode])])
     dynamic_score = evaluate_dynamic(loaded, score, file, split, stride, settings) if dynamic else None
     if json:
         memorisation_json = {} if memorisation is None else {"memorisation": memorisation.as_dict()}

@@ -20,19 +20,19 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Show the surprisal of each piece of a text."""
-    from makemore.cli.surprisal import print_duel, print_surprisal
-    from makemore.evaluation.surprisal import duel, surprisal
+    from makemore.cli.surprisal import print_surprisal, print_surprisal_diff
+    from makemore.evaluation.surprisal import surprisal, surprisal_diff
     from makemore.report.page import write_page
-    from makemore.report.surprisal import duel_page, surprisal_page
+    from makemore.report.surprisal import surprisal_diff_page, surprisal_page
     from makemore.runs.run import load
 
     result = surprisal(load(run, device), file)
-    comparison = None if against is None else duel(result, surprisal(load(against, device), file))
+    comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), file))
     if html is not None:
-        write_page(html, surprisal_page(result) if comparison is None else duel_page(comparison))
+        write_page(html, surprisal_page(result) if comparison is None else surprisal_diff_page(comparison))
     if json:
         print_json((comparison or result).as_dict())
     elif comparison is None:
         print_surprisal(result)
     else:
-        print_duel(comparison)
+        print_surprisal_diff(comparison)

@@ -14,10 +14,10 @@ def command(
     json: bool = JSON,
 ) -> None:
     """List the data sets, or download one."""
-    from makemore.corpus.datasets import DATASETS, SHIPPED, download, shipped_file
+    from makemore.corpus.datasets import BUNDLED, DATASETS, bundled_file, download
 
     if name is None:
-        descriptions = {SHIPPED: f"bundled with makemore: {shipped_file()}"}
+        descriptions = {BUNDLED: f"bundled with makemore: {bundled_file()}"}
         descriptions |= {key: f"{dataset.about}: makemore data {key}" for key, dataset in DATASETS.items()}
         if json:
             print_json({"datasets": descriptions})

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, print_json, printable
+from makemore.cli.options import INPUT, JSON, escape_control_chars, print_json
 
 
 def command(
@@ -27,9 +27,9 @@ def command(
     for name, section in diagnosis.sections.items():
         print(f"{name}:")
         for label, value in section.items():
-            print(f"  {label}: {printable(_format(value))}")
+            print(f"  {label}: {escape_control_chars(_format(value))}")
     for line in diagnosis.advice:
-        print(f"! {printable(line)}")
+        print(f"! {escape_control_chars(line)}")
 
 
 def _format(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZER, print_json, printable
+from makemore.cli.options import INPUT, JSON, TOKENIZER, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.corpus.tokenization import Tokenization
@@ -48,10 +48,10 @@ def _show(result: Tokenization) -> None:
     for i, piece in enumerate(result.pieces):
         # Without colours, separate tokens with a bar.
         bar = "" if console.is_terminal or not i or piece == "\n" else "|"
-        text.append(bar).append(printable(_visible(piece)), STYLES[i % len(STYLES)])
+        text.append(bar).append(escape_control_chars(_visible(piece)), STYLES[i % len(STYLES)])
     console.print(text)
     if result.note:
-        console.print(printable(result.note))
+        console.print(escape_control_chars(result.note))
     console.print(
         f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"

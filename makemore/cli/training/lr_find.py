@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, print_json, seconds
+from makemore.cli.options import JSON, TOKENIZER, parse_duration, print_json
 
 if TYPE_CHECKING:
     from makemore.training.lr_find import Sweep
@@ -31,13 +31,13 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Suggest a learning rate from a short range test."""
-    limit = seconds(max_time)
+    limit = parse_duration(max_time)
     train: dict[str, Any] = {"device": device, "seed": seed}
     from makemore.models import MODELS
 
     MODELS.path(model)
     from makemore.cli.progress import ProgressObserver
-    from makemore.training.lr_find import SweepRequest, find_rate
+    from makemore.training.lr_find import SweepRequest, find_lr
     from makemore.training.planning import TrainRequest
 
     training = TrainRequest(
@@ -50,7 +50,7 @@ def command(
     )
     observer = ProgressObserver()
     try:
-        sweep = find_rate(SweepRequest(training, low, high, steps, limit, out), observer)
+        sweep = find_lr(SweepRequest(training, low, high, steps, limit, out), observer)
     finally:
         observer.close()
     if sweep.doubt:

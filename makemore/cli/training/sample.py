@@ -45,7 +45,9 @@ def command(
     show_probs: bool = typer.Option(
         False, "--show-probs", help="Print each token's probability, entropy and alternatives."
     ),
-    report: bool = typer.Option(False, "--report", help="Print memorisation statistics instead of samples."),
+    sample_memorization: bool = typer.Option(
+        False, "--report", help="Print memorisation statistics instead of samples."
+    ),
     unknown: str = typer.Option("error", "--unknown", help="Unknown prompt characters: error or skip."),
     device: str = DEVICE,
     json: bool = JSON,
@@ -56,20 +58,20 @@ def command(
 
     if unknown not in ("error", "skip"):
         raise UserError(f"--unknown {unknown!r}: must be error or skip")
-    if show_probs and (report or novel_only or beam is not None):
+    if show_probs and (sample_memorization or novel_only or beam is not None):
         raise UserError("--show-probs needs random samples; leave out --report, --novel-only and --beam")
-    if novel_only and (report or beam is not None):
+    if novel_only and (sample_memorization or beam is not None):
         raise UserError("--novel-only needs random samples; leave out --report and --beam")
     if length_penalty is not None and beam is None:
         raise UserError("--length-penalty requires --beam")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
     from makemore.runs.run import load
-    from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context, random_seed
+    from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context_ids, random_seed
 
     text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)
     request = SampleRequest(
-        _n_samples(loaded, n, beam, report),
+        _n_samples(loaded, n, beam, sample_memorization),
         "",
         max_new_tokens,
         params,
@@ -81,8 +83,8 @@ def command(
     )
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
     for r in requests:
-        context(loaded, r)  # reject a bad prompt before printing anything
-    if report:
+        context_ids(loaded, r)  # reject a bad prompt before printing anything
+    if sample_memorization:
         _print_report(loaded, requests, json)
     elif show_probs:
         _print_probs(loaded, requests, json)
@@ -110,15 +112,15 @@ def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
     return [line for line in text.split("\n") if line] if run.mode == "lines" else [text]
 
 
-def _n_samples(run: Run, n: int | None, beam: int | None, report: bool) -> int:
+def _n_samples(run: Run, n: int | None, beam: int | None, sample_memorization: bool) -> int:
     if n is not None:
         return n
     if beam is not None:
         return 1
-    if report:
-        from makemore.evaluation.memorization import REPORTED
+    if sample_memorization:
+        from makemore.evaluation.memorization import DEFAULT_SAMPLES
 
-        return REPORTED[run.mode]
+        return DEFAULT_SAMPLES[run.mode]
     return 10 if run.mode == "lines" else 1
 
 
@@ -128,10 +130,10 @@ def _json_header(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
 
 
 def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
-    from makemore.runs.training_lines import novel
+    from makemore.runs.training_lines import sample_novel
     from makemore.sampling.text import sample
 
-    texts = (text for r in requests for text in (novel if novel_only else sample)(run, r))
+    texts = (text for r in requests for text in (sample_novel if novel_only else sample)(run, r))
     if json:
         print_json({**_json_header(run, requests), "samples": list(texts)})
     elif run.mode == "text" and len(requests) == requests[0].n == 1 and _can_stream(requests[0]):
@@ -148,9 +150,9 @@ def _can_stream(request: SampleRequest) -> bool:
 
 
 def _stream(run: Run, request: SampleRequest) -> None:
-    from makemore.sampling.text import shown_prompt, stream_text
+    from makemore.sampling.text import normalize_prompt, stream_text
 
-    sys.stdout.write(shown_prompt(run, request))
+    sys.stdout.write(normalize_prompt(run, request))
     for piece in stream_text(run, request):
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -159,9 +161,9 @@ def _stream(run: Run, request: SampleRequest) -> None:
 
 def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
     from makemore.cli.tables import memorisation_table
-    from makemore.evaluation.memorization import report
+    from makemore.evaluation.memorization import sample_memorization
 
-    result = report(run, requests)
+    result = sample_memorization(run, requests)
     if json:
         print_json({**_json_header(run, requests), "report": result.as_dict()})
     else:
@@ -171,14 +173,14 @@ def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
 def _print_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:
     from makemore.cli.probabilities import print_probs
     from makemore.sampling.probabilities import sample_with_probs
-    from makemore.sampling.text import shown_prompt
+    from makemore.sampling.text import normalize_prompt
 
     results = ((r, sample_with_probs(run, r, i)) for r in requests for i in range(r.n))
     if json:
-        pairs = [(shown_prompt(run, r), tokens) for r, tokens in results]
+        pairs = [(normalize_prompt(run, r), tokens) for r, tokens in results]
         samples = [prompt + "".join(t.text for t in tokens) for prompt, tokens in pairs]
         tokens_json = [[t.as_dict() for t in tokens] for _, tokens in pairs]
         print_json({**_json_header(run, requests), "samples": samples, "tokens": tokens_json})
         return
     for r, tokens in results:
-        print_probs(shown_prompt(run, r), tokens)
+        print_probs(normalize_prompt(run, r), tokens)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, print_json, seconds
+from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, parse_duration, print_json
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -64,7 +64,7 @@ def command(
     """Train a model, score it on val and print samples."""
     train: dict[str, Any] = {
         "steps": steps,
-        "max_time": seconds(max_time),
+        "max_time": parse_duration(max_time),
         "device": device,
         "dtype": dtype,
         "seed": seed,
@@ -84,10 +84,10 @@ def command(
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
     from makemore.runtime import distributed as parallel
-    from makemore.training.init_from import model_name
-    from makemore.training.observers import Several, TensorBoard, WandB
+    from makemore.training.init_from import model_name_in
+    from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.planning import TrainRequest
-    from makemore.training.train import Helped, Interrupted
+    from makemore.training.train import NotMainRank, TrainingInterrupted
     from makemore.training.train import train as run_training
 
     if resume and overwrite:
@@ -95,7 +95,7 @@ def command(
     if init_from is not None:
         if _is_on_command_line(context, "tokenizer"):
             raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
-        model = model if _is_on_command_line(context, "model") else model_name(init_from)
+        model = model if _is_on_command_line(context, "model") else model_name_in(init_from)
     request = TrainRequest(
         tuple(input),
         model,
@@ -111,18 +111,18 @@ def command(
     )
     observer = ProgressObserver()
     logs = [log() for log, enabled in ((TensorBoard, tensorboard), (WandB, wandb)) if enabled]
-    observers = Several(observer, *logs)
+    observers = MultiObserver(observer, *logs)
     # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
-    with stop_flag(once=parallel.launched().size == 1) as flag:
+    with stop_flag(once=parallel.dist_info_from_env().world_size == 1) as flag:
         try:
             result = run_training(request, observers, flag)
-        except (Interrupted, KeyboardInterrupt) as stopped:
+        except (TrainingInterrupted, KeyboardInterrupt) as stopped:
             observer.close()
-            if parallel.launched().rank == 0:
+            if parallel.dist_info_from_env().rank == 0:
                 default_message = "stopped at once; use --resume to continue from the last saved state"
                 observer.note(f"makemore: {str(stopped) or default_message}")
             raise typer.Exit(flag.status) from None
-        except Helped:
+        except NotMainRank:
             return
         finally:
             observers.close()

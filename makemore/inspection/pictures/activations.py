@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from makemore.inspection.capture import Activation, watching
+from makemore.inspection.capture import Activation, record_activations
 from makemore.inspection.figures import BLUE, ORANGE, new_figure
 from makemore.inspection.pictures import gates
 from makemore.inspection.subject import Picture, Subject, Verdict
@@ -20,14 +20,14 @@ from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.rnn import Recurrent
 from makemore.types import IGNORE_INDEX, Batch
 
-EDGE = 0.97
+SATURATION_THRESHOLD = 0.97
 """Saturation threshold: of abs(tanh), or of abs(2 * sigmoid - 1)."""
-FLAT = -0.004
+GELU_FLAT = -0.004
 """GELU outputs between this and 0 come from inputs where its slope is almost zero."""
-MUCH = 0.3
+MAX_SATURATED_FRACTION = 0.3
 """Fraction of saturated activations that triggers a warning."""
 SHOWN_TOKENS = 120
-MOST_LAYERS = 16
+MAX_LAYERS = 16
 """Layers that are plotted; all are checked."""
 BINS = 60
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
@@ -40,7 +40,7 @@ CAPTION = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class LayerActivations:
     """A layer's activations before or after training."""
 
     name: str
@@ -48,28 +48,28 @@ class Stage:
     values_NH: Tensor
 
     @property
-    def stuck_NH(self) -> Tensor:
+    def saturated_NH(self) -> Tensor:
         """bool: where the slope is almost zero."""
-        return stuck(self.kind, self.values_NH)
+        return is_saturated(self.kind, self.values_NH)
 
     @property
     def share(self) -> float:
-        return float(self.stuck_NH.float().mean())
+        return float(self.saturated_NH.float().mean())
 
     @property
     def dead(self) -> int:
         """Number of units that are stuck at every token."""
-        return int(self.stuck_NH.all(0).sum())
+        return int(self.saturated_NH.all(0).sum())
 
 
-def stuck(kind: str, values: Tensor) -> Tensor:
+def is_saturated(kind: str, values: Tensor) -> Tensor:
     """Where the slope of a nonlinearity is almost zero."""
     if kind == "relu":
         return values <= 0
     if kind == "gelu":
         # Inputs below -3, and the few just below 0 that give the same outputs.
-        return (values <= 0) & (values > FLAT)
-    return (values.abs() if kind == "tanh" else (2 * values - 1).abs()) > EDGE
+        return (values <= 0) & (values > GELU_FLAT)
+    return (values.abs() if kind == "tanh" else (2 * values - 1).abs()) > SATURATION_THRESHOLD
 
 
 def draw(subject: Subject) -> Picture | None:
@@ -77,10 +77,10 @@ def draw(subject: Subject) -> Picture | None:
     if subject.batch is None:
         return None
     after = stages(subject.model, subject.batch)
-    before = stages(subject.fresh, subject.batch) if subject.fresh is not None else []
+    before = stages(subject.untrained, subject.batch) if subject.untrained is not None else []
     if not after:
         return None
-    shown = after[:MOST_LAYERS]
+    shown = after[:MAX_LAYERS]
     figure = new_figure(9, 2.3 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), stage, untrained in zip(grid, shown, [*before, *[None] * len(after)], strict=False):
@@ -91,7 +91,7 @@ def draw(subject: Subject) -> Picture | None:
         left.set_ylabel("density")
         left.locator_params(axis="x", nbins=5)
         left.legend(fontsize=7)
-        right.imshow(stage.stuck_NH[:SHOWN_TOKENS].numpy(), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
+        right.imshow(stage.saturated_NH[:SHOWN_TOKENS].numpy(), aspect="auto", cmap="gray_r", vmin=0, vmax=1)
         right.set_ylabel("token of the batch")
         right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
@@ -99,12 +99,16 @@ def draw(subject: Subject) -> Picture | None:
     return Picture("activations", "Activations", CAPTION, figure, judge(after, before))
 
 
-def judge(after: Sequence[Stage], before: Sequence[Stage]) -> list[Verdict]:
+def judge(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Verdict]:
     """Report saturated layers and dead units."""
     verdicts = []
     for when, layers in (("before training ", before), ("", after)):
         for stage in layers:
-            if stage.kind in ("tanh", "sigmoid") and stage.share > MUCH and "gate" not in stage.name:
+            if (
+                stage.kind in ("tanh", "sigmoid")
+                and stage.share > MAX_SATURATED_FRACTION
+                and "gate" not in stage.name
+            ):
                 advice = "lower the initial scale" if when else "lower the learning rate or decay weights"
                 text = f"{when}{stage.name} is saturated at {stage.share:.0%}: {advice}"
                 verdicts.append(Verdict("warning", text))
@@ -117,14 +121,14 @@ def judge(after: Sequence[Stage], before: Sequence[Stage]) -> list[Verdict]:
 
 
 @torch.no_grad()
-def stages(model: LanguageModel, batch: Batch) -> list[Stage]:
+def stages(model: LanguageModel, batch: Batch) -> list[LayerActivations]:
     """Output of every nonlinearity at the valid targets of a batch, in order."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         # Running statistics are meaningless before training; batch statistics work before and after.
         module.train(isinstance(module, BatchNorm))
     valid_BT = batch.targets_BT != IGNORE_INDEX
-    with watching(model) as recorded:
+    with record_activations(model) as recorded:
         model(batch.inputs_BT, None, valid_BT)
     outputs = [*recorded(), *_recurrent_activations(model, batch.inputs_BT)]
     length, result, counts = valid_BT.shape[1], [], dict[tuple[str, str], int]()
@@ -134,7 +138,7 @@ def stages(model: LanguageModel, batch: Batch) -> list[Stage]:
         counts[name, kind] = counts.get((name, kind), 0) + 1
         nth = f" {counts[name, kind]}" if totals[layer, kind] > 1 else ""
         title = f"{name}{nth}" if kind in name or "gate" in name else f"{name}{nth} ({kind})"
-        result.append(Stage(title, kind, values[:, -length:][valid_BT]))
+        result.append(LayerActivations(title, kind, values[:, -length:][valid_BT]))
     return result
 
 
@@ -155,7 +159,7 @@ def _state(kind: str) -> str:
     return "off" if kind in ("relu", "gelu") else "saturated"
 
 
-def _histogram(axes: Any, stage: Stage, colour: str, name: str) -> None:
+def _histogram(axes: Any, stage: LayerActivations, colour: str, name: str) -> None:
     values = stage.values_NH.flatten().float()
     if stage.kind in BOUNDS:
         low, high = BOUNDS[stage.kind]

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from makemore.inspection.capture import inputs_of
+from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import WIDTH, labels, new_figure, token_axis
 from makemore.inspection.subject import Picture, Subject, Verdict
-from makemore.models.layers.attention import rotate
+from makemore.models.layers.attention import apply_rope
 from makemore.models.layers.norms import rms_norm
-from makemore.models.transformer import Attention, Place, Transformer
+from makemore.models.transformer import Attention, Positions, Transformer
 
-MOST_PANELS = 64
-LABEL = 7.5
+MAX_PANELS = 64
+LABEL_SIZE = 7.5
 """Font size in points."""
-AROUND = 1.6
+MARGIN = 1.6
 """Inches beside the panels for the colour bar and the labels on the left."""
-STRONG = 0.5
+MIN_ATTENTION = 0.5
 """Mean attention weight above which a head is described by its target."""
 CAPTION = (
     "One panel per head. Rows are query tokens, columns are key tokens; each row sums to 1. A bright line "
@@ -33,14 +33,14 @@ def draw(subject: Subject) -> Picture | None:
     """Plot the attention patterns; None for models without attention."""
     if not isinstance(subject.model, Transformer):
         return None
-    weights = patterns(subject.model, subject.tokens_T[None])[:, 0]
+    weights = attention_weights(subject.model, subject.tokens_T[None])[:, 0]
     n_layer, n_head, length, _ = weights.shape
     names = labels(subject.tokenizer, subject.tokens_T)
-    shown = min(n_layer, max(1, MOST_PANELS // n_head))
+    shown = min(n_layer, max(1, MAX_PANELS // n_head))
     side = max(2.2, 0.11 * length + 0.2)
-    rows, columns = arrangement(n_head, side)
+    rows, columns = panel_grid(n_head, side)
     label_height = 0.4 if max(map(len, names)) > 2 else 0.1
-    figure = new_figure(side * columns + AROUND, (side + 0.15 + label_height) * shown * rows + 0.3)
+    figure = new_figure(side * columns + MARGIN, (side + 0.15 + label_height) * shown * rows + 0.3)
     grid = figure.subplots(shown * rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -50,8 +50,8 @@ def draw(subject: Subject) -> Picture | None:
         axes.set_axis_on()
         image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="magma")
         axes.set_title(f"layer {layer}, head {head}", fontsize=9)
-        token_axis(axes.xaxis, names, LABEL)
-        token_axis(axes.yaxis, names if column == 0 else [], LABEL)
+        token_axis(axes.xaxis, names, LABEL_SIZE)
+        token_axis(axes.yaxis, names if column == 0 else [], LABEL_SIZE)
     figure.supylabel("query token", fontsize=10)
     figure.supxlabel("key token", fontsize=10)
     figure.colorbar(image, ax=grid, label="attention weight", fraction=0.02, pad=0.01, aspect=30, shrink=0.4)
@@ -59,24 +59,24 @@ def draw(subject: Subject) -> Picture | None:
     return Picture("attention", "Attention", caption, figure, judge(weights.double().numpy()))
 
 
-def arrangement(n_head: int, side: float) -> tuple[int, int]:
+def panel_grid(n_head: int, side: float) -> tuple[int, int]:
     """Rows and columns of panels for the heads of a layer, within the page width."""
-    rows = -(-n_head // max(1, int((WIDTH - AROUND) / side)))
+    rows = -(-n_head // max(1, int((WIDTH - MARGIN) / side)))
     return rows, -(-n_head // rows)
 
 
 @torch.no_grad()
-def patterns(model: Transformer, tokens_BT: Tensor) -> Tensor:
+def attention_weights(model: Transformer, tokens_BT: Tensor) -> Tensor:
     """Attention weights (layers, B, H, T, T), recomputed from each layer's input."""
     weights = []
-    for layer, x_BTC, position, _ in inputs_of(model, Attention, lambda: model(tokens_BT)):
+    for layer, x_BTC, position, _ in record_inputs(model, Attention, lambda: model(tokens_BT)):
         assert isinstance(layer, Attention)
-        assert isinstance(position, Place)
+        assert isinstance(position, Positions)
         batch, length, width = x_BTC.shape
         qkv = layer.qkv(x_BTC).view(batch, length, 3, layer.n_head, width // layer.n_head)
         q, k, _ = qkv.permute(2, 0, 3, 1, 4)
         if position.rotary is not None:
-            q, k = rotate(rms_norm(q), *position.rotary), rotate(rms_norm(k), *position.rotary)
+            q, k = apply_rope(rms_norm(q), *position.rotary), apply_rope(rms_norm(k), *position.rotary)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         weights.append(torch.softmax(scores + position.bias, dim=-1))
     return torch.stack(weights)
@@ -105,7 +105,7 @@ def _describe_habit(weights_TT: np.ndarray) -> str:
         "the boundary": rows[:, 0].mean(),
     }
     target, share = max(shares.items(), key=lambda item: item[1])
-    if share > STRONG:
+    if share > MIN_ATTENTION:
         return f"attends to {target} ({share:.0%})"
     entropy = -(rows * np.log(np.maximum(rows, 1e-12))).sum(1) / np.log(position_T + 1)
     return "spreads its attention evenly" if entropy.mean() > 0.95 else ""

@@ -15,10 +15,10 @@ from makemore.inspection.subject import Picture, Subject, Verdict
 from makemore.models.base import LanguageModel
 from makemore.types import IGNORE_INDEX, Batch, Split
 
-MOST_TOKENS = 32
+MAX_TOKENS = 32
 CELL = 0.3
 """Inches needed to print a count of four characters."""
-COUNTED = 20_000_000
+MAX_COUNTED = 20_000_000
 """Maximum number of train tokens to count."""
 CAPTION = (
     "Rows: current token; columns: next token. Top: frequency of each pair in the training text, with its "
@@ -69,7 +69,7 @@ def draw(subject: Subject) -> Picture | None:
 
 def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:
     """(N,) current tokens of train and (N,) next tokens."""
-    targets = np.asarray(train.tokens_N[:COUNTED], np.int64)
+    targets = np.asarray(train.tokens_N[:MAX_COUNTED], np.int64)
     inputs = train.inputs_at(np.arange(len(targets)), boundary_id)
     starts = train.starts_D[train.starts_D < len(targets)]
     inputs[starts] = boundary_id
@@ -117,7 +117,7 @@ def judge(counts: Floats, means: Floats) -> list[Verdict]:
 def _most_frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:
     inputs, targets = pairs
     counts = np.bincount(inputs, minlength=vocab_size) + np.bincount(targets, minlength=vocab_size)
-    top = np.argsort(-counts, kind="stable")[:MOST_TOKENS]
+    top = np.argsort(-counts, kind="stable")[:MAX_TOKENS]
     return np.sort(top[counts[top] > 0])
 
 

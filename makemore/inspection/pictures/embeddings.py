@@ -55,7 +55,7 @@ def draw(subject: Subject) -> Picture | None:
         tokens = [v for v in names if kinds[v] == kind]
         if tokens:
             axes.scatter(points[tokens, 0], points[tokens, 1], s=14, color=colour, label=kind)
-    coords = spread(points[list(names)], np.array([0.055, 0.04]) * np.ptp(points[list(names)], axis=0))
+    coords = place_labels(points[list(names)], np.array([0.055, 0.04]) * np.ptp(points[list(names)], axis=0))
     for (v, name), coord in zip(names.items(), coords, strict=True):
         colour = dict(KINDS)[kinds[v]]
         axes.annotate(
@@ -112,7 +112,7 @@ def _most_frequent(subject: Subject) -> NDArray[np.int64]:
     return np.sort(np.argsort(-counts, kind="stable")[:MOST_LABELS])
 
 
-def spread(points_N2: Floats, room_2: Floats, rounds: int = 200) -> Floats:
+def place_labels(points_N2: Floats, room_2: Floats, rounds: int = 200) -> Floats:
     """Label positions near their points, pushed apart until boxes of size ``room_2`` don't overlap."""
     room_2 = np.maximum(room_2, 1e-9)
     labels = points_N2 + room_2 * np.array([0.0, 0.6])

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from makemore.inspection.capture import inputs_of
+from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import labels, new_figure, token_axis
 from makemore.inspection.subject import Picture, Subject, Verdict
 from makemore.models.rnn import Recurrent
 
-UNITS = 48
+MAX_UNITS = 48
 OPEN, SHUT = 0.9, 0.1
 """Mean activations above and below which a gate counts as open or shut."""
 GATES = ("input gate", "forget gate", "output gate", "reset gate", "update gate")
@@ -40,7 +40,7 @@ def draw(subject: Subject) -> Picture | None:
     figure = new_figure(max(6, 0.24 * len(names) + 2.4), 2.6 * len(rows) + 0.4)
     for axes, (name, values_TH) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         order = values_TH.mean(0).argsort(descending=True)
-        shown = order[torch.linspace(0, len(order) - 1, min(UNITS, len(order))).long()]
+        shown = order[torch.linspace(0, len(order) - 1, min(MAX_UNITS, len(order))).long()]
         is_gate = name.rpartition(", ")[2] in GATES
         limit = _colour_limit(name, values_TH)
         image = axes.imshow(
@@ -92,13 +92,13 @@ def _meaning(gate: str) -> str:
 @torch.no_grad()
 def run(model: Recurrent, tokens_BT: Tensor) -> list[Layer]:
     """Values of each layer on rows that begin a document."""
-    ((layers, x_BTC, *_),) = inputs_of(model, nn.RNNBase, lambda: model(tokens_BT))
+    ((layers, x_BTC, *_),) = record_inputs(model, nn.RNNBase, lambda: model(tokens_BT))
     assert isinstance(layers, nn.RNNBase)
-    return unrolled(layers, x_BTC)
+    return unroll(layers, x_BTC)
 
 
 @torch.no_grad()
-def unrolled(layers: nn.RNNBase, x_BTC: Tensor) -> list[Layer]:
+def unroll(layers: nn.RNNBase, x_BTC: Tensor) -> list[Layer]:
     """Run PyTorch's recurrent layers step by step from a zero state, and return their internal values."""
     step = STEPS[type(layers)]
     result: list[Layer] = []

@@ -8,7 +8,7 @@ from typing import Any
 from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, new_figure
 from makemore.inspection.subject import Picture, Subject, Verdict
 
-AT_LEAST = 0.01
+MIN_CHANGE = 0.01
 """Smallest change worth reporting, in nats per token."""
 CAPTION = (
     "Loss in nats per token over training: logged train averages in grey, smoothed in blue, val in orange; "
@@ -58,7 +58,7 @@ def smoothed(losses: list[float]) -> list[float]:
     return result
 
 
-def ending(losses: list[float]) -> float:
+def final_mean(losses: list[float]) -> float:
     """Mean of the last twentieth."""
     tail = losses[-max(1, len(losses) // 20) :]
     return sum(tail) / len(tail)
@@ -86,9 +86,9 @@ def judge_end(subject: Subject) -> list[Verdict]:
     if len(vals) < 3:
         return []
     best_eval = vals.index(min(vals))
-    best, last, train = vals[best_eval], vals[-1], ending(_points(subject.records, "loss")[1])
+    best, last, train = vals[best_eval], vals[-1], final_mean(_points(subject.records, "loss")[1])
     verdicts = []
-    if best_eval < len(vals) - 1 and last - best > AT_LEAST and train < best:
+    if best_eval < len(vals) - 1 and last - best > MIN_CHANGE and train < best:
         verdicts.append(
             Verdict(
                 "warning",
@@ -96,12 +96,12 @@ def judge_end(subject: Subject) -> list[Verdict]:
                 "the best weights were kept",
             )
         )
-    elif falling(steps, vals) > AT_LEAST:
+    elif final_decrease(steps, vals) > MIN_CHANGE:
         text = "val was still falling at the end: more steps would help"
         verdicts.append(Verdict("note", text))
     else:
         text = f"val converged at {best:.3f} by step {steps[best_eval]:,}"
-        if best_eval == len(vals) - 1 and ran_out(subject.records):
+        if best_eval == len(vals) - 1 and lr_decayed(subject.records):
             text += ", as the learning rate decayed; a longer run may go lower"
         verdicts.append(Verdict("good", text))
     gap = best - train
@@ -116,14 +116,14 @@ def judge_end(subject: Subject) -> list[Verdict]:
     return verdicts
 
 
-def falling(steps: list[int], vals: list[float]) -> float:
+def final_decrease(steps: list[int], vals: list[float]) -> float:
     """Decrease of val over the last tenth of training, in nats."""
     start = steps[-1] * 0.9
     earlier = [val for step, val in zip(steps, vals, strict=True) if step <= start]
     return min(earlier) - min(vals) if earlier else 0.0
 
 
-def ran_out(records: list[dict[str, Any]]) -> bool:
+def lr_decayed(records: list[dict[str, Any]]) -> bool:
     """Whether the learning rate fell below a tenth of its peak; val then flattens in any case."""
     rates = _points(records, "lr")[1]
     return bool(rates) and rates[-1] < 0.1 * max(rates)

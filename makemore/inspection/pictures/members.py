@@ -10,7 +10,7 @@ CAPTION = (
     "Weight of each member's probabilities in the mixture, fitted on val. A member with a small weight may "
     "still help where it is confident and correct."
 )
-LITTLE = 0.02
+MIN_WEIGHT = 0.02
 
 
 def draw(subject: Subject) -> Picture | None:
@@ -28,6 +28,6 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_xlim(0, max(weights) * 1.15)
     axes.set_xlabel("weight")
     axes.set_ylabel("member")
-    idle = [name for name, weight in zip(names, weights, strict=True) if weight < LITTLE]
+    idle = [name for name, weight in zip(names, weights, strict=True) if weight < MIN_WEIGHT]
     text = f"almost no weight, can be left out: {', '.join(idle)}" if idle else "every member contributes"
     return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", text)])

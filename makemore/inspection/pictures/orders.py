@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
 from makemore.inspection.subject import Picture, Subject, Verdict
-from makemore.models.count import Count, Smoothed
+from makemore.models.count import Count, SmoothedNgrams
 from makemore.models.ngrams import ABSENT
 from makemore.types import Split
 
@@ -79,13 +79,13 @@ def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDA
     losses = []
     with np.errstate(divide="ignore"):
         for order in range(1, model.order + 1):
-            smoothed = Smoothed(model.table, dataclasses.replace(model.config, order=order))
-            losses.append(-np.log(smoothed.of_targets(contexts[:order], targets_N)).mean())
+            smoothed = SmoothedNgrams(model.table, dataclasses.replace(model.config, order=order))
+            losses.append(-np.log(smoothed.target_probs(contexts[:order], targets_N)).mean())
     return np.array(losses)
 
 
 def contributions(
-    smoothed: Smoothed, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
+    smoothed: SmoothedNgrams, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
     (order,) frequency of each order as that of the longest known context."""
@@ -97,7 +97,7 @@ def contributions(
                 part[nodes_N != ABSENT] = 0.0
             parts[0][nodes_N != ABSENT] = smoothed.uniform
         for part in parts:
-            part *= level.rests[nodes_N]
+            part *= level.backoff_weights[nodes_N]
         parts.append(level.shares[smoothed.table.find(m, nodes_N, targets_N)])
         longest_N[nodes_N >= 0] = m
     total = sum(parts)

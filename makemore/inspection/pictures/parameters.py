@@ -16,7 +16,7 @@ from makemore.models.base import CountModel, LanguageModel
 from makemore.types import IGNORE_INDEX, Batch
 
 MOST_ROWS = 60
-FAR_APART = 1000.0
+MAX_GRADIENT_RATIO = 1000.0
 CAPTION = (
     "One row per parameter, log scale: absolute values after training (left), and of the loss gradient on "
     "one training batch (right). Boxes span the middle 50%, whiskers 90%, without zeros. Gradients of "
@@ -28,7 +28,7 @@ def draw(subject: Subject) -> Picture | None:
     """Plot the sizes; None for models trained without gradients, or without a batch."""
     if subject.batch is None or isinstance(subject.model, CountModel) or not subject.model.n_parameters():
         return None
-    if not subject.model.standalone:
+    if not subject.model.is_trainable:
         return None
     grads = gradients(subject.model, subject.batch)
     values = {name: p.detach() for name, p in subject.model.named_parameters()}
@@ -86,7 +86,7 @@ def judge(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Verdict]:
         largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         ratio = matrices[largest] / matrices[smallest]
         text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
-        is_large = ratio > FAR_APART
+        is_large = ratio > MAX_GRADIENT_RATIO
         verdicts.append(Verdict("warning" if is_large else "good", f"{text}: too much" if is_large else text))
     return verdicts
 

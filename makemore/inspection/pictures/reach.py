@@ -16,16 +16,16 @@ from makemore.models.wavenet import WaveNet
 from makemore.types import IGNORE_INDEX, Batch
 
 TOKENS = 2048
-"""Tokens of a batch to use, in rows of at most ``LONGEST``."""
-LONGEST = 256
-POSITIONS = 48
+"""Tokens of a batch to use, in rows of at most ``MAX_ROW_LENGTH``."""
+MAX_ROW_LENGTH = 256
+MAX_POSITIONS = 48
 """Positions per row whose gradients are computed."""
-FARTHEST = 64
+MAX_DISTANCE = 64
 """Largest distance in the plot."""
-LITTLE = 0.005
+MIN_SHARE = 0.005
 """Share of the influence that isn't worth reporting."""
-SEEN = 5
-MOST_LEAVES = 32
+MIN_COUNT = 5
+MAX_LEAVES = 32
 CAPTION = (
     "Gradient norm of a token's loss in the embedding of the current token (0) and of earlier ones, averaged "
     "over a training batch, as a share of the total. It is zero beyond a model's context."
@@ -41,14 +41,14 @@ def draw(subject: Subject) -> Picture | None:
     if subject.batch is None or not isinstance(getattr(subject.model, "embedding", None), nn.Embedding):
         return None
     shares = influence(subject.model, subject.batch)
-    has_tree = isinstance(subject.model, WaveNet) and subject.model.config.block_size <= MOST_LEAVES
+    has_tree = isinstance(subject.model, WaveNet) and subject.model.config.block_size <= MAX_LEAVES
     figure = new_figure(8, 7 if has_tree else 3.6)
     axes = figure.subplots(2 if has_tree else 1, 1, squeeze=False)[:, 0]
     limit = subject.model.max_len
-    shown = shares[: min(FARTHEST, limit or FARTHEST)]
+    shown = shares[: min(MAX_DISTANCE, limit or MAX_DISTANCE)]
     axes[0].bar(range(len(shown)), shown, color=BLUE)
     beyond = 1 - shown.sum()
-    if beyond > LITTLE:
+    if beyond > MIN_SHARE:
         note = f"{beyond:.0%} comes from farther back than the {len(shown)} tokens shown"
         axes[0].text(0.98, 0.93, note, fontsize=9, ha="right", va="top", transform=axes[0].transAxes)
     if limit and limit == len(shown):
@@ -80,7 +80,7 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
     """(D,) shares by distance, which sum to 1; each is a mean over tokens with that much context.
 
     Norms of the gradient of each position's own loss: one backward pass where every position has its own
-    window, otherwise one for each of ``POSITIONS`` evenly spaced positions.
+    window, otherwise one for each of ``MAX_POSITIONS`` evenly spaced positions.
     """
     inputs_BT, targets_BT = _long_rows(batch)
     nats_BT, embedded = _embedded_loss(model, inputs_BT, targets_BT)
@@ -90,7 +90,7 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
     has_windows = embedded.ndim == 4
     if has_windows:
         norms_BTK = torch.autograd.grad(nats_BT.sum(), embedded)[0].norm(dim=-1)
-    for t in range(0, length, 1 if has_windows else -(-length // POSITIONS)):
+    for t in range(0, length, 1 if has_windows else -(-length // MAX_POSITIONS)):
         if has_windows:
             back_BD = norms_BTK[:, t].flip(1)
         else:
@@ -103,7 +103,7 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
         sums, counts = (back_BD * valid_BD).double().sum(0).numpy(), valid_BD.sum(0).numpy()
         total[: len(sums)] += sums[:length]
         count[: len(counts)] += counts[:length]
-    n_distances = int((count >= min(SEEN, count[0])).sum())  # far ones are rare and noisy
+    n_distances = int((count >= min(MIN_COUNT, count[0])).sum())  # far ones are rare and noisy
     mean = (total / np.maximum(count, 1))[:n_distances]
     return mean / max(mean.sum(), 1e-300)
 
@@ -136,11 +136,11 @@ def _embedding(model: LanguageModel) -> nn.Embedding:
 
 
 def _long_rows(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of the rows with the most targets, cut to ``LONGEST`` tokens."""
+    """Inputs and targets of the rows with the most targets, cut to ``MAX_ROW_LENGTH`` tokens."""
     lengths = (batch.targets_BT != IGNORE_INDEX).sum(1)
-    n_rows = max(1, TOKENS // min(LONGEST, batch.inputs_BT.shape[1]))
+    n_rows = max(1, TOKENS // min(MAX_ROW_LENGTH, batch.inputs_BT.shape[1]))
     rows = lengths.argsort(descending=True, stable=True)[:n_rows]
-    return batch.inputs_BT[rows, :LONGEST], batch.targets_BT[rows, :LONGEST]
+    return batch.inputs_BT[rows, :MAX_ROW_LENGTH], batch.targets_BT[rows, :MAX_ROW_LENGTH]
 
 
 def _starts(inputs_BT: Tensor, boundary_id: int) -> Tensor:

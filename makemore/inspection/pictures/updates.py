@@ -9,9 +9,9 @@ import numpy as np
 from makemore.inspection.figures import new_figure
 from makemore.inspection.subject import Picture, Subject, Update, Verdict
 
-SMALL, LARGE = -4.5, -1.0
+MIN_LOG_RATIO, MAX_LOG_RATIO = -4.5, -1.0
 """log10 of the ratios below and above which to warn."""
-ENOUGH = 40
+MIN_STEPS = 40
 """Minimum number of steps: at first, zero-initialised matrices change by much of their own size."""
 CAPTION = (
     "The first training steps, replayed: each step's change of a matrix relative to its values (ratio of "
@@ -58,7 +58,7 @@ def kind_of(name: str) -> str:
 def judge(updates: list[Update]) -> list[Verdict]:
     """Report matrices with very small or very large updates over the last quarter of the steps."""
     steps = max((len(update.ratio_S) for update in updates), default=0)
-    if steps < ENOUGH:
+    if steps < MIN_STEPS:
         return [Verdict("note", f"{steps} steps are too few to judge the update sizes")]
     log_ratios = {}
     for update in updates:
@@ -66,8 +66,8 @@ def judge(updates: list[Update]) -> list[Verdict]:
         late = late[np.isfinite(late) & (late > 0)]
         if len(late):
             log_ratios[update.name] = float(np.median(np.log10(late)))
-    slow = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio < SMALL}
-    fast = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio > LARGE}
+    slow = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio < MIN_LOG_RATIO}
+    fast = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio > MAX_LOG_RATIO}
     verdicts = [
         Verdict("warning", f"{_summarise(matrices)} per step: learning rate too {size}")
         for matrices, size in ((slow, "small"), (fast, "large"))

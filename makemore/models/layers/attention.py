@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from makemore.models.layers.dropout import dropout as drop
 
 
-def visible_bias(position_BT: Tensor, start_BT: Tensor, keys: int) -> Tensor:
+def document_causal_bias(position_BT: Tensor, doc_start_BT: Tensor, keys: int) -> Tensor:
     """Attention bias (B, 1, T, keys) float32: 0 from a query's document start to its position, else -inf."""
     key = torch.arange(keys, device=position_BT.device)
-    hidden = (key > position_BT[..., None]) | (key < start_BT[..., None])
+    hidden = (key > position_BT[..., None]) | (key < doc_start_BT[..., None])
     return torch.zeros_like(hidden, dtype=torch.float32).masked_fill_(hidden, -math.inf)[:, None]
 
 
@@ -29,7 +29,7 @@ def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> Non
 def causal_bias(length: int, device: torch.device) -> Tensor:
     """Causal attention bias (1, 1, T, T) float32: 0 up to a query's position, else -inf."""
     position_1T = torch.arange(length, device=device)[None]
-    return visible_bias(position_1T, torch.zeros_like(position_1T), length)
+    return document_causal_bias(position_1T, torch.zeros_like(position_1T), length)
 
 
 def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
@@ -52,14 +52,14 @@ def attend(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, bias: Tensor | None, 
     return weights.to(v_BHSD.dtype) @ v_BHSD
 
 
-def rotary_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
+def rope_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (T, D / 2) float32, of rotary position embeddings (Su et al. 2021)."""
     frequency = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angle = torch.outer(torch.arange(length).float(), frequency)
     return angle.cos(), angle.sin()
 
 
-def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rope(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
     a, b = x_BHTD.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x_BHTD)

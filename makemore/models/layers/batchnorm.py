@@ -37,11 +37,11 @@ class BatchNorm(nn.Module):
         mean = (x * weights).sum(positions)
         centred = x - mean
         var = (centred.square() * weights).sum(positions)
-        self.observe(mean, var, count)
+        self.update_running_stats(mean, var, count)
         return torch.addcmul(self.bias, centred, self.weight * (var + self.eps).rsqrt())
 
     @torch.no_grad()
-    def observe(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
+    def update_running_stats(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
         """Update the running averages with the mean and biased variance of ``count`` (a scalar) positions.
 
         Fewer than two positions have no unbiased variance and are ignored.
@@ -50,10 +50,10 @@ class BatchNorm(nn.Module):
         self.running_mean.lerp_(mean_C, momentum)
         self.running_var.lerp_(var_C * count / (count - 1).clamp(min=1), momentum)
 
-    def forward_by_hand(self, x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def manual_forward(self, x_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Training forward pass for a hand-written backward pass; overwrites ``x_NC``.
 
-        Returns the output (N, C) and, for ``backward_by_hand``, the normalised input (N, C) and the
+        Returns the output (N, C) and, for ``manual_backward``, the normalised input (N, C) and the
         inverse standard deviation (C,). Updates the running averages like ``forward``.
         """
         n = max(len(x_NC), 1)
@@ -61,13 +61,13 @@ class BatchNorm(nn.Module):
         x_NC -= mean_C
         out_NC = x_NC * x_NC
         var_C = out_NC.sum(0) / n
-        self.observe(mean_C, var_C, x_NC.new_full((), len(x_NC)))
+        self.update_running_stats(mean_C, var_C, x_NC.new_full((), len(x_NC)))
         inverse_std_C = (var_C + self.eps).rsqrt()
         normal_NC = x_NC.mul_(inverse_std_C)
         torch.addcmul(self.bias, normal_NC, self.weight, out=out_NC)
         return out_NC, normal_NC, inverse_std_C
 
-    def backward_by_hand(
+    def manual_backward(
         self, grad_NC: Tensor, normal_NC: Tensor, inverse_std_C: Tensor, spare_NC: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of input (N, C), gain (C,) and bias (C,), given the output's gradient.

@@ -20,11 +20,11 @@ class ShortConv(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width, channels))
 
     def forward(
-        self, x_BTC: Tensor, index_BT: Tensor | None, tail_BKC: Tensor | None
+        self, x_BTC: Tensor, doc_position_BT: Tensor | None, tail_BKC: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the output (B, T, C) and the last ``width - 1`` inputs, the next call's ``tail_BKC``.
 
-        ``index_BT`` is each token's position in its document, which masks earlier documents; None if
+        ``doc_position_BT`` is each token's position in its document, which masks earlier documents; None if
         each row is one document.
         """
         length = x_BTC.shape[1]
@@ -37,7 +37,7 @@ class ShortConv(nn.Module):
         for offset in range(1, self.width):
             start = self.width - 1 - offset
             shifted = padded[:, start : start + length]
-            if index_BT is not None:
-                shifted = shifted * (index_BT >= offset)[..., None]
+            if doc_position_BT is not None:
+                shifted = shifted * (doc_position_BT >= offset)[..., None]
             out = out + shifted * weight[offset]
         return out, padded[:, length:]

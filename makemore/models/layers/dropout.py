@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LANES = 4
-LEVELS = 1 << 16
+ELEMENTS_PER_RANDOM_INT = 4
+N_LEVELS = 1 << 16
 
 
 class Dropout(nn.Module):
@@ -30,10 +30,10 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    n_dropped = min(max(round(p * LEVELS), 1), LEVELS - 1)
-    random = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // LANES),), device=x.device)
-    mask = random.view(torch.int16)[: x.numel()].view(x.shape) >= n_dropped - LEVELS // 2
-    return x * (mask.to(x.dtype) * (LEVELS / (LEVELS - n_dropped)))
+    n_dropped = min(max(round(p * N_LEVELS), 1), N_LEVELS - 1)
+    random = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // ELEMENTS_PER_RANDOM_INT),), device=x.device)
+    mask = random.view(torch.int16)[: x.numel()].view(x.shape) >= n_dropped - N_LEVELS // 2
+    return x * (mask.to(x.dtype) * (N_LEVELS / (N_LEVELS - n_dropped)))
 
 
 def compile_options(device: torch.device) -> dict[str, Any] | None:

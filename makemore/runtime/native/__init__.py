@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from makemore.runtime.cachedir import cache_folder
+from makemore.runtime.cachedir import cache_dir
 
 T = TypeVar("T")
 COMPILE_TIMEOUT = 60.0
@@ -72,7 +72,7 @@ def _build(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         headers = sorted([*HEADERS.glob("*.h"), *source.parent.glob("*.h")])
         text = b"".join(path.read_bytes() for path in (source, *headers))
         key = hashlib.sha256(text + repr(flags).encode() + _processor()).hexdigest()[:32]
-        library = cache_folder() / "native" / f"{source.stem}-{key}.so"
+        library = cache_dir() / "native" / f"{source.stem}-{key}.so"
         if not library.exists():
             _compile(compiler, source, library, flags)
         return ctypes.CDLL(str(library))

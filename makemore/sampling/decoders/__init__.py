@@ -5,6 +5,6 @@ from makemore.sampling.decoders import recurrent as recurrent
 from makemore.sampling.decoders import transformer as transformer
 from makemore.sampling.decoders import wavenet as wavenet
 from makemore.sampling.decoders import windows as windows
-from makemore.sampling.decoders.base import Stepper, fast_decoder
+from makemore.sampling.decoders.base import FastDecoder, fast_decoder
 
-__all__ = ["Stepper", "fast_decoder"]
+__all__ = ["FastDecoder", "fast_decoder"]

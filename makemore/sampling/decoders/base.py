@@ -20,22 +20,22 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
-AT_ONCE = 256
+MAX_SUM_LENGTH = 256
 """Longest sum in one matrix product: BLAS splits longer ones, depending on the number of rows."""
-LANES = 16
+COLUMN_MULTIPLE = 16
 """Matrix products are padded to a multiple of this many columns: BLAS sums the rest in another order."""
 
 
-class Stepper(ABC):
+class FastDecoder(ABC):
     """Continues from a state of ``forward``. Logits match those of ``forward`` within 1e-4, and each row is
     bit-identical whatever the number of rows, if the BLAS behaves as ``Linear`` assumes.
     """
 
-    twins = True
+    duplicates_single_row = True
     """Whether a single row must be duplicated, since BLAS multiplies one row alone differently."""
-    cached: int | None = None
+    cache_bytes: int | None = None
     """Bytes of state that stay in a cache, where a step is fastest; None if more rows are always faster."""
-    can_draw = False
+    supports_sampling = False
     """Whether ``draw`` is supported."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Stepper(ABC):
 
 
 @singledispatch
-def fast_decoder(model: LanguageModel) -> Stepper | None:
+def fast_decoder(model: LanguageModel) -> FastDecoder | None:
     """A fast CPU decoder of a model; None where ``forward`` has to do."""
     return None
 
@@ -72,24 +72,24 @@ class Linear:
     def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
         """``weight``: (in, out); ``bias``: (out,)."""
         self.out = weight.shape[1]
-        padding = -self.out % LANES
+        padding = -self.out % COLUMN_MULTIPLE
         weight = np.pad(weight, ((0, 0), (0, padding)))
-        begins = list(range(0, len(weight), AT_ONCE))
-        self.first, *rest = (np.ascontiguousarray(weight[i : i + AT_ONCE]) for i in begins)
+        begins = list(range(0, len(weight), MAX_SUM_LENGTH))
+        self.first, *rest = (np.ascontiguousarray(weight[i : i + MAX_SUM_LENGTH]) for i in begins)
         self.rest = list(zip(begins[1:], rest, strict=True))
         self.bias = None if bias is None else np.pad(bias, (0, padding))
         self.padded = padding > 0
 
     @classmethod
     def of(cls, layer: nn.Linear) -> Linear:
-        return cls(matrix(layer.weight), None if layer.bias is None else array(layer.bias))
+        return cls(to_matrix(layer.weight), None if layer.bias is None else to_array(layer.bias))
 
     def __call__(self, x: Floats) -> Floats:
         """(B, out), which the caller may modify."""
         if self.rest:
-            y = x[:, :AT_ONCE].dot(self.first)
+            y = x[:, :MAX_SUM_LENGTH].dot(self.first)
             for begin, part in self.rest:
-                y += x[:, begin : begin + AT_ONCE].dot(part)
+                y += x[:, begin : begin + MAX_SUM_LENGTH].dot(part)
         else:
             y = x.dot(self.first)
         if self.bias is not None:
@@ -97,15 +97,15 @@ class Linear:
         return y[:, : self.out] if self.padded else y
 
 
-def array(weight: Tensor) -> np.ndarray:
+def to_array(weight: Tensor) -> np.ndarray:
     """A parameter as float32, or an integer buffer, as a contiguous array."""
     weight = weight.detach().cpu()
     return np.ascontiguousarray((weight.float() if weight.is_floating_point() else weight).numpy())
 
 
-def matrix(weight: Tensor) -> Floats:
+def to_matrix(weight: Tensor) -> Floats:
     """A linear layer's weight as (in, out), for ``x @ matrix``."""
-    return np.ascontiguousarray(array(weight).T)
+    return np.ascontiguousarray(to_array(weight).T)
 
 
 def sigmoid(x: Floats) -> Floats:

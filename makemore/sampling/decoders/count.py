@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.models.count import Count, Smoothed
+from makemore.models.count import Count, SmoothedNgrams
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import Floats, Ints, Stepper, array, fast_decoder
+from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array
 from makemore.types import State
 
 ROOT = 0
@@ -38,7 +38,7 @@ class Trie:
     A node's children are contiguous, so they and the running sum of their shares are slices.
     """
 
-    def __init__(self, smoothed: Smoothed, order: int) -> None:
+    def __init__(self, smoothed: SmoothedNgrams, order: int) -> None:
         table, levels = smoothed.table.cut(order), smoothed.levels
         self.vocab_size = size = table.vocab_size
         starts = np.cumsum([0, 1, *map(len, table.keys)])
@@ -50,19 +50,19 @@ class Trie:
         self.tokens = np.concatenate([[0], *(v.tokens for v in levels)])
         longer = zip(table.suffixes, starts[1:], strict=False)
         self.suffixes = np.concatenate([np.zeros(1 + size, np.int64), *(n + start for n, start in longer)])
-        self.rests = np.concatenate([v.rests[:-2] for v in levels])
+        self.backoff_weights = np.concatenate([v.backoff_weights[:-2] for v in levels])
         # The empty context has no shorter one: its children's shares sum to 1.
-        self.rests[ROOT] = 0
+        self.backoff_weights[ROOT] = 0
         self.shares = np.concatenate([[0.0], smoothed.unigram_1V[0], *(v.shares[:-2] for v in levels[1:])])
         self.sums = np.cumsum(self.shares)
         offsets = zip(levels, starts[1:], strict=False)
-        self.firsts = np.concatenate([v.firsts[:-2] + start for v, start in offsets])
-        self.lasts = self.firsts + np.concatenate([v.children[:-2] for v in levels]) - 1
-        self.sums_before = self.sums[self.firsts - 1]
+        self.first_child = np.concatenate([v.first_child[:-2] + start for v, start in offsets])
+        self.lasts = self.first_child + np.concatenate([v.children[:-2] for v in levels]) - 1
+        self.sums_before = self.sums[self.first_child - 1]
 
-    def described(self, boundary_id: int) -> ctypes.Structure:
+    def as_struct(self, boundary_id: int) -> ctypes.Structure:
         """The trie as a C struct."""
-        arrays = (self.tokens, self.suffixes, self.firsts, self.lasts, self.rests, self.sums)
+        arrays = (self.tokens, self.suffixes, self.first_child, self.lasts, self.backoff_weights, self.sums)
         return _Trie(self.inner, boundary_id, *map(address, arrays))
 
     def as_context(self, nodes_B: Ints) -> Ints:
@@ -90,8 +90,8 @@ class Trie:
             node = int(self.suffixes[node])
         p_V = self.shares[1 : 1 + self.vocab_size].copy()
         for node in reversed(path):
-            children = slice(self.firsts[node], self.lasts[node] + 1)
-            p_V *= self.rests[node]
+            children = slice(self.first_child[node], self.lasts[node] + 1)
+            p_V *= self.backoff_weights[node]
             p_V[self.tokens[children]] += self.shares[children]
         return p_V
 
@@ -105,7 +105,7 @@ class Trie:
         children_B, parents_B = np.empty_like(nodes_B), np.empty_like(nodes_B)
         rows = np.arange(len(nodes_B))
         while True:
-            rests = self.rests.take(nodes)
+            rests = self.backoff_weights.take(nodes)
             seen_share = 1 - rests
             is_seen = u < seen_share
             is_seen |= nodes == ROOT
@@ -113,7 +113,9 @@ class Trie:
             if len(hits):
                 child = self.sums.searchsorted(self.sums_before.take(at) + u[is_seen], side="right")
                 # Rounding may overshoot the last child.
-                children_B[hits] = np.minimum(np.maximum(child, self.firsts.take(at)), self.lasts.take(at))
+                children_B[hits] = np.minimum(
+                    np.maximum(child, self.first_child.take(at)), self.lasts.take(at)
+                )
                 parents_B[hits] = at
                 if len(hits) == len(rows):
                     return children_B, parents_B
@@ -123,17 +125,17 @@ class Trie:
             nodes = self.suffixes.take(nodes[is_unseen])
 
 
-class CountStepper(Stepper):
+class CountDecoder(FastDecoder):
     """Keeps the node of each row's longest known context."""
 
-    twins = False
-    can_draw = True
+    duplicates_single_row = False
+    supports_sampling = True
 
     def __init__(self, model: Count, trie: Trie) -> None:
         self.boundary_id, self.trie = model.boundary_id, trie
 
     def load(self, state: State) -> None:
-        rows_BL = array(state[0])
+        rows_BL = to_array(state[0])
         self.nodes = np.full(len(rows_BL), ROOT)
         for column in rows_BL.T:
             present = (column >= 0).nonzero()[0]  # -1: no token before the document
@@ -164,27 +166,27 @@ class CountStepper(Stepper):
         self.nodes = self.nodes[rows_K]
 
 
-class CompiledCountStepper(CountStepper):
+class CompiledCountDecoder(CountDecoder):
     """Samples in C, which releases the GIL."""
 
     def __init__(self, model: Count, trie: Trie, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""
         super().__init__(model, trie)
-        self.code, self.described = code, trie.described(model.boundary_id)
+        self.code, self.as_struct = code, trie.as_struct(model.boundary_id)
 
     def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
         uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
         ids_B = np.empty_like(self.nodes)
         arrays = (self.nodes, uniform_B, ids_B)
-        self.code.draw(byref(self.described), len(ids_B), *map(address, arrays))
+        self.code.draw(byref(self.as_struct), len(ids_B), *map(address, arrays))
         return ids_B
 
 
-_tries: WeakKeyDictionary[Smoothed, Trie] = WeakKeyDictionary()
+_tries: WeakKeyDictionary[SmoothedNgrams, Trie] = WeakKeyDictionary()
 
 
 @fast_decoder.register(Count)
-def _decoder(model: Count) -> Stepper | None:
+def _decoder(model: Count) -> FastDecoder | None:
     smoothed = model.smoothed
     if not smoothed.backs_off:
         return None
@@ -192,4 +194,4 @@ def _decoder(model: Count) -> Stepper | None:
         _tries[smoothed] = Trie(smoothed, model.order)
     code = LIBRARY.load()
     trie = _tries[smoothed]
-    return CountStepper(model, trie) if code is None else CompiledCountStepper(model, trie, code)
+    return CountDecoder(model, trie) if code is None else CompiledCountDecoder(model, trie, code)

@@ -7,14 +7,14 @@ import torch
 
 from makemore.models.rnn import Recurrent
 from makemore.sampling.decoders.base import (
+    FastDecoder,
     Floats,
     Ints,
     Linear,
-    Stepper,
-    array,
     fast_decoder,
-    matrix,
     sigmoid,
+    to_array,
+    to_matrix,
 )
 from makemore.types import State
 
@@ -22,12 +22,12 @@ Weights = tuple[Floats, Floats, Floats, Floats]
 """A layer's input weight (in, gates) and bias, and hidden weight (hidden, gates) and bias."""
 
 
-class RecurrentStepper(Stepper):
+class RecurrentDecoder(FastDecoder):
     """Steps layer by layer; ``_cell`` is the only difference between the three networks."""
 
     def __init__(self, model: Recurrent) -> None:
         self.size = model.config.n_hidden
-        self.embedding = array(model.embedding.weight)
+        self.embedding = to_array(model.embedding.weight)
         self.head = Linear.of(model.head)
         self.layers = [self._prepare(_weights(model, i)) for i in range(model.config.n_layer)]
 
@@ -38,7 +38,7 @@ class RecurrentStepper(Stepper):
 
     def load(self, state: State) -> None:
         # A list of arrays by layer, which ``_cell`` replaces.
-        self.parts = [[array(part[:, i]).copy() for i in range(len(self.layers))] for part in state]
+        self.parts = [[to_array(part[:, i]).copy() for i in range(len(self.layers))] for part in state]
 
     def step(self, ids_B: Ints) -> Floats:
         x = self.embedding.take(ids_B, 0)
@@ -54,7 +54,7 @@ class RecurrentStepper(Stepper):
         self.parts = [[layer[rows_K] for layer in part] for part in self.parts]
 
 
-class RNNStepper(RecurrentStepper):
+class RNNDecoder(RecurrentDecoder):
     def _cell(self, i: int, x: Floats) -> Floats:
         of_input, of_hidden = self.layers[i]
         h = of_hidden(self.parts[0][i])
@@ -63,7 +63,7 @@ class RNNStepper(RecurrentStepper):
         return h
 
 
-class GRUStepper(RecurrentStepper):
+class GRUDecoder(RecurrentDecoder):
     """PyTorch's order of gates: reset, update, new."""
 
     def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
@@ -86,7 +86,7 @@ class GRUStepper(RecurrentStepper):
         return h
 
 
-class LSTMStepper(RecurrentStepper):
+class LSTMDecoder(RecurrentDecoder):
     """PyTorch's order of gates: input, forget, new, output."""
 
     def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
@@ -119,8 +119,8 @@ class LSTMStepper(RecurrentStepper):
 def _weights(model: Recurrent, layer: int) -> Weights:
     ih, hh = (
         (
-            matrix(model.layers.get_parameter(f"weight_{side}_l{layer}")),
-            array(model.layers.get_parameter(f"bias_{side}_l{layer}")),
+            to_matrix(model.layers.get_parameter(f"weight_{side}_l{layer}")),
+            to_array(model.layers.get_parameter(f"bias_{side}_l{layer}")),
         )
         for side in ("ih", "hh")
     )
@@ -128,10 +128,10 @@ def _weights(model: Recurrent, layer: int) -> Weights:
 
 
 @fast_decoder.register(Recurrent)
-def _decoder(model: Recurrent) -> Stepper:
-    kinds: dict[type[torch.nn.RNNBase], type[RecurrentStepper]] = {
-        torch.nn.RNN: RNNStepper,
-        torch.nn.GRU: GRUStepper,
-        torch.nn.LSTM: LSTMStepper,
+def _decoder(model: Recurrent) -> FastDecoder:
+    kinds: dict[type[torch.nn.RNNBase], type[RecurrentDecoder]] = {
+        torch.nn.RNN: RNNDecoder,
+        torch.nn.GRU: GRUDecoder,
+        torch.nn.LSTM: LSTMDecoder,
     }
     return kinds[type(model.layers)](model)

@@ -16,7 +16,7 @@ from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.norms import rms_norm
 from makemore.models.transformer import Block, Transformer
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import Floats, Ints, Stepper, array, fast_decoder, matrix
+from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array, to_matrix
 from makemore.types import State
 
 Linear = structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
@@ -43,11 +43,11 @@ LIBRARY = CLibrary(
 )
 
 
-class TransformerDecoder(Stepper):
+class TransformerDecoder(FastDecoder):
     """Keys (L, B, H, D, T), values (L, B, H, T, D), and rings (2 L, K, B, C) of the convolutions' inputs."""
 
-    twins = False
-    cached = 9 << 20  # keys and values are read from the last-level cache, which two threads share
+    duplicates_single_row = False
+    cache_bytes = 9 << 20  # keys and values are read from the last-level cache, which two threads share
 
     def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""
@@ -59,7 +59,7 @@ class TransformerDecoder(Stepper):
         """What C points to."""
         blocks = [cast(Block, block) for block in model.blocks]
         linears = [linear for block in blocks for linear in self._linears(block)]
-        convs = [array(cast(ShortConv, conv).weight) for block in blocks for conv in block.convs]
+        convs = [to_array(cast(ShortConv, conv).weight) for block in blocks for conv in block.convs]
         embedding = rms_norm(model.embedding.weight) if self.modern else model.embedding.weight
         tables = [embedding, None if model.positions is None else model.positions.weight]
         tables += [model.cos, model.sin] if self.modern else [None, None]
@@ -73,7 +73,7 @@ class TransformerDecoder(Stepper):
             model.boundary_id,
             (Linear * len(linears))(*linears),
             self._linear(model.norm, model.head),
-            *(None if table is None else self._pointer(array(table)) for table in tables),
+            *(None if table is None else self._pointer(to_array(table)) for table in tables),
             self._pointer(np.stack(convs)) if convs else None,
         )
 
@@ -89,12 +89,12 @@ class TransformerDecoder(Stepper):
 
     def _linear(self, norm: nn.Module | None, layer: nn.Linear) -> ctypes.Structure:
         """A layer as C reads it, (out / panel, in, panel), including the gain and bias of the norm before."""
-        weight = matrix(layer.weight).copy()
-        bias = None if layer.bias is None else array(layer.bias)
+        weight = to_matrix(layer.weight).copy()
+        bias = None if layer.bias is None else to_array(layer.bias)
         if isinstance(norm, nn.LayerNorm):
-            shift = np.dot(array(norm.bias), weight)
+            shift = np.dot(to_array(norm.bias), weight)
             bias = shift if bias is None else bias + shift
-            weight *= array(norm.weight)[:, None]
+            weight *= to_array(norm.weight)[:, None]
         n_in, n_out = weight.shape
         padded = np.pad(weight, ((0, 0), (0, -n_out % self.panel))).reshape(n_in, -1, self.panel)
         packed = np.ascontiguousarray(padded.swapaxes(0, 1))
@@ -102,9 +102,11 @@ class TransformerDecoder(Stepper):
 
     def load(self, state: State) -> None:
         self.position = int(state[0][0])
-        self.starts = array(state[1]).copy()
+        self.starts = to_array(state[1]).copy()
         per_layer = (len(state) - 2) // self.layers
-        keys, values, *tails = ([array(part) for part in state[2 + i :: per_layer]] for i in range(per_layer))
+        keys, values, *tails = (
+            [to_array(part) for part in state[2 + i :: per_layer]] for i in range(per_layer)
+        )
         self.keys = np.ascontiguousarray(np.stack(keys).swapaxes(3, 4))
         self.values = np.stack(values)
         inputs = [tail.swapaxes(0, 1) for layer in zip(*tails, strict=True) for tail in layer]

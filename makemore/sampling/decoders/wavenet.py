@@ -9,17 +9,17 @@ import numpy as np
 from torch import nn
 
 from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
-from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, fast_decoder, sigmoid
-from makemore.sampling.decoders.windows import with_norm
+from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, Linear, fast_decoder, sigmoid, to_array
+from makemore.sampling.decoders.windows import fold_batchnorm
 from makemore.types import State
 
 
 @fast_decoder.register(WaveNet)
-class WaveNetStepper(Stepper):
+class WaveNetDecoder(FastDecoder):
     """Each level combines its newest input with the one from ``2**level`` steps earlier."""
 
     def __init__(self, model: WaveNet) -> None:
-        self.embedding = array(model.embedding.weight)
+        self.embedding = to_array(model.embedding.weight)
         self.gated = model.mix is not None
         self.levels = [_gated(level) if self.gated else _fusion(level) for level in model.levels]
         self.mix = None if model.mix is None else Linear.of(model.mix)
@@ -27,7 +27,7 @@ class WaveNetStepper(Stepper):
 
     def load(self, state: State) -> None:
         # Position first, so a ring's slot is contiguous.
-        self.rings = [array(queue).swapaxes(0, 1).copy() for queue in state]
+        self.rings = [to_array(queue).swapaxes(0, 1).copy() for queue in state]
         self.turn = 0
 
     def step(self, ids_B: Ints) -> Floats:
@@ -57,7 +57,7 @@ class WaveNetStepper(Stepper):
 
 def _fusion(level: nn.Module) -> list[Linear]:
     level = cast("Fusion", level)
-    return [with_norm(level.linear, level.norm)]
+    return [fold_batchnorm(level.linear, level.norm)]
 
 
 def _gated(level: nn.Module) -> list[Linear]:

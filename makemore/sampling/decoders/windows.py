@@ -12,24 +12,32 @@ from makemore.models.bigram import Bigram
 from makemore.models.bow import BagOfWords
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.mlp import MLP
-from makemore.sampling.decoders.base import Floats, Ints, Linear, Stepper, array, fast_decoder, matrix
+from makemore.sampling.decoders.base import (
+    FastDecoder,
+    Floats,
+    Ints,
+    Linear,
+    fast_decoder,
+    to_array,
+    to_matrix,
+)
 from makemore.types import State
 
 
-def with_norm(layer: nn.Linear, norm: BatchNorm) -> Linear:
+def fold_batchnorm(layer: nn.Linear, norm: BatchNorm) -> Linear:
     """Fold batch normalisation into the layer before it, which has no bias."""
-    scale = array(norm.weight / (norm.running_var + norm.eps).sqrt())
-    return Linear(matrix(layer.weight) * scale, array(norm.bias) - array(norm.running_mean) * scale)
+    scale = to_array(norm.weight / (norm.running_var + norm.eps).sqrt())
+    return Linear(to_matrix(layer.weight) * scale, to_array(norm.bias) - to_array(norm.running_mean) * scale)
 
 
 @fast_decoder.register(Bigram)
-class BigramStepper(Stepper):
+class BigramDecoder(FastDecoder):
     """Looks up rows of the table."""
 
-    twins = False
+    duplicates_single_row = False
 
     def __init__(self, model: Bigram) -> None:
-        self.table = array(model.W)
+        self.table = to_array(model.W)
 
     def load(self, state: State) -> None: ...
 
@@ -39,16 +47,16 @@ class BigramStepper(Stepper):
     def keep(self, rows_K: Ints) -> None: ...
 
 
-class WindowStepper(Stepper):
+class WindowDecoder(FastDecoder):
     """Feeds the concatenated embeddings of the last tokens through tanh layers."""
 
     def __init__(self, model: MLP | BatchNormMLP, layers: list[Linear]) -> None:
         self.boundary_id = model.boundary_id
-        self.embedding = array(model.embedding.weight)
+        self.embedding = to_array(model.embedding.weight)
         self.layers, self.head = layers, Linear.of(model.head)
 
     def load(self, state: State) -> None:
-        context = array(state[0])
+        context = to_array(state[0])
         newest = np.full_like(context[:, :1], self.boundary_id, shape=(len(context), 1))
         self.window = np.concatenate([newest, context], axis=1)
         # Everything before a boundary is boundary too.
@@ -72,28 +80,30 @@ class WindowStepper(Stepper):
 
 
 @fast_decoder.register(MLP)
-def _mlp(model: MLP) -> WindowStepper:
-    return WindowStepper(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
+def _mlp(model: MLP) -> WindowDecoder:
+    return WindowDecoder(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
 
 
 @fast_decoder.register(BatchNormMLP)
-def _batchnorm_mlp(model: BatchNormMLP) -> WindowStepper:
+def _batchnorm_mlp(model: BatchNormMLP) -> WindowDecoder:
     pairs = zip(model.hidden, model.norms, strict=True)
-    return WindowStepper(model, [with_norm(cast(nn.Linear, h), cast(BatchNorm, norm)) for h, norm in pairs])
+    return WindowDecoder(
+        model, [fold_batchnorm(cast(nn.Linear, h), cast(BatchNorm, norm)) for h, norm in pairs]
+    )
 
 
 @fast_decoder.register(BagOfWords)
-class BagOfWordsStepper(Stepper):
+class BagOfWordsDecoder(FastDecoder):
     """Adds the newest embedding to the mean of the window."""
 
     def __init__(self, model: BagOfWords) -> None:
-        embedding = array(model.embedding.weight)
+        embedding = to_array(model.embedding.weight)
         # Index -1 (no token yet) is a row of zeros.
         self.embedding = np.concatenate([embedding, np.zeros_like(embedding[:1])])
         self.up, self.down, self.head = map(Linear.of, (model.up, model.down, model.head))
 
     def load(self, state: State) -> None:
-        context = array(state[0])
+        context = to_array(state[0])
         self.window = np.concatenate([np.full((len(context), 1), -1), context], axis=1)
 
     def step(self, ids_B: Ints) -> Floats:

@@ -73,17 +73,17 @@ class TransformerKernel:
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
         # C's rows are whole panels.
         self.turns = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
-        self.described = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.turns))
+        self.as_struct = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.turns))
         self.names = self._names()
-        self.packed = torch.empty(code.packed_size(byref(self.described)), dtype=torch.uint8)
-        self.described.packed = self.packed.data_ptr()
+        self.packed = torch.empty(code.packed_size(byref(self.as_struct)), dtype=torch.uint8)
+        self.as_struct.packed = self.packed.data_ptr()
         self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
         count = max(int((targets_BT >= 0).sum()), 1)
         parts = self._parts(inputs_BT)
-        grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.described)))
+        grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.as_struct)))
         nats = self._run(inputs_BT, targets_BT, 1 / count, list(grads_PN))
         return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
 
@@ -101,33 +101,33 @@ class TransformerKernel:
         (rows, length), parts = inputs_BT.shape, len(grads)
         arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
         weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
-        self.described.weights = (c_void_p * len(weights))(*weights)
+        self.as_struct.weights = (c_void_p * len(weights))(*weights)
         dropout = self.model.config.dropout if self.model.training else 0.0
-        self.described.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
+        self.as_struct.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
         self._make_room(parts, length)
 
         def pack(part: int) -> None:
-            self.code.pack_weights(byref(self.described), part, parts, self.memory_PM[part].data_ptr())
+            self.code.pack_weights(byref(self.as_struct), part, parts, self.memory_PM[part].data_ptr())
 
         def run(part: int) -> float:
             first, last = (rows * n // parts for n in (part, part + 1))
             batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
             memory, grad = self.memory_PM[part].data_ptr(), grads[part]
             pointer = None if grad is None else grad.data_ptr()
-            return self.code.loss_and_grads(byref(self.described), byref(batch), loss_scale, memory, pointer)
+            return self.code.loss_and_grads(byref(self.as_struct), byref(batch), loss_scale, memory, pointer)
 
         parallel_map(pack, parts)
         return sum(parallel_map(run, parts))
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """(B, T) int64: where in its row each token's document starts."""
-        if self.model.one_document:
+        if self.model.one_document_per_row:
             return torch.zeros_like(inputs_BT)
         position_T = torch.arange(inputs_BT.shape[1])
         return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
 
     def _make_room(self, parts: int, length: int) -> None:
-        needed = max(self.code.workspace(byref(self.described), length), self.packed.numel())
+        needed = max(self.code.workspace(byref(self.as_struct), length), self.packed.numel())
         if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
             self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
 

@@ -18,20 +18,20 @@ from makemore.models.count import Count
 from makemore.models.layers.dropout import compile_options
 from makemore.runtime import distributed as parallel
 from makemore.runtime.device import (
+    get_rng_state,
     has_fast_bfloat16,
     is_out_of_memory,
-    random_state,
-    restore_random,
+    set_rng_state,
     to_device,
 )
-from makemore.runtime.sharding import cut_like, is_sharded, on_all, whole
+from makemore.runtime.sharding import full_tensor, gather_full, is_sharded, shard_like
 from makemore.settings import TrainConfig
 from makemore.training.kernels import GradientKernel
-from makemore.training.learners.guard import Guard
-from makemore.training.optimizers.optim import Average, Optimizers
+from makemore.training.learners.guard import FiniteGuard
+from makemore.training.optimizers.optim import EMA, OptimizerSet
 from makemore.types import IGNORE_INDEX, Batch, State
 
-COLD_STARTS = 0.02
+STATE_RESET_PROBABILITY = 0.02
 """Fraction of streams whose carried state is reset at each step."""
 
 
@@ -54,9 +54,9 @@ class Learner(ABC):
     precision: torch.dtype = torch.float32
     """Dtype of matrix products."""
     compiled: bool = False
-    not_compiled: str = ""
+    compile_error: str = ""
     """Why compilation failed, if it did."""
-    average: Average | None = None
+    ema: EMA | None = None
     """EMA of the weights, if one is kept."""
     nats: Callable[[Tensor, Tensor], float] | None = None
     """Summed nats of targets given inputs, if there is a faster way than ``forward``."""
@@ -70,7 +70,7 @@ class Learner(ABC):
         """Update on one batch, split into micro-batches; equivalent to one step on all their tokens.
 
         ``progress`` is the fraction of the budget used, in [0, 1]. If the loss or a gradient isn't finite, no
-        update is made and NotFinite is raised, here or by ``check``.
+        update is made and NonFiniteError is raised, here or by ``check``.
         """
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -78,14 +78,14 @@ class Learner(ABC):
         return contextlib.nullcontext()
 
     def check(self) -> None:  # noqa: B027 - counts are always finite
-        """Raise NotFinite if a step's update was skipped; may synchronise with the device."""
+        """Raise NonFiniteError if a step's update was skipped; may synchronise with the device."""
 
     def finish(self) -> None:  # noqa: B027 - only counting needs it
         """Finish training after the last step."""
 
     def weights(self) -> dict[str, Tensor]:
         """The model's full state dict; if sharded, every rank must call this at once."""
-        return whole(self.model.state_dict()) if self.sharded else self.model.state_dict()
+        return gather_full(self.model.state_dict()) if self.sharded else self.model.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": self.weights()}
@@ -93,7 +93,7 @@ class Learner(ABC):
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load a full state dict, as returned by ``weights``."""
         local = self.model.state_dict() if self.sharded else {}
-        self.model.load_state_dict({name: cut_like(t, local.get(name, t)) for name, t in weights.items()})
+        self.model.load_state_dict({name: shard_like(t, local.get(name, t)) for name, t in weights.items()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.load_weights(state["model"])
@@ -116,8 +116,8 @@ class CountLearner(Learner):
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         for batch in batches:
-            if parallel.size() == 1:
-                self.model.observe(batch)
+            if parallel.world_size() == 1:
+                self.model.count_batch(batch)
             else:
                 self._observe_rank_part(batch)
         return Metrics(None, None, count_targets([batch.targets_BT for batch in batches]))
@@ -129,17 +129,17 @@ class CountLearner(Learner):
         inputs_BL = torch.cat([context_BL, batch.inputs_BT.to(model.device)], dim=1)
         n_context, (rows, length) = context_BL.shape[1], batch.inputs_BT.shape
         ends_BL = inputs_BL[:, inputs_BL.shape[1] - n_context :].clone()
-        if rows >= parallel.size():
-            row_slice, time_slice = parallel.own_rows(rows), slice(0, length)
+        if rows >= parallel.world_size():
+            row_slice, time_slice = parallel.rank_slice(rows), slice(0, length)
         else:
-            row_slice, time_slice = slice(0, rows), parallel.own_rows(length)
+            row_slice, time_slice = slice(0, rows), parallel.rank_slice(length)
         inputs_BL = inputs_BL[row_slice, time_slice.start : n_context + time_slice.stop]
         targets_BT = F.pad(batch.targets_BT[row_slice, time_slice], (n_context, 0), value=IGNORE_INDEX)
-        model.observe(Batch(inputs_BL, targets_BT))
+        model.count_batch(Batch(inputs_BL, targets_BT))
         model.ends = ends_BL
 
     def finish(self) -> None:
-        if parallel.size() > 1:
+        if parallel.world_size() > 1:
             tables = self.state_dict()["model"]
             if not parallel.is_main():
                 return
@@ -149,7 +149,7 @@ class CountLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """The counts of all ranks, summed on rank 0."""
         state = super().state_dict()
-        if parallel.size() == 1:
+        if parallel.world_size() == 1:
             return state
         total, *others = parallel.gather(self._count_model().table) or [self._count_model().table]
         for table in others:
@@ -176,13 +176,13 @@ class GradientLearner(Learner):
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
         self.config, self.precision = config, precision
-        self.optimizers = Optimizers(
+        self.optimizers = OptimizerSet(
             model, config, torch.bfloat16 if has_fast_bfloat16(model.device) else torch.float32
         )
-        self.average = Average(model, config.ema) if config.ema else None
-        self.carried: State | None = None
+        self.ema = EMA(model, config.ema) if config.ema else None
+        self.carried_state: State | None = None
         device = model.device
-        self.guard = Guard(device, skips=device.type == "cuda" and not self.sharded)
+        self.finite_guard = FiniteGuard(device, skips=device.type == "cuda" and not self.sharded)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
@@ -197,21 +197,21 @@ class GradientLearner(Learner):
         """
 
     def _prepare_state(self, batch: Batch, n_rows: int) -> None:
-        """Set ``carried`` to the state before a micro-batch; ``n_rows`` counts the rows of all ranks."""
+        """Set ``carried_state`` to the state before a micro-batch; ``n_rows``: rows of all ranks."""
         if self.config.loader != "streams":
             return
-        if not batch.continues or self.carried is None:
-            self.carried = self.model.init_state(*batch.inputs_BT.shape)
+        if not batch.continues or self.carried_state is None:
+            self.carried_state = self.model.init_state(*batch.inputs_BT.shape)
             return
         # Reset some rows at random: prompts start without context, too.
-        cold_B = (torch.rand(n_rows) < COLD_STARTS)[parallel.own_rows(n_rows)]
+        cold_B = (torch.rand(n_rows) < STATE_RESET_PROBABILITY)[parallel.rank_slice(n_rows)]
         if not cold_B.any():
             return
         fresh = self.model.init_state(*batch.inputs_BT.shape)
         cold_B = to_device(cold_B, self.model.device)
-        self.carried = tuple(
+        self.carried_state = tuple(
             torch.where(cold_B.view(-1, *[1] * (old.ndim - 1)), new, old)
-            for new, old in zip(fresh, self.carried, strict=True)
+            for new, old in zip(fresh, self.carried_state, strict=True)
         )
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
@@ -224,14 +224,14 @@ class GradientLearner(Learner):
             # Also after an error: the other ranks wait in the all-reduce.
             self._all_reduce(loss, batches, count)
         norm = self.optimizers.clip()
-        self.guard.watch(step, loss, on_all(norm))
-        self.optimizers.step(step, progress, self.guard.skip)
-        if self.average is not None:
-            self.average.update()
+        self.finite_guard.watch(step, loss, full_tensor(norm))
+        self.optimizers.step(step, progress, self.finite_guard.skip)
+        if self.ema is not None:
+            self.ema.update()
         return Metrics(loss, norm, count)
 
     def check(self) -> None:
-        self.guard.check()
+        self.finite_guard.check()
 
     def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
         """Accumulate gradients over this rank's rows of all micro-batches; returns its share of the loss."""
@@ -248,7 +248,7 @@ class GradientLearner(Learner):
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _rank_batch(self, batch: Batch) -> Batch:
-        rows, device = parallel.own_rows(len(batch.inputs_BT)), self.model.device
+        rows, device = parallel.rank_slice(len(batch.inputs_BT)), self.model.device
         inputs_BT, targets_BT = batch.inputs_BT[rows], batch.targets_BT[rows]
         if self.sharded and not len(inputs_BT):
             # The other ranks need this rank's weight shards: compute a row without valid targets.
@@ -258,7 +258,7 @@ class GradientLearner(Learner):
     @contextlib.contextmanager
     def _rank_seed(self, *step_and_part: int) -> Iterator[None]:
         """Seed each rank's random numbers (dropout) differently; a resumed run repeats them."""
-        if parallel.size() == 1:
+        if parallel.world_size() == 1:
             yield
             return
         shared_state = torch.get_rng_state()
@@ -271,46 +271,48 @@ class GradientLearner(Learner):
 
     def _all_reduce(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
         """Sum loss and gradients over all ranks; average running statistics, weighted by target counts."""
-        if parallel.size() == 1:
+        if parallel.world_size() == 1:
             return
         if self.sharded:  # FSDP reduces gradients during backward
-            parallel.add_up([loss])
+            parallel.all_reduce_sum([loss])
             return
         for parameter in self.optimizers.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        n = count_targets([b.targets_BT[parallel.own_rows(len(b.targets_BT))] for b in batches]).to(count)
-        weight = torch.where(count > 0, n / count.clamp(min=1), 1 / parallel.size())
+        n = count_targets([b.targets_BT[parallel.rank_slice(len(b.targets_BT))] for b in batches]).to(count)
+        weight = torch.where(count > 0, n / count.clamp(min=1), 1 / parallel.world_size())
         running = [
             b for name, b in self.model.named_buffers() if name.rpartition(".")[2].startswith("running_")
         ]
         for buffer in running:
             buffer.mul_(weight)
         grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
-        parallel.add_up([loss, *grads, *running])
+        parallel.all_reduce_sum([loss, *grads, *running])
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "optimizers": self.optimizers.state_dict()}
         state["carried"] = self._gather_carried()
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
+        if self.ema is not None:
+            state["average"] = self.ema.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.guard.reset()
+        self.finite_guard.reset()
         self.model.zero_grad(set_to_none=True)  # left by an unfinished step
         self.optimizers.load_state_dict(state["optimizers"])
         device = self.model.device
-        self.carried = tuple(t[parallel.own_rows(len(t))].to(device) for t in state["carried"]) or None
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        self.carried_state = (
+            tuple(t[parallel.rank_slice(len(t))].to(device) for t in state["carried"]) or None
+        )
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])
 
     def _gather_carried(self) -> list[Tensor]:
         """The carried state of all ranks' rows, on rank 0."""
-        if parallel.size() == 1:
-            return list(self.carried or ())
-        local = [tensor.cpu() for tensor in self.carried or ()]
+        if parallel.world_size() == 1:
+            return list(self.carried_state or ())
+        local = [tensor.cpu() for tensor in self.carried_state or ()]
         return [torch.cat(parts) for parts in zip(*parallel.gather(local), strict=True)]
 
 
@@ -323,7 +325,7 @@ class AutogradLearner(GradientLearner):
         super().__init__(model, config, precision)
         if compiled:
             torch.compiler.reset()  # torch recompiles a function a few times only, earlier models included
-        compile_loss = compiled and not model.compile_parts()
+        compile_loss = compiled and not model.compile_blocks()
         options = compile_options(model.device)
         self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
         self.compiled = compiled
@@ -340,31 +342,31 @@ class AutogradLearner(GradientLearner):
         return total / count.clamp(min=1), state
 
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, state = self._loss(inputs_BT, targets_BT, count, self.carried)
+        loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
         # The penalty depends on the weights only: add it once per step.
-        penalty = self.model.penalty() if first and parallel.is_main() else None
+        penalty = self.model.regularization_loss() if first and parallel.is_main() else None
         total = loss if penalty is None else loss + penalty
         # FSDP averages gradients over ranks; we need their sum.
-        (total * parallel.size() if self.sharded else total).backward()
+        (total * parallel.world_size() if self.sharded else total).backward()
         if state is not None:
-            self.carried = tuple(part.detach() for part in state)
+            self.carried_state = tuple(part.detach() for part in state)
         return loss.detach()
 
     def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
-        carried, device = self.carried, self.model.device
-        random = random_state(device) if self.compiled else None
+        carried_state, device = self.carried_state, self.model.device
+        random = get_rng_state(device) if self.compiled else None
         try:
             return super()._compute_gradients(batches, count, step)
         except Exception as error:
             if random is None or is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
-            self.not_compiled = f"{type(error).__name__}: {reason}"
-            self.note = f"compilation failed ({self.not_compiled}); continuing without it"
-        self.model.compile_parts(False)
+            self.compile_error = f"{type(error).__name__}: {reason}"
+            self.note = f"compilation failed ({self.compile_error}); continuing without it"
+        self.model.compile_blocks(False)
         # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
-        self._loss, self.compiled, self.carried = self._eager_loss, False, carried
-        restore_random(random, device)
+        self._loss, self.compiled, self.carried_state = self._eager_loss, False, carried_state
+        set_rng_state(random, device)
         self.model.zero_grad(set_to_none=True)
         return super()._compute_gradients(batches, count, step)
 
@@ -377,15 +379,15 @@ class ManualLearner(GradientLearner):
         model: LanguageModel,
         config: TrainConfig,
         precision: torch.dtype,
-        by_hand: ManualModel | GradientKernel,
+        gradient_source: ManualModel | GradientKernel,
     ) -> None:
         super().__init__(model, config, precision)
-        self.by_hand = by_hand
-        self.nats = None if isinstance(by_hand, ManualModel) else by_hand.nats
+        self.gradient_source = gradient_source
+        self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
 
     @torch.no_grad()
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, grads = self.by_hand.loss_and_grads(inputs_BT, targets_BT)
+        loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
         for name, parameter in self.model.named_parameters():
@@ -405,7 +407,7 @@ def make_learner(
     """Choose a model's learner; ``native``: the model's C implementation, used in place of autograd."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
-    by_hand = model if isinstance(model, ManualModel) else native
-    if by_hand is not None:
-        return ManualLearner(model, config, precision, by_hand)
+    gradient_source = model if isinstance(model, ManualModel) else native
+    if gradient_source is not None:
+        return ManualLearner(model, config, precision, gradient_source)
     return AutogradLearner(model, config, precision, compiled)

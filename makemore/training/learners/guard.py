@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class NotFinite(Exception):  # noqa: N818 - the trainer turns it into Diverged
+class NonFiniteError(Exception):
     """A step's loss or gradient norm was not finite."""
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
@@ -20,7 +20,7 @@ class NotFinite(Exception):  # noqa: N818 - the trainer turns it into Diverged
         super().__init__(f"{self.what} is {self.value} at step {step}")
 
 
-class Guard:
+class FiniteGuard:
     """Checks the loss and gradient norm of every step.
 
     On the CPU it raises at once. On GPUs reading a value synchronises, so ``check`` reads occasionally; from
@@ -29,7 +29,7 @@ class Guard:
 
     def __init__(self, device: torch.device, skips: bool) -> None:
         """``skips``: whether the optimizers support ``skip``."""
-        self.at_once = device.type == "cpu"
+        self.raises_immediately = device.type == "cpu"
         self.device, self.skips = device, skips
         self.reset()
 
@@ -42,13 +42,13 @@ class Guard:
     @property
     def skip(self) -> Tensor | None:
         """() float, 1 if updates must be skipped; None if the optimizers needn't check."""
-        return self._bad if self.skips and not self.at_once else None
+        return self._bad if self.skips and not self.raises_immediately else None
 
     def watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Check a step's () loss and gradient norm; raises NotFinite on the CPU. ``step`` counts from 0."""
-        if self.at_once:
+        """Check a step's () loss and gradient norm; on the CPU raises NonFiniteError. ``step`` is from 0."""
+        if self.raises_immediately:
             if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
-                raise NotFinite(step + 1, float(loss), float(norm))
+                raise NonFiniteError(step + 1, float(loss), float(norm))
             return
         values = torch.stack([loss.detach().float(), norm.detach().float()])
         is_first = (self._bad == 0) & ~values.isfinite().all()
@@ -57,7 +57,7 @@ class Guard:
         self._bad = torch.where(is_first, 1.0, self._bad)
 
     def check(self) -> None:
-        """Raise NotFinite if a step so far was bad; synchronises with the device."""
-        if not self.at_once and (step := int(self._step)):
+        """Raise NonFiniteError if a step so far was bad; synchronises with the device."""
+        if not self.raises_immediately and (step := int(self._step)):
             loss, norm = self._values.tolist()
-            raise NotFinite(step, loss, norm)
+            raise NonFiniteError(step, loss, norm)

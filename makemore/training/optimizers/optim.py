@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.runtime.sharding import cut_like, own_parts, whole
-from makemore.settings import TrainConfig, drop_shares
+from makemore.runtime.sharding import gather_full, local_shards, shard_like
+from makemore.settings import TrainConfig, milestone_fractions
 
 
-def rate(config: TrainConfig, step: int, progress: float) -> float:
+def lr_scale(config: TrainConfig, step: int, progress: float) -> float:
     """Learning rate as a fraction of its peak.
 
     Warm-up counts steps; decay follows ``progress``, the fraction of the budget (steps or time) used.
@@ -27,12 +27,14 @@ def rate(config: TrainConfig, step: int, progress: float) -> float:
     if config.schedule == "constant":
         return warmup
     if config.schedule == "step":
-        return warmup * 0.1 ** sum(progress >= milestone for milestone in drop_shares(config))
+        return warmup * 0.1 ** sum(progress >= milestone for milestone in milestone_fractions(config))
     if config.schedule == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
-        decay = min(1.0, max(0.0, (1 - progress) / config.decay_share)) if config.decay_share else 1.0
-    return warmup * (config.final_lr + (1 - config.final_lr) * decay)
+        decay = (
+            min(1.0, max(0.0, (1 - progress) / config.warmdown_fraction)) if config.warmdown_fraction else 1.0
+        )
+    return warmup * (config.final_lr_fraction + (1 - config.final_lr_fraction) * decay)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -124,7 +126,7 @@ class SGD(torch.optim.SGD):
         super().step()
 
 
-class Average:
+class EMA:
     """Exponential moving average of weights and float buffers (Polyak & Juditsky 1992), bias-corrected
     as in Kingma & Ba 2015.
     """
@@ -141,30 +143,30 @@ class Average:
         self.steps += 1
         # Bias correction: 1 in the first update, so the initial zeros don't count.
         weight = (1 - self.decay) / (1 - self.decay**self.steps)
-        torch._foreach_lerp_(own_parts(self.average), own_parts(self.current), weight)
+        torch._foreach_lerp_(local_shards(self.average), local_shards(self.current), weight)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Context manager: swap the averaged weights into the model."""
-        current = own_parts(self.current)
+        current = local_shards(self.current)
         raw = [t.clone() for t in current]
-        torch._foreach_copy_(current, own_parts(self.average))
+        torch._foreach_copy_(current, local_shards(self.average))
         try:
             yield
         finally:
             torch._foreach_copy_(current, raw)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "average": whole(self.average)}
+        return {"steps": self.steps, "average": gather_full(self.average)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps = int(state["steps"])
         for average, saved in zip(self.average, state["average"], strict=True):
-            average.copy_(cut_like(saved, average))
+            average.copy_(shard_like(saved, average))
 
 
-class Optimizers:
+class OptimizerSet:
     """The optimizers of one model, stepped together under one schedule."""
 
     def __init__(
@@ -174,10 +176,10 @@ class Optimizers:
         if config.optimizer == "none":
             raise UserError("train.optimizer=none is for count models only; set it to adamw, muon or sgd")
         self.config = config
-        self.schedule: Callable[[int, float], float] = partial(rate, config)
+        self.schedule: Callable[[int, float], float] = partial(lr_scale, config)
         """Fraction of the peak learning rates, from step and progress."""
         named = dict(model.named_parameters())
-        matrices = model.hidden_matrices() if config.optimizer == "muon" else {}
+        matrices = model.muon_parameters() if config.optimizer == "muon" else {}
         self.scale = 1.0
         """Factor on all learning rates, halved by each rollback after divergence."""
         self.parts: list[torch.optim.Optimizer] = []
@@ -228,7 +230,7 @@ class Optimizers:
         return nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=foreach)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {str(i): whole(part.state_dict()) for i, part in enumerate(self.parts)}
+        parts = {str(i): gather_full(part.state_dict()) for i, part in enumerate(self.parts)}
         return {**parts, "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -236,7 +238,7 @@ class Optimizers:
         for i, part in enumerate(self.parts):
             params = [p for group in part.param_groups for p in group["params"]]
             local = {
-                int(k): {name: cut_like(t, params[int(k)]) for name, t in entry.items()}
+                int(k): {name: shard_like(t, params[int(k)]) for name, t in entry.items()}
                 for k, entry in state[str(i)]["state"].items()
             }
             if any(
