@@ -112,11 +112,8 @@ class TrainConfig:
 
 _MINIMUMS = (
     ("batch_tokens grad_accum_steps block_size eval_interval eval_tokens", 1),
-    (
-        "lr matrix_lr beta1 beta2 weight_decay warmup_steps warmdown_fraction final_lr_fraction clip ema patience",
-        0,
-    ),
-    ("save_interval seed", 0),
+    ("lr matrix_lr beta1 beta2 weight_decay warmup_steps warmdown_fraction final_lr_fraction", 0),
+    ("clip ema patience save_interval seed", 0),
 )
 """Minimum values of training settings."""
 
