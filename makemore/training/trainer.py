@@ -353,7 +353,7 @@ class Trainer:
         "best_val",
         "best_step",
         "best_weights",
-        "worse",
+        "evals_since_best",
         "budget",
         "finished",
         "stopped_early",
@@ -362,13 +362,15 @@ class Trainer:
         "_eval_seconds",
         "_count",
     )
+    _KEYS = {"evals_since_best": "worse"}
+    """Keys in saved states where they differ from the attribute's name."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs: weights, optimizer state, data position, random states."""
         return {
             # Count models choose some of their settings when they finish.
             "settings": dataclasses.asdict(self.learner.model.config),
-            "trainer": {name: getattr(self, name) for name in self._SCALARS},
+            "trainer": {self._KEYS.get(name, name): getattr(self, name) for name in self._SCALARS},
             "sum": self._loss_sum,
             "best": self.best,
             "learner": self.learner.state_dict(),
@@ -379,7 +381,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self._SCALARS:
             # States from earlier versions lack newer attributes.
-            default, value = getattr(self, name), state["trainer"].get(name, getattr(self, name))
+            default = getattr(self, name)
+            value = state["trainer"].get(self._KEYS.get(name, name), default)
             if type(value) is not type(default):
                 raise TypeError(f"{name} has the wrong type: {value!r}")
             setattr(self, name, value)
