@@ -22,7 +22,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from makemore.training.assembly import make_trainer
 from makemore.training.observers import NullObserver
-from makemore.training.planning import Plan, TrainRequest, prepare
+from makemore.training.plan import Plan
+from makemore.training.planning import prepare
+from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
 OPTIMIZER = "optimizer step"

@@ -26,7 +26,9 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.training.assembly import make_trainer
 from makemore.training.observers import NullObserver
-from makemore.training.planning import Plan, TrainRequest, prepare
+from makemore.training.plan import Plan
+from makemore.training.planning import prepare
+from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
 WARM_UP = 3

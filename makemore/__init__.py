@@ -1,20 +1,21 @@
-"""makemore: a ladder of character-level language models under one contract."""
+"""makemore: character-level language models under one contract, from n-grams to the transformer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from makemore.runs.run import load
+from makemore.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+if TYPE_CHECKING:
+    from makemore.api import Run, compare, evaluate, load, mix, train
+
+__all__ = ["Run", "__version__", "compare", "evaluate", "load", "mix", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: `import makemore` and the command line's help don't wait for torch.
-    if name == "load":
-        from makemore.runs.run import load
+    # Importing makemore, and the command line's help, must not import torch.
+    if name in __all__:
+        from makemore import api
 
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module 'makemore' has no attribute {name!r}")

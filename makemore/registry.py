@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps names to classes, imported lazily to keep help and errors from importing torch."""
+    """Maps names to classes or functions, imported lazily to keep help and errors from importing torch."""
 
     def __init__(self, kind: str, entries: dict[str, str]) -> None:
         self.kind = kind
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]
 
-    def get(self, name: str) -> type[T]:
-        """Import the class of a name. Raises UserError, suggesting the closest name, if unknown."""
+    def get(self, name: str) -> T:
+        """Import what a name stands for. Raises UserError, suggesting the closest name, if unknown."""
         module, _, attribute = self.path(name).partition(":")
         return getattr(importlib.import_module(module), attribute)

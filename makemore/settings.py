@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -162,6 +163,19 @@ class Recipe:
 
     model: Any
     train: TrainConfig
+
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_duration(duration: str | float | None) -> float | None:
+    """Seconds of a duration such as ``90``, ``"90s"`` or ``"1.5h"``. Raises UserError if malformed."""
+    if duration is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", str(duration).lower())
+    if match and match[2] in _UNITS and 0 < (seconds := float(match[1]) * _UNITS[match[2]]) < math.inf:
+        return seconds
+    raise UserError(f"max-time {duration!r}: give a time such as 90s, 2m or 1.5h")
 
 
 def split_fractions(spec: str, mode: str) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import makemore
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"

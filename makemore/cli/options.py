@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from typing import Any
 
 import typer
-
-from makemore.errors import UserError
 
 JSON = typer.Option(False, "--json", help="Print one JSON object to stdout.")
 DEVICE = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps.")
@@ -22,21 +19,6 @@ INPUT = typer.Argument(
 )
 TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
 TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Parse a duration such as ``90``, ``90s``, ``2m`` or ``1.5h``; raises UserError if it is malformed."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", text.lower())
-    if (
-        not match
-        or match[2] not in _UNITS
-        or not 0 < (value := float(match[1]) * _UNITS[match[2]]) < math.inf
-    ):
-        raise UserError(f"--max-time {text!r}: give a time such as 90s, 2m or 1.5h")
-    return value
 
 
 def escape_control_chars(text: str) -> str:

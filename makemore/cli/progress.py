@@ -15,8 +15,8 @@ from makemore.report.numbers import with_unit
 
 if TYPE_CHECKING:
     from makemore.evaluation.memorization import MemorizationReport
-    from makemore.training.planning import Plan
-    from makemore.training.trainer import TrainRecord
+    from makemore.training.plan import Plan
+    from makemore.training.records import TrainRecord
     from makemore.types import Score
 
 
@@ -97,7 +97,7 @@ class ProgressObserver:
     def start(self, plan: Plan) -> None:
         import torch
 
-        from makemore.training.determinism import reproducibility_line
+        from makemore.runtime.determinism import reproducibility_line
 
         corpus, split = plan.corpus, plan.corpus.splits["train"]
         self.note(

@@ -16,7 +16,7 @@ from makemore.report.columns import NAME, tables
 if TYPE_CHECKING:
     from makemore.comparison.result import Comparison
     from makemore.evaluation.memorization import MemorizationReport, Originality
-    from makemore.training.gradcheck import GradRow
+    from makemore.inspection.gradcheck import GradRow
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:

@@ -19,7 +19,7 @@ from makemore.models import MODELS
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load, training_paths
 from makemore.training.observers import Observer
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def grid_requests(grid: Grid) -> list[TrainRequest]:
     budget = {"steps": grid.steps, "max_time": grid.max_time}
     return [
         TrainRequest(
-            str(grid.path),
-            model,
-            tokenizer,
-            grid.out / f"{model}-{tokenizer.replace(':', '-')}-{seed}",
-            {**{k: v for k, v in budget.items() if v is not None}, "seed": seed, "device": grid.device},
+            input=str(grid.path),
+            model=model,
+            tokenizer=tokenizer,
+            out=grid.out / f"{model}-{tokenizer.replace(':', '-')}-{seed}",
+            train={**{k: v for k, v in budget.items() if v is not None}, "seed": seed, "device": grid.device},
         )
         for seed in range(grid.seeds)
         for model in grid.models

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import encode_text
@@ -14,11 +14,9 @@ from makemore.errors import UserError, unknown_name
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import Progress, make_score, score
+from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
 from makemore.types import Score, Split
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 SPLIT_NAMES = (*SPLITS, "val+test")
 

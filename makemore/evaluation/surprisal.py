@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,8 @@ from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import split_documents, training_lines
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
+from makemore.runs.run import Run
 from makemore.types import Score, Split
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 
 @dataclass(frozen=True)

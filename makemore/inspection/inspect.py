@@ -1,14 +1,11 @@
-"""Inspect a run: figures and findings on one HTML page."""
+"""Look inside a run: everything its pictures need, and the pictures."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,117 +13,56 @@ from torch import Tensor
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.inspection.figures import LEGEND, png
-from makemore.inspection.pictures import (
-    activations,
-    attention,
-    bigrams,
-    embeddings,
-    gates,
-    losses,
-    members,
-    orders,
-    parameters,
-    reach,
-    updates,
-)
-from makemore.inspection.subject import Picture, Subject, Update, Verdict
+from makemore.inspection.figures import LEGEND
+from makemore.inspection.pictures import PICTURES
+from makemore.inspection.subject import Picture, Subject, Update
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.report.inspection import inspection_page, picture_names
-from makemore.report.page import write_page
 from makemore.runs.run import Run, corpus_config_of
-from makemore.runtime.files import is_temporary, write_bytes
+from makemore.sampling.text import SampleRequest, stream_text
 from makemore.settings import TrainConfig, replace_settings
 from makemore.training.assembly import make_loader, make_trainer
-from makemore.training.planning import Plan, TrainRequest, make_model, plan_run
+from makemore.training.plan import Plan, make_plan
+from makemore.training.planning import make_model
+from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
-DRAWERS: tuple[Callable[[Subject], Picture | None], ...] = (
-    losses.draw,
-    bigrams.draw,
-    orders.draw,
-    members.draw,
-    embeddings.draw,
-    activations.draw,
-    parameters.draw,
-    updates.draw,
-    reach.draw,
-    gates.draw,
-    attention.draw,
-)
 REPLAYED_STEPS = 100
+
+
 REPLAY_SECONDS = 20.0
+
+
 MAX_TOKENS = 32
 """Maximum number of tokens in the per-token figures."""
+
+
 DEFAULT_TOKENS = 20
 """Maximum without ``text``: short enough for four attention heads side by side."""
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """Result of an inspection: the files written and the verdicts."""
+class Drawing:
+    """The pictures of a run, with facts about it."""
 
-    folder: Path
-    files: list[Path]
-    verdicts: list[Verdict]
+    title: str
+    facts: dict[str, str]
+    pictures: list[Picture]
     left_out: str = ""
-    """Why some figures are missing; empty if none are."""
-
-    @property
-    def page(self) -> Path:
-        return self.folder / "index.html"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "page": str(self.page),
-            "files": [str(path) for path in self.files],
-            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
-            "left_out": self.left_out,
-        }
+    """Why some pictures are missing; empty if none are."""
 
 
-def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspection:
-    """Draw every figure this model supports, by default into a folder next to the run.
+def draw_pictures(run: Run, text: str | None = None) -> Drawing:
+    """Draw every picture that this model supports; attention and gates on ``text`` (default: a line of val).
 
-    Attention and gates are shown on ``text`` (default: a line of val). Raises UserError if the run can't
-    encode the text, or if the folder holds anything other than an inspection.
+    Raises UserError if the run can't encode the text.
     """
-    folder = out or run.sibling("-inspect")
-    old_images = _old_images(folder)
     subject, left_out = make_subject(run, text)
     n_shown = len(subject.tokens_T) - 1
     if text is not None and len(run.tokenizer.encode(text)) > n_shown:
         left_out = "; ".join([*filter(None, [left_out]), f"--text after its first {n_shown} tokens"])
-    pictures = [picture for picture in (drawer(subject) for drawer in DRAWERS) if picture is not None]
-    images = {picture.name: png(picture.figure) for picture in pictures}
-    html = inspection_page(
-        f"{run.name}: {subject.model_name}", _facts(run, subject, left_out), pictures, images
-    )
-    # Write the page first: it marks the folder as an inspection even if interrupted here.
-    write_page(folder / "index.html", html)
-    for path in old_images:
-        path.unlink(missing_ok=True)
-    for name, image in images.items():
-        write_bytes(folder / f"{name}.png", image)
-    return Inspection(
-        folder,
-        [folder / "index.html", *(folder / f"{name}.png" for name in images)],
-        [verdict for picture in pictures for verdict in picture.verdicts],
-        left_out,
-    )
-
-
-def _old_images(folder: Path) -> list[Path]:
-    """Figures of an earlier inspection. Raises UserError if ``folder`` holds anything else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is not a directory; choose another --out")
-    if not folder.exists() or all(map(is_temporary, folder.iterdir())):
-        return []
-    names = picture_names(folder / "index.html")
-    if names is None:
-        raise UserError(f"{folder} is not an inspection; choose another --out")
-    return [folder / f"{name}.png" for name in names]
+    pictures = [picture for name in PICTURES if (picture := PICTURES.get(name)(subject)) is not None]
+    return Drawing(f"{run.name}: {subject.model_name}", _facts(run, subject, left_out), pictures, left_out)
 
 
 def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
@@ -204,8 +140,16 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     kind = MODELS.get(config["model"]["name"])
     settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
     model = make_model(kind, settings, run.tokenizer, train.seed)
-    request = TrainRequest(None, config["model"]["name"], config["tokenizer"], run.folder.path)
-    return plan_run(request, run.folder, run.source(), model, corpus, train, corpus_config_of(config))
+    return make_plan(
+        request=TrainRequest(model=config["model"]["name"], tokenizer=config["tokenizer"]),
+        folder=run.folder,
+        source=run.source(),
+        model=model,
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config_of(config),
+        device=torch.device("cpu"),
+    )
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
@@ -219,7 +163,9 @@ def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
     elif corpus is not None:
         ids = _default_text(corpus)
     else:
-        ids = run.tokenizer.encode(run.config["corpus"]["context"] or "".join(run.generate(seed=0)))
+        ids = run.tokenizer.encode(
+            run.config["corpus"]["context"] or "".join(stream_text(run, SampleRequest(n=1)))
+        )
     ids = np.asarray(ids, np.int64)[: max_tokens - 1]
     return torch.from_numpy(np.concatenate([[run.tokenizer.boundary_id], ids]))
 

@@ -1,1 +1,20 @@
-"""Export trained models to other programs' formats, one module per format."""
+"""Other programs' formats, import beside export: one file each and, to export, one line in this registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from makemore.registry import Registry
+
+if TYPE_CHECKING:
+    from makemore.interop.base import ExportFormat
+
+FORMATS: Registry[ExportFormat] = Registry(
+    "format",
+    {
+        "hf": "makemore.interop.hf:FORMAT",
+        "onnx": "makemore.interop.onnx:FORMAT",
+        "arpa": "makemore.interop.arpa:FORMAT",
+    },
+)
+"""Formats of ``makemore export``."""

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.errors import UserError
+from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count, Floats, SmoothedNgrams
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import byte_decoder
 from makemore.tokenizers.char import CharTokenizer
 
+KENLM_DEFAULT_MAX_ORDER = 6
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LOG10_ZERO = -99.0
 """ARPA's notation for log10(0)."""
@@ -108,3 +110,17 @@ def word_list(tokenizer: Tokenizer) -> list[str]:
 
 def _visible(char: str) -> str:
     return char if char.isprintable() and not char.isspace() else f"<U+{ord(char):04X}>"
+
+
+def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
+    return {"": "".join(f"{line}\n" for line in arpa_lines(model, tokenizer)).encode()}
+
+
+def _note(model: LanguageModel) -> str:
+    order = model.config.order
+    return (
+        f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_DEFAULT_MAX_ORDER else ""
+    )
+
+
+FORMAT = ExportFormat(suffix=".arpa", files=_files, note=_note)

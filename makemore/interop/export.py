@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from makemore.errors import UserError, unknown_name
-from makemore.interop.hf_import import is_hugging_face
+from makemore.errors import UserError
+from makemore.interop import FORMATS
+from makemore.interop.base import ExportFormat
 from makemore.runs.run import Run
 from makemore.runtime.files import write_bytes
-
-FORMAT_SUFFIXES = {"hf": "-hf", "onnx": ".onnx", "arpa": ".arpa"}
-"""Suffix of the default output path, by format."""
-KENLM_DEFAULT_MAX_ORDER = 6
 
 
 @dataclass(frozen=True)
@@ -35,52 +32,23 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
 
     Raises UserError if the format can't represent the model, or if ``out`` is taken.
     """
-    if format not in FORMAT_SUFFIXES:
-        raise unknown_name("format", format, FORMAT_SUFFIXES)
-    path = out or run.sibling(FORMAT_SUFFIXES[format])
-    _check_output(path, format == "hf", overwrite)
-    if format == "hf":
-        return _hugging_face(run, path)
-    return _arpa(run, path) if format == "arpa" else _onnx(run, path)
+    target = FORMATS.get(format)
+    path = out or run.sibling(target.suffix)
+    _check_output(path, target, overwrite)
+    files = target.files(run.model, run.tokenizer)
+    for name, data in files.items():
+        write_bytes(path / name if name else path, data)
+    return ExportResult(path, format, sum(map(len, files.values())), target.note(run.model))
 
 
-def _check_output(path: Path, is_folder: bool, overwrite: bool) -> None:
+def _check_output(path: Path, target: ExportFormat, overwrite: bool) -> None:
     if not path.exists():
         return
-    if path.is_dir() != is_folder:
+    if path.is_dir() != target.is_directory:
         raise UserError(f"{path} can't be overwritten; choose another --out")
-    if is_folder and not any(path.iterdir()):
+    if target.is_directory and not any(path.iterdir()):
         return
-    if is_folder and not is_hugging_face(path):
-        raise UserError(f"{path} is not a Hugging Face model directory; choose another --out")
+    if target.is_directory and not target.is_export(path):
+        raise UserError(f"{path} is not an export of this format; choose another --out")
     if not overwrite:
         raise UserError(f"{path} already exists; add --overwrite or choose another --out")
-
-
-def _hugging_face(run: Run, path: Path) -> ExportResult:
-    from makemore.interop.hf import hf_files
-
-    files = hf_files(run.model, run.tokenizer)
-    for name, data in files.items():
-        write_bytes(path / name, data)
-    return ExportResult(path, "hf", sum(map(len, files.values())))
-
-
-def _onnx(run: Run, path: Path) -> ExportResult:
-    from makemore.interop.onnx import onnx_bytes
-
-    data = onnx_bytes(run.model, run.tokenizer)
-    write_bytes(path, data)
-    return ExportResult(path, "onnx", len(data))
-
-
-def _arpa(run: Run, path: Path) -> ExportResult:
-    from makemore.interop.arpa import arpa_lines
-
-    data = "".join(f"{line}\n" for line in arpa_lines(run.model, run.tokenizer)).encode()
-    write_bytes(path, data)
-    order = run.model.config.order
-    note = (
-        f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_DEFAULT_MAX_ORDER else ""
-    )
-    return ExportResult(path, "arpa", len(data), note)

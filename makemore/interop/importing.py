@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+
+import torch
 
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.documents import SPLITS, make_documents
@@ -23,8 +26,10 @@ from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime.files import user_format_errors
 from makemore.settings import CorpusConfig, TrainConfig, replace_settings
-from makemore.training.init_from import load_weights
-from makemore.training.planning import TrainRequest, make_model, plan_run, run_config
+from makemore.training.plan import make_plan, run_config
+from makemore.training.planning import make_model
+from makemore.training.pretrained import load_weights
+from makemore.training.request import TrainRequest
 
 
 def import_checkpoint(
@@ -54,8 +59,17 @@ def import_checkpoint(
     kind = MODELS.get(foreign.model)
     model = make_model(kind, replace_settings(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
     load_weights(model, foreign)
-    request = TrainRequest(text, foreign.model, foreign.spelling, folder.path, init_from=checkpoint)
-    plan = plan_run(request, folder, source, model, corpus, TrainConfig(), config)
+    imported = dataclasses.replace(foreign, origin=str(checkpoint))
+    plan = make_plan(
+        request=TrainRequest(model=foreign.model, tokenizer=foreign.tokenizer_spec, pretrained=imported),
+        folder=folder,
+        source=source,
+        model=model,
+        corpus=corpus,
+        train=TrainConfig(),
+        corpus_config=config,
+        device=torch.device("cpu"),
+    )
     with folder.locked():
         folder.clear()
         tokenizer, seen_U = foreign.tokenizer.to_dict(), train_line_hashes(corpus)

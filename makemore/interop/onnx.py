@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.errors import UserError
+from makemore.interop.base import ExportFormat
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.tokenizers import Tokenizer
 
@@ -120,3 +121,10 @@ def _cummax_translation() -> Any:
         return values, values
 
     return cummax
+
+
+def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
+    return {"": onnx_bytes(model, tokenizer)}
+
+
+FORMAT = ExportFormat(suffix=".onnx", files=_files)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.interop.gpt2_import import GPT2_TOKENS, from_gpt2, reorder_vocabulary
-from makemore.interop.hf_import import ImportedModel
+from makemore.interop.gpt2 import GPT2_TOKENS, from_gpt2, reorder_vocabulary
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.char import CharTokenizer
+from makemore.training.pretrained import PretrainedModel
 
 MAKEMORE_HEADS = 4
 """Default of makemore.py; its checkpoints don't store the number of heads."""
@@ -52,7 +52,7 @@ def is_makemore_transformer(found: Mapping[str, Any]) -> bool:
     return "transformer.wte.weight" in found
 
 
-def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> ImportedModel:
+def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> PretrainedModel:
     """Import a nanoGPT checkpoint with GPT-2's tokens or the characters of ``text``, its training text in
     pieces. Its GELU is exact and ours is GPT-2's approximation, which changes logits by about 0.001.
 
@@ -66,30 +66,30 @@ def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> ImportedModel
     if rows > GPT2_TOKENS:
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
         order = [GPT2_TOKENS, *range(GPT2_TOKENS)]
-        return ImportedModel(
+        return PretrainedModel(
             "transformer", settings, reorder_vocabulary(weights, order), tokenizer, "tiktoken:gpt2:full"
         )
     tokenizer = _fit_alphabet(text, rows)
     newline = tokenizer.alphabet.find("\n")
     weights = _with_boundary(weights, max(newline, 0))
-    return ImportedModel("transformer", settings | {"tie": False}, weights, tokenizer, "char")
+    return PretrainedModel("transformer", settings | {"tie": False}, weights, tokenizer, "char")
 
 
 def from_makemore(
     found: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS
-) -> ImportedModel:
+) -> PretrainedModel:
     """Import a makemore.py transformer or bigram trained on ``text``; its token 0 is our boundary.
 
     Raises UserError for its other models.
     """
     if set(found) == {"logits"}:
         tokenizer = _fit_alphabet(text, len(found["logits"]) - 1)
-        return ImportedModel("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
+        return PretrainedModel("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
     if not is_makemore_transformer(found):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")
     settings, weights = from_gpt2(found, {"n_head": n_head}, transposed=False)
     tokenizer = _fit_alphabet(text, len(weights["embedding.weight"]) - 1)
-    return ImportedModel("transformer", settings, weights, tokenizer, "char")
+    return PretrainedModel("transformer", settings, weights, tokenizer, "char")
 
 
 def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:

@@ -9,7 +9,7 @@ from makemore.registry import Registry
 if TYPE_CHECKING:
     from makemore.models.base import LanguageModel
 
-MODELS: Registry[LanguageModel] = Registry(
+MODELS: Registry[type[LanguageModel]] = Registry(
     "model",
     {
         "count": "makemore.models.count:Count",

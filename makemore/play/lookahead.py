@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from makemore.runs.run import Run
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.text import SampleRequest, context_ids, end_token_ids
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 MAX_CANDIDATES = 60
 """At most this many candidates are returned."""

@@ -1,17 +1,86 @@
-"""A self-contained HTML page (no scripts, no network) of all pictures and verdicts."""
+"""The HTML page of an inspection: pictures and findings, without scripts or network."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from makemore.errors import UserError
+from makemore.inspection.figures import png
+from makemore.inspection.inspect import draw_pictures
 from makemore.inspection.subject import Picture, Verdict
-from makemore.report.page import generator, page
+from makemore.report.page import generator, page, write_page
+from makemore.runs.run import Run
+from makemore.runtime.files import is_temporary, write_bytes
 
 MARKS = {"good": "✓", "note": "•", "warning": "⚠"}
+
+
 MADE_BY = "makemore inspect"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Result of an inspection: the files written and the verdicts."""
+
+    folder: Path
+    files: list[Path]
+    verdicts: list[Verdict]
+    left_out: str = ""
+    """Why some figures are missing; empty if none are."""
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "index.html"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "page": str(self.page),
+            "files": [str(path) for path in self.files],
+            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
+            "left_out": self.left_out,
+        }
+
+
+def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspection:
+    """Write the pictures of a run and the findings, by default into a directory next to it.
+
+    Attention and gates are shown on ``text`` (default: a line of val). Raises UserError if the run can't
+    encode the text, or if the directory holds anything other than an inspection.
+    """
+    folder = out or run.sibling("-inspect")
+    old_images = _old_images(folder)
+    drawing = draw_pictures(run, text)
+    images = {picture.name: png(picture.figure) for picture in drawing.pictures}
+    # Write the page first: it marks the directory as an inspection even if interrupted here.
+    write_page(folder / "index.html", inspection_page(drawing.title, drawing.facts, drawing.pictures, images))
+    for path in old_images:
+        path.unlink(missing_ok=True)
+    for name, image in images.items():
+        write_bytes(folder / f"{name}.png", image)
+    return Inspection(
+        folder=folder,
+        files=[folder / "index.html", *(folder / f"{name}.png" for name in images)],
+        verdicts=[verdict for picture in drawing.pictures for verdict in picture.verdicts],
+        left_out=drawing.left_out,
+    )
+
+
+def _old_images(folder: Path) -> list[Path]:
+    """Figures of an earlier inspection. Raises UserError if ``folder`` holds anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is not a directory; choose another --out")
+    if not folder.exists() or all(map(is_temporary, folder.iterdir())):
+        return []
+    names = picture_names(folder / "index.html")
+    if names is None:
+        raise UserError(f"{folder} is not an inspection; choose another --out")
+    return [folder / f"{name}.png" for name in names]
 
 
 def inspection_page(

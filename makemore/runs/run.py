@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,15 @@ from makemore.corpus.source import Source, resolve_recorded_source, resolve_sour
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
-from makemore.evaluation.surprisal import Surprisal, surprisal
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import user_format_errors
 from makemore.runtime.memory import construct_model, memory_limit_for
-from makemore.sampling import SampleParams
-from makemore.sampling.text import SampleRequest, context_ids, random_seed, stream_text
 from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
+from makemore.version import __version__
 
 
 def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
@@ -92,35 +90,6 @@ class Run:
             source = training_paths(self.config)[0]
             raise UserError(f"{source} has changed since {self.name} was trained; name a file to score")
 
-    def generate(
-        self,
-        prompt: str = "",
-        max_new_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        greedy: bool = False,
-        stop: str | None = None,
-        seed: int | None = None,
-    ) -> Iterator[str]:
-        """Stream the continuation of a prompt in pieces; deterministic for a given seed.
-
-        Raises UserError for invalid settings, or a prompt the tokenizer can't encode.
-        """
-        params = SampleParams(temperature, top_k, top_p, min_p, greedy)
-        seed = random_seed() if seed is None else seed
-        request = SampleRequest(1, prompt, max_new_tokens, params, stop, seed)
-        context_ids(self, request)  # check the prompt now, not at the first piece
-        return stream_text(self, request)
-
-    def score(self, text: str | Path) -> Surprisal:
-        """Surprisal of each piece of a text (a string, or a Path to a file), and its total score.
-
-        Raises UserError for an unreadable file or a text without encodable characters.
-        """
-        return surprisal(self, text)
-
 
 def load(path: str | Path, device: str = "auto") -> Run:
     """Load a run directory. Raises UserError if it isn't one, is damaged, or has an unknown model."""
@@ -141,8 +110,4 @@ def load(path: str | Path, device: str = "auto") -> Run:
 
 def versions() -> dict[str, str]:
     """Versions of makemore, torch and Python."""
-    import platform
-
-    from makemore import __version__
-
     return {"makemore": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,10 +1,9 @@
-"""Look up lines in the training split, by the hashes stored with the run."""
+"""The training lines of a run, by the hashes stored with it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,13 +12,7 @@ from torch import Tensor
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.sampling.text import SampleRequest, sample
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
-
-MAX_TRIES_PER_SAMPLE = 100
-"""Samples tried per requested one before giving up."""
+from makemore.runs.run import Run
 
 MAX_HASHED_LINES = 2_000_000
 """Most training lines whose hashes are stored; a run with more needs its text."""
@@ -68,24 +61,4 @@ def train_lines(run: Run) -> TrainLines:
     saved_U = run.folder.read_line_hashes(run.config)
     return TrainLines(
         np.unique(hash_lines(run.documents().all("train"))) if saved_U is None else saved_U.numpy()
-    )
-
-
-def sample_novel(run: Run, request: SampleRequest) -> Iterator[str]:
-    """Like ``sample``, but yield ``n`` lines that aren't in the training split.
-
-    Raises UserError, after the new lines found so far, if too few samples are new.
-    """
-    seen = train_lines(run)
-    n_left = request.n
-    for first in range(0, MAX_TRIES_PER_SAMPLE * request.n, request.n):
-        for text in sample(run, request, first):
-            if n_left and text not in seen:
-                yield text
-                n_left -= 1
-        if not n_left:
-            return
-    raise UserError(
-        f"only {request.n - n_left} of {MAX_TRIES_PER_SAMPLE * request.n} samples were new; ask for fewer, "
-        "or raise --temperature"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from makemore.errors import UserError
-from makemore.models.base import LanguageModel
 from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.process import total_memory
 
+M = TypeVar("M")
 MIN_TENSOR_BYTES = 1 << 16
 """Minimum bytes charged for a tensor, because its module takes memory too."""
 MAX_TENSORS = 1 << 14
@@ -88,8 +88,12 @@ def memory_limit_for(tensors: Iterable[Tensor]) -> int:
 
 
 def construct_model(
-    kind: type[LanguageModel], config: Any, vocab_size: int, boundary_id: int, most: int | None = None
-) -> LanguageModel:
+    kind: Callable[[Any, int, int], M],
+    config: Any,
+    vocab_size: int,
+    boundary_id: int,
+    most: int | None = None,
+) -> M:
     """Construct a model of at most ``most`` bytes (default: the machine's memory), else raise UserError."""
     try:
         with MemoryLimit(most or total_memory() or MAX_BYTES):

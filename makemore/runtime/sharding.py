@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from makemore.errors import UserError
-from makemore.models.base import LanguageModel
 from makemore.runtime import distributed as parallel
 from makemore.settings import TrainConfig
 
 
-def shard(model: LanguageModel, config: TrainConfig) -> None:
+def shard(model: nn.Module, config: TrainConfig) -> None:
     """Shard a model's weights over all ranks, which gather one block's weights at a time to compute it
     (Zhao et al. 2023, "PyTorch FSDP"; Rajbhandari et al. 2020, "ZeRO").
 
@@ -29,7 +28,7 @@ def shard(model: LanguageModel, config: TrainConfig) -> None:
         raise UserError("--shard works with the transformer only; train other models without it")
     if config.optimizer == "muon":
         raise UserError("--shard: Muon needs unsharded matrices; add --set train.optimizer=adamw")
-    mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(),))
     # FSDP2 warns in case a block's output is modified in place; ours never is.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for module in (*blocks, model):

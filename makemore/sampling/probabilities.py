@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from makemore.runs.run import Run
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.generate import generate
 from makemore.sampling.text import SampleRequest, context_ids, end_token_ids, max_new_tokens_of
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 ALTERNATIVES = 5
 

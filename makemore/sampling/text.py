@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from threading import Event
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
+from makemore.runs.run import Run
 from makemore.sampling import SampleParams, beam_search, generate
 from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 MAX_ROWS = 1024
 MAX_STATE_BYTES = 1 << 28

@@ -10,7 +10,7 @@ from makemore.tokenizers.base import Tokenizer
 
 __all__ = ["TOKENIZERS", "Tokenizer", "fit_tokenizer", "tokenizer_from_dict"]
 
-TOKENIZERS: Registry[Tokenizer] = Registry(
+TOKENIZERS: Registry[type[Tokenizer]] = Registry(
     "tokenizer",
     {
         "char": "makemore.tokenizers.char:CharTokenizer",

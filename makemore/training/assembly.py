@@ -9,8 +9,8 @@ from makemore.evaluation.scoring import estimate_loss
 from makemore.models.base import CountModel
 from makemore.runtime.device import set_compile_cache_dir
 from makemore.runtime.sharding import shard
-from makemore.training.learners.gradient import make_learner
-from makemore.training.planning import Plan, sharded
+from makemore.training.learners import make_learner
+from makemore.training.plan import Plan, is_sharded
 from makemore.training.trainer import Trainer
 
 HELD_OUT_TOKENS = 65536
@@ -35,7 +35,7 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Move the model to its device and build its trainer: learner, loader and evaluation."""
     plan.model.to(plan.device)
     plan.model.one_document_per_row = plan.train.loader in ("windows", "documents")
-    if sharded(plan.train):
+    if is_sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]
     eval_tokens = plan.train.eval_tokens

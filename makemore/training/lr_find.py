@@ -18,8 +18,10 @@ from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.learners.guard import NonFiniteError
 from makemore.training.observers import NullObserver, Observer
-from makemore.training.planning import Plan, TrainRequest, open_source, prepare
-from makemore.training.trainer import TrainRecord
+from makemore.training.plan import Plan
+from makemore.training.planning import prepare
+from makemore.training.records import TrainRecord
+from makemore.training.request import TrainRequest, open_source
 
 SMOOTHING = 0.9
 DIVERGENCE_FACTOR = 1.1

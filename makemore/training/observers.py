@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from makemore.errors import UserError
-
-if TYPE_CHECKING:
-    from makemore.training.planning import Plan
-    from makemore.training.trainer import TrainRecord
+from makemore.training.plan import Plan
+from makemore.training.records import TrainRecord
 
 CURVES = {
     "loss": "loss/train",

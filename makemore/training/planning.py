@@ -1,85 +1,39 @@
-"""Resolve a training request into a plan: text, model, recipe, device and folder."""
+"""Resolve a training request into a plan: text, model, recipe, device and run directory."""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.directory import RunDir
-from makemore.runs.run import versions
 from makemore.runtime import distributed as parallel
-from makemore.runtime.device import pick_device, pick_precision, should_compile, total_memory_gb
+from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.memory import construct_model
-from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, parse_settings, replace_settings
+from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
 from makemore.tokenizers import TOKENIZERS, Tokenizer
-from makemore.training.init_from import check_encodable, fine_tune_recipe, load_weights, read_start
-from makemore.training.kernels import GradientKernel, gradient_kernel
 from makemore.training.observers import Observer
+from makemore.training.plan import Plan, is_sharded, make_plan
+from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
+from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
 
-SECTIONS = ("model", "train", "corpus")
 DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
+
+
 LARGE_VOCABULARY = 4096
+
+
 BYTES_PER_PARAMETER = 16
 """Weights, gradients, and the optimizer's two moments, in float32."""
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What to train. ``settings`` are ``section.key=value`` strings and override everything else."""
-
-    input: str | tuple[str, ...] | None = None
-    """Inputs as ``makemore train`` takes them; None: the data set that ships with makemore."""
-    model: str = "transformer"
-    tokenizer: str | None = None
-    """None: ``char``, or the tokenizer of the resumed run."""
-    out: Path | None = None
-    train: Mapping[str, Any] = field(default_factory=dict)
-    """Requested fields of TrainConfig."""
-    corpus: Mapping[str, Any] = field(default_factory=dict)
-    """Requested fields of CorpusConfig."""
-    settings: tuple[str, ...] = ()
-    config: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    init_from: Path | None = None
-    """Run or Hugging Face folder to load weights and tokenizer from; ``tokenizer`` is then ignored."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A resolved request: everything needed to train."""
-
-    folder: RunDir
-    source: Source
-    model_name: str
-    model: LanguageModel
-    tokenizer_spec: str
-    corpus: Corpus
-    train: TrainConfig
-    corpus_config: CorpusConfig
-    device: torch.device
-    precision: torch.dtype
-    compiled: bool
-    """With ``torch.compile``."""
-    native: GradientKernel | None
-    """The C implementation, if it computes loss and gradients."""
-    init_from: str = ""
-    """Where the initial weights come from; empty if random."""
 
 
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
@@ -94,7 +48,9 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     folder = RunDir(run_folder(request, source))
     check_run_dir(folder, request)
     corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
-    start = read_start(request.init_from, request.model) if request.init_from else None
+    start = request.pretrained
+    if start and start.model != request.model:
+        raise UserError(f"{start.origin} holds a {start.model}, not a {request.model}")
     corpus = tokenize_source(
         source,
         corpus_config,
@@ -109,13 +65,13 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     device = pick_device(str(overrides["train"].get("device", "auto")))
     recipe = kind.recipe(corpus_stats(corpus, overrides["train"], device))
     if start:
-        request = dataclasses.replace(request, tokenizer=start.spelling)
+        request = dataclasses.replace(request, tokenizer=start.tokenizer_spec)
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
     model_config = replace_settings(recipe.model, overrides["model"], "model")
     train = replace_settings(recipe.train, overrides["train"], "train")
     if issubclass(kind, CountModel) and overrides["train"].get("max_time") is None:
         train = dataclasses.replace(train, max_time=None)  # a single pass has no time limit
-    if sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
+    if is_sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
         observer.note("using adamw: muon needs unsharded matrices")
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = fit_context(kind, model_config, train, corpus, observer)
@@ -123,45 +79,16 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         load_weights(model, start)
-    return plan_run(request, folder, source, model, corpus, train, corpus_config)
-
-
-def open_source(request: TrainRequest) -> Source:
-    """Open the input text. Raises UserError if it doesn't exist."""
-    names = (request.input,) if isinstance(request.input, str) else request.input or ()
-    return resolve_input(names)
-
-
-def run_folder(request: TrainRequest, source: Source) -> Path:
-    """The run directory: ``--out``, or a name made from the text and the model."""
-    tuned = "-tuned" if request.init_from else ""
-    return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
-
-
-def requested_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """Requested settings by section; --set overrides flags, which override the TOML file."""
-    settings = _read_config(request.config)
-    settings["train"].update(request.train)
-    settings["corpus"].update(request.corpus)
-    for name, values in parse_settings(list(request.settings), SECTIONS).items():
-        settings[name].update(values)
-    return settings
-
-
-def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Read a TOML file by section. Raises UserError if missing, malformed, or with unknown sections."""
-    if path is None:
-        return {name: {} for name in SECTIONS}
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-    for name, section in data.items():
-        if name not in SECTIONS or not isinstance(section, dict):
-            raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}]")
-    return {name: dict(data.get(name, {})) for name in SECTIONS}
+    return make_plan(
+        request=request,
+        folder=folder,
+        source=source,
+        model=model,
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config,
+        device=device,
+    )
 
 
 def corpus_stats(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusStats:
@@ -271,88 +198,3 @@ def make_model(
     """Initialise a model. Raises UserError if it needs more than ``most`` bytes or doesn't fit in memory."""
     torch.manual_seed(seed)
     return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
-
-
-def plan_run(
-    request: TrainRequest,
-    folder: RunDir,
-    source: Source,
-    model: LanguageModel,
-    corpus: Corpus,
-    train: TrainConfig,
-    corpus_config: CorpusConfig,
-) -> Plan:
-    """Complete a plan from the model and the training settings."""
-    if not model.supports_streaming and model.max_len and train.block_size > model.max_len:
-        train = dataclasses.replace(train, block_size=model.max_len)
-    if train.loader == "packed" and not model.supports_packing:
-        raise UserError(f"train.loader=packed: {request.model} needs one document per row; use 'documents'")
-    if train.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
-        raise UserError(
-            f"train.loader=streams: {request.model} carries no state between batches; use 'windows'"
-        )
-    device = pick_device(train.device)
-    precision = pick_precision(train, device, model.supports_autocast)
-    native = pick_native(model, train, device, precision)
-    return Plan(
-        folder,
-        source,
-        request.model,
-        model,
-        request.tokenizer or "char",
-        corpus,
-        train,
-        corpus_config,
-        device,
-        precision,
-        should_compile(train, device, model.supports_compile and native is None) and not sharded(train),
-        native,
-        str(request.init_from or ""),
-    )
-
-
-def pick_native(
-    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
-) -> GradientKernel | None:
-    """The model's C implementation, if it has one and training may use it."""
-    allowed = train.compile == "auto" and device.type == "cpu" and not sharded(train)
-    return gradient_kernel(model, precision) if allowed else None
-
-
-def sharded(train: TrainConfig) -> bool:
-    """Whether weights and optimizer states are sharded over several processes."""
-    return train.shard and parallel.world_size() > 1
-
-
-def run_config(plan: Plan) -> dict[str, Any]:
-    """The contents of a run's ``config.json``."""
-    corpus, split = plan.corpus, plan.corpus.splits["train"]
-    return {
-        "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
-        "tokenizer": plan.tokenizer_spec,
-        "corpus": {
-            "paths": plan.source.saved(),
-            "name": plan.source.stem,
-            "mode": corpus.mode,
-            "reason": corpus.reason,
-            "shares": list(corpus.fractions),
-            "split": plan.corpus_config.split,
-            "dedupe": plan.corpus_config.dedupe,
-            "encoding": plan.corpus_config.encoding,
-            "digests": corpus.digests,
-            "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
-            "longest_document": int((split.ends_D - split.starts_D).max()),
-            "context": corpus.context,
-        },
-        "train": dataclasses.asdict(plan.train),
-        "init_from": plan.init_from,
-        "precision": str(plan.precision).removeprefix("torch."),
-        "compiled": plan.compiled,
-        "native": plan.native is not None,
-        "device": str(plan.device),
-        "threads": torch.get_num_threads(),
-        "processes": parallel.world_size(),
-        "launch": parallel.launch_id(),
-        "machine": platform.machine(),
-        "versions": versions(),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from makemore.errors import UserError
@@ -14,30 +14,16 @@ from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir, SavedStat
 from makemore.runs.run import corpus_config_of
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed as parallel
+from makemore.runtime.device import pick_device
 from makemore.runtime.files import tensor_digest, user_format_errors
 from makemore.runtime.memory import memory_limit_for
-from makemore.settings import TrainConfig, replace_settings
+from makemore.settings import TrainConfig, current_name, replace_settings
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
-from makemore.training.changes import (
-    RESUMABLE_CHANGES,
-    describe_changes,
-    require_same_settings,
-    require_same_tokenizer,
-)
 from makemore.training.observers import Observer
-from makemore.training.planning import (
-    Plan,
-    TrainRequest,
-    has_budget,
-    make_model,
-    open_source,
-    plan_run,
-    requested_settings,
-    run_config,
-    run_folder,
-    tokenize_source,
-)
+from makemore.training.plan import Plan, make_plan, run_config
+from makemore.training.planning import has_budget, make_model, tokenize_source
+from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
 from makemore.training.saving import save_best
 from makemore.training.trainer import Trainer
 
@@ -84,7 +70,16 @@ def resume(
         max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
     model = make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes)
     request = dataclasses.replace(request, tokenizer=config["tokenizer"])
-    plan = plan_run(request, folder, source, model, corpus, train, corpus_config)
+    plan = make_plan(
+        request=request,
+        folder=folder,
+        source=source,
+        model=model,
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config,
+        device=pick_device(train.device),
+    )
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; falling back to the previous state")
@@ -135,3 +130,73 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str,
         up_to_date = False
     if not up_to_date:
         save_best(plan, trainer, run_id)
+
+
+_SCHEDULE = "from here on the learning rate follows the new budget, unlike in a run started with it"
+
+
+_ROUNDING = "results may differ by rounding from here on"
+
+
+RESUMABLE_CHANGES = {
+    "steps": _SCHEDULE,
+    "max_time": _SCHEDULE,
+    "device": _ROUNDING,
+    "shard": _ROUNDING,
+    "patience": "early stopping uses the new value from here on",
+    "save_interval": "the weights are not affected",
+    "on_divergence": "applies from here on",
+}
+"""Training settings that may change on resume, and the effect of each change."""
+
+
+ENVIRONMENT_KEYS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
+"""Keys of a run's config that describe its environment, besides ``versions``."""
+
+
+def require_same_settings(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise UserError if a requested setting differs from the run's.
+
+    ``saved`` holds the run's settings by section, with permitted changes already applied.
+    """
+    for section, settings in saved.items():
+        for key, value in asked[section].items():
+            # ``auto`` agrees with any mode or split it could have resolved to.
+            if section == "corpus" and value == "auto":
+                continue
+            if replace_settings(settings, {key: value}, section) != settings:
+                raise UserError(
+                    f"{section}.{key} was {getattr(settings, current_name(section, key))}, not {value}; "
+                    "a resumed run keeps its settings (use --overwrite to start a new run)"
+                )
+
+
+def require_same_tokenizer(asked: str | None, saved: str) -> None:
+    """Raise UserError if a tokenizer other than the run's is requested."""
+    if asked not in (None, saved):
+        raise UserError(
+            f"the run's tokenizer is {saved}, not {asked}; a resumed run keeps its tokenizer "
+            "(use --overwrite to start a new run)"
+        )
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], train: TrainConfig) -> list[str]:
+    """Describe each change from a run's saved config to the current one, with its effect, one line each."""
+    saved = before["train"]
+    lines = [
+        f"train.{name}: {saved.get(name)} -> {value}; {RESUMABLE_CHANGES[name]}"
+        for name, value in dataclasses.asdict(train).items()
+        if name in RESUMABLE_CHANGES and name in saved and saved[name] != value
+    ]
+    lines += [
+        f"{name}: {before.get(name)} -> {now[name]}; {_ROUNDING}"
+        for name in ENVIRONMENT_KEYS
+        if before.get(name) != now[name]
+    ]
+    versions = before.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    return lines + [
+        f"{name} {versions.get(name)} -> {version}; {_ROUNDING}"
+        for name, version in now["versions"].items()
+        if versions.get(name) != version
+    ]

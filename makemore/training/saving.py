@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from makemore.training.planning import Plan
-from makemore.training.trainer import Trainer, TrainRecord
+from makemore.training.plan import Plan
+from makemore.training.records import TrainRecord
+from makemore.training.trainer import Trainer
 
 
 def save_record(

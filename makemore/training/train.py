@@ -21,18 +21,13 @@ from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.observers import NullObserver, Observer
-from makemore.training.planning import (
-    Plan,
-    TrainRequest,
-    check_run_dir,
-    open_source,
-    prepare,
-    run_config,
-    run_folder,
-)
+from makemore.training.plan import Plan, run_config
+from makemore.training.planning import check_run_dir, prepare
+from makemore.training.records import Diverged
+from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.resume import resume
 from makemore.training.saving import save_best, save_record
-from makemore.training.trainer import Diverged, Trainer
+from makemore.training.trainer import Trainer
 from makemore.types import Score
 
 N_SAMPLES = 10
@@ -101,7 +96,8 @@ def train(
             main = parallel.is_main()
             if observer is None or not main:
                 observer = NullObserver()
-            request = parallel.broadcast(_after_restart(request))
+            if parallel.broadcast(_resumes_after_restart(request)):
+                request = dataclasses.replace(request, resume=True)
             plan, trainer, run_id = (resume if request.resume else _start_run)(request, observer, stop, locks)
             _fit(plan, trainer, run_id, observer)
         if not main:
@@ -109,14 +105,12 @@ def train(
         return _finish_run(plan, trainer, observer, stop)
 
 
-def _after_restart(request: TrainRequest) -> TrainRequest:
-    """After a torchrun restart, resume the run that the previous attempt created."""
+def _resumes_after_restart(request: TrainRequest) -> bool:
+    """Whether torchrun restarted the processes and the previous attempt created this run; valid on rank 0."""
     if not (parallel.world_size() > 1 and parallel.is_main() and parallel.was_restarted()):
-        return request
+        return False
     folder = RunDir(run_folder(request, open_source(request)))
-    if not folder.exists or folder.read_config().get("launch") != parallel.launch_id():
-        return request
-    return dataclasses.replace(request, resume=True)
+    return folder.exists and folder.read_config().get("launch") == parallel.launch_id()
 
 
 def _start_run(

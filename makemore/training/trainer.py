@@ -7,8 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -18,47 +17,16 @@ from makemore.models.base import CountModel
 from makemore.runtime import distributed as parallel
 from makemore.runtime.device import get_rng_state, is_out_of_memory, set_rng_state
 from makemore.settings import TrainConfig
-from makemore.training.learners.gradient import GradientLearner, Learner, Metrics
+from makemore.training.learners.base import Learner, Metrics
+from makemore.training.learners.gradient import GradientLearner
 from makemore.training.learners.guard import NonFiniteError
+from makemore.training.records import Diverged, Evaluation, TrainRecord
 from makemore.types import Batch
 
-
-class Diverged(UserError):  # noqa: N818 - names an outcome
-    """The loss, a gradient or the val loss is not finite; the failed step is not saved."""
-
-
 LOG_INTERVAL = 0.5
+
+
 N_EVALUATIONS = 20
-
-
-@dataclass(frozen=True)
-class TrainRecord:
-    """Progress since the previous record; losses in nats per token."""
-
-    step: int
-    loss: float | None
-    val: float | None
-    """Val loss of the raw or the EMA weights, whichever is lower."""
-    lr: float
-    tokens: int
-    """Target tokens trained on so far."""
-    tokens_per_second: float
-    elapsed: float
-    progress: float
-    improved: bool = False
-    save: bool = False
-    """Whether to save a checkpoint now."""
-    note: str = ""
-    val_ema: float | None = None
-    """Val loss of the EMA weights, if an EMA is kept."""
-
-
-class Evaluation(NamedTuple):
-    """Val loss (nats per token; None without a val split), whether it is the best so far, EMA val loss."""
-
-    val: float | None
-    improved: bool
-    val_ema: float | None = None
 
 
 class Trainer:

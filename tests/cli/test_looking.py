@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from makemore.training.observers import NullObserver
-from makemore.training.planning import TrainRequest, prepare
+from makemore.training.planning import prepare
+from makemore.training.request import TrainRequest
 from tests.cli.conftest import call
 
 
@@ -88,7 +89,7 @@ def test_doctor_says_how_much_it_counted(work, monkeypatch):
     assert words()["counted in"] == "the whole text"
     assert words()["words"] == 480
     monkeypatch.setattr("makemore.corpus.text.BLOCK", 1000)
-    monkeypatch.setattr("makemore.corpus.doctor.MAX_WORDS", 100)
+    monkeypatch.setattr("makemore.inspection.doctor.MAX_WORDS", 100)
     assert words()["counted in"] == f"its first {words()['words']:,} words"
     assert 100 <= words()["words"] < 480
 

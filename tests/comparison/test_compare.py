@@ -15,7 +15,7 @@ from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
 

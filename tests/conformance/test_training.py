@@ -12,7 +12,7 @@ from makemore.evaluation.evaluate import evaluate
 from makemore.models import MODELS
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, sample
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
 TRAINED = [name for name in MODELS if MODELS.get(name).is_trainable]

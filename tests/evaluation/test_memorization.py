@@ -20,7 +20,7 @@ from makemore.evaluation.memorization import (
 )
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, sample
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 

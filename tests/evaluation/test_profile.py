@@ -15,7 +15,7 @@ from makemore.evaluation.scoring import row_nats, token_nats
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.tokenizers.char import CharTokenizer
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 

@@ -14,7 +14,7 @@ from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, token_nats
 from makemore.evaluation.surprisal import surprisal, surprisal_diff
 from makemore.report.surprisal import better_class, level, surprisal_diff_page, surprisal_page, visible
 from makemore.runs.run import load
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 WORDS = ["crème", "brûlée", "naïve", "tea", "für", "🙂", "文字"]

@@ -15,7 +15,7 @@ from PIL import Image
 from makemore.inspection.inspect import DRAWERS, inspect, make_subject
 from makemore.models import MODELS
 from makemore.runs.run import load
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import call, prose, words
 from tests.inspection.figure_lint import faults

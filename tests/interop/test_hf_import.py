@@ -11,8 +11,7 @@ import tokenizers
 import torch
 
 from makemore.errors import UserError
-from makemore.interop.hf import hf_files
-from makemore.interop.hf_import import ImportedModel, is_hugging_face, read_gpt2
+from makemore.interop.hf import ImportedModel, hf_files, is_hugging_face, read_gpt2
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.tokenizers import fit_tokenizer
 from tests.interop.nonzero_models import loud_transformer

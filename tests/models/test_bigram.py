@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count, CountConfig
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainResult, train
 from makemore.types import Batch
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import prose, words
 

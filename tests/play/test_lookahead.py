@@ -12,7 +12,7 @@ from makemore.play import lookahead as playing
 from makemore.play.lookahead import Predictions, predict
 from makemore.runs.run import Run, load
 from makemore.sampling import SampleParams, distribution
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import prose, words
 

@@ -15,7 +15,7 @@ import torch
 from makemore.cli import run
 from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 from tests.reliability.kills import SETTINGS, STEPS, text
 

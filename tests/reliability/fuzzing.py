@@ -22,7 +22,7 @@ from makemore.runs.run import load
 from makemore.runs.verification import check_run
 from makemore.runtime.files import json_digest
 from makemore.settings import CorpusConfig
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 Item = TypeVar("Item")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from makemore.runtime.determinism import nondeterminism_reasons, reproducibility_line
 from makemore.settings import TrainConfig
-from makemore.training.determinism import nondeterminism_reasons, reproducibility_line
 from makemore.training.train import train
 from tests.cli.conftest import call, prose, words
 from tests.reliability.test_resuming import GRADIENT, metrics_of, request_for

@@ -11,12 +11,13 @@ import torch
 from makemore.models.mlp import MLP, MLPConfig
 from makemore.runs.directory import RunDir
 from makemore.settings import TrainConfig
-from makemore.training.learners.gradient import AutogradLearner
+from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.guard import NonFiniteError
-from makemore.training.optimizers.optim import SGD, OptimizerSet
-from makemore.training.planning import TrainRequest
+from makemore.training.optimizers.optimizer_set import OptimizerSet
+from makemore.training.optimizers.sgd import SGD
+from makemore.training.records import Diverged
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainResult, train
-from makemore.training.trainer import Diverged
 from makemore.types import Batch
 from tests.reliability.test_resuming import Listening, metrics_of, request_for, same, state_of, texts
 

@@ -17,7 +17,8 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.settings import TrainConfig
 from makemore.training.observers import NullObserver
-from makemore.training.planning import TrainRequest, prepare
+from makemore.training.planning import prepare
+from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
 from tests.reliability.fuzzing import ENCODINGS, Victim, run_directory, text

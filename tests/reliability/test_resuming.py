@@ -19,7 +19,7 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.training.observers import NullObserver
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, TrainResult, train
 from tests.cli.conftest import prose, words
 

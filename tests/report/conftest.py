@@ -11,7 +11,7 @@ from makemore.comparison.compare import CompareRequest, compare
 from makemore.comparison.result import Comparison
 from makemore.report.comparison import comparison_page
 from makemore.training.mix import mix
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 RUNS = ("count", "bigram", "<b>mlp & co", "pair")

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from makemore.cli.tables import gradcheck_table
+from makemore.inspection.gradcheck import GradRow
 from makemore.report.columns import NAME, notes, tables
 from makemore.report.comparison import comparison_page
 from makemore.report.numbers import interval, memory, number, with_unit
-from makemore.training.gradcheck import GradRow
 from tests.report.conftest import RUNS
 
 VOID = {"meta", "link", "br"}

@@ -9,10 +9,10 @@ import pytest
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.run import load
-from makemore.runs.training_lines import sample_novel, train_lines
+from makemore.sampling.novel import sample_novel, train_lines
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.mix import mix
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 

@@ -21,7 +21,7 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.runtime.device import has_mps, pick_device
 from makemore.settings import CorpusStats
-from makemore.training.learners.gradient import make_learner
+from makemore.training.learners import make_learner
 from makemore.types import Batch
 
 VOCAB = 11

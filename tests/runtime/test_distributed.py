@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
 from makemore.runtime import distributed as parallel
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import _after_restart, train
 from tests.runs.test_directory import CONFIG
 

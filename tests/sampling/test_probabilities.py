@@ -13,7 +13,7 @@ from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from makemore.sampling.probabilities import sample_with_probs
 from makemore.sampling.text import SampleRequest, context_ids, sample
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 

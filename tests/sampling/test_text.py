@@ -21,7 +21,7 @@ from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.text import SampleRequest, TextStream, context_ids, sample, stream_text
 from makemore.sampling.workers import n_sampling_threads, run_in_threads
 from makemore.tokenizers import fit_tokenizer
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 TEXT = "naïve café 漢字 👩‍🌾 d'été — garçon. "

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from makemore.inspection.gradcheck import HasIntermediateGrads, gradcheck
 from makemore.models.base import ManualModel
 from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
-from makemore.training.gradcheck import HasIntermediateGrads, gradcheck
 from makemore.types import IGNORE_INDEX, State
 
 V = 9

@@ -12,9 +12,10 @@ from makemore.errors import UserError
 from makemore.interop.hf import hf_files
 from makemore.runs.run import load
 from makemore.tokenizers import fit_tokenizer
-from makemore.training.init_from import FINE_TUNE_LR_SCALE
 from makemore.training.observers import NullObserver
-from makemore.training.planning import TrainRequest, prepare
+from makemore.training.planning import prepare
+from makemore.training.pretrained import FINE_TUNE_LR_SCALE
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import call, words
 from tests.interop.nonzero_models import loud_transformer

@@ -15,7 +15,9 @@ from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.settings import TrainConfig
 from makemore.training.kernels import gradient_kernel
 from makemore.training.kernels.transformer import LARGEST_VOCABULARY, LIBRARY, TransformerKernel
-from makemore.training.learners.gradient import AutogradLearner, ManualLearner, make_learner
+from makemore.training.learners import make_learner
+from makemore.training.learners.autograd import AutogradLearner
+from makemore.training.learners.manual import ManualLearner
 from makemore.types import IGNORE_INDEX, Batch
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")

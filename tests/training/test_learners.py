@@ -28,14 +28,11 @@ from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.runtime.device import set_compile_cache_dir
 from makemore.settings import TrainConfig
-from makemore.training.learners.gradient import (
-    AutogradLearner,
-    CountLearner,
-    Learner,
-    ManualLearner,
-    Metrics,
-    make_learner,
-)
+from makemore.training.learners import make_learner
+from makemore.training.learners.autograd import AutogradLearner
+from makemore.training.learners.base import Learner, Metrics
+from makemore.training.learners.count import CountLearner
+from makemore.training.learners.manual import ManualLearner
 from makemore.training.trainer import Trainer
 from makemore.types import IGNORE_INDEX, Batch
 

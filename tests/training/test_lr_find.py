@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from makemore.errors import UserError
-from makemore.training.learners.gradient import AutogradLearner, Metrics
+from makemore.training.learners.autograd import AutogradLearner
+from makemore.training.learners.base import Metrics
 from makemore.training.lr_find import Point, Sweep, SweepRequest, find_lr
-from makemore.training.planning import TrainRequest
+from makemore.training.request import TrainRequest
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -11,9 +11,9 @@ import pytest
 
 from makemore.errors import UserError
 from makemore.training.observers import MultiObserver, NullObserver, TensorBoard, WandB, curves
-from makemore.training.planning import TrainRequest
+from makemore.training.records import TrainRecord
+from makemore.training.request import TrainRequest
 from makemore.training.train import train
-from makemore.training.trainer import TrainRecord
 from tests.cli.conftest import call, words
 
 

@@ -18,7 +18,10 @@ from makemore.models.rnn import LSTM, RecurrentConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.settings import TrainConfig
-from makemore.training.optimizers.optim import EMA, Muon, OptimizerSet, lr_scale, orthogonalise
+from makemore.training.optimizers.ema import EMA
+from makemore.training.optimizers.muon import Muon, orthogonalise
+from makemore.training.optimizers.optimizer_set import OptimizerSet
+from makemore.training.optimizers.schedule import lr_scale
 
 SHAPES = [(8, 8), (16, 6), (8, 8), (6, 16), (16, 6), (8, 8)]
 STEADY = {"schedule": "constant", "warmup_steps": 0, "clip": 0.0}

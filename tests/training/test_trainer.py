@@ -12,9 +12,9 @@ from torch import nn
 from makemore.errors import UserError
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.settings import TrainConfig
-from makemore.training.learners.gradient import Learner, Metrics
-from makemore.training.optimizers.optim import EMA
-from makemore.training.planning import TrainRequest
+from makemore.training.learners.base import Learner, Metrics
+from makemore.training.optimizers.ema import EMA
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 from makemore.training.trainer import Trainer
 from makemore.types import Batch

@@ -18,7 +18,7 @@ def command(
     Finite differences are a second reference. Everything is in float64.
     """
     from makemore.cli.tables import gradcheck_table
-    from makemore.training.gradients import check_gradients
+    from makemore.inspection.gradcheck import check_gradients
 
     rows = check_gradients(model, tuple(settings), seed)
     if json:

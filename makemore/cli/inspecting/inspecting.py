@@ -11,7 +11,7 @@ import typer
 from makemore.cli.options import JSON, escape_control_chars, print_json
 
 if TYPE_CHECKING:
-    from makemore.inspection.inspect import Inspection
+    from makemore.report.inspection import Inspection
 
 MARKS = {"good": "+", "note": "-", "warning": "!"}
 
@@ -28,7 +28,7 @@ def command(
 
     Writes one HTML page and PNG files, and prints the findings.
     """
-    from makemore.inspection.inspect import inspect
+    from makemore.report.inspection import inspect
     from makemore.runs.run import load
 
     inspection = inspect(load(run, "cpu"), out, text)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, TOKENIZER, parse_duration, print_json
+from makemore.cli.options import DEVICE, JSON, TOKENIZER, print_json
+from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver

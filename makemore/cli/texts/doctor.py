@@ -17,7 +17,7 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Check a text and this computer before training."""
-    from makemore.corpus.doctor import diagnose
+    from makemore.inspection.doctor import diagnose
 
     corpus = {key: value for key, value in (("mode", mode), ("encoding", encoding)) if value is not None}
     diagnosis = diagnose(input, corpus, compile)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, parse_duration, print_json
+from makemore.cli.options import JSON, TOKENIZER, print_json
+from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.training.lr_find import Sweep
@@ -38,12 +39,12 @@ def command(
     MODELS.path(model)
     from makemore.cli.progress import ProgressObserver
     from makemore.training.lr_find import SweepRequest, find_lr
-    from makemore.training.planning import TrainRequest
+    from makemore.training.request import TrainRequest
 
     training = TrainRequest(
-        input,
-        model,
-        tokenizer,
+        input=input or (),
+        model=model,
+        tokenizer=tokenizer,
         train={k: v for k, v in train.items() if v is not None},
         settings=tuple(settings),
         config=config,

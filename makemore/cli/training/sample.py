@@ -130,7 +130,7 @@ def _json_header(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
 
 
 def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
-    from makemore.runs.training_lines import sample_novel
+    from makemore.sampling.novel import sample_novel
     from makemore.sampling.text import sample
 
     texts = (text for r in requests for text in (sample_novel if novel_only else sample)(run, r))

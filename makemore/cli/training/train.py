@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, parse_duration, print_json
+from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, print_json
+from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -83,31 +84,32 @@ def command(
     from makemore.cli.progress import ProgressObserver
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
+    from makemore.interop.pretrained import read_pretrained
     from makemore.runtime import distributed as parallel
-    from makemore.training.init_from import model_name_in
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
-    from makemore.training.planning import TrainRequest
+    from makemore.training.request import TrainRequest
     from makemore.training.train import NotMainRank, TrainingInterrupted
     from makemore.training.train import train as run_training
 
     if resume and overwrite:
         raise UserError("--resume and --overwrite can't be combined")
-    if init_from is not None:
-        if _is_on_command_line(context, "tokenizer"):
-            raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
-        model = model if _is_on_command_line(context, "model") else model_name_in(init_from)
+    if init_from is not None and _is_on_command_line(context, "tokenizer"):
+        raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
+    pretrained = None if init_from is None else read_pretrained(init_from)
+    if pretrained and not _is_on_command_line(context, "model"):
+        model = pretrained.model
     request = TrainRequest(
-        tuple(input),
-        model,
-        tokenizer,
-        out,
-        {k: v for k, v in train.items() if v is not None},
-        {k: v for k, v in corpus.items() if v is not None},
-        tuple(settings),
-        config,
-        resume,
-        overwrite,
-        init_from,
+        input=tuple(input),
+        model=model,
+        tokenizer=tokenizer,
+        out=out,
+        train={k: v for k, v in train.items() if v is not None},
+        corpus={k: v for k, v in corpus.items() if v is not None},
+        settings=tuple(settings),
+        config=config,
+        resume=resume,
+        overwrite=overwrite,
+        pretrained=pretrained,
     )
     observer = ProgressObserver()
     logs = [log() for log, enabled in ((TensorBoard, tensorboard), (WandB, wandb)) if enabled]
@@ -131,7 +133,7 @@ def command(
     else:
         _show(result, observer)
     if inspect:
-        from makemore.inspection.inspect import inspect as inspect_run
+        from makemore.report.inspection import inspect as inspect_run
 
         show(inspect_run(result.run), observer.note)
 

@@ -1,0 +1,33 @@
+"""Learners: one training step by autograd, hand-written gradients or counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.settings import TrainConfig
+from makemore.training.kernels import GradientKernel
+from makemore.training.learners.autograd import AutogradLearner
+from makemore.training.learners.base import Learner
+from makemore.training.learners.count import CountLearner
+from makemore.training.learners.manual import ManualLearner
+from makemore.types import Batch
+
+
+def make_learner(
+    model: LanguageModel,
+    config: TrainConfig,
+    precision: torch.dtype,
+    compiled: bool,
+    held_out: Callable[[], Iterable[Batch]] = tuple,
+    native: GradientKernel | None = None,
+) -> Learner:
+    """Choose a model's learner; ``native``: the model's C implementation, used in place of autograd."""
+    if isinstance(model, CountModel):
+        return CountLearner(model, held_out)
+    gradient_source = model if isinstance(model, ManualModel) else native
+    if gradient_source is not None:
+        return ManualLearner(model, config, precision, gradient_source)
+    return AutogradLearner(model, config, precision, compiled)

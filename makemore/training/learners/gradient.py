@@ -1,173 +1,32 @@
-"""One training step, by autograd, hand-written gradients or counting."""
+"""Training steps by gradients: precision, optimizers, carried state and data parallelism."""
 
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from makemore.errors import UserError
-from makemore.models.base import CountModel, LanguageModel, ManualModel
-from makemore.models.count import Count
-from makemore.models.layers.dropout import compile_options
+from makemore.models.base import LanguageModel
 from makemore.runtime import distributed as parallel
 from makemore.runtime.device import (
-    get_rng_state,
     has_fast_bfloat16,
-    is_out_of_memory,
-    set_rng_state,
     to_device,
 )
-from makemore.runtime.sharding import full_tensor, gather_full, is_sharded, shard_like
+from makemore.runtime.sharding import full_tensor
 from makemore.settings import TrainConfig
-from makemore.training.kernels import GradientKernel
+from makemore.training.learners.base import Learner, Metrics, count_targets
 from makemore.training.learners.guard import FiniteGuard
-from makemore.training.optimizers.optim import EMA, OptimizerSet
+from makemore.training.optimizers.ema import EMA
+from makemore.training.optimizers.optimizer_set import OptimizerSet
 from makemore.types import IGNORE_INDEX, Batch, State
 
 STATE_RESET_PROBABILITY = 0.02
 """Fraction of streams whose carried state is reset at each step."""
-
-
-class Metrics(NamedTuple):
-    """A step's mean loss (nats per valid target), gradient norm and number of valid targets.
-
-    0-dim tensors on the model's device: reading one synchronises.
-    """
-
-    loss: Tensor | None
-    grad_norm: Tensor | None
-    tokens: Tensor
-
-
-class Learner(ABC):
-    """Trains a model one step at a time."""
-
-    note: str = ""
-    """One-line message for the user, such as why compilation failed."""
-    precision: torch.dtype = torch.float32
-    """Dtype of matrix products."""
-    compiled: bool = False
-    compile_error: str = ""
-    """Why compilation failed, if it did."""
-    ema: EMA | None = None
-    """EMA of the weights, if one is kept."""
-    nats: Callable[[Tensor, Tensor], float] | None = None
-    """Summed nats of targets given inputs, if there is a faster way than ``forward``."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self.sharded = is_sharded(model)
-
-    @abstractmethod
-    def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
-        """Update on one batch, split into micro-batches; equivalent to one step on all their tokens.
-
-        ``progress`` is the fraction of the budget used, in [0, 1]. If the loss or a gradient isn't finite, no
-        update is made and NonFiniteError is raised, here or by ``check``.
-        """
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Context manager that sets the model's compute precision."""
-        return contextlib.nullcontext()
-
-    def check(self) -> None:  # noqa: B027 - counts are always finite
-        """Raise NonFiniteError if a step's update was skipped; may synchronise with the device."""
-
-    def finish(self) -> None:  # noqa: B027 - only counting needs it
-        """Finish training after the last step."""
-
-    def weights(self) -> dict[str, Tensor]:
-        """The model's full state dict; if sharded, every rank must call this at once."""
-        return gather_full(self.model.state_dict()) if self.sharded else self.model.state_dict()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"model": self.weights()}
-
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load a full state dict, as returned by ``weights``."""
-        local = self.model.state_dict() if self.sharded else {}
-        self.model.load_state_dict({name: shard_like(t, local.get(name, t)) for name, t in weights.items()})
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.load_weights(state["model"])
-
-
-def count_targets(targets: Sequence[Tensor]) -> Tensor:
-    """Number of valid targets (not IGNORE_INDEX), () int64, on their device."""
-    counts = [(targets_BT != IGNORE_INDEX).sum() for targets_BT in targets]
-    return counts[0] if len(counts) == 1 else torch.stack(counts).sum()
-
-
-class CountLearner(Learner):
-    """Counts each batch once; ``held_out`` returns val batches, on which settings are chosen at the end."""
-
-    model: CountModel
-
-    def __init__(self, model: CountModel, held_out: Callable[[], Iterable[Batch]]) -> None:
-        super().__init__(model)
-        self.held_out = held_out
-
-    def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
-        for batch in batches:
-            if parallel.world_size() == 1:
-                self.model.count_batch(batch)
-            else:
-                self._observe_rank_part(batch)
-        return Metrics(None, None, count_targets([batch.targets_BT for batch in batches]))
-
-    def _observe_rank_part(self, batch: Batch) -> None:
-        """Observe this rank's rows or, with fewer rows than ranks, its columns; ``ends`` covers all rows."""
-        model = self._count_model()
-        context_BL = model.ends if batch.continues else model.init_state(len(batch.inputs_BT), 0)[0]
-        inputs_BL = torch.cat([context_BL, batch.inputs_BT.to(model.device)], dim=1)
-        n_context, (rows, length) = context_BL.shape[1], batch.inputs_BT.shape
-        ends_BL = inputs_BL[:, inputs_BL.shape[1] - n_context :].clone()
-        if rows >= parallel.world_size():
-            row_slice, time_slice = parallel.rank_slice(rows), slice(0, length)
-        else:
-            row_slice, time_slice = slice(0, rows), parallel.rank_slice(length)
-        inputs_BL = inputs_BL[row_slice, time_slice.start : n_context + time_slice.stop]
-        targets_BT = F.pad(batch.targets_BT[row_slice, time_slice], (n_context, 0), value=IGNORE_INDEX)
-        model.count_batch(Batch(inputs_BL, targets_BT))
-        model.ends = ends_BL
-
-    def finish(self) -> None:
-        if parallel.world_size() > 1:
-            tables = self.state_dict()["model"]
-            if not parallel.is_main():
-                return
-            self.model.load_state_dict(tables)
-        self.model.finish(self.held_out())
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counts of all ranks, summed on rank 0."""
-        state = super().state_dict()
-        if parallel.world_size() == 1:
-            return state
-        total, *others = parallel.gather(self._count_model().table) or [self._count_model().table]
-        for table in others:
-            total = total.merge(table)
-        for kind, levels in (("keys", total.keys), ("counts", total.counts)):
-            state["model"].update({f"{kind}_{n}": torch.from_numpy(a) for n, a in enumerate(levels, 1)})
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if parallel.is_main():
-            super().load_state_dict(state)
-        else:  # rank 0 holds all counts so far
-            self._count_model().ends = state["model"]["ends"].to(self.model.device)
-
-    def _count_model(self) -> Count:
-        if not isinstance(self.model, Count):
-            raise UserError("this model can't train in several processes; start it without torchrun")
-        return self.model
 
 
 class GradientLearner(Learner):
@@ -314,100 +173,3 @@ class GradientLearner(Learner):
             return list(self.carried_state or ())
         local = [tensor.cpu() for tensor in self.carried_state or ()]
         return [torch.cat(parts) for parts in zip(*parallel.gather(local), strict=True)]
-
-
-class AutogradLearner(GradientLearner):
-    """Loss and gradients by autograd, optionally compiled."""
-
-    def __init__(
-        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
-    ) -> None:
-        super().__init__(model, config, precision)
-        if compiled:
-            torch.compiler.reset()  # torch recompiles a function a few times only, earlier models included
-        compile_loss = compiled and not model.compile_blocks()
-        options = compile_options(model.device)
-        self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
-        self.compiled = compiled
-
-    def _eager_loss(
-        self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, state: State | None
-    ) -> tuple[Tensor, State | None]:
-        """Nats summed over valid targets, divided once by ``count``."""
-        with self.autocast():
-            logits, state = self.model(inputs_BT, state, targets_BT != IGNORE_INDEX)
-        total = F.cross_entropy(
-            logits.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-        )
-        return total / count.clamp(min=1), state
-
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
-        # The penalty depends on the weights only: add it once per step.
-        penalty = self.model.regularization_loss() if first and parallel.is_main() else None
-        total = loss if penalty is None else loss + penalty
-        # FSDP averages gradients over ranks; we need their sum.
-        (total * parallel.world_size() if self.sharded else total).backward()
-        if state is not None:
-            self.carried_state = tuple(part.detach() for part in state)
-        return loss.detach()
-
-    def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
-        carried_state, device = self.carried_state, self.model.device
-        random = get_rng_state(device) if self.compiled else None
-        try:
-            return super()._compute_gradients(batches, count, step)
-        except Exception as error:
-            if random is None or is_out_of_memory(error):
-                raise
-            reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
-            self.compile_error = f"{type(error).__name__}: {reason}"
-            self.note = f"compilation failed ({self.compile_error}); continuing without it"
-        self.model.compile_blocks(False)
-        # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
-        self._loss, self.compiled, self.carried_state = self._eager_loss, False, carried_state
-        set_rng_state(random, device)
-        self.model.zero_grad(set_to_none=True)
-        return super()._compute_gradients(batches, count, step)
-
-
-class ManualLearner(GradientLearner):
-    """Gradients from a hand-written backward pass, the model's own or in C, without an autograd graph."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        config: TrainConfig,
-        precision: torch.dtype,
-        gradient_source: ManualModel | GradientKernel,
-    ) -> None:
-        super().__init__(model, config, precision)
-        self.gradient_source = gradient_source
-        self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
-
-    @torch.no_grad()
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
-        assert not loss.requires_grad
-        share = count_targets([targets_BT]) / count.clamp(min=1)
-        for name, parameter in self.model.named_parameters():
-            grad, accumulated = grads[name] * share, None if first else parameter.grad
-            parameter.grad = grad if accumulated is None else accumulated + grad
-        return loss * share
-
-
-def make_learner(
-    model: LanguageModel,
-    config: TrainConfig,
-    precision: torch.dtype,
-    compiled: bool,
-    held_out: Callable[[], Iterable[Batch]] = tuple,
-    native: GradientKernel | None = None,
-) -> Learner:
-    """Choose a model's learner; ``native``: the model's C implementation, used in place of autograd."""
-    if isinstance(model, CountModel):
-        return CountLearner(model, held_out)
-    gradient_source = model if isinstance(model, ManualModel) else native
-    if gradient_source is not None:
-        return ManualLearner(model, config, precision, gradient_source)
-    return AutogradLearner(model, config, precision, compiled)

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore.errors import UserError
+from makemore.models import MODELS
 from makemore.models.base import ManualModel
+from makemore.settings import parse_settings, replace_settings
 from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
+
+
 DIFFERENCE_TOLERANCE = 1e-6
+
+
 DIFFERENCE_STEP = 1e-5
+
 
 M = TypeVar("M", bound=ManualModel)
 
@@ -131,3 +139,25 @@ def _compare(
     tolerance = AUTOGRAD_TOLERANCE if reference == "autograd" else DIFFERENCE_TOLERANCE
     difference = (ours - expected).abs().max().item()
     return GradRow(name, reference, torch.equal(ours, expected), difference <= tolerance, difference)
+
+
+VOCAB, ROWS, LENGTH = 27, 8, 6
+
+
+def check_gradients(name: str, settings: tuple[str, ...] = (), seed: int = 0) -> list[GradRow]:
+    """Check the gradients of a fresh model on a random batch with padding.
+
+    Raises UserError if the model has no hand-written backward pass.
+    """
+    kind = MODELS.get(name)
+    if not issubclass(kind, ManualModel):
+        manual = [n for n in MODELS if issubclass(MODELS.get(n), ManualModel)]
+        raise UserError(f"{name} has no hand-written backward pass; choose from {', '.join(manual)}")
+    config = replace_settings(kind.Config(), parse_settings(list(settings), ("model",))["model"], "model")
+    torch.manual_seed(seed)
+    model = kind(config, VOCAB, 0)
+    tokens = torch.randint(1, VOCAB, (ROWS, LENGTH + 1))
+    tokens[:, 0] = 0
+    targets = tokens[:, 1:].clone()
+    targets[: ROWS // 2, LENGTH // 2 :] = IGNORE_INDEX
+    return gradcheck(model, tokens[:, :-1], targets, seed=seed)

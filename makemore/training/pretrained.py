@@ -1,42 +1,51 @@
-"""Initialise training from a run or a Hugging Face folder instead of random weights."""
+"""Start training from pretrained weights instead of random ones."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from makemore.corpus.splits import Corpus
 from makemore.corpus.text import Text
 from makemore.errors import UserError
-from makemore.interop.hf_import import ImportedModel, is_hugging_face, read_gpt2
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
-from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.settings import Recipe, replace_settings
+from makemore.tokenizers import Tokenizer
 
 FINE_TUNE_LR_SCALE = 0.3
 """Fine-tuning learning rate as a fraction of the recipe's."""
 
 
-def model_name_in(folder: Path) -> str:
-    """The model in a run or a Hugging Face folder. Raises UserError if there is none."""
-    return "transformer" if is_hugging_face(folder) else RunDir(folder).read_config()["model"]["name"]
+@dataclass(frozen=True)
+class PretrainedModel:
+    """Weights to start training from, with their settings and tokenizer."""
+
+    model: str
+    settings: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    tokenizer_spec: str
+    """The tokenizer's name on the command line."""
+    origin: str = ""
+    """Where the weights come from."""
 
 
-def read_start(folder: Path, model: str) -> ImportedModel:
-    """Read a run or a Hugging Face folder. Raises UserError if it isn't one, or not a ``model``."""
-    start = read_gpt2(folder) if is_hugging_face(folder) else _read_run(folder)
-    if start.model != model:
-        raise UserError(f"{folder} holds a {start.model}, not a {model}")
-    return start
-
-
-def _read_run(folder: Path) -> ImportedModel:
+def read_run(folder: Path) -> PretrainedModel:
     run = load(folder, "cpu")
     model = run.config["model"]
-    return ImportedModel(
-        model["name"], model["settings"], run.model.state_dict(), run.tokenizer, run.config["tokenizer"]
+    return PretrainedModel(
+        model["name"],
+        model["settings"],
+        run.model.state_dict(),
+        run.tokenizer,
+        run.config["tokenizer"],
+        str(folder),
     )
 
 
@@ -53,7 +62,7 @@ def check_encodable(corpus: Corpus, text: Text) -> None:
     raise UserError(f"the model to start from has no token for {shown}; remove them from the text")
 
 
-def load_weights(model: LanguageModel, start: ImportedModel) -> None:
+def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
     """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ."""
     weights = dict(start.weights)
     if "positions.weight" in weights:
@@ -65,7 +74,7 @@ def load_weights(model: LanguageModel, start: ImportedModel) -> None:
         raise UserError(f"these settings don't fit the model to start from: {reason}") from None
 
 
-def fine_tune_recipe(start: ImportedModel, recipe: Recipe, mode: str) -> Recipe:
+def fine_tune_recipe(start: PretrainedModel, recipe: Recipe, mode: str) -> Recipe:
     """Recipe for fine-tuning: the start's model settings and context, with a lower learning rate."""
     kind = MODELS.get(start.model)
     train = dataclasses.replace(

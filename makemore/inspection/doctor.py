@@ -25,13 +25,8 @@ from makemore.models import MODELS
 from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory_gb
 from makemore.settings import CorpusConfig, replace_settings
 from makemore.training.observers import NullObserver
-from makemore.training.planning import (
-    BYTES_PER_PARAMETER,
-    TrainRequest,
-    corpus_stats,
-    count_parameters,
-    fit_context,
-)
+from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
+from makemore.training.request import TrainRequest
 
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""

@@ -1,0 +1,278 @@
+"""The Python API: train, load, sample, score, compare and mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from makemore.comparison.compare import CompareRequest
+from makemore.comparison.compare import compare as run_comparison
+from makemore.comparison.result import Comparison
+from makemore.evaluation.evaluate import evaluate as evaluate_run
+from makemore.evaluation.surprisal import Surprisal, surprisal
+from makemore.interop.pretrained import read_pretrained
+from makemore.runs import run as runs
+from makemore.sampling.logits import SampleParams
+from makemore.sampling.novel import sample_novel
+from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
+from makemore.settings import parse_duration
+from makemore.training.mix import mix as mix_runs
+from makemore.training.observers import Observer
+from makemore.training.request import TrainRequest
+from makemore.training.train import train as train_run
+from makemore.types import Score
+
+
+class Run(runs.Run):
+    """A trained model with its tokenizer and settings; see ``load`` and ``train``.
+
+    Attributes:
+        model: The torch module, in eval mode.
+        tokenizer: Encodes text to token ids and decodes ids to text.
+        config: The contents of ``config.json``.
+        folder: The run directory.
+    """
+
+    def sample(
+        self,
+        n: int = 10,
+        prompt: str = "",
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        greedy: bool = False,
+        stop: str | None = None,
+        seed: int | None = None,
+        novel_only: bool = False,
+    ) -> list[str]:
+        """Sample texts that begin with ``prompt``; as many at once as memory and caches hold.
+
+        Args:
+            n: Number of samples. Sample i of a seed is the same for any ``n``.
+            prompt: Beginning of every sample; in ``lines`` mode, of one line.
+            max_new_tokens: Length limit (default: 500, or four times the longest training line).
+            temperature: Below 1 sharpens the distribution, above 1 flattens it, 0 is greedy.
+            top_k: Sample from the k most probable tokens only.
+            top_p: Sample from the fewest tokens whose probabilities sum to at least this.
+            min_p: Drop tokens less probable than this fraction of the most probable one.
+            greedy: Always take the most probable token.
+            stop: End a sample before this string.
+            seed: Makes the samples repeatable; random by default.
+            novel_only: Skip samples that are training lines (``lines`` mode).
+
+        Returns:
+            The samples, prompt included.
+
+        Raises:
+            UserError: a value is out of range, or the tokenizer can't encode the prompt.
+        """
+        request = SampleRequest(
+            n=n,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            params=SampleParams(temperature, top_k, top_p, min_p, greedy),
+            stop=stop,
+            seed=random_seed() if seed is None else seed,
+        )
+        return list((sample_novel if novel_only else sample)(self, request))
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        greedy: bool = False,
+        stop: str | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Stream one continuation of ``prompt``, in pieces of whole characters, as they are generated.
+
+        Takes the arguments of ``sample``. Invalid ones raise UserError here, not at the first piece.
+        """
+        request = SampleRequest(
+            n=1,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            params=SampleParams(temperature, top_k, top_p, min_p, greedy),
+            stop=stop,
+            seed=random_seed() if seed is None else seed,
+        )
+        context_ids(self, request)  # check the prompt
+        return stream_text(self, request)
+
+    def evaluate(
+        self, split: str | None = None, *, file: str | Path | None = None, stride: int | None = None
+    ) -> Score:
+        """Score every token of a split exactly once.
+
+        Args:
+            split: ``val`` (default), ``test``, ``train`` or ``val+test``.
+            file: Another text, scored in full unless ``split`` is given.
+            stride: Step between overlapping windows in tokens (default: half the context).
+
+        Raises:
+            UserError: the split is unknown or empty, or the text is missing, changed or unreadable.
+        """
+        return evaluate_run(self, None if file is None else Path(file), split, stride)
+
+    def score(self, text: str | Path) -> Surprisal:
+        """Surprisal in bits of each piece of a text (a string, or a Path to a file), and the total score.
+
+        Raises UserError if the file can't be read or has no characters that the tokenizer knows.
+        """
+        return surprisal(self, text)
+
+
+def _wrap(run: runs.Run) -> Run:
+    return Run(run.folder, run.config, run.tokenizer, run.model)
+
+
+def load(path: str | Path, device: str = "auto") -> Run:
+    """Load a run directory.
+
+    Args:
+        path: The directory that training wrote.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    Raises:
+        UserError: it isn't a run, is damaged, or its model is unknown.
+    """
+    return _wrap(runs.load(path, device))
+
+
+def train(
+    text: str | Path | Sequence[str | Path] = (),
+    model: str | None = None,
+    *,
+    tokenizer: str | None = None,
+    steps: int | None = None,
+    max_time: str | float | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    mode: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a model on a text and score it on val; the run is saved and returned.
+
+    Args:
+        text: Files, directories, globs, URLs or data set names, as for ``makemore train``.
+        model: A name from ``makemore models`` (default: ``transformer``, or that of ``init_from``).
+        tokenizer: Such as ``char`` (default), ``byte`` or ``bpe:512``.
+        steps: Number of optimizer steps.
+        max_time: Training time: seconds, or a string such as ``"90s"`` or ``"5m"`` (default without
+            ``steps``: two minutes).
+        out: Run directory (default: ``checkpoints/TEXT-MODEL``).
+        seed: Of weights, batches and dropout.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        mode: ``lines``, ``text`` or ``auto``.
+        settings: Other settings by dotted name, such as ``{"model.n_layer": 6, "train.lr": 1e-3}``.
+        init_from: A run or a Hugging Face GPT-2 directory to fine-tune.
+        resume: Resume an interrupted run.
+        overwrite: Overwrite an existing run.
+        observer: Receives progress; silent by default.
+
+    Raises:
+        UserError: a setting is invalid, the text can't be read, or training diverged.
+    """
+    texts = [text] if isinstance(text, str | Path) else text
+    pretrained = None if init_from is None else read_pretrained(Path(init_from))
+    limits = {"steps": steps, "max_time": parse_duration(max_time)}
+    request = TrainRequest(
+        input=tuple(map(str, texts)),
+        model=model or (pretrained.model if pretrained else "transformer"),
+        tokenizer=tokenizer,
+        out=None if out is None else Path(out),
+        train={**{k: v for k, v in limits.items() if v is not None}, "seed": seed, "device": device},
+        corpus={"mode": mode},
+        settings=tuple(f"{name}={value}" for name, value in (settings or {}).items()),
+        resume=resume,
+        overwrite=overwrite,
+        pretrained=pretrained,
+    )
+    return _wrap(train_run(request, observer).run)
+
+
+def evaluate(run: str | Path | Run, split: str | None = None, *, file: str | Path | None = None) -> Score:
+    """Score a run, or the run at a path; see ``Run.evaluate``."""
+    return (run if isinstance(run, Run) else load(run)).evaluate(split, file=file)
+
+
+def compare(
+    *inputs: str | Path,
+    models: str | Sequence[str] = "all",
+    tokenizers: str | Sequence[str] = "char",
+    seeds: int = 1,
+    steps: int | None = None,
+    max_time: str | float | None = None,
+    split: str | None = None,
+    file: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Train models on one text within equal budgets, or take existing runs, and rank them, best first.
+
+    Args:
+        inputs: One text, or run directories.
+        models: Model names, or ``all``.
+        tokenizers: Tokenizer names; every model is trained with each.
+        seeds: Runs per model and tokenizer, with seeds counting from 0.
+        steps: Optimizer steps per run.
+        max_time: Training time per run (default: 90 s).
+        split: ``val`` (default), ``test`` or ``val+test``.
+        file: A text to score all runs on instead.
+        out: Directory for the runs that are trained.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        overwrite: Train again what has been trained.
+        stop: Polled during training; once it returns True, TrainingInterrupted is raised.
+
+    Raises:
+        UserError: a name is unknown, or the runs can't be ranked on one text.
+    """
+    return run_comparison(
+        CompareRequest(
+            inputs=tuple(map(str, inputs)),
+            models=models if isinstance(models, str) else ",".join(models),
+            tokenizers=tokenizers if isinstance(tokenizers, str) else ",".join(tokenizers),
+            seeds=seeds,
+            steps=steps,
+            max_time=parse_duration(max_time),
+            split=split,
+            file=None if file is None else Path(file),
+            out=None if out is None else Path(out),
+            device=device,
+            overwrite=overwrite,
+        ),
+        stop=stop,
+    )
+
+
+def mix(
+    paths: Sequence[str | Path], out: str | Path, *, device: str = "auto", overwrite: bool = False
+) -> Run:
+    """Mix runs with one tokenizer and text into an ensemble whose weights are fitted on val.
+
+    Args:
+        paths: Two or more run directories.
+        out: Run directory of the mixture.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        overwrite: Overwrite an existing run.
+
+    Raises:
+        UserError: the runs differ in tokenizer or text, or ``out`` is taken.
+    """
+    return _wrap(mix_runs(paths, Path(out), device, overwrite).run)

@@ -1,0 +1,76 @@
+"""Training steps by autograd, optionally compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from makemore.models.base import LanguageModel
+from makemore.models.layers.dropout import compile_options
+from makemore.runtime import distributed as parallel
+from makemore.runtime.device import (
+    get_rng_state,
+    is_out_of_memory,
+    set_rng_state,
+)
+from makemore.settings import TrainConfig
+from makemore.training.learners.gradient import GradientLearner
+from makemore.types import IGNORE_INDEX, Batch, State
+
+
+class AutogradLearner(GradientLearner):
+    """Loss and gradients by autograd, optionally compiled."""
+
+    def __init__(
+        self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
+    ) -> None:
+        super().__init__(model, config, precision)
+        if compiled:
+            torch.compiler.reset()  # torch recompiles a function a few times only, earlier models included
+        compile_loss = compiled and not model.compile_blocks()
+        options = compile_options(model.device)
+        self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
+        self.compiled = compiled
+
+    def _eager_loss(
+        self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, state: State | None
+    ) -> tuple[Tensor, State | None]:
+        """Nats summed over valid targets, divided once by ``count``."""
+        with self.autocast():
+            logits, state = self.model(inputs_BT, state, targets_BT != IGNORE_INDEX)
+        total = F.cross_entropy(
+            logits.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return total / count.clamp(min=1), state
+
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
+        loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
+        # The penalty depends on the weights only: add it once per step.
+        penalty = self.model.regularization_loss() if first and parallel.is_main() else None
+        total = loss if penalty is None else loss + penalty
+        # FSDP averages gradients over ranks; we need their sum.
+        (total * parallel.world_size() if self.sharded else total).backward()
+        if state is not None:
+            self.carried_state = tuple(part.detach() for part in state)
+        return loss.detach()
+
+    def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
+        carried_state, device = self.carried_state, self.model.device
+        random = get_rng_state(device) if self.compiled else None
+        try:
+            return super()._compute_gradients(batches, count, step)
+        except Exception as error:
+            if random is None or is_out_of_memory(error):
+                raise
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
+            self.compile_error = f"{type(error).__name__}: {reason}"
+            self.note = f"compilation failed ({self.compile_error}); continuing without it"
+        self.model.compile_blocks(False)
+        # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
+        self._loss, self.compiled, self.carried_state = self._eager_loss, False, carried_state
+        set_rng_state(random, device)
+        self.model.zero_grad(set_to_none=True)
+        return super()._compute_gradients(batches, count, step)

@@ -1,0 +1,37 @@
+"""Training steps by hand-written gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from makemore.models.base import LanguageModel, ManualModel
+from makemore.settings import TrainConfig
+from makemore.training.kernels import GradientKernel
+from makemore.training.learners.base import count_targets
+from makemore.training.learners.gradient import GradientLearner
+
+
+class ManualLearner(GradientLearner):
+    """Gradients from a hand-written backward pass, the model's own or in C, without an autograd graph."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        precision: torch.dtype,
+        gradient_source: ManualModel | GradientKernel,
+    ) -> None:
+        super().__init__(model, config, precision)
+        self.gradient_source = gradient_source
+        self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
+
+    @torch.no_grad()
+    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
+        loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
+        assert not loss.requires_grad
+        share = count_targets([targets_BT]) / count.clamp(min=1)
+        for name, parameter in self.model.named_parameters():
+            grad, accumulated = grads[name] * share, None if first else parameter.grad
+            parameter.grad = grad if accumulated is None else accumulated + grad
+        return loss * share

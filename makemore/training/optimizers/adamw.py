@@ -1,0 +1,24 @@
+"""AdamW (Loshchilov & Hutter 2019), torch's own fused implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from makemore.models.base import LanguageModel
+from makemore.settings import TrainConfig
+from makemore.training.optimizers.base import decay_groups
+
+
+def adamw(params: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW on some parameters."""
+    fused = params[0].device.type in ("cpu", "cuda", "mps")
+    groups = decay_groups(params, config.weight_decay, "weight_decay")
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+
+
+def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """AdamW on all parameters."""
+    return [adamw(list(model.parameters()), config)]

@@ -1,0 +1,23 @@
+"""What the optimizers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def decay_factor(decay: float, found_inf: Tensor | None) -> Any:
+    """Factor on the weights: 1 - decay, or 1 if the update is skipped."""
+    return 1 - decay if found_inf is None else 1 - decay * (1 - found_inf)
+
+
+def decay_groups(params: Iterable[nn.Parameter], weight_decay: float, key: str) -> list[dict[str, Any]]:
+    """Parameter groups with weight decay, under the option ``key``, on matrices only."""
+    params = list(params)
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], key: weight_decay},
+        {"params": [p for p in params if p.ndim < 2], key: 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,26 @@
+"""The learning rate over the course of training."""
+
+from __future__ import annotations
+
+import math
+
+from makemore.settings import TrainConfig, milestone_fractions
+
+
+def lr_scale(config: TrainConfig, step: int, progress: float) -> float:
+    """Learning rate as a fraction of its peak.
+
+    Warm-up counts steps; decay follows ``progress``, the fraction of the budget (steps or time) used.
+    """
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return warmup
+    if config.schedule == "step":
+        return warmup * 0.1 ** sum(progress >= milestone for milestone in milestone_fractions(config))
+    if config.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    else:
+        decay = (
+            min(1.0, max(0.0, (1 - progress) / config.warmdown_fraction)) if config.warmdown_fraction else 1.0
+        )
+    return warmup * (config.final_lr_fraction + (1 - config.final_lr_fraction) * decay)

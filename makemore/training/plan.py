@@ -1,0 +1,131 @@
+"""A training plan: a resolved request."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from makemore.corpus.source import Source
+from makemore.corpus.splits import Corpus
+from makemore.errors import UserError
+from makemore.models.base import LanguageModel, ManualModel
+from makemore.runs.directory import RunDir
+from makemore.runs.run import versions
+from makemore.runtime import distributed as parallel
+from makemore.runtime.device import pick_precision, should_compile
+from makemore.settings import CorpusConfig, TrainConfig
+from makemore.training.kernels import GradientKernel, gradient_kernel
+from makemore.training.request import TrainRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A resolved request: everything needed to train."""
+
+    folder: RunDir
+    source: Source
+    model_name: str
+    model: LanguageModel
+    tokenizer_spec: str
+    corpus: Corpus
+    train: TrainConfig
+    corpus_config: CorpusConfig
+    device: torch.device
+    precision: torch.dtype
+    compiled: bool
+    """With ``torch.compile``."""
+    native: GradientKernel | None
+    """The C implementation, if it computes loss and gradients."""
+    init_from: str = ""
+    """Where the initial weights come from; empty if random."""
+
+
+def make_plan(
+    *,
+    request: TrainRequest,
+    folder: RunDir,
+    source: Source,
+    model: LanguageModel,
+    corpus: Corpus,
+    train: TrainConfig,
+    corpus_config: CorpusConfig,
+    device: torch.device,
+) -> Plan:
+    """Complete a plan from the model and the training settings."""
+    if not model.supports_streaming and model.max_len and train.block_size > model.max_len:
+        train = dataclasses.replace(train, block_size=model.max_len)
+    if train.loader == "packed" and not model.supports_packing:
+        raise UserError(f"train.loader=packed: {request.model} needs one document per row; use 'documents'")
+    if train.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
+        raise UserError(
+            f"train.loader=streams: {request.model} carries no state between batches; use 'windows'"
+        )
+    precision = pick_precision(train, device, model.supports_autocast)
+    native = pick_native(model, train, device, precision)
+    return Plan(
+        folder=folder,
+        source=source,
+        model_name=request.model,
+        model=model,
+        tokenizer_spec=request.tokenizer or "char",
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config,
+        device=device,
+        precision=precision,
+        compiled=should_compile(train, device, model.supports_compile and native is None)
+        and not is_sharded(train),
+        native=native,
+        init_from=request.pretrained.origin if request.pretrained else "",
+    )
+
+
+def pick_native(
+    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
+) -> GradientKernel | None:
+    """The model's C implementation, if it has one and training may use it."""
+    allowed = train.compile == "auto" and device.type == "cpu" and not is_sharded(train)
+    return gradient_kernel(model, precision) if allowed else None
+
+
+def is_sharded(train: TrainConfig) -> bool:
+    """Whether weights and optimizer states are sharded over several processes."""
+    return train.shard and parallel.world_size() > 1
+
+
+def run_config(plan: Plan) -> dict[str, Any]:
+    """The contents of a run's ``config.json``."""
+    corpus, split = plan.corpus, plan.corpus.splits["train"]
+    return {
+        "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
+        "tokenizer": plan.tokenizer_spec,
+        "corpus": {
+            "paths": plan.source.saved(),
+            "name": plan.source.stem,
+            "mode": corpus.mode,
+            "reason": corpus.reason,
+            "shares": list(corpus.fractions),
+            "split": plan.corpus_config.split,
+            "dedupe": plan.corpus_config.dedupe,
+            "encoding": plan.corpus_config.encoding,
+            "digests": corpus.digests,
+            "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
+            "longest_document": int((split.ends_D - split.starts_D).max()),
+            "context": corpus.context,
+        },
+        "train": dataclasses.asdict(plan.train),
+        "init_from": plan.init_from,
+        "precision": str(plan.precision).removeprefix("torch."),
+        "compiled": plan.compiled,
+        "native": plan.native is not None,
+        "device": str(plan.device),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.world_size(),
+        "launch": parallel.launch_id(),
+        "machine": platform.machine(),
+        "versions": versions(),
+    }

@@ -1,0 +1,42 @@
+"""What the training loop reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from makemore.errors import UserError
+
+
+class Diverged(UserError):  # noqa: N818 - names an outcome
+    """The loss, a gradient or the val loss is not finite; the failed step is not saved."""
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """Progress since the previous record; losses in nats per token."""
+
+    step: int
+    loss: float | None
+    val: float | None
+    """Val loss of the raw or the EMA weights, whichever is lower."""
+    lr: float
+    tokens: int
+    """Target tokens trained on so far."""
+    tokens_per_second: float
+    elapsed: float
+    progress: float
+    improved: bool = False
+    save: bool = False
+    """Whether to save a checkpoint now."""
+    note: str = ""
+    val_ema: float | None = None
+    """Val loss of the EMA weights, if an EMA is kept."""
+
+
+class Evaluation(NamedTuple):
+    """Val loss (nats per token; None without a val split), whether it is the best so far, EMA val loss."""
+
+    val: float | None
+    improved: bool
+    val_ema: float | None = None
