@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO, cast
 
 import typer
+import typer.core
 
 from makemore import __version__
 from makemore.cli.exchange import export, importing
-from makemore.cli.inspecting import check, gradcheck, inspecting, models, play
+from makemore.cli.inspecting import check, gradcheck, inspect, models, play
 from makemore.cli.measuring import compare, evaluate, score
 from makemore.cli.options import escape_control_chars
 from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
@@ -24,7 +25,52 @@ from makemore.runtime.process import tune_process
 
 tune_process()
 
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Train and sample": {
+        "train": train.command,
+        "sample": sample.command,
+        "mix": mix.command,
+        "lr-find": lr_find.command,
+    },
+    "Measure and compare": {
+        "eval": evaluate.command,
+        "score": score.command,
+        "compare": compare.command,
+    },
+    "Look inside": {
+        "inspect": inspect.command,
+        "play": play.command,
+        "models": models.command,
+        "check": check.command,
+        "gradcheck": gradcheck.command,
+    },
+    "Texts and tokens": {
+        "data": data.command,
+        "doctor": doctor.command,
+        "tokenize": tokenize.command,
+    },
+    "Exchange with other programs": {
+        "export": export.command,
+        "import": importing.command,
+    },
+}
+"""Every command, in the groups of ``makemore --help``."""
+
+
+class GroupedHelp(typer.core.TyperGroup):
+    """Lists the commands in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(name) for group in COMMANDS.values() for name in group)
+        for title, group in COMMANDS.items():
+            with formatter.section(title):
+                limit = formatter.width - width - 6
+                rows = [(f"{name:<{width}}", self.commands[name].get_short_help_str(limit)) for name in group]
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=GroupedHelp,
     help="Train, score, sample and compare character-level language models on any text file.",
     no_args_is_help=True,
     add_completion=False,
@@ -32,23 +78,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.command)
-app.command("eval")(evaluate.command)
-app.command("sample")(sample.command)
-app.command("score")(score.command)
-app.command("compare")(compare.command)
-app.command("mix")(mix.command)
-app.command("check")(check.command)
-app.command("export")(export.command)
-app.command("inspect")(inspecting.command)
-app.command("import")(importing.command)
-app.command("gradcheck")(gradcheck.command)
-app.command("lr-find")(lr_find.command)
-app.command("play")(play.command)
-app.command("models")(models.command)
-app.command("data")(data.command)
-app.command("tokenize")(tokenize.command)
-app.command("doctor")(doctor.command)
+for group in COMMANDS.values():
+    for name, command in group.items():
+        app.command(name)(command)
 
 
 # Depending on its version, typer bundles click or uses the installed one.

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from makemore.models import MODELS
+from makemore.settings import CorpusConfig, TrainConfig
 
 READ_ONLY_MODELS = [
     {
@@ -21,7 +22,17 @@ def list_models() -> list[dict[str, Any]]:
     return [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
 
 
-def model_settings(name: str) -> list[dict[str, Any]]:
-    """Name, default and help text of each setting of a model. Raises UserError if it is unknown."""
-    fields = dataclasses.fields(MODELS.get(name).Config)
-    return [{"name": f.name, "default": f.default, "help": f.metadata.get("help", "")} for f in fields]
+def settings_for(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Name, default and help text of each setting of a model, of training and of the corpus, by section.
+
+    Training defaults are those without a recipe: a model's recipe sets some by text and budget. Raises
+    UserError if the model is unknown.
+    """
+    sections = {"model": MODELS.get(name).Config, "train": TrainConfig, "corpus": CorpusConfig}
+    return {
+        section: [
+            {"name": f.name, "default": f.default, "help": f.metadata.get("help", "")}
+            for f in dataclasses.fields(config)
+        ]
+        for section, config in sections.items()
+    }

@@ -102,6 +102,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
         kind = MODELS.get(config["model"]["name"])
         settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
         max_bytes = memory_limit_for(tensors.values())
+    with user_format_errors(folder.path, runs_model_code=True):
         model = construct_model(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
         model.load_state_dict(tensors)
     model.to(pick_device(device)).eval()

@@ -115,11 +115,16 @@ def _require_file(path: Path, max_size: int) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def user_format_errors(path: Path) -> Iterator[None]:
-    """Turn errors from a file's unexpected content into a UserError, even if its checksum matches."""
+def user_format_errors(path: Path, runs_model_code: bool = False) -> Iterator[None]:
+    """Turn errors from a file's unexpected content into a UserError, even if its checksum matches.
+
+    ``runs_model_code``: an AttributeError is then a bug in the model's own code, and left alone.
+    """
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        if runs_model_code and isinstance(error, AttributeError):
+            raise
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise UserError(f"{path} is damaged or from another version: {reason}") from None
 

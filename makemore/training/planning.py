@@ -16,6 +16,7 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.directory import RunDir
 from makemore.runtime import distributed as parallel
+from makemore.runtime import native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.memory import construct_model
 from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
@@ -79,7 +80,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         load_weights(model, start)
-    return make_plan(
+    plan = make_plan(
         request=request,
         folder=folder,
         source=source,
@@ -89,6 +90,9 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         corpus_config=corpus_config,
         device=device,
     )
+    for file, reason in native.failures.items():
+        observer.note(f"{file} was not compiled: {reason}; PyTorch does its work, more slowly")
+    return plan
 
 
 def corpus_stats(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusStats:

@@ -16,6 +16,7 @@ from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed as parallel
+from makemore.runtime import native
 from makemore.runtime.device import peak_memory
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
@@ -232,6 +233,8 @@ def _effective_settings(plan: Plan, trainer: Trainer) -> dict[str, Any]:
         "optimizer": plan.train.optimizer,
         "weights": trainer.best_weights,
     }
+    if native.failures:
+        used["c_build_errors"] = dict(native.failures)
     if trainer.learner.compile_error:
         used["not_compiled"] = trainer.learner.compile_error
     return used

@@ -66,8 +66,8 @@ class TestWithACompiler:
 
     def test_a_compile_error_is_reported_in_one_line(self, tmp_path, cache, capfd):
         assert library(tmp_path, "return").load() is None
-        assert "error" in failures["answer.c"]
-        assert "\n" not in failures["answer.c"]
+        assert "error" in failures[f"{tmp_path.name}/answer.c"]
+        assert "\n" not in failures[f"{tmp_path.name}/answer.c"]
         assert list(cache.iterdir()) == []
         assert capfd.readouterr() == ("", "")
 
@@ -79,12 +79,12 @@ class TestWithACompiler:
     def test_a_struct_of_another_size_is_refused(self, tmp_path, cache):
         other = structure("Pair", a=ctypes.c_int, b=ctypes.c_double, c=ctypes.c_double)
         assert library(tmp_path, pair=other).load() is None
-        assert failures["answer.c"] == "struct pair has 16 bytes in C, 24 in Python"
+        assert failures[f"{tmp_path.name}/answer.c"] == "struct pair has 16 bytes in C, 24 in Python"
 
 
 def test_without_a_compiler(tmp_path, no_compiler, capfd):
     assert library(tmp_path).load() is None
-    assert failures["answer.c"].startswith("no C compiler")
+    assert failures[f"{tmp_path.name}/answer.c"].startswith("no C compiler")
     assert capfd.readouterr() == ("", "")
 
 
@@ -93,4 +93,4 @@ def test_without_a_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "file"))
     native._build.cache_clear()
     assert library(tmp_path).load() is None
-    assert failures["answer.c"]
+    assert failures[f"{tmp_path.name}/answer.c"]

@@ -12,7 +12,7 @@ def command(
     json: bool = JSON,
 ) -> None:
     """List the models, or the settings of one."""
-    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, model_settings
+    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, settings_for
 
     if name is None:
         rows = list_models()
@@ -27,9 +27,11 @@ def command(
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nsettings of a model: makemore models NAME")
         return
-    settings = model_settings(name)
+    sections = settings_for(name)
     if json:
-        print_json({"model": name, "settings": settings})
+        print_json({"model": name, "settings": sections.pop("model"), **sections})
         return
-    for row in settings:
-        print(f"model.{row['name']}={row['default']}  {row['help']}")
+    for section, rows in sections.items():
+        for row in rows:
+            print(f"{section}.{row['name']}={row['default']}  {row['help']}")
+    print(f"\n{name}'s recipe replaces some of these by text and budget; --set and --config override it")

@@ -17,7 +17,9 @@ def command(
     run: Path = typer.Argument(..., help="Run directory."),
     file: Path | None = typer.Argument(None, help="Another text to score: all of it, or its --split."),
     split: str | None = typer.Option(None, "--split", help="Split: val (default), test, train or val+test."),
-    stride: int | None = typer.Option(None, "--stride", help="Step between windows (default: half)."),
+    stride: int | None = typer.Option(
+        None, "--stride", help="Step between windows in tokens (default: half the context)."
+    ),
     sample_memorization: bool = typer.Option(
         True, "--report/--no-report", help="Without FILE, also print memorisation statistics."
     ),

@@ -80,7 +80,7 @@ def command(
     # Report misspelt names before the slow import of torch.
     MODELS.path(model)
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
-    from makemore.cli.inspecting.inspecting import show
+    from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
     from makemore.cli.signals import stop_flag
     from makemore.errors import UserError

@@ -48,7 +48,7 @@ class CLibrary:
             self._declare(code)
             return code
         except BuildError as error:
-            failures[self.source.name] = str(error)
+            failures[f"{self.source.parent.name}/{self.source.name}"] = str(error)
             return None
 
     def _declare(self, code: ctypes.CDLL) -> None:
@@ -62,7 +62,7 @@ class CLibrary:
 
 
 failures: dict[str, str] = {}
-"""Why C files could not be compiled in this process, by file name."""
+"""Why C files could not be compiled in this process, by package and file."""
 
 
 @cache
