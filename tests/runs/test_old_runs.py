@@ -1,0 +1,65 @@
+"""Runs and settings files of earlier versions keep working."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from makemore import load
+from makemore.runs.directory import RunDir
+from makemore.runs.verification import check_run
+from makemore.settings import RENAMED, TrainConfig, current_name, replace_settings
+from tests.cli.conftest import call
+
+OLD = Path(__file__).with_name("old")
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(OLD, tmp_path / "old")
+    monkeypatch.chdir(tmp_path / "old")
+    return tmp_path / "old"
+
+
+@pytest.mark.parametrize("name", ["finished", "count"])
+def test_a_finished_run_loads_scores_and_samples(old: Path, name: str) -> None:
+    recorded = RunDir(old / name).read_result()
+    assert recorded is not None
+    run = load(old / name, "cpu")
+    score = run.evaluate("val", file="words.txt")
+    assert score.nll == pytest.approx(recorded["val"]["nll"], abs=1e-5)
+    assert len(run.sample(n=3, seed=1)) == 3
+
+
+def test_a_run_passes_its_checks(old: Path) -> None:
+    assert check_run(old / "finished") == []
+
+
+def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(old: Path) -> None:
+    resumed = call("train", "words.txt", "-m", "mlp", "--out", "stopped", "--resume")
+    assert resumed.status == 0, resumed
+    expected, model = load("finished", "cpu").model, load("stopped", "cpu").model
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("earlier", "current"), RENAMED["train"].items())
+def test_earlier_names_of_settings_are_read(earlier: str, current: str, tmp_path: Path) -> None:
+    value = {"milestones": "0.25,0.5", "grad_accum_steps": 4}.get(current, 0.25)
+    config = replace_settings(TrainConfig(), {earlier: value}, "train")
+    assert getattr(config, current) == value
+    assert current_name("train", current) == current
+
+
+def test_a_settings_file_with_earlier_names(old: Path) -> None:
+    (old / "old.toml").write_text(
+        '[train]\naccumulate = 2\ndecay_share = 0.5\nfinal_lr = 0.1\ndrop_at = "0.5"\n', encoding="utf-8"
+    )
+    done = call("train", "words.txt", "-m", "bigram", "--steps", "3", "--config", "old.toml", "--out", "new")
+    assert done.status == 0, done
+    train = RunDir(old / "new").read_config()["train"]
+    assert (train["grad_accum_steps"], train["warmdown_fraction"]) == (2, 0.5)
+    assert (train["final_lr_fraction"], train["milestones"]) == (0.1, "0.5")
