@@ -1,4 +1,4 @@
-"""Models with something to say: random weights or counts, for any registered rung."""
+"""Any registered model with random weights or counts, for tests that need nonuniform logits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ VOCAB = 11
 
 
 def documents(rows: int, length: int, seed: int = 0) -> torch.Tensor:
-    """Random tokens (rows, length + 1) that begin with the boundary."""
+    """Random tokens (rows, length + 1); each row starts with the boundary."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(1, VOCAB, (rows, length + 1), generator=generator)
     tokens[:, 0] = 0
     return tokens
 
 
-def prepared(name: str) -> LanguageModel:
-    """A rung in its default settings, in eval mode, whose logits are anything but uniform."""
+def nonzero_model(name: str) -> LanguageModel:
+    """A model with default settings and nonuniform logits, in eval mode."""
     torch.manual_seed(0)
-    kind = MODELS.get(name)
-    model = kind(kind.Config(), VOCAB, 0)
+    model_class = MODELS.get(name)
+    model = model_class(model_class.Config(), VOCAB, 0)
     if isinstance(model, CountModel):
         tokens = documents(64, 40, seed=1)
         model.count_batch(Batch(tokens[:, :-1], tokens[:, 1:]))
@@ -33,14 +33,14 @@ def prepared(name: str) -> LanguageModel:
         return model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            # As strong as what comes in at most, so that a recurrent network's rounding doesn't grow.
+            # Gain at most about 0.7, so a recurrent network doesn't amplify rounding errors.
             parameter.add_(torch.randn_like(parameter) * min(0.15, 0.7 / math.sqrt(parameter.shape[-1])))
         model.train()
-        for seed in range(3):  # running statistics
+        for seed in range(3):  # updates running statistics
             model(documents(16, 12, seed)[:, :-1])
     return model.eval()
 
 
-def room(model: LanguageModel, wanted: int) -> int:
-    """A length the model can take in one call."""
-    return wanted if model.supports_streaming or model.max_len is None else min(wanted, model.max_len)
+def limit_length(model: LanguageModel, length: int) -> int:
+    """``length``, or the longest input the model accepts in one call if that is shorter."""
+    return length if model.supports_streaming or model.max_len is None else min(length, model.max_len)

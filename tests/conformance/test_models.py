@@ -1,4 +1,4 @@
-"""The laws of the contract, for every registered rung."""
+"""The contract of LanguageModel, for every registered model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.runtime.files import read_tensors, write_tensors
-from tests.conformance.fixtures import VOCAB, documents, prepared, room
+from tests.conformance.fixtures import VOCAB, documents, limit_length, nonzero_model
 
 LENGTH = 40
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
@@ -23,9 +23,9 @@ def logits_of(model, tokens):
         return model(tokens)[0]
 
 
-def test_shapes_and_no_state_out_without_state_in(name):
-    model = prepared(name)
-    tokens = documents(3, room(model, LENGTH))[:, :-1]
+def test_shapes_and_no_state_returned_without_an_input_state(name):
+    model = nonzero_model(name)
+    tokens = documents(3, limit_length(model, LENGTH))[:, :-1]
     with torch.no_grad():
         logits, state = model(tokens)
     assert logits.shape == (*tokens.shape, VOCAB)
@@ -35,15 +35,15 @@ def test_shapes_and_no_state_out_without_state_in(name):
     assert all(part.shape[0] == 3 for part in initial)
 
 
-def test_logits_say_something(name):
-    model = prepared(name)
-    logits = logits_of(model, documents(2, room(model, LENGTH))[:, :-1])
+def test_logits_are_not_uniform(name):
+    model = nonzero_model(name)
+    logits = logits_of(model, documents(2, limit_length(model, LENGTH))[:, :-1])
     assert logits.softmax(-1).std() > 1e-3
 
 
 def test_probabilities_sum_to_one(name):
-    model = prepared(name)
-    logits = logits_of(model, documents(4, room(model, LENGTH))[:, :-1]).double()
+    model = nonzero_model(name)
+    logits = logits_of(model, documents(4, limit_length(model, LENGTH))[:, :-1]).double()
     sums = logits.softmax(-1).sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-9, rtol=0)
     if isinstance(model, CountModel):
@@ -51,9 +51,9 @@ def test_probabilities_sum_to_one(name):
         torch.testing.assert_close(raw, torch.ones_like(raw), atol=1e-5, rtol=0)
 
 
-def test_causal(name):
-    model = prepared(name)
-    tokens = documents(2, room(model, LENGTH))[:, :-1]
+def test_logits_are_causal(name):
+    model = nonzero_model(name)
+    tokens = documents(2, limit_length(model, LENGTH))[:, :-1]
     changed = tokens.clone()
     middle = tokens.shape[1] // 2
     changed[:, middle:] = changed[:, middle:] % (VOCAB - 1) + 1
@@ -63,50 +63,50 @@ def test_causal(name):
     assert not torch.allclose(logits_of(model, tokens)[:, middle], logits_of(model, changed)[:, middle])
 
 
-@pytest.mark.parametrize("cuts", [(1,), (2, 3, 4, 9), (17, 18, 30), tuple(range(1, 40))])
-def test_any_chunks_equal_one_call(name, cuts):
-    model = prepared(name)
-    tokens = documents(3, room(model, LENGTH))[:, :-1]
-    edges = [0, *(c for c in cuts if c < tokens.shape[1]), tokens.shape[1]]
+@pytest.mark.parametrize("chunk_ends", [(1,), (2, 3, 4, 9), (17, 18, 30), tuple(range(1, 40))])
+def test_chunked_calls_with_state_match_one_call(name, chunk_ends):
+    model = nonzero_model(name)
+    tokens = documents(3, limit_length(model, LENGTH))[:, :-1]
+    edges = [0, *(c for c in chunk_ends if c < tokens.shape[1]), tokens.shape[1]]
     state = model.init_state(3, tokens.shape[1])
-    pieces = []
+    chunks = []
     with torch.no_grad():
         for a, b in itertools.pairwise(edges):
             logits, state = model(tokens[:, a:b], state)
-            pieces.append(logits)
-    torch.testing.assert_close(torch.cat(pieces, 1), logits_of(model, tokens), **TOLERANCE)
+            chunks.append(logits)
+    torch.testing.assert_close(torch.cat(chunks, 1), logits_of(model, tokens), **TOLERANCE)
 
 
-def test_a_row_does_not_depend_on_its_batch_mates(name):
-    model = prepared(name)
-    tokens = documents(5, room(model, LENGTH))[:, :-1]
+def test_rows_are_independent(name):
+    model = nonzero_model(name)
+    tokens = documents(5, limit_length(model, LENGTH))[:, :-1]
     together = logits_of(model, tokens)
     for row in range(5):
         torch.testing.assert_close(logits_of(model, tokens[row : row + 1])[0], together[row], **TOLERANCE)
 
 
-def test_state_rows_can_be_picked(name):
-    model = prepared(name)
-    tokens = documents(4, room(model, 20))[:, :-1]
+def test_state_rows_can_be_selected(name):
+    model = nonzero_model(name)
+    tokens = documents(4, limit_length(model, 20))[:, :-1]
     half = tokens.shape[1] // 2
     rows = torch.tensor([2, 0])
     with torch.no_grad():
         _, state = model(tokens[:, :half], model.init_state(4, tokens.shape[1]))
-        picked = tuple(part[rows] for part in state)
-        logits, _ = model(tokens[rows, half:], picked)
+        picked_state = tuple(part[rows] for part in state)
+        logits, _ = model(tokens[rows, half:], picked_state)
     torch.testing.assert_close(logits, logits_of(model, tokens)[rows, half:], **TOLERANCE)
 
 
-def test_save_and_load_are_the_identity(name, tmp_path):
-    model = prepared(name)
+def test_saving_and_loading_gives_the_same_logits(name, tmp_path):
+    model = nonzero_model(name)
     write_tensors(tmp_path / "m.safetensors", model.state_dict(), "run")
     other = MODELS.get(name)(model.config, VOCAB, 0)
     other.load_state_dict(read_tensors(tmp_path / "m.safetensors", "run"))
-    tokens = documents(2, room(model, LENGTH))[:, :-1]
+    tokens = documents(2, limit_length(model, LENGTH))[:, :-1]
     assert torch.equal(logits_of(other.eval(), tokens), logits_of(model, tokens))
 
 
-def test_every_setting_is_explained(name):
+def test_every_setting_has_help_text(name):
     import dataclasses
 
     for field in dataclasses.fields(MODELS.get(name).Config):
@@ -114,18 +114,18 @@ def test_every_setting_is_explained(name):
     assert MODELS.get(name).summary
 
 
-def test_a_boundary_in_a_row_begins_a_document(name):
-    model = prepared(name)
+def test_packed_documents_match_separate_rows(name):
+    model = nonzero_model(name)
     if not model.supports_packing:
-        pytest.skip("this rung takes a row for each document")
+        pytest.skip("the model doesn't support packing")
     parts = [documents(2, n, seed=n)[:, :-1] for n in (9, 14, 11)]
     packed = logits_of(model, torch.cat(parts, dim=1))
-    alone = torch.cat([logits_of(model, part) for part in parts], dim=1)
-    torch.testing.assert_close(packed, alone, **TOLERANCE)
+    separate = torch.cat([logits_of(model, part) for part in parts], dim=1)
+    torch.testing.assert_close(packed, separate, **TOLERANCE)
     state = model.init_state(2, 34)
-    pieces = []
+    chunks = []
     with torch.no_grad():
         for chunk in torch.cat(parts, dim=1).split(5, dim=1):
             logits, state = model(chunk, state)
-            pieces.append(logits)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), alone, **TOLERANCE)
+            chunks.append(logits)
+    torch.testing.assert_close(torch.cat(chunks, dim=1), separate, **TOLERANCE)

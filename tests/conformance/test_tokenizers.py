@@ -1,4 +1,4 @@
-"""The contract of every registered tokenizer: nothing is lost, and damage is noticed."""
+"""The contract of every registered tokenizer: lossless encoding, saving and validation of saved data."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ from makemore.errors import UserError
 from makemore.tokenizers import TOKENIZERS, Tokenizer, fit_tokenizer, tokenizer_from_dict
 
 SPECS = {"char": "char", "byte": "byte", "bpe": "bpe:320", "spm": "spm:400", "spm-unigram": "spm-unigram:400"}
-"""How each registered tokenizer is spelled here; a published encoding has to be fetched, and has
-tests of its own."""
-FITTED_ON = [
+"""Spec of each registered tokenizer; tiktoken encodings need a download and are tested separately."""
+TRAINING_TEXTS = [
     "emma olivia ava\tisabella  sophia\n" * 3,
     "é e\u0301 👩‍🌾 漢字 \u2028 \uffff \U0010ffff ▁ <s> <unk> <0x41>\n",
     "the quick brown fox jumps over the lazy dog; the dog sleeps on, the fox goes home\n" * 5,
 ]
-# Lone surrogates are no text.
+# Lone surrogates can't be encoded.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"))
 
 
 @functools.cache
 def fitted(name: str) -> Tokenizer:
-    return fit_tokenizer(SPECS[name], FITTED_ON)
+    return fit_tokenizer(SPECS[name], TRAINING_TEXTS)
 
 
 def fit_for(name: str, text: str) -> Tokenizer:
-    """A tokenizer that can spell a text: an alphabet's is made for it, others spell anything."""
+    """A tokenizer that can encode the text: char is fitted to it, the others can encode any text."""
     return fit_tokenizer(name, [text, "x"]) if name == "char" else fitted(name)
 
 
@@ -48,18 +47,18 @@ def check_lossless(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.token_bytes()[ids].sum() == len(text.encode())
 
 
-def test_every_tokenizer_is_tested() -> None:
+def test_every_tokenizer_has_a_spec() -> None:
     assert set(SPECS) == set(TOKENIZERS) - {"tiktoken"}
 
 
 @pytest.mark.parametrize("name", SPECS)
 class TestContract:
     @given(text=TEXT)
-    def test_lossless(self, name, text):
+    def test_encoding_is_lossless(self, name, text):
         check_lossless(fit_for(name, text), text)
 
     @given(lines=st.lists(LINE, min_size=1))
-    def test_lines_end_in_the_boundary(self, name, lines):
+    def test_lines_end_with_the_boundary(self, name, lines):
         tokenizer = fit_for(name, "".join(lines))
         ids = tokenizer.encode_lines(lines)
         expected = [i for line in lines for i in [*tokenizer.encode(line).tolist(), tokenizer.boundary_id]]
@@ -67,19 +66,19 @@ class TestContract:
         assert ids.tolist() == expected
         assert tokenizer.decode(ids) == "".join(line + "\n" for line in lines)
 
-    def test_nothing(self, name):
+    def test_empty_input(self, name):
         tokenizer = fitted(name)
         assert len(tokenizer.encode_lines([])) == 0
         assert len(tokenizer.encode("")) == 0
         assert tokenizer.decode([]) == ""
 
-    def test_a_newline_within_a_text_is_no_boundary(self, name):
+    def test_a_newline_inside_a_text_is_not_the_boundary(self, name):
         tokenizer = fitted(name)
         ids = tokenizer.encode("a\nb\n\n")
         assert tokenizer.boundary_id not in ids
         assert tokenizer.decode(ids) == "a\nb\n\n"
 
-    def test_the_boundary_is_a_newline(self, name):
+    def test_the_boundary_decodes_to_a_newline(self, name):
         tokenizer = fitted(name)
         assert tokenizer.boundary_id == 0
         assert tokenizer.decode([0]) == "\n"
@@ -87,18 +86,18 @@ class TestContract:
         assert tokenizer.token_bytes().shape == (tokenizer.vocab_size,)
         assert np.iinfo(tokenizer.dtype).max >= tokenizer.vocab_size - 1
 
-    def test_saved_and_remade(self, name):
+    def test_saving_and_loading_gives_the_same_tokenizer(self, name):
         tokenizer = fitted(name)
-        again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
-        text = "".join(FITTED_ON)
-        assert again.vocab_size == tokenizer.vocab_size
-        assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
-        assert again.to_dict() == tokenizer.to_dict()
+        loaded = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+        text = "".join(TRAINING_TEXTS)
+        assert loaded.vocab_size == tokenizer.vocab_size
+        assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+        assert loaded.to_dict() == tokenizer.to_dict()
 
     def test_fitting_is_deterministic(self, name):
-        assert fit_tokenizer(SPECS[name], iter(FITTED_ON)).to_dict() == fitted(name).to_dict()
+        assert fit_tokenizer(SPECS[name], iter(TRAINING_TEXTS)).to_dict() == fitted(name).to_dict()
 
-    def test_damage_is_noticed(self, name):
+    def test_damaged_data_is_rejected(self, name):
         saved = fitted(name).to_dict()
         for key in set(saved) - {"name"}:
             for damaged in (None, 7, "", "!", [1], {k: v for k, v in saved.items() if k != key}):
@@ -107,20 +106,20 @@ class TestContract:
                     tokenizer_from_dict(data).encode("a")
                 except (KeyError, TypeError, ValueError, UserError):
                     continue
-                assert key not in ("alphabet", "model", "ranks"), f"{key}={damaged} went unnoticed"
+                assert key not in ("alphabet", "model", "ranks"), f"{key}={damaged} was accepted"
 
     @given(text=LINE)
-    def test_what_can_be_spelled_is(self, name, text):
+    def test_unknown_characters_are_reported_and_removed(self, name, text):
         tokenizer = fitted(name)
-        rest = tokenizer.remove_unknown(text)
+        known = tokenizer.remove_unknown(text)
         unknown = tokenizer.unknown_chars(text)
-        assert rest == "".join(c for c in text if c not in unknown)
-        assert tokenizer.decode(tokenizer.encode(rest)) == rest
+        assert known == "".join(c for c in text if c not in unknown)
+        assert tokenizer.decode(tokenizer.encode(known)) == known
         if unknown:
             with pytest.raises(UserError, match="not in the vocabulary"):
                 tokenizer.encode(text)
 
-    def test_pythons_own_library(self, name):
+    def test_python_standard_library_is_lossless(self, name):
         folder = Path(sysconfig.get_paths()["stdlib"])
         files = [*sorted(folder.glob("[a-d]*.py")), folder / "test" / "test_unicodedata.py"]
         texts = [f.read_bytes().decode("utf-8") for f in files if f.exists()]
@@ -129,10 +128,10 @@ class TestContract:
         for text in texts:
             check_lossless(tokenizer, text)
 
-    def test_names(self, name, names_file):
+    def test_names_are_lossless(self, name, names_file):
         text = names_file.read_text(encoding="utf-8")
         check_lossless(fit_for(name, text), text)
 
-    def test_shakespeare(self, name, shakespeare_file):
+    def test_shakespeare_is_lossless(self, name, shakespeare_file):
         text = shakespeare_file.read_text(encoding="utf-8")
         check_lossless(fit_for(name, text), text)

@@ -1,4 +1,4 @@
-"""Every registered rung learns, repeats itself, resumes and samples through the same workflows."""
+"""Every registered model trains, is deterministic, resumes and samples through the same workflows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from makemore.sampling.text import SampleRequest, sample
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
-TRAINED = [name for name in MODELS if MODELS.get(name).is_trainable]
-pytestmark = pytest.mark.parametrize("name", TRAINED)
+TRAINABLE_MODELS = [name for name in MODELS if MODELS.get(name).is_trainable]
+pytestmark = pytest.mark.parametrize("name", TRAINABLE_MODELS)
 
 
 @pytest.fixture
 def lines(tmp_path):
-    """Words of a tiny regular language: consonant, vowel, in turn, never the same vowel twice."""
+    """Words of a tiny regular language: alternating consonants and vowels, no vowel repeated."""
     rng = random.Random(7)
     words = [
         "".join(rng.choice("bdkl") + v for v in rng.sample("aeiou", rng.randint(2, 4))) for _ in range(300)
@@ -45,7 +45,7 @@ def request_for(path, name, out, **train):
 
 def test_learns_lines(name, lines, tmp_path):
     result = train(request_for(lines, name, tmp_path / "run"))
-    # Uniform over the alphabet that can follow is ln 5; uniform over all is ln 10 = 2.3.
+    # Uniform over the letters that can follow: ln 5 = 1.6; over all: ln 10 = 2.3.
     assert result.score.nll < 1.75
     assert result.score.tokens == result.score.chars == result.score.bytes
     assert not any("\n" in text for text in result.samples)
@@ -56,43 +56,43 @@ def test_learns_text(name, prose, tmp_path):
     assert result.score.nll < 2.2  # uniform: ln 16 = 2.77
 
 
-def test_same_seed_same_numbers(name, lines, tmp_path):
+def test_the_same_seed_gives_the_same_results(name, lines, tmp_path):
     runs = [train(request_for(lines, name, tmp_path / str(i), steps=8)) for i in range(2)]
     assert runs[0].score.nats == runs[1].score.nats
     assert runs[0].samples == runs[1].samples
 
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe:270", "spm:280"])
-def test_any_tokenizer(name, tokenizer, lines, tmp_path):
+def test_training_with_any_tokenizer(name, tokenizer, lines, tmp_path):
     request = dataclasses.replace(request_for(lines, name, tmp_path / "run", steps=2), tokenizer=tokenizer)
     result = train(request)
-    plain = train(request_for(lines, name, tmp_path / "plain", steps=2))
-    assert (result.score.chars, result.score.bytes) == (plain.score.chars, plain.score.bytes)
+    by_char = train(request_for(lines, name, tmp_path / "by_char", steps=2))
+    assert (result.score.chars, result.score.bytes) == (by_char.score.chars, by_char.score.bytes)
     assert result.score.tokens <= result.score.bytes
-    again = load(tmp_path / "run")
-    assert evaluate(again, split="val").nats == pytest.approx(result.score.nats, rel=1e-5)
+    loaded = load(tmp_path / "run")
+    assert evaluate(loaded, split="val").nats == pytest.approx(result.score.nats, rel=1e-5)
     assert not any("\n" in text for text in result.samples)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_resuming_is_exact(name, mode, lines, prose, tmp_path):
     path = lines if mode == "lines" else prose
-    whole = train(request_for(path, name, tmp_path / "whole", steps=12, eval_interval=5))
-    asked = iter([False] * 5 + [True] * 1000)
+    full = train(request_for(path, name, tmp_path / "full", steps=12, eval_interval=5))
+    stops = iter([False] * 5 + [True] * 1000)
     with (
         pytest.raises(TrainingInterrupted)
         if name != "count"
         else pytest.raises((TrainingInterrupted, StopIteration))
     ):
-        train(request_for(path, name, tmp_path / "cut", steps=12, eval_interval=5), stop=lambda: next(asked))
-        raise StopIteration  # counting was over before anyone asked
-    resumed = request_for(path, name, tmp_path / "cut")
-    again = train(TrainRequest(resumed.input, name, out=resumed.out, resume=True))
-    assert again.score.nats == whole.score.nats
-    assert again.steps == whole.steps
+        train(request_for(path, name, tmp_path / "cut", steps=12, eval_interval=5), stop=lambda: next(stops))
+        raise StopIteration  # counting finished before the stop request
+    request = request_for(path, name, tmp_path / "cut")
+    resumed = train(TrainRequest(request.input, name, out=request.out, resume=True))
+    assert resumed.score.nats == full.score.nats
+    assert resumed.steps == full.steps
     steps = [
         [json.loads(line)["step"] for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        for run in ("whole", "cut")
+        for run in ("full", "cut")
     ]
     assert steps[1][-1] == steps[0][-1]
     assert sorted(set(steps[1])) == steps[1] or name == "count"
@@ -110,7 +110,7 @@ def test_a_run_is_self_contained(name, lines, tmp_path):
     assert evaluate(run, tmp_path / "gone.txt", "val").nats == trained.score.nats
 
 
-def test_samples_do_not_depend_on_the_batch(name, lines, tmp_path):
+def test_samples_do_not_depend_on_the_number_requested(name, lines, tmp_path):
     run = train(request_for(lines, name, tmp_path / "run", steps=20)).run
     many = list(sample(run, SampleRequest(n=6, seed=1)))
     assert many[:2] == list(sample(run, SampleRequest(n=2, seed=1)))

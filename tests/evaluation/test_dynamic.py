@@ -14,7 +14,7 @@ from makemore.evaluation.scoring import token_nats
 from makemore.models import MODELS
 from makemore.models.base import CountModel, MixtureModel
 from makemore.tokenizers.char import CharTokenizer
-from tests.conformance.fixtures import prepared
+from tests.conformance.fixtures import nonzero_model
 
 ALPHABET = CharTokenizer("abcdefghij")
 TRAINED = [n for n in MODELS if not issubclass(MODELS.get(n), CountModel | MixtureModel)]
@@ -36,7 +36,7 @@ def splits(mode: str, seed: int = 0):
 @pytest.mark.parametrize("name", TRAINED)
 def test_without_a_step_it_is_the_plain_score(name, mode):
     train, val = splits(mode)
-    model = prepared(name)
+    model = nonzero_model(name)
     plain = token_nats(model, val)
     still = dynamic_nats(model, val, train, DynamicSettings(lr=0.0))
     np.testing.assert_allclose(still, plain, atol=2e-4)
@@ -46,7 +46,7 @@ def test_without_a_step_it_is_the_plain_score(name, mode):
 @pytest.mark.parametrize("name", TRAINED)
 def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
     train, val = splits(mode)
-    model = prepared(name)
+    model = nonzero_model(name)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     plain = token_nats(model, val)
     dynamic = dynamic_nats(model, val, train, DynamicSettings(lr=0.0005))
@@ -59,7 +59,7 @@ def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
 def test_a_step_is_the_paper_s():
     """Two segments of a bigram by hand: gradients over their size in training, and the way back."""
     train, val = splits("text")
-    model = prepared("bigram")
+    model = nonzero_model("bigram")
     settings = DynamicSettings(lr=0.05, decay=0.3, epsilon=0.01)
 
     def gradient(weights, split, begin):
@@ -89,12 +89,12 @@ def test_models_without_gradients_are_refused():
     train, val = splits("lines")
     for name in ("count", "mixture"):
         with pytest.raises(UserError, match="isn't trained by gradients"):
-            dynamic_nats(prepared(name), val, train)
+            dynamic_nats(nonzero_model(name), val, train)
 
 
 def test_weights_that_run_away_are_told():
     train, val = splits("text")
     with pytest.raises(UserError, match=r"diverged by token \d+ of val"):
-        dynamic_nats(prepared("mlp"), val, train, DynamicSettings(lr=1e30))
+        dynamic_nats(nonzero_model("mlp"), val, train, DynamicSettings(lr=1e30))
     with pytest.raises(UserError, match="needs lr >= 0"):
         DynamicSettings(lr=-1)

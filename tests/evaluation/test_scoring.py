@@ -26,7 +26,7 @@ from makemore.evaluation.scoring import (
 from makemore.models import MODELS
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
-from tests.conformance.fixtures import VOCAB, prepared
+from tests.conformance.fixtures import VOCAB, nonzero_model
 from tests.models.test_count import Reference, histories
 
 ALPHABET = CharTokenizer("abcdefghij")  # ten characters and the boundary: VOCAB tokens
@@ -53,7 +53,7 @@ def naive_nats(model, ids: list[int], longest: int | None = None) -> list[float]
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_lines_are_scored_once_each_from_their_boundary(name):
-    model = prepared(name)
+    model = nonzero_model(name)
     lines = words(12, 9)
     split = encode_documents("val", [lines], "lines", ALPHABET)
     expected = [n for line in lines for n in naive_nats(model, [*ALPHABET.encode(line).tolist(), 0])]
@@ -63,7 +63,7 @@ def test_lines_are_scored_once_each_from_their_boundary(name):
 @pytest.mark.parametrize("name", [name for name in RUNGS if MODELS.get(name).supports_streaming])
 def test_text_is_scored_with_all_the_context_there_is(name, monkeypatch):
     monkeypatch.setattr("makemore.evaluation.scoring.STREAM_LENGTH", 32)  # many windows from a short text
-    model = prepared(name)
+    model = nonzero_model(name)
     split = encode_documents("val", [["".join(words(20, 9))]], "text", ALPHABET)
     expected = naive_nats(model, split.tokens_N.astype(int).tolist())
     np.testing.assert_allclose(token_nats(model, split), expected, atol=1e-4)
@@ -85,7 +85,7 @@ def test_windows_of_a_transformer_at_stride_one_are_the_naive_loop():
 
 
 def test_totals_are_those_of_the_text():
-    model = prepared("bigram")
+    model = nonzero_model("bigram")
     lines = words(30, 9)
     split = encode_documents("val", [lines], "lines", ALPHABET)
     result = score(model, split, ALPHABET)
@@ -156,7 +156,7 @@ def test_counts_score_as_dictionaries_do(mode):
 
 @pytest.mark.parametrize("name", ["bigram", "mlp", "lstm", "transformer"])
 def test_a_small_case_is_torch_s_cross_entropy(name):
-    model = prepared(name)
+    model = nonzero_model(name)
     ids = ALPHABET.encode("abcdefghij").astype(np.int64)
     inputs, targets = torch.tensor([[0, *ids]]), torch.tensor([[*ids, 0]])
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_a_small_case_is_torch_s_cross_entropy(name):
 
 
 def test_unspellable_characters_are_charged():
-    model = prepared("bigram")
+    model = nonzero_model("bigram")
     with_unknown = encode_documents("val", [["abc", "a?b!c"]], "lines", ALPHABET)
     without = encode_documents("val", [["abc", "abc"]], "lines", ALPHABET)
     a, b = (score(model, s, ALPHABET) for s in (with_unknown, without))
@@ -179,7 +179,7 @@ def test_unspellable_characters_are_charged():
 
 
 def test_unseen_lines_are_scored_apart():
-    model = prepared("mlp")
+    model = nonzero_model("mlp")
     split = encode_documents("val", [["abc", "def", "gh"]], "lines", ALPHABET, seen={"def"})
     result = score(model, split, ALPHABET)
     alone = encode_documents("val", [["abc", "gh"]], "lines", ALPHABET)
@@ -189,7 +189,7 @@ def test_unseen_lines_are_scored_apart():
 
 
 def test_a_value_that_is_no_number_is_an_error_that_names_the_position():
-    model = prepared("bigram")
+    model = nonzero_model("bigram")
     with torch.no_grad():
         model.W[3] = math.nan
     split = encode_documents("val", [["ab", "abcd"]], "lines", ALPHABET)
@@ -210,7 +210,7 @@ def test_impossible_targets_score_infinity_without_a_warning():
 
 def test_the_estimate_in_training_is_near_the_score():
     for name in ("mlp", "transformer", "lstm"):
-        model = prepared(name)
+        model = nonzero_model(name)
         split = encode_documents("val", [words(400, 9)], "lines", ALPHABET)
         exact = score(model, split, ALPHABET).nll
         assert estimate_loss(model, split, 10**9) == pytest.approx(exact, rel=1e-4)
@@ -228,7 +228,7 @@ def test_weights_by_em_are_where_the_likelihood_is_highest():
 
 
 def test_a_mixture_scores_as_its_members_do():
-    model = prepared("mixture")
+    model = nonzero_model("mixture")
     with torch.no_grad():
         model.mixing.copy_(torch.tensor([0.3, 0.7]))
     split = encode_documents("val", [words(20, 9)], "lines", ALPHABET)

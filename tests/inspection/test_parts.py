@@ -30,7 +30,7 @@ from makemore.models import MODELS
 from makemore.models.count import Count, CountConfig
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Split
-from tests.conformance.fixtures import VOCAB, documents, prepared
+from tests.conformance.fixtures import VOCAB, documents, nonzero_model
 from tests.interop.nonzero_models import loud_transformer
 
 EVERY = np.arange(VOCAB)
@@ -61,7 +61,7 @@ def records(vals: list[float], trains: list[float], first: float = math.log(VOCA
 
 
 def judged(vals: list[float], trains: list[float]) -> str:
-    subject = Subject("x", "mlp", prepared("mlp"), TOKENIZER, torch.zeros(3), records(vals, trains))
+    subject = Subject("x", "mlp", nonzero_model("mlp"), TOKENIZER, torch.zeros(3), records(vals, trains))
     return " ".join(verdict.text for verdict in losses.judge_end(subject))
 
 
@@ -155,7 +155,7 @@ def test_layers_that_are_not_drawn_are_judged_too() -> None:
     "name", ["mlp", "batchnorm-mlp", "bow", "wavenet", "rnn", "gru", "lstm", "transformer"]
 )
 def test_every_rung_with_nonlinearities_has_activations(name: str) -> None:
-    model, some = prepared(name), batch()
+    model, some = nonzero_model(name), batch()
     inputs, targets = some.inputs_BT, some.targets_BT.clone()
     targets[0, 3:] = IGNORE_INDEX
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -231,14 +231,14 @@ def test_heads_are_named_by_their_habit() -> None:
 
 @pytest.mark.parametrize(("name", "limit"), [("mlp", 8), ("batchnorm-mlp", 3), ("wavenet", 8), ("bow", 8)])
 def test_nothing_beyond_the_context_has_influence(name: str, limit: int) -> None:
-    shares = reach.influence(prepared(name), batch(length=20))
+    shares = reach.influence(nonzero_model(name), batch(length=20))
     assert shares.sum() == pytest.approx(1)
     assert (shares[:limit] > 0).all()
     assert shares[limit:].sum() == 0
 
 
 def test_influence_is_that_of_each_gradient() -> None:
-    model, some = prepared("lstm"), batch(5, 6)
+    model, some = nonzero_model("lstm"), batch(5, 6)
     shares = reach.influence(model, some)
     total = np.zeros(6)
     for row in range(5):
@@ -288,7 +288,7 @@ def test_pairs_are_counted_within_documents() -> None:
 
 
 def test_mean_predictions_are_the_bigrams_own_rows() -> None:
-    model = prepared("bigram")
+    model = nonzero_model("bigram")
     means = bigrams.mean_predictions(model, batch(32), EVERY)
     np.testing.assert_allclose(means, model.W.detach().double().softmax(-1).numpy(), rtol=1e-5)
     assert np.isnan(bigrams.mean_predictions(model, batch(1, 3), EVERY)).any()
@@ -331,7 +331,7 @@ def test_orders_add_up_to_the_models_probability() -> None:
 
 
 def test_gradients_and_idle_parameters() -> None:
-    model, some = prepared("mlp"), batch()
+    model, some = nonzero_model("mlp"), batch()
     grads = parameters.gradients(model, some)
     assert all(p.grad is None for p in model.parameters())
     model.zero_grad()

@@ -17,7 +17,7 @@ from makemore.models.base import LanguageModel
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
-from tests.conformance.fixtures import prepared
+from tests.conformance.fixtures import nonzero_model
 from tests.interop.nonzero_models import loud_transformer
 
 TEXT = "Wörld, it's 1234 — \t  日本 {}\n\n  <|tag|> aaaaaaa bababa\r\n it'll\u00a0go\x00 e\u0301" * 3
@@ -90,7 +90,7 @@ def test_what_has_no_stock_architecture_is_refused() -> None:
         hf_files(loud_transformer(tokenizer.vocab_size), tokenizer)
     for name in set(MODELS) - {"transformer"}:
         with pytest.raises(UserError, match="is for the transformer"):
-            hf_files(prepared(name), tokenizer)
+            hf_files(nonzero_model(name), tokenizer)
 
 
 def test_tokenizers_that_the_library_cannot_express_are_refused() -> None:

@@ -14,7 +14,7 @@ from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
-from tests.conformance.fixtures import VOCAB, prepared
+from tests.conformance.fixtures import VOCAB, nonzero_model
 from tests.interop.nonzero_models import loud_transformer
 
 TOKENIZER = fit_tokenizer("char", ["abcdefghij"])
@@ -39,7 +39,7 @@ def assert_equal(graph: Any, model: LanguageModel) -> None:
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_logits_are_equal(name: str) -> None:
-    model = prepared(name)
+    model = nonzero_model(name)
     assert_equal(session(model), model)
 
 
@@ -61,7 +61,7 @@ def test_other_styles_too(model: Any) -> None:
 
 
 def test_the_file_says_how_to_spell() -> None:
-    said = session(prepared("mlp")).get_modelmeta().custom_metadata_map
+    said = session(nonzero_model("mlp")).get_modelmeta().custom_metadata_map
     tokenizer = tokenizer_from_dict(json.loads(said["makemore.tokenizer"]))
     assert tokenizer.encode("jab").tolist() == TOKENIZER.encode("jab").tolist()
     assert said["makemore.boundary_id"] == "0"
@@ -70,7 +70,7 @@ def test_the_file_says_how_to_spell() -> None:
 
 
 def test_exporting_leaves_the_model_as_it_was() -> None:
-    model = prepared("lstm").train()
+    model = nonzero_model("lstm").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     session(model)
     assert model.training
@@ -80,10 +80,10 @@ def test_exporting_leaves_the_model_as_it_was() -> None:
 
 def test_counts_are_refused() -> None:
     with pytest.raises(UserError, match="--format arpa"):
-        onnx_bytes(prepared("count"), TOKENIZER)
+        onnx_bytes(nonzero_model("count"), TOKENIZER)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"makemore\[onnx\]"):
-        onnx_bytes(prepared("mlp"), TOKENIZER)
+        onnx_bytes(nonzero_model("mlp"), TOKENIZER)

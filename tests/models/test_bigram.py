@@ -1,4 +1,4 @@
-"""The neural bigram against the counted one, which is its optimum."""
+"""The neural bigram against the count bigram, its optimum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def corpus(length: int = 400) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (1, T) that favour some successors; not every pair occurs."""
+    """Inputs and targets (1, T) with skewed successors; some pairs never occur."""
     rng = random.Random(3)
     tokens = [0]
     while len(tokens) <= length:
@@ -34,8 +34,8 @@ def corpus(length: int = 400) -> tuple[Tensor, Tensor]:
     return row[:, :-1], row[:, 1:]
 
 
-def converged(weight_penalty: float = 0.0) -> Bigram:
-    """Trained on all of the corpus at once, in float64, until nothing moves."""
+def converged_model(weight_penalty: float = 0.0) -> Bigram:
+    """Trained with full-batch L-BFGS in float64 until convergence."""
     model = Bigram(BigramConfig(weight_penalty), V, 0).double()
     inputs, targets = corpus()
     optimizer = torch.optim.LBFGS(
@@ -59,10 +59,10 @@ def converged(weight_penalty: float = 0.0) -> Bigram:
 
 
 def pair_counts() -> Tensor:
-    """(V, V) float64, by hand."""
+    """Bigram counts of the corpus (V, V), float64."""
     counts = torch.zeros(V, V, dtype=torch.float64)
-    for before, after in zip(*(part.flatten().tolist() for part in corpus()), strict=True):
-        counts[before, after] += 1
+    for current, target in zip(*(part.flatten().tolist() for part in corpus()), strict=True):
+        counts[current, target] += 1
     return counts
 
 
@@ -70,8 +70,8 @@ def distance_to_uniform(probabilities_VV: Tensor) -> float:
     return (probabilities_VV - 1 / V).abs().max().item()
 
 
-def counted(alpha: float) -> Tensor:
-    """The count bigram's table of probabilities, (V, V)."""
+def count_bigram_probs(alpha: float) -> Tensor:
+    """The count bigram's probabilities (V, V)."""
     model = Count(CountConfig(order=2, smoothing="additive", alpha=alpha), V, 0)
     model.count_batch(Batch(*corpus()))
     model.finish()
@@ -85,31 +85,31 @@ def test_logits_are_one_hot_times_weights() -> None:
     torch.testing.assert_close(model(tokens)[0], F.one_hot(tokens, V).float() @ model.W)
 
 
-def test_first_loss_is_that_of_guessing() -> None:
+def test_initial_loss_is_ln_v() -> None:
     inputs, targets = corpus()
     loss = F.cross_entropy(Bigram(BigramConfig(), V, 0)(inputs)[0].flatten(0, 1), targets.flatten())
     assert loss.item() == pytest.approx(math.log(V), abs=1e-6)
 
 
-def test_its_optimum_is_the_counted_bigram() -> None:
+def test_converged_weights_match_the_count_bigram() -> None:
     counts = pair_counts()
     assert (counts == 0).any()
     frequencies = counts / counts.sum(1, keepdim=True)
-    torch.testing.assert_close(converged().W.softmax(1).detach(), frequencies, atol=1e-4, rtol=0)
-    torch.testing.assert_close(counted(alpha=0.0), frequencies, atol=1e-6, rtol=0)
+    torch.testing.assert_close(converged_model().W.softmax(1).detach(), frequencies, atol=1e-4, rtol=0)
+    torch.testing.assert_close(count_bigram_probs(alpha=0.0), frequencies, atol=1e-6, rtol=0)
 
 
-def test_with_a_penalty_the_pull_of_weights_balances_that_of_counts() -> None:
+def test_at_convergence_penalty_and_loss_gradients_balance() -> None:
     strength = 0.3
-    model, counts = converged(strength), pair_counts()
-    too_much = model.W.softmax(1) - counts / counts.sum(1, keepdim=True)
-    gradient = counts.sum(1, keepdim=True) / counts.sum() * too_much
+    model, counts = converged_model(strength), pair_counts()
+    excess = model.W.softmax(1) - counts / counts.sum(1, keepdim=True)
+    gradient = counts.sum(1, keepdim=True) / counts.sum() * excess
     torch.testing.assert_close(gradient, -2 * strength / V**2 * model.W, atol=1e-7, rtol=0)
 
 
-def test_heavier_penalty_and_heavier_smoothing_approach_the_uniform() -> None:
-    penalised = [converged(s).W.detach().softmax(1) for s in (0.0, 0.01, 0.1, 1.0, 10.0, 1e4)]
-    smoothed = [counted(alpha) for alpha in (0.0, 0.1, 1.0, 10.0, 100.0, 1e6)]
+def test_stronger_penalty_and_smoothing_approach_uniform() -> None:
+    penalised = [converged_model(s).W.detach().softmax(1) for s in (0.0, 0.01, 0.1, 1.0, 10.0, 1e4)]
+    smoothed = [count_bigram_probs(alpha) for alpha in (0.0, 0.1, 1.0, 10.0, 100.0, 1e6)]
     for tables in (penalised, smoothed):
         distances = [distance_to_uniform(table) for table in tables]
         assert distances == sorted(distances, reverse=True)
@@ -117,12 +117,12 @@ def test_heavier_penalty_and_heavier_smoothing_approach_the_uniform() -> None:
         assert distances[-1] < 1e-3
 
 
-def test_refuses_a_negative_penalty() -> None:
+def test_a_negative_penalty_is_rejected() -> None:
     with pytest.raises(ValueError, match="negative"):
         BigramConfig(-1.0)
 
 
-# --- names, on the lectures' split ---------------------------------------------------------------
+# --- names.txt, with the lectures' split ---------------------------------------------------------
 
 ADDITIVE = {"model.order": 2, "model.smoothing": "additive", "model.alpha": 1}
 
@@ -140,7 +140,7 @@ def run(names: Path, model: str, out: Path, settings: dict[str, Any], split: str
 
 
 def lectures_bigram(train_words: list[str], scored_words: list[str]) -> float:
-    """Nats per character, line ends among them, with one more of every pair."""
+    """Add-one-smoothed bigram loss in nats per character, line ends included."""
     pairs = Counter(p for word in train_words for p in pairwise(f".{word}."))
     totals: Counter[str] = Counter()
     for (before, _), n in pairs.items():
@@ -153,7 +153,7 @@ def lectures_bigram(train_words: list[str], scored_words: list[str]) -> float:
     return sum(nats) / len(nats)
 
 
-def test_all_names_counted_as_in_the_lectures(names_file: Path, tmp_path: Path) -> None:
+def test_counting_all_names_gives_the_lectures_loss(names_file: Path, tmp_path: Path) -> None:
     result = run(names_file, "count", tmp_path / "all", ADDITIVE, "1,0,0")
     words = names_file.read_text().split()
     assert result.score.split == "train"
@@ -161,13 +161,13 @@ def test_all_names_counted_as_in_the_lectures(names_file: Path, tmp_path: Path) 
     assert result.score.nll == pytest.approx(lectures_bigram(words, words), abs=1e-6)
 
 
-def test_counting_and_training_meet_on_the_lectures_split(names_file: Path, tmp_path: Path) -> None:
+def test_counting_and_training_reach_the_same_loss_on_names(names_file: Path, tmp_path: Path) -> None:
     words = names_file.read_text().split()
     random.Random(42).shuffle(words)
-    first, second = int(0.8 * len(words)), int(0.9 * len(words))
-    counted = run(names_file, "count", tmp_path / "count", ADDITIVE).score
-    assert counted.split == "val"
-    assert counted.tokens == sum(len(word) + 1 for word in words[first:second])
-    assert counted.nll == pytest.approx(lectures_bigram(words[:first], words[first:second]), abs=1e-6)
-    learned = run(names_file, "bigram", tmp_path / "bigram", {"train.steps": 200}).score
-    assert learned.nll == pytest.approx(counted.nll, abs=0.002)
+    n1, n2 = int(0.8 * len(words)), int(0.9 * len(words))
+    count_score = run(names_file, "count", tmp_path / "count", ADDITIVE).score
+    assert count_score.split == "val"
+    assert count_score.tokens == sum(len(word) + 1 for word in words[n1:n2])
+    assert count_score.nll == pytest.approx(lectures_bigram(words[:n1], words[n1:n2]), abs=1e-6)
+    bigram_score = run(names_file, "bigram", tmp_path / "bigram", {"train.steps": 200}).score
+    assert bigram_score.nll == pytest.approx(count_score.nll, abs=0.002)

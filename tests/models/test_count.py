@@ -1,4 +1,4 @@
-"""The count rung against smoothing written out over dictionaries, one n-gram at a time."""
+"""The count model against smoothing written with dictionaries, one n-gram at a time."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ SMOOTHINGS = pytest.mark.parametrize("smoothing", ["kneser-ney", "additive", "re
 
 
 def histories(row: Row, order: int) -> list[tuple[Gram, int]]:
-    """Each target with the inputs before it, back to the document's first."""
-    found: list[tuple[Gram, int]] = []
+    """Each target with up to order - 1 inputs before it, from the same document."""
+    pairs: list[tuple[Gram, int]] = []
     history: Gram = ()
     for token, target in zip(*row, strict=True):
         history = (0,) if token == 0 else (*history, token)
         if target != IGNORE_INDEX:
-            found.append((history[len(history) - min(len(history), order - 1) :], target))
-    return found
+            pairs.append((history[len(history) - min(len(history), order - 1) :], target))
+    return pairs
 
 
 class Reference:
-    """Probabilities by recursion over dictionaries."""
+    """Smoothed probabilities by recursion over dictionaries."""
 
     def __init__(self, rows: list[Row], config: CountConfig, vocab_size: int = VOCAB) -> None:
         self.config, self.vocab_size = config, vocab_size
@@ -52,7 +52,7 @@ class Reference:
                     counts[n + 1][(*history[len(history) - n :], target)] += 1
         if config.smoothing == "kneser-ney":
             counts = self.continuation_counts(counts)
-        self.discounts = self.discounts_of(counts)
+        self.discounts = self.estimate_all_discounts(counts)
         self.after: dict[Gram, dict[int, int]] = defaultdict(dict)
         for level in counts:
             for gram, count in level.items():
@@ -72,17 +72,17 @@ class Reference:
         return lower
 
     @staticmethod
-    def discounts_of(counts: list[Counter[Gram]]) -> list[list[float]]:
-        chosen, result = [0.0, 0.5, 1.0, 1.5], []
+    def estimate_all_discounts(counts: list[Counter[Gram]]) -> list[list[float]]:
+        discounts, result = [0.0, 0.5, 1.0, 1.5], []
         for level in reversed(counts[1:]):
             n = [0] + [sum(c == k for c in level.values()) for k in (1, 2, 3, 4)]
             if n[1] and n[2]:
                 y = n[1] / (n[1] + 2 * n[2])
-                chosen = [0.0, y, y, y]
+                discounts = [0.0, y, y, y]
                 if n[3] and n[4]:
                     full = [k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)]
-                    chosen = [0.0, *full] if min(full) > 0 else chosen
-            result.append(chosen)
+                    discounts = [0.0, *full] if min(full) > 0 else discounts
+            result.append(discounts)
         return [[], *reversed(result)]
 
     def p(self, history: Gram, target: int) -> float:
@@ -98,15 +98,15 @@ class Reference:
         if not total:
             return lower
         discounts = self.discounts[len(history) + 1]
-        given = sum(discounts[min(c, 3)] for c in seen.values())
-        return (count - discounts[min(count, 3)] + given * lower) / total
+        backoff_mass = sum(discounts[min(c, 3)] for c in seen.values())
+        return (count - discounts[min(count, 3)] + backoff_mass * lower) / total
 
 
 # --- text ----------------------------------------------------------------------------------------
 
 
-def some_rows(n: int, seed: int = 0, ends: bool = True, boundary: bool = True) -> list[Row]:
-    """Documents of skewed random tokens with some memory; ``ends``: the end is predicted too."""
+def random_rows(n: int, seed: int = 0, ends: bool = True, boundary: bool = True) -> list[Row]:
+    """Documents of skewed, correlated random tokens; ``ends``: the end of document is a target too."""
     rng = random.Random(seed)
     rows = []
     for _ in range(n):
@@ -125,11 +125,11 @@ def batch_of(rows: list[Row], continues: bool = False) -> Batch:
 
 
 def stream_of(tokens: Tensor) -> Batch:
-    """One row that predicts all tokens, from the boundary."""
+    """One row, starting at the boundary, with all tokens as targets."""
     return Batch(torch.cat([tokens.new_zeros(1), tokens[:-1]])[None], tokens[None])
 
 
-def trained(*batches: Batch, vocab_size: int = VOCAB, **settings: Any) -> Count:
+def count_model(*batches: Batch, vocab_size: int = VOCAB, **settings: Any) -> Count:
     model = Count(CountConfig(**settings), vocab_size, 0).eval()
     for batch in batches:
         model.count_batch(batch)
@@ -144,8 +144,8 @@ def mean_nats(model: Count, batch: Batch) -> float:
 
 
 def assert_same_table(a: NgramTable, b: NgramTable) -> None:
-    for one, other in zip([*a.keys, *a.counts], [*b.keys, *b.counts], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for array, expected in zip([*a.keys, *a.counts], [*b.keys, *b.counts], strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 # --- against the reference -----------------------------------------------------------------------
@@ -154,36 +154,36 @@ def assert_same_table(a: NgramTable, b: NgramTable) -> None:
 @SMOOTHINGS
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize(("documents", "alpha"), [(1, 1.0), (12, 0.3), (400, 2.0)])
-def test_equals_the_dictionaries(smoothing: Any, order: int, documents: int, alpha: float) -> None:
-    rows = some_rows(documents) + some_rows(documents // 3, seed=1, boundary=False, ends=False)
+def test_probabilities_match_the_reference(smoothing: Any, order: int, documents: int, alpha: float) -> None:
+    rows = random_rows(documents) + random_rows(documents // 3, seed=1, boundary=False, ends=False)
     config = CountConfig(order, smoothing, alpha)
     reference = Reference(rows, config)
-    model = trained(batch_of(rows), order=order, smoothing=smoothing, alpha=alpha)
-    for row in some_rows(6, seed=2) + some_rows(3, seed=3, boundary=False):
+    model = count_model(batch_of(rows), order=order, smoothing=smoothing, alpha=alpha)
+    for row in random_rows(6, seed=2) + random_rows(3, seed=3, boundary=False):
         p_TV = model(torch.tensor([row[0]]))[0][0].double().exp()
         expected = [[reference.p(h, w) for w in range(VOCAB)] for h, _ in histories(row, order)]
         torch.testing.assert_close(p_TV, torch.tensor(expected).double(), atol=1e-6, rtol=1e-5)
 
 
-def test_all_kinds_of_discounts_are_met() -> None:
-    """The rows above break some estimates and not others, so that each way out is taken."""
-    met = [d for n in (1, 12, 400) for d in Reference(some_rows(n), CountConfig(5)).discounts[1:]]
-    assert any(len(set(d)) == 4 and d[1] != 0.5 for d in met)
-    assert any(d[1] == d[2] for d in met)
-    assert [0.0, 0.5, 1.0, 1.5] in met
+def test_random_rows_cover_every_discount_fallback() -> None:
+    """The test rows cover the full, single and default discount estimates."""
+    discounts = [d for n in (1, 12, 400) for d in Reference(random_rows(n), CountConfig(5)).discounts[1:]]
+    assert any(len(set(d)) == 4 and d[1] != 0.5 for d in discounts)
+    assert any(d[1] == d[2] for d in discounts)
+    assert [0.0, 0.5, 1.0, 1.5] in discounts
 
 
-def test_contexts_do_not_reach_across_a_boundary() -> None:
-    rows = some_rows(200)
+def test_contexts_do_not_cross_a_boundary() -> None:
+    rows = random_rows(200)
     joined = ([t for i, _ in rows for t in i], [t for _, ts in rows for t in ts])
-    assert_same_table(trained(batch_of(rows)).table, trained(batch_of([joined])).table)
+    assert_same_table(count_model(batch_of(rows)).table, count_model(batch_of([joined])).table)
 
 
 @SMOOTHINGS
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_sums_to_one_in_float64(smoothing: Any, alpha: float) -> None:
+def test_probabilities_sum_to_one_in_float64(smoothing: Any, alpha: float) -> None:
     config = CountConfig(4, smoothing, alpha)
-    model = trained(batch_of(some_rows(60)), order=4, smoothing=smoothing, alpha=alpha)
+    model = count_model(batch_of(random_rows(60)), order=4, smoothing=smoothing, alpha=alpha)
     tokens_N = torch.randint(-1, VOCAB, (500,), generator=torch.Generator().manual_seed(0)).numpy()
     p_NV = SmoothedNgrams(model.table, config).dense(model.table.contexts(tokens_N))
     np.testing.assert_allclose(p_NV.sum(1)[tokens_N != ABSENT], 1.0, atol=1e-14)
@@ -200,124 +200,124 @@ def test_discounts_of_known_counts_of_counts() -> None:
     # Many more counts of 3 than of 2 would make the second discount negative.
     skewed = np.append(counts, [3] * 60)
     np.testing.assert_allclose(estimate_discounts(skewed, fallback), [y] * 3)
-    for rest in (counts[counts != 1], counts[counts != 2], counts[:0]):
-        assert estimate_discounts(rest, fallback) is fallback
+    for incomplete in (counts[counts != 1], counts[counts != 2], counts[:0]):
+        assert estimate_discounts(incomplete, fallback) is fallback
 
 
-# --- easy cases ----------------------------------------------------------------------------------
+# --- cases with known answers --------------------------------------------------------------------
 
 
-def test_order_2_additive_is_the_count_bigram() -> None:
-    rows = some_rows(50)
+def test_order_2_additive_matches_bigram_frequencies() -> None:
+    rows = random_rows(50)
     N = torch.ones(VOCAB, VOCAB)
     for inputs, targets in rows:
         for a, b in zip(inputs, targets, strict=True):
             N[a, b] += 1
     P = N / N.sum(1, keepdim=True)
-    model = trained(batch_of(rows), order=2, smoothing="additive", alpha=1.0)
+    model = count_model(batch_of(rows), order=2, smoothing="additive", alpha=1.0)
     logits, _ = model(torch.arange(VOCAB)[None])
     torch.testing.assert_close(logits[0].exp(), P)
 
 
 @pytest.mark.parametrize("smoothing", ["additive", "recursive-additive"])
 def test_heavy_smoothing_approaches_uniform(smoothing: Any) -> None:
-    model = trained(batch_of(some_rows(50)), order=3, smoothing=smoothing, alpha=1e9)
+    model = count_model(batch_of(random_rows(50)), order=3, smoothing=smoothing, alpha=1e9)
     logits, _ = model(torch.tensor([[0, 1, 2, 3]]))
     torch.testing.assert_close(logits, torch.full_like(logits, -math.log(VOCAB)))
 
 
 @pytest.mark.parametrize("smoothing", ["additive", "recursive-additive"])
-def test_without_smoothing_what_was_unseen_is_impossible(smoothing: Any) -> None:
+def test_without_smoothing_unseen_ngrams_have_probability_zero(smoothing: Any) -> None:
     batch = batch_of([([0, 1, 2, 1, 2, 1], [1, 2, 1, 2, 1, 3])])
-    model = trained(batch, order=3, smoothing=smoothing, alpha=0.0)
+    model = count_model(batch, order=3, smoothing=smoothing, alpha=0.0)
     p_TV = model(torch.tensor([[0, 1, 2, 1, 2]]))[0][0].exp()
     assert p_TV[0].tolist() == [0, 1, 0, 0, 0, 0]
     torch.testing.assert_close(p_TV[3], torch.tensor([0, 0, 0.5, 0.5, 0, 0]))
     unseen = model(torch.tensor([[0, 5]]))[0][0, 1].exp()
-    # After (0, 5), never seen: uniform, or what is known of any token.
-    any_token = torch.tensor([0, 3, 2, 1, 0, 0]) / 6
-    expected = torch.full((VOCAB,), 1 / VOCAB) if smoothing == "additive" else any_token
+    # The context (0, 5) is unseen: uniform, or backed off to the unigram.
+    unigram = torch.tensor([0, 3, 2, 1, 0, 0]) / 6
+    expected = torch.full((VOCAB,), 1 / VOCAB) if smoothing == "additive" else unigram
     torch.testing.assert_close(unseen, expected)
 
 
 @SMOOTHINGS
-def test_untrained_is_uniform(smoothing: Any) -> None:
+def test_an_untrained_model_is_uniform(smoothing: Any) -> None:
     logits, _ = Count(CountConfig(3, smoothing), VOCAB, 0)(torch.tensor([[0, 1, 5]]))
     torch.testing.assert_close(logits, torch.full_like(logits, -math.log(VOCAB)))
 
 
 @pytest.mark.parametrize("tokens", [[], [1], [1] * 50, [1, 2, 3, 4, 5], [1, 2] * 30])
-def test_texts_that_give_no_discounts(tokens: list[int]) -> None:
-    model = trained(batch_of([([0, *tokens], [*tokens, 0])]), order=4)
+def test_texts_too_small_for_discounts_give_valid_probabilities(tokens: list[int]) -> None:
+    model = count_model(batch_of([([0, *tokens], [*tokens, 0])]), order=4)
     logits, _ = model(torch.tensor([[0, 1, 2, 3, 1, 1, 1, 5, 4]]))
     assert logits.isfinite().all()
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(1, 9))
 
 
 @pytest.mark.parametrize("settings", [{"order": -1}, {"order": 13}, {"alpha": -1.0}, {"smoothing": "none"}])
-def test_config_refuses(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         CountConfig(**settings)
 
 
-# --- in pieces -----------------------------------------------------------------------------------
+# --- chunks and partial counts -------------------------------------------------------------------
 
 
 @SMOOTHINGS
 @pytest.mark.parametrize("order", [1, 2, 4])
-@pytest.mark.parametrize("size", [1, 2, 7])
-def test_chunks_with_state_equal_the_whole(smoothing: Any, order: int, size: int) -> None:
-    model = trained(batch_of(some_rows(80)), order=order, smoothing=smoothing)
+@pytest.mark.parametrize("chunk_size", [1, 2, 7])
+def test_chunked_calls_with_state_match_one_call(smoothing: Any, order: int, chunk_size: int) -> None:
+    model = count_model(batch_of(random_rows(80)), order=order, smoothing=smoothing)
     tokens_BT = torch.randint(VOCAB, (3, 21), generator=torch.Generator().manual_seed(0))
-    whole, none = model(tokens_BT)
-    state, parts = model.init_state(3, 21), []
-    for chunk in tokens_BT.split(size, dim=1):
+    expected, no_state = model(tokens_BT)
+    state, chunks = model.init_state(3, 21), []
+    for chunk in tokens_BT.split(chunk_size, dim=1):
         logits, state = model(chunk, state)
-        parts.append(logits)
-    assert none is None
-    assert torch.equal(torch.cat(parts, dim=1), whole)
+        chunks.append(logits)
+    assert no_state is None
+    assert torch.equal(torch.cat(chunks, dim=1), expected)
 
 
-@pytest.mark.parametrize("piece", [3, 40, 1 << 20])
+@pytest.mark.parametrize("chunk_size", [3, 40, 1 << 20])
 @pytest.mark.parametrize("length", [1, 5, 60])
-def test_continued_batches_count_as_the_whole(
-    monkeypatch: pytest.MonkeyPatch, piece: int, length: int
+def test_continued_batches_give_the_same_table_as_one_batch(
+    monkeypatch: pytest.MonkeyPatch, chunk_size: int, length: int
 ) -> None:
-    monkeypatch.setattr(ngrams, "COUNT_CHUNK_SIZE", piece)
-    whole = stream_of(torch.randint(VOCAB, (240,), generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(ngrams, "COUNT_CHUNK_SIZE", chunk_size)
+    stream = stream_of(torch.randint(VOCAB, (240,), generator=torch.Generator().manual_seed(0)))
     batches = [
         Batch(i, t, n > 0)
         for n, (i, t) in enumerate(
-            zip(whole.inputs_BT.split(length, 1), whole.targets_BT.split(length, 1), strict=True)
+            zip(stream.inputs_BT.split(length, 1), stream.targets_BT.split(length, 1), strict=True)
         )
     ]
-    assert_same_table(trained(*batches, order=4).table, trained(whole, order=4).table)
+    assert_same_table(count_model(*batches, order=4).table, count_model(stream, order=4).table)
 
 
 def test_merged_tables_equal_counting_at_once() -> None:
-    rows = some_rows(90)
-    parts = [trained(batch_of(rows[i::3]), order=4).table for i in range(3)]
+    rows = random_rows(90)
+    parts = [count_model(batch_of(rows[i::3]), order=4).table for i in range(3)]
     merged = parts[2].merge(parts[0]).merge(parts[1])
-    assert_same_table(merged, trained(batch_of(rows), order=4).table)
+    assert_same_table(merged, count_model(batch_of(rows), order=4).table)
 
 
-def test_a_lead_in_is_context_and_not_counted() -> None:
+def test_an_ignored_prefix_is_context_but_not_counted() -> None:
     inputs, targets = torch.tensor([[0, 1, 2, 3, 1]]), torch.tensor([[1, 2, 3, 1, 2]])
-    led = targets.clone()
-    led[:, :3] = IGNORE_INDEX
-    model, whole = trained(Batch(inputs, led), order=3), trained(Batch(inputs, targets), order=3)
-    for counts, keys, all_keys in zip(model.table.counts, model.table.keys, whole.table.keys, strict=True):
+    masked = targets.clone()
+    masked[:, :3] = IGNORE_INDEX
+    model, full = count_model(Batch(inputs, masked), order=3), count_model(Batch(inputs, targets), order=3)
+    for counts, keys, all_keys in zip(model.table.counts, model.table.keys, full.table.keys, strict=True):
         assert counts.sum() == 2
         np.testing.assert_array_equal(keys, all_keys)
 
 
-def test_a_batch_can_only_continue_its_like() -> None:
-    model, batch = trained(), stream_of(torch.tensor([1, 2]))
+def test_a_first_batch_cannot_continue_another() -> None:
+    model, batch = count_model(), stream_of(torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="continue"):
         model.count_batch(batch._replace(continues=True))
 
 
-def test_keys_too_large_to_pack_are_sorted_all_the_same() -> None:
+def test_keys_too_large_to_pack_are_still_sorted() -> None:
     keys = np.array([1 << 61, 5, 1 << 61, 0, 5])
     unique, inverse = ngrams._unique(keys)
     assert unique.tolist() == [0, 5, 1 << 61]
@@ -328,15 +328,15 @@ def test_keys_too_large_to_pack_are_sorted_all_the_same() -> None:
 
 
 @SMOOTHINGS
-def test_lower_orders_without_recounting(smoothing: Any) -> None:
-    batch, held_out = batch_of(some_rows(100)), batch_of(some_rows(20, seed=5))
-    model = trained(batch, order=6, smoothing=smoothing)
+def test_lower_orders_match_direct_counting(smoothing: Any) -> None:
+    batch, held_out = batch_of(random_rows(100)), batch_of(random_rows(20, seed=5))
+    model = count_model(batch, order=6, smoothing=smoothing)
     losses = model.losses_by_order([held_out])
     assert list(losses) == [1, 2, 3, 4, 5, 6]
     for order, loss in losses.items():
-        cut, direct = model.with_order(order), trained(batch, order=order, smoothing=smoothing)
-        assert cut.config == direct.config
-        assert torch.equal(cut(held_out.inputs_BT)[0], direct(held_out.inputs_BT)[0])
+        truncated, direct = model.with_order(order), count_model(batch, order=order, smoothing=smoothing)
+        assert truncated.config == direct.config
+        assert torch.equal(truncated(held_out.inputs_BT)[0], direct(held_out.inputs_BT)[0])
         assert loss == pytest.approx(mean_nats(direct, held_out), abs=1e-6)
     with pytest.raises(ValueError, match="order"):
         model.with_order(7)
@@ -345,8 +345,8 @@ def test_lower_orders_without_recounting(smoothing: Any) -> None:
 # --- saving --------------------------------------------------------------------------------------
 
 
-def test_saves_and_loads() -> None:
-    model = trained(batch_of(some_rows(60)), order=4)
+def test_state_dict_round_trip() -> None:
+    model = count_model(batch_of(random_rows(60)), order=4)
     loaded = Count(model.config, VOCAB, 0)
     loaded.load_state_dict(model.state_dict(), strict=True)
     tokens_BT = torch.tensor([[0, 1, 2, 3, 4, 5, 1]])
@@ -354,15 +354,15 @@ def test_saves_and_loads() -> None:
     assert loaded.n_parameters() == model.n_parameters() == sum(map(len, model.table.counts))
 
 
-def test_counting_resumes_in_mid_document() -> None:
-    whole = stream_of(torch.randint(VOCAB, (50,), generator=torch.Generator().manual_seed(0)))
-    first = Count(CountConfig(4), VOCAB, 0)
-    first.count_batch(Batch(whole.inputs_BT[:, :20], whole.targets_BT[:, :20]))
+def test_counting_can_resume_inside_a_document() -> None:
+    stream = stream_of(torch.randint(VOCAB, (50,), generator=torch.Generator().manual_seed(0)))
+    interrupted = Count(CountConfig(4), VOCAB, 0)
+    interrupted.count_batch(Batch(stream.inputs_BT[:, :20], stream.targets_BT[:, :20]))
     resumed = Count(CountConfig(4), VOCAB, 0)
-    resumed.load_state_dict(first.state_dict())
-    resumed.count_batch(Batch(whole.inputs_BT[:, 20:], whole.targets_BT[:, 20:], continues=True))
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.count_batch(Batch(stream.inputs_BT[:, 20:], stream.targets_BT[:, 20:], continues=True))
     resumed.finish()
-    assert_same_table(resumed.table, trained(whole, order=4).table)
+    assert_same_table(resumed.table, count_model(stream, order=4).table)
 
 
 @pytest.mark.parametrize(
@@ -376,15 +376,15 @@ def test_counting_resumes_in_mid_document() -> None:
         ("keys_2", lambda t: t[:, None], "size mismatch"),
     ],
 )
-def test_a_damaged_table_is_refused(name: str, damage: Any, message: str) -> None:
-    state = trained(batch_of(some_rows(60)), order=4).state_dict()
+def test_a_damaged_table_is_rejected(name: str, damage: Any, message: str) -> None:
+    state = count_model(batch_of(random_rows(60)), order=4).state_dict()
     state[name] = damage(state[name])
     with pytest.raises(RuntimeError, match=message):
         Count(CountConfig(4), VOCAB, 0).load_state_dict(state)
 
 
-def test_a_table_of_another_vocabulary_is_refused() -> None:
-    state = trained(batch_of(some_rows(60)), order=4).state_dict()
+def test_a_table_for_another_vocabulary_is_rejected() -> None:
+    state = count_model(batch_of(random_rows(60)), order=4).state_dict()
     with pytest.raises(RuntimeError, match="expected 9"):
         Count(CountConfig(4), 9, 0).load_state_dict(state)
 
@@ -392,25 +392,25 @@ def test_a_table_of_another_vocabulary_is_refused() -> None:
 # --- published figures ---------------------------------------------------------------------------
 
 
-def test_kenlm_perplexity_of_shakespeare(shakespeare_file: Path) -> None:
+def test_perplexity_on_shakespeare_matches_kenlm(shakespeare_file: Path) -> None:
     text = shakespeare_file.read_text()
     ids = {c: i for i, c in enumerate(sorted(set(text)), start=1)}
     tokens = torch.tensor([ids[c] for c in text])
     n = int(0.9 * len(tokens))
-    model = trained(stream_of(tokens[:n]), vocab_size=len(ids) + 1, order=5)
+    model = count_model(stream_of(tokens[:n]), vocab_size=len(ids) + 1, order=5)
     loss = model.losses_by_order([stream_of(tokens[n:])])[5]
     assert math.exp(loss) == pytest.approx(4.7649, rel=1e-3)
 
 
-def test_the_lectures_bigram_of_names(names_file: Path) -> None:
+def test_bigram_loss_on_names_matches_the_lectures(names_file: Path) -> None:
     rows = [[ord(c) - ord("a") + 1 for c in name] for name in names_file.read_text().split()]
     batch = batch_of([([0, *row], [*row, 0]) for row in rows])
-    model = trained(batch, vocab_size=27, order=2, smoothing="additive", alpha=1.0)
+    model = count_model(batch, vocab_size=27, order=2, smoothing="additive", alpha=1.0)
     assert mean_nats(model, batch) == pytest.approx(2.4544, abs=5e-4)
 
 
 def test_the_order_is_chosen_on_held_out_batches() -> None:
-    """A cyclic text needs one token of context; longer contexts can only be as good or worse."""
+    """The chosen order has the lowest held-out loss (a cyclic text needs one token of context)."""
     tokens = torch.tensor([[0, *([1, 2, 3] * 200)]])
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
     model = Count(CountConfig(max_order=6), VOCAB, 0)
@@ -425,8 +425,8 @@ def test_the_order_is_chosen_on_held_out_batches() -> None:
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_packed_and_level_by_level_counts_are_equal(data):
-    """Rows of several documents, with leads and gaps that don't count, cut anywhere."""
+def test_packed_and_per_level_counting_are_equal(data):
+    """Rows of several documents cut anywhere, with ignored prefixes and gaps."""
     vocab, order = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 6))
     token = st.integers(1, vocab - 1)
     inputs, targets = [], []
@@ -446,6 +446,6 @@ def test_packed_and_level_by_level_counts_are_equal(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ngrams, "_fill_packed", ngrams._fill_by_level)
         by_level = NgramTable.count(order, vocab, 0, *arrays)
-    for one, two in zip(packed.keys + packed.counts, by_level.keys + by_level.counts, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for array, expected in zip(packed.keys + packed.counts, by_level.keys + by_level.counts, strict=True):
+        np.testing.assert_array_equal(array, expected)
     packed.validate()

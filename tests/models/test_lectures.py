@@ -1,4 +1,4 @@
-"""What the lectures teach to look at, seen in every rung it applies to."""
+"""Checks from the lectures (initial loss, saturation, smoothing, batch norm) on every model they fit."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from makemore.models.mlp import MLP, MLPConfig
 from makemore.types import Batch
 
 V = 27
-GRADIENT_RUNGS = [
+GRADIENT_MODELS = [
     name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
-NORMALISED = ["batchnorm-mlp", "wavenet"]
+BATCH_NORM_MODELS = ["batchnorm-mlp", "wavenet"]
 
 
 def make(name: str) -> LanguageModel:
     torch.manual_seed(0)
-    kind = MODELS.get(name)
-    return kind(kind.Config(), V, 0)
+    model_class = MODELS.get(name)
+    return model_class(model_class.Config(), V, 0)
 
 
 def words(rows: int = 64, length: int = 8) -> tuple[Tensor, Tensor]:
@@ -45,43 +45,43 @@ def output_weights(model: LanguageModel) -> Tensor:
     return model.head.weight if hasattr(model, "head") else model.W
 
 
-@pytest.mark.parametrize("name", GRADIENT_RUNGS)
-def test_the_first_loss_is_that_of_guessing(name: str) -> None:
+@pytest.mark.parametrize("name", GRADIENT_MODELS)
+def test_initial_loss_is_ln_v(name: str) -> None:
     assert loss_of(make(name)) == pytest.approx(math.log(V), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", GRADIENT_RUNGS)
-def test_a_loud_output_layer_is_confidently_wrong(name: str) -> None:
+@pytest.mark.parametrize("name", GRADIENT_MODELS)
+def test_a_unit_normal_head_raises_the_initial_loss(name: str) -> None:
     model = make(name)
     torch.nn.init.normal_(output_weights(model))
     assert loss_of(model) > math.log(V) + 0.3
 
 
-def test_a_wide_loud_output_layer_is_the_lectures_hockey_stick() -> None:
+def test_a_unit_normal_head_on_a_wide_layer_triples_the_initial_loss() -> None:
     model = make("mlp")
     torch.nn.init.normal_(model.head.weight)
     assert loss_of(model) > 3 * math.log(V)
 
 
-def saturated(model: MLP) -> float:
-    """The share of hidden units in tanh's flat ends."""
+def saturated_fraction(model: MLP) -> float:
+    """Fraction of hidden activations with abs(tanh) above 0.97."""
     inputs, _ = words()
-    kept: list[Tensor] = []
-    handle = model.hidden[-1].register_forward_hook(lambda module, given, out: kept.append(out))
+    preactivations: list[Tensor] = []
+    handle = model.hidden[-1].register_forward_hook(lambda module, args, out: preactivations.append(out))
     model(inputs)
     handle.remove()
-    return (kept[0].tanh().abs() > 0.97).float().mean().item()
+    return (preactivations[0].tanh().abs() > 0.97).float().mean().item()
 
 
-def test_kaiming_weights_keep_tanh_out_of_saturation() -> None:
+def test_kaiming_init_avoids_tanh_saturation() -> None:
     torch.manual_seed(0)
     model = MLP(MLPConfig(), V, 0)
-    assert saturated(model) < 0.2
+    assert saturated_fraction(model) < 0.2
     torch.nn.init.normal_(model.hidden[0].weight)
-    assert saturated(model) > 0.6
+    assert saturated_fraction(model) > 0.6
 
 
-def test_heavier_smoothing_moves_counts_towards_the_uniform() -> None:
+def test_stronger_smoothing_moves_counts_towards_uniform() -> None:
     inputs, targets = words()
     losses, distances = [], []
     for alpha in (0.01, 1.0, 100.0, 1e7):
@@ -96,8 +96,8 @@ def test_heavier_smoothing_moves_counts_towards_the_uniform() -> None:
     assert distances[-1] < 1e-4
 
 
-@pytest.mark.parametrize("name", NORMALISED)
-def test_batch_normalisation_takes_a_single_example_once_trained(name: str) -> None:
+@pytest.mark.parametrize("name", BATCH_NORM_MODELS)
+def test_batch_norm_evaluates_a_single_example(name: str) -> None:
     model = make(name)
     torch.nn.init.normal_(output_weights(model))
     inputs, _ = words()

@@ -1,4 +1,4 @@
-"""The recurrent rungs against their equations, written out in float64."""
+"""The recurrent models against their equations, written out in float64."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from torch.nn import functional as F
 from makemore.models.rnn import GRU, LSTM, RNN, Recurrent, RecurrentConfig
 
 VOCAB = 7
-ALL = pytest.mark.parametrize("rung", [RNN, GRU, LSTM])
+ALL = pytest.mark.parametrize("model_class", [RNN, GRU, LSTM])
 
 
-def make(rung: type[Recurrent], **settings: Any) -> Recurrent:
-    """A small float64 model in eval mode whose head isn't silent."""
+def make(model_class: type[Recurrent], **settings: Any) -> Recurrent:
+    """A small float64 model in eval mode with a nonzero head."""
     torch.manual_seed(0)
-    model = rung(RecurrentConfig(**{"n_embd": 3, "n_hidden": 5, "n_layer": 2, **settings}), VOCAB, 0)
+    model = model_class(RecurrentConfig(**{"n_embd": 3, "n_hidden": 5, "n_layer": 2, **settings}), VOCAB, 0)
     torch.nn.init.normal_(model.head.weight)
     return model.double().eval()
 
 
-def some_tokens(batch: int = 3, length: int = 9) -> Tensor:
+def random_tokens(batch: int = 3, length: int = 9) -> Tensor:
     return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 def step(
-    rung: type[Recurrent], x_BC: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...]
+    model_class: type[Recurrent], x_BC: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """One layer, one token: the equations of each network, gates in PyTorch's order."""
+    """One layer, one token: the equations of each cell, gates in PyTorch's order."""
     w, u, b, c = weights
-    if rung is RNN:
+    if model_class is RNN:
         return (torch.tanh(x_BC @ w.T + b + state[0] @ u.T + c),)
-    below, back = x_BC @ w.T + b, state[0] @ u.T + c
-    if rung is GRU:
-        (r, z, n), (rh, zh, nh) = below.chunk(3, 1), back.chunk(3, 1)
-        reset, keep = torch.sigmoid(r + rh), torch.sigmoid(z + zh)
-        return ((1 - keep) * torch.tanh(n + reset * nh) + keep * state[0],)
-    i, f, g, o = (below + back).chunk(4, 1)
+    from_input, from_state = x_BC @ w.T + b, state[0] @ u.T + c
+    if model_class is GRU:
+        (r, z, n), (rh, zh, nh) = from_input.chunk(3, 1), from_state.chunk(3, 1)
+        reset, update = torch.sigmoid(r + rh), torch.sigmoid(z + zh)
+        return ((1 - update) * torch.tanh(n + reset * nh) + update * state[0],)
+    i, f, g, o = (from_input + from_state).chunk(4, 1)
     cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
-def gradient_source(model: Recurrent, tokens_BT: Tensor) -> Tensor:
+def reference_logits(model: Recurrent, tokens_BT: Tensor) -> Tensor:
     sequence = model.embedding(tokens_BT)
     for layer in range(model.config.n_layer):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -60,28 +60,28 @@ def gradient_source(model: Recurrent, tokens_BT: Tensor) -> Tensor:
 
 
 @ALL
-def test_follows_the_equations(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung), some_tokens()
-    torch.testing.assert_close(model(tokens)[0], gradient_source(model, tokens))
+def test_logits_match_the_equations(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class), random_tokens()
+    torch.testing.assert_close(model(tokens)[0], reference_logits(model, tokens))
 
 
 @ALL
-def test_gradients_follow_the_equations(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung), some_tokens()
+def test_gradients_match_the_equations(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class), random_tokens()
     parameters = list(model.parameters())
-    found, expected = (
+    grads, expected = (
         torch.autograd.grad(logits.square().sum(), parameters)
-        for logits in (model(tokens)[0], gradient_source(model, tokens))
+        for logits in (model(tokens)[0], reference_logits(model, tokens))
     )
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(grads, expected)
 
 
 @ALL
-@pytest.mark.parametrize("cuts", [(9,), (1,) * 9, (4, 1, 3, 1)])
-def test_chunks_equal_the_whole(rung: type[Recurrent], cuts: tuple[int, ...]) -> None:
-    model, tokens = make(rung), some_tokens()
+@pytest.mark.parametrize("chunk_sizes", [(9,), (1,) * 9, (4, 1, 3, 1)])
+def test_chunked_calls_match_one_call(model_class: type[Recurrent], chunk_sizes: tuple[int, ...]) -> None:
+    model, tokens = make(model_class), random_tokens()
     state, chunks = model.init_state(len(tokens), 9), []
-    for chunk in tokens.split(cuts, dim=1):
+    for chunk in tokens.split(chunk_sizes, dim=1):
         logits, state = model(chunk, state)
         chunks.append(logits)
     torch.testing.assert_close(torch.cat(chunks, dim=1), model(tokens)[0])
@@ -89,8 +89,8 @@ def test_chunks_equal_the_whole(rung: type[Recurrent], cuts: tuple[int, ...]) ->
 
 
 @ALL
-def test_carried_state_matters_and_takes_rows_along(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung), some_tokens()
+def test_carried_state_affects_logits_and_follows_row_order(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class), random_tokens()
     _, state = model(tokens, model.init_state(3, 9))
     fresh, _ = model(tokens)
     assert not torch.allclose(model(tokens, state)[0], fresh)
@@ -99,8 +99,8 @@ def test_carried_state_matters_and_takes_rows_along(rung: type[Recurrent]) -> No
 
 
 @ALL
-def test_causal_and_rows_apart(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung), some_tokens()
+def test_logits_are_causal_and_rows_independent(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class), random_tokens()
     changed = tokens.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % VOCAB
     changed[1] = 0
@@ -110,8 +110,8 @@ def test_causal_and_rows_apart(rung: type[Recurrent]) -> None:
 
 
 @ALL
-def test_padding_takes_no_part_in_training(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung).train(), some_tokens()
+def test_padding_does_not_affect_gradients(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class).train(), random_tokens()
     targets = tokens.roll(-1, dims=1)
     targets[0, 4:] = -100
     gradients = []
@@ -123,16 +123,16 @@ def test_padding_takes_no_part_in_training(rung: type[Recurrent]) -> None:
 
 
 @ALL
-def test_first_loss_is_that_of_guessing(rung: type[Recurrent]) -> None:
-    model = rung(RecurrentConfig(), VOCAB, 0)
-    tokens = some_tokens()
+def test_initial_loss_is_ln_v(model_class: type[Recurrent]) -> None:
+    model = model_class(RecurrentConfig(), VOCAB, 0)
+    tokens = random_tokens()
     loss = F.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten())
     assert loss.item() == pytest.approx(math.log(VOCAB), abs=1e-6)
 
 
 @ALL
-def test_state_goes_on_under_autocast(rung: type[Recurrent]) -> None:
-    model, tokens = make(rung).float(), some_tokens()
+def test_state_can_be_carried_under_autocast(model_class: type[Recurrent]) -> None:
+    model, tokens = make(model_class).float(), random_tokens()
     expected, _ = model(tokens)
     with torch.autocast("cpu", torch.bfloat16):
         _, state = model(tokens[:, :4], model.init_state(3, 9))
@@ -140,7 +140,7 @@ def test_state_goes_on_under_autocast(rung: type[Recurrent]) -> None:
     torch.testing.assert_close(logits.float(), expected[:, 4:], atol=0.1, rtol=0.1)
 
 
-def test_lstm_begins_with_open_forget_gates() -> None:
+def test_lstm_forget_gate_bias_starts_at_one() -> None:
     layers = make(LSTM).layers
     for layer in range(2):
         bias = getattr(layers, f"bias_ih_l{layer}") + getattr(layers, f"bias_hh_l{layer}")
@@ -148,6 +148,6 @@ def test_lstm_begins_with_open_forget_gates() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"n_hidden": 0}, {"n_layer": 0}, {"dropout": 1.0}])
-def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
         RecurrentConfig(**settings)

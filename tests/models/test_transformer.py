@@ -1,4 +1,4 @@
-"""The transformer against Hugging Face's GPT-2 and against its equations, written out in float64."""
+"""The transformer against Hugging Face's GPT-2 and against its equations in float64."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ STYLES = pytest.mark.parametrize("style", ["modern", "gpt2"])
 
 
 def make(**settings: Any) -> Transformer:
-    """A small model in eval mode with nothing left at zero or one."""
+    """A small model in eval mode with no parameter at its initial zero or one."""
     torch.manual_seed(0)
-    small = {"block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32}
-    model = Transformer(TransformerConfig(**{**small, **settings}), VOCAB, 0)
-    loud(model)
+    defaults = {"block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32}
+    model = Transformer(TransformerConfig(**{**defaults, **settings}), VOCAB, 0)
+    randomise(model)
     return model.eval()
 
 
 @torch.no_grad()
-def loud(module: nn.Module) -> None:
+def randomise(module: nn.Module) -> None:
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.2)
 
 
-def some_tokens(batch: int = 3, length: int = 16, seed: int = 1) -> Tensor:
-    """Documents (B, T): the boundary, then anything else."""
+def random_tokens(batch: int = 3, length: int = 16, seed: int = 1) -> Tensor:
+    """Documents (B, T): the boundary, then random other tokens."""
     tokens = torch.randint(1, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
     tokens[:, 0] = 0
     return tokens
@@ -56,7 +56,7 @@ def normal(*shape: int, seed: int = 2) -> Tensor:
 
 
 def hugging_face_twin(model: Transformer) -> Any:
-    """GPT2LMHeadModel of the same shape, its weights random."""
+    """A GPT2LMHeadModel of the same shape with random weights."""
     transformers = pytest.importorskip("transformers")
     c = model.config
     config = transformers.GPT2Config(
@@ -73,12 +73,12 @@ def hugging_face_twin(model: Transformer) -> Any:
         attn_implementation="eager",
     )
     twin = transformers.GPT2LMHeadModel(config)
-    loud(twin)
+    randomise(twin)
     return twin.eval()
 
 
 def weights_of(twin: Any) -> dict[str, Tensor]:
-    """Its weights under our names. Its Conv1D keeps matrices as (inputs, outputs)."""
+    """Its weights under our names; its Conv1D stores matrices as (inputs, outputs)."""
     blocks = {
         "norm1": "ln_1",
         "norm2": "ln_2",
@@ -91,18 +91,18 @@ def weights_of(twin: Any) -> dict[str, Tensor]:
     names = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
     for i in range(twin.config.n_layer):
         names |= {f"blocks.{i}.{ours}": f"h.{i}.{name}" for ours, name in blocks.items()}
-    found = {"head.weight": theirs["lm_head.weight"]}
+    weights = {"head.weight": theirs["lm_head.weight"]}
     for ours, name in names.items():
         for kind in ("weight", "bias"):
             key = f"transformer.{name}.{kind}"
             if key in theirs:
-                turned = theirs[key].ndim == 2 and ".h." in key
-                found[f"{ours}.{kind}"] = theirs[key].T if turned else theirs[key]
-    return found
+                is_conv1d = theirs[key].ndim == 2 and ".h." in key
+                weights[f"{ours}.{kind}"] = theirs[key].T if is_conv1d else theirs[key]
+    return weights
 
 
-def test_gpt2_style_is_hugging_faces_gpt2() -> None:
-    model, tokens = make(style="gpt2"), some_tokens()
+def test_gpt2_style_matches_hugging_face() -> None:
+    model, tokens = make(style="gpt2"), random_tokens()
     twin = hugging_face_twin(model)
     weights = weights_of(twin)
     assert sum(w.numel() for w in weights.values()) == sum(w.numel() for w in twin.state_dict().values())
@@ -112,13 +112,13 @@ def test_gpt2_style_is_hugging_faces_gpt2() -> None:
     torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_gpt2_style_has_its_gradients_too() -> None:
-    model, tokens = make(style="gpt2"), some_tokens()
+def test_gpt2_style_gradients_match_hugging_face() -> None:
+    model, tokens = make(style="gpt2"), random_tokens()
     twin = hugging_face_twin(model)
     model.load_state_dict(weights_of(twin), strict=True)
     for logits in (model(tokens)[0], twin(tokens).logits):
         F.cross_entropy(logits.flatten(0, 1), tokens.roll(-1, 1).flatten()).backward()
-    ours, theirs = model.embedding.weight.grad, twin.transformer.wte.weight.grad  # as table and as head
+    ours, theirs = model.embedding.weight.grad, twin.transformer.wte.weight.grad  # tied with the head
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     qkv, conv = model.blocks[0].attention.qkv, twin.transformer.h[0].attn.c_attn
     torch.testing.assert_close(qkv.weight.grad, conv.weight.grad.T, atol=1e-5, rtol=1e-4)
@@ -132,42 +132,42 @@ def rms(x: Tensor) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-def turn(x_BHTD: Tensor) -> Tensor:
-    """Rotary positions as Su et al. 2021 write them: complex numbers times exp(i m theta)."""
+def rotate(x_BHTD: Tensor) -> Tensor:
+    """Rotary embedding as in Su et al. 2021: complex numbers times exp(i m theta)."""
     length, width = x_BHTD.shape[-2:]
     theta = 10000.0 ** (-2 * torch.arange(width // 2, dtype=torch.float64) / width)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * theta
     real, imaginary = x_BHTD.double().split(width // 2, dim=-1)
-    turned = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([turned.real, turned.imag], dim=-1)
+    rotated = torch.complex(real, imaginary) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([rotated.real, rotated.imag], dim=-1)
 
 
-def shifted(x_BTC: Tensor, weight_KC: Tensor) -> Tensor:
-    """The short convolution by PyTorch's own, whose last weight is that of the token itself."""
+def short_conv(x_BTC: Tensor, weight_KC: Tensor) -> Tensor:
+    """The short convolution with ``F.conv1d``, whose last tap is the current token."""
     width, channels = weight_KC.shape
     padded = F.pad(x_BTC.mT, (width - 1, 0))
     return x_BTC + F.conv1d(padded, weight_KC.flip(0).T[:, None], groups=channels).mT
 
 
-def modern_by_hand(model: Transformer, tokens_BT: Tensor) -> Tensor:
+def modern_reference(model: Transformer, tokens_BT: Tensor) -> Tensor:
     batch, length = tokens_BT.shape
     heads = model.config.n_head
     x = rms(model.embedding.weight[tokens_BT])
     for block in model.blocks:
-        h = shifted(rms(x), block.convs[0].weight) if block.convs else rms(x)
+        h = short_conv(rms(x), block.convs[0].weight) if block.convs else rms(x)
         parts = (h @ block.attention.qkv.weight.T).chunk(3, dim=-1)
         q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(turn(rms(q)), turn(rms(k)), v, is_causal=True)
-        x = x + mixed.transpose(1, 2).flatten(2) @ block.attention.out.weight.T
-        h = shifted(rms(x), block.convs[1].weight) if block.convs else rms(x)
+        attended = F.scaled_dot_product_attention(rotate(rms(q)), rotate(rms(k)), v, is_causal=True)
+        x = x + attended.transpose(1, 2).flatten(2) @ block.attention.out.weight.T
+        h = short_conv(rms(x), block.convs[1].weight) if block.convs else rms(x)
         x = x + (h @ block.feed_forward.up.weight.T).relu() ** 2 @ block.feed_forward.down.weight.T
     return rms(x) @ model.head.weight.T
 
 
 @pytest.mark.parametrize("conv", [1, 2, 4])
-def test_modern_style_follows_its_equations(conv: int) -> None:
-    model, tokens = make(conv=conv).double(), some_tokens()
-    expected = modern_by_hand(model, tokens)
+def test_modern_style_matches_its_equations(conv: int) -> None:
+    model, tokens = make(conv=conv).double(), random_tokens()
+    expected = modern_reference(model, tokens)
     assert expected.std() > 0.5
     torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table
 
@@ -181,7 +181,7 @@ def test_modern_style_has_matrices_only() -> None:
 # --- attention -----------------------------------------------------------------------------------
 
 
-def test_attention_is_pytorchs() -> None:
+def test_attention_matches_pytorch() -> None:
     q, k, v = normal(3, 2, 4, 7, 6)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     for bias in (None, causal_bias(7, q.device).double()):
@@ -189,90 +189,90 @@ def test_attention_is_pytorchs() -> None:
 
 
 @pytest.mark.parametrize("style", ["modern", "gpt2"])
-def test_rows_of_one_document_need_nothing_hidden(style: str) -> None:
-    """Told so, the model computes the same, to the bit, with less; padding is whatever it likes."""
+def test_one_document_per_row_gives_the_same_results(style: str) -> None:
+    """``one_document_per_row`` skips the document mask and gives bit-identical results outside padding."""
     model = make(style=style)
-    tokens = some_tokens()
+    tokens = random_tokens()
     tokens[1, 9:] = 0
     targets = tokens.roll(-1, 1)
     targets[1, 8:] = IGNORE_INDEX
-    found = []
-    for alone in (False, True):
-        model.one_document_per_row = alone
+    results = []
+    for one_document in (False, True):
+        model.one_document_per_row = one_document
         model.zero_grad(set_to_none=True)
         logits, _ = model(tokens)
         F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-        found.append([logits[targets != IGNORE_INDEX], *(p.grad for p in model.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    # With a state it isn't rows of a batch that are meant.
+        results.append([logits[targets != IGNORE_INDEX], *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    # The flag has no effect on calls with a state.
     state = model.init_state(3, 16)
-    torch.testing.assert_close(model(tokens, state)[0][0], found[0][0][:16])
+    torch.testing.assert_close(model(tokens, state)[0][0], results[0][0][:16])
 
 
-def test_attention_over_a_cache_whose_rows_stand_at_different_places() -> None:
-    first, new, capacity = torch.tensor([0, 3, 5]), 2, 8
-    begins = torch.tensor([[0, 0], [2, 2], [1, 6]])  # where each query's document does
+def test_attention_over_a_cache_with_a_different_position_per_row() -> None:
+    starts, new, capacity = torch.tensor([0, 3, 5]), 2, 8
+    document_starts = torch.tensor([[0, 0], [2, 2], [1, 6]])  # start of each query's document
     q, (k, v) = normal(3, 4, new, 6), normal(2, 3, 4, new, 6, seed=3)
     caches = (normal(3, 4, capacity, 6, seed=4), normal(3, 4, capacity, 6, seed=5))
-    before = [cache.clone() for cache in caches]
-    write_cache(caches[0], k, first)
-    write_cache(caches[1], v, first)
-    bias = document_causal_bias(first[:, None] + torch.arange(new), begins, capacity)
-    found = attend(q, *caches, bias.double(), 0.0)
-    for row, start in enumerate(first.tolist()):
+    old_caches = [cache.clone() for cache in caches]
+    write_cache(caches[0], k, starts)
+    write_cache(caches[1], v, starts)
+    bias = document_causal_bias(starts[:, None] + torch.arange(new), document_starts, capacity)
+    output = attend(q, *caches, bias.double(), 0.0)
+    for row, start in enumerate(starts.tolist()):
         keys, values = (
             torch.cat([old[row, :, :start], fresh[row]], dim=1)
-            for old, fresh in zip(before, (k, v), strict=True)
+            for old, fresh in zip(old_caches, (k, v), strict=True)
         )
         for t in range(new):
-            seen = slice(int(begins[row, t]), start + t + 1)
-            expected = F.scaled_dot_product_attention(q[row, :, t : t + 1], keys[:, seen], values[:, seen])
-            torch.testing.assert_close(found[row, :, t : t + 1], expected, atol=1e-12, rtol=0)
+            span = slice(int(document_starts[row, t]), start + t + 1)
+            expected = F.scaled_dot_product_attention(q[row, :, t : t + 1], keys[:, span], values[:, span])
+            torch.testing.assert_close(output[row, :, t : t + 1], expected, atol=1e-12, rtol=0)
 
 
-def test_rotary_positions_are_complex_products() -> None:
+def test_rope_matches_complex_multiplication() -> None:
     x = normal(2, 3, 50, 8)
     cos, sin = rope_table(50, 8)
-    torch.testing.assert_close(apply_rope(x, cos.double(), sin.double()), turn(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(apply_rope(x, cos.double(), sin.double()), rotate(x), atol=1e-5, rtol=0)
 
 
-def test_rotary_scores_depend_on_distance_alone() -> None:
+def test_rope_scores_depend_only_on_distance() -> None:
     q, k = normal(2, 1, 1, 1, 8)
     cos, sin = (table.double() for table in rope_table(60, 8))
     q, k = (apply_rope(x.expand(1, 1, 60, 8), cos, sin)[0, 0] for x in (q, k))
     scores = q @ k.T
     for distance in (-20, -1, 0, 1, 33):
-        same = scores.diagonal(distance)
-        torch.testing.assert_close(same, same[:1].expand_as(same), atol=1e-5, rtol=0)
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
     assert scores[0].std() > 0.1
 
 
-def test_rotation_keeps_lengths_and_dtype() -> None:
+def test_rope_preserves_norm_and_dtype() -> None:
     x = normal(2, 3, 50, 8)
     cos, sin = rope_table(50, 8)
     torch.testing.assert_close(apply_rope(x, cos, sin).norm(dim=-1), x.norm(dim=-1), atol=1e-6, rtol=0)
     assert apply_rope(x.bfloat16(), cos, sin).dtype == torch.bfloat16
 
 
-# --- documents that share a row ------------------------------------------------------------------
+# --- packed documents ----------------------------------------------------------------------------
 
 
 @STYLES
-def test_a_packed_document_reads_as_if_alone(style: str) -> None:
+def test_packed_documents_give_the_same_logits_as_separate_rows(style: str) -> None:
     model = make(style=style).double()
-    documents = [some_tokens(1, length, seed=length) for length in (5, 1, 7, 3)]
+    documents = [random_tokens(1, length, seed=length) for length in (5, 1, 7, 3)]
     packed = torch.cat(documents, dim=1)
     expected = torch.cat([model(document)[0] for document in documents], dim=1)
     torch.testing.assert_close(model(packed)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table
 
 
 @STYLES
-def test_a_packed_document_reaches_no_other_by_gradient(style: str) -> None:
+def test_gradients_do_not_cross_packed_documents(style: str) -> None:
     model = make(style=style)
-    model(torch.cat([some_tokens(1, 5), torch.tensor([[0, 1, 2]])], dim=1))[0][:, 5:].sum().backward()
-    reached = model.embedding.weight.grad.abs().sum(1) > 0
+    model(torch.cat([random_tokens(1, 5), torch.tensor([[0, 1, 2]])], dim=1))[0][:, 5:].sum().backward()
+    has_grad = model.embedding.weight.grad.abs().sum(1) > 0
     if style == "modern":  # a tied head reaches every row
-        assert reached.nonzero().flatten().tolist() == [0, 1, 2]
+        assert has_grad.nonzero().flatten().tolist() == [0, 1, 2]
     qkv = model.blocks[0].attention.qkv
     alone = make(style=style)
     alone(torch.tensor([[0, 1, 2]]))[0].sum().backward()
@@ -280,39 +280,39 @@ def test_a_packed_document_reaches_no_other_by_gradient(style: str) -> None:
     torch.testing.assert_close(qkv.weight.grad, expected, atol=1e-4, rtol=1e-4)
 
 
-# --- the rest ------------------------------------------------------------------------------------
+# --- limits, initialisation, dropout and recipe --------------------------------------------------
 
 
 @STYLES
-def test_more_than_a_block_is_refused(style: str) -> None:
+def test_inputs_longer_than_block_size_are_rejected(style: str) -> None:
     model = make(style=style)
     with pytest.raises(ValueError, match="17 tokens"):
-        model(some_tokens(length=17))
+        model(random_tokens(length=17))
     with pytest.raises(ValueError, match="17 tokens"):
-        model(some_tokens(length=17), model.init_state(3, 17))
+        model(random_tokens(length=17), model.init_state(3, 17))
 
 
 @STYLES
-@pytest.mark.parametrize(("capacity", "more"), [(16, 12), (6, 2)])
-def test_a_full_state_is_never_overrun_in_silence(style: str, capacity: int, more: int) -> None:
+@pytest.mark.parametrize(("capacity", "length"), [(16, 12), (6, 2)])
+def test_exceeding_the_state_capacity_raises(style: str, capacity: int, length: int) -> None:
     model = make(style=style)
-    _, state = model(some_tokens(length=5), model.init_state(3, capacity))
+    _, state = model(random_tokens(length=5), model.init_state(3, capacity))
     with pytest.raises((ValueError, IndexError)):
-        model(some_tokens(length=more), state)
+        model(random_tokens(length=length), state)
 
 
 @STYLES
 @pytest.mark.parametrize("capacity", [5, 100])
-def test_state_has_the_room_asked_for_up_to_a_block(style: str, capacity: int) -> None:
-    position, start, *rest = make(style=style).init_state(2, capacity)
+def test_state_has_the_requested_capacity_up_to_block_size(style: str, capacity: int) -> None:
+    position, start, *layers = make(style=style).init_state(2, capacity)
     assert position.tolist() == start.tolist() == [0, 0]
-    cache, tail = (2, 4, min(capacity, 16), 8), (2, 3, 32)
-    layer = [cache, cache, tail, tail] if style == "modern" else [cache, cache]
-    assert [part.shape for part in rest] == layer * 3
+    cache, conv_tail = (2, 4, min(capacity, 16), 8), (2, 3, 32)
+    layer = [cache, cache, conv_tail, conv_tail] if style == "modern" else [cache, cache]
+    assert [part.shape for part in layers] == layer * 3
 
 
 @STYLES
-def test_first_loss_is_that_of_guessing(style: str) -> None:
+def test_initial_loss_is_ln_v(style: str) -> None:
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(style=style), 65, 0)
     tokens = torch.randint(65, (8, 129))
@@ -320,7 +320,7 @@ def test_first_loss_is_that_of_guessing(style: str) -> None:
     assert loss.item() == pytest.approx(math.log(65), abs=1e-5 if style == "modern" else 0.1)
 
 
-def test_gpt2_begins_as_published() -> None:
+def test_gpt2_initialisation_matches_the_paper() -> None:
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(style="gpt2", n_layer=2), 65, 0)
     for name, parameter in model.named_parameters():
@@ -332,15 +332,15 @@ def test_gpt2_begins_as_published() -> None:
 
 
 @STYLES
-def test_drops_in_training_alone(style: str) -> None:
-    model, steady, tokens = make(style=style, dropout=0.5), make(style=style), some_tokens()
-    assert torch.equal(model(tokens)[0], steady(tokens)[0])
+def test_dropout_applies_only_in_training(style: str) -> None:
+    model, without_dropout, tokens = make(style=style, dropout=0.5), make(style=style), random_tokens()
+    assert torch.equal(model(tokens)[0], without_dropout(tokens)[0])
     model.train()
     assert not torch.allclose(model(tokens)[0], model(tokens)[0])
-    assert torch.equal(steady.train()(tokens)[0], steady(tokens)[0])
+    assert torch.equal(without_dropout.train()(tokens)[0], without_dropout(tokens)[0])
 
 
-def test_attention_weights_are_dropped_without_bias() -> None:
+def test_attention_dropout_is_unbiased() -> None:
     torch.manual_seed(0)
     q, k, v = normal(3, 2, 4, 7, 6)
     bias = causal_bias(7, q.device).double()
@@ -349,7 +349,7 @@ def test_attention_weights_are_dropped_without_bias() -> None:
 
 
 @STYLES
-def test_muon_may_train_the_blocks_matrices(style: str) -> None:
+def test_muon_parameters_are_the_block_matrices(style: str) -> None:
     model = make(style=style)
     kinds = ("attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down")
     expected = {f"blocks.{i}.{kind}.weight" for i in range(3) for kind in kinds}
@@ -360,15 +360,15 @@ def test_muon_may_train_the_blocks_matrices(style: str) -> None:
 @pytest.mark.parametrize(
     "settings", [{"n_layer": 0}, {"block_size": 0}, {"n_embd": 36}, {"dropout": 1.0}, {"dropout": -0.1}]
 )
-def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be"):
         TransformerConfig(**settings)
 
 
-def test_what_is_seen_often_takes_more_dropout() -> None:
+def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
     def dropout(mode: Any, seconds: float, tokens: int) -> float:
-        facts = CorpusStats(mode, tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
-        return Transformer.recipe(facts).model.dropout
+        stats = CorpusStats(mode, tokens, 27, tokens // 7, 16, "cpu", max_time=seconds)
+        return Transformer.recipe(stats).model.dropout
 
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
     assert dropout("lines", 90.0, 228_000) == 0.2
@@ -383,7 +383,7 @@ def test_what_is_seen_often_takes_more_dropout() -> None:
         (1_000_000, "cpu", {"max_time": 60.0}, 96),
         (1_000_000, "cpu", {"max_time": 90.0}, 128),
         (1_000_000, "cpu", {"max_time": 300.0}, 128),
-        (1_000_000, "cpu", {"steps": 20_000}, 128),  # the text has no more to say
+        (1_000_000, "cpu", {"steps": 20_000}, 128),  # limited by the text's size
         (1_000_000, "cpu", {"steps": 300}, 64),
         (1_000_000, "cpu", {"max_time": 13.0}, 64),
         (1_000_000, "cuda", {"max_time": 3600.0}, 128),
@@ -391,8 +391,8 @@ def test_what_is_seen_often_takes_more_dropout() -> None:
         (500_000_000, "cuda", {"max_time": 3600.0}, 512),
     ],
 )
-def test_the_recipe_grows_with_text_and_budget(tokens, device, budget, width) -> None:
+def test_the_recipe_widens_with_text_and_budget(tokens, device, budget, width) -> None:
     config = Transformer.recipe(CorpusStats("text", tokens, 66, 1, tokens, device, **budget)).model
     assert config.n_embd == width
-    for n_embd in (32, 64, 96, 128):  # another width still divides into heads
+    for n_embd in (32, 64, 96, 128):  # the head count still divides other widths
         assert n_embd % (2 * config.n_head) == 0 or width > 256

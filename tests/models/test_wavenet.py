@@ -1,4 +1,4 @@
-"""WaveNet against a literal tree over each window by itself, and against PyTorch's convolutions."""
+"""WaveNet against a tree evaluated on each window separately, and against PyTorch's convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES = pytest.mark.parametrize("style", ["tree", "gated"])
 
 
 def make(style: str, block_size: int = 8) -> WaveNet:
-    """A small float64 model in eval mode, with running statistics and a head that isn't silent."""
+    """A small float64 model in eval mode, with nontrivial running statistics and a nonzero head."""
     torch.manual_seed(0)
     config = WaveNetConfig(block_size=block_size, n_embd=3, n_hidden=5, style=style)  # type: ignore[arg-type]
     model = WaveNet(config, VOCAB, 0).double()
@@ -28,7 +28,7 @@ def make(style: str, block_size: int = 8) -> WaveNet:
     return model.eval()
 
 
-def some_tokens(batch: int = 3, length: int = 21) -> Tensor:
+def random_tokens(batch: int = 3, length: int = 21) -> Tensor:
     return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
@@ -38,8 +38,8 @@ def batch_norm(x_NTC: Tensor, norm: nn.Module, training: bool = False) -> Tensor
     return out.transpose(1, 2)
 
 
-def literal_tree(model: WaveNet, tokens_BT: Tensor) -> Tensor:
-    """The lecture's: each window of tokens reshaped to pairs, level by level, to one vector."""
+def reference_tree_logits(model: WaveNet, tokens_BT: Tensor) -> Tensor:
+    """The lecture's model: each window's tokens are merged pairwise, level by level, into one vector."""
     padded = F.pad(tokens_BT, (model.config.block_size - 1, 0), value=0)
     windows = padded.unfold(1, model.config.block_size, 1)
     x = model.embedding(windows.flatten(0, 1))
@@ -50,13 +50,13 @@ def literal_tree(model: WaveNet, tokens_BT: Tensor) -> Tensor:
 
 
 def conv(linear: nn.Linear, x_BCT: Tensor, dilation: int) -> Tensor:
-    """The linear layer over pairs as a convolution with a kernel of two taps."""
+    """The linear layer over pairs as a dilated convolution with kernel size 2."""
     kernel = linear.weight.view(linear.out_features, 2, -1).transpose(1, 2)
     return F.conv1d(x_BCT, kernel, linear.bias, dilation=dilation)
 
 
-def literal_gated(model: WaveNet, tokens_BT: Tensor) -> Tensor:
-    """Figure 4 of the paper with ``conv1d``, on rows lengthened by boundary tokens."""
+def reference_gated_logits(model: WaveNet, tokens_BT: Tensor) -> Tensor:
+    """Figure 4 of the paper with ``conv1d``, on rows left-padded with boundary tokens."""
     x = model.embedding(F.pad(tokens_BT, (model.config.block_size - 1, 0), value=0)).transpose(1, 2)
     length, total = tokens_BT.shape[1], torch.zeros(())
     for i, block in enumerate(model.levels):
@@ -69,24 +69,24 @@ def literal_gated(model: WaveNet, tokens_BT: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("block_size", [2, 8, 16])
-def test_tree_equals_a_tree_over_each_window(block_size: int) -> None:
-    model, tokens = make("tree", block_size), some_tokens()
-    torch.testing.assert_close(model(tokens)[0], literal_tree(model, tokens))
+def test_tree_style_matches_the_tree_over_each_window(block_size: int) -> None:
+    model, tokens = make("tree", block_size), random_tokens()
+    torch.testing.assert_close(model(tokens)[0], reference_tree_logits(model, tokens))
 
 
 @pytest.mark.parametrize("block_size", [2, 8, 16])
-def test_gated_equals_the_papers_convolutions(block_size: int) -> None:
-    model, tokens = make("gated", block_size), some_tokens()
-    torch.testing.assert_close(model(tokens)[0], literal_gated(model, tokens))
+def test_gated_style_matches_the_papers_convolutions(block_size: int) -> None:
+    model, tokens = make("gated", block_size), random_tokens()
+    torch.testing.assert_close(model(tokens)[0], reference_gated_logits(model, tokens))
 
 
 @STYLES
-@pytest.mark.parametrize("cuts", [(21,), (1,) * 21, (2, 1, 11, 7)])
-def test_chunks_equal_the_whole(style: str, cuts: tuple[int, ...]) -> None:
-    model, tokens = make(style), some_tokens()
+@pytest.mark.parametrize("chunk_sizes", [(21,), (1,) * 21, (2, 1, 11, 7)])
+def test_chunked_calls_with_state_match_one_call(style: str, chunk_sizes: tuple[int, ...]) -> None:
+    model, tokens = make(style), random_tokens()
     state, chunks = model.init_state(3, 21), []
     shapes = [part.shape for part in state]
-    for chunk in tokens.split(cuts, dim=1):
+    for chunk in tokens.split(chunk_sizes, dim=1):
         logits, state = model(chunk, state)
         chunks.append(logits)
     torch.testing.assert_close(torch.cat(chunks, dim=1), model(tokens)[0])
@@ -94,8 +94,8 @@ def test_chunks_equal_the_whole(style: str, cuts: tuple[int, ...]) -> None:
 
 
 @STYLES
-def test_sees_block_size_tokens_and_no_more(style: str) -> None:
-    model, tokens = make(style), some_tokens()
+def test_a_token_affects_exactly_block_size_positions(style: str) -> None:
+    model, tokens = make(style), random_tokens()
     changed = tokens.clone()
     changed[:, 10] = (changed[:, 10] + 1) % VOCAB
     differs = (model(tokens)[0] - model(changed)[0]).abs().amax(dim=(0, 2)) > 1e-12
@@ -103,51 +103,51 @@ def test_sees_block_size_tokens_and_no_more(style: str) -> None:
 
 
 @STYLES
-def test_rows_keep_apart(style: str) -> None:
-    model, tokens = make(style), some_tokens()
+def test_rows_are_independent(style: str) -> None:
+    model, tokens = make(style), random_tokens()
     torch.testing.assert_close(model(tokens)[0][1:2], model(tokens[1:2])[0])
 
 
-def test_training_statistics_are_of_valid_positions_only() -> None:
-    """The lead-in and the padding take no part: as if the first level saw the valid pairs alone."""
-    model, tokens = make("tree", 2).train(), some_tokens()
+def test_batch_statistics_use_only_valid_positions() -> None:
+    """Prefix and padding are ignored, as if the first level saw only the valid pairs."""
+    model, tokens = make("tree", 2).train(), random_tokens()
     valid = torch.ones_like(tokens, dtype=torch.bool)
     valid[0, 4:] = False
     logits, _ = model(tokens, None, valid)
     pairs = model.embedding(F.pad(tokens, (1, 0)).unfold(1, 2, 1)).flatten(2)[valid][None]
     level = model.levels[0]
-    normal = batch_norm(pairs @ level.linear.weight.T, level.norm, training=True)
-    torch.testing.assert_close(logits[valid], model.head(torch.tanh(normal[0])))
+    normalised = batch_norm(pairs @ level.linear.weight.T, level.norm, training=True)
+    torch.testing.assert_close(logits[valid], model.head(torch.tanh(normalised[0])))
 
 
 @STYLES
-def test_padding_takes_no_part_in_training(style: str) -> None:
-    model, tokens = make(style).train(), some_tokens()
+def test_padding_does_not_affect_training_logits(style: str) -> None:
+    model, tokens = make(style).train(), random_tokens()
     valid = torch.ones_like(tokens, dtype=torch.bool)
     valid[0, 4:] = False
-    longer, longer_valid = F.pad(tokens, (0, 5)), F.pad(valid, (0, 5))
-    changed = torch.where(longer_valid, longer, 3)
+    padded, padded_valid = F.pad(tokens, (0, 5)), F.pad(valid, (0, 5))
+    changed = torch.where(padded_valid, padded, 3)
     torch.testing.assert_close(
-        model(tokens, None, valid)[0][valid], model(changed, None, longer_valid)[0][longer_valid]
+        model(tokens, None, valid)[0][valid], model(changed, None, padded_valid)[0][padded_valid]
     )
 
 
 @STYLES
-def test_every_parameter_learns(style: str) -> None:
-    model, tokens = make(style).train(), some_tokens()
+def test_every_parameter_gets_a_gradient(style: str) -> None:
+    model, tokens = make(style).train(), random_tokens()
     F.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
 @STYLES
-def test_first_loss_is_that_of_guessing(style: str) -> None:
+def test_initial_loss_is_ln_v(style: str) -> None:
     model = WaveNet(WaveNetConfig(style=style), VOCAB, 0)  # type: ignore[arg-type]
-    tokens = some_tokens()
+    tokens = random_tokens()
     loss = F.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten())
     assert loss.item() == pytest.approx(math.log(VOCAB), abs=1e-6)
 
 
-def test_init_state_leaves_the_model_as_it_was() -> None:
+def test_init_state_does_not_change_the_model() -> None:
     model = make("tree").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert not any(part.requires_grad for part in model.init_state(2, 8))
@@ -155,13 +155,13 @@ def test_init_state_leaves_the_model_as_it_was() -> None:
     torch.testing.assert_close(model.state_dict(), before)
 
 
-def test_default_is_of_the_lectures_size() -> None:
+def test_default_model_is_no_larger_than_the_lectures() -> None:
     assert WaveNet(WaveNetConfig(), 27, 0).n_parameters() <= 80_000
 
 
 @pytest.mark.parametrize(
     "settings", [{"block_size": 6}, {"block_size": 1}, {"n_hidden": 0}, {"dropout": 1.0}]
 )
-def test_refuses_impossible_settings(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         WaveNetConfig(**settings)

@@ -20,7 +20,7 @@ from makemore.sampling.beam import length_factor
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.decoders import fast_decoder
 from makemore.types import Batch
-from tests.conformance.fixtures import VOCAB, documents, prepared
+from tests.conformance.fixtures import VOCAB, documents, nonzero_model
 
 GREEDY = SampleParams(greedy=True)
 
@@ -131,7 +131,7 @@ class TestChoice:
 class TestGreedy:
     @pytest.mark.parametrize("name", list(MODELS))
     def test_with_state_is_greedy_by_recomputation(self, name):
-        model = prepared(name)
+        model = nonzero_model(name)
         ids = column(model, [0, 3, 1], 120, GREEDY)
         kept = len(ids) if model.supports_streaming else model.max_len - 3
         context = torch.tensor([[0, 3, 1, *ids[:kept]]])
@@ -142,7 +142,7 @@ class TestGreedy:
 
     @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
     def test_is_the_same_by_forward_alone(self, name):
-        model = limited("gpt2") if name == "gpt2" else prepared(name)
+        model = limited("gpt2") if name == "gpt2" else nonzero_model(name)
         assert column(model, [0, 3, 1], 300, GREEDY) == column(model, [0, 3, 1], 300, GREEDY, fast=False)
 
 
@@ -159,7 +159,7 @@ class TestSteppers:
         assert fast_decoder(limited(block_size=40)) is None
 
     def test_draw_the_same_from_counts_without_a_compiler(self, request):
-        model = prepared("count")
+        model = nonzero_model("count")
         assert type(fast_decoder(model)).__name__ == "CompiledCountStepper"
         prompt, samples = np.array([[0, 2, 1]]), range(40)
         drawn = list(generate(model, prompt, 300, SampleParams(), samples=samples))
@@ -171,7 +171,7 @@ class TestSteppers:
 
     @pytest.mark.parametrize("name", [n for n in MODELS if n != "mixture"])
     def test_say_what_forward_says(self, name):
-        self.follows(prepared(name))
+        self.follows(nonzero_model(name))
 
     @pytest.mark.parametrize(
         ("name", "settings"),
@@ -225,7 +225,7 @@ class TestSteppers:
         assert fast_decoder(kind(kind.Config(order=2, smoothing="additive"), VOCAB, 0)) is None
 
     def test_counts_draw_from_their_distribution(self):
-        model = prepared("count")
+        model = nonzero_model("count")
         fast = fast_decoder(model)
         context = documents(1, 9, seed=1)[:, :-1]
         with torch.no_grad():
@@ -318,7 +318,7 @@ def blas_sums_rows_alike() -> bool:
 class TestRows:
     @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
     def test_are_the_same_to_the_bit_in_any_batch(self, name):
-        model = limited("gpt2") if name == "gpt2" else prepared(name)
+        model = limited("gpt2") if name == "gpt2" else nonzero_model(name)
         ids = np.random.default_rng(1).integers(1, VOCAB, (20, 37))
 
         def logits_of(rows: list[int]) -> np.ndarray:
@@ -336,7 +336,7 @@ class TestRows:
 
     @pytest.mark.parametrize("name", ["lstm", "count", "transformer", "mixture"])
     def test_that_ended_leave_the_batch(self, name):
-        model = prepared(name)
+        model = nonzero_model(name)
         prompt = np.zeros((6, 1), np.int64)
         stop = np.array([0, 4])
         steps = np.stack(list(generate(model, prompt, 200, SampleParams(), stop, seed=2)))
@@ -357,7 +357,7 @@ class TestRows:
     def test_may_be_told_to_end(self):
         steps = list(
             generate(
-                prepared("mlp"), np.zeros((3, 1), np.int64), 50, SampleParams(), ends=lambda r, _: r != 1
+                nonzero_model("mlp"), np.zeros((3, 1), np.int64), 50, SampleParams(), ends=lambda r, _: r != 1
             )
         )
         assert len(steps) == 50
@@ -399,7 +399,7 @@ class TestBeams:
 
     @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.5])
     def test_wide_enough_find_the_best(self, penalty):
-        model = prepared("bigram")
+        model = nonzero_model("bigram")
         best = self.brute_force(model, 3, penalty)[:5]
         found = beam_search(model, np.array([0]), 3, 2000, penalty, np.array([0]))[:5]
         np.testing.assert_allclose([h.score for h in found], [score for score, _ in best], rtol=1e-5)
@@ -407,12 +407,12 @@ class TestBeams:
 
     @pytest.mark.parametrize("name", ["transformer", "lstm", "count", "mixture"])
     def test_of_one_are_greedy(self, name):
-        model = prepared(name)
+        model = nonzero_model(name)
         (found,) = beam_search(model, np.array([0, 2]), 30, 1)
         assert found.ids == column(model, [0, 2], 30, GREEDY)
 
     def test_carry_their_own_state(self):
-        model = prepared("lstm")
+        model = nonzero_model("lstm")
         for h in beam_search(model, np.array([0]), 12, 4):
             with torch.no_grad():
                 logp = model(torch.tensor([[0, *h.ids[:-1]]]))[0][0].double().log_softmax(-1)
@@ -429,7 +429,7 @@ class TestBeams:
         assert only.log_prob == pytest.approx(0.0, abs=1e-6)
 
     def test_a_larger_exponent_favours_longer_texts(self):
-        model = prepared("bigram")
+        model = nonzero_model("bigram")
         lengths = [
             len(beam_search(model, np.array([0]), 12, 8, penalty, np.array([0]))[0].ids)
             for penalty in (0.0, 1.0, 3.0)

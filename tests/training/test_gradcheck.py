@@ -1,4 +1,4 @@
-"""The gradient checker: right gradients pass, wrong ones are found and named."""
+"""The gradient checker accepts correct gradients and reports wrong ones."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ INTERMEDIATES = {
 }
 
 
-class Table(ManualModel):
-    """A bigram table with a hand-written gradient, times ``error``."""
+class BigramTable(ManualModel):
+    """A bigram table whose hand-written gradient is multiplied by ``error``."""
 
     max_len = 1
     summary = "bigram table"
@@ -78,7 +78,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("backprop", ["fused", "steps"])
 @pytest.mark.parametrize("n_layer", [1, 3])
-def test_every_parameter_and_intermediate_agrees(
+def test_every_parameter_and_intermediate_gradient_matches_autograd(
     backprop: str, n_layer: int, batch: tuple[Tensor, Tensor]
 ) -> None:
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_every_parameter_and_intermediate_agrees(
     assert {r.name for r in rows if r.reference == "differences"} == parameters
 
 
-def test_the_model_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:
+def test_gradcheck_does_not_change_the_model(batch: tuple[Tensor, Tensor]) -> None:
     model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     gradcheck(model, *batch, samples=1)
@@ -102,14 +102,14 @@ def test_the_model_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_intermediates_end_in_the_loss_of_forward(batch: tuple[Tensor, Tensor]) -> None:
+def test_the_loss_intermediate_matches_the_forward_loss(batch: tuple[Tensor, Tensor]) -> None:
     model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0)
     assert isinstance(model, HasIntermediateGrads)
     assert model.intermediates(*batch)["loss"].item() == pytest.approx(math.log(V), abs=1e-5)
 
 
-def test_a_model_without_intermediates_is_checked_too(batch: tuple[Tensor, Tensor]) -> None:
-    rows = gradcheck(Table(), *batch)
+def test_a_model_without_intermediates_can_be_checked(batch: tuple[Tensor, Tensor]) -> None:
+    rows = gradcheck(BigramTable(), *batch)
     assert [(r.name, r.reference) for r in rows] == [
         ("table", "autograd"),
         ("table", "differences"),
@@ -118,6 +118,6 @@ def test_a_model_without_intermediates_is_checked_too(batch: tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("error", [1 + 1e-4, -1.0, math.nan])
-def test_a_wrong_gradient_is_found(error: float, batch: tuple[Tensor, Tensor]) -> None:
-    rows = gradcheck(Table(error), *batch, samples=V * V)
+def test_a_wrong_gradient_is_detected(error: float, batch: tuple[Tensor, Tensor]) -> None:
+    rows = gradcheck(BigramTable(error), *batch, samples=V * V)
     assert not any(r.approximate or r.exact for r in rows)

@@ -1,4 +1,4 @@
-"""Training that starts from weights in place of random ones."""
+"""Training initialised from the weights of a run or a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "words.txt"
 
 
-def trained(text: str, model: str = "transformer", **fields: object) -> Path:
+def train_base(text: str, model: str = "transformer", **fields: object) -> Path:
     settings = TINY if model == "transformer" else ()
     request = TrainRequest(text, model, out=Path("base"), train={"steps": 5}, settings=settings, **fields)  # type: ignore[arg-type]
     return train(request).run.folder.path
 
 
 @pytest.mark.parametrize("model", ["transformer", "lstm", "batchnorm-mlp"])
-def test_it_begins_where_the_run_is(model: str, text: str) -> None:
-    base = trained(text, model)
+def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: str) -> None:
+    base = train_base(text, model)
     request = TrainRequest("others.txt", model, train={"steps": 3}, init_from=base)
-    plan, own = prepare(request, NullObserver()), load(base).model.state_dict()
-    assert all(torch.equal(tensor, own[name]) for name, tensor in plan.model.state_dict().items())
+    plan, base_weights = prepare(request, NullObserver()), load(base).model.state_dict()
+    assert all(torch.equal(tensor, base_weights[name]) for name, tensor in plan.model.state_dict().items())
     plain = prepare(TrainRequest("others.txt", model, train={"steps": 3}), NullObserver())
     assert plan.train.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.lr)
     assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
@@ -52,47 +52,47 @@ def test_it_begins_where_the_run_is(model: str, text: str) -> None:
     assert result.run.folder.read_metrics()
 
 
-def test_what_training_only_spoils_is_kept_as_it_was(text: str) -> None:
-    base = trained(text)
-    spoiling = {"steps": 4, "lr": 0.0, "matrix_lr": 0.0, "weight_decay": 0.0}
-    kept = train(TrainRequest(text, out=Path("same"), train=spoiling, init_from=base))
-    assert kept.best_step == 0
-    wild = train(
+def test_initial_weights_are_kept_if_training_does_not_improve_them(text: str) -> None:
+    base = train_base(text)
+    zero_lr = {"steps": 4, "lr": 0.0, "matrix_lr": 0.0, "weight_decay": 0.0}
+    unchanged = train(TrainRequest(text, out=Path("same"), train=zero_lr, init_from=base))
+    assert unchanged.best_step == 0
+    worse = train(
         TrainRequest(
             text,
-            out=Path("wild"),
-            train=spoiling | {"optimizer": "adamw", "lr": 9.0, "warmup_steps": 0},
+            out=Path("worse"),
+            train=zero_lr | {"optimizer": "adamw", "lr": 9.0, "warmup_steps": 0},
             init_from=base,
         )
     )
-    own = load(base).model.state_dict()
-    assert wild.best_step == 0
-    assert all(torch.equal(tensor, own[name]) for name, tensor in wild.run.model.state_dict().items())
+    initial = load(base).model.state_dict()
+    assert worse.best_step == 0
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in worse.run.model.state_dict().items())
 
 
-def test_counts_are_added_to(text: str) -> None:
-    base = trained(text, "count")
+def test_a_count_model_adds_to_existing_counts(text: str) -> None:
+    base = train_base(text, "count")
     more = train(TrainRequest("others.txt", "count", out=Path("more"), init_from=base))
     assert more.run.model.table.counts[0].sum() > 1.5 * load(base).model.table.counts[0].sum()
 
 
-def test_a_hugging_face_folder_is_a_start_too(text: str) -> None:
+def test_init_from_a_hugging_face_directory(text: str) -> None:
     tokenizer = fit_tokenizer("char", [Path(text).read_text(encoding="utf-8").replace("\n", "")])
     model = loud_transformer(tokenizer.vocab_size, style="gpt2")
     Path("hf").mkdir()
     for name, data in hf_files(model, tokenizer).items():
         (Path("hf") / name).write_bytes(data)
-    shorter = ("model.block_size=16",)
-    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=shorter), NullObserver())
+    block_size = ("model.block_size=16",)
+    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=block_size), NullObserver())
     tokens = torch.randint(1, tokenizer.vocab_size, (2, 16))
     torch.testing.assert_close(plan.model.eval()(tokens)[0], model(tokens)[0])
-    done = json.loads(call("train", text, "--init-from", "hf", "--steps", 2, "--json").out)
-    assert done["model"] == "transformer"
-    assert done["run"] == str(Path("checkpoints") / "words-transformer-tuned")
+    result = json.loads(call("train", text, "--init-from", "hf", "--steps", 2, "--json").out)
+    assert result["model"] == "transformer"
+    assert result["run"] == str(Path("checkpoints") / "words-transformer-tuned")
 
 
-def test_the_command_goes_on_as_well(text: str) -> None:
-    base = trained(text, "rnn")
+def test_the_command_line_can_resume_a_fine_tuned_run(text: str) -> None:
+    base = train_base(text, "rnn")
     arguments = ("train", "others.txt", "--init-from", base, "--out", "tuned")
     assert "starts from base: val" in call(*arguments, "--steps", 3).err
     resumed = call(*arguments, "--steps", 6, "--resume", "--json")
@@ -100,23 +100,23 @@ def test_the_command_goes_on_as_well(text: str) -> None:
     assert json.loads(resumed.out)["steps"] == 6
 
 
-def test_what_does_not_fit_is_refused(text: str) -> None:
-    base = trained(text)
-    Path("strange.txt").write_text(words() + "élan\nx\n", encoding="utf-8")
-    wrong = {
+def test_incompatible_runs_are_rejected(text: str) -> None:
+    base = train_base(text)
+    Path("unknown.txt").write_text(words() + "élan\nx\n", encoding="utf-8")
+    requests = {
         "holds a transformer, not a lstm": TrainRequest(text, "lstm", init_from=base),
-        "no token for 'n' 'x' 'é'": TrainRequest("strange.txt", init_from=base),
+        "no token for 'n' 'x' 'é'": TrainRequest("unknown.txt", init_from=base),
         "don't fit the model": TrainRequest(text, init_from=base, settings=("model.n_embd=32",)),
         "no run at nowhere": TrainRequest(text, init_from=Path("nowhere")),
     }
-    for said, request in wrong.items():
-        with pytest.raises(UserError, match=said):
+    for message, request in requests.items():
+        with pytest.raises(UserError, match=message):
             prepare(request, NullObserver())
     assert "leave --tokenizer out" in call("train", text, "--init-from", base, "--tokenizer", "byte").err
 
 
-def test_a_mixture_is_no_start(text: str) -> None:
-    trained(text)
+def test_init_from_a_mixture_is_rejected(text: str) -> None:
+    train_base(text)
     other = train(TrainRequest(text, "bigram", out=Path("other"), train={"steps": 3})).run.folder.path
     assert call("mix", "base", other, "--out", "mixed").status == 0
     assert "combines trained runs" in call("train", text, "--init-from", "mixed").err

@@ -1,4 +1,4 @@
-"""The transformer's gradients in C against autograd in float64, and against themselves."""
+"""The transformer's C gradient kernel against autograd in float64 and finite differences."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SHAPES = {
 DIFFERED = ["embedding.weight", "blocks.0.attention.qkv.weight", "blocks.1.convs.0.weight"]
 
 
-def made(length: int, vocab: int, **settings: Any) -> Transformer:
-    """Its zeros have become numbers, as in the middle of training."""
+def make_model(length: int, vocab: int, **settings: Any) -> Transformer:
+    """A model in training mode whose zero-initialised parameters are nonzero."""
     torch.manual_seed(1)
     model = Transformer(TransformerConfig(block_size=length, **settings), vocab, BOUNDARY)
     for parameter in model.parameters():
@@ -42,8 +42,8 @@ def made(length: int, vocab: int, **settings: Any) -> Transformer:
     return model.train()
 
 
-def batch(rows: int, length: int, vocab: int, documents: bool = True) -> Batch:
-    """Some targets don't count; boundaries begin documents in the middle of rows."""
+def make_batch(rows: int, length: int, vocab: int, documents: bool = True) -> Batch:
+    """A random batch; ``documents`` adds ignored targets and document boundaries inside rows."""
     generator = torch.Generator().manual_seed(2)
     inputs = torch.randint(1, vocab, (rows, length), generator=generator)
     targets = torch.randint(0, vocab, (rows, length), generator=generator)
@@ -54,78 +54,78 @@ def batch(rows: int, length: int, vocab: int, documents: bool = True) -> Batch:
     return Batch(inputs, targets)
 
 
-def by_autograd(model: Transformer, given: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def autograd_loss_and_grads(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     twin = Transformer(model.config, model.vocab_size, BOUNDARY).double()
     twin.load_state_dict(model.state_dict())
     twin.one_document_per_row = model.one_document_per_row
     twin.train(model.training)
-    logits, _ = twin(given.inputs_BT)
-    loss = F.cross_entropy(logits.flatten(0, 1), given.targets_BT.flatten(), ignore_index=IGNORE_INDEX)
+    logits, _ = twin(batch.inputs_BT)
+    loss = F.cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX)
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
 
 
-def in_c(model: Transformer, precision: torch.dtype = torch.float32) -> TransformerKernel:
-    native = gradient_kernel(model, precision)
-    assert isinstance(native, TransformerKernel)
-    return native
+def kernel_of(model: Transformer, precision: torch.dtype = torch.float32) -> TransformerKernel:
+    kernel = gradient_kernel(model, precision)
+    assert isinstance(kernel, TransformerKernel)
+    return kernel
 
 
 @pytest.mark.parametrize("documents", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_as_autograd_in_float64(shape: str, documents: bool) -> None:
+def test_kernel_matches_autograd_in_float64(shape: str, documents: bool) -> None:
     rows, length, vocab, settings = SHAPES[shape]
-    model = made(length, vocab, **settings)
+    model = make_model(length, vocab, **settings)
     model.one_document_per_row = not documents
-    given = batch(rows, length, vocab, documents)
-    loss, expected = by_autograd(model, given)
-    for precision, close in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
-        found, grads = in_c(model, precision).loss_and_grads(*given[:2])
-        assert abs(found.item() - loss.item()) < close * loss.item()
-        nats = in_c(model, precision).nats(*given[:2])
-        assert nats == pytest.approx(found.item() * (given.targets_BT >= 0).sum().item(), rel=1e-6)
+    batch = make_batch(rows, length, vocab, documents)
+    loss, expected = autograd_loss_and_grads(model, batch)
+    for precision, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+        kernel_loss, grads = kernel_of(model, precision).loss_and_grads(*batch[:2])
+        assert abs(kernel_loss.item() - loss.item()) < tolerance * loss.item()
+        nats = kernel_of(model, precision).nats(*batch[:2])
+        assert nats == pytest.approx(kernel_loss.item() * (batch.targets_BT >= 0).sum().item(), rel=1e-6)
         assert grads.keys() == expected.keys()
         for name, grad in expected.items():
             error = (grads[name] - grad).norm() / grad.norm().clamp(min=1e-12)
-            assert error < close, f"{name} at {precision}: {error:.2e}"
+            assert error < tolerance, f"{name} at {precision}: {error:.2e}"
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of another processor")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
 @pytest.mark.parametrize("flag", ["-mno-avx512bf16", "-mno-avx512f", "-mno-avx"])
-def test_on_lesser_processors(flag: str) -> None:
+def test_kernel_matches_autograd_without_newer_cpu_features(flag: str) -> None:
     rows, length, vocab, settings = SHAPES["odd lengths"]
-    model, given = made(length, vocab, **settings), batch(rows, length, vocab)
-    code = LIBRARY.load(flag)
-    assert code is not None
-    loss, expected = by_autograd(model, given)
-    found, grads = TransformerKernel(model, code).loss_and_grads(*given[:2])
-    assert found.item() == pytest.approx(loss.item(), rel=1e-5)
+    model, batch = make_model(length, vocab, **settings), make_batch(rows, length, vocab)
+    library = LIBRARY.load(flag)
+    assert library is not None
+    loss, expected = autograd_loss_and_grads(model, batch)
+    kernel_loss, grads = TransformerKernel(model, library).loss_and_grads(*batch[:2])
+    assert kernel_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     for name, grad in expected.items():
         assert (grads[name] - grad).norm() < 1e-5 * grad.norm()
 
 
-def test_what_memory_held_before_is_never_read() -> None:
-    model = made(50, 27, n_embd=64, n_layer=2)
-    given, results = batch(3, 50, 27), []
-    for rest in (0, 255):
-        native = in_c(model)
-        native.loss_and_grads(*given[:2])
-        for tensor in (native.memory_PM, native.packed):
-            tensor.fill_(rest)
-        loss, grads = native.loss_and_grads(*given[:2])
+def test_uninitialised_memory_is_never_read() -> None:
+    model = make_model(50, 27, n_embd=64, n_layer=2)
+    batch, results = make_batch(3, 50, 27), []
+    for fill in (0, 255):
+        kernel = kernel_of(model)
+        kernel.loss_and_grads(*batch[:2])
+        for tensor in (kernel.memory_PM, kernel.packed):
+            tensor.fill_(fill)
+        loss, grads = kernel.loss_and_grads(*batch[:2])
         results.append([loss.clone(), *(grad.clone() for grad in grads.values())])
     for zeros, nans in zip(*results, strict=True):
         assert torch.equal(zeros, nans)
 
 
-def test_threads_share_the_rows() -> None:
-    model, given = made(40, 27, n_embd=64, n_layer=2, dropout=0.3), batch(5, 40, 27)
+def test_results_do_not_depend_on_the_thread_count() -> None:
+    model, batch = make_model(40, 27, n_embd=64, n_layer=2, dropout=0.3), make_batch(5, 40, 27)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             torch.manual_seed(3)
-            results.append(in_c(model).loss_and_grads(*given[:2]))
+            results.append(kernel_of(model).loss_and_grads(*batch[:2]))
     finally:
         torch.set_num_threads(threads)
     for loss, grads in results[1:]:
@@ -137,58 +137,58 @@ def test_threads_share_the_rows() -> None:
 @pytest.mark.parametrize(
     "name", ["embedding.weight", "blocks.0.attention.qkv.weight", "blocks.1.convs.0.weight"]
 )
-def test_gradient_with_dropout_by_finite_differences(name: str) -> None:
-    model, given = made(40, 27, n_embd=32, n_head=2, n_layer=2, dropout=0.2), batch(4, 40, 27)
-    native = in_c(model)
+def test_gradients_with_dropout_match_finite_differences(name: str) -> None:
+    model, batch = make_model(40, 27, n_embd=32, n_head=2, n_layer=2, dropout=0.2), make_batch(4, 40, 27)
+    kernel = kernel_of(model)
 
     def loss(seed: int = 5) -> float:
         torch.manual_seed(seed)
-        return native.loss_and_grads(*given[:2])[0].item()
+        return kernel.loss_and_grads(*batch[:2])[0].item()
 
     torch.manual_seed(5)
-    slope = native.loss_and_grads(*given[:2])[1][name].clone()
+    grad = kernel.loss_and_grads(*batch[:2])[1][name].clone()
     weight = model.get_parameter(name)
-    direction, before = slope / slope.norm(), weight.detach().clone()
+    direction, original = grad / grad.norm(), weight.detach().clone()
     losses = []
     for sign in (1, -1):
-        weight.data.copy_(before + sign * 1e-2 * direction)
+        weight.data.copy_(original + sign * 1e-2 * direction)
         losses.append(loss())
-    weight.data.copy_(before)
-    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(slope.norm().item(), rel=0.02)
+    weight.data.copy_(original)
+    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(grad.norm().item(), rel=0.02)
     assert loss() == loss()
     assert loss() != loss(6)
     model.eval()
-    assert loss() == pytest.approx(by_autograd(model, given)[0].item(), rel=1e-5)
+    assert loss() == pytest.approx(autograd_loss_and_grads(model, batch)[0].item(), rel=1e-5)
 
 
-def test_dropout_drops_its_share() -> None:
-    """Of the embedding, seen in its gradient: a token's is zero where its element was dropped."""
-    model = made(32, 64, n_embd=512, n_head=1, n_layer=1, dropout=0.25)
-    inputs = torch.arange(1, 33)[None]  # each once
-    _, grads = in_c(model).loss_and_grads(inputs, inputs)
-    # What the norm's gradient takes from the others is small, and everywhere.
-    middle = grads["embedding.weight"][1:33]
-    dropped = (middle.abs() < 0.05 * middle.abs().mean()).float().mean().item()
-    assert 0.2 < dropped < 0.4
+def test_dropout_drops_the_configured_fraction() -> None:
+    """An embedding gradient element is near zero where its activation was dropped."""
+    model = make_model(32, 64, n_embd=512, n_head=1, n_layer=1, dropout=0.25)
+    inputs = torch.arange(1, 33)[None]  # each token occurs once
+    _, grads = kernel_of(model).loss_and_grads(inputs, inputs)
+    # The norm's backward pass adds a small gradient to every element.
+    embedding_grad = grads["embedding.weight"][1:33]
+    dropped_fraction = (embedding_grad.abs() < 0.05 * embedding_grad.abs().mean()).float().mean().item()
+    assert 0.2 < dropped_fraction < 0.4
 
 
-def test_no_targets_no_loss() -> None:
-    model = made(32, 27, n_embd=32, n_head=1, n_layer=1)
-    loss, grads = in_c(model).loss_and_grads(torch.ones(2, 32).long(), torch.full((2, 32), IGNORE_INDEX))
+def test_a_batchwithout_targets_gives_zero_loss_and_gradients() -> None:
+    model = make_model(32, 27, n_embd=32, n_head=1, n_layer=1)
+    loss, grads = kernel_of(model).loss_and_grads(torch.ones(2, 32).long(), torch.full((2, 32), IGNORE_INDEX))
     assert loss == 0
     assert all(not grad.any() for grad in grads.values())
 
 
-def test_training_goes_as_by_autograd() -> None:
-    given = [batch(4, 32, 27) for _ in range(12)]
+def test_training_with_the_kernel_matches_autograd() -> None:
+    batches = [make_batch(4, 32, 27) for _ in range(12)]
     config = TrainConfig(steps=12, optimizer="muon", lr=3e-3)
     curves = []
-    for native, kind in ((True, ManualLearner), (False, AutogradLearner)):
-        model = made(32, 27, n_embd=32, n_head=2)
-        in_c = gradient_kernel(model, torch.float32) if native else None
-        learner = make_learner(model, config, torch.float32, False, native=in_c)
-        assert type(learner) is kind
-        curves.append([learner.step([part], i, i / 12).loss for i, part in enumerate(given)])
+    for use_kernel, learner_class in ((True, ManualLearner), (False, AutogradLearner)):
+        model = make_model(32, 27, n_embd=32, n_head=2)
+        kernel = gradient_kernel(model, torch.float32) if use_kernel else None
+        learner = make_learner(model, config, torch.float32, False, native=kernel)
+        assert type(learner) is learner_class
+        curves.append([learner.step([batch], i, i / 12).loss for i, batch in enumerate(batches)])
     torch.testing.assert_close(torch.stack(curves[0]), torch.stack(curves[1]), rtol=1e-4, atol=0)
 
 
@@ -202,10 +202,10 @@ def test_training_goes_as_by_autograd() -> None:
         (27, {"n_embd": 1024, "n_layer": 2}),
     ],
 )
-def test_what_is_not_for_c(vocab: int, settings: dict[str, Any]) -> None:
-    model = made(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings})
+def test_unsupported_models_have_no_kernel(vocab: int, settings: dict[str, Any]) -> None:
+    model = make_model(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings})
     assert gradient_kernel(model, torch.float32) is None
 
 
-def test_without_a_compiler(no_compiler: None) -> None:
-    assert gradient_kernel(made(32, 27, n_embd=32, n_head=2), torch.float32) is None
+def test_without_a_compiler_there_is_no_kernel(no_compiler: None) -> None:
+    assert gradient_kernel(make_model(32, 27, n_embd=32, n_head=2), torch.float32) is None

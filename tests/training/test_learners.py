@@ -1,4 +1,4 @@
-"""What a training step does: the loss it reports, the state it carries, what it falls back on."""
+"""Training steps: reported loss, gradient accumulation, carried state, torch.compile fallback, caches."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from makemore.training.trainer import Trainer
 from makemore.types import IGNORE_INDEX, Batch
 
 V = 9
-STILL = {"lr": 0.0, "schedule": "constant", "warmup_steps": 0}
+ZERO_LR = {"lr": 0.0, "schedule": "constant", "warmup_steps": 0}
 
 
-def loud(model: LanguageModel) -> LanguageModel:
+def randomise(model: LanguageModel) -> LanguageModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
@@ -49,7 +49,7 @@ def loud(model: LanguageModel) -> LanguageModel:
 
 def make_mlp() -> LanguageModel:
     torch.manual_seed(0)
-    return loud(MLP(MLPConfig(block_size=3, n_embd=4, n_hidden=8), V, 0))
+    return randomise(MLP(MLPConfig(block_size=3, n_embd=4, n_hidden=8), V, 0))
 
 
 def batch(rows: int = 4, length: int = 32) -> Batch:
@@ -59,7 +59,7 @@ def batch(rows: int = 4, length: int = 32) -> Batch:
 
 
 def autograd(model: LanguageModel, compiled: bool = False, **settings: Any) -> AutogradLearner:
-    return AutogradLearner(model, TrainConfig(**{**STILL, **settings}), torch.float32, compiled)
+    return AutogradLearner(model, TrainConfig(**{**ZERO_LR, **settings}), torch.float32, compiled)
 
 
 # --- loss ----------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_loss_is_summed_over_valid_targets_and_divided_once() -> None:
     assert not metrics.loss.requires_grad
 
 
-def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
+def test_ignored_targets_do_not_affect_the_gradient() -> None:
     updates = []
     for filler in (1, 5):
         model, (inputs, targets, _) = make_mlp(), batch()
@@ -95,15 +95,15 @@ def test_ignored_targets_leave_no_trace_in_the_gradient() -> None:
     assert not torch.equal(updates[0][0], next(make_mlp().parameters()))
 
 
-def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
+def test_a_batch_of_only_padding_does_not_change_the_weights() -> None:
     model, (inputs, targets, _) = make_mlp(), batch()
     metrics = autograd(model, lr=0.1).step([Batch(inputs, torch.full_like(targets, IGNORE_INDEX))], 0, 0.0)
     assert (metrics.loss.item(), metrics.tokens, metrics.grad_norm.item()) == (0.0, 0, 0.0)
-    for found, wanted in zip(model.parameters(), make_mlp().parameters(), strict=True):
-        assert torch.equal(found, wanted)
+    for parameter, expected in zip(model.parameters(), make_mlp().parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
-def test_the_norm_reported_is_that_of_the_gradient() -> None:
+def test_the_reported_norm_is_the_unclipped_gradient_norm() -> None:
     model, twin, (inputs, targets, _) = make_mlp(), make_mlp(), batch()
     F.cross_entropy(twin(inputs)[0].flatten(0, 1), targets.flatten()).backward()
     expected = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
@@ -111,24 +111,24 @@ def test_the_norm_reported_is_that_of_the_gradient() -> None:
     torch.testing.assert_close(norm, expected)
 
 
-def test_a_penalty_moves_the_weights_and_not_the_loss_reported() -> None:
-    moved = []
+def test_a_weight_penalty_changes_the_update_but_not_the_reported_loss() -> None:
+    results = []
     for penalty in (0.0, 50.0):
         torch.manual_seed(0)
-        model = loud(Bigram(BigramConfig(penalty), V, 0))
+        model = randomise(Bigram(BigramConfig(penalty), V, 0))
         loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step([batch()], 0, 0.0).loss
-        moved.append((loss, model.W.detach()))
-    assert torch.equal(moved[0][0], moved[1][0])
+        results.append((loss, model.W.detach()))
+    assert torch.equal(results[0][0], results[1][0])
     torch.manual_seed(0)
-    before = loud(Bigram(BigramConfig(), V, 0)).W.detach()
-    torch.testing.assert_close(moved[1][1], moved[0][1] - 0.1 * 2 * 50.0 / V**2 * before)
+    initial = randomise(Bigram(BigramConfig(), V, 0)).W.detach()
+    torch.testing.assert_close(results[1][1], results[0][1] - 0.1 * 2 * 50.0 / V**2 * initial)
 
 
-# --- a step in parts -----------------------------------------------------------------------------
+# --- gradient accumulation -----------------------------------------------------------------------
 
 
-def uneven() -> Batch:
-    """Rows of different lengths, so that parts hold different numbers of targets."""
+def uneven_batch() -> Batch:
+    """Rows of different lengths: micro-batches hold different numbers of targets."""
     inputs, targets, _ = batch(rows=6)
     targets = targets.clone()
     for row, length in enumerate((3, 32, 20, 1, 32, 7)):
@@ -136,72 +136,72 @@ def uneven() -> Batch:
     return Batch(inputs, targets)
 
 
-def parts_of(whole: Batch, rows: tuple[int, ...]) -> list[Batch]:
-    return [Batch(i, t) for i, t in zip(whole[0].split(rows), whole[1].split(rows), strict=True)]
+def split_rows(full: Batch, rows: tuple[int, ...]) -> list[Batch]:
+    return [Batch(i, t) for i, t in zip(full[0].split(rows), full[1].split(rows), strict=True)]
 
 
 def make_penalised() -> LanguageModel:
     torch.manual_seed(0)
-    return loud(Bigram(BigramConfig(3.0), V, 0))
+    return randomise(Bigram(BigramConfig(3.0), V, 0))
 
 
 @pytest.mark.parametrize("make", [make_mlp, make_penalised], ids=["mlp", "penalty"])
 @pytest.mark.parametrize("rows", [(3, 3), (1, 2, 3), (1, 1, 1, 1, 1, 1)])
-def test_a_batch_in_parts_is_the_whole_batch(
+def test_accumulating_micro_batches_matches_the_full_batch(
     make: Callable[[], LanguageModel], rows: tuple[int, ...]
 ) -> None:
-    whole, parted = make().double(), make().double()
+    full, accumulated = make().double(), make().double()
     settings = {"optimizer": "sgd", "lr": 0.3, "clip": 0.5}
-    one = autograd(whole, **settings)
-    many = autograd(parted, **settings)
+    full_learner = autograd(full, **settings)
+    accum_learner = autograd(accumulated, **settings)
     for step in range(3):
-        a = one.step([uneven()], step, 0.0)
-        b = many.step(parts_of(uneven(), rows), step, 0.0)
+        a = full_learner.step([uneven_batch()], step, 0.0)
+        b = accum_learner.step(split_rows(uneven_batch(), rows), step, 0.0)
         assert int(a.tokens) == int(b.tokens) == 3 + 32 + 20 + 1 + 32 + 7
-        # Losses are summed in float32, whatever the weights.
+        # Losses are summed in float32 for weights of any dtype.
         torch.testing.assert_close(b.loss, a.loss, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(b.grad_norm, a.grad_norm, atol=1e-5, rtol=1e-5)
-    for found, wanted in zip(parted.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
-    assert not torch.equal(next(whole.parameters()), next(make().double().parameters()))
+    for parameter, expected in zip(accumulated.parameters(), full.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=1e-6)
+    assert not torch.equal(next(full.parameters()), next(make().double().parameters()))
 
 
-def test_hand_written_gradients_add_up_over_parts() -> None:
-    model, whole = make_manual(), uneven()
+def test_hand_written_gradients_accumulate_over_micro_batches() -> None:
+    model, full = make_manual(), uneven_batch()
     learner = ManualLearner(model, TrainConfig(), torch.float32, model)
     sums: dict[str, Tensor] = {}
-    for part in parts_of(whole, (2, 4)):
+    for part in split_rows(full, (2, 4)):
         _, grads = copy.deepcopy(model).loss_and_grads(*part[:2])
         n = (part.targets_BT != IGNORE_INDEX).sum()
         sums = {name: sums.get(name, 0) + grad * n for name, grad in grads.items()}
     count = torch.tensor(3 + 32 + 20 + 1 + 32 + 7)
-    for i, part in enumerate(parts_of(whole, (2, 4))):
+    for i, part in enumerate(split_rows(full, (2, 4))):
         learner.backward(*part[:2], count, i == 0)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, sums[name] / count)
 
 
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
-def test_parts_of_a_stream_carry_their_state(kind: type[LanguageModel]) -> None:
-    whole = autograd(make_recurrent(kind), loader="streams").step([batch()], 0, 0.0)
-    parted = autograd(make_recurrent(kind), loader="streams").step(halves(continues=True), 0, 0.0)
-    assert parted.loss.item() == pytest.approx(whole.loss.item(), abs=1e-5)
+def test_micro_batches_of_a_stream_carry_state(kind: type[LanguageModel]) -> None:
+    full = autograd(make_recurrent(kind), loader="streams").step([batch()], 0, 0.0)
+    accumulated = autograd(make_recurrent(kind), loader="streams").step(halves(continues=True), 0, 0.0)
+    assert accumulated.loss.item() == pytest.approx(full.loss.item(), abs=1e-5)
 
 
-def test_an_average_follows_the_steps_and_is_saved() -> None:
+def test_ema_is_updated_per_step_and_saved() -> None:
     learner = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
     learner.step([batch()], 0, 0.0)
     first = learner.model.state_dict()["head.weight"].clone()
-    learner.step(parts_of(batch(), (2, 2)), 1, 0.0)
+    learner.step(split_rows(batch(), (2, 2)), 1, 0.0)
     second = learner.model.state_dict()["head.weight"].clone()
-    with learner.average.applied():
-        found = learner.model.state_dict()["head.weight"].clone()
-    torch.testing.assert_close(found, (first + 2 * second) / 3)
+    with learner.ema.applied():
+        averaged = learner.model.state_dict()["head.weight"].clone()
+    torch.testing.assert_close(averaged, (first + 2 * second) / 3)
     other = autograd(make_mlp(), optimizer="sgd", lr=0.3, ema=0.5)
     other.load_state_dict(copy.deepcopy(learner.state_dict()))
     for each in (learner, other):
         each.step([batch()], 2, 0.0)
-    pairs = zip(learner.average.average, other.average.average, strict=True)
+    pairs = zip(learner.ema.average, other.ema.average, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -210,7 +210,7 @@ def test_an_average_follows_the_steps_and_is_saved() -> None:
 
 def make_recurrent(kind: type[LanguageModel]) -> LanguageModel:
     torch.manual_seed(0)
-    return loud(kind(RecurrentConfig(n_embd=4, n_hidden=8), V, 0))
+    return randomise(kind(RecurrentConfig(n_embd=4, n_hidden=8), V, 0))
 
 
 def halves(continues: bool) -> list[Batch]:
@@ -223,14 +223,14 @@ def losses(learner: Learner, batches: list[Batch]) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
-def test_two_batches_of_a_stream_lose_what_one_long_batch_does(kind: type[LanguageModel]) -> None:
-    (whole,) = losses(autograd(make_recurrent(kind), loader="streams"), [batch()])
+def test_two_batches_of_a_stream_have_the_loss_of_one_long_batch(kind: type[LanguageModel]) -> None:
+    (full,) = losses(autograd(make_recurrent(kind), loader="streams"), [batch()])
     parts = losses(autograd(make_recurrent(kind), loader="streams"), halves(continues=True))
-    assert sum(parts) / 2 == pytest.approx(whole, abs=1e-5)
+    assert sum(parts) / 2 == pytest.approx(full, abs=1e-5)
 
 
 @pytest.mark.parametrize(("loader", "continues"), [("streams", False), ("windows", True)])
-def test_state_is_carried_only_where_a_stream_continues(loader: str, continues: bool) -> None:
+def test_state_is_carried_only_between_continuing_stream_batches(loader: str, continues: bool) -> None:
     carried_state = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
     fresh = losses(autograd(make_recurrent(GRU), loader=loader), halves(continues))
     (second,) = losses(autograd(make_recurrent(GRU)), halves(continues=False)[1:])
@@ -252,25 +252,25 @@ def test_carried_state_is_saved_and_holds_no_graph() -> None:
 # --- compiling -----------------------------------------------------------------------------------
 
 
-def test_training_goes_on_where_compiling_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(function: Any, **options: Any) -> Any:
+def test_training_continues_uncompiled_if_compilation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing_compile(function: Any, **options: Any) -> Any:
         def call(*arguments: Any) -> Any:
             raise RuntimeError("no C++ compiler\nand a long trace")
 
         return call
 
-    monkeypatch.setattr(torch, "compile", broken)
-    steady = losses(autograd(make_mlp(), lr=0.01), [batch()] * 3)
+    monkeypatch.setattr(torch, "compile", failing_compile)
+    expected = losses(autograd(make_mlp(), lr=0.01), [batch()] * 3)
     learner = autograd(make_mlp(), compiled=True, lr=0.01)
-    assert losses(learner, [batch()] * 3) == steady
+    assert losses(learner, [batch()] * 3) == expected
     assert learner.note == "compilation failed (RuntimeError: no C++ compiler); continuing without it"
     assert (learner.compiled, learner.compile_error) == (False, "RuntimeError: no C++ compiler")
 
 
-def test_a_compiler_that_fails_at_the_second_part_begins_the_step_anew(
+def test_compilation_failure_in_the_second_micro_batch_restarts_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def late(function: Any, **options: Any) -> Any:
+    def fails_on_second_call(function: Any, **options: Any) -> Any:
         calls = iter([False, True])
 
         def call(*arguments: Any) -> Any:
@@ -280,29 +280,29 @@ def test_a_compiler_that_fails_at_the_second_part_begins_the_step_anew(
 
         return call
 
-    steady = autograd(make_mlp(), lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
-    monkeypatch.setattr(torch, "compile", late)
-    metrics = autograd(make_mlp(), compiled=True, lr=0.1).step(parts_of(batch(), (1, 3)), 0, 0.0)
-    assert torch.equal(metrics.grad_norm, steady.grad_norm)
+    expected = autograd(make_mlp(), lr=0.1).step(split_rows(batch(), (1, 3)), 0, 0.0)
+    monkeypatch.setattr(torch, "compile", fails_on_second_call)
+    metrics = autograd(make_mlp(), compiled=True, lr=0.1).step(split_rows(batch(), (1, 3)), 0, 0.0)
+    assert torch.equal(metrics.grad_norm, expected.grad_norm)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_no_memory_is_no_failing_compiler(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def full(function: Any, **options: Any) -> Any:
+def test_running_out_of_memory_is_raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def out_of_memory(function: Any, **options: Any) -> Any:
         def call(*arguments: Any) -> Any:
             raise error
 
         return call
 
-    monkeypatch.setattr(torch, "compile", full)
+    monkeypatch.setattr(torch, "compile", out_of_memory)
     learner = autograd(make_mlp(), compiled=True)
     with pytest.raises(type(error)):
         learner.step([batch()], 0, 0.0)
     assert not learner.note
 
 
-@pytest.mark.skipif(platform.system() == "Windows", reason="CXX names no compiler there")
-def test_a_broken_compiler_costs_one_line(tmp_path: Path) -> None:
+@pytest.mark.skipif(platform.system() == "Windows", reason="CXX is not used on Windows")
+def test_a_missing_cpp_compiler_only_adds_a_note(tmp_path: Path) -> None:
     code = """
 import torch
 from tests.training.test_learners import autograd, batch, losses, make_mlp
@@ -331,8 +331,8 @@ print(learner.note)
     assert note.endswith("continuing without it")
 
 
-def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(function: Any, **options: Any) -> Any:
+def test_compilation_failure_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_on_second_call(function: Any, **options: Any) -> Any:
         calls = iter([False, True])
 
         def call(*arguments: Any) -> Any:
@@ -342,10 +342,10 @@ def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.Monk
 
         return call
 
-    steady = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
-    monkeypatch.setattr(torch, "compile", late)
+    expected = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
+    monkeypatch.setattr(torch, "compile", fails_on_second_call)
     learner = autograd(make_recurrent(GRU), compiled=True, loader="streams")
-    assert losses(learner, halves(continues=True)) == steady
+    assert losses(learner, halves(continues=True)) == expected
 
 
 # --- other learners ------------------------------------------------------------------------------
@@ -354,62 +354,60 @@ def test_a_failing_compiler_does_not_lose_carried_state(monkeypatch: pytest.Monk
 def make_manual() -> BatchNormMLP:
     torch.manual_seed(0)
     model = BatchNormMLP(BatchNormMLPConfig(n_embd=4, n_hidden=8), V, 0)
-    loud(model)
+    randomise(model)
     return model
 
 
-def test_hand_written_backprop_builds_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(tensor: Tensor) -> Tensor:
+def test_hand_written_backprop_builds_no_autograd_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_on_save(tensor: Tensor) -> Tensor:
         raise AssertionError("autograd saved a tensor")
 
     model = make_manual()
-    gradient_source, recording = model.loss_and_grads, []
+    original, grad_enabled = model.loss_and_grads, []
 
-    def watched(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        recording.append(torch.is_grad_enabled())
-        return gradient_source(inputs_BT, targets_BT)
+    def recorded(inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        grad_enabled.append(torch.is_grad_enabled())
+        return original(inputs_BT, targets_BT)
 
-    monkeypatch.setattr(model, "loss_and_grads", watched)
+    monkeypatch.setattr(model, "loss_and_grads", recorded)
     learner = ManualLearner(model, TrainConfig(), torch.float32, model)
-    with torch.autograd.graph.saved_tensors_hooks(refuse, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(fail_on_save, lambda tensor: tensor):
         metrics = learner.step([batch()], 0, 0.0)
         loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True)
-    assert recording == [False, False]
+    assert grad_enabled == [False, False]
     assert not metrics.loss.requires_grad
     assert not loss.requires_grad
     assert all(p.grad.grad_fn is None and not p.grad.requires_grad for p in model.parameters())
 
 
-def test_hand_written_backprop_learns_as_autograd_does() -> None:
-    gradient_source, by_autograd = make_manual(), make_manual()
+def test_hand_written_backprop_trains_like_autograd() -> None:
+    by_hand, by_autograd = make_manual(), make_manual()
     config = TrainConfig(optimizer="sgd", lr=0.1, warmup_steps=0)
-    found = losses(ManualLearner(gradient_source, config, torch.float32, gradient_source), [batch()] * 4)
-    wanted = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
-    assert found == pytest.approx(wanted, abs=1e-4)
-    assert found[-1] < found[0]
-    for (name, a), b in zip(
-        gradient_source.state_dict().items(), by_autograd.state_dict().values(), strict=True
-    ):
+    by_hand_losses = losses(ManualLearner(by_hand, config, torch.float32, by_hand), [batch()] * 4)
+    autograd_losses = losses(AutogradLearner(by_autograd, config, torch.float32, False), [batch()] * 4)
+    assert by_hand_losses == pytest.approx(autograd_losses, abs=1e-4)
+    assert by_hand_losses[-1] < by_hand_losses[0]
+    for (name, a), b in zip(by_hand.state_dict().items(), by_autograd.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_counting_observes_once_and_is_finished_with_held_out_batches() -> None:
-    asked = []
+def test_count_learner_reads_held_out_batches_only_in_finish() -> None:
+    held_out_calls = []
 
     def held_out() -> Iterator[Batch]:
-        asked.append(True)
+        held_out_calls.append(True)
         yield batch()
 
     model = Count(CountConfig(max_order=3), V, 0)
     learner = make_learner(model, TrainConfig(), torch.float32, False, held_out)
     assert learner.step([batch()], 0, 0.0) == Metrics(None, None, 4 * 32)
-    assert not asked
+    assert not held_out_calls
     learner.finish()
-    assert asked == [True]
+    assert held_out_calls == [True]
     assert model.config.order in (1, 2, 3)
 
 
-def test_each_model_has_its_learner() -> None:
+def test_make_learner_picks_the_learner_for_each_model() -> None:
     kinds = [
         (Count(CountConfig(2), V, 0), CountLearner),
         (make_manual(), ManualLearner),
@@ -419,82 +417,82 @@ def test_each_model_has_its_learner() -> None:
         assert type(make_learner(model, TrainConfig(), torch.bfloat16, False)) is kind
 
 
-# --- a loss that is no number --------------------------------------------------------------------
+# --- divergence ----------------------------------------------------------------------------------
 
 
-class Same(Loader):
-    """The same batch for ever."""
+class FakeLoader(Loader):
+    """Always yields the same batch."""
 
     def next(self) -> Batch:
         return batch()
 
 
-class Diverging(Learner):
-    """Goes bad at its third step."""
+class NaNLearner(Learner):
+    """Loss is NaN at the third step."""
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         return Metrics(torch.tensor(math.nan if step == 2 else 1.0), None, torch.tensor(10))
 
 
-@pytest.mark.parametrize(("eval_interval", "found"), [(1, 3), (None, 5)])
-def test_a_loss_that_is_no_number_names_its_step(eval_interval: int | None, found: int) -> None:
+@pytest.mark.parametrize(("eval_interval", "step"), [(1, 3), (None, 5)])
+def test_a_nan_loss_error_names_the_step(eval_interval: int | None, step: int) -> None:
     config = TrainConfig(steps=5, eval_interval=eval_interval, patience=0)
-    trainer = Trainer(Diverging(make_mlp()), Same(), config, (lambda: 1.0) if eval_interval else None)
-    with pytest.raises(UserError, match=rf"the loss is nan by step {found}: .*lower the learning rate"):
+    trainer = Trainer(NaNLearner(make_mlp()), FakeLoader(), config, (lambda: 1.0) if eval_interval else None)
+    with pytest.raises(UserError, match=rf"the loss is nan by step {step}: .*lower the learning rate"):
         list(trainer.fit())
 
 
-def test_weights_that_blow_up_are_noticed() -> None:
+def test_exploding_weights_raise_a_divergence_error() -> None:
     model = make_mlp()
     learner = autograd(model, optimizer="sgd", lr=1e38, clip=0.0)
-    trainer = Trainer(learner, Same(), TrainConfig(steps=6), None)
+    trainer = Trainer(learner, FakeLoader(), TrainConfig(steps=6), None)
     with pytest.raises(UserError, match="training diverged"):
         list(trainer.fit())
 
 
-# --- where what is compiled is kept --------------------------------------------------------------
+# --- compile cache -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.delenv("MAKEMORE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back afterwards
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # makes monkeypatch restore it
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     return tmp_path
 
 
-def test_what_is_compiled_is_kept_between_runs(home: Path) -> None:
+def test_compiled_code_is_cached_between_runs(cache_home: Path) -> None:
     set_compile_cache_dir()
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    assert folder == home / "cache" / "makemore" / "compiled"
+    assert folder == cache_home / "cache" / "makemore" / "compiled"
     assert folder.is_dir()
 
 
-def test_the_users_own_choice_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_set_cache_is_not_overridden(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
     set_compile_cache_dir()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
-    assert list(home.iterdir()) == []
+    assert list(cache_home.iterdir()) == []
 
 
-def test_a_home_that_cannot_be_written_is_no_error(home: Path) -> None:
-    (home / "cache").write_text("a file in the way", encoding="utf-8")
+def test_an_unwritable_cache_directory_is_not_an_error(cache_home: Path) -> None:
+    (cache_home / "cache").write_text("a file in the way", encoding="utf-8")
     set_compile_cache_dir()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 
-def test_a_transformer_compiles_one_block_and_only_trains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[Any] = []
-    calls: list[bool] = []
+def test_transformer_compiles_one_block_and_uses_it_only_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_functions: list[Any] = []
+    training_flags: list[bool] = []
 
     def compile_(function: Any, **options: Any) -> Any:
-        compiled.append(function)
+        compiled_functions.append(function)
 
         def call(block: Any, *arguments: Any) -> Any:
-            calls.append(block.training)
-            if len(calls) == 5:
+            training_flags.append(block.training)
+            if len(training_flags) == 5:
                 raise RuntimeError("a shape too many")
             return function(block, *arguments)
 
@@ -504,16 +502,16 @@ def test_a_transformer_compiles_one_block_and_only_trains_by_it(monkeypatch: pyt
         torch.manual_seed(0)
         return Transformer(TransformerConfig(block_size=32, n_layer=2, n_embd=8, n_head=2), V, 0)
 
-    steady = losses(autograd(make(), lr=0.01), [batch()] * 4)
+    expected = losses(autograd(make(), lr=0.01), [batch()] * 4)
     monkeypatch.setattr(torch, "compile", compile_)
     model = make()
     learner = autograd(model, compiled=True, lr=0.01)
-    assert losses(learner, [batch()] * 2) == steady[:2]
+    assert losses(learner, [batch()] * 2) == expected[:2]
     model.eval()
     model(torch.ones(1, 3, dtype=torch.int64))
-    assert len(compiled) == 1
-    assert calls == [True] * 4
-    # The next block fails to compile: the step is done again without.
-    assert losses(learner, [batch()] * 2) == steady[2:]
+    assert len(compiled_functions) == 1
+    assert training_flags == [True] * 4
+    # The next block fails to compile: the step is repeated without compilation.
+    assert losses(learner, [batch()] * 2) == expected[2:]
     assert "continuing without it" in learner.note
-    assert len(calls) == 5
+    assert len(training_flags) == 5

@@ -1,4 +1,4 @@
-"""The range test: which rates are tried, what is suggested, when it stops."""
+"""The learning-rate range test: rates tried, suggestion, stopping, plot."""
 
 from __future__ import annotations
 
@@ -34,72 +34,72 @@ def sweep(path: Path, model: str = "mlp", *settings: str, **request: Any) -> Swe
     return find_lr(SweepRequest(training, **{"steps": 40, **request}))
 
 
-def made(smooth: list[float]) -> Sweep:
-    """A sweep of given losses, a decade of rates a step from 1e-6 on."""
+def make_sweep(smooth: list[float]) -> Sweep:
+    """A sweep with these losses at learning rates 1e-6, 1e-5, ..."""
     points = [Point(10.0 ** (i - 6), loss, loss) for i, loss in enumerate(smooth)]
     return Sweep("mlp", "muon", 4.0, points, False, Path("x.png"))
 
 
-def test_rates_are_a_geometric_series_from_end_to_end(words: Path) -> None:
+def test_rates_are_a_geometric_series_from_low_to_high(words: Path) -> None:
     rates = [p.lr for p in sweep(words, low=1e-6, high=1e-4, steps=21).points]
     assert rates == pytest.approx([1e-6 * 10 ** (i / 10) for i in range(21)])
 
 
-def test_each_step_is_taken_at_its_rate(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
+def test_each_step_uses_its_learning_rate(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step_lrs = []
     step = AutogradLearner.step
 
-    def watched(self: AutogradLearner, *arguments: Any) -> Metrics:
+    def recorded_step(self: AutogradLearner, *arguments: Any) -> Metrics:
         metrics = step(self, *arguments)
-        taken.append([g["lr"] for part in self.optimizers.parts for g in part.param_groups])
+        step_lrs.append([g["lr"] for part in self.optimizers.parts for g in part.param_groups])
         return metrics
 
-    monkeypatch.setattr(AutogradLearner, "step", watched)
+    monkeypatch.setattr(AutogradLearner, "step", recorded_step)
     settings = ("train.optimizer=muon", "train.lr=0.01", "train.matrix_lr=0.03")
-    found = sweep(words, "mlp", *settings, steps=12)
-    assert found.points[0].lr == pytest.approx(0.01 / 1000)  # the recipe's rate sets the range
-    for point, rates in zip(found.points, taken, strict=False):
+    result = sweep(words, "mlp", *settings, steps=12)
+    assert result.points[0].lr == pytest.approx(0.01 / 1000)  # the range starts at the recipe's rate / 1000
+    for point, rates in zip(result.points, step_lrs, strict=False):
         assert {round(rate / point.lr, 6) for rate in rates} == {1.0, 3.0}
-    assert found.matrix_lr == pytest.approx(3 * found.lr)
+    assert result.matrix_lr == pytest.approx(3 * result.lr)
 
 
-def test_losses_are_smoothed_without_bias(words: Path) -> None:
+def test_smoothed_losses_are_bias_corrected(words: Path) -> None:
     points = sweep(words).points
     losses = [p.loss for p in points]
     for i, point in enumerate(points):
         weights = [0.9 ** (i - k) for k in range(i + 1)]
-        wanted = sum(w * x for w, x in zip(weights, losses, strict=False)) / sum(weights)
-        assert point.smooth == pytest.approx(wanted)
+        expected = sum(w * x for w, x in zip(weights, losses, strict=False)) / sum(weights)
+        assert point.smooth == pytest.approx(expected)
 
 
-def test_it_finds_a_rate_that_trains_and_stops_where_it_diverges(words: Path) -> None:
-    found = sweep(words, "mlp", "train.optimizer=sgd", "train.clip=0", low=1e-3, high=1e5, steps=80)
-    assert found.diverged
-    assert found.doubt == ""
-    assert found.points[-1].lr < 1e5
-    assert all(math.isfinite(p.loss) for p in found.points)
-    assert found.steepest.lr <= found.lowest.lr
-    assert found.lowest.smooth < 0.9 * found.points[0].loss
-    assert 0.01 < found.lr < 10
+def test_sweep_suggests_a_usable_rate_and_stops_at_divergence(words: Path) -> None:
+    result = sweep(words, "mlp", "train.optimizer=sgd", "train.clip=0", low=1e-3, high=1e5, steps=80)
+    assert result.diverged
+    assert result.doubt == ""
+    assert result.points[-1].lr < 1e5
+    assert all(math.isfinite(p.loss) for p in result.points)
+    assert result.steepest.lr <= result.lowest.lr
+    assert result.lowest.smooth < 0.9 * result.points[0].loss
+    assert 0.01 < result.lr < 10
 
 
-def test_the_suggestion_is_a_tenth_of_the_lowest() -> None:
-    found = made([4.0, 3.9, 3.0, 2.8, 2.7, 4.2])
-    assert (found.lr, found.lowest.lr, found.steepest.lr) == pytest.approx((1e-3, 1e-2, 1e-4), rel=1e-9)
-    assert found.settings() == {"train.lr": "0.001", "train.matrix_lr": "0.004"}
+def test_the_suggestion_is_a_tenth_of_the_lowest_loss_rate() -> None:
+    result = make_sweep([4.0, 3.9, 3.0, 2.8, 2.7, 4.2])
+    assert (result.lr, result.lowest.lr, result.steepest.lr) == pytest.approx((1e-3, 1e-2, 1e-4), rel=1e-9)
+    assert result.settings() == {"train.lr": "0.001", "train.matrix_lr": "0.004"}
 
 
 @pytest.mark.parametrize(
     ("smooth", "doubt"),
     [([4.0, 3.0, 2.0], "--to"), ([4.0, 3.99, 4.1], "--from"), ([4.0, 4.1, 4.2], "--from")],
 )
-def test_a_suggestion_that_means_nothing_says_so(smooth: list[float], doubt: str) -> None:
-    found = made(smooth)
-    assert doubt in found.doubt
-    assert found.steepest in found.points
+def test_an_unreliable_suggestion_is_flagged(smooth: list[float], doubt: str) -> None:
+    result = make_sweep(smooth)
+    assert doubt in result.doubt
+    assert result.steepest in result.points
 
 
-def test_time_can_be_the_budget(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_can_be_a_time_limit(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr("makemore.training.lr_find.time.perf_counter", lambda: float(next(clock)))
     rates = [p.lr for p in sweep(words, low=1e-6, high=1e-4, max_time=20.0).points]
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_sweep(words: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_picture_is_drawn_and_nothing_else_written(words: Path, tmp_path: Path, suffix: str) -> None:
+def test_only_the_plot_is_written(words: Path, tmp_path: Path, suffix: str) -> None:
     picture = tmp_path / "deep" / f"rates.{suffix}"
     sweep(words, picture=picture)
     assert sorted(tmp_path.rglob("*")) == sorted([words, picture.parent, picture])
@@ -119,7 +119,7 @@ def test_a_picture_is_drawn_and_nothing_else_written(words: Path, tmp_path: Path
     assert data.startswith(PNG) if suffix == "png" else b"<svg" in data
 
 
-def test_a_run_that_is_there_is_left_alone(words: Path, tmp_path: Path) -> None:
+def test_an_existing_run_is_not_changed(words: Path, tmp_path: Path) -> None:
     run = tmp_path / "checkpoints" / "words-mlp"
     run.mkdir(parents=True)
     (run / "config.json").write_text("{}", encoding="utf-8")
@@ -140,7 +140,7 @@ def test_a_run_that_is_there_is_left_alone(words: Path, tmp_path: Path) -> None:
         ("mlp", {"picture": Path("rates.txt")}, "must end in"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(
+def test_invalid_sweeps_are_rejected(
     words: Path, tmp_path: Path, model: str, request_: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -148,10 +148,10 @@ def test_what_cannot_be_swept_is_refused(
     assert list(tmp_path.iterdir()) == [words]
 
 
-def test_a_range_that_diverges_at_once_is_refused(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bad(self: AutogradLearner, *arguments: Any) -> Metrics:
+def test_immediate_divergence_is_an_error(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nan_step(self: AutogradLearner, *arguments: Any) -> Metrics:
         return Metrics(torch.tensor(math.nan), None, torch.tensor(1))
 
-    monkeypatch.setattr(AutogradLearner, "step", bad)
+    monkeypatch.setattr(AutogradLearner, "step", nan_step)
     with pytest.raises(UserError, match="lower --from"):
         sweep(words)

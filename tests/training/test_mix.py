@@ -1,4 +1,4 @@
-"""Mixtures of trained runs, through the workflow."""
+"""Mixtures of trained runs: creation, evaluation, sampling and comparison."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_mixture_is_no_worse_than_its_best_member(folder):
     assert result.test is not None
 
 
-def test_a_mixture_is_a_run_like_any_other(folder):
+def test_a_mixture_can_be_evaluated_sampled_and_compared(folder):
     result = mix([folder / "count", folder / "transformer"], folder / "pair")
     run = load(folder / "pair")
     assert evaluate(run).nats == pytest.approx(result.val.nats)
@@ -51,7 +51,7 @@ def test_a_mixture_is_a_run_like_any_other(folder):
     assert nats == sorted(nats)
 
 
-def test_runs_that_do_not_fit_are_refused(folder, tmp_path):
+def test_incompatible_runs_are_rejected(folder, tmp_path):
     with pytest.raises(UserError, match="at least two runs"):
         mix([folder / "count"], tmp_path / "m")
     other = tmp_path / "other.txt"

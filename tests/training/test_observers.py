@@ -1,4 +1,4 @@
-"""Curves for TensorBoard and Weights & Biases, read back."""
+"""Training curves logged to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -30,44 +30,44 @@ def record(**changes: Any) -> TrainRecord:
     )
 
 
-def test_only_what_was_measured_is_a_curve() -> None:
+def test_curves_skip_missing_values() -> None:
     assert curves(record(val_ema=None)) == {"loss/train": 2.0, "learning rate": 0, "tokens a second": 0}
     assert curves(record(loss=None, val=1.5, val_ema=1.4))["loss/val"] == 1.5
 
 
-def test_everyone_is_told_everything() -> None:
-    class Listener(NullObserver):
+def test_multi_observer_forwards_all_calls() -> None:
+    class RecordingObserver(NullObserver):
         def __init__(self) -> None:
-            self.heard: list[object] = []
+            self.events: list[object] = []
 
         def note(self, text: str) -> None:
-            self.heard.append(text)
+            self.events.append(text)
 
         def record(self, record: TrainRecord) -> None:
-            self.heard.append(record.step)
+            self.events.append(record.step)
 
         def scoring(self, done: int, total: int) -> None:
-            self.heard.append((done, total))
+            self.events.append((done, total))
 
-    listeners = Listener(), Listener()
-    both = MultiObserver(*listeners)
-    both.note("hello")
-    both.record(record(step=3))
-    both.scoring(1, 2)
-    assert listeners[0].heard == listeners[1].heard == ["hello", 3, (1, 2)]
+    recorders = RecordingObserver(), RecordingObserver()
+    observers = MultiObserver(*recorders)
+    observers.note("hello")
+    observers.record(record(step=3))
+    observers.scoring(1, 2)
+    assert recorders[0].events == recorders[1].events == ["hello", 3, (1, 2)]
 
 
-def test_tensorboard_reads_the_curves(text: str) -> None:
+def test_tensorboard_can_read_the_curves(text: str) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     budget = ("--steps", 6, "--set", "train.eval_interval=2")
-    done = call("train", text, "--model", "bigram", *budget, "--out", "run", "--tensorboard")
-    assert done.status == 0, done.err
+    result = call("train", text, "--model", "bigram", *budget, "--out", "run", "--tensorboard")
+    assert result.status == 0, result.err
     events = EventAccumulator("run/tensorboard").Reload()
-    found = [(scalar.step, scalar.value) for scalar in events.Scalars("loss/val")]
+    curve = [(scalar.step, scalar.value) for scalar in events.Scalars("loss/val")]
     logged = [json.loads(line) for line in Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert found == [(r["step"], pytest.approx(r["val"])) for r in logged if "val" in r]
+    assert curve == [(r["step"], pytest.approx(r["val"])) for r in logged if "val" in r]
     assert "loss/train" in events.Tags()["scalars"]
 
 
@@ -75,22 +75,22 @@ def test_wandb_logs_offline(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    done = call("train", text, "--model", "bigram", "--steps", 3, "--out", "run", "--wandb")
-    assert done.status == 0, done.err
+    result = call("train", text, "--model", "bigram", "--steps", 3, "--out", "run", "--wandb")
+    assert result.status == 0, result.err
     (log,) = Path("run/wandb").glob("offline-run-*/run-*.wandb")
     assert b"loss/train" in log.read_bytes()
 
 
 class FakeWandB:
-    """Notes what it is asked."""
+    """Records the calls made to the wandb module."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Any] = {}
+        self.kwargs: dict[str, Any] = {}
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.finished = False
 
-    def init(self, **asked: Any) -> FakeWandB:
-        self.asked = asked
+    def init(self, **arguments: Any) -> FakeWandB:
+        self.kwargs = arguments
         return self
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -103,7 +103,7 @@ class FakeWandB:
         assert self.finished
 
 
-def test_wandb_is_told_settings_and_curves(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_receives_settings_and_curves(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -111,25 +111,25 @@ def test_wandb_is_told_settings_and_curves(text: str, monkeypatch: pytest.Monkey
     result = train(TrainRequest(text, "bigram", out=Path("run"), train={"steps": 3}), log)
     log.close()
     assert fake.finished
-    assert (fake.asked["mode"], fake.asked["name"], fake.asked["config"]["rung"]) == (
+    assert (fake.kwargs["mode"], fake.kwargs["name"], fake.kwargs["config"]["rung"]) == (
         "online",
         "run",
         "bigram",
     )
-    assert fake.asked["config"]["train"]["steps"] == 3
+    assert fake.kwargs["config"]["train"]["steps"] == 3
     assert fake.logged[-1][0] == 3
     assert fake.logged[-1][1]["loss/val"] == pytest.approx(result.run.folder.read_metrics()[-1]["val"])
 
 
 @pytest.mark.parametrize(("option", "package"), [("--tensorboard", "tensorboard"), ("--wandb", "wandb")])
-def test_a_missing_package_is_named(
+def test_a_missing_package_error_names_the_extra(
     option: str, package: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"makemore\[{package}\]"):
         TensorBoard() if package == "tensorboard" else WandB()
-    done = call("train", text, "--steps", 2, "--out", "run", option)
-    assert done.status == 2
-    assert f"pip install 'makemore[{package}]'" in done.err
+    result = call("train", text, "--steps", 2, "--out", "run", option)
+    assert result.status == 2
+    assert f"pip install 'makemore[{package}]'" in result.err
     assert not Path("run").exists()

@@ -1,4 +1,4 @@
-"""Schedule, Muon and parameter groups against plain loops and PyTorch's own optimizers."""
+"""Learning-rate schedule, Muon, parameter groups and EMA against plain loops and PyTorch's optimizers."""
 
 from __future__ import annotations
 
@@ -95,31 +95,31 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
         ({"schedule": "step", "milestones": "0.25, 0.75", "warmup_steps": 0}, 9, 0.9, 0.01),
     ],
 )
-def test_rate(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
+def test_lr_scale(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
     assert lr_scale(TrainConfig(**settings), step, progress) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("milestones", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
-def test_drops_that_are_no_shares_are_refused(drop_at: str) -> None:
+def test_invalid_milestones_are_rejected(milestones: str) -> None:
     with pytest.raises(ValueError, match="milestones"):
-        TrainConfig(milestones=drop_at)
+        TrainConfig(milestones=milestones)
 
 
 @pytest.mark.parametrize(
     "settings", [{"ema": 1.0}, {"ema": -0.1}, {"grad_accum_steps": 0}, {"grad_accum_steps": 4096}]
 )
-def test_settings_out_of_bounds_are_refused(settings: dict[str, Any]) -> None:
+def test_out_of_range_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainConfig(**settings)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_rate_falls_without_a_jump(schedule: str) -> None:
+def test_learning_rate_decays_without_jumps(schedule: str) -> None:
     config = TrainConfig(schedule=schedule, warmup_steps=0)
-    shares = [lr_scale(config, 100, i / 1000) for i in range(1001)]
-    falls = [a - b for a, b in pairwise(shares)]
-    assert all(-1e-12 <= fall < 0.002 for fall in falls)
-    assert shares[-1] == pytest.approx(config.final_lr_fraction)
+    scales = [lr_scale(config, 100, i / 1000) for i in range(1001)]
+    drops = [a - b for a, b in pairwise(scales)]
+    assert all(-1e-12 <= drop < 0.002 for drop in drops)
+    assert scales[-1] == pytest.approx(config.final_lr_fraction)
 
 
 # --- Newton-Schulz -------------------------------------------------------------------------------
@@ -132,19 +132,19 @@ def with_singular_values(rows: int, columns: int, low: float, seed: int) -> Tens
 
 @pytest.mark.parametrize("shape", [(12, 12), (24, 8), (8, 24), (1, 7)])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
-def test_singular_values_come_near_one(shape: tuple[int, int], size: float) -> None:
+def test_orthogonalised_singular_values_are_near_one(shape: tuple[int, int], size: float) -> None:
     matrices = torch.stack([size * with_singular_values(*shape, low=0.1, seed=s) for s in range(5)])
     result = orthogonalise(matrices).float()
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.65
     assert values.max() < 1.25
     u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
-    overlap = torch.einsum("kij,kij->k", result, u @ vt) / min(shape)  # with the nearest orthogonal
+    overlap = torch.einsum("kij,kij->k", result, u @ vt) / min(shape)  # with the nearest orthogonal matrix
     assert overlap.min() > 0.65
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (24, 8), (8, 24)])
-def test_stacked_matrices_are_orthogonalised_one_by_one(shape: tuple[int, int]) -> None:
+def test_stacked_matrices_are_orthogonalised_separately(shape: tuple[int, int]) -> None:
     sizes = [1.0, 1e-3, 50.0, 7.0]
     matrices = torch.stack(
         [size * with_singular_values(*shape, low=0.2, seed=i) for i, size in enumerate(sizes)]
@@ -153,7 +153,7 @@ def test_stacked_matrices_are_orthogonalised_one_by_one(shape: tuple[int, int]) 
     torch.testing.assert_close(orthogonalise(matrices), alone, atol=0.02, rtol=0)
 
 
-def test_a_gradient_of_zero_stays_zero() -> None:
+def test_a_zero_gradient_stays_zero() -> None:
     assert orthogonalise(torch.zeros(2, 5, 3)).abs().sum() == 0
 
 
@@ -161,7 +161,7 @@ def test_a_gradient_of_zero_stays_zero() -> None:
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """Jordan et al. 2024, for one matrix, in its own precision."""
+    """Newton-Schulz iteration of Jordan et al. 2024 for one matrix, in the matrix's dtype."""
     x = matrix / matrix.norm()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -172,7 +172,7 @@ def newton_schulz(matrix: Tensor) -> Tensor:
 
 
 def plain_muon(weights: list[Tensor], gradients: list[list[Tensor]], lr: float, decay: float) -> list[Tensor]:
-    """The published algorithm, matrix by matrix, in float64."""
+    """The published Muon algorithm, one matrix at a time, in float64."""
     results = []
     for i, weight in enumerate(weights):
         w, velocity = weight.double().clone(), torch.zeros_like(weight, dtype=torch.float64)
@@ -186,7 +186,7 @@ def plain_muon(weights: list[Tensor], gradients: list[list[Tensor]], lr: float, 
 
 
 def muon_problem() -> tuple[list[nn.Parameter], list[list[Tensor]]]:
-    """Parameters, and three steps' gradients."""
+    """Parameters, and gradients for three steps."""
     weights = [nn.Parameter(normal(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
     gradients = [
         [with_singular_values(*shape, low=0.2, seed=100 * t + i) for i, shape in enumerate(SHAPES)]
@@ -203,27 +203,27 @@ def step_through(optimizer: torch.optim.Optimizer, weights: Any, gradients: list
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_muon_is_the_published_loop(decay: float) -> None:
+def test_muon_matches_the_published_algorithm(decay: float) -> None:
     weights, gradients = muon_problem()
     expected = plain_muon([w.detach() for w in weights], gradients, lr=0.1, decay=decay)
     step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
-    for found, wanted in zip(weights, expected, strict=True):
-        torch.testing.assert_close(found.detach(), wanted, atol=0.01, rtol=0)  # bfloat16 products
+    for parameter, target in zip(weights, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), target, atol=0.01, rtol=0)  # bfloat16 products
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_muon_is_pytorchs(decay: float) -> None:
+def test_muon_matches_pytorch(decay: float) -> None:
     weights, gradients = muon_problem()
     twins = [nn.Parameter(w.detach().clone()) for w in weights]
     step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
     theirs = torch.optim.Muon(twins, lr=0.1, weight_decay=decay, momentum=0.95, nesterov=True)
     step_through(theirs, twins, gradients)
-    for found, wanted in zip(weights, twins, strict=True):
-        torch.testing.assert_close(found.detach(), wanted.detach(), atol=5e-3, rtol=0)
+    for parameter, expected in zip(weights, twins, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected.detach(), atol=5e-3, rtol=0)
 
 
-def test_muon_leaves_what_has_no_gradient() -> None:
+def test_muon_skips_parameters_without_gradient() -> None:
     weights, gradients = muon_problem()
     before = weights[0].detach().clone()
     for weight, gradient in zip(weights[1:], gradients[0][1:], strict=True):
@@ -245,19 +245,19 @@ def give_gradients(model: LanguageModel, seed: int) -> None:
         parameter.grad = normal(*parameter.shape, seed=1000 * seed + i)
 
 
-def test_stacked_matrices_are_stepped_one_by_one() -> None:
+def test_muon_treats_stacked_matrices_separately() -> None:
     gates = [nn.Parameter(normal(6, 4, seed=s)) for s in range(3)]
-    whole = nn.Parameter(torch.cat([g.detach().clone() for g in gates]))
+    stacked = nn.Parameter(torch.cat([g.detach().clone() for g in gates]))
     for parameter, seed in zip(gates, range(10, 13), strict=True):
         parameter.grad = normal(6, 4, seed=seed)
-    whole.grad = torch.cat([g.grad for g in gates if g.grad is not None])
+    stacked.grad = torch.cat([g.grad for g in gates if g.grad is not None])
     Muon(gates, 0.1).step()
-    Muon([whole], 0.1, parts=[3]).step()
-    torch.testing.assert_close(whole.detach(), torch.cat([g.detach() for g in gates]))
+    Muon([stacked], 0.1, parts=[3]).step()
+    torch.testing.assert_close(stacked.detach(), torch.cat([g.detach() for g in gates]))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
+def test_weight_decay_applies_only_to_matrices(optimizer: str) -> None:
     model = make_mlp()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -269,8 +269,8 @@ def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
     OptimizerSet(model, config).step(0, 0.0)
     for name, parameter in model.named_parameters():
         lr = 0.2 if optimizer == "muon" and name in model.muon_parameters() else 0.1
-        kept = 1 - lr * 0.5 if parameter.ndim >= 2 else 1.0
-        torch.testing.assert_close(parameter.detach(), kept * before[name])
+        factor = 1 - lr * 0.5 if parameter.ndim >= 2 else 1.0
+        torch.testing.assert_close(parameter.detach(), factor * before[name])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_matrices_decay_and_vectors_do_not(optimizer: str) -> None:
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8)),
     ],
 )
-def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
+def test_adamw_and_sgd_match_pytorch(optimizer: str, twin: Any) -> None:
     model, other = make_mlp(), make_mlp()
     ours = OptimizerSet(model, TrainConfig(optimizer=optimizer, lr=0.1, beta1=0.8, beta2=0.97, **STEADY))
     theirs = twin(other.parameters())
@@ -289,8 +289,8 @@ def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
         give_gradients(other, step)
         ours.step(step, 0.0)
         theirs.step()
-    for found, wanted in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    for parameter, expected in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_the_rest_is_pytorchs(optimizer: str, twin: Any) -> None:
     ids=["mlp", "bigram", "modern", "gpt2", "lstm"],
 )
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) -> None:
+def test_each_parameter_has_exactly_one_optimizer(model: LanguageModel, optimizer: str) -> None:
     optimizers = OptimizerSet(model, TrainConfig(optimizer=optimizer))
     trained = [id(parameter) for parameter in optimizers.parameters]
     assert sorted(trained) == sorted(id(parameter) for parameter in model.parameters())
@@ -321,17 +321,17 @@ def test_each_parameter_has_one_optimizer(model: LanguageModel, optimizer: str) 
     assert sorted(by_muon) == sorted(id(named[name]) for name in expected)
 
 
-def test_every_rate_follows_the_schedule_and_gradients_are_forgotten() -> None:
+def test_step_applies_the_schedule_to_every_group_and_clears_gradients() -> None:
     model = make_mlp()
     config = TrainConfig(optimizer="muon", lr=0.1, matrix_lr=0.4, warmup_steps=10, schedule="constant")
     optimizers = OptimizerSet(model, config)
-    for step, share in ((0, 0.1), (4, 0.5), (30, 1.0)):
+    for step, scale in ((0, 0.1), (4, 0.5), (30, 1.0)):
         give_gradients(model, step)
         optimizers.step(step, 0.0)
         for part in optimizers.parts:
             peak = 0.4 if isinstance(part, Muon) else 0.1
             assert [group["lr"] for group in part.param_groups] == pytest.approx(
-                [peak * share] * len(part.param_groups)
+                [peak * scale] * len(part.param_groups)
             )
         assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -342,40 +342,40 @@ def test_clipping_scales_all_gradients_together(limit: float, scaled: bool) -> N
     give_gradients(model, 0)
     before = [parameter.grad.clone() for parameter in model.parameters()]
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in before))
-    told = OptimizerSet(model, TrainConfig(optimizer="muon", clip=limit)).clip()
-    assert told.item() == pytest.approx(norm, rel=1e-5)
+    reported_norm = OptimizerSet(model, TrainConfig(optimizer="muon", clip=limit)).clip()
+    assert reported_norm.item() == pytest.approx(norm, rel=1e-5)
     factor = limit / norm if scaled else 1.0
     for parameter, gradient in zip(model.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.grad, factor * gradient, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_goes_on_from_a_saved_state_as_if_undisturbed(optimizer: str) -> None:
+def test_resuming_from_a_saved_state_is_exact(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, warmup_steps=4, weight_decay=0.1)
     model = make_mlp()
-    whole = OptimizerSet(model, config)
+    uninterrupted = OptimizerSet(model, config)
 
     def steps(model: LanguageModel, optimizers: OptimizerSet, first: int) -> None:
         for step in range(first, first + 3):
             give_gradients(model, step)
             optimizers.step(step, step / 6)
 
-    steps(model, whole, 0)
+    steps(model, uninterrupted, 0)
     other = make_mlp(seed=1)
     other.load_state_dict(model.state_dict())
     resumed = OptimizerSet(other, config)
-    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
-    steps(model, whole, 3)
+    resumed.load_state_dict(copy.deepcopy(uninterrupted.state_dict()))
+    steps(model, uninterrupted, 3)
     steps(other, resumed, 3)
-    for found, wanted in zip(other.parameters(), model.parameters(), strict=True):
-        assert torch.equal(found, wanted)
+    for parameter, expected in zip(other.parameters(), model.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
-# --- the average of weights ----------------------------------------------------------------------
+# --- EMA of the weights --------------------------------------------------------------------------
 
 
-def wander(model: LanguageModel, step: int) -> None:
-    """Other weights, and other buffers, at every step."""
+def randomise(model: LanguageModel, step: int) -> None:
+    """Set random parameters and buffers that depend on the step."""
     with torch.no_grad():
         for i, tensor in enumerate([*model.parameters(), *model.buffers()]):
             tensor.copy_(normal(*tensor.shape, seed=100 * step + i))
@@ -386,31 +386,31 @@ def make_wavenet() -> WaveNet:
     return WaveNet(WaveNetConfig(block_size=4, n_embd=3, n_hidden=5), 7, 0)
 
 
-def test_the_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
+def test_ema_is_the_bias_corrected_weighted_mean() -> None:
     model = make_wavenet()
-    average, seen = EMA(model, 0.9), []
+    average, states = EMA(model, 0.9), []
     for step in range(6):
-        wander(model, step)
+        randomise(model, step)
         average.update()
-        seen.append({k: v.double() for k, v in model.state_dict().items()})
+        states.append({k: v.double() for k, v in model.state_dict().items()})
     weights = [0.9 ** (5 - step) for step in range(6)]
     raw = {k: v.clone() for k, v in model.state_dict().items()}
     with average.applied():
-        for name, found in model.state_dict().items():
-            wanted = sum(w * state[name] for w, state in zip(weights, seen, strict=True)) / sum(weights)
-            torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
+        for name, averaged in model.state_dict().items():
+            expected = sum(w * state[name] for w, state in zip(weights, states, strict=True)) / sum(weights)
+            torch.testing.assert_close(averaged.double(), expected, atol=1e-6, rtol=1e-5)
     assert all(torch.equal(v, raw[k]) for k, v in model.state_dict().items())
-    assert any("running_mean" in name for name in raw)  # batch statistics were among them
+    assert any("running_mean" in name for name in raw)  # batch norm statistics are averaged too
 
 
-def test_the_first_average_is_the_weights() -> None:
+def test_the_first_ema_equals_the_weights() -> None:
     model = make_mlp()
     average = EMA(model, 0.999)
     average.update()
     assert all(torch.equal(a, b) for a, b in zip(average.average, average.current, strict=True))
 
 
-def test_an_error_leaves_the_raw_weights() -> None:
+def test_an_error_inside_applied_restores_the_raw_weights() -> None:
     model = make_mlp()
     average = EMA(model, 0.5)
     before = [p.detach().clone() for p in model.parameters()]
