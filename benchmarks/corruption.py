@@ -18,7 +18,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.reliability.corruption import DAMAGES, rot
+from tests.reliability.corruption import DAMAGES, damage_and_resume
 
 
 def main(
@@ -28,7 +28,7 @@ def main(
     """Print the counts; an AssertionError says which damage went unnoticed or unmended."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="rot-") as folder:
-        for done in rot(Path(folder), times, seed):
+        for done in damage_and_resume(Path(folder), times, seed):
             print(f"\r{dict(done)}", end="", file=sys.stderr)
     print(file=sys.stderr)
     print(f"| {' | '.join(DAMAGES)} | unnoticed | not mended |")

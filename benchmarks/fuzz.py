@@ -19,7 +19,7 @@ import atheris
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
 
 with atheris.instrument_imports(include=["makemore", "json"]):
-    from tests.reliability.fuzzing import Victim, run_directory, text
+    from tests.reliability.fuzzing import RestorableRun, check_run_directory, check_text
 
 
 def main() -> None:
@@ -31,10 +31,10 @@ def main() -> None:
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
     if target == "run":
-        victim = Victim(folder)
-        atheris.Setup([sys.argv[0], *options], lambda data: run_directory(data, victim))
+        run_dir = RestorableRun(folder)
+        atheris.Setup([sys.argv[0], *options], lambda data: check_run_directory(data, run_dir))
     else:
-        atheris.Setup([sys.argv[0], *options], lambda data: text(data, folder))
+        atheris.Setup([sys.argv[0], *options], lambda data: check_text(data, folder))
     atheris.Fuzz()
 
 

@@ -20,7 +20,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.reliability.fork_server import Nursery
+from tests.reliability.fork_server import ForkServer
 from tests.reliability.kills import kill_everywhere
 
 
@@ -31,8 +31,8 @@ def main(
     """Print the counts; an AssertionError says what went wrong where."""
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
-    with Nursery() as nursery:
-        for done in kill_everywhere(nursery, folder, kills, seed):
+    with ForkServer() as server:
+        for done in kill_everywhere(server, folder, kills, seed):
             print(f"\r{dict(done)}", end="", file=sys.stderr)
             for run in folder.glob("[cm]*"):
                 shutil.rmtree(run)

@@ -1,4 +1,4 @@
-"""A working folder, the program run inside this process, and a look at what it left on disk."""
+"""Fixtures of the command-line tests: trained runs to work on, and the program called in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from makemore.cli import run
 
 
 class Result(NamedTuple):
-    """What a command ended with."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
 
 def call(*arguments: object) -> Result:
-    """``makemore ARGUMENTS`` in this process."""
+    """Run ``makemore ARGUMENTS`` in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = run([str(a) for a in arguments])
@@ -33,7 +33,7 @@ def call(*arguments: object) -> Result:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every path in a folder, with its content."""
+    """Map each path in a folder to the SHA-256 of its content."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "folder"
         for p in sorted(folder.rglob("*"))
@@ -55,16 +55,16 @@ def prose() -> str:
 
 
 def train(*arguments: object) -> Result:
-    """A training run that has to succeed."""
+    """Train, and fail the test if training fails."""
     result = call("train", *arguments)
     assert result.status == 0, result.err
     return result
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts, and a run on each kind of them; copied, never changed."""
-    folder = tmp_path_factory.mktemp("made")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two texts and a count model trained on each; ``work`` is a copy."""
+    folder = tmp_path_factory.mktemp("trained_runs")
     (folder / "words.txt").write_text(words(), encoding="utf-8")
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
     train(folder / "words.txt", "--model", "count", "--out", folder / "lines")
@@ -73,10 +73,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a copy of what was made."""
+def work(trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``trained_runs`` as the current folder."""
     folder = tmp_path / "work"
-    shutil.copytree(made, folder)
+    shutil.copytree(trained_runs, folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MAKEMORE_DATA", raising=False)
     return folder
@@ -84,7 +84,7 @@ def work(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(work: Path) -> Callable[..., str]:
-    """Runs a command that has to fail as the user's mistake does; returns its one line."""
+    """Function that runs a command, expects a user error that changes no file, and returns its line."""
 
     def check(*arguments: object) -> str:
         before = listing(work)

@@ -1,4 +1,4 @@
-"""What ``compare`` prints, in every form."""
+"""Output formats of ``compare`` and ``score``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def runs(work):
     return ["compare", "lines", "other"]
 
 
-def test_a_table_for_people(runs):
+def test_prints_a_table(runs):
     out = call(*runs).out
     assert out.startswith("words, val: bits/byte, best first")
     for title in ("95 % interval", "beyond noise", "perplexity", "memorised", "sampling/s", "memory"):
@@ -28,7 +28,7 @@ def test_a_table_for_people(runs):
     assert "one seed each" in out
 
 
-def test_csv_and_json_say_the_same(runs):
+def test_csv_and_json_agree(runs):
     (line, other) = csv.DictReader(io.StringIO(call(*runs, "--csv").out))
     rows = json.loads(call(*runs, "--json").out)["rows"]
     assert [line["name"], other["name"]] == [row["name"] for row in rows] == ["lines", "other"]
@@ -46,18 +46,18 @@ def test_markdown_is_a_table(runs):
     assert set(lines[1]) <= set("|-: ")
 
 
-def test_a_page_is_written_beside_what_is_printed(runs, work):
+def test_html_report_does_not_replace_the_output(runs, work):
     result = call(*runs, "--json", "--html", "pages/report.html")
     assert json.loads(result.out)["rows"]
     assert "report: pages" in result.err
     assert (work / "pages" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_no_page_in_the_place_of_a_folder(refused):
+def test_html_path_that_is_a_folder_is_refused(refused):
     assert "can't write a file there" in refused("compare", "lines", "--html", "text")
 
 
-def test_a_text_s_pieces_in_plain_text(work):
+def test_score_prints_text_or_writes_html(work):
     (work / "t.txt").write_text("bada\n\nzed\n", encoding="utf-8")
     out = call("score", "lines", "t.txt").out
     assert out.startswith("bada")

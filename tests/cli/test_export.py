@@ -1,4 +1,4 @@
-"""``makemore export`` from the outside."""
+"""``makemore export`` on the command line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def gpt2(work: Path) -> Path:
     return work / "gpt2"
 
 
-def test_it_lies_beside_the_run(work: Path, gpt2: Path) -> None:
+def test_export_is_written_next_to_the_run(work: Path, gpt2: Path) -> None:
     assert call("export", "lines", "--format", "arpa").out.startswith("lines.arpa ")
     assert (work / "lines.arpa").read_text(encoding="utf-8").startswith("\\data\\\n")
-    done = json.loads(call("export", gpt2, "--format", "hf", "--json").out)
-    assert Path(done["path"]) == work / "gpt2-hf"
+    report = json.loads(call("export", gpt2, "--format", "hf", "--json").out)
+    assert Path(report["path"]) == work / "gpt2-hf"
     assert {path.name for path in (work / "gpt2-hf").iterdir()} == {
         "config.json",
         "generation_config.json",
@@ -29,15 +29,15 @@ def test_it_lies_beside_the_run(work: Path, gpt2: Path) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert done["bytes"] == sum(path.stat().st_size for path in (work / "gpt2-hf").iterdir())
+    assert report["bytes"] == sum(path.stat().st_size for path in (work / "gpt2-hf").iterdir())
 
 
-def test_a_high_order_says_what_kenlm_needs(work: Path) -> None:
+def test_high_order_names_the_kenlm_build_option(work: Path) -> None:
     train("prose.txt", "--model", "count", "--set", "model.order=8", "--out", "eight")
     assert "KENLM_MAX_ORDER=8" in call("export", "eight", "--format", "arpa").err
 
 
-def test_nothing_is_overwritten_unasked(refused, work: Path) -> None:
+def test_existing_file_needs_overwrite(refused, work: Path) -> None:
     assert call("export", "lines", "--format", "arpa", "--out", "x.arpa").status == 0
     assert "--overwrite" in refused("export", "lines", "--format", "arpa", "--out", "x.arpa")
     assert call("export", "lines", "--format", "arpa", "--out", "x.arpa", "--overwrite").status == 0
@@ -45,27 +45,27 @@ def test_nothing_is_overwritten_unasked(refused, work: Path) -> None:
     assert "overwritten" in refused("export", "lines", "--format", "arpa", "--out", "folder", "--overwrite")
 
 
-def test_a_run_is_not_overwritten(refused, gpt2: Path) -> None:
-    said = refused("export", gpt2, "--format", "hf", "--out", gpt2, "--overwrite")
-    assert "is not a Hugging Face model directory" in said
+def test_run_directory_is_never_overwritten(refused, gpt2: Path) -> None:
+    message = refused("export", gpt2, "--format", "hf", "--out", gpt2, "--overwrite")
+    assert "is not a Hugging Face model directory" in message
     assert "is not a Hugging" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
 
 
-def test_an_export_may_be_overwritten(work: Path, gpt2: Path) -> None:
+def test_earlier_export_can_be_overwritten(work: Path, gpt2: Path) -> None:
     (work / "empty").mkdir()
     assert call("export", gpt2, "--format", "hf", "--out", "empty").status == 0
     assert "--overwrite" in call("export", gpt2, "--format", "hf", "--out", "empty").err
     assert call("export", gpt2, "--format", "hf", "--out", "empty", "--overwrite").status == 0
 
 
-def test_from_within_the_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_from_inside_the_run_directory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("lines")
     assert call("export", ".", "--format", "arpa").status == 0
     assert (work / "lines.arpa").is_file()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["lines", "--format", "hf"], "is for the transformer"),
         (["lines", "--format", "onnx"], "--format arpa"),
@@ -74,5 +74,5 @@ def test_from_within_the_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (["nowhere", "--format", "hf"], "no run at nowhere"),
     ],
 )
-def test_refusals(refused, arguments: list[str], said: str) -> None:
-    assert said in refused("export", *arguments)
+def test_invalid_arguments_are_refused(refused, arguments: list[str], message: str) -> None:
+    assert message in refused("export", *arguments)

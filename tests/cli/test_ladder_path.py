@@ -1,4 +1,4 @@
-"""A student's path: the commands of the ladder's pages, in the order of the pages, on small texts."""
+"""All commands of the ladder's pages, run in page order on small texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = re.compile(r"\[[\w-]+\]\(([\w-]+\.md)\)")
 
 
 def pages() -> list[Path]:
-    """As the ladder's first page names them: the way up."""
+    """Pages in the order in which the ladder's README links to them."""
     names = dict.fromkeys(PAGE.findall((LADDER / "README.md").read_text(encoding="utf-8")))
     return [LADDER / name for name in names]
 
@@ -30,19 +30,19 @@ def commands(page: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def quick(arguments: list[str]) -> list[str]:
+def with_small_budget(arguments: list[str]) -> list[str]:
     """The same command with a small budget."""
     if arguments[0] == "compare" and "--max-time" in arguments:
-        at = arguments.index("--max-time")
-        return [*arguments[: at + 1], "0.2s", *arguments[at + 2 :]]
+        i = arguments.index("--max-time")
+        return [*arguments[: i + 1], "0.2s", *arguments[i + 2 :]]
     for budget in ("--max-time", "--steps"):
         if budget in arguments:
-            at = arguments.index(budget)
-            arguments = [*arguments[:at], "--steps", "2", *arguments[at + 2 :]]
+            i = arguments.index(budget)
+            arguments = [*arguments[:i], "--steps", "2", *arguments[i + 2 :]]
     return arguments
 
 
-def test_the_way_up_passes_every_rung() -> None:
+def test_every_model_has_a_linked_page() -> None:
     names = [page.stem for page in pages()]
     assert names[0] == "micrograd"
     assert set(names[1:]) == set(MODELS)
@@ -50,7 +50,7 @@ def test_the_way_up_passes_every_rung() -> None:
 
 
 @pytest.fixture
-def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "names.txt").write_text(words(), encoding="utf-8")
@@ -59,18 +59,18 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_command_works_in_order(student: Path) -> None:
+def test_every_command_succeeds_in_order(workdir: Path) -> None:
     for page in [*pages(), LADDER / "README.md"]:
         for line in commands(page):
             program, *arguments = shlex.split(line)
             if program == "python":
                 paths = os.pathsep.join([str(LADDER.parents[1]), os.environ.get("PYTHONPATH", "")])
                 environment = {**os.environ, "PYTHONPATH": paths}
-                done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
-                assert done.returncode == 0, f"{page.name}: {line}: {done.stderr.decode()}"
+                process = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
+                assert process.returncode == 0, f"{page.name}: {line}: {process.stderr.decode()}"
                 continue
-            result = call(*quick(arguments))
+            result = call(*with_small_budget(arguments))
             assert result.status == 0, f"{page.name}: {line}: {result.err}"
             assert result.out, f"{page.name}: {line} prints nothing"
-    made = {folder.name for folder in (student / "checkpoints").iterdir()}
-    assert {f"names-{name}" for name in MODELS} <= made
+    run_names = {folder.name for folder in (workdir / "checkpoints").iterdir()}
+    assert {f"names-{name}" for name in MODELS} <= run_names

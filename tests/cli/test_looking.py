@@ -1,4 +1,4 @@
-"""``tokenize`` and ``doctor``: what a text is like, before anything is trained."""
+"""``tokenize`` and ``doctor``: statistics of a text before training."""
 
 from __future__ import annotations
 
@@ -15,74 +15,74 @@ from tests.cli.conftest import call
 
 @pytest.mark.parametrize("spec", ["char", "byte", "bpe:270", "spm:280", "spm-unigram:280"])
 @pytest.mark.parametrize("text", ["words.txt", "prose.txt"])
-def test_figures_of_a_tokenizer(work, spec, text):
+def test_tokenizer_statistics(work, spec, text):
     result = call("tokenize", text, "-t", spec, "--json", "-n", "50")
     assert result.status == 0, result.err
-    found = json.loads(result.out)
+    report = json.loads(result.out)
     size = len((work / text).read_bytes())
-    assert found["bytes"] == found["chars"] == size
-    assert found["tokens"] <= size
-    assert found["bytes_per_token"] == pytest.approx(size / found["tokens"])
-    assert found["tokens_per_char"] == pytest.approx(found["tokens"] / size)
-    assert 1 < found["used"] <= found["vocab_size"]
-    assert len(found["pieces"]) == 50
-    beginning = "".join(found["pieces"])
-    written = (work / text).read_text(encoding="utf-8")
-    assert written.startswith(beginning) if text == "prose.txt" else set(beginning) <= set(written)
+    assert report["bytes"] == report["chars"] == size
+    assert report["tokens"] <= size
+    assert report["bytes_per_token"] == pytest.approx(size / report["tokens"])
+    assert report["tokens_per_char"] == pytest.approx(report["tokens"] / size)
+    assert 1 < report["used"] <= report["vocab_size"]
+    assert len(report["pieces"]) == 50
+    beginning = "".join(report["pieces"])
+    original = (work / text).read_text(encoding="utf-8")
+    assert original.startswith(beginning) if text == "prose.txt" else set(beginning) <= set(original)
 
 
-def test_tokens_are_shown_apart(work):
+def test_tokens_are_printed_with_separators(work):
     (work / "one.txt").write_text("the cat.\n" * 30 + "é👩\n", encoding="utf-8")
-    shown = call("tokenize", "one.txt", "-t", "byte", "--mode", "text", "-n", "9").out
-    assert shown.startswith("t|h|e| |c|a|t|.⏎")
-    assert "bytes/token" in shown
+    output = call("tokenize", "one.txt", "-t", "byte", "--mode", "text", "-n", "9").out
+    assert output.startswith("t|h|e| |c|a|t|.⏎")
+    assert "bytes/token" in output
     assert "\\xc3" in call("tokenize", "one.txt", "-t", "byte", "--mode", "lines", "-n", "999").out
 
 
-def test_what_doctor_finds(work):
+def test_doctor_reports_statistics_and_advice(work):
     (work / "twins.txt").write_text("".join(f"n{i % 40}\n" for i in range(200)), encoding="utf-8")
     result = call("doctor", "twins.txt", "--json", "--no-compile")
     assert result.status == 0, result.err
-    found = json.loads(result.out)
-    assert found["text"]["encoding"] == "utf-8"
-    assert found["alphabet"]["characters"] == 12
-    assert found["lines"]["lines"] == 200
-    assert found["lines"]["repeated"] == 160
-    assert found["splits"]["mode"] == "lines"
-    assert found["splits"]["val, share that stands in train"] > 0.5
-    assert any("--dedupe" in line for line in found["advice"])
-    assert found["a default run"]["parameters"] > 1000
+    report = json.loads(result.out)
+    assert report["text"]["encoding"] == "utf-8"
+    assert report["alphabet"]["characters"] == 12
+    assert report["lines"]["lines"] == 200
+    assert report["lines"]["repeated"] == 160
+    assert report["splits"]["mode"] == "lines"
+    assert report["splits"]["val, share that stands in train"] > 0.5
+    assert any("--dedupe" in line for line in report["advice"])
+    assert report["a default run"]["parameters"] > 1000
     plain = call("doctor", "twins.txt", "--no-compile").out
     assert "repeated: 160" in plain
     assert "! " in plain
 
 
-def test_doctor_names_the_encoding_that_fits(work):
+def test_doctor_detects_the_encoding(work):
     (work / "old.txt").write_bytes("dvě slova, café\n".encode("cp1252", "replace") * 21)
-    found = json.loads(call("doctor", "old.txt", "--json", "--no-compile").out)
-    assert found["text"]["encoding"] == "cp1252"
-    assert any("read as cp1252" in line for line in found["advice"])
+    report = json.loads(call("doctor", "old.txt", "--json", "--no-compile").out)
+    assert report["text"]["encoding"] == "cp1252"
+    assert any("read as cp1252" in line for line in report["advice"])
     (work / "wide.txt").write_bytes("words\n".encode("utf-16") * 20)
-    found = json.loads(call("doctor", "wide.txt", "--json", "--no-compile").out)
-    assert found["text"]["encoding"] == "utf-16"
+    report = json.loads(call("doctor", "wide.txt", "--json", "--no-compile").out)
+    assert report["text"]["encoding"] == "utf-16"
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-def test_doctor_says_what_training_chooses(work, mode):
+def test_doctor_reports_the_model_that_train_builds(work, mode):
     text = "words.txt" if mode == "lines" else "prose.txt"
     (work / "dotted.txt").write_text(
         "äöüß\n" * 50 + (work / text).read_text(encoding="utf-8"), encoding="utf-8"
     )
     for name in (text, "dotted.txt"):
-        found = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
+        report = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
         request = TrainRequest(name, corpus={"mode": mode}, out=work / "new")
         plan = prepare(request, NullObserver())
-        said = found["a default run"]
-        assert said["parameters"] == plan.model.n_parameters()
-        assert said["model"] == plan.model_name
+        default_run = report["a default run"]
+        assert default_run["parameters"] == plan.model.n_parameters()
+        assert default_run["model"] == plan.model_name
 
 
-def test_doctor_says_how_much_it_counted(work, monkeypatch):
+def test_doctor_reports_how_many_words_it_counted(work, monkeypatch):
     def words():
         return json.loads(call("doctor", "prose.txt", "--json", "--no-compile").out)["words"]
 
@@ -94,7 +94,7 @@ def test_doctor_says_how_much_it_counted(work, monkeypatch):
     assert 100 <= words()["words"] < 480
 
 
-def test_doctor_finds_no_encoding_for_what_is_no_text(refused, work):
+def test_doctor_refuses_binary_files(refused, work):
     data = bytes(range(256)) * 40
     (work / "binary.txt").write_bytes(data)
     assert "looks binary" in refused("doctor", "binary.txt", "--no-compile")
@@ -104,8 +104,8 @@ def test_doctor_finds_no_encoding_for_what_is_no_text(refused, work):
     assert "is not utf-8" in refused("doctor", "high.txt", "--no-compile")
 
 
-def test_no_text_commands_the_terminal(work):
-    """Neither by an escape nor by its eight-bit form, U+009B."""
+def test_control_characters_are_never_printed(work):
+    """Both ESC and the eight-bit control sequence introducer, U+009B."""
     (work / "odd.txt").write_text("\x1b[2Ja\x9b5mb :dog:\n" * 40, encoding="utf-8")
     assert call("train", "odd.txt", "--mode", "lines", "--model", "count", "--out", "odd").status == 0
     for arguments in (
@@ -115,16 +115,16 @@ def test_no_text_commands_the_terminal(work):
         ("sample", "odd", "--show-probs", "-n", 2, "--prompt", "\x1b[2J"),
         ("score", "odd", "odd.txt"),
     ):
-        done = call(*arguments)
-        assert done.status == 0, done.err
-        controls = {c for c in done.out + done.err if not c.isprintable()} - {"\n"}
+        result = call(*arguments)
+        assert result.status == 0, result.err
+        controls = {c for c in result.out + result.err if not c.isprintable()} - {"\n"}
         assert not controls, arguments
         if arguments[0] == "tokenize":
-            assert "x1b" in done.out
-            assert "\\x9b" in done.out
+            assert "x1b" in result.out
+            assert "\\x9b" in result.out
 
 
-def test_misuse_is_refused(refused):
+def test_invalid_arguments_are_refused(refused):
     assert "no such file" in refused("doctor", "none.txt")
     assert "unknown tokenizer" in refused("tokenize", "words.txt", "-t", "nothing")
     assert "bpe:512" in refused("tokenize", "words.txt", "-t", "bpe:7")

@@ -1,4 +1,4 @@
-"""``makemore lr-find`` as it is typed."""
+"""``makemore lr-find`` on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import call
 
 
-def test_it_shows_a_chart_and_settings_to_paste(work: Path) -> None:
+def test_prints_a_chart_and_settings_for_train(work: Path) -> None:
     result = call("lr-find", "words.txt", "--model", "mlp", "--steps", 40, "--to", "3", "--out", "a.png")
     assert result.status == 0, result.err
     *chart, suggested = result.out.splitlines()
@@ -28,11 +28,11 @@ def test_json_is_one_object(work: Path) -> None:
     settings = ("--set", "train.optimizer=muon", "--set", "train.lr=0.01", "--set", "train.matrix_lr=0.02")
     result = call("lr-find", "words.txt", "--model", "mlp", "--steps", 30, *settings, "--json")
     assert result.status == 0, result.err
-    found = json.loads(result.out)
-    assert set(found["suggested"]) == {"lr", "matrix_lr"}
-    assert found["suggested"]["matrix_lr"] == pytest.approx(2 * found["suggested"]["lr"], rel=0.1)
-    assert found["points"][0]["lr"] == pytest.approx(1e-5)
-    assert (work / found["picture"]).is_file()
+    report = json.loads(result.out)
+    assert set(report["suggested"]) == {"lr", "matrix_lr"}
+    assert report["suggested"]["matrix_lr"] == pytest.approx(2 * report["suggested"]["lr"], rel=0.1)
+    assert report["points"][0]["lr"] == pytest.approx(1e-5)
+    assert (work / report["picture"]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ def test_json_is_one_object(work: Path) -> None:
     ],
     ids=lambda arguments: " ".join(arguments[1:]),
 )
-def test_mistakes_are_refused(refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
+def test_invalid_arguments_are_refused(refused: Callable[..., str], arguments: tuple[str, ...]) -> None:
     refused(*arguments)

@@ -1,4 +1,4 @@
-"""Texts as they are found in the world: trained on, scored and sampled without a word of complaint."""
+"""Unusual but valid texts: line endings, byte-order marks, emoji, other scripts and encodings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXTS = {
     "plain": "\n".join(BASE) + "\n",
     "crlf": "\r\n".join(BASE) + "\r\n",
     "cr": "\r".join(BASE),
-    "mark": "\ufeff" + "\n".join(BASE) + "\n",
+    "byte-order mark": "\ufeff" + "\n".join(BASE) + "\n",
     "no newline at the end": "\n".join(BASE),
     "blank lines": "\n\n".join(BASE) + "\n\n\n",
     "tabs": "\n".join(line.replace(" ", "\t") for line in BASE),
@@ -30,7 +30,7 @@ TEXTS = {
 @pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("model", ["count", "bigram"])
-def test_every_command_takes_it(work, kind, mode, model):
+def test_train_eval_and_sample_accept_it(work, kind, mode, model):
     (work / "odd.txt").write_bytes(TEXTS[kind].encode())
     steps = [] if model == "count" else ["--steps", "3"]
     train("odd.txt", "--model", model, "--mode", mode, "--out", "odd", *steps)
@@ -43,23 +43,23 @@ def test_every_command_takes_it(work, kind, mode, model):
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-def test_line_ends_and_marks_change_nothing(work, mode):
-    figures = []
-    for kind in ("plain", "crlf", "mark"):
+def test_line_endings_and_byte_order_mark_do_not_change_the_score(work, mode):
+    scores = []
+    for kind in ("plain", "crlf", "byte-order mark"):
         (work / "odd.txt").write_bytes(TEXTS[kind].encode())
         train("odd.txt", "-m", "count", "--mode", mode, "--out", "odd", "--overwrite")
-        figures.append(call("eval", "odd", "--json").out)
-    assert figures[0] == figures[1] == figures[2]
+        scores.append(call("eval", "odd", "--json").out)
+    assert scores[0] == scores[1] == scores[2]
 
 
-def test_blank_lines_are_left_out_and_it_says_so(work):
+def test_skipped_blank_lines_are_reported(work):
     (work / "odd.txt").write_text(TEXTS["blank lines"])
     result = train("odd.txt", "-m", "count", "--mode", "lines", "--out", "odd")
     assert f"skipped {len(BASE) + 1} blank lines" in result.err
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
-def test_other_encodings_by_name(work, encoding):
+def test_encoding_option(work, encoding):
     (work / "odd.txt").write_bytes(("garçon\nthé\nœuf\n" * 20).replace("œ", "oe").encode(encoding))
     train("odd.txt", "-m", "count", "--encoding", encoding, "--mode", "lines", "--out", "odd")
     samples = call("sample", "odd", "-n", "50", "--seed", "1").out
@@ -67,7 +67,7 @@ def test_other_encodings_by_name(work, encoding):
     assert call("eval", "odd").status == 0
 
 
-def test_a_text_shorter_than_the_context(work):
+def test_block_size_is_reduced_for_a_short_text(work):
     (work / "short.txt").write_text("the cat sat on the mat, " * 4)
     result = train("short.txt", "-m", "transformer", "--steps", "2", "--out", "short")
     assert "block_size reduced from" in result.err
@@ -75,19 +75,17 @@ def test_a_text_shorter_than_the_context(work):
     assert call("eval", "short").status == 0
 
 
-def test_one_line_with_mode_text(work):
+def test_single_line_trains_as_running_text(work):
     (work / "one.txt").write_text("just one line of text, but long enough to be cut in three parts")
     train("one.txt", "-m", "count", "--out", "one")
 
 
-def test_no_val_split(work):
-    result = train(
-        "words.txt", "-m", "bigram", "--steps", "2", "--split", "1,0,0", "--out", "whole", "--json"
-    )
+def test_empty_val_split_is_refused_by_eval(work):
+    result = train("words.txt", "-m", "bigram", "--steps", "2", "--split", "1,0,0", "--out", "run", "--json")
     assert "train" in json.loads(result.out)
-    line = call("eval", "whole")
-    assert line.status == 2
-    assert "the val split of whole is empty" in line.err
+    evaluation = call("eval", "run")
+    assert evaluation.status == 2
+    assert "the val split of run is empty" in evaluation.err
 
 
 @pytest.mark.parametrize("text", ["b", "bbbb\nbb\n", "Zürich\n", "dala"])
@@ -103,7 +101,7 @@ def test_any_text_can_be_scored(work, text):
 TEXT_OF = {"lines": "words.txt", "text": "prose.txt"}
 
 
-def test_random_bytes_that_are_text(work):
+def test_random_characters_with_the_byte_tokenizer(work):
     rng = random.Random(0)
     lines = [
         "".join(chr(rng.choice([rng.randint(33, 126), rng.randint(0xA1, 0x2FF)])) for _ in range(9))

@@ -1,4 +1,4 @@
-"""What only a process of its own shows: signals, pipes, and imports not made."""
+"""Tests that need a separate process: signals, pipes, and which modules are imported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.cli.conftest import call
 
 COMMANDS = ("train", "eval", "sample", "compare", "score", "mix", "gradcheck", "models", "data")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
 
 
-def python(code: str, **options) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, **options
     )
 
 
-def torch_after(*commands: list[str]) -> str:
-    """Stderr of running commands that have to leave torch alone."""
+def run_without_torch(*commands: list[str]) -> str:
+    """Output of commands, which must not import torch."""
     code = (
         "import sys\n"
         "from makemore.cli import run\n"
@@ -32,28 +32,28 @@ def torch_after(*commands: list[str]) -> str:
         "    run(arguments)\n"
         "    assert 'torch' not in sys.modules, arguments\n"
     )
-    result = python(code)
+    result = run_python(code)
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 
 
-def test_help_imports_no_torch():
-    shown = torch_after(["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
-    assert all(f"makemore {name}" in shown for name in COMMANDS)
+def test_help_does_not_import_torch():
+    output = run_without_torch(["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
+    assert all(f"makemore {name}" in output for name in COMMANDS)
 
 
-def test_mistakes_of_the_command_line_import_no_torch():
-    shown = torch_after(["trian"], ["train", "--modle"], ["sample"], ["train", "--max-time", "soon"])
-    assert "Did you mean 'train'" in shown
+def test_usage_errors_do_not_import_torch():
+    output = run_without_torch(["trian"], ["train", "--modle"], ["sample"], ["train", "--max-time", "soon"])
+    assert "Did you mean 'train'" in output
 
 
-def test_unknown_models_and_tokenizers_import_no_torch():
-    shown = torch_after(["train", "--model", "transfomer"], ["train", "--tokenizer", "bite"])
-    assert "did you mean 'transformer'" in shown
-    assert "did you mean 'byte'" in shown
+def test_unknown_models_and_tokenizers_do_not_import_torch():
+    output = run_without_torch(["train", "--model", "transfomer"], ["train", "--tokenizer", "bite"])
+    assert "did you mean 'transformer'" in output
+    assert "did you mean 'byte'" in output
 
 
-def test_the_module_is_the_program(work):
+def test_python_m_makemore_runs_the_program(work):
     result = subprocess.run(
         [sys.executable, "-m", "makemore", "train", "none.txt"],
         capture_output=True,
@@ -66,7 +66,7 @@ def test_the_module_is_the_program(work):
 
 @POSIX
 @pytest.mark.parametrize("n", [3, 20000])
-def test_a_reader_that_leaves_early_is_no_error(work, n):
+def test_closed_output_pipe_is_not_an_error(work, n):
     command = f"{sys.executable} -m makemore sample lines -n {n} --seed 1"
     script = f"set -o pipefail; {command} | head -1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
@@ -74,14 +74,14 @@ def test_a_reader_that_leaves_early_is_no_error(work, n):
     assert result.stdout.count("\n") == 1
 
 
-SLOW = """
+SIGNAL_DURING_IMPORT = """
 import os, signal, sys, threading, time
 from importlib import abc
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Slow(abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
-            threading.Thread(target=time.sleep, args=(600,)).start()  # as a compiler's
+            threading.Thread(target=time.sleep, args=(600,)).start()  # like a compiler's thread
             os.kill(os.getpid(), {signum})
             time.sleep(60)
 sys.meta_path.insert(0, Slow())
@@ -89,21 +89,21 @@ sys.argv = ["makemore", {command!r}, "lines"]
 from makemore.cli import main
 main()
 """
-"""The program, and a signal while it is about to import torch."""
+"""The program, with a signal while it imports torch."""
 
 
 @POSIX
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("command", ["train", "eval", "sample"])
-def test_a_signal_before_anything_is_imported(work, command, signum, status):
-    result = python(SLOW.format(signum=int(signum), command=command))
+def test_signal_during_import_exits_cleanly(work, command, signum, status):
+    result = run_python(SIGNAL_DURING_IMPORT.format(signum=int(signum), command=command))
     assert (result.returncode, result.stdout) == (status, ""), result.stderr
-    assert result.stderr.strip() in ("", "makemore: stopped")  # a Ctrl-C as typer's version has it
+    assert result.stderr.strip() in ("", "makemore: stopped")  # on Ctrl-C it depends on typer's version
 
 
 @POSIX
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_resumes(work, signum, status):
+def test_interrupted_run_can_be_resumed(work, signum, status):
     command = ["train", "words.txt", "--model", "bigram", "--out", "run"]
     process = subprocess.Popen(
         [sys.executable, "-m", "makemore", *command, "--steps", "100000000"],
@@ -111,11 +111,11 @@ def test_a_stopped_run_resumes(work, signum, status):
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
-        # A shell that runs things in the background has SIGINT ignored; a test must not inherit that.
+        # Background jobs of a shell ignore SIGINT; the run must not inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        while not (work / "run" / "metrics.jsonl").exists():  # as long as a busy machine takes
+        while not (work / "run" / "metrics.jsonl").exists():  # no timeout: the machine may be busy
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
         process.send_signal(signum)

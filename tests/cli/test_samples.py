@@ -1,4 +1,4 @@
-"""What ``makemore sample`` prints: samples alone, the same for a seed, one a line where lines are."""
+"""Output of ``makemore sample``: reproducible by seed, one sample per line in lines mode."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_seed_gives_the_same_samples(work, model, text, mode):
 
 
 @pytest.mark.parametrize("model", ["count", "bigram", "transformer"])
-def test_bytes_make_no_second_line_in_a_line(work, model):
+def test_byte_samples_have_no_newline_in_lines_mode(work, model):
     train("words.txt", "-m", model, "--tokenizer", "byte", "--out", "run", *budget(model))
     samples = json.loads(call("sample", "run", "-n", "100", "--seed", "1", "--json").out)["samples"]
     assert len(samples) == 100
@@ -65,7 +65,7 @@ def test_json_is_one_object(work):
         assert isinstance(json.loads(result.out), dict)
 
 
-def test_the_dynamic_score_stands_apart(work):
+def test_dynamic_evaluation_is_reported_separately(work):
     train("words.txt", "-m", "bigram", "--steps", "20", "--out", "new")
     plain = json.loads(call("eval", "new", "--json").out)
     both = json.loads(call("eval", "new", "--dynamic", "--json").out)
@@ -76,7 +76,7 @@ def test_the_dynamic_score_stands_apart(work):
     assert "not comparable" in call("eval", "new", "--dynamic").out
 
 
-def test_a_mixture_samples_by_seed(work):
+def test_mixture_samples_are_reproducible(work):
     train("words.txt", "-m", "bigram", "--steps", "2", "--out", "new")
     assert call("mix", "lines", "new", "--out", "mixed").status == 0
     arguments = ["sample", "mixed", "-n", "4", "--seed", "7"]
@@ -84,21 +84,21 @@ def test_a_mixture_samples_by_seed(work):
 
 
 class TestPrompts:
-    def test_come_first_in_every_sample(self, work):
+    def test_every_sample_starts_with_the_prompt(self, work):
         out = call("sample", "lines", "-n", "6", "--prompt", "ba", "--seed", "1").out
         assert len(out.splitlines()) == 6
         assert all(line.startswith("ba") for line in out.splitlines())
 
-    def test_may_come_from_a_file_that_ends_in_a_newline(self, work):
+    def test_final_newline_of_a_prompt_file_is_dropped(self, work):
         (work / "prompt.txt").write_bytes(b"ba\r\n")
         from_file = call("sample", "lines", "--prompt-file", "prompt.txt", "--seed", "1")
         assert from_file == call("sample", "lines", "--prompt", "ba", "--seed", "1")
 
-    def test_of_one_character_may_come_from_a_file(self, work):
+    def test_prompt_file_may_hold_one_character(self, work):
         (work / "prompt.txt").write_text("b")
         assert call("sample", "lines", "--prompt-file", "prompt.txt").status == 0
 
-    def test_may_have_characters_never_seen_if_skipped(self, work):
+    def test_unknown_characters_can_be_skipped(self, work):
         result = call("sample", "lines", "-n", "3", "--prompt", "Zbé", "--unknown", "skip", "--seed", "1")
         assert result.status == 0
         assert all(line.startswith("Zbé") for line in result.out.splitlines())
@@ -106,14 +106,14 @@ class TestPrompts:
         known = call("sample", "lines", "-n", "3", "--prompt", "b", "--seed", "1").out.splitlines()
         assert continued == [line[1:] for line in known]
 
-    def test_may_be_longer_than_any_context(self, work):
+    def test_prompt_may_be_longer_than_the_context(self, work):
         train("prose.txt", "-m", "transformer", "--steps", "2", "--no-compile", "--out", "run")
         (work / "prompt.txt").write_text((work / "prose.txt").read_text() * 2)
         result = call("sample", "run", "--prompt-file", "prompt.txt", "--max-new-tokens", "5")
         assert result.status == 0
         assert len(result.out) <= 2 * len((work / "prose.txt").read_text()) + 6
 
-    def test_may_be_several(self, work):
+    def test_several_prompts(self, work):
         out = call("sample", "lines", "-n", "2", "-p", "ba", "-p", "de", "--seed", "1").out.splitlines()
         assert [line[:2] for line in out] == ["ba", "ba", "de", "de"]
         assert out[2:] == call("sample", "lines", "-n", "2", "-p", "de", "--seed", "1").out.splitlines()
@@ -123,18 +123,18 @@ class TestPrompts:
         assert both["prompts"] == ["ba", "de"]
         assert both["samples"] == out
 
-    def test_are_the_lines_of_a_file_where_documents_are_lines(self, work):
+    def test_each_line_of_a_file_is_a_prompt_in_lines_mode(self, work):
         (work / "prompts.txt").write_text("ba\nde\n\nki\n")
         out = call("sample", "lines", "-n", "1", "--prompt-file", "prompts.txt").out.splitlines()
         assert [line[:2] for line in out] == ["ba", "de", "ki"]
 
-    def test_are_all_of_a_file_where_the_text_is_one(self, work):
+    def test_a_file_is_one_prompt_in_text_mode(self, work):
         (work / "prompt.txt").write_text("bread and\n\nsalt ")
         out = call("sample", "text", "--prompt-file", "prompt.txt", "--seed", "1").out
         assert out.startswith("bread and\n\nsalt ")
         assert "-----" not in out
 
-    def test_may_come_from_standard_input(self, work, monkeypatch):
+    def test_prompts_from_standard_input(self, work, monkeypatch):
         piped = io.TextIOWrapper(io.BytesIO(b"ba\r\nde\r\n"))
         monkeypatch.setattr(sys, "stdin", piped)
         from_input = call("sample", "lines", "-n", "3", "--prompt-file", "-", "--seed", "1")
@@ -144,27 +144,27 @@ class TestPrompts:
         ("data", "message"),
         [(b"", "standard input is empty"), (b"a\0b", "binary"), (b"\xe7", "standard input is not utf-8")],
     )
-    def test_that_are_no_text_are_refused(self, refused, monkeypatch, data, message):
+    def test_standard_input_that_is_not_text_is_refused(self, refused, monkeypatch, data, message):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
         assert message in refused("sample", "lines", "--prompt-file", "-")
 
 
 class Terminal(io.StringIO):
-    """Standard output that a person looks at; ``pieces`` are what was written at once."""
+    """Standard output that claims to be a terminal and records each write in ``writes``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pieces: list[str] = []
+        self.writes: list[str] = []
 
     def isatty(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        self.pieces.append(text)
+        self.writes.append(text)
         return super().write(text)
 
 
-def test_one_text_streams_to_a_terminal(work, monkeypatch):
+def test_sample_streams_to_a_terminal(work, monkeypatch):
     from makemore.cli import run
 
     arguments = ["sample", "text", "--prompt", "bread ", "--seed", "3", "--max-new-tokens", "50"]
@@ -173,10 +173,10 @@ def test_one_text_streams_to_a_terminal(work, monkeypatch):
     monkeypatch.setattr(sys, "stdout", terminal)
     assert run(arguments) == 0
     assert terminal.getvalue() == piped
-    assert len(terminal.pieces) > 40
+    assert len(terminal.writes) > 40
 
 
-def test_only_new_lines(work):
+def test_novel_only_leaves_out_training_lines(work):
     known = set(load("lines").documents().all("train"))
     (work / "words.txt").unlink()
     arguments = ["sample", "lines", "-n", "30", "--seed", "1"]
@@ -189,45 +189,45 @@ def test_only_new_lines(work):
 
 
 @pytest.mark.parametrize("run", ["lines", "text"])
-def test_a_report(work, run):
+def test_report_has_memorisation_statistics(work, run):
     arguments = ["sample", run, "--report", "-n", "8", "--max-new-tokens", "15", "--seed", "1"]
     table = call(*arguments).out
     assert "held-out" in table
     assert ("verbatim training lines" if run == "lines" else "longest run copied from train, max") in table
-    found = json.loads(call(*arguments, "--json").out)["report"]
-    assert found["samples"]["texts"] == 8
+    report = json.loads(call(*arguments, "--json").out)["report"]
+    assert report["samples"]["texts"] == 8
     name = "verbatim" if run == "lines" else "copied_mean"
-    assert found["samples"][name] is not None
-    assert found["held_out"][name] is not None
-    assert set(found["samples"]["distinct"]) == {"1", "2", "3", "4"}
+    assert report["samples"][name] is not None
+    assert report["held_out"][name] is not None
+    assert set(report["samples"]["distinct"]) == {"1", "2", "3", "4"}
 
 
-@pytest.mark.parametrize(("run", "said"), [("lines", "are training lines"), ("text", "copied from train")])
-def test_an_evaluation_says_how_much_is_recited(work, run, said):
-    assert said in call("eval", run).out.splitlines()[-1]
-    found = json.loads(call("eval", run, "--json").out)["memorisation"]
-    assert found["samples"]["texts"] == (1000 if run == "lines" else 20)
-    assert found == json.loads(call("eval", run, "--json").out)["memorisation"]
-    assert said not in call("eval", run, "--no-report").out
+@pytest.mark.parametrize(("run", "message"), [("lines", "are training lines"), ("text", "copied from train")])
+def test_eval_reports_memorisation(work, run, message):
+    assert message in call("eval", run).out.splitlines()[-1]
+    statistics = json.loads(call("eval", run, "--json").out)["memorisation"]
+    assert statistics["samples"]["texts"] == (1000 if run == "lines" else 20)
+    assert statistics == json.loads(call("eval", run, "--json").out)["memorisation"]
+    assert message not in call("eval", run, "--no-report").out
     assert "memorisation" not in json.loads(call("eval", run, "--no-report", "--json").out)
-    assert said not in call("eval", run, "words.txt").out
+    assert message not in call("eval", run, "words.txt").out
 
 
 class TestProbabilities:
-    def test_of_every_token(self, work):
+    def test_every_token_has_its_probability(self, work):
         arguments = ["sample", "lines", "-n", "2", "-p", "ba", "--seed", "1"]
         samples = call(*arguments).out.splitlines()
-        shown = call(*arguments, "--show-probs")
-        assert shown.status == 0
-        lines = shown.out.splitlines()
+        result = call(*arguments, "--show-probs")
+        assert result.status == 0
+        lines = result.out.splitlines()
         # Each sample, then a line for each token after the prompt and for the line's end.
         assert lines[0] == samples[0]
         assert lines[len(samples[0])] == samples[1]
         assert len(lines) == sum(map(len, samples))
         assert lines[len(samples[0]) - 1].lstrip().startswith(r"'\n'")
-        found = json.loads(call(*arguments, "--show-probs", "--json").out)
-        assert found["samples"] == [sample + "\n" for sample in samples]
-        for sample, tokens in zip(samples, found["tokens"], strict=True):
+        report = json.loads(call(*arguments, "--show-probs", "--json").out)
+        assert report["samples"] == [sample + "\n" for sample in samples]
+        for sample, tokens in zip(samples, report["tokens"], strict=True):
             assert "".join(t["token"] for t in tokens) == sample[2:] + "\n"
             for token in tokens:
                 assert 0 < token["p"] <= 1
@@ -236,7 +236,7 @@ class TestProbabilities:
                 assert tops == sorted(tops, reverse=True)
                 assert len(tops) == 5
 
-    def test_in_colours_on_a_terminal(self, work, monkeypatch):
+    def test_terminal_output_is_coloured(self, work, monkeypatch):
         from makemore.cli import run
 
         terminal = Terminal()
@@ -247,38 +247,38 @@ class TestProbabilities:
         assert "\x1b[3" in terminal.getvalue()
 
 
-def test_beams_find_likelier_lines_than_greed(work):
+def test_beam_search_finds_likelier_lines_than_greedy(work):
     (greedy,) = call("sample", "lines", "-n", "1", "--greedy").out.splitlines()
-    found = call("sample", "lines", "-n", "4", "--beam", "20", "--length-penalty", "0").out.splitlines()
-    assert len(set(found)) == 4
+    beams = call("sample", "lines", "-n", "4", "--beam", "20", "--length-penalty", "0").out.splitlines()
+    assert len(set(beams)) == 4
 
     def nats(line: str) -> float:
         (work / "line.txt").write_text(line + "\n" + line + "\n")
         return json.loads(call("eval", "lines", "line.txt", "--json").out)["nll"] * (len(line) + 1)
 
-    best = [nats(line) for line in found]
-    assert best == sorted(best)
-    assert best[0] <= nats(greedy) + 1e-6
+    nll = [nats(line) for line in beams]
+    assert nll == sorted(nll)
+    assert nll[0] <= nats(greedy) + 1e-6
 
 
-def test_the_first_samples_do_not_depend_on_how_many(work):
+def test_first_samples_do_not_depend_on_n(work):
     three = call("sample", "lines", "-n", "3", "--seed", "5").out
     assert call("sample", "lines", "-n", "300", "--seed", "5").out.startswith(three)
 
 
-def test_greedy_takes_no_chances(work):
+def test_greedy_is_deterministic(work):
     out = call("sample", "lines", "-n", "3", "--greedy").out.splitlines()
     assert len(set(out)) == 1
     assert call("sample", "lines", "-n", "3", "--temperature", "0").out.splitlines() == out
 
 
-def test_a_stop_string_and_what_follows_are_left_out(work):
-    free = call("sample", "text", "--seed", "3").out
+def test_sample_ends_before_the_stop_string(work):
+    unlimited = call("sample", "text", "--seed", "3").out
     stopped = call("sample", "text", "--seed", "3", "--stop", "salt").out
-    assert "salt" in free
-    assert stopped == free[: free.index("salt")] + "\n"
+    assert "salt" in unlimited
+    assert stopped == unlimited[: unlimited.index("salt")] + "\n"
 
 
-def test_the_longest_sample(work):
+def test_max_new_tokens_limits_the_sample(work):
     out = call("sample", "text", "--max-new-tokens", "17", "--seed", "1").out
     assert len(out) == 18

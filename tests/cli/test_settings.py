@@ -1,4 +1,4 @@
-"""Where settings come from, and which of them a resumed run may change."""
+"""Precedence of settings, and which of them a resumed run may change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from makemore import load
 from tests.cli.conftest import train
 
 
-def test_config_file_command_line_and_set_in_their_order(work):
+def test_flags_and_set_override_the_config_file(work):
     (work / "c.toml").write_text("[model]\nn_hidden = 8\nn_embd = 4\n[train]\nsteps = 9\n", encoding="utf-8")
     options = ["--config", "c.toml", "--steps", "2", "--set", "model.n_embd=3", "--out", "r"]
     train("words.txt", "--model", "mlp", *options)
@@ -31,38 +31,38 @@ def test_config_file_command_line_and_set_in_their_order(work):
         (["--split", "0.6,0.2,0.2"], "corpus.split was auto"),
     ],
 )
-def test_a_resumed_run_keeps_its_settings(refused, work, options, message):
+def test_resume_refuses_changed_settings(refused, work, options, message):
     train("words.txt", "--model", "bigram", "--steps", "3", "--out", "r")
     command = ["train", "words.txt", "--out", "r", "--resume"]
     command += [] if "--model" in options else ["--model", "bigram"]
     assert message in refused(*command, *options)
 
 
-def test_a_larger_budget_goes_on(work):
+def test_resume_with_more_steps_continues(work):
     train("words.txt", "--model", "bigram", "--steps", "3", "--out", "r")
     result = train("words.txt", "--model", "bigram", "--out", "r", "--resume", "--json", "--steps", "7")
     assert json.loads(result.out)["steps"] == 7
 
 
-def test_a_model_that_fits_in_no_memory(refused):
+def test_model_larger_than_memory_is_refused(refused):
     sizes = ["--set", "model.n_hidden=1000000000", "--set", "model.n_embd=100000"]
     assert "doesn't fit in memory" in refused("train", "words.txt", "--model", "mlp", *sizes)
 
 
 @pytest.mark.parametrize("model", ["transformer", "batchnorm-mlp"])
-def test_streams_of_a_model_that_carries_no_state(refused, model):
-    said = refused("train", "prose.txt", "--model", model, "--set", "train.loader=streams", "--out", "r")
-    assert f"{model} carries no state" in said
+def test_streams_loader_needs_a_model_with_carried_state(refused, model):
+    message = refused("train", "prose.txt", "--model", model, "--set", "train.loader=streams", "--out", "r")
+    assert f"{model} carries no state" in message
 
 
-def test_a_stride_without_meaning(refused):
+def test_zero_stride_is_refused(refused):
     assert "--stride 0" in refused("eval", "lines", "--stride", "0")
 
 
-def test_a_large_vocabulary_s_cost_is_told_before_training(work, monkeypatch):
+def test_cost_of_a_large_vocabulary_is_reported_before_training(work, monkeypatch):
     monkeypatch.setattr("makemore.training.planning.LARGE_VOCABULARY", 5)
     monkeypatch.setattr("makemore.training.planning.BYTES_PER_PARAMETER", 10**9)
     monkeypatch.setattr("makemore.training.planning.memory_of", lambda device: None)
-    told = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
-    assert "parameters for" in told
-    assert "to train" in told
+    notes = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
+    assert "parameters for" in notes
+    assert "to train" in notes

@@ -1,9 +1,8 @@
-"""A process that has imported everything and runs command lines in forks of itself, so that hundreds can
-be killed without waiting for as many imports.
+"""Fork server: imports everything once and runs command lines in forks, which makes hundreds of kills cheap.
 
     python -m tests.reliability.fork_server
 
-reads a job a line from stdin (the fields of ``Job`` as JSON) and answers each with a line.
+reads one job per line from stdin (the fields of ``Job`` as JSON) and prints one line of JSON for each.
 """
 
 from __future__ import annotations
@@ -24,72 +23,72 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
-"""What changes a folder or waits for the disk; writes are counted beside them."""
+DISK_CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
+"""Functions of ``os`` that change a folder or wait for the disk; writes are counted too."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command line and how it is to die: at the nth call that touches the disk, after a delay, or not."""
+    """A command line and when to kill it: at the nth disk call, after a delay, or never."""
 
     arguments: list[str]
     folder: str
-    """Where it runs, and where ``log`` and ``promised`` go."""
-    at_call: int | None = None
-    after: float | None = None
-    """Seconds."""
+    """Working folder, which also receives ``log`` and ``saved_steps``."""
+    kill_at_call: int | None = None
+    kill_after: float | None = None
+    """In seconds."""
 
 
 class Outcome(NamedTuple):
-    """How a job ended: an exit status, or minus a signal."""
+    """Result of a job; ``status`` is the exit status, or minus the number of the signal that killed it."""
 
     status: int
     seconds: float
     err: str
     calls: int
-    """That touched the disk; 0 if it was killed."""
+    """Number of disk calls; 0 if the job was killed."""
 
 
-class Faults:
-    """Counts calls that touch the disk and kills the process before one of them, or within a write."""
+class FaultInjector:
+    """Counts disk calls and kills the process before one of them, or in the middle of a write."""
 
-    def __init__(self, at_call: int | None) -> None:
-        self.at_call, self.calls = at_call, 0
-        for name in CALLS:
+    def __init__(self, kill_at_call: int | None) -> None:
+        self.kill_at_call, self.calls = kill_at_call, 0
+        for name in DISK_CALLS:
             setattr(os, name, self._counted(getattr(os, name)))
-        opened = io.open
-        io.open = lambda *args, **kwargs: Torn(opened(*args, **kwargs), self)  # type: ignore[assignment]
+        original_open = io.open
+        io.open = lambda *args, **kwargs: TornFile(original_open(*args, **kwargs), self)  # type: ignore[assignment]
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            if self.due():
-                die()
+        def counted_call(*args: Any, **kwargs: Any) -> Any:
+            if self.count():
+                kill_self()
             return call(*args, **kwargs)
 
-        return counted
+        return counted_call
 
-    def due(self) -> bool:
+    def count(self) -> bool:
         self.calls += 1
-        return self.calls == self.at_call
+        return self.calls == self.kill_at_call
 
 
-class Torn:
-    """A file whose writes may end half-way."""
+class TornFile:
+    """File whose writes can be cut off half-way."""
 
-    def __init__(self, file: Any, faults: Faults) -> None:
+    def __init__(self, file: Any, faults: FaultInjector) -> None:
         self._file, self._faults = file, faults
 
     def write(self, data: Any) -> int:
-        if self._faults.due():
+        if self._faults.count():
             self._file.write(data[: len(data) // 2])
             self._file.flush()
-            die()
+            kill_self()
         return self._file.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def __enter__(self) -> Torn:
+    def __enter__(self) -> TornFile:
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -99,26 +98,26 @@ class Torn:
         return iter(self._file)
 
 
-def die() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def promising(path: Path) -> None:
-    """Note each state's step once ``write_state`` has returned: from then on it is promised."""
+def record_saved_steps(path: Path) -> None:
+    """Append a state's step to a file once ``write_state`` has returned; no step may be lost after that."""
     from makemore.runs.directory import RunDir
 
     write_state = RunDir.write_state
-    promised = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def noted(self: RunDir, step: int, state: dict[str, Any], run_id: str) -> None:
+    def write_and_record(self: RunDir, step: int, state: dict[str, Any], run_id: str) -> None:
         write_state(self, step, state, run_id)
-        os.write(promised, f"{step}\n".encode())
+        os.write(handle, f"{step}\n".encode())
 
-    RunDir.write_state = noted  # type: ignore[method-assign]
+    RunDir.write_state = write_and_record  # type: ignore[method-assign]
 
 
-def child(job: Job) -> None:
-    """In the fork: run the command line, never to return."""
+def run_job(job: Job) -> None:
+    """Run the command line in the fork; never returns."""
     from makemore.cli import run
 
     folder = Path(job.folder)
@@ -126,10 +125,10 @@ def child(job: Job) -> None:
     log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    # After a fork both write to new files, unbuffered: what was said is there after a kill.
+    # Unbuffered, to keep the output written before a kill.
     sys.stdout = sys.stderr = io.TextIOWrapper(os.fdopen(1, "wb", 0), write_through=True)
-    promising(folder / "promised")
-    status, faults = 1, Faults(job.at_call)
+    record_saved_steps(folder / "saved_steps")
+    status, faults = 1, FaultInjector(job.kill_at_call)
     try:
         status = run(job.arguments)
         Path("calls").write_bytes(str(faults.calls).encode())
@@ -138,7 +137,7 @@ def child(job: Job) -> None:
 
 
 def warm_up() -> None:
-    """Train once, which imports all that training needs."""
+    """Train once to import everything that training needs."""
     import torch
 
     from makemore.cli import run
@@ -146,9 +145,9 @@ def warm_up() -> None:
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory() as folder,
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        open(os.devnull, "w") as devnull,
+        contextlib.redirect_stdout(devnull),
+        contextlib.redirect_stderr(devnull),
     ):
         run(["train", "--steps", "2", "--out", f"{folder}/run", "--no-compile"])
 
@@ -158,22 +157,22 @@ def serve() -> None:
     warm_up()
     for line in sys.stdin:
         job = Job(**json.loads(line))
-        begun = time.monotonic()
+        start = time.monotonic()
         pid = os.fork()
         if not pid:
-            child(job)
-        if job.after is not None:
-            time.sleep(job.after)
+            run_job(job)
+        if job.kill_after is not None:
+            time.sleep(job.kill_after)
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        answer = {"status": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun}
+        answer = {"status": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - start}
         print(json.dumps(answer), flush=True)
 
 
-class Nursery:
-    """The process above, as a context."""
+class ForkServer:
+    """Context manager that runs this module as a server process."""
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.fork_server"],
@@ -189,13 +188,13 @@ class Nursery:
         self.process.communicate()
 
     def run(self, job: Job) -> Outcome:
-        """Run a job to its end, whichever that is."""
+        """Run a job until it exits or is killed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         folder = Path(job.folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "calls").unlink(missing_ok=True)
-        (folder / "log").write_text("")  # a child may be killed before it opens it
+        (folder / "log").write_text("")  # the child may be killed before it opens the log
         self.process.stdin.write(json.dumps(dataclasses.asdict(job)) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())

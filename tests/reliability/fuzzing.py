@@ -1,7 +1,6 @@
-"""What bytes of a stranger can do to the readers of run directories and of texts: be read, or be refused.
+"""Fuzz targets: run directories and texts of arbitrary bytes must be read or refused with a UserError.
 
-The same two functions are fed by Hypothesis in the tests and by a coverage-guided fuzzer in
-``benchmarks/fuzz.py``.
+Hypothesis feeds them in the tests, a coverage-guided fuzzer in ``benchmarks/fuzz.py``.
 """
 
 from __future__ import annotations
@@ -31,45 +30,45 @@ ENCODINGS = ("utf-8", "utf-16", "utf-8-sig", "latin-1", "cp1252", "shift_jis", "
 SUFFIXES = (".txt", ".gz", ".zst", "")
 TOKENIZERS = ("char", "byte", "bpe:260")
 SPLITS = ("auto", "0.8,0.1,0.1", "1,0,0", "0.5,0.5,0", "0,0,1")
-MOST = 1 << 14
-"""Bytes of a text; longer ones reach no other code."""
+MAX_TEXT_BYTES = 1 << 14
+"""Longer texts reach no other code."""
 
 
 class Choices:
-    """Bytes as decisions, the first ones first; where they end, the first of everything."""
+    """Choices decoded from bytes in order; past the end of the bytes, each choice is the first item."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.offset = data, 0
 
     def number(self, size: int = 1) -> int:
-        self.at += size
-        return int.from_bytes(self.data[self.at - size : self.at], "little")
+        self.offset += size
+        return int.from_bytes(self.data[self.offset - size : self.offset], "little")
 
-    def of(self, items: Sequence[Item]) -> Item:
+    def pick(self, items: Sequence[Item]) -> Item:
         return items[self.number(1 if len(items) <= 256 else 2) % len(items)]
 
     def rest(self) -> bytes:
-        return self.data[self.at :]
+        return self.data[self.offset :]
 
 
-def places(value: Any, at: tuple = ()) -> list[tuple]:
-    """Every place in a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [at, *(place for key, part in inner for place in places(part, (*at, key)))]
+def json_paths(value: Any, path: tuple = ()) -> list[tuple]:
+    """Paths (tuples of keys and indices) of all values within a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, child in items for p in json_paths(child, (*path, key)))]
 
 
-def put(value: Any, at: tuple, new: Any) -> None:
-    """Something else in a place of a JSON value; ``...`` for nothing."""
-    new = copy.deepcopy(new)  # a second change may be made within it
-    for key in at[:-1]:
+def replace_value(value: Any, path: tuple, new: Any) -> None:
+    """Replace the part of a JSON value at a path, or delete it if ``new`` is ``...``."""
+    new = copy.deepcopy(new)  # a later change may edit it
+    for key in path[:-1]:
         value = value[key]
     if new is ...:
-        del value[at[-1]]
+        del value[path[-1]]
     else:
-        value[at[-1]] = new
+        value[path[-1]] = new
 
 
-WRONG: list[Any] = [
+WRONG_VALUES: list[Any] = [
     ...,
     None,
     True,
@@ -89,32 +88,31 @@ WRONG: list[Any] = [
 ]
 
 
-def text(data: bytes, folder: Path) -> None:
-    """Read a text as ``train`` does. Anything but success or a UserError is a bug, as is a text that isn't
-    what was read."""
+def check_text(data: bytes, folder: Path) -> None:
+    """Read and encode a text as ``train`` does; it must decode to the same text or raise a UserError."""
     choices = Choices(data)
-    suffix, encoding, tokenizer = choices.of(SUFFIXES), choices.of(ENCODINGS), choices.of(TOKENIZERS)
-    config = CorpusConfig(choices.of(MODES), choices.of(SPLITS), encoding, bool(choices.number() & 1))
+    suffix, encoding, tokenizer = choices.pick(SUFFIXES), choices.pick(ENCODINGS), choices.pick(TOKENIZERS)
+    config = CorpusConfig(choices.pick(MODES), choices.pick(SPLITS), encoding, bool(choices.number() & 1))
     path = folder / f"text{suffix}"
-    path.write_bytes(choices.rest()[:MOST])
+    path.write_bytes(choices.rest()[:MAX_TEXT_BYTES])
     with contextlib.suppress(UserError):
-        found = read_source(resolve_source(str(path)), encoding)
-        said = "".join(found.pieces())
-        assert len(said) == found.chars
-        assert "\r" not in said
-        corpus = make_corpus(found, config, tokenizer)
-        whole = "".join(corpus.tokenizer.decode(split.tokens_N.tolist()) for split in corpus.splits.values())
-        lines = "".join(line for line in said.split("\n") if line.strip())  # blank ones are left out
-        kept = said if corpus.mode == "text" else lines
-        lost = sum(
+        source = read_source(resolve_source(str(path)), encoding)
+        content = "".join(source.pieces())
+        assert len(content) == source.chars
+        assert "\r" not in content
+        corpus = make_corpus(source, config, tokenizer)
+        decoded = "".join(corpus.tokenizer.decode(s.tokens_N.tolist()) for s in corpus.splits.values())
+        lines = "".join(line for line in content.split("\n") if line.strip())  # blank lines are skipped
+        expected = content if corpus.mode == "text" else lines
+        n_unknown = sum(
             int(s.unknown_chars_D.sum()) for s in corpus.splits.values() if s.unknown_chars_D is not None
         )
-        spelled = len(whole) if corpus.mode == "text" else len(whole.replace("\n", ""))
-        assert spelled == len(kept) - lost, (corpus.mode, spelled, len(kept), lost)
+        n_decoded = len(decoded) if corpus.mode == "text" else len(decoded.replace("\n", ""))
+        assert n_decoded == len(expected) - n_unknown, (corpus.mode, n_decoded, len(expected), n_unknown)
 
 
-class Victim:
-    """A run directory that is damaged and made good again, over and over."""
+class RestorableRun:
+    """A run directory that can be damaged and restored repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         words = folder / "words.txt"
@@ -132,7 +130,6 @@ class Victim:
         return [p for p in self.folder.rglob("*") if p.is_file()]
 
     def restore(self) -> None:
-        """As it was before anything was done to it."""
         for path in self._all():
             if path.relative_to(self.folder) not in self.files:
                 path.unlink()
@@ -143,62 +140,65 @@ class Victim:
                 path.write_bytes(data)
 
     def damage(self, choices: Choices) -> Path:
-        """Other bytes in place of a file, or another value with a checksum that is right."""
-        name = choices.of(self.names)
-        path, how = self.folder / name, choices.number() % 3
-        if how and name.suffix == ".json":
-            path.write_bytes(self._sealed_json(name, choices))
-        elif how and name.suffix == ".safetensors":
-            path.write_bytes(self._header(name, choices))
+        """Overwrite bytes of a file, or change a value and keep the checksum valid; returns the file."""
+        name = choices.pick(self.names)
+        path, method = self.folder / name, choices.number() % 3
+        if method and name.suffix == ".json":
+            path.write_bytes(self._json_with_valid_checksum(name, choices))
+        elif method and name.suffix == ".safetensors":
+            path.write_bytes(self._changed_header(name, choices))
         elif choices.number() & 1:
-            at = choices.number(2) % (len(self.files[name]) + 1)
+            start = choices.number(2) % (len(self.files[name]) + 1)
             new = choices.rest()
-            path.write_bytes(self.files[name][:at] + new + self.files[name][at + len(new) :])
+            path.write_bytes(self.files[name][:start] + new + self.files[name][start + len(new) :])
         else:
             path.write_bytes(choices.rest())
         return path
 
-    def _sealed_json(self, name: Path, choices: Choices) -> bytes:
+    def _json_with_valid_checksum(self, name: Path, choices: Choices) -> bytes:
         payload = json.loads(self.files[name])
         del payload["sha256"]
         for _ in range(1 + choices.number() % 2):
-            found = places(payload)[1:]
-            at = found[choices.number(2) % len(found)]
-            new = choices.of([*WRONG, "given"])
-            if new == "given":
-                given = choices.rest().decode("utf-8", errors="replace")
+            paths = json_paths(payload)[1:]
+            path = paths[choices.number(2) % len(paths)]
+            new = choices.pick([*WRONG_VALUES, "from data"])
+            if new == "from data":
+                value = choices.rest().decode("utf-8", errors="replace")
                 with contextlib.suppress(ValueError, RecursionError):
-                    given = json.loads(given)
-                new = given
-            put(payload, at, new)
+                    value = json.loads(value)
+                new = value
+            replace_value(payload, path, new)
         payload = json.loads(json.dumps(payload))
         payload = {**payload, "sha256": json_digest(payload)}
         return (json.dumps(payload, indent=1, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
 
-    def _header(self, name: Path, choices: Choices) -> bytes:
-        """A tensor file whose header was changed in one place."""
+    def _changed_header(self, name: Path, choices: Choices) -> bytes:
+        """The tensor file with one value of its header changed."""
         data = self.files[name]
         size = struct.unpack("<Q", data[:8])[0]
         header = json.loads(data[8 : 8 + size])
-        found = places(header)[1:]
-        put(header, found[choices.number(2) % len(found)], choices.of([*WRONG, 8, "F64", "U8", "BOOL"]))
-        said = json.dumps(header).encode()
-        return struct.pack("<Q", len(said)) + said + data[8 + size :]
+        paths = json_paths(header)[1:]
+        replace_value(
+            header,
+            paths[choices.number(2) % len(paths)],
+            choices.pick([*WRONG_VALUES, 8, "F64", "U8", "BOOL"]),
+        )
+        encoded = json.dumps(header).encode()
+        return struct.pack("<Q", len(encoded)) + encoded + data[8 + size :]
 
 
-def run_directory(data: bytes, victim: Victim) -> None:
-    """Check, load and resume a run with one file of a stranger's. Anything but success or a UserError is a
-    bug."""
+def check_run_directory(data: bytes, run_dir: RestorableRun) -> None:
+    """Check, load and resume a run with one corrupted file; each must succeed or raise a UserError."""
     choices = Choices(data)
     resume = choices.number() < 16  # slower than the rest
-    path = victim.damage(choices)
+    path = run_dir.damage(choices)
     try:
         with contextlib.suppress(UserError):
-            check_run(victim.folder)
+            check_run(run_dir.folder)
         with contextlib.suppress(UserError):
-            load(victim.folder, "cpu")
+            load(run_dir.folder, "cpu")
         if resume and path.name != "metrics.jsonl":
             with contextlib.suppress(UserError):
-                train(TrainRequest(victim.request.input, "bigram", out=victim.folder, resume=True))
+                train(TrainRequest(run_dir.request.input, "bigram", out=run_dir.folder, resume=True))
     finally:
-        victim.restore()
+        run_dir.restore()

@@ -1,6 +1,6 @@
-"""Damage to a run's files is noticed by name and mended by resuming.
+"""Damage to a run's files is reported by file name and repaired by resuming.
 
-``benchmarks/rot.py`` does the same some hundreds of times.
+``benchmarks/corruption.py`` does the same hundreds of times.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from makemore.errors import UserError
 from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
 from tests.cli.conftest import call
-from tests.reliability.corruption import make_runs, rot
+from tests.reliability.corruption import damage_and_resume, make_runs
 
 
-def test_thirty_damages(tmp_path):
-    *_, done = rot(tmp_path, 30)
-    assert done.total() == 30
+def test_thirty_damaged_runs_are_reported_and_resumed(tmp_path):
+    *_, counts = damage_and_resume(tmp_path, 30)
+    assert counts.total() == 30
 
 
-def test_the_command(tmp_path):
+def test_check_names_the_damaged_files(tmp_path):
     folder = make_runs(tmp_path)["finished"]
     assert call("check", folder) == (0, f"{folder}: all files are intact\n", "")
     (folder / "samples.txt").write_text("other\n")
@@ -36,13 +36,13 @@ def test_the_command(tmp_path):
     assert "tokenizer.json is missing" in result.err
 
 
-def test_no_run(tmp_path):
+def test_missing_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run at"):
         check_run(tmp_path)
 
 
-def test_a_run_without_its_states_is_whole(tmp_path):
-    """Whoever shares a run need not share what resuming needs."""
+def test_run_without_states_is_intact(tmp_path):
+    """A run may be shared without the states, which only resuming needs."""
     folder = make_runs(tmp_path)["finished"]
     RunDir(folder).drop_states()
     assert check_run(folder) == []

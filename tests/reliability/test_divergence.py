@@ -1,4 +1,4 @@
-"""No loss or gradient that is no finite number reaches the weights."""
+"""No loss or gradient that is NaN or infinite reaches the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from makemore.training.records import Diverged
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainResult, train
 from makemore.types import Batch
-from tests.reliability.test_resuming import Listening, metrics_of, request_for, same, state_of, texts
+from tests.reliability.test_resuming import RecordingObserver, metrics_of, request_for, same, state_of, texts
 
 __all__ = ["texts"]
 
@@ -33,23 +33,23 @@ def request_(texts, tmp_path) -> TrainRequest:
     )
 
 
-def spoil(monkeypatch, call: int, loss: float | None = None, grad: float | None = None, above: float = 0.0):
-    """From the nth backward pass on, while rates are above a share, make loss or a gradient a value."""
+def inject(monkeypatch, call: int, loss: float | None = None, grad: float | None = None, above: float = 0.0):
+    """From the nth backward pass on, while ``lr_scale > above``, replace the loss or a gradient entry."""
     calls = iter(range(1, 10**6))
 
     def backward(self, *args, **kwargs):
-        found = BACKWARD(self, *args, **kwargs)
+        actual_loss = BACKWARD(self, *args, **kwargs)
         if next(calls) < call or self.optimizers.scale <= above:
-            return found
+            return actual_loss
         if grad is not None:
             next(self.model.parameters()).grad.view(-1)[0] = grad
-        return found if loss is None else torch.full_like(found, loss)
+        return actual_loss if loss is None else torch.full_like(actual_loss, loss)
 
     monkeypatch.setattr(AutogradLearner, "backward", backward)
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said"),
+    ("fault", "message"),
     [
         ({"loss": math.nan}, "the loss is nan at step 8"),
         ({"loss": math.inf}, "the loss is inf at step 8"),
@@ -57,10 +57,10 @@ def spoil(monkeypatch, call: int, loss: float | None = None, grad: float | None 
         ({"grad": -math.inf}, "the gradient norm is inf at step 8"),
     ],
 )
-def test_the_step_is_named_and_nothing_of_it_kept(request_, monkeypatch, tmp_path, spoilt, said):
+def test_diverged_step_is_named_and_discarded(request_, monkeypatch, tmp_path, fault, message):
     with monkeypatch.context() as patch:
-        spoil(patch, 8, **spoilt)
-        with pytest.raises(Diverged, match=said) as error:
+        inject(patch, 8, **fault)
+        with pytest.raises(Diverged, match=message) as error:
             train(request_)
     assert "--set train.lr=0.001" in str(error.value)
     folder = RunDir(request_.out)
@@ -69,17 +69,17 @@ def test_the_step_is_named_and_nothing_of_it_kept(request_, monkeypatch, tmp_pat
     state = folder.read_state(run_id).state
     assert state["trainer"]["step"] == 6
     assert all(t.isfinite().all() for t in state["learner"]["model"].values())
-    # What was kept goes on as if nothing had been.
+    # The saved state resumes to the result of a run without faults.
     train(dataclasses.replace(request_, resume=True, train={}, settings=()))
-    train(dataclasses.replace(request_, out=tmp_path / "whole"))
-    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
-    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    train(dataclasses.replace(request_, out=tmp_path / "reference"))
+    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "reference"))
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "reference")
 
 
-def test_a_rate_that_is_far_too_high(request_):
-    wild = {"lr": 1e30, "optimizer": "sgd", "clip": 0.0, "warmup_steps": 0, "patience": 0}
+def test_far_too_high_learning_rate_is_reported(request_):
+    unstable = {"lr": 1e30, "optimizer": "sgd", "clip": 0.0, "warmup_steps": 0, "patience": 0}
     with pytest.raises(Diverged, match=r"--set train.lr=3.3e\+29 --set train.clip=1"):
-        train(dataclasses.replace(request_, train={**request_.train, **wild}))
+        train(dataclasses.replace(request_, train={**request_.train, **unstable}))
 
 
 def batch(seed: int) -> Batch:
@@ -88,8 +88,8 @@ def batch(seed: int) -> Batch:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
-    """As on CUDA: updates are left out on the device from the first bad one on, and ``check`` names it."""
+def test_deferred_check_skips_updates_on_the_device(optimizer, monkeypatch):
+    """As on CUDA: the device skips all updates from the first bad one on, and ``check`` names its step."""
     torch.manual_seed(0)
     config = TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9)
     learner = AutogradLearner(
@@ -103,7 +103,7 @@ def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
         learner.step([batch(step)], step, 0.0)
     learner.check()
     before = {name: t.clone() for name, t in learner.model.state_dict().items()}
-    spoil(monkeypatch, 1, grad=math.nan)
+    inject(monkeypatch, 1, grad=math.nan)
     learner.step([batch(3)], 3, 0.0)
     monkeypatch.undo()
     for step in (4, 5):
@@ -114,8 +114,8 @@ def test_where_reading_a_number_would_wait(optimizer, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_heeding_changes_no_good_step(optimizer):
-    """The same weights bit for bit, whether updates might be left out or not."""
+def test_skip_flag_does_not_change_finite_steps(optimizer):
+    """The weights are bit-identical with and without the skip flag."""
     weights = []
     for skip in (None, torch.zeros(())):
         torch.manual_seed(0)
@@ -130,39 +130,39 @@ def test_heeding_changes_no_good_step(optimizer):
 
 
 class TestRollback:
-    def train(self, request_: TrainRequest, told: Listening | None = None) -> TrainResult:
-        asked = {**request_.train, "on_divergence": "rollback"}
-        return train(dataclasses.replace(request_, train=asked), told)
+    def train(self, request_: TrainRequest, observer: RecordingObserver | None = None) -> TrainResult:
+        settings = {**request_.train, "on_divergence": "rollback"}
+        return train(dataclasses.replace(request_, train=settings), observer)
 
-    def test_goes_back_and_halves_the_rate(self, request_, monkeypatch):
-        spoil(monkeypatch, 8, loss=math.nan, above=0.25)
-        told = Listening()
-        assert self.train(request_, told).steps == 10
-        back = [line for line in told.told if "back to step" in line]
-        assert back == [
+    def test_restores_a_state_and_halves_the_learning_rate(self, request_, monkeypatch):
+        inject(monkeypatch, 8, loss=math.nan, above=0.25)
+        observer = RecordingObserver()
+        assert self.train(request_, observer).steps == 10
+        rollbacks = [line for line in observer.notes if "back to step" in line]
+        assert rollbacks == [
             "the loss is nan at step 8; back to step 6, learning rate scaled by 0.5",
             "the loss is nan at step 7; back to step 6, learning rate scaled by 0.25",
         ]
         assert state_of(request_.out)["learner"]["optimizers"]["scale"] == 0.25
         assert [line["step"] for line in metrics_of(request_.out)] == [1, 3, 6, 9, 10]
 
-    def test_before_any_evaluation_there_is_the_beginning(self, request_, monkeypatch):
-        spoil(monkeypatch, 1, grad=math.inf, above=0.5)
-        told = Listening()
-        assert self.train(request_, told).steps == 10
-        assert any("at step 1; back to step 0, learning rate scaled by 0.5" in line for line in told.told)
+    def test_restores_the_initial_state_before_any_evaluation(self, request_, monkeypatch):
+        inject(monkeypatch, 1, grad=math.inf, above=0.5)
+        observer = RecordingObserver()
+        assert self.train(request_, observer).steps == 10
+        assert any("at step 1; back to step 0, learning rate scaled by 0.5" in n for n in observer.notes)
 
-    def test_gives_up(self, request_, monkeypatch):
-        spoil(monkeypatch, 8, loss=math.nan)
-        told = Listening()
+    def test_gives_up_after_ten_rollbacks(self, request_, monkeypatch):
+        inject(monkeypatch, 8, loss=math.nan)
+        observer = RecordingObserver()
         with pytest.raises(Diverged, match="the loss is nan at step 7"):
-            self.train(request_, told)
-        assert sum("back to step" in line for line in told.told) == 10
+            self.train(request_, observer)
+        assert sum("back to step" in line for line in observer.notes) == 10
 
-    def test_time_that_was_used_stays_used(self, request_, monkeypatch):
+    def test_time_spent_before_a_rollback_counts(self, request_, monkeypatch):
         ticks = iter(range(10**6))
         monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: float(next(ticks)))
-        spoil(monkeypatch, 12, loss=math.nan, above=0.5)
+        inject(monkeypatch, 12, loss=math.nan, above=0.5)
         timed = {**request_.train, "steps": None, "max_time": 40.0, "patience": 0, "save_interval": 1e9}
         result = self.train(dataclasses.replace(request_, train=timed))
         assert result.seconds <= 44

@@ -1,5 +1,5 @@
-"""Full disks, read-only folders, outputs that can't be written, clocks that jump, two processes: one clear
-line, nothing half-written, the earlier state intact."""
+"""Full disks, read-only folders, failing outputs, jumping clocks, concurrent processes: errors take one clear
+line, no file is half-written, and the earlier state stays intact."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.cli.conftest import Result, call, listing, words
 from tests.reliability.kills import SETTINGS
 from tests.reliability.test_resuming import same, state_of
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and rights of POSIX")
-RECIPE = ["--mode", "lines", "--device", "cpu", "--dtype", "float32", "--no-compile", "--steps", "12"]
-BEGIN = [*RECIPE, *(part for setting in SETTINGS for part in ("--set", setting))]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX devices and permissions")
+BASE_FLAGS = ["--mode", "lines", "--device", "cpu", "--dtype", "float32", "--no-compile", "--steps", "12"]
+FLAGS = [*BASE_FLAGS, *(part for setting in SETTINGS for part in ("--set", setting))]
 
 
 @pytest.fixture
@@ -37,29 +37,29 @@ def text(tmp_path, monkeypatch) -> Path:
 
 
 def train(text: Path, out: Path | str, *arguments: str) -> Result:
-    return call("train", text, "--out", out, *(arguments or BEGIN))
+    return call("train", text, "--out", out, *(arguments or FLAGS))
 
 
-def one_line(result: Result, said: str) -> None:
+def assert_error(result: Result, message: str) -> None:
     assert result.status == 2, result
     assert "Traceback" not in result.err
     lines = [line for line in result.err.splitlines() if line.startswith("makemore: ")]
     assert len(lines) == 1, result.err
-    assert said in lines[0]
+    assert message in lines[0]
 
 
-def goes_on(text: Path, out: Path, tmp_path: Path) -> None:
-    """What is there is whole, and ends as a run that nothing happened to."""
+def assert_resumes(text: Path, out: Path, tmp_path: Path) -> None:
+    """The run has no leftover files and resumes to the final state of an undisturbed run."""
     assert not list(out.rglob("*.tmp"))
     assert train(text, out, "--resume").status == 0
-    assert train(text, tmp_path / "whole").status == 0
-    assert same(state_of(out), state_of(tmp_path / "whole"))
+    assert train(text, tmp_path / "reference").status == 0
+    assert same(state_of(out), state_of(tmp_path / "reference"))
     assert check_run(out) == []
 
 
 class TestFullDisk:
     @pytest.mark.parametrize("nth", [1, 2, 5, 9, 14, 20])
-    def test_at_any_write(self, text, tmp_path, monkeypatch, nth):
+    def test_disk_full_at_the_nth_write(self, text, tmp_path, monkeypatch, nth):
         calls = iter(range(1, 10**6))
         fsync = os.fsync
 
@@ -70,15 +70,15 @@ class TestFullDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
-            one_line(train(text, "run"), "No space left on device; free disk space, then resume")
+            assert_error(train(text, "run"), "No space left on device; free disk space, then resume")
         out = tmp_path / "run"
         if RunDir(out).exists:
-            goes_on(text, out, tmp_path)
+            assert_resumes(text, out, tmp_path)
         else:
-            assert train(text, "run").status == 0  # nothing is in the way
+            assert train(text, "run").status == 0  # no leftover blocks a new run
 
     @pytest.fixture
-    def small(self) -> Iterator[Path]:
+    def small_disk(self) -> Iterator[Path]:
         """A disk of 300 KB."""
         folder = Path(tempfile.mkdtemp())
         mounted = subprocess.run(
@@ -92,22 +92,22 @@ class TestFullDisk:
         folder.rmdir()
 
     @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
-    def test_a_real_one(self, text, small, tmp_path):
-        ballast = small / "ballast"
+    def test_full_disk_for_real(self, text, small_disk, tmp_path):
+        ballast = small_disk / "ballast"
         ballast.write_bytes(b"x" * 100_000)
-        one_line(train(text, small / "run"), "No space left on device")
-        out = small / "run"
+        assert_error(train(text, small_disk / "run"), "No space left on device")
+        out = small_disk / "run"
         before = listing(out)
-        one_line(train(text, out, "--resume"), "No space left on device")
+        assert_error(train(text, out, "--resume"), "No space left on device")
         assert {name for name in listing(out) if name.endswith(".tmp")} == set()
         assert before.keys() >= {"config.json", "tokenizer.json"}
         ballast.unlink()
-        goes_on(text, out, tmp_path)
+        assert_resumes(text, out, tmp_path)
 
 
 @POSIX
-class TestFileSizes:
-    """``ulimit -f``: a write is cut off midway, which is neither a full disk nor a missing right."""
+class TestFileSizeLimit:
+    """``ulimit -f`` cuts a write off midway, with neither a full disk nor a missing permission."""
 
     CHILD = """
 import resource, sys
@@ -116,29 +116,29 @@ from makemore.cli import run
 sys.exit(run(sys.argv[2:]))
 """
 
-    def limited(self, size: int, *arguments: object) -> Result:
-        ended = subprocess.run(
+    def run_limited(self, size: int, *arguments: object) -> Result:
+        process = subprocess.run(
             [sys.executable, "-c", self.CHILD, str(size), *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        return Result(ended.returncode, ended.stdout, ended.stderr)
+        return Result(process.returncode, process.stdout, process.stderr)
 
-    def test_a_new_run(self, text, tmp_path):
-        one_line(self.limited(1000, "train", text, "--out", "run", *BEGIN), "File too large")
+    def test_new_run_leaves_nothing(self, text, tmp_path):
+        assert_error(self.run_limited(1000, "train", text, "--out", "run", *FLAGS), "File too large")
         assert not list(tmp_path.rglob("*.tmp"))
         assert train(text, "run").status == 0
 
-    def test_a_run_that_goes_on(self, text, tmp_path):
-        half = [*BEGIN[: BEGIN.index("--steps")], "--steps", "6", *BEGIN[BEGIN.index("--steps") + 2 :]]
+    def test_resumed_run_keeps_its_state(self, text, tmp_path):
+        half = [*FLAGS[: FLAGS.index("--steps")], "--steps", "6", *FLAGS[FLAGS.index("--steps") + 2 :]]
         assert train(text, "run", *half).status == 0
         out = tmp_path / "run"
         saved = state_of(out)
         tensors = max(path.stat().st_size for path in out.rglob("tensors.safetensors"))
-        one_line(
-            self.limited(tensors // 2, "train", text, "--out", "run", "--resume", "--steps", "12"),
+        assert_error(
+            self.run_limited(tensors // 2, "train", text, "--out", "run", "--resume", "--steps", "12"),
             "File too large",
         )
         assert not list(out.rglob("*.tmp"))
@@ -150,35 +150,35 @@ sys.exit(run(sys.argv[2:]))
 class TestOutputs:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
     @pytest.mark.parametrize(
-        ("command", "where", "status", "said"),
+        ("command", "stream", "status", "message"),
         [
             ("models", "stdout", 2, "makemore: can't write the output: No space left on device\n"),
             ("train --help", "stdout", 2, "makemore: can't write the output: No space left on device\n"),
             ("train none.txt", "stderr", 2, None),
         ],
     )
-    def test_a_full_one(self, command, where, status, said):
+    def test_full_output_device_is_reported(self, command, stream, status, message):
         with open("/dev/full", "w") as full:
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, where: full}
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
             arguments = [sys.executable, "-m", "makemore", *command.split()]
             result = subprocess.run(arguments, text=True, check=False, **pipes)
-        assert (result.returncode, result.stderr) == (status, said)
+        assert (result.returncode, result.stderr) == (status, message)
 
-    def test_training_goes_on_where_nobody_can_be_told(self, text, tmp_path, monkeypatch):
-        class Gone:
-            def write(self, said: str) -> None:
+    def test_training_continues_if_stderr_fails(self, text, tmp_path, monkeypatch):
+        class BrokenStream:
+            def write(self, data: str) -> None:
                 raise OSError(errno.EIO, "Input/output error")
 
             flush = isatty = fileno = lambda self: self.write("")
 
-        with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
+        with contextlib.redirect_stderr(BrokenStream()):  # type: ignore[type-var]
             assert train(text, "run").status == 0
         assert check_run(tmp_path / "run") == []
 
 
 @contextlib.contextmanager
-def nobody() -> Iterator[Path]:
-    """A folder that may be read and not written; root may write anywhere, so the process is nobody."""
+def unwritable_folder() -> Iterator[Path]:
+    """A folder that can only be read; root, which can write anywhere, becomes the user nobody."""
     folder = Path(tempfile.mkdtemp())
     try:
         folder.chmod(0o755)
@@ -195,23 +195,23 @@ def nobody() -> Iterator[Path]:
 
 
 @POSIX
-class TestNoRights:
-    def test_a_folder_that_may_not_be_written(self, text):
+class TestPermissions:
+    def test_unwritable_folder_is_reported(self, text):
         content = text.read_bytes()
-        with nobody() as folder:
+        with unwritable_folder() as folder:
             if os.geteuid() == 65534:
                 os.seteuid(0)
                 (folder / "words.txt").write_bytes(content)
                 os.seteuid(65534)
-            one_line(
-                call("train", folder / "words.txt", "--out", folder / "run", *BEGIN), "Permission denied"
+            assert_error(
+                call("train", folder / "words.txt", "--out", folder / "run", *FLAGS), "Permission denied"
             )
             assert {p.name for p in folder.iterdir()} <= {"words.txt"}
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="makes a run as root")
-    def test_a_run_that_may_be_read_only(self, text):
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to make a run")
+    def test_read_only_run_can_be_sampled_but_not_changed(self, text):
         content = text.read_bytes()
-        with nobody() as folder:
+        with unwritable_folder() as folder:
             os.seteuid(0)
             (folder / "words.txt").write_bytes(content)
             assert train(folder / "words.txt", folder / "run").status == 0
@@ -219,14 +219,16 @@ class TestNoRights:
             os.seteuid(65534)
             assert call("sample", folder / "run", "-n", "2").status == 0
             assert call("check", folder / "run").status == 0
-            one_line(train(folder / "words.txt", folder / "run", "--resume"), "Permission denied")
-            one_line(train(folder / "words.txt", folder / "run", *BEGIN, "--overwrite"), "Permission denied")
+            assert_error(train(folder / "words.txt", folder / "run", "--resume"), "Permission denied")
+            assert_error(
+                train(folder / "words.txt", folder / "run", *FLAGS, "--overwrite"), "Permission denied"
+            )
             os.seteuid(0)
             assert listing(folder) == before
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="hides files as root")
-    def test_files_that_may_not_be_read(self, text):
-        with nobody() as folder:
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to hide files")
+    def test_unreadable_files_are_reported(self, text):
+        with unwritable_folder() as folder:
             os.seteuid(0)
             (folder / "words.txt").write_bytes(text.read_bytes())
             assert train(folder / "words.txt", folder / "run").status == 0
@@ -234,38 +236,38 @@ class TestNoRights:
                 os.seteuid(0)
                 (folder / "run" / name).chmod(0)
                 os.seteuid(65534)
-                one_line(call("sample", folder / "run"), f"{name}: Permission denied")
+                assert_error(call("sample", folder / "run"), f"{name}: Permission denied")
                 os.seteuid(0)
                 (folder / "run" / name).chmod(0o644)
 
 
-class TestTwoProcesses:
-    def test_one_run_directory(self, text, tmp_path):
+class TestConcurrentProcesses:
+    def test_locked_run_can_be_read_but_not_written(self, text, tmp_path):
         assert train(text, "run").status == 0
         before = listing(tmp_path / "run")
         with RunDir(Path("run")).locked():
-            one_line(train(text, "run", "--resume"), "another process is writing run")
-            one_line(train(text, "run", *BEGIN, "--overwrite"), "another process is writing run")
-            assert call("sample", "run", "-n", "2").status == 0  # reading is for all
+            assert_error(train(text, "run", "--resume"), "another process is writing run")
+            assert_error(train(text, "run", *FLAGS, "--overwrite"), "another process is writing run")
+            assert call("sample", "run", "-n", "2").status == 0  # reading needs no lock
         assert listing(tmp_path / "run") == before
 
-    def test_both_begin_at_once(self, text, tmp_path, monkeypatch):
-        """The one that is second finds the run of the first, though there was none when it looked."""
+    def test_two_processes_create_one_run(self, text, tmp_path, monkeypatch):
+        """The second process finds the run of the first, although there was none when it checked."""
         create = RunDir.create
 
         def slow(self, *args):
-            found = create(self, *args)
+            created = create(self, *args)
             monkeypatch.undo()
             monkeypatch.chdir(tmp_path)
-            one_line(train(text, "run"), "already holds a run")
-            return found
+            assert_error(train(text, "run"), "already holds a run")
+            return created
 
         monkeypatch.setattr(RunDir, "create", slow)
         assert train(text, "run").status == 0
         assert check_run(tmp_path / "run") == []
 
-    def test_one_file(self, tmp_path):
-        """Whoever is last to write a file has written it whole."""
+    def test_file_is_never_read_half_written(self, tmp_path):
+        """A reader sees one complete version of a file."""
         path = tmp_path / "a.json"
 
         def write(value: int) -> None:
@@ -273,18 +275,18 @@ class TestTwoProcesses:
                 files.write_json(path, {"value": [value] * 1000})
 
         write(0)
-        reading = threading.Thread(target=write, args=(1,))
-        reading.start()
-        while reading.is_alive():
+        writer = threading.Thread(target=write, args=(1,))
+        writer.start()
+        while writer.is_alive():
             assert set(files.read_json(path)["value"]) <= {0, 1}
-        reading.join()
+        writer.join()
 
-    def test_one_cache_entry(self, tmp_path):
-        """Both begin before either has ended; one's is kept, and both read the same."""
+    def test_two_processes_build_one_cache_entry(self, tmp_path):
+        """Both build before either has finished; one result is kept, and both read it."""
         environment = {**os.environ, "MAKEMORE_CACHE": str(tmp_path / "cache")}
-        made = [
+        processes = [
             subprocess.Popen(
-                [sys.executable, "-c", MAKING],
+                [sys.executable, "-c", BUILD_ENTRY],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -292,40 +294,40 @@ class TestTwoProcesses:
             )
             for _ in range(2)
         ]
-        for process in made:
+        for process in processes:
             assert process.stdout.readline() == "building\n"
-        told = [process.communicate("go\n", timeout=120)[0] for process in made]
-        assert [process.returncode for process in made] == [0, 0]
-        assert told[0] == told[1]
-        assert int(told[0]) in [process.pid for process in made]
+        outputs = [process.communicate("go\n", timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0]
+        assert outputs[0] == outputs[1]
+        assert int(outputs[0]) in [process.pid for process in processes]
         assert not list((tmp_path / "cache").rglob(".building-*"))
 
 
-MAKING = """
+BUILD_ENTRY = """
 import os
 from makemore.corpus.cache import Cache
 def build(folder):
-    (folder / "who").write_text(str(os.getpid()))
+    (folder / "pid").write_text(str(os.getpid()))
     print("building", flush=True)
     input()
     return {}
 folder, _ = Cache("things").make("key", build)
-print((folder / "who").read_text())
+print((folder / "pid").read_text())
 """
-"""A process that makes a cache entry, and waits midway until it is told to go on."""
+"""Builds a cache entry, waiting midway for a line on stdin."""
 
 
 class TestClocks:
     @pytest.mark.parametrize("jump", [-1e9, 1e9])
-    def test_the_time_of_day_counts_for_nothing(self, text, tmp_path, monkeypatch, jump):
-        begun, calls = time.time(), iter(range(10**6))
-        monkeypatch.setattr(time, "time", lambda: begun + jump * (next(calls) % 3))
-        goes_on(text, tmp_path / "run", tmp_path) if train(text, "run").status == 0 else pytest.fail(
+    def test_jumps_of_the_wall_clock_do_not_matter(self, text, tmp_path, monkeypatch, jump):
+        start, calls = time.time(), iter(range(10**6))
+        monkeypatch.setattr(time, "time", lambda: start + jump * (next(calls) % 3))
+        assert_resumes(text, tmp_path / "run", tmp_path) if train(text, "run").status == 0 else pytest.fail(
             "stopped"
         )
 
-    def test_one_that_runs_backwards_takes_no_time(self, text, tmp_path, monkeypatch):
-        """Not that a monotonic clock would; a virtual machine's may after it was moved."""
+    def test_clock_that_runs_backwards_takes_no_time(self, text, tmp_path, monkeypatch):
+        """A monotonic clock never should, but a virtual machine's can after migration."""
         ticks = iter([100.0, 101.0, 102.0, 40.0, 41.0, *(float(i) for i in range(42, 10**5))])
         monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: next(ticks))
         result = call("train", text, "-m", "bigram", "--max-time", "30", "--out", "run", "--device", "cpu")

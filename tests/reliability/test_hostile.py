@@ -1,5 +1,5 @@
-"""Any text, encoding, prompt, setting or command line is taken or refused in one line: never a traceback,
-never exit status 1, never a file changed that isn't one to write."""
+"""Any text, encoding, prompt, setting or command line is accepted or refused in one line: never a traceback,
+never exit status 1, never an unrelated file changed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
-from tests.reliability.fuzzing import ENCODINGS, Victim, run_directory, text
+from tests.reliability.fuzzing import ENCODINGS, RestorableRun, check_run_directory, check_text
 
-STREET = "bdkl" + "aei" + " \t\r\n\0\x1b\u2028\ufeff\u0301é漢🙂\ud800" + string.printable
+CHARS = "bdkl" + "aei" + " \t\r\n\0\x1b\u2028\ufeff\u0301é漢🙂\ud800" + string.printable
 
 
-def cases(number: int) -> Callable[[Any], Any]:
-    """So many of them, the same ones every time."""
+def examples(number: int) -> Callable[[Any], Any]:
+    """Hypothesis settings: a fixed number of examples, the same ones in every run."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
         max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=checks
@@ -36,7 +36,7 @@ def cases(number: int) -> Callable[[Any], Any]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Iterator[Path]:
-    """A text, a finished run of each mode; the current folder."""
+    """The current folder: a text, and a finished run in each mode."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "words.txt").write_text(words(60), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -48,17 +48,17 @@ def work(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory) -> Victim:
-    return Victim(tmp_path_factory.mktemp("victim"))
+def restorable_run(tmp_path_factory) -> RestorableRun:
+    return RestorableRun(tmp_path_factory.mktemp("restorable_run"))
 
 
-def state(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Every file, its size and when it was last changed."""
-    found = ((p, p.stat()) for p in folder.rglob("*"))
-    return {p: (info.st_size, info.st_mtime_ns) for p, info in found}
+def file_stats(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and modification time of every file."""
+    stats = ((p, p.stat()) for p in folder.rglob("*"))
+    return {p: (info.st_size, info.st_mtime_ns) for p, info in stats}
 
 
-def sound(result: Result) -> None:
+def assert_handled(result: Result) -> None:
     assert "Traceback" not in result.err
     assert result.status in (0, 2), result
     if result.status == 2:
@@ -66,42 +66,42 @@ def sound(result: Result) -> None:
         assert "\x1b" not in result.err
 
 
-@cases(1500)
+@examples(1500)
 @given(st.binary(max_size=200))
 @example(b"\0\0\0\1\0\0\r\n\r\n")
-def test_texts(tmp_path, data):
-    text(data, tmp_path)
+def test_texts_of_arbitrary_bytes(tmp_path, data):
+    check_text(data, tmp_path)
 
 
-@cases(500)
-@given(st.sampled_from(ENCODINGS), st.text(STREET, max_size=60), st.integers(0, 1023))
-def test_texts_that_were_written_in_an_encoding(tmp_path, encoding, said, choices):
+@examples(500)
+@given(st.sampled_from(ENCODINGS), st.text(CHARS, max_size=60), st.integers(0, 1023))
+def test_texts_in_every_encoding(tmp_path, encoding, content, choices):
     try:
-        data = said.encode(encoding)
+        data = content.encode(encoding)
     except (LookupError, UnicodeError):
-        data = said.encode("utf-8", errors="surrogatepass")
-    chosen = (0, ENCODINGS.index(encoding), choices % 2, choices // 2 % 3, choices // 6 % 5, choices & 1)
-    text(bytes(chosen) + data, tmp_path)
+        data = content.encode("utf-8", errors="surrogatepass")
+    prefix = (0, ENCODINGS.index(encoding), choices % 2, choices // 2 % 3, choices // 6 % 5, choices & 1)
+    check_text(bytes(prefix) + data, tmp_path)
 
 
-@cases(200)
+@examples(200)
 @given(st.binary(min_size=4, max_size=60))
 @example(
     b"\0\0z\x0f\0\x077\x1e\xf9\xb5(\x08\x04" + bytes(15)
-)  # found by the fuzzer: a split that is a number
-@example(b"\1\0z\x0f\xf6\xe8A\0\1\0\xf7d")  # and a config without a time
+)  # these were found by the fuzzer: first, a split that is a number
+@example(b"\1\0z\x0f\xf6\xe8A\0\1\0\xf7d")  # a config without a time
 @example(b"zJ7bf\x04J7bf\x04\xff0y\0\0??\x04\xff0y8\xff\x01")  # a state without its best weights
-@example(b"\0\0\x0e" + b"\x97" * 10 + b"J")  # and a wrong value put into itself
+@example(b"\0\0\x0e" + b"\x97" * 10 + b"J")  # a wrong value put into itself
 @example(b"\1\0\1\0\xff0\n")  # an encoding's name with a zero byte
-@example(b"\0\x81\x0e" + b"\xf8" * 23 + b"\nJ")  # a state whose copy of the config is none
-def test_run_directories(victim, data):
-    run_directory(data, victim)
+@example(b"\0\x81\x0e" + b"\xf8" * 23 + b"\nJ")  # a state whose copy of the config isn't one
+def test_damaged_run_directories(restorable_run, data):
+    check_run_directory(data, restorable_run)
 
 
-@cases(500)
+@examples(500)
 @given(
     st.sampled_from(["lines", "text"]),
-    st.text(STREET, max_size=20),
+    st.text(CHARS, max_size=20),
     st.lists(
         st.sampled_from(
             [
@@ -114,15 +114,15 @@ def test_run_directories(victim, data):
     ),
     st.sampled_from(["-1", "0", "0.5", "1", "2", "nan", "inf", "1e400", "x", "", "skip", "9" * 30]),
 )
-def test_prompts(work, run, prompt, options, value):
-    before = state(work)
+def test_prompts_and_sampling_options(work, run, prompt, options, value):
+    before = file_stats(work)
     flags = ("--greedy", "--json", "--novel-only", "--show-probs", "--report")
-    asked = [part for option in options for part in ([option] if option in flags else [option, value])]
-    if "--max-new-tokens" not in asked:
-        asked += ["--max-new-tokens", "5"]
-    if "9" * 30 not in asked or "--max-new-tokens" not in options:
-        sound(call("sample", run, "-n", "1", f"--prompt={prompt}", *asked))
-    assert state(work) == before
+    arguments = [part for option in options for part in ([option] if option in flags else [option, value])]
+    if "--max-new-tokens" not in arguments:
+        arguments += ["--max-new-tokens", "5"]
+    if "9" * 30 not in arguments or "--max-new-tokens" not in options:
+        assert_handled(call("sample", run, "-n", "1", f"--prompt={prompt}", *arguments))
+    assert file_stats(work) == before
 
 
 VALUES = [
@@ -150,17 +150,17 @@ KEYS = [f"train.{name}" for name in TrainConfig.__dataclass_fields__] + [
 ]
 
 
-@cases(800)
+@examples(800)
 @given(
     st.sampled_from(list(MODELS)),
-    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES) | st.text(STREET, max_size=6), max_size=3),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES) | st.text(CHARS, max_size=6), max_size=3),
 )
-def test_settings(work, name, asked):
-    settings = tuple(f"{key}={value}" for key, value in asked.items())
-    before = state(work)
+def test_settings_with_odd_values(work, name, values):
+    settings = tuple(f"{key}={value}" for key, value in values.items())
+    before = file_stats(work)
     with contextlib.suppress(UserError):
         prepare(TrainRequest("words.txt", name, out=work / "none", settings=settings), NullObserver())
-    assert state(work) == before
+    assert file_stats(work) == before
 
 
 WORDS = """
@@ -168,24 +168,24 @@ words.txt lines text nowhere . .. / --json --help --split val --out new --overwr
 model.n_embd=8 train.steps=1 --steps 1 --max-time 1s -m bigram count mlp nope --seed --tokenizer byte char
 bpe:260 bpe:-1 --mode --config --dtype bfloat16 --stride --on-divergence rollback --device cpu cuda
 --compile --no-compile --encoding utf-16 --prompt
-""".split()  # noqa: SIM905 - a list of them takes half a page
+""".split()  # noqa: SIM905 - a list would take half a page
 COMMANDS = ("train", "eval", "sample", "check", "mix", "tokenize", "models", "nope", "--version", "")
 
 
-@cases(500)
+@examples(500)
 @given(
     st.sampled_from(COMMANDS),
-    st.lists(st.sampled_from(WORDS) | st.text(STREET, max_size=5), max_size=6),
+    st.lists(st.sampled_from(WORDS) | st.text(CHARS, max_size=5), max_size=6),
 )
-def test_command_lines(work, command, arguments):
-    """Training ends after a step, whatever was asked."""
+def test_random_command_lines(work, command, arguments):
+    """Training ends after one step, whatever the arguments."""
     if command == "train":
         arguments = [*arguments, "--out", "new", "--steps", "1", "--no-compile"]
-    before = state(work)
+    before = file_stats(work)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "progress", property(lambda self: float(self.step >= 1)))
         patch.setenv("COLUMNS", "80")
-        sound(call(command, *arguments))
-    after = state(work)
+        assert_handled(call(command, *arguments))
+    after = file_stats(work)
     written = {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     assert all(p.relative_to(work).parts[0] in ("new", "checkpoints") for p in written), written

@@ -1,6 +1,6 @@
-"""Killed at any moment, a run resumes from a complete state and ends as if nothing had been.
+"""A run killed at any moment resumes from a complete state and ends with the same result.
 
-``benchmarks/kill.py`` does the same some hundreds of times.
+``benchmarks/kill.py`` does the same hundreds of times.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import os
 
 import pytest
 
-from tests.reliability.fork_server import Nursery
+from tests.reliability.fork_server import ForkServer
 from tests.reliability.kills import kill_everywhere
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def test_twenty_kills(tmp_path):
-    with Nursery() as nursery:
-        *_, done = kill_everywhere(nursery, tmp_path, 20)
-    assert done["at a call"] == 10
-    assert done["at a moment"] >= 10
+def test_runs_killed_twenty_times_end_the_same(tmp_path):
+    with ForkServer() as server:
+        *_, counts = kill_everywhere(server, tmp_path, 20)
+    assert counts["at a call"] == 10
+    assert counts["at a moment"] >= 10

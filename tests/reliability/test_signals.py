@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at any time: exit 143 or 130, soon, and the run goes on from where it was."""
+"""SIGTERM and Ctrl-C at any time: exit status 143 or 130 within seconds, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from makemore.training import assembly
 from makemore.training import train as training
 from makemore.training.learners import gradient as learners
 from tests.cli.conftest import call, words
-from tests.reliability.test_environment import BEGIN
+from tests.reliability.test_environment import FLAGS
 from tests.reliability.test_resuming import same, state_of
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 PHASES: dict[str, tuple[Any, str]] = {
     "a step": (learners.GradientLearner, "step"),
     "an evaluation": (assembly, "quick_loss"),
@@ -33,7 +33,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "scoring": (training, "score"),
     "sampling": (training, "sample"),
 }
-"""Where the signal comes, and what is slow there."""
+"""Phases in which a signal arrives, and the function that each of them calls."""
 
 
 @pytest.fixture
@@ -44,25 +44,25 @@ def text(tmp_path, monkeypatch) -> Path:
     return tmp_path / "words.txt"
 
 
-def at(monkeypatch, phase: str, nth: int, then: Callable[[], None]) -> None:
-    """Do something when a phase begins for the nth time."""
+def on_phase(monkeypatch, phase: str, nth: int, action: Callable[[], None]) -> None:
+    """Run an action when a phase starts for the nth time."""
     owner, name = PHASES[phase]
     original, calls = getattr(owner, name), iter(range(1, 10**6))
 
-    def disturbed(*args: Any, **kwargs: Any) -> Any:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == nth:
-            then()
+            action()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, disturbed)
+    monkeypatch.setattr(owner, name, interrupted)
 
 
 def send(signum: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signum)
 
 
-def slowly(signum: int) -> Callable[[], None]:
-    """A signal comes to something that takes minutes and asks nobody."""
+def send_and_block(signum: int) -> Callable[[], None]:
+    """Send a signal, then block without polling for stop requests."""
 
     def wait() -> None:
         os.kill(os.getpid(), signum)
@@ -72,43 +72,43 @@ def slowly(signum: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("kind", [send, slowly])
+@pytest.mark.parametrize("kind", [send, send_and_block])
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_during(text, tmp_path, monkeypatch, phase, kind, signum, status):
+def test_signal_stops_a_run_that_can_be_resumed(text, tmp_path, monkeypatch, phase, kind, signum, status):
     nth = 1 if phase in ("scoring", "sampling") else 3
-    if kind is send:  # what goes on by itself is asked to stop, and not interrupted, on a busy machine either
+    if kind is send:  # code that polls must not be interrupted, even on a busy machine
         monkeypatch.setattr(signals, "GRACE", 10.0)
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        at(patch, phase, nth, kind(signum))
-        begun = time.monotonic()
-        result = call("train", text, "--out", "run", *BEGIN)
-        assert time.monotonic() - begun < 30
+        on_phase(patch, phase, nth, kind(signum))
+        start = time.monotonic()
+        result = call("train", text, "--out", "run", *FLAGS)
+        assert time.monotonic() - start < 30
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-    ended = phase == "sampling" and kind is send  # too late to stop anything
-    assert result.status == (0 if ended else status), result
+    finished = phase == "sampling" and kind is send  # too late to stop anything
+    assert result.status == (0 if finished else status), result
     assert "Traceback" not in result.err
-    assert ended or result.err.splitlines()[-1].startswith("makemore: stopped"), result.err
+    assert finished or result.err.splitlines()[-1].startswith("makemore: stopped"), result.err
     assert call("train", text, "--out", "run", "--resume").status == 0
-    assert call("train", text, "--out", "whole", *BEGIN).status == 0
-    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    assert call("train", text, "--out", "full", *FLAGS).status == 0
+    assert same(state_of(tmp_path / "run"), state_of(tmp_path / "full"))
     assert check_run(tmp_path / "run") == []
 
 
-def test_an_interrupt_that_is_lost_comes_again(text, tmp_path, monkeypatch):
-    """As one is that falls into a callback of the garbage collector."""
+def test_lost_interrupt_is_sent_again(text, tmp_path, monkeypatch):
+    """Python swallows an interrupt in a callback of the garbage collector."""
     monkeypatch.setattr(signals, "RETRY", 1.0)
 
-    def lose() -> None:
+    def swallow() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(60)
         time.sleep(60)
 
-    at(monkeypatch, "an evaluation", 2, lose)
-    begun = time.monotonic()
-    assert call("train", text, "--out", "run", *BEGIN).status == 130
-    assert time.monotonic() - begun < 30
+    on_phase(monkeypatch, "an evaluation", 2, swallow)
+    start = time.monotonic()
+    assert call("train", text, "--out", "run", *FLAGS).status == 130
+    assert time.monotonic() - start < 30
     assert check_run(tmp_path / "run") == []
 
 
@@ -120,42 +120,42 @@ def test_a_second_ctrl_c_stops_at_once(text, tmp_path, monkeypatch):
         threading.Timer(0.1, send(signal.SIGINT)).start()
         time.sleep(60)
 
-    at(monkeypatch, "an evaluation", 2, twice)
-    begun = time.monotonic()
-    result = call("train", text, "--out", "run", *BEGIN)
+    on_phase(monkeypatch, "an evaluation", 2, twice)
+    start = time.monotonic()
+    result = call("train", text, "--out", "run", *FLAGS)
     assert result.status == 130
     assert "makemore: stopped at once" in result.err
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - start < 30
     assert RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
 
 
-def test_a_terminal_that_is_gone(text, monkeypatch):
+def test_closed_terminal_stops_the_run(text, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
-        at(monkeypatch, "a step", 3, send(signal.SIGHUP))
-        result = call("train", text, "--out", "run", *BEGIN)
+        on_phase(monkeypatch, "a step", 3, send(signal.SIGHUP))
+        result = call("train", text, "--out", "run", *FLAGS)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert result.status == 129
     assert "add --resume" in result.err
 
 
-def test_nohup_is_heeded(text, monkeypatch):
+def test_nohup_is_respected(text, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        at(monkeypatch, "a step", 3, send(signal.SIGHUP))
-        assert call("train", text, "--out", "run", *BEGIN).status == 0
+        on_phase(monkeypatch, "a step", 3, send(signal.SIGHUP))
+        assert call("train", text, "--out", "run", *FLAGS).status == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_while_sampling(text, monkeypatch):
     assert call("train", text, "-m", "count", "--out", "run").status == 0
-    monkeypatch.setattr("makemore.runs.run.load", lambda *args: slowly(signal.SIGINT)())
+    monkeypatch.setattr("makemore.runs.run.load", lambda *args: send_and_block(signal.SIGINT)())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a shell's background jobs
     try:
         result = call("sample", "run")
     finally:
         signal.signal(signal.SIGINT, before)
     assert result.status == 130
-    assert result.err in ("", "makemore: stopped\n")  # as typer's version has it
+    assert result.err in ("", "makemore: stopped\n")  # it depends on typer's version

@@ -1,5 +1,5 @@
-"""Run directories from strangers: nothing is executed, nothing outside is touched, no memory is taken
-before sizes are known, and whatever is wrong is told in one line."""
+"""Untrusted run directories: no code is executed, no file outside is touched, no memory is allocated before
+sizes are checked, and errors take one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from makemore.runtime import files
 from makemore.runtime.files import read_json, write_json, write_tensors
 from tests.cli.conftest import Result, call, listing
 from tests.reliability.corruption import make_runs
-from tests.reliability.fuzzing import WRONG, places, put
+from tests.reliability.fuzzing import WRONG_VALUES, json_paths, replace_value
 
 COMMANDS = {
     "sample": ["sample", "run", "-n", "2", "--max-new-tokens", "8", "--seed", "1"],
@@ -47,8 +47,8 @@ def originals(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def work(originals, tmp_path, monkeypatch) -> Path:
-    """The current folder: a text, ``run`` (stopped at step 8) and something outside of it."""
-    fresh(originals, tmp_path)
+    """The current folder: a text, ``run`` (stopped at step 8), and files outside the run."""
+    copy_originals(originals, tmp_path)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "000000001").mkdir()
     (tmp_path / "outside" / "precious.txt").write_text("precious\n")
@@ -56,14 +56,14 @@ def work(originals, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def fresh(originals: Path, folder: Path) -> None:
+def copy_originals(originals: Path, folder: Path) -> None:
     shutil.rmtree(folder / "run", ignore_errors=True)
     shutil.copytree(originals / "stopped", folder / "run")
     shutil.copy(originals / "words.txt", folder)
 
 
-def sound(result: Result) -> None:
-    """Success, or one line and exit status 2."""
+def assert_handled(result: Result) -> None:
+    """The command succeeded, or failed with one line and exit status 2."""
     assert "Traceback" not in result.err
     assert result.status in (0, 2), result
     if result.status == 2:
@@ -72,31 +72,31 @@ def sound(result: Result) -> None:
 
 def refused(name: str) -> str:
     result = call(*COMMANDS[name])
-    sound(result)
+    assert_handled(result)
     assert result.status == 2, result
     return result.err
 
 
 class Bomb:
     def __reduce__(self):
-        return (os.mkdir, ("sprung",))
+        return (os.mkdir, ("executed",))
 
 
 @pytest.mark.parametrize("name", [*JSON_FILES, *TENSOR_FILES, "metrics.jsonl"])
-@pytest.mark.parametrize("made", ["pickle", "torch"])
-def test_no_pickle_is_read(work, name, made):
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_pickles_are_never_loaded(work, name, writer):
     path = work / "run" / name
-    path.write_bytes(pickle.dumps(Bomb())) if made == "pickle" else torch.save({"a": Bomb()}, path)
+    path.write_bytes(pickle.dumps(Bomb())) if writer == "pickle" else torch.save({"a": Bomb()}, path)
     assert str(Path("run") / name) in refused("check")
     for command in COMMANDS:
-        sound(call(*COMMANDS[command]))
-    assert not (work / "sprung").exists()
+        assert_handled(call(*COMMANDS[command]))
+    assert not (work / "executed").exists()
 
 
-def test_no_source_imports_pickle():
-    """Nothing of ours unpickles; ``torch.load`` and numpy's pickles would.
+def test_no_module_unpickles():
+    """No module unpickles, directly or through torch or numpy, except for ``makemore import``.
 
-    But ``makemore import`` of other programs' checkpoints, where torch calls nothing that a file names.
+    It reads other programs' checkpoints with ``weights_only``, where torch calls nothing that a file names.
     """
     folder = Path(files.__file__).parents[1]
     for path in folder.rglob("*.py"):
@@ -110,14 +110,14 @@ def test_no_source_imports_pickle():
         assert not any(word in code for word in ("import pickle", "torch.load(", "allow_pickle", "joblib"))
 
 
-def header(path: Path, size: int, text: bytes, length: int) -> None:
-    """A tensor file that says its header has ``size`` bytes; the rest of ``length`` is a hole."""
+def write_tensor_file(path: Path, size: int, text: bytes, length: int) -> None:
+    """Write a tensor file that claims a header of ``size`` bytes; it is sparse up to ``length``."""
     path.write_bytes(struct.pack("<Q", size) + text)
     os.truncate(path, length)
 
 
 TENSOR = b'{"x":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
-HOLE = 1 << 42  # 4 TB that no disk holds
+HOLE = 1 << 42  # 4 TB, as a sparse file
 
 
 @pytest.mark.parametrize("name", TENSOR_FILES)
@@ -131,27 +131,27 @@ HOLE = 1 << 42  # 4 TB that no disk holds
         (0, b"", 8),
         (4, b"", 4),
     ],
-    ids=["endless header", "giant header", "missing data", "a hole", "no header", "cut"],
+    ids=["endless header", "giant header", "missing data", "sparse data", "no header", "truncated"],
 )
-def test_sizes_of_tensor_files(work, name, size, text, length):
-    header(work / "run" / name, size, text, length)
-    begun = time.process_time()
+def test_tensor_files_with_false_sizes_are_refused(work, name, size, text, length):
+    write_tensor_file(work / "run" / name, size, text, length)
+    start = time.process_time()
     assert name in refused("check")
-    sound(call(*COMMANDS["sample"]))
-    sound(call(*COMMANDS["resume"]))
-    assert time.process_time() - begun < 60
+    assert_handled(call(*COMMANDS["sample"]))
+    assert_handled(call(*COMMANDS["resume"]))
+    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
-def test_sizes_of_json_files(work, name):
+def test_huge_json_files_are_refused(work, name):
     os.truncate(work / "run" / name, HOLE)
     assert "exceed the limit" in refused("check")
     for command in COMMANDS:
-        sound(call(*COMMANDS[command]))
+        assert_handled(call(*COMMANDS[command]))
 
 
 def rewrite(work: Path, change: Any, name: str = "config.json") -> None:
-    """Change a JSON file of the run and give it the checksum that goes with it."""
+    """Change a JSON file of the run and update its checksum."""
     path = work / "run" / name
     payload = read_json(path)
     change(payload)
@@ -164,14 +164,14 @@ SIZES = {
     "n_embd and n_head": 2**40,
     "n_head": 2**62,
     "block_size": 10**12,
-    "block_size beyond words": 10**40,
+    "block_size beyond 64 bits": 10**40,
     "conv": 10**9,
     "vocab_size": 10**12,
 }
 
 
 @pytest.mark.parametrize("setting", SIZES)
-def test_absurd_sizes(work, setting):
+def test_huge_model_sizes_are_refused(work, setting):
     changes = dict.fromkeys(setting.partition(" beyond")[0].split(" and "), SIZES[setting])
 
     def change(payload):
@@ -185,16 +185,16 @@ def test_absurd_sizes(work, setting):
             pairs[:] = [[k, v] for k, v in pairs if k not in changes] + [[k, v] for k, v in changes.items()]
 
         rewrite(work, change_state, f"state/{state.name}/state.json")
-    begun = time.process_time()
+    start = time.process_time()
     for command in ("sample", "eval", "resume"):
         result = call(*COMMANDS[command])
-        sound(result)
+        assert_handled(result)
         assert result.status == 2 or setting.startswith("block_size")
-    assert time.process_time() - begun < 60
+    assert time.process_time() - start < 60
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ([["bigram", {}]] * 100_000, "fit in memory"),
         ([["../../evil", {}]], "unknown model"),
@@ -203,19 +203,19 @@ def test_absurd_sizes(work, setting):
         ([["wavenet", {"block_size": 2**50}]], ""),
     ],
 )
-def test_absurd_mixtures(work, members, said):
+def test_invalid_mixtures_are_refused(work, members, message):
     def change(payload):
         payload["model"] = {"name": "mixture", "settings": {"members": json.dumps(members)}}
 
     rewrite(work, change)
-    assert said in refused("sample")
+    assert message in refused("sample")
 
 
-OUT = ("../outside/precious.txt", "/dev/zero", "/dev/stdin", "../run", "nowhere")
+LINK_TARGETS = ("../outside/precious.txt", "/dev/zero", "/dev/stdin", "../run", "nowhere")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
-@pytest.mark.parametrize("target", OUT)
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links")
+@pytest.mark.parametrize("target", LINK_TARGETS)
 @pytest.mark.parametrize("name", [*JSON_FILES, *TENSOR_FILES, "metrics.jsonl", "samples.txt"])
 def test_links_are_not_followed(work, name, target):
     path = work / "run" / name
@@ -223,11 +223,11 @@ def test_links_are_not_followed(work, name, target):
     path.symlink_to(target)
     outside = listing(work / "outside")
     for command in ("check", "sample", "resume"):
-        sound(call(*COMMANDS[command]))
+        assert_handled(call(*COMMANDS[command]))
     assert listing(work / "outside") == outside
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links")
 @pytest.mark.parametrize("name", ["state", "state/000000008"])
 def test_linked_folders_are_not_followed(work, name):
     path = work / "run" / name
@@ -236,20 +236,20 @@ def test_linked_folders_are_not_followed(work, name):
     outside = listing(work / "outside")
     assert "is a link" in refused("resume")
     assert "is a link" in refused("check")
-    sound(call("train", "words.txt", "-m", "count", "--out", "run", "--overwrite"))
+    assert_handled(call("train", "words.txt", "-m", "count", "--out", "run", "--overwrite"))
     assert listing(work / "outside") == outside
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX pipes")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.jsonl"])
-def test_pipes_are_not_waited_for(work, name):
+def test_named_pipes_do_not_block(work, name):
     (work / "run" / name).unlink()
     os.mkfifo(work / "run" / name)
     for command in COMMANDS:
-        sound(call(*COMMANDS[command]))
+        assert_handled(call(*COMMANDS[command]))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX links")
 def test_a_temporary_file_that_is_a_link_is_not_written_through(work):
     (work / f".new.json.{os.getpid()}.tmp").symlink_to(work / "outside" / "precious.txt")
     write_json(work / "new.json", {})
@@ -260,26 +260,26 @@ def test_a_temporary_file_that_is_a_link_is_not_written_through(work):
 @pytest.mark.parametrize(
     "path", ["../outside/precious.txt", "/dev/zero", "/etc/passwd", "", "\0", "x" * 5000]
 )
-def test_the_text_that_a_config_names(work, path):
-    """Its path may be any: what is there is compared with the run's checksums before it is used."""
+def test_changed_text_path_is_refused(work, path):
+    """The path may be anything; the file is compared with the run's checksums before it is used."""
 
     def change(payload):
         payload["corpus"]["paths"] = [path]
 
     rewrite(work, change)
     result = call("eval", "run")
-    sound(result)
+    assert_handled(result)
     assert result.status == 2
 
 
 REFERENCES = {
     "version": 1,
-    "templates": {"x": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}"},
+    "templates": {"x": "{{ cycler.__init__.__globals__.os.mkdir('executed') }}"},
     "refs": {"text": ["{{ x }}", 0, 1]},
     "gen": [
         {
             "key": "k{{i}}",
-            "url": "{{ cycler.__init__.__globals__.os.mkdir('sprung') }}",
+            "url": "{{ cycler.__init__.__globals__.os.mkdir('executed') }}",
             "dimensions": {"i": [1]},
         }
     ],
@@ -298,7 +298,7 @@ REFERENCES = {
     ],
 )
 @pytest.mark.parametrize("command", [["eval", "run"], ["inspect", "run"], ["sample", "run", "--report"]])
-def test_no_command_opens_what_a_config_names(work, monkeypatch, path, command):
+def test_urls_and_pipes_in_a_config_are_never_opened(work, monkeypatch, path, command):
     """No URL is fetched, no template is rendered, no named pipe is waited for."""
     (work / "refs.json").write_text(json.dumps(REFERENCES))
     os.mkfifo(work / "pipe")
@@ -315,45 +315,45 @@ def test_no_command_opens_what_a_config_names(work, monkeypatch, path, command):
         result = call(*command)
         with pytest.raises(BlockingIOError):
             server.accept()
-    sound(result)
-    assert result.status == (2 if command[0] == "eval" else 0)  # the others need less than the text
+    assert_handled(result)
+    assert result.status == (2 if command[0] == "eval" else 0)  # the others don't need the text
     assert not opened
-    assert not (work / "sprung").exists()
+    assert not (work / "executed").exists()
 
 
-def misshape(folder: Path, rng: random.Random) -> tuple[str, tuple, Any]:
-    """Put a wrong value in a random place of a JSON file, with a checksum that is right."""
+def write_wrong_value(folder: Path, rng: random.Random) -> tuple[str, tuple, Any]:
+    """Put a wrong value at a random place of a JSON file and update its checksum."""
     name = rng.choice(JSON_FILES)
     payload = read_json(folder / "run" / name)
-    at = rng.choice(places(payload)[1:])
-    new = rng.choice(WRONG)
-    put(payload, at, new)
+    path = rng.choice(json_paths(payload)[1:])
+    new = rng.choice(WRONG_VALUES)
+    replace_value(payload, path, new)
     write_json(folder / "run" / name, payload)
-    return name, at, new
+    return name, path, new
 
 
-def test_wrong_values_anywhere(work, originals):
+def test_wrong_values_are_refused_or_harmless(work, originals):
     rng = random.Random(0)
     for _ in range(60):
-        fresh(originals, work)
-        what = misshape(work, rng)
+        copy_originals(originals, work)
+        change = write_wrong_value(work, rng)
         for command in rng.sample(sorted(COMMANDS), 2):
             result = call(*COMMANDS[command])
-            assert "Traceback" not in result.err, (what, command, result)
-            sound(result)
+            assert "Traceback" not in result.err, (change, command, result)
+            assert_handled(result)
     assert (work / "outside" / "precious.txt").read_text() == "precious\n"
 
 
-def test_wrong_tensors(work):
-    """Checksums that are right, shapes that aren't."""
+def test_wrong_tensors_are_refused(work):
+    """Valid checksums, invalid shapes and types."""
     run_id = RunDir(work / "run").read_config()["run_id"]
     for tensors in ({}, {"x": torch.ones(3)}, {"head.weight": torch.ones(1, dtype=torch.bool)}):
         write_tensors(work / "run" / "model.safetensors", tensors, run_id)
         assert "run is damaged or from another version" in refused("sample")
 
 
-def test_no_terminal_is_told_what_to_do(work):
-    """What a stranger wrote can't move a cursor or change colours."""
+def test_escape_sequences_are_not_printed(work):
+    """Untrusted strings can't move the cursor or change colours."""
 
     def change(payload):
         payload["model"]["name"] = "\x1b[2J\x1b]0;owned\x07"
