@@ -1,4 +1,4 @@
-"""What every test can rely on."""
+"""Fixtures and settings shared by all tests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 from makemore.runtime import native
 
-# Tests run side by side, one core each; more threads would fight.
+# Tests run in parallel, one core each.
 torch.set_num_threads(1)
-# No test is about how long it takes.
+# A slow example is not a failure.
 hypothesis.settings.register_profile("makemore", deadline=None)
 hypothesis.settings.load_profile("makemore")
 
@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("makemore")
 def _data(name: str) -> Path:
     path = Path(os.environ.get("MAKEMORE_DATA", "data")) / name
     if not path.is_file():
-        pytest.skip(f"{name} isn't here (MAKEMORE_DATA)")
+        pytest.skip(f"{name} not found; set MAKEMORE_DATA")
     return path
 
 
@@ -37,14 +37,14 @@ def shakespeare_file() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoded texts of tests are nobody else's."""
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests' encoded texts out of the user's cache."""
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
 def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No C compiler, and nothing compiled in the cache."""
+    """Hide the C compiler and use an empty cache."""
     monkeypatch.setenv("CC", str(tmp_path / "missing-cc"))
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "empty-cache"))
     native._build.cache_clear()

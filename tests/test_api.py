@@ -1,4 +1,4 @@
-"""``import makemore`` and the three lines of the documentation."""
+"""``import makemore`` and the examples in docs/api.md."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from makemore.training.train import train
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 
 
-def test_importing_does_not_wait_for_torch():
+def test_import_does_not_load_torch():
     code = "import sys, makemore; print(makemore.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == [makemore.__version__, "False", "False"]
 
 
-def test_unknown_names_are_told():
+def test_unknown_attribute_raises():
     with pytest.raises(AttributeError, match="'makemore' has no attribute 'lode'"):
         _ = makemore.lode  # type: ignore[attr-defined]
 
 
-def test_every_example_runs(tmp_path, monkeypatch, capsys):
+def test_every_documented_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("poems.txt").write_text("The rose is red, the violet's blue,\nand so on, as the others do.\n" * 40)
     train(TrainRequest("poems.txt", "count", out=Path("checkpoints/poems-transformer")))

@@ -1,4 +1,4 @@
-"""What the documentation says is so: commands parse, the reference is current, links lead somewhere."""
+"""The documentation: commands parse, the CLI reference is current, links resolve."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def trained_by(line: str) -> str:
-    """The `makemore train` that a line of torchrun's starts in each process; other lines as they are."""
+def unwrap_torchrun(line: str) -> str:
+    """The `makemore train` command that a torchrun line starts in each process; other lines unchanged."""
     words = shlex.split(line) if "torchrun " in line and "…" not in line else []
     if "torchrun" not in words:
         return line
@@ -31,20 +31,20 @@ def trained_by(line: str) -> str:
 
 def commands() -> list[tuple[str, str]]:
     """(page, command line) of every `makemore …` line in a code block or in backticks."""
-    found = []
+    candidates = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in re.findall(r"```[a-z]*\n(.*?)```", text, flags=re.DOTALL):
-            found += [(page.name, line.strip()) for line in block.splitlines()]
-        found += [(page.name, line) for line in re.findall(r"`(makemore \w+ [^`]+)`", text)]
-    lines = [(page, line.partition("  #")[0].strip()) for page, line in found]
-    lines = [(page, trained_by(line)) for page, line in lines]
-    # Capitals and ellipses stand for the reader's own words.
-    real = [(p, c) for p, c in lines if c.startswith("makemore ") and "…" not in c and "COMMAND" not in c]
-    return sorted({(p, c) for p, c in real if p != "cli.md"})
+            candidates += [(page.name, line.strip()) for line in block.splitlines()]
+        candidates += [(page.name, line) for line in re.findall(r"`(makemore \w+ [^`]+)`", text)]
+    lines = [(page, line.partition("  #")[0].strip()) for page, line in candidates]
+    lines = [(page, unwrap_torchrun(line)) for page, line in lines]
+    # COMMAND and … are placeholders.
+    runnable = [(p, c) for p, c in lines if c.startswith("makemore ") and "…" not in c and "COMMAND" not in c]
+    return sorted({(p, c) for p, c in runnable if p != "cli.md"})
 
 
-def test_there_are_commands():
+def test_commands_are_found():
     assert len(commands()) > 20
 
 
@@ -59,7 +59,7 @@ def test_every_command_parses(page, line):
     context.close()
 
 
-def test_the_reference_is_current():
+def test_cli_reference_is_current():
     spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
     assert spec is not None
     assert spec.loader is not None
@@ -70,12 +70,12 @@ def test_the_reference_is_current():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_every_rung_has_a_page():
+def test_every_model_has_a_page():
     for name in MODELS:
         assert (ROOT / "docs" / "ladder" / f"{name}.md").exists(), name

@@ -1,4 +1,4 @@
-"""A rung from outside the package is one file and one registry line: the commands do the rest."""
+"""A model from outside the package needs one file and one registry line to work in every command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ToyConfig:
 
 
 class Toy(LanguageModel):
-    """The last two tokens, added up."""
+    """Adds the embeddings of the last two tokens."""
 
     Config = ToyConfig
     summary = "a toy of two tokens"
@@ -59,7 +59,7 @@ class Toy(LanguageModel):
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The rung ``toy``, for one test."""
+    """Register the model ``toy`` for one test."""
     (tmp_path / "toy_module.py").write_text(TOY, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
@@ -81,7 +81,7 @@ def train(words: Path, out: Path, *more: str) -> int:
     return run(["train", str(words), "--model", "toy", "--mode", "lines", "--out", str(out), *budget, *more])
 
 
-def test_is_trained_scored_and_sampled(
+def test_external_model_is_trained_scored_and_sampled(
     words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -106,29 +106,29 @@ def test_is_trained_scored_and_sampled(
     assert all(set(text) <= set("bdklaeiou") for text in samples)
 
 
-def test_is_listed_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_external_model_is_listed_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models"]) == 0
-    listed = capsys.readouterr()
-    assert "toy" in listed.out
-    assert "a toy of two tokens" in listed.out
+    output = capsys.readouterr()
+    assert "toy" in output.out
+    assert "a toy of two tokens" in output.out
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [("model.widht=8", "model.width"), ("model.width=big", "whole number"), ("model.width=0", "at least 1")],
 )
-def test_its_settings_are_checked(
+def test_external_model_settings_are_validated(
     setting: str, message: str, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(words, tmp_path / "run", "--set", setting) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert not told.out
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert not output.out
     assert not (tmp_path / "run").exists()
 
 
-def test_is_gone_with_its_registration(
+def test_unregistered_model_is_unknown(
     capsys: pytest.CaptureFixture[str], words: Path, tmp_path: Path
 ) -> None:
     del MODELS._entries["toy"]

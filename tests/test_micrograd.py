@@ -1,4 +1,4 @@
-"""The scalar engine against torch, its networks, its pictures."""
+"""micrograd: gradients against torch, small networks, graph drawings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXPRESSIONS: dict[str, Callable] = {
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_values_and_gradients_are_torchs(name: str) -> None:
+def test_values_and_gradients_match_torch(name: str) -> None:
     rng = random.Random(0)
     for _ in range(20):
         a, b = rng.uniform(0.1, 3), rng.uniform(0.1, 3)
@@ -54,7 +54,7 @@ def test_values_and_gradients_are_torchs(name: str) -> None:
             assert mine.grad == pytest.approx(tensor.grad.item(), rel=1e-10, abs=1e-12)
 
 
-def test_a_second_backward_begins_anew() -> None:
+def test_second_backward_resets_gradients() -> None:
     x = Value(3.0)
     y = x * x
     y.backward()
@@ -62,14 +62,14 @@ def test_a_second_backward_begins_anew() -> None:
     assert x.grad == 6.0
 
 
-def test_a_long_chain_needs_no_deep_stack() -> None:
+def test_backward_through_a_long_chain_does_not_recurse() -> None:
     x = Value(1.0)
     total = sum((x for _ in range(20_000)), Value(0.0))
     total.backward()
     assert x.grad == 20_000
 
 
-def test_cross_entropy_is_torchs_and_never_overflows() -> None:
+def test_cross_entropy_matches_torch_without_overflow() -> None:
     logits = [Value(x) for x in (1000.0, 1002.0, -3.0)]
     cross_entropy(logits, 0).backward()
     theirs = torch.tensor([1000.0, 1002.0, -3.0], dtype=torch.float64, requires_grad=True)
@@ -77,7 +77,7 @@ def test_cross_entropy_is_torchs_and_never_overflows() -> None:
     assert [logit.grad for logit in logits] == pytest.approx(theirs.grad.tolist())
 
 
-def test_the_network_is_torchs_and_learns_four_examples() -> None:
+def test_mlp_matches_torch_and_fits_four_examples() -> None:
     points = torch.tensor([[2, 3, -1], [3, -1, 0.5], [0.5, 1, 1], [1, 1, -1]], dtype=torch.float64)
     targets = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
     net = MLP([3, 4, 4, 1], seed=1)
@@ -95,22 +95,22 @@ def test_the_network_is_torchs_and_learns_four_examples() -> None:
         outputs = [net(point)[0] for point in points.tolist()]
         return sum(((o - t) ** 2 for o, t in zip(outputs, targets.tolist(), strict=True)), Value(0.0))
 
-    found = loss()
-    found.backward()
-    assert found.data == pytest.approx(expected.item())
+    total = loss()
+    total.backward()
+    assert total.data == pytest.approx(expected.item())
     grads = [grad for rows in layers for grad in rows.grad.flatten().tolist()]
     assert [p.grad for p in net.parameters()] == pytest.approx(grads)
     losses = gradient_descent(net.parameters(), loss, 150, 0.1)
     assert losses[-1] < 0.01 < losses[0]
 
 
-def test_the_bigram_comes_down_to_the_counts() -> None:
+def test_bigram_converges_to_the_count_model() -> None:
     bigram = Bigram(NAMES)
     losses = gradient_descent(bigram.parameters(), lambda: bigram.loss(NAMES), 400, 20.0)
     assert losses[0] == pytest.approx(math.log(len(bigram.letters)))
     pairs = [f".{name}."[i : i + 2] for name in NAMES for i in range(len(name) + 1)]
-    firsts = [pair[0] for pair in pairs]
-    best = -sum(math.log(pairs.count(pair) / firsts.count(pair[0])) for pair in pairs) / len(pairs)
+    contexts = [pair[0] for pair in pairs]
+    best = -sum(math.log(pairs.count(pair) / contexts.count(pair[0])) for pair in pairs) / len(pairs)
     assert best < losses[-1] < best + 0.02
 
 
@@ -122,26 +122,26 @@ def neuron() -> Value:
     return out
 
 
-def test_inputs_come_before_what_is_computed_from_them() -> None:
+def test_topological_order_puts_inputs_first() -> None:
     values = topological_order(neuron())
     assert [v.op or v.label for v in values] == ["x", "w", "×", "+", "tanh"]
 
 
-def test_as_text() -> None:
+def test_to_text() -> None:
     lines = to_text(neuron()).splitlines()
     assert lines[0].startswith('a < "b" = tanh   data 0.7616   grad 1.0000')
     assert lines[-1] == "   └─ x (above)"
     assert len(lines) == 6
 
 
-def test_as_graphviz() -> None:
+def test_to_dot() -> None:
     dot = to_dot(neuron())
     assert dot.count("->") == 5
     assert dot.count("[label=") == 5
     assert r"a < \"b\"" in dot
 
 
-def test_as_svg() -> None:
+def test_to_svg() -> None:
     root = ElementTree.fromstring(to_svg(neuron()))
     tags = [element.tag.partition("}")[2] for element in root]
     assert (tags.count("rect"), tags.count("path")) == (5, 5)
@@ -152,6 +152,6 @@ def test_as_svg() -> None:
         assert y + 48 <= float(root.get("height"))
 
 
-def test_its_demonstration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
     main()
     assert "bigram of 5 names: 2.4849 (ln 12)" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Settings: converted to what a field declares, or refused with a reason."""
+"""Settings: conversion to the type of the field, and validation errors."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from makemore.settings import (
 
 @dataclass(frozen=True)
 class Sample:
-    """A field of every kind."""
+    """One field of each supported type."""
 
-    count: int = setting(1, "a number of things")
-    rate: float = setting(0.5, "a share")
-    flag: bool = setting(False, "yes or no")
+    count: int = setting(1, "an integer")
+    rate: float = setting(0.5, "a float")
+    flag: bool = setting(False, "a boolean")
     kind: Literal["big", "small"] = setting("big", "one of two")
-    limit: int | None = setting(None, "perhaps a number")
+    limit: int | None = setting(None, "an optional integer")
     word: str = setting("a", "any text")
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "value"),
+    ("key", "raw", "value"),
     [
         ("count", "3", 3),
         ("count", "-3", -3),
@@ -59,14 +59,14 @@ class Sample:
         ("word", "", ""),
     ],
 )
-def test_values_become_what_the_field_declares(key, given, value):
-    got = getattr(replace_settings(Sample(), {key: given}, "model"), key)
-    assert got == value
-    assert type(got) is type(value)
+def test_values_are_converted_to_the_field_type(key, raw, value):
+    converted = getattr(replace_settings(Sample(), {key: raw}, "model"), key)
+    assert converted == value
+    assert type(converted) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "message"),
+    ("key", "raw", "message"),
     [
         ("count", "3.5", "model.count=3.5: must be a whole number"),
         ("count", "", "must be a whole number"),
@@ -84,28 +84,28 @@ def test_values_become_what_the_field_declares(key, given, value):
         ("cuont", "3", "did you mean 'model.count'"),
     ],
 )
-def test_values_that_are_not_are_refused(key, given, message):
+def test_invalid_values_are_refused(key, raw, message):
     with pytest.raises(UserError, match=message):
-        replace_settings(Sample(), {key: given}, "model")
+        replace_settings(Sample(), {key: raw}, "model")
 
 
 @given(st.integers(-(2**70), 2**70))
-def test_whole_numbers_are_read_exactly(number):
+def test_integers_are_parsed_exactly(number):
     assert replace_settings(Sample(), {"count": str(number)}, "model").count == number
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_numbers_are_read_exactly(number):
+def test_floats_are_parsed_exactly(number):
     assert replace_settings(Sample(), {"rate": repr(number)}, "model").rate == number
 
 
 @given(st.sampled_from([f.name for f in dataclasses.fields(Sample)]), st.text())
-def test_any_text_is_read_or_refused(key, text):
+def test_any_text_parses_or_raises_a_user_error(key, text):
     with contextlib.suppress(UserError):
         replace_settings(Sample(), {key: text}, "model")
 
 
-def test_what_is_not_named_stays():
+def test_unnamed_fields_keep_their_values():
     assert replace_settings(Sample(), {}, "model") == Sample()
     assert replace_settings(Sample(), {"count": 9}, "model") == Sample(count=9)
 
@@ -130,49 +130,49 @@ def test_what_is_not_named_stays():
         ("seed", 2**63),
     ],
 )
-def test_a_recipe_has_its_bounds(name, value):
+def test_out_of_range_train_settings_are_refused(name, value):
     with pytest.raises(UserError, match=f"train: .*{name}"):
         replace_settings(TrainConfig(), {name: value}, "train")
 
 
-def test_every_setting_has_a_line_of_help():
+def test_every_setting_has_help():
     for config in (TrainConfig, CorpusConfig):
         assert all(field.metadata["help"] for field in dataclasses.fields(config))
 
 
-class TestSections:
-    def test_are_sorted(self):
-        found = parse_settings(["model.a=1", " train.b = 2 ", "model.a=3", "model.c=x=y"], ("model", "train"))
-        assert found == {"model": {"a": "3", "c": "x=y"}, "train": {"b": "2"}}
+class TestParseSettings:
+    def test_settings_are_grouped_by_section(self):
+        dicts = parse_settings(["model.a=1", " train.b = 2 ", "model.a=3", "model.c=x=y"], ("model", "train"))
+        assert dicts == {"model": {"a": "3", "c": "x=y"}, "train": {"b": "2"}}
 
     @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "model=1"])
-    def test_need_their_form(self, text):
+    def test_malformed_assignments_are_refused(self, text):
         with pytest.raises(UserError, match=r"write section\.key=value"):
             parse_settings([text], ("model",))
 
-    def test_have_names(self):
+    def test_unknown_section_suggests_the_nearest(self):
         with pytest.raises(UserError, match="did you mean 'model'"):
             parse_settings(["modle.a=1"], ("model", "train"))
 
 
-class TestShares:
-    def test_by_mode(self):
+class TestSplitFractions:
+    def test_auto_depends_on_the_mode(self):
         assert split_fractions("auto", "lines") == (0.8, 0.1, 0.1)
         assert split_fractions("auto", "text") == (0.9, 0.05, 0.05)
 
-    def test_as_given(self):
+    def test_explicit_fractions(self):
         assert split_fractions("0.5, 0.25,0.25", "lines") == (0.5, 0.25, 0.25)
         assert split_fractions("1,0,0", "text") == (1.0, 0.0, 0.0)
-        third = split_fractions("0.3333333,0.3333333,0.3333333", "text")
-        assert sum(third) == pytest.approx(1)
+        thirds = split_fractions("0.3333333,0.3333333,0.3333333", "text")
+        assert sum(thirds) == pytest.approx(1)
 
     @pytest.mark.parametrize(
         "spec", ["", "1", "0.5,0.5", "a,b,c", "0.9,0.9,0.9", "1.5,-0.5,0", "nan,0.5,0.5"]
     )
-    def test_refused(self, spec):
+    def test_invalid_fractions_are_refused(self, spec):
         with pytest.raises(UserError, match="three fractions that sum to 1"):
             split_fractions(spec, "lines")
 
-    def test_train_needs_some(self):
+    def test_train_fraction_must_be_positive(self):
         with pytest.raises(UserError, match="nothing to train on"):
             split_fractions("0,0.5,0.5", "lines")

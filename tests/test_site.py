@@ -1,4 +1,4 @@
-"""The docs as a site: it builds without a warning, and is read without a network."""
+"""The documentation site: builds without warnings and loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LOADED = re.compile(
+RESOURCE_URL = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?([^\"\s>]+)"
     r"|<link\b(?=[^>]*\brel=\"?(?:stylesheet|preconnect|preload|icon))[^>]*\bhref=\"?([^\"\s>]+)"
 )
@@ -22,24 +22,24 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("material")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
-def test_every_page_is_there_and_on_the_way(site: Path) -> None:
-    start = (site / "index.html").read_text(encoding="utf-8")
+def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
-        place = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
-        place = place.replace("README.html", "index.html")
-        assert (site / place).is_file(), place
-        assert f'href="{place}"' in start, f"{page.name} isn't in mkdocs.yml's nav"
+        url = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        url = url.replace("README.html", "index.html")
+        assert (site / url).is_file(), url
+        assert f'href="{url}"' in index, f"{page.name} isn't in mkdocs.yml's nav"
 
 
-def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+def test_no_resource_is_loaded_from_another_host(site: Path) -> None:
     pages = list(site.rglob("*.html"))
-    loaded = [a or b for page in pages for a, b in LOADED.findall(page.read_text(encoding="utf-8"))]
-    assert len(loaded) > len(pages)
-    assert [place for place in loaded if "//" in place] == []
+    urls = [a or b for page in pages for a, b in RESOURCE_URL.findall(page.read_text(encoding="utf-8"))]
+    assert len(urls) > len(pages)
+    assert [url for url in urls if "//" in url] == []
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert not re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", styles)

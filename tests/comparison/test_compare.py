@@ -1,4 +1,4 @@
-"""A ladder on one text, runs beside each other, and when they can't be ranked."""
+"""Comparison of models on one text and of existing runs, and when runs can't be ranked."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def write_prose(path: Path, seed: int = 4) -> Path:
 
 
 def request(path: Path, out: Path, **changes) -> CompareRequest:
-    asked = CompareRequest((str(path),), models="count,bigram", steps=5, out=out, device="cpu")
-    return dataclasses.replace(asked, **changes)
+    default = CompareRequest((str(path),), models="count,bigram", steps=5, out=out, device="cpu")
+    return dataclasses.replace(default, **changes)
 
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory):
-    """Two rungs with two seeds, and the comparison they came from."""
+    """The directory and the comparison of two models with two seeds each."""
     folder = tmp_path_factory.mktemp("ladder")
     path = write_words(folder / "words.txt")
     return folder, compare(request(path, folder / "runs", seeds=2))
 
 
-def test_every_cell_is_a_run_of_its_own(ladder):
+def test_every_cell_is_a_separate_run(ladder):
     folder, comparison = ladder
     names = {f"{model}-char-{seed}" for model in ("count", "bigram") for seed in (0, 1)}
     assert {p.name for p in (folder / "runs").iterdir()} == names
@@ -58,7 +58,7 @@ def test_every_cell_is_a_run_of_its_own(ladder):
     assert not comparison.failures
 
 
-def test_figures_are_those_of_the_runs(ladder):
+def test_figures_match_the_runs(ladder):
     _, comparison = ladder
     best, other = comparison.rows
     for row in comparison.rows:
@@ -78,18 +78,18 @@ def test_figures_are_those_of_the_runs(ladder):
     assert best.unseen_bits_per_byte is not None
 
 
-def test_what_is_there_is_kept_and_what_is_missing_made(ladder):
+def test_finished_runs_are_reused_and_missing_runs_trained(ladder):
     folder, comparison = ladder
-    kept = folder / "runs" / "count-char-0" / "result.json"
-    before = kept.stat().st_mtime_ns
+    result_json = folder / "runs" / "count-char-0" / "result.json"
+    before = result_json.stat().st_mtime_ns
     shutil.rmtree(folder / "runs" / "bigram-char-1")
-    again = compare(request(folder / "words.txt", folder / "runs", seeds=2))
-    assert kept.stat().st_mtime_ns == before
-    for first, second in zip(comparison.rows, again.rows, strict=True):
+    repeated = compare(request(folder / "words.txt", folder / "runs", seeds=2))
+    assert result_json.stat().st_mtime_ns == before
+    for first, second in zip(comparison.rows, repeated.rows, strict=True):
         assert second.result == first.result
 
 
-def test_what_was_asked_differently_is_not_mixed_in(ladder):
+def test_runs_with_other_settings_are_refused(ladder):
     folder, _ = ladder
     path, runs = folder / "words.txt", folder / "runs"
     with pytest.raises(UserError, match="was made with steps 5, not 6"):
@@ -99,7 +99,7 @@ def test_what_was_asked_differently_is_not_mixed_in(ladder):
         compare(request(other, runs))
 
 
-def test_a_text_that_changed_is_noticed(tmp_path):
+def test_changed_text_is_refused(tmp_path):
     path = write_words(tmp_path / "words.txt")
     compare(request(path, tmp_path / "runs", models="count"))
     write_words(path, seed=8)
@@ -108,25 +108,24 @@ def test_a_text_that_changed_is_noticed(tmp_path):
     compare(request(path, tmp_path / "runs", models="count", overwrite=True))
 
 
-def test_stopped_and_gone_on_with(tmp_path):
+def test_interrupted_comparison_resumes(tmp_path):
     path = write_words(tmp_path / "words.txt")
-    asked = request(path, tmp_path / "runs", models="bigram", steps=1500)
+    bigram_request = request(path, tmp_path / "runs", models="bigram", steps=1500)
     state = tmp_path / "runs" / "bigram-char-0" / "metrics.jsonl"
     with pytest.raises(TrainingInterrupted):
-        compare(asked, stop=state.exists)
+        compare(bigram_request, stop=state.exists)
     run = RunDir(state.parent)
     assert run.read_result() is None
     steps = run.read_state(run.read_config()["run_id"])[0]["trainer"]["step"]
     assert 0 < steps < 1500
-    (row,) = compare(asked).rows
+    (row,) = compare(bigram_request).rows
     assert RunDir(state.parent).read_result()["steps"] <= 1500
     assert row.runs[0].tokens > 0
 
 
-def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
+def test_failed_run_is_reported_and_skipped(tmp_path, monkeypatch):
     path = write_prose(tmp_path / "prose.txt")
-    # Documents of text can't be packed; the toy rung asks for it.
-    (tmp_path / "broken_rung.py").write_text(
+    (tmp_path / "broken_model.py").write_text(
         "from makemore.models.bigram import Bigram\n"
         "class Broken(Bigram):\n"
         "    @classmethod\n"
@@ -137,7 +136,7 @@ def test_a_run_that_fails_leaves_the_others(tmp_path, monkeypatch):
     from makemore.models import MODELS
 
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries, "broken": "broken_rung:Broken"})
+    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries, "broken": "broken_model:Broken"})
     comparison = compare(request(path, tmp_path / "runs", models="broken,count"))
     assert [row.name for row in comparison.rows] == ["count"]
     assert [(f.name, f.reason) for f in comparison.failures] == [("broken-char-0", "no recipe")]
@@ -166,7 +165,7 @@ def test_tokenizers_are_compared_on_the_same_blocks(tokenized):
         assert score.unit_nats_U.sum() == pytest.approx(score.nats)
 
 
-def test_other_texts_are_ranked_on_a_common_one_alone(tokenized, ladder):
+def test_runs_on_different_texts_need_a_common_file(tokenized, ladder):
     folder, _ = ladder
     common = write_words(tokenized / "common.txt", n=30, seed=9)
     lines, text = folder / "runs" / "count-char-0", tokenized / "char"
@@ -179,11 +178,11 @@ def test_other_texts_are_ranked_on_a_common_one_alone(tokenized, ladder):
     comparison = compare(CompareRequest((str(lines), str(tokenized / "other-lines")), file=common))
     assert comparison.source == comparison.split == "common.txt"
     assert {row.name for row in comparison.rows} == {"count-char-0", "other-lines"}
-    alone = evaluate(load(lines), common)
-    assert alone.nats in [row.runs[0].score.nats for row in comparison.rows]
+    score = evaluate(load(lines), common)
+    assert score.nats in [row.runs[0].score.nats for row in comparison.rows]
 
 
-def test_json_says_it_all(ladder):
+def test_json_is_complete(ladder):
     _, comparison = ladder
     figures = json.loads(json.dumps(comparison.as_dict()))
     assert [row["name"] for row in figures["rows"]] == ["count", "bigram"]

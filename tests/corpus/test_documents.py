@@ -1,4 +1,4 @@
-"""Texts as documents, and documents as splits, against the lectures' and nanoGPT's own lines."""
+"""Splitting texts into documents and splits, against the lectures' and nanoGPT's own code."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CSV = "name,age\n" + "\n".join(f"{w},{i % 90}" for i, w in enumerate(WORDS))
         ("a few more\nlines than one\n", "text", "2 lines"),
     ],
 )
-def test_the_mode_is_chosen_and_the_reason_told(text, mode, reason):
+def test_mode_is_detected_with_a_reason(text, mode, reason):
     chosen, why = choose_mode(text)
     assert chosen == mode
     assert reason in why
@@ -87,7 +87,7 @@ def test_names_are_split_as_in_the_lectures(names_file):
 
 
 @given(st.integers(40, 3000))
-def test_the_last_tenth_of_a_text_is_nanogpt_s_val(n):
+def test_last_tenth_of_a_text_is_the_nanogpt_val_split(n):
     text = (PROSE * 2)[:n]
     parts = {name: "".join(d) for name, d in parts_of(make_documents(text, CorpusConfig("text"))).items()}
     assert parts["train"] == text[: int(n * 0.9)]
@@ -95,7 +95,7 @@ def test_the_last_tenth_of_a_text_is_nanogpt_s_val(n):
     assert abs(len(parts["val"]) - len(parts["test"])) <= 1
 
 
-def test_shakespeare_s_last_tenth_is_nanogpt_s_val(shakespeare_file):
+def test_shakespeare_val_split_matches_nanogpt(shakespeare_file):
     text = shakespeare_file.read_text()
     parts = parts_of(make_documents(text, CorpusConfig()))
     assert parts["train"] == [text[: int(len(text) * 0.9)]]
@@ -103,25 +103,25 @@ def test_shakespeare_s_last_tenth_is_nanogpt_s_val(shakespeare_file):
 
 
 @given(st.lists(st.text("ab \t", max_size=4), min_size=40, max_size=80), st.sampled_from(["\n", "\n\n", ""]))
-def test_no_line_is_lost_but_blank_ones(lines, end):
+def test_only_blank_lines_are_dropped(lines, end):
     text = "\n".join(["ab"] * 10 + lines) + end
     documents = make_documents(text, CorpusConfig("lines"))
-    kept = sorted(d for part in parts_of(documents).values() for d in part)
-    assert kept == sorted(line for line in text.split("\n") if line.strip())
-    assert documents.blank_lines + len(kept) + text.endswith("\n") == text.count("\n") + 1
+    documents_in_splits = sorted(d for part in parts_of(documents).values() for d in part)
+    assert documents_in_splits == sorted(line for line in text.split("\n") if line.strip())
+    assert documents.blank_lines + len(documents_in_splits) + text.endswith("\n") == text.count("\n") + 1
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-@pytest.mark.parametrize("shares", ["0.5,0.25,0.25", "1,0,0", "0.9,0.1,0", "0.5,0,0.5"])
-def test_shares_are_as_asked_for(mode, shares):
-    documents = make_documents(NAMES, CorpusConfig(mode, shares))
+@pytest.mark.parametrize("fractions", ["0.5,0.25,0.25", "1,0,0", "0.9,0.1,0", "0.5,0,0.5"])
+def test_split_sizes_match_the_fractions(mode, fractions):
+    documents = make_documents(NAMES, CorpusConfig(mode, fractions))
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(documents).values()]
-    wanted = [float(share) * sum(sizes) for share in shares.split(",")]
-    assert all(abs(size - want) <= 1 for size, want in zip(sizes, wanted, strict=True))
-    assert documents.fractions == tuple(float(s) for s in shares.split(","))
+    expected = [float(fraction) * sum(sizes) for fraction in fractions.split(",")]
+    assert all(abs(size - wanted) <= 1 for size, wanted in zip(sizes, expected, strict=True))
+    assert documents.fractions == tuple(float(s) for s in fractions.split(","))
 
 
-def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
+def test_split_digest_depends_on_its_documents_and_their_order():
     one, two = (make_documents(text, CorpusConfig("lines")) for text in (NAMES, NAMES + "\n\n"))
     other = make_documents(NAMES.replace(WORDS[0], "zzz", 1), CorpusConfig("lines"))
     assert [one.digest(s) for s in SPLITS] == [two.digest(s) for s in SPLITS]
@@ -139,7 +139,7 @@ def test_the_digest_of_a_split_is_that_of_its_documents_and_their_order():
         ("ab", "text", "too short"),
     ],
 )
-def test_too_little(text, mode, message):
+def test_too_little_text_is_refused(text, mode, message):
     with pytest.raises(UserError, match=message):
         make_documents(text, CorpusConfig(mode))
 
@@ -155,29 +155,29 @@ def test_dedupe_keeps_equal_lines_together(lines, extra):
     assert sorted(line for part in parts.values() for line in part) == sorted(text.split("\n"))
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not set(parts[a]) & set(parts[b])
-    kinds = [len(set(part)) for part in parts.values()]
-    assert abs(kinds[0] - sum(kinds) / 2) <= 1
+    n_distinct = [len(set(part)) for part in parts.values()]
+    assert abs(n_distinct[0] - sum(n_distinct) / 2) <= 1
 
 
-def test_dedupe_is_for_lines():
+def test_dedupe_needs_lines_mode():
     with pytest.raises(UserError, match="--dedupe needs lines"):
         make_documents(PROSE, CorpusConfig("text", dedupe=True))
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-def test_val_and_test_of_a_huge_text_are_capped_unless_shares_are_asked_for(mode, monkeypatch):
+def test_held_out_splits_of_a_huge_text_are_capped_by_default(mode, monkeypatch):
     monkeypatch.setitem(MAX_HELD_OUT, mode, 30)
     capped = make_documents(NAMES, CorpusConfig(mode))
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(capped).values()]
     assert capped.capped
     assert sizes[1:] == [30, 30]
-    asked = make_documents(NAMES, CorpusConfig(mode, "0.8,0.1,0.1"))
-    assert not asked.capped
-    joined = [[x for part in parts_of(d).values() for x in part] for d in (capped, asked)]
+    explicit = make_documents(NAMES, CorpusConfig(mode, "0.8,0.1,0.1"))
+    assert not explicit.capped
+    joined = [[x for part in parts_of(d).values() for x in part] for d in (capped, explicit)]
     assert joined[0] == joined[1] if mode == "lines" else "".join(joined[0]) == "".join(joined[1]) == NAMES
 
 
-def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
+def test_blank_lines_are_dropped_and_leading_blanks_kept():
     text = "\n".join(["a", "", " ", "\t", "\u3000", "\u00a0\u2003", " b", "\u3000c", "é", "👩", "\x0b"])
     documents = make_documents(text, CorpusConfig("lines", "1,0,0"))
     assert sorted(documents.all("train")) == sorted(["a", " b", "\u3000c", "é", "👩"])
@@ -185,21 +185,21 @@ def test_blank_lines_of_any_kind_and_lines_that_begin_with_a_blank():
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-def test_no_more_is_read_than_the_head(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_reads_no_more_than_it_needs(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("makemore.corpus.text.BLOCK", 100)
     monkeypatch.setattr("makemore.corpus.documents.LINES_PER_BLOCK", 2)
     documents = make_documents(PROSE, CorpusConfig(mode=mode))
-    whole = "".join(documents.all("train"))
-    read: list[int] = []
-    whole_read = Documents.read
+    train_text = "".join(documents.all("train"))
+    part_sizes: list[int] = []
+    original_read = Documents.read
 
-    def reading(self: Documents, split: str) -> Iterator[list[str]]:
-        for part in whole_read(self, split):
-            read.append(sum(map(len, part)))
+    def counting_read(self: Documents, split: str) -> Iterator[list[str]]:
+        for part in original_read(self, split):
+            part_sizes.append(sum(map(len, part)))
             yield part
 
-    monkeypatch.setattr(Documents, "read", reading)
-    assert documents.head("train", 250) == whole[:250]
-    assert sum(read[:-1]) < 250
-    assert len(whole) > 2 * sum(read)
-    assert documents.head("train", 10**6) == whole
+    monkeypatch.setattr(Documents, "read", counting_read)
+    assert documents.head("train", 250) == train_text[:250]
+    assert sum(part_sizes[:-1]) < 250
+    assert len(train_text) > 2 * sum(part_sizes)
+    assert documents.head("train", 10**6) == train_text

@@ -1,4 +1,4 @@
-"""Texts too large for memory: the same splits and tokens as of small ones, from files that are mapped."""
+"""Texts too large for memory: the same splits and tokens as for small ones, memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LINES = "\n".join("".join(rng.choice("abcdé👩 ") for _ in range(rng.randint(0
 
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Everything larger than a few hundred bytes is large; returns the cache's folder."""
+    """Treat texts over 200 bytes as large; return the cache directory."""
     monkeypatch.setattr(decoding, "BLOCK", 97)
     monkeypatch.setattr(text, "BLOCK", 89)
     monkeypatch.setattr(text, "MAX_IN_MEMORY_BYTES", 200)
-    monkeypatch.setattr(splits, "IN_MEMORY", 200)
+    monkeypatch.setattr(splits, "MAX_IN_MEMORY_BYTES", 200)
     monkeypatch.setattr(documents, "LINES_PER_BLOCK", 50)
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "corpora"
+    return tmp_path / "cache" / "built"
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def of_file(path: Path, encoding: str = "utf-8") -> Text:
+def text_of(path: Path, encoding: str = "utf-8") -> Text:
     return read_source(resolve_source(str(path)), encoding)
 
 
@@ -65,46 +65,46 @@ def check_equal(one: Corpus, two: Corpus) -> None:
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
-def test_a_large_text_is_encoded_as_a_small_one(small_limits, path, mode, tokenizer):
+def test_large_text_encodes_like_a_small_one(small_limits, path, mode, tokenizer):
     config = CorpusConfig(mode, "0.6,0.2,0.2")
-    large = make_corpus(of_file(path), config, tokenizer)
+    large = make_corpus(text_of(path), config, tokenizer)
     assert isinstance(large.splits["train"].tokens_N, np.memmap)
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(splits, "IN_MEMORY", 1 << 30)
+        patch.setattr(splits, "MAX_IN_MEMORY_BYTES", 1 << 30)
         small = make_corpus(Text.of(LINES), config, tokenizer)
     assert not isinstance(small.splits["train"].tokens_N, np.memmap)
     check_equal(small, large)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-def test_merges_are_lossless_over_pieces(small_limits, path, mode):
-    made = make_corpus(of_file(path), CorpusConfig(mode, "0.6,0.2,0.2"), "bpe:280")
+def test_bpe_is_lossless_across_pieces(small_limits, path, mode):
+    corpus = make_corpus(text_of(path), CorpusConfig(mode, "0.6,0.2,0.2"), "bpe:280")
     parts = make_documents(Text.of(LINES), CorpusConfig(mode, "0.6,0.2,0.2"))
     for name in SPLITS:
         end = "\n" if mode == "lines" else ""
-        wanted = "".join(document + end for document in parts.all(name))
-        assert made.tokenizer.decode(made.splits[name].tokens_N) == wanted
-        assert made.splits[name].bytes == len(wanted.encode())
-        assert made.splits[name].chars == len(wanted)
+        expected = "".join(document + end for document in parts.all(name))
+        assert corpus.tokenizer.decode(corpus.splits[name].tokens_N) == expected
+        assert corpus.splits[name].bytes == len(expected.encode())
+        assert corpus.splits[name].chars == len(expected)
 
 
-def test_what_was_encoded_once_is_taken_from_the_cache(small_limits, path, monkeypatch):
-    first = make_corpus(of_file(path), CorpusConfig("text"), "bpe:280")
+def test_encoded_corpus_is_read_from_the_cache(small_limits, path, monkeypatch):
+    first = make_corpus(text_of(path), CorpusConfig("text"), "bpe:280")
 
     def fail(*args: object) -> None:
         raise AssertionError("encoded again")
 
     monkeypatch.setattr(splits, "_encode", fail)
     monkeypatch.setattr(splits, "make_documents", fail)
-    check_equal(first, make_corpus(of_file(path), CorpusConfig("text"), "bpe:280"))
+    check_equal(first, make_corpus(text_of(path), CorpusConfig("text"), "bpe:280"))
     with pytest.raises(AssertionError):
-        make_corpus(of_file(path), CorpusConfig("text", "0.5,0.25,0.25"), "bpe:280")
+        make_corpus(text_of(path), CorpusConfig("text", "0.5,0.25,0.25"), "bpe:280")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "meta"])
-def test_a_damaged_entry_is_made_anew(small_limits, path, damage):
-    first = make_corpus(of_file(path), CorpusConfig("text"), "char")
+def test_damaged_cache_entry_is_rebuilt(small_limits, path, damage):
+    first = make_corpus(text_of(path), CorpusConfig("text"), "char")
     tokens = np.array(first.splits["train"].tokens_N)
     for file in small_limits.glob(f"*/{META if damage == 'meta' else 'train-tokens.bin'}"):
         data = bytearray(file.read_bytes())
@@ -112,38 +112,38 @@ def test_a_damaged_entry_is_made_anew(small_limits, path, damage):
         file.unlink()
         if damage != "delete":
             file.write_bytes(data[:-1] if damage == "truncate" else data)
-    again = make_corpus(of_file(path), CorpusConfig("text"), "char")
+    again = make_corpus(text_of(path), CorpusConfig("text"), "char")
     np.testing.assert_array_equal(again.splits["train"].tokens_N, tokens)
 
 
-def test_several_at_once_agree(small_limits, path):
+def test_concurrent_builds_agree(small_limits, path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: make_corpus(of_file(path), CorpusConfig("lines"), "char"), range(8)))
-    for other in made[1:]:
-        check_equal(made[0], other)
+        built = list(pool.map(lambda _: make_corpus(text_of(path), CorpusConfig("lines"), "char"), range(8)))
+    for other in built[1:]:
+        check_equal(built[0], other)
     assert not list(small_limits.glob(".building-*"))
 
 
-def test_without_a_cache_it_works_and_says_so(small_limits, path, monkeypatch):
+def test_unwritable_cache_is_noted(small_limits, path, monkeypatch):
     blocker = path.with_name("file")
     blocker.write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("MAKEMORE_CACHE", str(blocker))
-    made = make_corpus(of_file(path), CorpusConfig("lines"), "char")
-    assert "no cache" in made.note
-    assert len(made.splits["train"].tokens_N)
+    corpus = make_corpus(text_of(path), CorpusConfig("lines"), "char")
+    assert "no cache" in corpus.note
+    assert len(corpus.splits["train"].tokens_N)
 
 
-def test_no_room_in_the_cache_is_one_line(small_limits, path, monkeypatch):
-    def full(folder: Path, said: object) -> None:
+def test_full_disk_raises_a_user_error(small_limits, path, monkeypatch):
+    def disk_full(folder: Path, metadata: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_seal", full)
+    monkeypatch.setattr(cache, "_seal", disk_full)
     with pytest.raises(UserError, match=r"No space left on device; free some space.*MAKEMORE_CACHE"):
-        make_corpus(of_file(path), CorpusConfig("lines"), "char")
+        make_corpus(text_of(path), CorpusConfig("lines"), "char")
     assert not list(small_limits.glob(".building-*"))
 
 
-def test_an_entry_that_another_process_made_meanwhile_is_taken(tmp_path, monkeypatch):
+def test_entry_built_by_another_process_meanwhile_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path))
     store = Cache("things")
 
@@ -155,17 +155,17 @@ def test_an_entry_that_another_process_made_meanwhile_is_taken(tmp_path, monkeyp
         return {"who": 2}
 
     seen: set[str] = set()
-    folder, said = store.make("key", build)
-    assert said == {"who": 1}
+    folder, metadata = store.make("key", build)
+    assert metadata == {"who": 1}
     assert (folder / "a.bin").read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-def test_a_large_text_is_normalised(small_limits, tmp_path, encoding, line_end):
+def test_large_text_is_normalised(small_limits, tmp_path, encoding, line_end):
     file = tmp_path / "a.txt"
     file.write_bytes(LINES.replace("\n", line_end).encode(encoding))
-    stored = of_file(file, encoding)
+    stored = text_of(file, encoding)
     assert bytes(stored.data[:]) == LINES.encode()
     assert stored.digest == hashlib.sha256(LINES.encode()).hexdigest()
     assert stored.chars == len(LINES)

@@ -1,4 +1,4 @@
-"""Large splits part by part: nothing is left out, and each part is like the whole."""
+"""Large splits in shards: shards cover the split, and each is a sample of all of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS = {
 }
 
 
-def of_one_epoch(loader) -> list[int]:
+def targets_of_one_epoch(loader) -> list[int]:
     seen = []
     while True:
         before = loader.state_dict()
@@ -34,7 +34,7 @@ def of_one_epoch(loader) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", SPLITS)
-def test_parts_are_disjoint_and_complete(kind):
+def test_shards_are_disjoint_and_complete(kind):
     shards = Shards(SPLITS[kind], seed=1, size=700, stretch=64)
     assert shards.count > 3
     for epoch in range(2):
@@ -47,7 +47,7 @@ def test_parts_are_disjoint_and_complete(kind):
             assert np.isin(part.floor, SPLITS[kind].starts_D).all()
 
 
-def test_a_part_of_a_text_is_from_all_over_it():
+def test_a_shard_samples_the_whole_text():
     part = Shards(SPLITS["text"], seed=1, size=700, stretch=64).take(0, 0)[0]
     assert np.ptp(part.begin) > 2500
     assert np.ptp(np.diff(np.sort(part.begin))) > 0
@@ -60,7 +60,7 @@ def test_epochs_differ():
 
 @pytest.mark.parametrize("kind", SPLITS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_loaders_visit_nearly_everything_once_an_epoch(kind, packed):
+def test_loaders_visit_most_targets_once_per_epoch(kind, packed):
     split = SPLITS[kind]
     shards = Shards(split, seed=2, size=700, stretch=64)
     loader = (
@@ -68,23 +68,23 @@ def test_loaders_visit_nearly_everything_once_an_epoch(kind, packed):
         if packed
         else ShuffledLoader(split, 0, 64, 16, 4, 2, shards)
     )
-    seen = of_one_epoch(loader)
+    seen = targets_of_one_epoch(loader)
     assert len(set(seen)) > 0.75 * len(split.tokens_N)
-    # Pieces of a long document are moved inwards at its ends, and may overlap there.
+    # Windows are shifted inwards at the ends of a long document and may overlap there.
     assert len(seen) < 1.3 * len(split.tokens_N)
-    again = set(seen)
+    all_seen = set(seen)
     while loader.epoch < 6:
         batch = loader.next()
-        again |= set(batch.targets_BT[batch.targets_BT != IGNORE_INDEX].tolist())
-    assert again == set(split.tokens_N.tolist())
+        all_seen |= set(batch.targets_BT[batch.targets_BT != IGNORE_INDEX].tolist())
+    assert all_seen == set(split.tokens_N.tolist())
 
 
 @pytest.mark.parametrize("kind", SPLITS)
 @pytest.mark.parametrize("name", ["shuffled", "packed", "ordered"])
-def test_a_place_in_mid_part_is_found_again(kind, name):
+def test_state_dict_resumes_within_a_shard(kind, name):
     split = SPLITS[kind]
 
-    def fresh():
+    def new_loader():
         shards = Shards(split, seed=2, size=700, stretch=64)
         if name == "ordered":
             return OrderedLoader(split, 0, 64, group_tokens=700)
@@ -92,7 +92,7 @@ def test_a_place_in_mid_part_is_found_again(kind, name):
             return PackedLoader(split, 0, 64, 16, 2, shards)
         return ShuffledLoader(split, 0, 64, 16, 4, 2, shards)
 
-    loader, other = fresh(), fresh()
+    loader, other = new_loader(), new_loader()
     for _ in range(25):
         loader.next()
     other.load_state_dict(loader.state_dict())
@@ -104,7 +104,7 @@ def test_a_place_in_mid_part_is_found_again(kind, name):
 
 
 @pytest.mark.parametrize("kind", SPLITS)
-def test_counting_in_groups_sees_everything_once(kind):
+def test_ordered_loader_in_groups_yields_every_target_once(kind):
     seen: list[int] = []
     for batch in OrderedLoader(SPLITS[kind], 0, 64, group_tokens=500):
         seen += batch.targets_BT[batch.targets_BT != IGNORE_INDEX].tolist()

@@ -1,4 +1,4 @@
-"""Reading text files."""
+"""Decoding text files."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ TEXT = "emma\nolivia\n\tava  \nœuf 👩‍🌾\n"
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32", "utf-8-sig", "UTF_8"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_the_text_is_the_same_however_it_is_written(tmp_path, encoding, line_end, mark):
-    (tmp_path / "a.txt").write_bytes((mark + TEXT.replace("\n", line_end)).encode(encoding))
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_encodings_and_line_ends_decode_to_the_same_text(tmp_path, encoding, line_end, bom):
+    (tmp_path / "a.txt").write_bytes((bom + TEXT.replace("\n", line_end)).encode(encoding))
     assert read_text(tmp_path / "a.txt", encoding) == TEXT
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\ufeff"), min_size=1))
-def test_any_text_is_read_as_it_is(text):
+def test_utf8_text_round_trips(text):
     if text.encode().strip():
         assert decode_text(text.encode(), "a") == text
 
 
 @given(st.binary())
-def test_any_bytes_are_text_or_an_error(data):
+def test_any_bytes_decode_or_raise_a_user_error(data):
     with contextlib.suppress(UserError):
         assert "\r" not in decode_text(data, "a")
 
 
-@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", "👩".encode() * 5])
-def test_the_place_of_a_wrong_byte_counts_bytes_of_the_file(before):
-    data = before + b"abc\xff"
+@pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf", "👩".encode() * 5])
+def test_error_gives_the_byte_offset_in_the_file(prefix):
+    data = prefix + b"abc\xff"
     with pytest.raises(
         UserError, match=rf"^a is not utf-8: byte 0xff at {len(data) - 1}; .*--encoding latin-1$"
     ):
@@ -57,13 +57,13 @@ def test_the_place_of_a_wrong_byte_counts_bytes_of_the_file(before):
         (b"abc", "zlib", "can't be decoded"),
     ],
 )
-def test_what_is_no_text(tmp_path, data, encoding, message):
+def test_undecodable_files_are_refused(tmp_path, data, encoding, message):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(UserError, match=message or "unknown encoding"):
         read_text(tmp_path / "a.txt", encoding)
 
 
-def test_what_is_no_file(tmp_path):
+def test_unreadable_paths_are_refused(tmp_path):
     with pytest.raises(UserError, match="is a directory"):
         read_text(tmp_path)
     with pytest.raises(UserError, match="no such file"):

@@ -1,4 +1,4 @@
-"""What INPUT may be: the same text from files, packed files, folders, globs, standard input and URLs."""
+"""Input sources: files, compressed files, directories, globs, standard input and URLs."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "texts"
 
 
-def test_a_folder_is_its_texts_in_order(folder):
+def test_directory_is_read_in_sorted_order(folder):
     source = resolve_source(str(folder))
-    # The first file's last line doesn't run into the second one's first.
+    # A newline is inserted after a file that doesn't end with one.
     assert read(source) == ONE + "\n" + TWO
     assert source.skipped == 1
     assert source.stem == "texts"
 
 
-def test_runs_in_a_folder_are_no_texts(folder):
+def test_runs_in_a_directory_are_skipped(folder):
     (folder / "run").mkdir()
     (folder / "run" / "model.safetensors").write_bytes(b"x")
     (folder / "run" / "samples.txt").write_text("mine", encoding="utf-8")
@@ -56,7 +56,7 @@ def test_runs_in_a_folder_are_no_texts(folder):
         resolve_source(str(folder / "run"))
 
 
-def test_a_glob_and_several_files(folder):
+def test_globs_and_several_files(folder):
     assert read(resolve_source(str(folder / "*.txt"))) == ONE
     assert read(resolve_source(str(folder / "**" / "*.gz"))) == TWO
     both = resolve_source(str(folder / "inner" / "b.txt.gz"), str(folder / "a.txt"))
@@ -66,7 +66,7 @@ def test_a_glob_and_several_files(folder):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
-def test_each_file_is_decoded_by_itself(tmp_path, encoding):
+def test_each_file_is_decoded_separately(tmp_path, encoding):
     texts = ["one é\n", "two", "three ü\n", "four\n"]
     paths = [tmp_path / f"{i}.txt" for i in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
@@ -76,7 +76,7 @@ def test_each_file_is_decoded_by_itself(tmp_path, encoding):
     assert "".join(text.pieces()) == "one é\ntwo\nthree ü\nfour\n"
 
 
-def test_the_file_that_cannot_be_decoded_is_named(tmp_path):
+def test_decoding_error_names_the_file(tmp_path):
     for name, data in (("good", b"fine\n"), ("bad", b"ab\xff"), ("blank", b"\n")):
         (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=r"bad is not utf-8: byte 0xff at 2"):
@@ -87,14 +87,14 @@ def test_the_file_that_cannot_be_decoded_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_packed_files(tmp_path, suffix):
+def test_compressed_files(tmp_path, suffix):
     data = ("line\n" * 50_000).encode()
-    pack = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
-    (tmp_path / f"x.txt{suffix}").write_bytes(pack(data))
+    compress = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    (tmp_path / f"x.txt{suffix}").write_bytes(compress(data))
     source = resolve_source(str(tmp_path / f"x.txt{suffix}"))
     assert read(source).encode() == data
     assert source.stem == "x"
-    (tmp_path / f"x.txt{suffix}").write_bytes(pack(data)[:-9])
+    (tmp_path / f"x.txt{suffix}").write_bytes(compress(data)[:-9])
     if suffix == ".gz":
         with pytest.raises(UserError, match="can't read"):
             read(source)
@@ -103,7 +103,7 @@ def test_packed_files(tmp_path, suffix):
         read(source)
 
 
-def test_zst_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+def test_zst_without_zstandard_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.zst").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(UserError, match="pip install zstandard"):
@@ -137,12 +137,12 @@ def test_http_urls(server):
 @pytest.mark.parametrize(
     "url", ["file:///etc/hostname", "s3://bucket/key", "http::file:///etc/hostname", "a://b", "http://x::y"]
 )
-def test_other_protocols_and_chains_are_refused(url):
+def test_other_protocols_and_chained_urls_are_refused(url):
     with pytest.raises(UserError, match="only http:// and https://"):
         resolve_source(url)
 
 
-def test_a_recorded_source_is_local_regular_files_only(folder, tmp_path):
+def test_recorded_sources_must_be_local_regular_files(folder, tmp_path):
     assert read(resolve_recorded_source([str(folder / "a.txt")])) == ONE
     assert read(resolve_recorded_source([str(folder)])) == ONE + "\n" + TWO
     for path in ("http://127.0.0.1:9/a.txt", "-", "//host/share/a.txt", "\\\\host\\share", "memory://a::b"):
@@ -153,7 +153,7 @@ def test_a_recorded_source_is_local_regular_files_only(folder, tmp_path):
             resolve_recorded_source([path])
 
 
-def test_nothing_there(tmp_path):
+def test_sources_without_text_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no text files"):
         resolve_source(str(tmp_path))
     with pytest.raises(UserError, match="no text files"):
@@ -162,7 +162,7 @@ def test_nothing_there(tmp_path):
         read(resolve_source(str(tmp_path / "none.gz")))
 
 
-def test_names_of_data_sets_and_none():
+def test_data_set_names_and_the_default():
     assert resolve_input(()).parts == (str(bundled_file()),)
     assert resolve_input(("first-names",)).parts == (str(bundled_file()),)
     assert resolve_input(("-",)).parts == ("-",)

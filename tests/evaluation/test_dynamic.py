@@ -1,4 +1,4 @@
-"""Dynamic evaluation: each segment is scored before its step, and the model comes back as it was."""
+"""Dynamic evaluation: segments are scored before the update on them, and weights are restored."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from makemore.tokenizers.char import CharTokenizer
 from tests.conformance.fixtures import nonzero_model
 
 ALPHABET = CharTokenizer("abcdefghij")
-TRAINED = [n for n in MODELS if not issubclass(MODELS.get(n), CountModel | MixtureModel)]
+GRADIENT_MODELS = [n for n in MODELS if not issubclass(MODELS.get(n), CountModel | MixtureModel)]
 
 
 def splits(mode: str, seed: int = 0):
-    """A train split, and one that repeats itself."""
+    """A train split, and a repetitive val split."""
     rng = np.random.default_rng(seed)
     words = ["".join(rng.choice(list("abcdefghij"), 6)) for _ in range(120)]
-    again = [words[i % 4] for i in range(120)]
+    cycle = [words[i % 4] for i in range(120)]
     if mode == "text":
-        words, again = ["".join(words)], ["".join(again)]
+        words, cycle = ["".join(words)], ["".join(cycle)]
     return tuple(
-        encode_documents(name, [texts], mode, ALPHABET) for name, texts in (("train", words), ("val", again))
+        encode_documents(name, [texts], mode, ALPHABET) for name, texts in (("train", words), ("val", cycle))
     )
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-@pytest.mark.parametrize("name", TRAINED)
-def test_without_a_step_it_is_the_plain_score(name, mode):
+@pytest.mark.parametrize("name", GRADIENT_MODELS)
+def test_zero_learning_rate_gives_the_plain_score(name, mode):
     train, val = splits(mode)
     model = nonzero_model(name)
     plain = token_nats(model, val)
-    still = dynamic_nats(model, val, train, DynamicSettings(lr=0.0))
-    np.testing.assert_allclose(still, plain, atol=2e-4)
+    frozen = dynamic_nats(model, val, train, DynamicSettings(lr=0.0))
+    np.testing.assert_allclose(frozen, plain, atol=2e-4)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-@pytest.mark.parametrize("name", TRAINED)
-def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
+@pytest.mark.parametrize("name", GRADIENT_MODELS)
+def test_learns_only_from_already_scored_tokens(name, mode):
     train, val = splits(mode)
     model = nonzero_model(name)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -56,8 +56,8 @@ def test_it_learns_from_what_it_has_scored_and_from_nothing_else(name, mode):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_a_step_is_the_paper_s():
-    """Two segments of a bigram by hand: gradients over their size in training, and the way back."""
+def test_update_matches_the_paper():
+    """Two bigram segments by hand: RMS-scaled gradients, and decay towards the initial weights."""
     train, val = splits("text")
     model = nonzero_model("bigram")
     settings = DynamicSettings(lr=0.05, decay=0.3, epsilon=0.01)
@@ -69,20 +69,20 @@ def test_a_step_is_the_paper_s():
         loss = F.cross_entropy(weights[torch.from_numpy(split.inputs_at(index, 0))], targets)
         return torch.autograd.grad(loss, weights)[0], loss.item()
 
-    start = model.W.detach()
-    squares = [gradient(start, train, at)[0] ** 2 for at in range(0, len(train.tokens_N), SEGMENT_TOKENS)]
-    size = (sum(squares) / len(squares)).sqrt()
-    weights, expected = start, []
+    initial = model.W.detach()
+    squares = [gradient(initial, train, at)[0] ** 2 for at in range(0, len(train.tokens_N), SEGMENT_TOKENS)]
+    rms = (sum(squares) / len(squares)).sqrt()
+    weights, expected = initial, []
     for at in (0, SEGMENT_TOKENS):
         step, loss = gradient(weights, val, at)
         expected.append(loss)
-        pull = (settings.decay * size / size.mean()).clamp(max=1)
+        decay = (settings.decay * rms / rms.mean()).clamp(max=1)
         weights = (
-            weights + pull * (start - weights) - settings.lr * step / (size + settings.epsilon * size.mean())
+            weights + decay * (initial - weights) - settings.lr * step / (rms + settings.epsilon * rms.mean())
         )
     nats = dynamic_nats(model, val, train, settings)
-    got = [float(nats[at : at + SEGMENT_TOKENS].mean()) for at in (0, SEGMENT_TOKENS)]
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    losses = [float(nats[at : at + SEGMENT_TOKENS].mean()) for at in (0, SEGMENT_TOKENS)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_models_without_gradients_are_refused():
@@ -92,7 +92,7 @@ def test_models_without_gradients_are_refused():
             dynamic_nats(nonzero_model(name), val, train)
 
 
-def test_weights_that_run_away_are_told():
+def test_divergence_is_reported():
     train, val = splits("text")
     with pytest.raises(UserError, match=r"diverged by token \d+ of val"):
         dynamic_nats(nonzero_model("mlp"), val, train, DynamicSettings(lr=1e30))

@@ -1,4 +1,4 @@
-"""Copies, distinct n-grams and verbatim lines against their definitions."""
+"""Copy lengths, distinct n-grams and verbatim lines against their definitions."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
 
-def longest_by_hand(text: str, other: str) -> int:
-    found = 0
+def naive_longest_copy(text: str, other: str) -> int:
+    length = 0
     for i in range(len(other)):
-        while i + found < len(other) and other[i : i + found + 1] in text:
-            found += 1
-    return found
+        while i + length < len(other) and other[i : i + length + 1] in text:
+            length += 1
+    return length
 
 
-FEW = st.text("ab\n", max_size=60)
+AB_TEXTS = st.text("ab\n", max_size=60)
 
 
-@given(text=FEW, others=st.lists(FEW, min_size=1, max_size=4))
+@given(text=AB_TEXTS, others=st.lists(AB_TEXTS, min_size=1, max_size=4))
 def test_longest_copies(text, others):
-    assert longest_copies(text, others).tolist() == [longest_by_hand(text, other) for other in others]
+    assert longest_copies(text, others).tolist() == [naive_longest_copy(text, other) for other in others]
 
 
 @given(text=st.text(min_size=1, max_size=40), other=st.text(max_size=40))
 def test_longest_copies_of_any_characters(text, other):
-    assert longest_copies(text, [other]).tolist() == [longest_by_hand(text, other)]
+    assert longest_copies(text, [other]).tolist() == [naive_longest_copy(text, other)]
 
 
 def test_longest_copies_of_real_text(shakespeare_file):
     text = shakespeare_file.read_text(encoding="utf-8")
     others = [text[90_000:90_300], text[10_000:10_120] + "qqq" + text[50_000:50_077], ""]
     assert longest_copies(text[:80_000], others).tolist() == [
-        longest_by_hand(text[:80_000], others[0]),
+        naive_longest_copy(text[:80_000], others[0]),
         120,
         0,
     ]
 
 
-def test_copies_are_measured_up_to_a_length(monkeypatch):
+def test_copy_length_is_capped(monkeypatch):
     monkeypatch.setattr(module, "MAX_COPY_LENGTH", 100)
     text = "".join(random.Random(0).choices("abc", k=2000))
     assert longest_copies(text, [text[5:900], text[7:57]]).tolist() == [100, 50]
@@ -64,7 +64,7 @@ def test_copies_are_measured_up_to_a_length(monkeypatch):
 @given(codes=st.lists(st.integers(0, 3), min_size=1, max_size=80))
 def test_suffix_array(codes):
     expected = sorted(range(len(codes)), key=lambda i: codes[i:])
-    # As the callers do: unlike each other, because the last character occurs once.
+    # Like the callers, end with a unique code, which makes all suffixes different.
     codes = [code + 1 for code in codes]
     assert suffix_array(np.array([*codes, 0]))[1:].tolist() == expected
 
@@ -89,35 +89,35 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_lines(folder):
+def test_memorisation_of_lines(folder):
     run = load(folder / "lines")
     documents = run.documents()
     known = documents.all("train")[:3]
-    found = memorisation(run, [*known, known[0], "zzz"])
-    assert found.samples.texts == 5
-    assert found.samples.verbatim == 4 / 5
-    assert found.samples.repeated == pytest.approx(1 / 5)
-    assert found.samples.copied_mean is None
-    held = documents.all("val")[:5]
-    assert found.held_out is not None
-    assert found.held_out.verbatim == sum(line in documents.all("train") for line in held) / 5
+    report = memorisation(run, [*known, known[0], "zzz"])
+    assert report.samples.texts == 5
+    assert report.samples.verbatim == 4 / 5
+    assert report.samples.repeated == pytest.approx(1 / 5)
+    assert report.samples.copied_mean is None
+    val_lines = documents.all("val")[:5]
+    assert report.held_out is not None
+    assert report.held_out.verbatim == sum(line in documents.all("train") for line in val_lines) / 5
 
 
-def test_text(folder):
+def test_memorisation_of_text(folder):
     run = load(folder / "text")
     train_text, val_text = (run.documents().all(name)[0] for name in ("train", "val"))
     samples = [train_text[100:180], "zz" + train_text[50:70] + "zz", "zzz"]
-    found = memorisation(run, samples)
-    assert found.samples.verbatim is None
-    assert found.samples.copied_max == 80
-    assert found.samples.copied_mean == pytest.approx((80 + 20 + 0) / 3, abs=1)
-    assert found.searched == len(train_text)
-    assert found.held_out is not None
-    assert found.held_out.texts == 3
-    assert 0 < found.held_out.copied_max <= longest_by_hand(train_text, val_text)
+    report = memorisation(run, samples)
+    assert report.samples.verbatim is None
+    assert report.samples.copied_max == 80
+    assert report.samples.copied_mean == pytest.approx((80 + 20 + 0) / 3, abs=1)
+    assert report.searched == len(train_text)
+    assert report.held_out is not None
+    assert report.held_out.texts == 3
+    assert 0 < report.held_out.copied_max <= naive_longest_copy(train_text, val_text)
 
 
-def test_held_out_text_is_cut_as_the_samples_are(folder):
+def test_held_out_pieces_have_the_lengths_of_the_samples(folder):
     run = load(folder / "text")
     val = run.documents().all("val")[0]
     pieces = module._cut_pieces(val, ["x" * 30, "x" * 7, "x" * 50])
@@ -127,29 +127,29 @@ def test_held_out_text_is_cut_as_the_samples_are(folder):
     assert module._cut_pieces("", ["x"]) == []
 
 
-def test_a_report_is_of_what_was_sampled(folder):
+def test_report_covers_the_requested_samples(folder):
     lines = load(folder / "lines")
     request = SampleRequest(30, seed=3)
     assert sample_memorization(lines, [request]) == memorisation(lines, list(sample(lines, request)))
     text = load(folder / "text")
     prompt = text.documents().all("train")[0][:200]
     request = SampleRequest(2, prompt, 20, seed=3)
-    found = sample_memorization(text, [request])
-    # The prompt isn't the model's doing.
-    assert found == memorisation(text, [s.removeprefix(prompt) for s in sample(text, request)])
-    assert found.samples.copied_max <= 20
+    report = sample_memorization(text, [request])
+    # The prompt is not counted.
+    assert report == memorisation(text, [s.removeprefix(prompt) for s in sample(text, request)])
+    assert report.samples.copied_max <= 20
 
 
-def test_lines_need_no_source(folder, tmp_path):
+def test_lines_need_no_source_text(folder, tmp_path):
     train(TrainRequest(str(folder / "words.txt"), "count", out=tmp_path / "run"))
     run = load(tmp_path / "run")
     known = run.documents().all("train")[0]
     run.config["corpus"]["paths"] = [str(tmp_path / "gone.txt")]
-    found = memorisation(run, [known, "zzz"])
-    assert found.samples.verbatim == 0.5
-    assert found.held_out is None
+    report = memorisation(run, [known, "zzz"])
+    assert report.samples.verbatim == 0.5
+    assert report.held_out is None
 
 
-def test_nothing_to_report_on(folder):
+def test_no_samples_is_an_error(folder):
     with pytest.raises(UserError, match="no samples"):
         memorisation(load(folder / "lines"), [])

@@ -1,4 +1,4 @@
-"""Run directories: whole or not at all, and no damage goes unnoticed."""
+"""Run directories: atomic writes, and detection of every damaged byte."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+def tensors_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(
         a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a
     )
@@ -37,11 +37,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 class TestJson:
     PAYLOAD = {"name": "œuf 👩‍🌾", "values": [1, 2.5, None, True], "nested": {"a": {"b": "\udc80"}}}
 
-    def test_comes_back(self, tmp_path):
+    def test_round_trip(self, tmp_path):
         write_json(tmp_path / "a.json", self.PAYLOAD)
         assert read_json(tmp_path / "a.json") == self.PAYLOAD
 
-    def test_every_flipped_bit_is_noticed(self, tmp_path):
+    def test_every_flipped_bit_is_detected(self, tmp_path):
         path = tmp_path / "a.json"
         write_json(path, self.PAYLOAD)
         data = path.read_bytes()
@@ -51,7 +51,7 @@ class TestJson:
                 with pytest.raises(UserError, match="damaged"):
                     read_json(path)
 
-    def test_every_cut_is_noticed(self, tmp_path):
+    def test_every_truncation_is_detected(self, tmp_path):
         path = tmp_path / "a.json"
         write_json(path, self.PAYLOAD)
         data = path.read_bytes()
@@ -61,20 +61,20 @@ class TestJson:
                 read_json(path)
 
     @pytest.mark.parametrize("text", ["null", "3", "[]", '"sha256"', "{}", '{"sha256": 1}', "[" * 100000])
-    def test_other_json_is_not_ours(self, tmp_path, text):
+    def test_json_without_a_valid_checksum_is_refused(self, tmp_path, text):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(UserError, match="damaged"):
             read_json(tmp_path / "a.json")
 
-    def test_missing(self, tmp_path):
+    def test_missing_file(self, tmp_path):
         with pytest.raises(UserError, match=r"a.json is missing"):
             read_json(tmp_path / "a.json")
 
 
 class TestTensors:
-    def test_come_back(self, tmp_path):
+    def test_round_trip(self, tmp_path):
         write_tensors(tmp_path / "a", tensors(), "me")
-        assert same(read_tensors(tmp_path / "a", "me"), tensors())
+        assert tensors_equal(read_tensors(tmp_path / "a", "me"), tensors())
 
     def test_shared_and_strided_memory(self, tmp_path):
         base = torch.arange(12.0).reshape(3, 4)
@@ -86,23 +86,23 @@ class TestTensors:
             "grad": base.clone().requires_grad_(),
         }
         write_tensors(tmp_path / "a", shared, "me")
-        assert same(read_tensors(tmp_path / "a", "me"), {k: v.detach() for k, v in shared.items()})
+        assert tensors_equal(read_tensors(tmp_path / "a", "me"), {k: v.detach() for k, v in shared.items()})
 
-    def test_every_flipped_byte_is_noticed(self, tmp_path):
+    def test_every_flipped_byte_is_detected(self, tmp_path):
         path = tmp_path / "a"
         write_tensors(path, tensors(), "me")
         data = path.read_bytes()
-        missed = 0
+        n_missed = 0
         for at in range(len(data)):
             path.write_bytes(data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :])
             try:
-                assert same(read_tensors(path, "me"), tensors()), at
-                missed += 1
+                assert tensors_equal(read_tensors(path, "me"), tensors()), at
+                n_missed += 1
             except UserError:
                 pass
-        assert missed == 0
+        assert n_missed == 0
 
-    def test_every_cut_is_noticed(self, tmp_path):
+    def test_every_truncation_is_detected(self, tmp_path):
         path = tmp_path / "a"
         write_tensors(path, tensors(), "me")
         data = path.read_bytes()
@@ -111,7 +111,7 @@ class TestTensors:
             with pytest.raises(UserError, match="damaged"):
                 read_tensors(path, "me")
 
-    def test_another_run_s_are_refused(self, tmp_path):
+    def test_tensors_of_another_run_are_refused(self, tmp_path):
         write_tensors(tmp_path / "a", tensors(), "you")
         with pytest.raises(UserError, match="belongs to another run"):
             read_tensors(tmp_path / "a", "me")
@@ -128,32 +128,32 @@ class TestTensors:
                 read_tensors(tmp_path / name, "me")
         assert not (tmp_path / "sprung").exists()
 
-    def test_missing(self, tmp_path):
+    def test_missing_file(self, tmp_path):
         with pytest.raises(UserError, match="missing"):
             read_tensors(tmp_path / "a", "me")
 
 
 class TestWriting:
-    def test_a_write_that_fails_leaves_what_was(self, tmp_path, monkeypatch):
+    def test_failed_write_keeps_the_old_file(self, tmp_path, monkeypatch):
         write_bytes(tmp_path / "a", b"old")
 
-        def full(handle):
+        def disk_full(handle):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(files.os, "fsync", full)
+        monkeypatch.setattr(files.os, "fsync", disk_full)
         with pytest.raises(UserError, match=r"can't write .*: No space left on device"):
             write_bytes(tmp_path / "a", b"new")
         assert (tmp_path / "a").read_bytes() == b"old"
         assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
-    def test_a_folder_that_is_a_file(self, tmp_path):
+    def test_parent_that_is_a_file_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(UserError, match="can't write"):
             write_bytes(tmp_path / "file" / "a", b"new")
 
 
 @pytest.fixture
-def folder(tmp_path):
+def run_dir(tmp_path):
     return RunDir(tmp_path / "run")
 
 
@@ -173,82 +173,82 @@ CONFIG = {
 }
 
 
-def filled(folder: RunDir) -> str:
-    run_id = folder.create(CONFIG, {"name": "char", "alphabet": "ab"})
-    folder.write_model({"a": torch.ones(2)}, run_id)
-    folder.append_metrics({"step": 1})
+def fill(run_dir: RunDir) -> str:
+    run_id = run_dir.create(CONFIG, {"name": "char", "alphabet": "ab"})
+    run_dir.write_model({"a": torch.ones(2)}, run_id)
+    run_dir.append_metrics({"step": 1})
     return run_id
 
 
 class TestRunDir:
-    def test_config_and_tokenizer_come_back(self, folder):
-        run_id = filled(folder)
-        assert folder.read_config()["model"] == CONFIG["model"]
-        assert folder.read_config()["run_id"] == run_id
-        assert folder.read_tokenizer(run_id)["alphabet"] == "ab"
-        assert folder.read_result() is None
+    def test_config_and_tokenizer_round_trip(self, run_dir):
+        run_id = fill(run_dir)
+        assert run_dir.read_config()["model"] == CONFIG["model"]
+        assert run_dir.read_config()["run_id"] == run_id
+        assert run_dir.read_tokenizer(run_id)["alphabet"] == "ab"
+        assert run_dir.read_result() is None
 
-    def test_occupied(self, folder, tmp_path):
-        assert not folder.is_occupied
-        folder.path.mkdir()
-        assert not folder.is_occupied
-        (folder.path / "x").write_text("")
-        assert folder.is_occupied
+    def test_is_occupied(self, run_dir, tmp_path):
+        assert not run_dir.is_occupied
+        run_dir.path.mkdir()
+        assert not run_dir.is_occupied
+        (run_dir.path / "x").write_text("")
+        assert run_dir.is_occupied
         (tmp_path / "file").write_text("")
         assert RunDir(tmp_path / "file").is_occupied
         (tmp_path / "nowhere").symlink_to(tmp_path / "none")
         assert RunDir(tmp_path / "nowhere").is_occupied
         assert not RunDir(tmp_path / ("x" * 5000)).is_occupied
 
-    def test_clearing_takes_a_run_and_nothing_else(self, folder):
-        run_id = filled(folder)
-        folder.write_state(1, {}, run_id)
-        (folder.path / "notes.txt").write_text("mine")
-        folder.clear()
-        assert [p.name for p in folder.path.iterdir()] == ["notes.txt"]
+    def test_clear_deletes_only_the_files_of_the_run(self, run_dir):
+        run_id = fill(run_dir)
+        run_dir.write_state(1, {}, run_id)
+        (run_dir.path / "notes.txt").write_text("mine")
+        run_dir.clear()
+        assert [p.name for p in run_dir.path.iterdir()] == ["notes.txt"]
 
     @pytest.mark.parametrize("text", ["", "{}", '{"run_id": "x"}', '{"run_id": "x", "sha256": "y"}'])
-    def test_clearing_leaves_what_is_no_run(self, folder, text):
-        folder.path.mkdir()
-        (folder.path / "config.json").write_text(text)
+    def test_clear_refuses_a_directory_that_is_not_a_run(self, run_dir, text):
+        run_dir.path.mkdir()
+        (run_dir.path / "config.json").write_text(text)
         with pytest.raises(UserError, match="won't overwrite"):
-            folder.clear()
-        assert (folder.path / "config.json").read_text() == text
+            run_dir.clear()
+        assert (run_dir.path / "config.json").read_text() == text
 
-    def test_clearing_through_a_link(self, folder, tmp_path):
-        filled(folder)
-        (tmp_path / "link").symlink_to(folder.path)
+    def test_clear_follows_a_symlink(self, run_dir, tmp_path):
+        fill(run_dir)
+        (tmp_path / "link").symlink_to(run_dir.path)
         RunDir(tmp_path / "link").clear()
-        assert list(folder.path.iterdir()) == []
+        assert list(run_dir.path.iterdir()) == []
 
-    def test_one_cut_short_while_it_was_made_is_not_in_the_way(self, folder):
-        folder.path.mkdir()
-        (folder.path / ".tokenizer.json.12.tmp").write_text("{")
-        assert not folder.is_occupied
-        checkpoint.write_json(folder.path / "tokenizer.json", {"run_id": "x"})
-        (folder.path / "state" / "000000000").mkdir(parents=True)
-        assert not folder.is_occupied
-        folder.clear()
-        assert list(folder.path.iterdir()) == []
+    def test_half_created_run_is_not_occupied(self, run_dir):
+        run_dir.path.mkdir()
+        (run_dir.path / ".tokenizer.json.12.tmp").write_text("{")
+        assert not run_dir.is_occupied
+        checkpoint.write_json(run_dir.path / "tokenizer.json", {"run_id": "x"})
+        (run_dir.path / "state" / "000000000").mkdir(parents=True)
+        assert not run_dir.is_occupied
+        run_dir.clear()
+        assert list(run_dir.path.iterdir()) == []
 
-    def test_one_writer_at_a_time(self, folder):
+    def test_only_one_process_holds_the_lock(self, run_dir):
         with (
-            folder.locked(),
+            run_dir.locked(),
             pytest.raises(UserError, match="another process is writing"),
-            RunDir(folder.path).locked(),
+            RunDir(run_dir.path).locked(),
         ):
             pass
-        with RunDir(folder.path).locked():
+        with RunDir(run_dir.path).locked():
             pass
-        assert list(folder.path.iterdir()) == []
+        assert list(run_dir.path.iterdir()) == []
 
-    def test_what_is_damaged_is_taken_from_a_state(self, folder):
-        run_id = filled(folder)
-        folder.write_state(1, {"step": 1}, run_id)
-        assert folder.restore_from_states() == []
-        (folder.path / "config.json").write_text("?")
-        (folder.path / "tokenizer.json").unlink()
-        other = RunDir(folder.path)
+    def test_damaged_files_are_restored_from_a_state(self, run_dir):
+        run_id = fill(run_dir)
+        run_dir.write_state(1, {"step": 1}, run_id)
+        assert run_dir.restore_from_states() == []
+        (run_dir.path / "config.json").write_text("?")
+        (run_dir.path / "tokenizer.json").unlink()
+        other = RunDir(run_dir.path)
         assert [("config.json" in p, "tokenizer.json" in p) for p in other.restore_from_states()] == [
             (1, 0),
             (0, 1),
@@ -256,41 +256,41 @@ class TestRunDir:
         assert other.read_config()["model"] == CONFIG["model"]
         assert other.read_tokenizer(run_id)["alphabet"] == "ab"
 
-    def test_clearing_again_after_being_cut_short(self, folder, monkeypatch):
-        filled(folder)
+    def test_interrupted_clear_can_be_repeated(self, run_dir, monkeypatch):
+        fill(run_dir)
         unlink = checkpoint.Path.unlink
 
-        def cut_short(path, missing_ok=False):
+        def interrupted_unlink(path, missing_ok=False):
             if path.name == "tokenizer.json":
                 raise KeyboardInterrupt
             unlink(path, missing_ok)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.Path, "unlink", cut_short)
+            patch.setattr(checkpoint.Path, "unlink", interrupted_unlink)
             with pytest.raises(KeyboardInterrupt):
-                folder.clear()
-        folder.clear()
-        assert not folder.is_occupied
+                run_dir.clear()
+        run_dir.clear()
+        assert not run_dir.is_occupied
 
 
 class TestMetrics:
-    def test_a_line_cut_off_is_passed_over(self, folder):
-        filled(folder)
-        folder.append_metrics({"step": 2})
-        with (folder.path / "metrics.jsonl").open("a") as file:
+    def test_truncated_lines_are_skipped(self, run_dir):
+        fill(run_dir)
+        run_dir.append_metrics({"step": 2})
+        with (run_dir.path / "metrics.jsonl").open("a") as file:
             file.write('[1]\n{"step": 3')
-        assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
+        assert run_dir.read_metrics() == [{"step": 1}, {"step": 2}]
 
-    def test_are_cut_at_a_step(self, folder):
-        filled(folder)
+    def test_truncate_after_a_step(self, run_dir):
+        fill(run_dir)
         for step in (2, 3, 4):
-            folder.append_metrics({"step": step})
+            run_dir.append_metrics({"step": step})
         assert (
-            folder.truncate_metrics(2, {"bytes": 0, "sha256": "?"}) != ""
-        )  # by step where the seal is broken
-        assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
-        folder.append_metrics({"step": 3})
-        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+            run_dir.truncate_metrics(2, {"bytes": 0, "sha256": "?"}) != ""
+        )  # cuts by step where the checksum is wrong
+        assert run_dir.read_metrics() == [{"step": 1}, {"step": 2}]
+        run_dir.append_metrics({"step": 3})
+        lines = (run_dir.path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
 
@@ -302,78 +302,78 @@ class TestStates:
         "none": None,
     }
 
-    def test_come_back(self, folder):
-        run_id = filled(folder)
-        folder.write_state(3, self.STATE, run_id)
-        state, _, problems = folder.read_state(run_id)
+    def test_round_trip(self, run_dir):
+        run_id = fill(run_dir)
+        run_dir.write_state(3, self.STATE, run_id)
+        state, _, problems = run_dir.read_state(run_id)
         assert problems == []
         assert list(state["optimizer"]) == [0, 1]
         assert torch.equal(state["optimizer"][0]["m"], torch.arange(3.0))
         assert torch.equal(state["list"][0], torch.ones(1))
         assert (state["list"][1], state["none"], state["step"]) == ("x", None, 3)
 
-    def test_the_last_two_are_kept(self, folder):
-        run_id = filled(folder)
+    def test_last_two_states_are_kept(self, run_dir):
+        run_id = fill(run_dir)
         for step in (9, 10, 100):
-            folder.write_state(step, {"step": step}, run_id)
-        assert sorted(p.name for p in (folder.path / "state").iterdir()) == ["000000010", "000000100"]
-        assert folder.read_state(run_id)[0] == {"step": 100}
+            run_dir.write_state(step, {"step": step}, run_id)
+        assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000010", "000000100"]
+        assert run_dir.read_state(run_id)[0] == {"step": 100}
 
-    def test_an_unfinished_one_is_passed_over(self, folder):
-        run_id = filled(folder)
-        folder.write_state(1, {"step": 1}, run_id)
-        folder.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
-        (folder.path / "state" / "000000002" / "state.json").unlink()
-        state, _, problems = folder.read_state(run_id)
+    def test_incomplete_state_is_skipped(self, run_dir):
+        run_id = fill(run_dir)
+        run_dir.write_state(1, {"step": 1}, run_id)
+        run_dir.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
+        (run_dir.path / "state" / "000000002" / "state.json").unlink()
+        state, _, problems = run_dir.read_state(run_id)
         assert state == {"step": 1}
         assert len(problems) == 1
 
-    def test_one_of_the_same_step_stands_beside_it(self, folder):
-        run_id = filled(folder)
+    def test_states_of_the_same_step_get_a_suffix(self, run_dir):
+        run_id = fill(run_dir)
         for value in (1, 2, 3):
-            folder.write_state(7, {"value": value}, run_id)
-        assert sorted(p.name for p in (folder.path / "state").iterdir()) == ["000000007.1", "000000007.2"]
-        assert folder.read_state(run_id).state == {"value": 3}
+            run_dir.write_state(7, {"value": value}, run_id)
+        assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000007.1", "000000007.2"]
+        assert run_dir.read_state(run_id).state == {"value": 3}
 
-    def test_the_good_one_before_is_kept_not_the_damaged_one(self, folder):
-        run_id = filled(folder)
+    def test_valid_state_is_kept_instead_of_a_newer_damaged_one(self, run_dir):
+        run_id = fill(run_dir)
         for step in (10, 20):
-            folder.write_state(step, {"step": step}, run_id)
-        (folder.path / "state" / "000000020" / "state.json").write_text("?")
-        later = RunDir(folder.path)
+            run_dir.write_state(step, {"step": step}, run_id)
+        (run_dir.path / "state" / "000000020" / "state.json").write_text("?")
+        later = RunDir(run_dir.path)
         assert later.read_state(run_id).state == {"step": 10}
         later.write_state(15, {"step": 15}, run_id)
-        assert sorted(p.name for p in (folder.path / "state").iterdir()) == ["000000010", "000000015"]
+        assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000010", "000000015"]
 
-    def test_one_that_is_in_another_s_place(self, folder):
-        run_id = filled(folder)
+    def test_files_from_another_state_are_detected(self, run_dir):
+        run_id = fill(run_dir)
         for step in (1, 2):
-            folder.write_state(step, {"t": torch.full((3,), step)}, run_id)
-        old, new = (folder.path / "state" / f"00000000{step}" for step in (1, 2))
+            run_dir.write_state(step, {"t": torch.full((3,), step)}, run_id)
+        old, new = (run_dir.path / "state" / f"00000000{step}" for step in (1, 2))
         for name in ("tensors.safetensors", "state.json"):
-            kept = (new / name).read_bytes()
+            original = (new / name).read_bytes()
             (new / name).write_bytes((old / name).read_bytes())
-            assert f"{name} is damaged" in folder.read_state(run_id).problems[0]
-            (new / name).write_bytes(kept)
+            assert f"{name} is damaged" in run_dir.read_state(run_id).problems[0]
+            (new / name).write_bytes(original)
 
-    def test_a_write_that_fails_leaves_the_one_before(self, folder, monkeypatch):
-        run_id = filled(folder)
-        folder.write_state(1, {"step": 1}, run_id)
+    def test_failed_write_keeps_the_previous_state(self, run_dir, monkeypatch):
+        run_id = fill(run_dir)
+        run_dir.write_state(1, {"step": 1}, run_id)
 
-        def full(path, payload):
+        def disk_full(path, payload):
             raise UserError("can't write: No space left on device")
 
-        monkeypatch.setattr(checkpoint, "write_json", full)
+        monkeypatch.setattr(checkpoint, "write_json", disk_full)
         with pytest.raises(UserError, match="No space left"):
-            folder.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
-        assert [p.name for p in (folder.path / "state").iterdir()] == ["000000001"]
+            run_dir.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
+        assert [p.name for p in (run_dir.path / "state").iterdir()] == ["000000001"]
 
-    def test_another_run_s_are_refused(self, folder):
-        run_id = filled(folder)
-        folder.write_state(1, {"step": 1}, "other")
+    def test_state_of_another_run_is_refused(self, run_dir):
+        run_id = fill(run_dir)
+        run_dir.write_state(1, {"step": 1}, "other")
         with pytest.raises(UserError, match=r"no state to resume from .*another run"):
-            folder.read_state(run_id)
+            run_dir.read_state(run_id)
 
-    def test_none(self, folder):
+    def test_no_state(self, run_dir):
         with pytest.raises(UserError, match="no state to resume from"):
-            folder.read_state(filled(folder))
+            run_dir.read_state(fill(run_dir))

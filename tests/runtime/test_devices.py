@@ -1,4 +1,4 @@
-"""Devices that aren't at hand: what a rung would ask of one is recorded on torch's meta device."""
+"""Devices that aren't available: operations are recorded on torch's meta device."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ from makemore.types import Batch
 VOCAB = 11
 
 
-def test_an_apple_gpu_without_memory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apple_gpu_that_cannot_allocate_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    if not has_mps():  # as here, where there is none to ask
+    if not has_mps():  # no Apple GPU: the allocation fails
         assert pick_device("auto").type == "cpu"
         with pytest.raises(UserError, match="no Apple GPU"):
             pick_device("mps")
-    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # one that gives what it is asked for
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)  # the allocation succeeds
     assert pick_device("auto").type == "mps"
 
 
 class Recorder(TorchDispatchMode):
-    """Names of the operations on a device, and those that have to do with float64 there."""
+    """Records the names of the operations on a device, and of those with float64 tensors."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        self.device, self.names = device, set[str]()
-        self.doubles = set[str]()
+        self.device, self.ops = device, set[str]()
+        self.float64_ops = set[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
-        there = [t for t in tensors if t.device.type == self.device]
+        on_device = [t for t in tensors if t.device.type == self.device]
         name = func._schema.name.removeprefix("aten::")
-        if there:
+        if on_device:
             overload = func._schema.overload_name
-            self.names.add(f"{name}.{overload}" if overload else name)
-        if any(t.dtype == torch.float64 for t in there):
-            self.doubles.add(name)
+            self.ops.add(f"{name}.{overload}" if overload else name)
+        if any(t.dtype == torch.float64 for t in on_device):
+            self.float64_ops.add(name)
         return out
 
 
 @contextlib.contextmanager
-def meta(sized_by_data: bool) -> Iterator[Recorder]:
-    """``sized_by_data``: what a tensor holds may decide another's size, taken to be the largest."""
+def meta(all_nonzero: bool) -> Iterator[Recorder]:
+    """Record on the meta device; with ``all_nonzero``, ``nonzero`` has the largest possible result."""
     from torch.fx.experimental import _config
 
-    with _config.patch(meta_nonzero_assume_all_nonzero=sized_by_data), Recorder("meta") as recorder:
+    with _config.patch(meta_nonzero_assume_all_nonzero=all_nonzero), Recorder("meta") as recorder:
         yield recorder
 
 
-def kernels() -> dict[str, str]:
-    """The backends that torch's own table of operations names for each; empty where any will do."""
-    table = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
-    found: dict[str, str] = {}
-    for entry in table.read_text(encoding="utf-8").split("\n- func: ")[1:]:
+def kernel_table() -> dict[str, str]:
+    """The backends that torch's table of operations lists for each one; empty for any backend."""
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    table: dict[str, str] = {}
+    for entry in path.read_text(encoding="utf-8").split("\n- func: ")[1:]:
         backends = re.findall(r"^    ([A-Z]\w+(?:, \w+)*): ", entry, flags=re.MULTILINE)
         same = re.search(r"structured_delegate: (\S+)", entry)
-        found[entry.partition("(")[0]] = f"={same[1]}" if same else ", ".join(backends)
-    return found
+        table[entry.partition("(")[0]] = f"={same[1]}" if same else ", ".join(backends)
+    return table
 
 
 def runs_on(backend: str, name: str, table: dict[str, str]) -> bool:
@@ -86,22 +86,22 @@ def runs_on(backend: str, name: str, table: dict[str, str]) -> bool:
     return not backends or backend in backends or "Composite" in backends
 
 
-def test_the_table_of_kernels_knows_what_is_missing() -> None:
-    table = kernels()
+def test_kernel_table_lists_what_mps_lacks() -> None:
+    table = kernel_table()
     assert runs_on("MPS", "mm", table)
     assert not runs_on("MPS", "_linalg_eigvals", table)
 
 
-GRADIENT_RUNGS = [
+GRADIENT_MODELS = [
     name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
-@pytest.mark.parametrize("name", GRADIENT_RUNGS)
-def test_a_step_waits_for_no_device_and_asks_nothing_that_mps_lacks(name: str, mode: Any) -> None:
-    """Neither float64 nor an operation without a kernel, under the recipe's settings; and a tensor without
-    data can't be read, as a step that waits for its device would."""
+@pytest.mark.parametrize("name", GRADIENT_MODELS)
+def test_a_step_runs_on_mps_without_synchronizing(name: str, mode: Any) -> None:
+    """The recipe's settings use no float64 and no operation without a kernel. Meta tensors have no data, so a
+    step that synchronizes with its device would fail."""
     documents = 1000 if mode == "lines" else 1
     kind = MODELS.get(name)
     recipe = kind.recipe(CorpusStats(mode, 100_000, VOCAB, documents, 20, "mps", steps=100))
@@ -109,23 +109,23 @@ def test_a_step_waits_for_no_device_and_asks_nothing_that_mps_lacks(name: str, m
     model = kind(recipe.model, VOCAB, 0).to("meta")
     learner = make_learner(model, settings, torch.float32, False)
     tokens = torch.randint(0, VOCAB, (4, 16))
-    # By hand, batch normalisation sees the examples that count and no others: this does wait.
-    with meta(sized_by_data=name == "batchnorm-mlp") as seen:
+    # The hand-written batch norm selects the valid examples, which does synchronize.
+    with meta(all_nonzero=name == "batchnorm-mlp") as recorder:
         for step in range(2):
             learner.step([Batch(tokens, tokens, False), Batch(tokens, tokens, True)], step, 0.1)
-        assert learner.average is not None
-        with torch.no_grad(), learner.average.applied():
+        assert learner.ema is not None
+        with torch.no_grad(), learner.ema.applied():
             model.eval()
             model(tokens.to("meta"))
             model(tokens.to("meta"), model.init_state(4, 16))
-    assert not seen.doubles
-    assert len(seen.names) > 20
-    table = kernels()
-    assert not {name for name in seen.names if not runs_on("MPS", name, table)}
+    assert not recorder.float64_ops
+    assert len(recorder.ops) > 20
+    table = kernel_table()
+    assert not {name for name in recorder.ops if not runs_on("MPS", name, table)}
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_what_a_model_keeps_fits_on_any_device(name: str) -> None:
+def test_state_dict_has_no_float64(name: str) -> None:
     kind = MODELS.get(name)
     model = kind(kind.Config(), VOCAB, 0)
     assert not {name for name, tensor in model.state_dict().items() if tensor.dtype == torch.float64}

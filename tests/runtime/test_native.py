@@ -1,4 +1,4 @@
-"""C code: compiled once where there is a compiler; elsewhere the reason is kept."""
+"""Native code: compiled once if a C compiler is available; otherwise the reason is recorded."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 class TestWithACompiler:
-    def test_is_compiled_once(self, tmp_path, cache, monkeypatch):
+    def test_library_is_compiled_once(self, tmp_path, cache, monkeypatch):
         code = library(tmp_path).load()
         assert code is not None
         assert code.answer(ctypes.byref(Pair(2, 0.5)), 80) == 42
-        (built,) = cache.iterdir()
+        (compiled,) = cache.iterdir()
         native._build.cache_clear()
-        monkeypatch.setenv("PATH", "")  # no compiler is called again
+        monkeypatch.setenv("PATH", "")  # the compiler can't be called again
         assert library(tmp_path).load() is not None
-        assert list(cache.iterdir()) == [built]
+        assert list(cache.iterdir()) == [compiled]
         assert not failures
 
     def test_changed_source_is_compiled_again(self, tmp_path, cache):
@@ -82,13 +82,13 @@ class TestWithACompiler:
         assert failures[f"{tmp_path.name}/answer.c"] == "struct pair has 16 bytes in C, 24 in Python"
 
 
-def test_without_a_compiler(tmp_path, no_compiler, capfd):
+def test_missing_compiler_is_recorded(tmp_path, no_compiler, capfd):
     assert library(tmp_path).load() is None
     assert failures[f"{tmp_path.name}/answer.c"].startswith("no C compiler")
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_a_cache(tmp_path, monkeypatch):
+def test_unwritable_cache_is_recorded(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path / "file"))
     native._build.cache_clear()

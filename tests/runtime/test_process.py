@@ -1,4 +1,4 @@
-"""What a process asks of the system, and that it leaves to the user what the user has decided."""
+"""Allocator and threading settings of the process, which never override the user's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from makemore.runtime import process
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def mallopt_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     calls: list[tuple[int, int]] = []
 
     class Library:
-        def mallopt(self, what: int, value: int) -> int:
-            calls.append((what, value))
+        def mallopt(self, param: int, value: int) -> int:
+            calls.append((param, value))
             return 1
 
     monkeypatch.setattr(process.sys, "platform", "linux")
@@ -27,21 +27,21 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return calls
 
 
-def test_memory_is_kept_and_waits_are_short(asked):
+def test_memory_is_retained_and_spin_waits_are_short(mallopt_calls):
     process.tune_process()
-    assert dict(asked)[-1] >= 1 << 30
+    assert dict(mallopt_calls)[-1] >= 1 << 30
     assert int(os.environ["GOMP_SPINCOUNT"]) < 300_000
 
 
-def test_what_the_user_has_set_stands(asked, monkeypatch):
+def test_user_settings_are_not_overridden(mallopt_calls, monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     process.tune_process()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
-    assert not asked
+    assert not mallopt_calls
 
 
-def test_another_c_library_is_no_error(asked, monkeypatch):
+def test_other_c_libraries_are_ignored(mallopt_calls, monkeypatch):
     def missing(name: str) -> None:
         raise OSError(name)
 
@@ -51,7 +51,7 @@ def test_another_c_library_is_no_error(asked, monkeypatch):
     process.tune_process()
 
 
-def test_glibc_takes_the_thresholds():
+def test_glibc_accepts_the_thresholds():
     try:
         library = ctypes.CDLL("libc.so.6")
     except OSError:

@@ -1,4 +1,4 @@
-"""Published encodings: a small one, registered as tiktoken has its own."""
+"""Published encodings, with a small one registered in tiktoken."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny(monkeypatch):
     registry.ENCODINGS.pop("tiny", None)
 
 
-def test_all_rows(tiny):
+def test_full_vocabulary(tiny):
     tokenizer = fit_tokenizer("tiktoken:tiny:full", ["x"])
     assert tokenizer.vocab_size == 281
     expected = tiktoken.get_encoding("tiny").encode_ordinary(TEXT)
@@ -39,15 +39,15 @@ def test_all_rows(tiny):
     assert tokenizer.note == ""
 
 
-def test_rows_for_what_occurs(tiny):
+def test_vocabulary_is_reduced_to_tokens_that_occur(tiny):
     part = "the cat sat"
     tokenizer = fit_tokenizer("tiktoken:tiny", [part])
-    whole = fit_tokenizer("tiktoken:tiny:full", [part])
-    assert len(tokenizer.encode(part)) == len(whole.encode(part)) < len(part)
-    used = np.unique(whole.encode(part))
+    full = fit_tokenizer("tiktoken:tiny:full", [part])
+    assert len(tokenizer.encode(part)) == len(full.encode(part)) < len(part)
+    used = np.unique(full.encode(part))
     assert tokenizer.vocab_size == 1 + 256 + (used > 256).sum()
     assert "tiny's 280 tokens occur in train" in tokenizer.note
-    assert len(tokenizer.encode(TEXT)) > len(whole.encode(TEXT))
+    assert len(tokenizer.encode(TEXT)) > len(full.encode(TEXT))
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
 
 
@@ -71,25 +71,25 @@ def test_special_tokens_are_never_produced(tiny):
     assert tokenizer.decode(ids) == SPECIAL
 
 
-def test_saved_whole(tiny, monkeypatch):
+def test_saved_tokenizer_needs_no_download(tiny, monkeypatch):
     tokenizer = fit_tokenizer("tiktoken:tiny", [TEXT])
     saved = json.loads(json.dumps(tokenizer.to_dict()))
 
     def offline(name):
-        raise AssertionError("loading needs no encoding from elsewhere")
+        raise AssertionError("loading must not fetch the encoding")
 
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
-    again = tokenizer_from_dict(saved)
-    assert again.encode(TEXT + "zebra").tolist() == tokenizer.encode(TEXT + "zebra").tolist()
-    assert again.to_dict() == tokenizer.to_dict()
+    restored = tokenizer_from_dict(saved)
+    assert restored.encode(TEXT + "zebra").tolist() == tokenizer.encode(TEXT + "zebra").tolist()
+    assert restored.to_dict() == tokenizer.to_dict()
 
 
 @pytest.mark.parametrize("key", ["encoding", "pattern", "ranks", "kept"])
 @pytest.mark.parametrize("value", [None, 3, "", "(", "AAAA"])
-def test_damage_is_noticed(tiny, key, value):
+def test_damaged_data_is_refused(tiny, key, value):
     saved = fit_tokenizer("tiktoken:tiny", [TEXT]).to_dict()
     if key == "encoding" or (key == "pattern" and value in ("", "AAAA")):
-        return  # any name will do, and any pattern that is one
+        return  # any name and any valid pattern is accepted
     with pytest.raises((KeyError, TypeError, ValueError)):
         tokenizer_from_dict({**saved, key: value})
     del saved[key]
@@ -107,7 +107,7 @@ def test_unknown_names():
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route to host"), ValueError("Hash mismatch for data")])
-def test_offline(monkeypatch, error):
+def test_failed_download_is_reported(monkeypatch, error):
     def fail(name):
         raise error
 

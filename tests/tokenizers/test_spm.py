@@ -1,4 +1,4 @@
-"""SentencePiece models: lossless where SentencePiece alone is not, on texts it refuses to learn from."""
+"""SentencePiece tokenizers: lossless, also on texts that SentencePiece can't train on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_frequent_words_are_single_pieces(name):
     assert len(tokenizer.encode("the cat sat")) < 8
 
 
-def test_blanks_and_their_mark_are_not_confused(name):
+def test_spaces_and_their_marker_are_distinguished(name):
     tokenizer = fit_tokenizer(f"{name}:300", ["a\u2581b a b " * 30])
     text = " \u2581 \u2581\u2581  a\u2581b\t\r\n "
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -34,7 +34,7 @@ def test_special_pieces_are_never_produced_from_text(name):
 
 
 @pytest.mark.parametrize("text", ["", "\n\n\n", "\x00", "\u2581\u2585", "a", "  "])
-def test_texts_with_next_to_nothing_to_learn(name, text):
+def test_tiny_texts_give_a_smaller_vocabulary(name, text):
     tokenizer = fit_tokenizer(f"{name}:512", [text])
     assert "the text supports" in tokenizer.note
     assert tokenizer.decode(tokenizer.encode("né\n")) == "né\n"
@@ -49,11 +49,11 @@ def test_more_characters_than_pieces(name):
 
 
 @pytest.mark.parametrize("size", ["", "0", "258", "x", "-1", "512.0", "99999999"])
-def test_sizes_that_cannot_be(name, size):
+def test_invalid_sizes_are_refused(name, size):
     with pytest.raises(UserError, match=f"{name}:512"):
         fit_tokenizer(f"{name}:{size}", WORDS)
 
 
-def test_blanks_that_were_never_learned_come_back(name):
+def test_spaces_absent_from_training_round_trip(name):
     tokenizer = fit_tokenizer(f"{name}:300", ["anna", "emma", "joan"] * 20)
     assert tokenizer.decode(tokenizer.encode("an em \u2581a ")) == "an em \u2581a "

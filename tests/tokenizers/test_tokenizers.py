@@ -1,4 +1,4 @@
-"""Characters and bytes."""
+"""The char and byte tokenizers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TestChar:
             tokenizer.encode_lines(["ab", "Z"])
 
     @pytest.mark.parametrize("alphabet", ["", "ba", "aa", None, 3])
-    def test_damage_is_noticed(self, alphabet):
+    def test_damaged_alphabet_is_refused(self, alphabet):
         if isinstance(alphabet, str):
             with pytest.raises(ValueError, match="alphabet"):
                 tokenizer_from_dict({"name": "char", "alphabet": alphabet})
@@ -33,13 +33,13 @@ class TestChar:
             with pytest.raises((KeyError, TypeError, ValueError)):
                 tokenizer_from_dict({"name": "char"} if alphabet is None else {"alphabet": "ab"})
 
-    def test_wide_alphabets(self):
+    def test_large_alphabets_use_uint16(self):
         text = "".join(map(chr, range(200, 900))) + "\n"
         tokenizer = fit_tokenizer("char", [text[:300], text[300:]])
         assert tokenizer.dtype == "uint16"
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
-    def test_ids_can_be_written_to(self):
+    def test_ids_are_writable(self):
         for text in ("abc", "aé"):
             ids = fit_tokenizer("char", [text]).encode(text)
             ids[0] = 1
@@ -51,7 +51,7 @@ class TestByte:
         assert tokenizer.encode("aé").tolist() == [b + 1 for b in "aé".encode()]
         assert tokenizer.vocab_size == 257
 
-    def test_half_a_character_is_shown_as_such(self):
+    def test_incomplete_character_decodes_to_the_replacement_character(self):
         assert fit_tokenizer("byte", [""]).decode([0xC3 + 1]) == "\ufffd"
 
 
