@@ -1,10 +1,10 @@
-"""Bytes flipped, files cut, blanked, deleted and swapped in run directories: noticed, named, mended.
+"""Corrupt files in run directories and check that each corruption is detected, reported and recovered from.
 
-    python benchmarks/rot.py --times 500
+    python benchmarks/corruption.py --times 500
 
-Each damage is done to a copy of a finished or of a stopped run, to a file and a place chosen at random.
-``makemore check`` has to name the file; ``--resume`` has to say so, to go back to the state before where a
-state is hurt, and to end with the weights of the run that nothing happened to.
+Each time, one random file in a copy of a finished or an interrupted run has a byte flipped, or is truncated,
+blanked, deleted or swapped. ``makemore check`` must name the file; ``--resume`` must report it, fall back to
+the previous state if a state is damaged, and end with the weights of an undamaged run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tests.reliability.corruption import DAMAGES, damage_and_resume
 
 
 def main(
-    times: int = typer.Option(500, help="How often to do damage, in all."),
-    seed: int = typer.Option(0, help="Seed of the damage."),
+    times: int = typer.Option(500, help="Number of corruptions."),
+    seed: int = typer.Option(0, help="Random seed of the corruptions."),
 ) -> None:
-    """Print the counts; an AssertionError says which damage went unnoticed or unmended."""
+    """Print the counts; an AssertionError reports a corruption that was missed or not recovered from."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="rot-") as folder:
         for done in damage_and_resume(Path(folder), times, seed):
             print(f"\r{dict(done)}", end="", file=sys.stderr)
     print(file=sys.stderr)
-    print(f"| {' | '.join(DAMAGES)} | unnoticed | not mended |")
+    print(f"| {' | '.join(DAMAGES)} | undetected | not recovered |")
     print("|---" * (len(DAMAGES) + 2) + "|")
     print(f"| {' | '.join(str(done[kind]) for kind in DAMAGES)} | 0 | 0 |")
 

@@ -1,11 +1,11 @@
-"""How often 95 % intervals hold the truth: text drawn from sources of known entropy, scored many times.
+"""Measure the coverage of 95 % confidence intervals on text from sources of known entropy.
 
     python benchmarks/coverage.py
 
-Sources are Markov chains: of lines, of even running text, and of text whose scenes, of random length, are by
-turns easy and hard. A `bigram` is given what it can know of them, so that its expected bits per byte are
-known exactly; a second one knows it less well, and the expected difference is known too. Seeds are simulated:
-figures of runs that differ by a random amount.
+Sources are Markov chains that write lines, uniform running text, or text whose scenes, of random length, are
+alternately easy and hard. A `bigram` gets the true transition probabilities and a second one a blurred
+version, so their expected bits per byte and the difference are known exactly. Seeds are simulated as scores
+that differ by a random amount.
 """
 
 from __future__ import annotations
@@ -31,55 +31,55 @@ TOKENIZER = CharTokenizer(LETTERS)
 TEXT_BYTES = 100_000
 LINES = 400
 BLUR = 0.15
-"""How much of the uniform distribution the second model takes in."""
+"""Weight of the uniform distribution in the second model."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A Markov chain over places, each of which writes a token: 0 is the boundary, which ends a line."""
+    """Markov chain over P states, each of which emits a token; token 0 is the boundary and ends a line."""
 
     mode: str
-    chances_PP: np.ndarray
+    probs_PP: np.ndarray
     tokens_P: np.ndarray
 
     def text(self, rng: np.random.Generator, size: int = TEXT_BYTES) -> list[str]:
-        """Documents drawn from it."""
+        """Generate documents."""
         tokens = self.tokens_P[list(self._walk(rng, size))]
         written = "".join("\n" if token == 0 else LETTERS[token - 1] for token in tokens)
         return written.split("\n")[:LINES] if self.mode == "lines" else [written]
 
     def _walk(self, rng: np.random.Generator, n: int) -> Iterator[int]:
-        sums = np.cumsum(self.chances_PP, axis=1)
-        rows = (sums / sums[:, -1:]).tolist()
-        # Lines begin after a boundary; a text begins anywhere.
-        place = 0 if self.mode == "lines" else int(rng.choice(len(rows), p=self.shares()))
-        for chance in rng.random(n).tolist():
-            place = bisect.bisect_right(rows[place], chance)
-            yield place
+        cumulative = np.cumsum(self.probs_PP, axis=1)
+        rows = (cumulative / cumulative[:, -1:]).tolist()
+        # Lines start after a boundary; running text starts in any state.
+        state = 0 if self.mode == "lines" else int(rng.choice(len(rows), p=self.stationary()))
+        for u in rng.random(n).tolist():
+            state = bisect.bisect_right(rows[state], u)
+            yield state
 
-    def shares(self) -> np.ndarray:
-        """(P,) share of each place in an endless text."""
-        size = len(self.chances_PP)
-        equations = np.vstack([self.chances_PP.T - np.eye(size), np.ones(size)])
+    def stationary(self) -> np.ndarray:
+        """Stationary distribution (P,) of the states."""
+        size = len(self.probs_PP)
+        equations = np.vstack([self.probs_PP.T - np.eye(size), np.ones(size)])
         return np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=None)[0]
 
     def bits(self, model_VV: np.ndarray) -> float:
-        """Expected bits per byte of a model that knows the token before."""
-        said_PP = model_VV[self.tokens_P[:, None], self.tokens_P]
-        costs_PP = np.where(self.chances_PP > 0, -self.chances_PP * np.log2(np.maximum(said_PP, 1e-300)), 0)
-        return float(self.shares() @ costs_PP.sum(axis=1))
+        """Expected bits per byte of a bigram model (V, V)."""
+        model_PP = model_VV[self.tokens_P[:, None], self.tokens_P]
+        costs_PP = np.where(self.probs_PP > 0, -self.probs_PP * np.log2(np.maximum(model_PP, 1e-300)), 0)
+        return float(self.stationary() @ costs_PP.sum(axis=1))
 
     def best_model(self) -> np.ndarray:
-        """(V, V) the chances of each token after each, all that a bigram can know."""
+        """Next-token probabilities (V, V) of the best possible bigram."""
         size = len(LETTERS) + 1
         joint_VV = np.full((size, size), 1e-12)
-        places = (self.tokens_P[:, None], self.tokens_P)
-        np.add.at(joint_VV, places, self.shares()[:, None] * self.chances_PP)
+        indices = (self.tokens_P[:, None], self.tokens_P)
+        np.add.at(joint_VV, indices, self.stationary()[:, None] * self.probs_PP)
         return joint_VV / joint_VV.sum(axis=1, keepdims=True)
 
 
 def make_source(mode: str, scene_bytes: int = 0, seed: int = 5) -> Source:
-    """Of ``lines``, or of a ``text``, which may be by turns easy and hard for so many bytes on average."""
+    """Make a source of ``lines`` or ``text``; ``scene_bytes`` is the mean scene length, 0 for no scenes."""
     rng = np.random.default_rng(seed)
     size = len(LETTERS)
     letters_VV = rng.dirichlet(np.full(size, 0.4), size)
@@ -91,68 +91,68 @@ def make_source(mode: str, scene_bytes: int = 0, seed: int = 5) -> Source:
     if mode == "text":
         return Source(mode, letters_VV, np.arange(1, size + 1))
     ends_V = rng.uniform(0.05, 0.35, size)
-    chances_VV = np.zeros((size + 1, size + 1))
-    chances_VV[0, 1:] = 1 / size
-    chances_VV[1:, 0] = ends_V
-    chances_VV[1:, 1:] = letters_VV * (1 - ends_V[:, None])
-    return Source(mode, chances_VV, np.arange(size + 1))
+    probs_VV = np.zeros((size + 1, size + 1))
+    probs_VV[0, 1:] = 1 / size
+    probs_VV[1:, 0] = ends_V
+    probs_VV[1:, 1:] = letters_VV * (1 - ends_V[:, None])
+    return Source(mode, probs_VV, np.arange(size + 1))
 
 
-def model_of(chances_VV: np.ndarray) -> LanguageModel:
-    """A bigram that says exactly this."""
+def model_of(probs_VV: np.ndarray) -> LanguageModel:
+    """Build a bigram with these probabilities."""
     kind = MODELS.get("bigram")
-    model = kind(kind.Config(), len(chances_VV), 0)
+    model = kind(kind.Config(), len(probs_VV), 0)
     with torch.no_grad():
-        model.W.copy_(torch.from_numpy(np.log(np.maximum(chances_VV, 1e-30))))
+        model.W.copy_(torch.from_numpy(np.log(np.maximum(probs_VV, 1e-30))))
     return model
 
 
-def blurred(chances_VV: np.ndarray) -> np.ndarray:
-    """The same, known less well."""
-    allowed = chances_VV > 1e-6
-    return (1 - BLUR) * chances_VV + BLUR * allowed / allowed.sum(axis=1, keepdims=True)
+def blur(probs_VV: np.ndarray) -> np.ndarray:
+    """Mix the probabilities with a uniform distribution."""
+    allowed = probs_VV > 1e-6
+    return (1 - BLUR) * probs_VV + BLUR * allowed / allowed.sum(axis=1, keepdims=True)
 
 
-Held = tuple[bool, bool]
-"""Whether the interval of a score held the truth, and that of a difference."""
+Hits = tuple[bool, bool]
+"""Whether the interval of a score, and of a difference, contains the true value."""
 
 
-def scores_held(mode: str, repetitions: int, scene_bytes: int = 0, size: int = TEXT_BYTES) -> Iterator[Held]:
-    """Of models that are known, on texts drawn anew."""
+def score_hits(mode: str, repetitions: int, scene_bytes: int = 0, size: int = TEXT_BYTES) -> Iterator[Hits]:
+    """Score the known models on newly generated texts."""
     source = make_source(mode, scene_bytes)
-    chances = (source.best_model(), blurred(source.best_model()))
-    truth = [source.bits(c) for c in chances]
-    models = [model_of(c) for c in chances]
+    probs = (source.best_model(), blur(source.best_model()))
+    truth = [source.bits(c) for c in probs]
+    models = [model_of(c) for c in probs]
     for seed in range(repetitions):
         documents = source.text(np.random.default_rng([seed, scene_bytes, size]), size)
         split = encode_documents("val", [documents], source.mode, TOKENIZER)
-        found = [score(model, split, TOKENIZER) for model in models]
-        judged = compare_to_best([s.unit_nats_U[None] for s in found], found[0].unit_bytes_U)
+        scores = [score(model, split, TOKENIZER) for model in models]
+        results = compare_to_best([s.unit_nats_U[None] for s in scores], scores[0].unit_bytes_U)
         yield (
-            _within(found[0].ci95_bits_per_byte, truth[0]),
-            _difference_within(judged, truth[1] - truth[0]),
+            _within(scores[0].ci95_bits_per_byte, truth[0]),
+            _difference_within(results, truth[1] - truth[0]),
         )
 
 
-def seeds_held(seeds: int, repetitions: int) -> Iterator[Held]:
-    """Of two models, each by runs whose skill is a matter of luck: the mean over all luck is the truth."""
+def seed_hits(seeds: int, repetitions: int) -> Iterator[Hits]:
+    """Simulate two models whose seeds differ by noise; the mean over all seeds is the true value."""
     bytes_U = np.full(150, 512)
     for repetition in range(repetitions):
         rng = np.random.default_rng([repetition, seeds])
-        hard_U = rng.normal(2.0, 0.3, 150)
-        skills = [rng.normal(mean, 0.02, seeds) for mean in (0.0, 0.03)]
-        bits = [hard_U + skill[:, None] + rng.normal(0, 0.05, (seeds, 150)) for skill in skills]
-        judged = compare_to_best([b * bytes_U * math.log(2) for b in bits], bytes_U)
-        yield _within(judged[0].ci95, 2.0), _difference_within(judged, 0.03)
+        difficulty_U = rng.normal(2.0, 0.3, 150)
+        offsets = [rng.normal(mean, 0.02, seeds) for mean in (0.0, 0.03)]
+        bits = [difficulty_U + offset[:, None] + rng.normal(0, 0.05, (seeds, 150)) for offset in offsets]
+        results = compare_to_best([b * bytes_U * math.log(2) for b in bits], bytes_U)
+        yield _within(results[0].ci95, 2.0), _difference_within(results, 0.03)
 
 
 def _within(bounds: tuple[float, float], truth: float) -> bool:
     return bounds[0] <= truth <= bounds[1]
 
 
-def _difference_within(judged: list[PairedResult], truth: float) -> bool:
-    """Of two models, of which either may have come out best: that is luck as well."""
-    first, second = judged
+def _difference_within(results: list[PairedResult], truth: float) -> bool:
+    """Check the interval of the difference; which model came out best is random too."""
+    first, second = results
     return (
         _within(second.difference_ci95, truth)
         if first.difference == 0
@@ -160,34 +160,32 @@ def _difference_within(judged: list[PairedResult], truth: float) -> bool:
     )
 
 
-CASES: dict[str, Callable[[int], Iterator[Held]]] = {
-    "400 lines": lambda n: scores_held("lines", n),
-    "100 KB of even text": lambda n: scores_held("text", n),
-    "100 KB in scenes of 0.5 KB": lambda n: scores_held("text", n, 500),
-    "100 KB in scenes of 1.5 KB": lambda n: scores_held("text", n, 1500),
-    "100 KB in scenes of 4 KB": lambda n: scores_held("text", n, 4000),
-    "20 KB in scenes of 1.5 KB": lambda n: scores_held("text", n, 1500, 20_000),
-    "10 KB in scenes of 1.5 KB": lambda n: scores_held("text", n, 1500, 10_000),
-    "20 KB in scenes of 4 KB": lambda n: scores_held("text", n, 4000, 20_000),
-    "3 seeds": lambda n: seeds_held(3, n),
-    "5 seeds": lambda n: seeds_held(5, n),
+CASES: dict[str, Callable[[int], Iterator[Hits]]] = {
+    "400 lines": lambda n: score_hits("lines", n),
+    "100 KB of even text": lambda n: score_hits("text", n),
+    "100 KB in scenes of 0.5 KB": lambda n: score_hits("text", n, 500),
+    "100 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500),
+    "100 KB in scenes of 4 KB": lambda n: score_hits("text", n, 4000),
+    "20 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 20_000),
+    "10 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 10_000),
+    "20 KB in scenes of 4 KB": lambda n: score_hits("text", n, 4000, 20_000),
+    "3 seeds": lambda n: seed_hits(3, n),
+    "5 seeds": lambda n: seed_hits(5, n),
 }
 
 
 def shares(case: str, repetitions: int) -> tuple[float, float]:
-    """How often the intervals held the truth, of scores and of differences."""
-    held = np.array(list(CASES[case](repetitions)))
-    return float(held[:, 0].mean()), float(held[:, 1].mean())
+    """Coverage of the intervals of scores and of differences."""
+    hits = np.array(list(CASES[case](repetitions)))
+    return float(hits[:, 0].mean()), float(hits[:, 1].mean())
 
 
-def main(repetitions: int = typer.Option(200, help="Texts drawn of each kind.")) -> None:
+def main(repetitions: int = typer.Option(200, help="Repetitions per case.")) -> None:
     """Print a table."""
-    print(
-        f"{repetitions} repetitions\n\n| | 95 % interval of a score held | of a difference |\n|---|---|---|"
-    )
+    print(f"{repetitions} repetitions\n\n| coverage | of scores | of differences |\n|---|---|---|")
     for case in CASES:
-        alone, difference = shares(case, repetitions)
-        print(f"| {case} | {alone:.1%} | {difference:.1%} |", flush=True)
+        of_scores, of_differences = shares(case, repetitions)
+        print(f"| {case} | {of_scores:.1%} | {of_differences:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast each tokenizer encodes, in MB of UTF-8 a second, one thread.
+"""Measure each tokenizer's encoding speed in MB of UTF-8 per second, on one thread.
 
     python benchmarks/encode.py --megabytes 16
 
-ASCII text is made of words; the mixed text has Latin, Cyrillic, Greek and CJK characters of one to
-three bytes. Best of five runs after one to warm up.
+Both texts are random words; the mixed one has Latin, Cyrillic, Greek and CJK characters of one to three
+bytes. Reports the best of five runs after a warm-up run.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SPECS = ("char", "byte", "bpe:512", "bpe:2048", "spm:512", "spm-unigram:512")
 
 
 def make_text(alphabet: str, megabytes: float) -> str:
-    """Words of one to nine letters, about so many bytes of UTF-8."""
+    """Random words of one to nine letters, about ``megabytes`` of UTF-8."""
     rng = random.Random(0)
     words = ["".join(rng.choices(alphabet, k=rng.randint(1, 9))) for _ in range(20_000)]
-    bytes_a_word = len(" ".join(words).encode()) / len(words)
-    chosen = rng.choices(words, k=int(megabytes * 1e6 / bytes_a_word))
+    bytes_per_word = len(" ".join(words).encode()) / len(words)
+    chosen = rng.choices(words, k=int(megabytes * 1e6 / bytes_per_word))
     return "".join(word + ("\n" if i % 12 == 11 else " ") for i, word in enumerate(chosen))
 
 
@@ -38,15 +38,15 @@ def best_seconds(spec: str, text: str) -> float:
     tokenizer = fit_tokenizer(spec, [text[:500_000], *sorted(set(text))])
     times = []
     for _ in range(6):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         tokenizer.encode(text)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
 def main(
-    megabytes: float = typer.Option(16.0, help="Size of each text."),
-    only: str = typer.Option(",".join(SPECS), help="Tokenizers."),
+    megabytes: float = typer.Option(16.0, help="Size of each text in MB."),
+    only: str = typer.Option(",".join(SPECS), help="Tokenizers, separated by commas."),
 ) -> None:
     """Print a Markdown table."""
     texts = {name: make_text(alphabet, megabytes) for name, alphabet in ALPHABETS.items()}

@@ -1,11 +1,11 @@
-"""A coverage-guided fuzzer against the readers of run directories and of texts.
+"""Coverage-guided fuzzer of the run-directory and text readers.
 
     pip install atheris
     python benchmarks/fuzz.py run -max_total_time=3600
     python benchmarks/fuzz.py text -max_total_time=3600
 
-Options after the target are libFuzzer's; a folder among them keeps the inputs that reached new code. Whatever
-is neither read nor refused with a UserError ends the run with a traceback and the input that did it.
+Options after the target are libFuzzer's; a directory among them stores the inputs that reach new code. An
+input that is neither read nor refused with a UserError stops the fuzzer with a traceback.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import atheris
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which has a tokenizers.py
+sys.path[0] = str(Path(__file__).parents[1])  # not this directory: its tokenizers.py would shadow the package
 
 with atheris.instrument_imports(include=["makemore", "json"]):
     from tests.reliability.fuzzing import RestorableRun, check_run_directory, check_text
 
 
 def main() -> None:
-    """Fuzz until libFuzzer has had enough."""
+    """Fuzz until libFuzzer stops."""
     import torch
 
     torch.set_num_threads(1)

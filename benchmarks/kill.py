@@ -1,11 +1,11 @@
-"""Training runs killed at every call that touches the disk and at random moments, resumed, and compared.
+"""Kill training runs at disk operations and at random moments, resume them and compare the results.
 
     python benchmarks/kill.py --kills 300
 
-A small transformer with dropout, accumulation, averaged weights and two optimizers is killed with SIGKILL,
-half of the times before a write, fsync, rename or removal or within a write, spread over all of a run's,
-half of the times at a random moment. Every run has to resume from a state no older than the last that was
-promised, and to end with the weights, moments and metrics of a run that nobody disturbed.
+A small transformer with dropout, gradient accumulation, averaged weights and two optimizers is killed with
+SIGKILL: half of the time before a write, fsync, rename or removal or during a write, spread over the whole
+run, and half of the time at a random moment. Every run must resume from a state no older than the last one
+reported as saved, and end with the weights, moments and metrics of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.reliability.kills import kill_everywhere
 
 
 def main(
-    kills: int = typer.Option(300, help="How often to kill, in all."),
-    seed: int = typer.Option(0, help="Seed of the moments."),
+    kills: int = typer.Option(300, help="Number of kills."),
+    seed: int = typer.Option(0, help="Random seed of the kill times."),
 ) -> None:
-    """Print the counts; an AssertionError says what went wrong where."""
-    begun = time.monotonic()
+    """Print the counts; an AssertionError reports the first failure."""
+    start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="kill-"))
     with ForkServer() as server:
         for done in kill_everywhere(server, folder, kills, seed):
@@ -38,9 +38,9 @@ def main(
                 shutil.rmtree(run)
     print(file=sys.stderr)
     shutil.rmtree(folder)
-    print("| kills at a call | kills at a random moment | runs compared | different ends | seconds |")
+    print("| kills at a disk operation | kills at a random moment | runs compared | differences | seconds |")
     print("|---|---|---|---|---|")
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     print(f"| {done['at a call']} | {done['at a moment']} | {done['runs']} | 0 | {seconds:.0f} |")
 
 

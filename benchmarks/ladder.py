@@ -1,9 +1,9 @@
-"""Train the ladder on names and shakespeare within fixed budgets and print the figures as Markdown.
+"""Train the ladder on names or shakespeare with fixed time budgets and print a Markdown table of losses.
 
     python benchmarks/ladder.py names --seeds 0 --out checkpoints/ladder
     python benchmarks/ladder.py shakespeare --only count,lstm
 
-Each line is a whole `makemore train` process, one at a time; runs that are there already are only
+Each row is a complete `makemore train` process, one after another; finished runs are reused and only
 scored. Needs the data sets (`makemore data names`, `makemore data shakespeare`).
 """
 
@@ -24,40 +24,40 @@ from makemore.training.mix import mix
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table: what is trained, for how long, and which runs are mixed."""
+    """One row of the table: a model trained with ``options``, or a mixture of the runs in ``members``."""
 
     label: str
     options: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
 
 
-def rung(label: str, model: str, seconds: int, *settings: str) -> Entry:
+def model_entry(label: str, model: str, seconds: int, *settings: str) -> Entry:
     budget = ("--max-time", f"{seconds}s")
     return Entry(label, ("--model", model, *budget, *(x for s in settings for x in ("--set", s))))
 
 
 NAMES = (
-    rung("count", "count", 60),
-    rung("count-5", "count", 60, "model.order=5"),
-    rung("count-2", "count", 60, "model.order=2", "model.smoothing=additive"),
-    rung("bigram", "bigram", 20),
-    rung("mlp-3", "mlp", 60, "model.block_size=3"),
-    rung("mlp-8", "mlp", 60),
-    rung("bow", "bow", 60),
-    rung("batchnorm-mlp-3", "batchnorm-mlp", 60),
-    rung("wavenet", "wavenet", 120),
-    rung("rnn", "rnn", 180),
-    rung("gru", "gru", 180),
-    rung("lstm", "lstm", 180),
-    rung("transformer", "transformer", 120),
+    model_entry("count", "count", 60),
+    model_entry("count-5", "count", 60, "model.order=5"),
+    model_entry("count-2", "count", 60, "model.order=2", "model.smoothing=additive"),
+    model_entry("bigram", "bigram", 20),
+    model_entry("mlp-3", "mlp", 60, "model.block_size=3"),
+    model_entry("mlp-8", "mlp", 60),
+    model_entry("bow", "bow", 60),
+    model_entry("batchnorm-mlp-3", "batchnorm-mlp", 60),
+    model_entry("wavenet", "wavenet", 120),
+    model_entry("rnn", "rnn", 180),
+    model_entry("gru", "gru", 180),
+    model_entry("lstm", "lstm", 180),
+    model_entry("transformer", "transformer", 120),
     Entry("mixture", members=("transformer", "lstm", "count")),
 )
 SHAKESPEARE = (
-    rung("count", "count", 60),
-    rung("count-7", "count", 60, "model.order=7"),
-    rung("transformer-90", "transformer", 90),
-    rung("transformer-180", "transformer", 180),
-    rung("lstm-180", "lstm", 180),
+    model_entry("count", "count", 60),
+    model_entry("count-7", "count", 60, "model.order=7"),
+    model_entry("transformer-90", "transformer", 90),
+    model_entry("transformer-180", "transformer", 180),
+    model_entry("lstm-180", "lstm", 180),
     Entry("mixture-90", members=("transformer-90", "count")),
     Entry("mixture-180", members=("transformer-180", "lstm-180", "count")),
 )
@@ -65,7 +65,7 @@ TABLES = {"names": (NAMES, ("val", "test")), "shakespeare": (SHAKESPEARE, ("val"
 
 
 def make(entry: Entry, data: str, folder: Path, seed: int) -> Path:
-    """The run of an entry, trained or mixed unless it is there."""
+    """Train or mix an entry's run, unless it is already finished."""
     run = folder / f"{data}-{entry.label}-{seed}"
     if (run / "result.json").exists():
         return run
@@ -79,28 +79,28 @@ def make(entry: Entry, data: str, folder: Path, seed: int) -> Path:
 
 
 def row(entry: Entry, run: Path, splits: tuple[str, ...], seed: int) -> str:
-    """A line of the table: nats per character of each split, and what the run cost."""
+    """Table row: size, training seconds, and nats per character on each split."""
     loaded = load(run)
-    figures = [f"{evaluate(loaded, split=split).nats_per_char:.4f}" for split in splits]
+    losses = [f"{evaluate(loaded, split=split).nats_per_char:.4f}" for split in splits]
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     seconds = f"{float(result.get('seconds', 0)):.0f}"
-    cells = [entry.label, str(seed), f"{loaded.model.n_parameters():,}", seconds, *figures]
+    cells = [entry.label, str(seed), f"{loaded.model.n_parameters():,}", seconds, *losses]
     return f"| {' | '.join(cells)} |"
 
 
 def main(
     data: str,
-    seeds: str = typer.Option("0", help="Seeds, such as 0,1,2."),
-    only: str = typer.Option("", help="Labels to run (default: all)."),
-    out: Path = typer.Option(Path("checkpoints/ladder"), help="Folder of the runs."),
+    seeds: str = typer.Option("0", help="Seeds, separated by commas."),
+    only: str = typer.Option("", help="Labels of the rows, separated by commas (default: all)."),
+    out: Path = typer.Option(Path("checkpoints/ladder"), help="Directory for the runs."),
 ) -> None:
-    """Print one table."""
+    """Print the table."""
     entries, splits = TABLES[data]
-    wanted = [e for e in entries if not only or e.label in only.split(",")]
-    print(f"| rung | seed | parameters | seconds | {' | '.join(splits)} |")
+    selected = [e for e in entries if not only or e.label in only.split(",")]
+    print(f"| model | seed | parameters | seconds | {' | '.join(splits)} |")
     print("|---" * (4 + len(splits)) + "|", flush=True)
     for seed in map(int, seeds.split(",")):
-        for entry in wanted:
+        for entry in selected:
             print(row(entry, make(entry, data, out, seed), splits, seed), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""How long after a key is pressed the play page has drawn what may come next, in headless Chromium.
+"""Measure how fast the play page shows new predictions after a key press, in headless Chromium.
 
-Prints a line a run: milliseconds from the key to the frame after the new distribution stands on the page.
+Prints one line per run: milliseconds from the key press to the frame that shows the new distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from makemore.play.server import HOST, listen, make_app
 from makemore.runs.run import load
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-TYPED = ("emma", "olivia", "charlotte", "maximilian", "zoe")
+WORDS = ("emma", "olivia", "charlotte", "maximilian", "zoe")
 WATCH = """
 () => {
   window.times = [];
@@ -33,10 +33,10 @@ WATCH = """
 
 
 def main(runs: list[Path] = typer.Argument(..., help="Run directories.")) -> None:
-    """Type names and report the median and the slowest of all keys."""
+    """Type names and print the median and the slowest latency."""
     browser_path = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         for path in runs:
             token, listener = secrets.token_urlsafe(24), listen(0)
             app = make_app({path.name: load(path, "cpu")}, token)
@@ -46,7 +46,7 @@ def main(runs: list[Path] = typer.Argument(..., help="Run directories.")) -> Non
             page.goto(f"http://{HOST}:{listener.getsockname()[1]}/#{token}")
             page.wait_for_selector('.pane[data-shows=""]')
             page.evaluate(WATCH)
-            for word in TYPED:
+            for word in WORDS:
                 for end in range(1, len(word) + 1):
                     page.keyboard.type(word[end - 1])
                     page.wait_for_selector(f'.pane[data-shows="{word[:end]}"]')

@@ -1,10 +1,10 @@
-"""Training speed of one process and of several on this machine's CPU, as a Markdown table.
+"""Measure data-parallel training speed on the CPU by number of processes; print a Markdown table.
 
     python benchmarks/processes.py shakespeare --processes 1,2
     python benchmarks/processes.py names --models transformer --steps 200
 
-Every line is a whole `makemore train`, by torchrun where there are several processes; the machine's cores
-are shared out evenly. Steps are the same in all: the same batches, cut into rows.
+Each measurement is a complete `makemore train`, under torchrun if there are several processes; they divide
+the cores evenly. All runs take the same steps: each batch's rows are divided among the processes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import typer
 
 
 def speed(data: str, model: str, processes: int, threads: int, steps: int) -> tuple[float, float]:
-    """Tokens a second, and the last val in nats a token, of one run."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    """Train once; return tokens per second and the final validation loss in nats per token."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     settings = (f"train.eval_interval={steps}", "train.patience=0", "train.schedule=constant")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, *(launch if processes > 1 else []), "-m", "makemore", "train", data]
+        command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "makemore", "train", data]
         command += [
             "--model",
             model,
@@ -45,21 +45,21 @@ def speed(data: str, model: str, processes: int, threads: int, steps: int) -> tu
             json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         ]
     val = [record["val"] for record in records if "val" in record][-1]
-    # The first record is of the first step, which sets everything up; the last of the final evaluation.
+    # The first record includes the setup, the last one the final evaluation.
     rates = [r["tokens_per_second"] for r in records[1:-1] if "val" not in r]
     return statistics.median(rates or [records[-1]["tokens_per_second"]]), val
 
 
 def main(
-    data: str = typer.Argument("shakespeare", help="A data set or a text."),
-    models: str = typer.Option("transformer,lstm", help="Rungs."),
-    processes: str = typer.Option("1,2", help="Numbers of processes."),
-    steps: int = typer.Option(150, help="Steps of each run."),
-    repeats: int = typer.Option(3, help="Runs of each line."),
+    data: str = typer.Argument("shakespeare", help="A data set or a text file."),
+    models: str = typer.Option("transformer,lstm", help="Models, separated by commas."),
+    processes: str = typer.Option("1,2", help="Numbers of processes, separated by commas."),
+    steps: int = typer.Option(150, help="Training steps per run."),
+    repeats: int = typer.Option(3, help="Runs per row."),
 ) -> None:
-    """Print one table."""
+    """Print the table."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    heads = ["rung", "processes", "threads of each", "tokens/s, median", "all runs", "val"]
+    heads = ["model", "processes", "threads each", "tokens/s, median", "tokens/s, range", "val"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for model in models.split(","):
         for count in map(int, processes.split(",")):

@@ -1,10 +1,10 @@
-"""Where a training step's time goes: matrix products, element-wise work, the optimizer, the rest.
+"""Profile a training step: matrix products, element-wise operations, the optimizer and the rest.
 
     python benchmarks/profile_step.py shakespeare --model transformer
     python benchmarks/profile_step.py shakespeare --model lstm --compile --trace step.json
 
-Times are torch.profiler's own times of operations, of the device where it has any. The rest is what no
-operation accounts for: batches, Python, waiting.
+Times are torch.profiler's self times of operations, on the GPU if there is one. The rest is the time outside
+operations: loading batches, Python, waiting.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from makemore.training.trainer import Trainer
 
 OPTIMIZER = "optimizer step"
 PRODUCTS = ("mm", "bmm", "linear", "conv", "attention", "rnn", "gemm")
-"""Parts of the names of operations and kernels that are matrix products."""
+"""Substrings in the names of operations and kernels that compute matrix products."""
 WARM_UP = 5
 
 
-def labelled(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same call, seen by the profiler under a name."""
+def with_profiler_range(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function in a profiler range of this name."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         with record_function(name):
-            return call(*args, **kwargs)
+            return function(*args, **kwargs)
 
     return wrapped
 
@@ -47,8 +47,8 @@ def is_product(name: str) -> bool:
     return any(part in name.lower() for part in PRODUCTS)
 
 
-def within(event: Any, name: str) -> bool:
-    """Whether an event is part of another of that name."""
+def is_within(event: Any, name: str) -> bool:
+    """Whether an event or one of its parents has this name."""
     while event is not None:
         if event.name == name:
             return True
@@ -58,33 +58,33 @@ def within(event: Any, name: str) -> bool:
 
 def group_of(event: Any) -> str:
     kind = "products" if is_product(event.name) else "element-wise and copies"
-    if within(event, OPTIMIZER):
+    if is_within(event, OPTIMIZER):
         return f"optimizer: {kind}"
     return "matrix products" if kind == "products" else kind
 
 
-def own_time(event: Any, on_device: bool) -> float:
-    """Microseconds that are the event's alone."""
+def self_time(event: Any, on_device: bool) -> float:
+    """Self time in microseconds, excluding child events."""
     return event.self_device_time_total if on_device else event.self_cpu_time_total
 
 
-def grouped(events: Iterable[Any], on_device: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds by group, and by operation."""
+def sum_times(events: Iterable[Any], on_device: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Sum seconds by group and by operation."""
     groups: dict[str, float] = defaultdict(float)
     names: dict[str, float] = defaultdict(float)
     for event in events:
-        # What isn't an operation (the profiler's own marks, Python between operations) is the rest.
+        # Profiler marks and Python between operations count as the rest.
         if event.name == OPTIMIZER or event.name.startswith(
             ("ProfilerStep", "autograd::engine", "Optimizer.")
         ):
             continue
-        spent = own_time(event, on_device) / 1e6
-        groups[group_of(event)] += spent
-        names[event.name] += spent
+        seconds = self_time(event, on_device) / 1e6
+        groups[group_of(event)] += seconds
+        names[event.name] += seconds
     return groups, names
 
 
-def planned(data: str, model: str, compiled: bool, settings: list[str]) -> Plan:
+def make_plan(data: str, model: str, compiled: bool, settings: list[str]) -> Plan:
     train = {"max_time": 90.0, "compile": "yes" if compiled else "no"}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
@@ -92,54 +92,54 @@ def planned(data: str, model: str, compiled: bool, settings: list[str]) -> Plan:
         )
 
 
-def profiled(trainer: Trainer, steps: int, device: torch.device) -> tuple[profile, float]:
-    """Some steps under the profiler, and the seconds they took."""
+def profile_steps(trainer: Trainer, steps: int, device: torch.device) -> tuple[profile, float]:
+    """Profile some steps; also return their wall time in seconds."""
     for _ in range(WARM_UP):
         trainer.advance(0.0)
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=activities) as seen:
-        begun = time.perf_counter()
+    with profile(activities=activities) as profiler:
+        start = time.perf_counter()
         for _ in range(steps):
             trainer.advance(0.0)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        passed = time.perf_counter() - begun
-    return seen, passed
+        total = time.perf_counter() - start
+    return profiler, total
 
 
 def main(
-    data: str = typer.Argument("shakespeare", help="A data set or a text."),
-    model: str = typer.Option("transformer", help="The rung."),
-    steps: int = typer.Option(20, help="Steps to profile."),
-    compiled: bool = typer.Option(False, "--compile", help="Of the compiled step."),
-    settings: list[str] = typer.Option([], "--set", help="A setting; repeatable."),
-    top: int = typer.Option(12, help="Operations listed apart."),
-    trace: Path | None = typer.Option(None, help="Write a trace for chrome://tracing here."),
+    data: str = typer.Argument("shakespeare", help="A data set or a text file."),
+    model: str = typer.Option("transformer", help="The model."),
+    steps: int = typer.Option(20, help="Number of steps to profile."),
+    compiled: bool = typer.Option(False, "--compile", help="Profile the compiled step."),
+    settings: list[str] = typer.Option([], "--set", help="A setting, KEY=VALUE; repeatable."),
+    top: int = typer.Option(12, help="Number of operations to list."),
+    trace: Path | None = typer.Option(None, help="Also write a trace for chrome://tracing to this file."),
 ) -> None:
     """Print two tables: groups, and the longest operations."""
     torch._inductor.config.cpp.enable_kernel_profile = compiled
-    plan = planned(data, model, compiled, settings)
+    plan = make_plan(data, model, compiled, settings)
     trainer = make_trainer(plan, lambda: False)
     optimizers = getattr(trainer.learner, "optimizers", None)
     if optimizers is None:
         raise typer.BadParameter(f"{model} has no gradients to profile")
-    optimizers.step = labelled(OPTIMIZER, optimizers.step)
-    optimizers.clip = labelled(OPTIMIZER, optimizers.clip)
-    seen, passed = profiled(trainer, steps, plan.device)
-    groups, names = grouped(seen.events(), plan.device.type == "cuda")
-    groups["rest"] = max(0.0, passed - sum(groups.values()))
-    print(f"{model}, {plan.train.batch_tokens:,} tokens a step, {plan.precision}, ", end="")
+    optimizers.step = with_profiler_range(OPTIMIZER, optimizers.step)
+    optimizers.clip = with_profiler_range(OPTIMIZER, optimizers.clip)
+    profiler, total = profile_steps(trainer, steps, plan.device)
+    groups, names = sum_times(profiler.events(), plan.device.type == "cuda")
+    groups["rest"] = max(0.0, total - sum(groups.values()))
+    print(f"{model}, {plan.train.batch_tokens:,} tokens per step, {plan.precision}, ", end="")
     print(
         f"{'compiled' if trainer.learner.compiled else 'eager'}, {torch.get_num_threads()} threads, ", end=""
     )
-    print(f"torch {torch.__version__}\n\n| | ms a step | share |\n|---|---|---|")
-    for name, spent in sorted(groups.items(), key=lambda pair: -pair[1]):
-        print(f"| {name} | {spent / steps * 1e3:.2f} | {spent / passed:.1%} |")
-    print(f"| all | {passed / steps * 1e3:.2f} | 100 % |\n\n| operation | ms a step | share |\n|---|---|---|")
-    for name, spent in sorted(names.items(), key=lambda pair: -pair[1])[:top]:
-        print(f"| `{name[:70]}` | {spent / steps * 1e3:.2f} | {spent / passed:.1%} |")
+    print(f"torch {torch.__version__}\n\n| | ms/step | share |\n|---|---|---|")
+    for name, seconds in sorted(groups.items(), key=lambda pair: -pair[1]):
+        print(f"| {name} | {seconds / steps * 1e3:.2f} | {seconds / total:.1%} |")
+    print(f"| all | {total / steps * 1e3:.2f} | 100 % |\n\n| operation | ms/step | share |\n|---|---|---|")
+    for name, seconds in sorted(names.items(), key=lambda pair: -pair[1])[:top]:
+        print(f"| `{name[:70]}` | {seconds / steps * 1e3:.2f} | {seconds / total:.1%} |")
     if trace:
-        seen.export_chrome_trace(str(trace))
+        profiler.export_chrome_trace(str(trace))
 
 
 if __name__ == "__main__":

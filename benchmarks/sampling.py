@@ -1,13 +1,13 @@
-"""Tokens a second of every way to sample, and whether the fast ways say what the plain one says.
+"""Measure the sampling speed of each model, and check the fast decoders against plain ``forward``.
 
     python benchmarks/sampling.py
     python benchmarks/sampling.py --check
     python benchmarks/sampling.py --nanogpt ~/nanoGPT
 
-Weights are random, the vocabulary is shakespeare's size; speed doesn't depend on what was learned, but
-for `count`, which counts a text (--text FILE, by default one made up of random words). --nanogpt measures
-`model.generate` of a clone of nanoGPT with the same sizes in the same run. The best of a few repeats is
-printed. OPENBLAS_NUM_THREADS=1 keeps numpy's products from threads of their own.
+Weights are random and the vocabulary has shakespeare's size; training doesn't affect the speed except for
+`count`, which is fitted to a text (--text FILE, by default random words). --nanogpt also measures
+`model.generate` of a nanoGPT clone with the same sizes. Prints the best of a few repeats. Set
+OPENBLAS_NUM_THREADS=1 to keep numpy's matrix products single-threaded.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from makemore.types import Batch
 
 VOCAB = 66
 REPEATS = 3
-CHECKED = 10_000
-RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
+N_CHECKED = 10_000
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer, context 64": ("transformer", {"block_size": 64}),
     "transformer, context 256": ("transformer", {"block_size": 256}),
     "transformer, no convolutions, context 64": ("transformer", {"block_size": 64, "conv": 1}),
@@ -57,17 +57,17 @@ RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def made_up(words: int = 150_000) -> str:
+def make_text(words: int = 150_000) -> str:
     rng = random.Random(0)
-    known = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randint(2, 9))) for _ in range(4000)]
-    return " ".join(known[int(len(known) * rng.random() ** 3)] for _ in range(words))
+    vocabulary = ["".join(rng.choices("etaoinshrdlucmfwyp", k=rng.randint(2, 9))) for _ in range(4000)]
+    return " ".join(vocabulary[int(len(vocabulary) * rng.random() ** 3)] for _ in range(words))
 
 
 def build(name: str, settings: dict[str, Any], text: str) -> LanguageModel:
-    """A rung with something to say."""
+    """Build a model with random weights, or fit a count model to the text."""
     torch.manual_seed(0)
-    kind = MODELS.get(name)
-    model = kind(kind.Config(**settings), VOCAB, 0)
+    model_class = MODELS.get(name)
+    model = model_class(model_class.Config(**settings), VOCAB, 0)
     if isinstance(model, CountModel):
         tokens = torch.from_numpy(fit_tokenizer("char", text).encode(text).astype(np.int64))[None] % VOCAB
         model.count_batch(Batch(tokens[:, :-1], tokens[:, 1:]))
@@ -86,18 +86,18 @@ def steps(
     return generate(model, prompt, n, SampleParams(greedy=greedy), seed=1, samples=samples, fast=fast)
 
 
-def rate(sample: Callable[[int], int], n: int) -> float:
-    """Tokens a second of what makes so many tokens; the first call warms up."""
+def tokens_per_second(sample: Callable[[int], int], n: int) -> float:
+    """Best rate of ``sample``, which returns the number of tokens generated, after a warm-up call."""
     sample(max(2, n // 10))
     best = 0.0
     for _ in range(REPEATS):
-        begun = time.perf_counter()
-        best = max(best, sample(n) / (time.perf_counter() - begun))
+        start = time.perf_counter()
+        best = max(best, sample(n) / (time.perf_counter() - start))
     return best
 
 
 def speed(model: LanguageModel, rows: int, n: int) -> float:
-    """As `makemore sample` makes them: among threads, so many at once."""
+    """Tokens per second as in `makemore sample`: in batches, divided among threads."""
 
     def sample(n: int) -> int:
         def part(samples: range, _: Event) -> list[int]:
@@ -109,39 +109,39 @@ def speed(model: LanguageModel, rows: int, n: int) -> float:
             for a, b in pairwise(edges)
         )
 
-    return rate(sample, n)
+    return tokens_per_second(sample, n)
 
 
 def plain_speed(model: LanguageModel, rows: int, n: int) -> float:
-    return rate(lambda n: sum(len(ids) for ids in steps(model, range(rows), n, False)), n)
+    return tokens_per_second(lambda n: sum(len(ids) for ids in steps(model, range(rows), n, False)), n)
 
 
 def drift(model: LanguageModel, n: int) -> float:
-    """Time of a late token over that of an early one."""
+    """Ratio of the time per token late in a long sample to the time early in it."""
     stream, times = steps(model, range(1), 6 * n, True), []
     for _ in range(6):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in islice(stream, n):
             pass
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - start)
     return min(times[4:]) / min(times[1:3])
 
 
 def differences(model: LanguageModel) -> tuple[float, int]:
-    """Between the fast way and ``forward`` alone, along a greedy text: the largest of the logits, and how
-    many tokens differ."""
-    tokens = np.concatenate(list(steps(model, range(1), CHECKED, True, greedy=True)))
+    """Compare the fast decoder with plain ``forward`` on a greedy text: largest difference of logits, and
+    number of different tokens."""
+    tokens = np.concatenate(list(steps(model, range(1), N_CHECKED, True, greedy=True)))
     prompt = np.zeros((1, 1), np.int64)
-    fast, plain = (make_decoder(model, prompt, CHECKED + 1, f) for f in (True, False))
+    fast, plain = (make_decoder(model, prompt, N_CHECKED + 1, f) for f in (True, False))
     a, b = fast.start(), plain.start()
-    largest, wrong = 0.0, 0
+    largest, n_different = 0.0, 0
     for i, token in enumerate(tokens):
         finite = np.isfinite(b)
         largest = max(largest, float(np.abs(a - b)[finite].max()))
-        wrong += int(b[0].argmax() != token)
-        if i < CHECKED - 1:
+        n_different += int(b[0].argmax() != token)
+        if i < N_CHECKED - 1:
             a, b = fast.step(tokens[i : i + 1]), plain.step(tokens[i : i + 1])
-    return largest, wrong
+    return largest, n_different
 
 
 def nanogpt_module(folder: Path) -> ModuleType:
@@ -164,32 +164,32 @@ def nanogpt_speed(module: ModuleType, context: int, rows: int, n: int) -> float:
         with torch.no_grad():
             return model.generate(torch.zeros(rows, 1, dtype=torch.int64), n).numel() - rows
 
-    return rate(sample, n)
+    return tokens_per_second(sample, n)
 
 
 def main(
-    nanogpt: Path | None = typer.Option(None, help="A clone of nanoGPT to measure in the same run."),
-    text: Path | None = typer.Option(None, help="What count counts."),
-    only: str = typer.Option("", help="Only rungs whose label has this in it."),
-    check: bool = typer.Option(False, help="Compare the fast ways with the plain one, in place of timing."),
-    device: str = typer.Option("cpu", help="Where the models are."),
+    nanogpt: Path | None = typer.Option(None, help="Also measure this clone of nanoGPT."),
+    text: Path | None = typer.Option(None, help="Text to fit the count model to."),
+    only: str = typer.Option("", help="Only models whose label contains this."),
+    check: bool = typer.Option(False, help="Check the fast decoders instead of timing them."),
+    device: str = typer.Option("cpu", help="Device of the models."),
 ) -> None:
-    """Print a table."""
-    source = made_up() if text is None else text.read_text(encoding="utf-8")
-    chosen = {label: rung for label, rung in RUNGS.items() if only in label}
+    """Print the table."""
+    source = make_text() if text is None else text.read_text(encoding="utf-8")
+    cases = {label: case for label, case in CASES.items() if only in label}
     if check:
-        print(f"| rung | largest difference of logits | of {CHECKED:,} greedy tokens, other ones |")
+        print(f"| model | largest difference of logits | differing tokens of {N_CHECKED:,} (greedy) |")
         print("|---|---|---|")
-        for label, (name, settings) in chosen.items():
-            largest, wrong = differences(build(name, settings, source).to(device))
-            print(f"| {label} | {largest:.1e} | {wrong} |", flush=True)
+        for label, (name, settings) in cases.items():
+            largest, n_different = differences(build(name, settings, source).to(device))
+            print(f"| {label} | {largest:.1e} | {n_different} |", flush=True)
         return
     print(f"{torch.get_num_threads()} threads\n")
-    print("| tokens/s | batch 1 | batch 64 | batch 1024 | late / early token | by forward alone, 1 and 64 |")
+    print("| tokens/s | batch 1 | batch 64 | batch 1024 | late / early token | plain forward, 1 and 64 |")
     print("|---|---|---|---|---|---|")
-    for label, (name, settings) in chosen.items():
+    for label, (name, settings) in cases.items():
         model = build(name, settings, source).to(device)
-        fast_decoder(model)  # what it keeps for the next is made once, before there are threads
+        fast_decoder(model)  # build its cached data once, before the threads start
         fast = [f"{speed(model, rows, n):,.0f}" for rows, n in ((1, 1500), (64, 300), (1024, 100))]
         plain = [f"{plain_speed(model, rows, n):,.0f}" for rows, n in ((1, 200), (64, 100))]
         print(f"| {label} | {' | '.join(fast)} | {drift(model, 500):.2f} | {', '.join(plain)} |", flush=True)

@@ -1,11 +1,11 @@
-"""Tokens a second of every rung's training step, and how near that comes to the machine's peak.
+"""Measure each model's training speed in tokens per second and as a fraction of the machine's peak FLOP/s.
 
     python benchmarks/throughput.py shakespeare
     python benchmarks/throughput.py names --models transformer,lstm --seconds 10
 
-A step is all of it: batch, gradients, clipping, optimizer, under the rung's own recipe. FLOPs are those of
-matrix products and convolutions, counted as one step calls them, the optimizer's included; nothing
-element-wise counts. The peak is the best rate of square matrix products of the same type, measured first.
+A step includes the batch, gradients, clipping and optimizer, with the model's default recipe. FLOPs are of
+the matrix products and convolutions in one step, including the optimizer's; element-wise operations don't
+count. The peak is the best measured rate of square matrix products of the same dtype.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ WARM_UP = 3
 SIZES = (512, 1024, 2048, 4096, 8192)
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked."""
+def synchronize(device: torch.device) -> None:
+    """Wait for the device to finish its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     if device.type == "mps":
@@ -44,15 +44,15 @@ def wait(device: torch.device) -> None:
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    wait(device)
-    begun = time.perf_counter()
+    synchronize(device)
+    start = time.perf_counter()
     run()
-    wait(device)
-    return time.perf_counter() - begun
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """The best rate of square matrix products, in FLOP/s."""
+    """Best rate of square matrix products, in FLOP/s."""
     best = 0.0
     for size in SIZES:
         a = torch.randn(size, size, device=device).to(dtype)
@@ -64,13 +64,13 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
                 a @ a
 
         best = max(best, times * 2 * size**3 / seconds_of(repeat, device))
-        if first > 0.2:  # larger ones are no faster
+        if first > 0.2:  # larger ones aren't faster
             break
     return best
 
 
-def recurrent(factor: int) -> Callable[..., int]:
-    """FLOPs of a recurrent kernel: all its matrices, at every token."""
+def recurrent_flops(factor: int) -> Callable[..., int]:
+    """FLOP counter of a recurrent kernel: every weight matrix at every token."""
 
     def flops(x_shape: Any, *others: Any, out_shape: Any = None, **settings: Any) -> int:
         shapes = [s for other in others for s in (other if isinstance(other, list) else [other])]
@@ -81,30 +81,30 @@ def recurrent(factor: int) -> Callable[..., int]:
 
 
 KERNELS = {
-    torch.ops.aten.mkldnn_rnn_layer: recurrent(1),
-    torch.ops.aten.mkldnn_rnn_layer_backward: recurrent(2),
-    torch.ops.aten._cudnn_rnn: recurrent(1),
-    torch.ops.aten._cudnn_rnn_backward: recurrent(2),
+    torch.ops.aten.mkldnn_rnn_layer: recurrent_flops(1),
+    torch.ops.aten.mkldnn_rnn_layer_backward: recurrent_flops(2),
+    torch.ops.aten._cudnn_rnn: recurrent_flops(1),
+    torch.ops.aten._cudnn_rnn_backward: recurrent_flops(2),
 }
 
 
 @dataclass(frozen=True)
 class Speed:
-    """``flops``: of a step; ``setup``: seconds of the first step."""
+    """Tokens and steps per second, FLOPs per step, and seconds of the first step (``setup``)."""
 
     tokens: float
     steps: float
     flops: int
     setup: float
 
-    def cells(self, limit: float) -> list[str]:
+    def cells(self, peak_flops: float) -> list[str]:
         rate = self.flops * self.steps
-        share = f"{rate / limit:.0%}" if rate else "–"
-        return [f"{self.tokens:,.0f}", f"{rate / 1e9:,.1f}" if rate else "–", share]
+        fraction = f"{rate / peak_flops:.0%}" if rate else "–"
+        return [f"{self.tokens:,.0f}", f"{rate / 1e9:,.1f}" if rate else "–", fraction]
 
 
-def planned(data: str, model: str, compile: str, settings: list[str]) -> Plan:
-    """A rung under its recipe for 90 s."""
+def make_plan(data: str, model: str, compile: str, settings: list[str]) -> Plan:
+    """Plan a run with the model's recipe for 90 s."""
     train = {"max_time": 90.0, "compile": compile}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
@@ -112,7 +112,7 @@ def planned(data: str, model: str, compile: str, settings: list[str]) -> Plan:
         )
 
 
-def flops_of_a_step(trainer: Trainer) -> int:
+def count_step_flops(trainer: Trainer) -> int:
     if isinstance(trainer.learner.model, CountModel):
         return 0
     with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
@@ -121,65 +121,65 @@ def flops_of_a_step(trainer: Trainer) -> int:
 
 
 def measure(plan: Plan, seconds: float, flops: int | None = None) -> Speed:
-    """Steps for some seconds; ``flops`` of a step are counted where not known."""
+    """Train for some seconds; count the FLOPs of a step unless they are given."""
     trainer = make_trainer(plan, lambda: False)
     device = plan.device
     setup = seconds_of(lambda: trainer.advance(0.0), device)
     if flops is None:
-        flops = flops_of_a_step(trainer)
+        flops = count_step_flops(trainer)
     for _ in range(WARM_UP):
         trainer.advance(0.0)
     tokens: list[Tensor] = []
-    wait(device)
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds and (metrics := trainer.advance(0.0)) is not None:
+    synchronize(device)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds and (metrics := trainer.advance(0.0)) is not None:
         tokens.append(metrics.tokens)
-    wait(device)
-    passed = time.perf_counter() - begun
+    synchronize(device)
+    elapsed = time.perf_counter() - start
     total = float(torch.stack(tokens).sum()) if tokens else 0.0
-    return Speed(total / passed, len(tokens) / passed, flops, setup)
+    return Speed(total / elapsed, len(tokens) / elapsed, flops, setup)
 
 
 def row(
     data: str, model: str, compiling: bool, seconds: float, settings: list[str], peaks: dict[Any, float]
 ) -> str:
-    plan = planned(data, model, "no", settings)
+    plan = make_plan(data, model, "no", settings)
     if plan.precision not in peaks:
         peaks[plan.precision] = peak(plan.precision, plan.device)
-    limit = peaks[plan.precision]
+    peak_flops = peaks[plan.precision]
     eager = measure(plan, seconds)
     cells = [model, f"{plan.model.n_parameters():,}", str(plan.precision).removeprefix("torch.")]
-    cells += [f"{plan.train.batch_tokens:,}", *eager.cells(limit)]
+    cells += [f"{plan.train.batch_tokens:,}", *eager.cells(peak_flops)]
     if compiling and not isinstance(plan.model, CountModel):
-        in_c = planned(data, model, "auto", settings)
-        fast = in_c if in_c.native else planned(data, model, "yes", settings)
-        faster = measure(fast, seconds, eager.flops)
-        cells += [*faster.cells(limit), f"{faster.setup:.0f}"]
+        auto = make_plan(data, model, "auto", settings)
+        fast_plan = auto if auto.native else make_plan(data, model, "yes", settings)
+        faster = measure(fast_plan, seconds, eager.flops)
+        cells += [*faster.cells(peak_flops), f"{faster.setup:.0f}"]
     else:
         cells += ["–"] * 4
     return f"| {' | '.join(cells)} |"
 
 
 def main(
-    data: str = typer.Argument("shakespeare", help="A data set or a text."),
-    models: str = typer.Option("", help="Rungs (default: all)."),
-    seconds: float = typer.Option(5.0, help="Seconds of steps for each figure."),
+    data: str = typer.Argument("shakespeare", help="A data set or a text file."),
+    models: str = typer.Option("", help="Models, separated by commas (default: all)."),
+    seconds: float = typer.Option(5.0, help="Seconds of training per measurement."),
     compiling: bool = typer.Option(
-        True, "--compile/--no-compile", help="Measure steps in C or compiled, too."
+        True, "--compile/--no-compile", help="Also measure native C or compiled steps."
     ),
-    settings: list[str] = typer.Option([], "--set", help="A setting; repeatable."),
+    settings: list[str] = typer.Option([], "--set", help="A setting, KEY=VALUE; repeatable."),
 ) -> None:
-    """Print one table."""
-    chosen = models.split(",") if models else [n for n in MODELS if MODELS.get(n).is_trainable]
+    """Print the table."""
+    selected = models.split(",") if models else [n for n in MODELS if MODELS.get(n).is_trainable]
     peaks: dict[Any, float] = {}
-    heads = ["rung", "parameters", "type", "batch", "tokens/s", "GFLOP/s", "of peak"]
-    heads += ["in C or compiled: tokens/s", "GFLOP/s", "of peak", "first step, s"]
+    heads = ["model", "parameters", "dtype", "batch tokens", "tokens/s", "GFLOP/s", "of peak"]
+    heads += ["C or compiled: tokens/s", "GFLOP/s", "of peak", "first step, s"]
     print(f"| {' | '.join(heads)} |")
     print("|---" * len(heads) + "|", flush=True)
-    for model in chosen:
+    for model in selected:
         print(row(data, model, compiling, seconds, settings, peaks), flush=True)
-    for dtype, limit in peaks.items():
-        print(f"\npeak, {str(dtype).removeprefix('torch.')}: {limit / 1e9:,.0f} GFLOP/s", flush=True)
+    for dtype, peak_flops in peaks.items():
+        print(f"\npeak, {str(dtype).removeprefix('torch.')}: {peak_flops / 1e9:,.0f} GFLOP/s", flush=True)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
 
 

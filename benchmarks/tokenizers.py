@@ -1,9 +1,9 @@
-"""Which tokenizer is best for which rung in equal time: bits per byte on shakespeare, as Markdown.
+"""Compare tokenizers with equal training time: bits per byte on shakespeare, as a Markdown table.
 
     python benchmarks/tokenizers.py --seconds 60 --out checkpoints/tokenizers
 
-Each cell is a whole `makemore train` process, one at a time; runs that are there already are only
-scored. The bytes and characters scored must be equal for all tokenizers: the script checks it.
+Each cell is a complete `makemore train` process, one after another; finished runs are reused and only
+scored. The script checks that all tokenizers are scored on the same bytes and characters.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from makemore.runs.run import load
 from makemore.types import Score
 
 TOKENIZERS = ("char", "byte", "bpe:512", "bpe:2048", "spm:512")
-RUNGS = ("transformer", "lstm", "count")
+MODELS = ("transformer", "lstm", "count")
 
 
-def trained(data: str, rung: str, tokenizer: str, seconds: int, folder: Path) -> Score:
-    """The score on val + test of a run, trained unless it is there."""
-    run = folder / f"{rung}-{tokenizer.replace(':', '-')}"
+def train_and_score(data: str, name: str, tokenizer: str, seconds: int, folder: Path) -> Score:
+    """Train a run, unless it is finished, and score it on val + test."""
+    run = folder / f"{name}-{tokenizer.replace(':', '-')}"
     if not (run / "result.json").exists():
-        command = [sys.executable, "-m", "makemore", "train", data, "--model", rung, "--tokenizer", tokenizer]
+        command = [sys.executable, "-m", "makemore", "train", data, "--model", name, "--tokenizer", tokenizer]
         command += ["--max-time", f"{seconds}s", "--out", str(run), "--json"]
         subprocess.run(
             command + (["--overwrite"] if run.exists() else []), check=True, stdout=subprocess.DEVNULL
@@ -35,19 +35,19 @@ def trained(data: str, rung: str, tokenizer: str, seconds: int, folder: Path) ->
 
 
 def main(
-    data: str = typer.Argument("shakespeare", help="A text."),
-    seconds: int = typer.Option(60, help="Training time of each run."),
-    out: Path = typer.Option(Path("checkpoints/tokenizers"), help="Where the runs go."),
+    data: str = typer.Argument("shakespeare", help="A data set or a text file."),
+    seconds: int = typer.Option(60, help="Training time per run, in seconds."),
+    out: Path = typer.Option(Path("checkpoints/tokenizers"), help="Directory for the runs."),
 ) -> None:
-    """Train, score and print."""
-    scores = {(t, r): trained(data, r, t, seconds, out) for t in TOKENIZERS for r in RUNGS}
+    """Print the table."""
+    scores = {(t, r): train_and_score(data, r, t, seconds, out) for t in TOKENIZERS for r in MODELS}
     sizes = {(score.bytes, score.chars) for score in scores.values()}
     if len(sizes) != 1:
         raise SystemExit(f"tokenizers were scored on different texts: {sizes}")
-    print(f"{sizes.pop()} bytes and characters scored by each")
-    print("| tokenizer | tokens | " + " | ".join(RUNGS) + " |\n|---|---" + "|---" * len(RUNGS) + "|")
+    print(f"{sizes.pop()} bytes and characters scored per tokenizer")
+    print("| tokenizer | tokens | " + " | ".join(MODELS) + " |\n|---|---" + "|---" * len(MODELS) + "|")
     for tokenizer in TOKENIZERS:
-        row = [scores[tokenizer, rung] for rung in RUNGS]
+        row = [scores[tokenizer, name] for name in MODELS]
         print(
             f"| {tokenizer} | {row[0].tokens:,} | " + " | ".join(f"{s.bits_per_byte:.4f}" for s in row) + " |"
         )

@@ -1,4 +1,4 @@
-"""What a reader would stumble over in a figure, found by its drawn boxes."""
+"""Find layout faults of a matplotlib figure from its rendered bounding boxes."""
 
 from __future__ import annotations
 
@@ -11,58 +11,57 @@ from matplotlib.text import Text
 
 from makemore.inspection.figures import WIDTH
 
-SMALLEST = 7.0
-"""Points."""
+MIN_FONT_POINTS = 7.0
 
 
-def faults(figure: Figure) -> list[str]:
-    """Too wide for the page, unnamed axes, text that is cut off, tiny, or that stands on its neighbour."""
+def find_faults(figure: Figure) -> list[str]:
+    """Report excessive width, unnamed axes, and text that is cut off, too small or overlapping."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    found = [] if figure.get_figwidth() <= WIDTH else [f"{figure.get_figwidth():.1f} inches wide"]
-    drawn = [axes for axes in figure.axes if axes.axison]
-    for which in ("x", "y"):
-        names = [getattr(axes, f"get_{which}label")() for axes in drawn]
-        if not any([*names, getattr(figure, f"get_sup{which}label")()]):
-            found.append(f"no {which} axis is named")
-    for text in _texts(figure, drawn):
-        found += _of_text(figure, text)
-    for axes in drawn:
-        found += _collisions(axes)
-    return found
+    faults = [] if figure.get_figwidth() <= WIDTH else [f"{figure.get_figwidth():.1f} inches wide"]
+    visible_axes = [axes for axes in figure.axes if axes.axison]
+    for dimension in ("x", "y"):
+        names = [getattr(axes, f"get_{dimension}label")() for axes in visible_axes]
+        if not any([*names, getattr(figure, f"get_sup{dimension}label")()]):
+            faults.append(f"no {dimension} axis has a label")
+    for text in _texts(figure, visible_axes):
+        faults += _text_faults(figure, text)
+    for axes in visible_axes:
+        faults += _collisions(axes)
+    return faults
 
 
-def _texts(figure: Figure, drawn: list[Axes]) -> list[Text]:
-    """All that is written; the labels of ticks beyond an axis's end aren't."""
-    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for axes in drawn:
+def _texts(figure: Figure, visible_axes: list[Axes]) -> list[Text]:
+    """All visible text, without tick labels beyond the axis limits."""
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in visible_axes:
         legend = axes.get_legend()
-        found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *_ticks(axes, "x")]
-        found += [*_ticks(axes, "y"), *(legend.get_texts() if legend else [])]
-    return [text for text in found if text.get_visible() and text.get_text().strip()]
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts, *_tick_labels(axes, "x")]
+        texts += [*_tick_labels(axes, "y"), *(legend.get_texts() if legend else [])]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
-def _of_text(figure: Figure, text: Text) -> list[str]:
+def _text_faults(figure: Figure, text: Text) -> list[str]:
     box, page = text.get_window_extent(), figure.bbox
-    found = []
+    faults = []
     if box.x0 < page.x0 - 1 or box.x1 > page.x1 + 1 or box.y0 < page.y0 - 1 or box.y1 > page.y1 + 1:
-        found.append(f"{text.get_text()!r} is cut off")
-    if text.get_fontsize() < SMALLEST:
-        found.append(f"{text.get_text()!r} is of {text.get_fontsize():g} points")
-    return found
+        faults.append(f"{text.get_text()!r} is cut off")
+    if text.get_fontsize() < MIN_FONT_POINTS:
+        faults.append(f"{text.get_text()!r} is set in {text.get_fontsize():g} points")
+    return faults
 
 
-def _ticks(axes: Axes, which: str) -> list[Text]:
-    axis = getattr(axes, f"{which}axis")
+def _tick_labels(axes: Axes, dimension: str) -> list[Text]:
+    axis = getattr(axes, f"{dimension}axis")
     low, high = sorted(axis.get_view_interval())
-    shown = [tick.label1 for tick in axis.get_major_ticks() if low - 1e-9 <= tick.get_loc() <= high + 1e-9]
-    return [text for text in shown if text.get_visible() and text.get_text().strip()]
+    labels = [tick.label1 for tick in axis.get_major_ticks() if low - 1e-9 <= tick.get_loc() <= high + 1e-9]
+    return [text for text in labels if text.get_visible() and text.get_text().strip()]
 
 
 def _collisions(axes: Axes) -> list[str]:
     return [
-        f"{one.get_text()!r} stands on {other.get_text()!r}"
-        for which in ("x", "y")
-        for one, other in pairwise(_ticks(axes, which))
-        if one.get_window_extent().padded(-1).overlaps(other.get_window_extent().padded(-1))
+        f"{text.get_text()!r} overlaps {neighbour.get_text()!r}"
+        for dimension in ("x", "y")
+        for text, neighbour in pairwise(_tick_labels(axes, dimension))
+        if text.get_window_extent().padded(-1).overlaps(neighbour.get_window_extent().padded(-1))
     ]

@@ -1,4 +1,4 @@
-"""Models with nothing left at zero or one."""
+"""Models with noise added to every parameter, so that none keeps an initial value of 0 or 1."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SMALL = {"block_size": 48, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
 
 @torch.no_grad()
-def loud_transformer(vocab_size: int, **settings: Any) -> Transformer:
-    """In eval mode."""
+def nonzero_transformer(vocab_size: int, **settings: Any) -> Transformer:
+    """Return a small noisy transformer in eval mode."""
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(**{**SMALL, **settings}), vocab_size, 0)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""GPT-2 folders, as transformers saves them and as we export them, read back."""
+"""Import of GPT-2 folders saved by the transformers library or by our own export."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from makemore.errors import UserError
 from makemore.interop.hf import ImportedModel, hf_files, is_hugging_face, read_gpt2
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.tokenizers import fit_tokenizer
-from tests.interop.nonzero_models import loud_transformer
+from tests.interop.nonzero_models import nonzero_transformer
 
 TEXT = "It's 1234 — wouldn't they've\t\n\n  日本 <b>x==y</b>  aaaa nevertheless never the less" * 3
 END = "<|endoftext|>"
 
 
-def model_of(start: ImportedModel) -> Transformer:
-    model = Transformer(TransformerConfig(**start.settings), start.tokenizer.vocab_size, 0)
-    model.load_state_dict(start.weights)
+def build_model(imported: ImportedModel) -> Transformer:
+    model = Transformer(TransformerConfig(**imported.settings), imported.tokenizer.vocab_size, 0)
+    model.load_state_dict(imported.weights)
     return model.eval()
 
 
 @pytest.mark.parametrize("spec", ["char", "byte", "bpe:300"])
 @pytest.mark.parametrize("tie", [True, False])
-def test_what_we_export_comes_back(spec: str, tie: bool, tmp_path: Path) -> None:
+def test_exported_models_import_unchanged(spec: str, tie: bool, tmp_path: Path) -> None:
     tokenizer = fit_tokenizer(spec, [TEXT])
-    model = loud_transformer(tokenizer.vocab_size, style="gpt2", tie=tie)
+    model = nonzero_transformer(tokenizer.vocab_size, style="gpt2", tie=tie)
     for name, data in hf_files(model, tokenizer).items():
         (tmp_path / name).write_bytes(data)
-    start = read_gpt2(tmp_path)
-    assert start.tokenizer.to_dict() == tokenizer.to_dict()
-    assert start.spelling == spec
-    assert model_of(start).config == model.config
-    assert all(torch.equal(t, model.state_dict()[name]) for name, t in start.weights.items())
+    imported = read_gpt2(tmp_path)
+    assert imported.tokenizer.to_dict() == tokenizer.to_dict()
+    assert imported.spelling == spec
+    assert build_model(imported).config == model.config
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in imported.weights.items())
 
 
 def save_gpt2(folder: Path, **changes: Any) -> tuple[Any, Any]:
-    """A GPT-2 of random weights, its boundary's id the last, its tokenizer trained on the text."""
+    """Save a GPT-2 with random weights and a tokenizer trained on TEXT, its boundary the last id."""
     transformers = pytest.importorskip("transformers")
     transformers.logging.disable_progress_bar()
-    trained = tokenizers.ByteLevelBPETokenizer()
-    trained.train_from_iterator([TEXT], vocab_size=290, show_progress=False)
-    trained.add_special_tokens([END])
-    size = trained.get_vocab_size()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=trained, bos_token=END, eos_token=END)
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator([TEXT], vocab_size=290, show_progress=False)
+    bpe.add_special_tokens([END])
+    size = bpe.get_vocab_size()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
     fast.save_pretrained(folder)
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40, "vocab_size": size + 3}
     config = transformers.GPT2Config(**sizes, bos_token_id=size - 1, eos_token_id=size - 1, **changes)
@@ -61,46 +61,46 @@ def save_gpt2(folder: Path, **changes: Any) -> tuple[Any, Any]:
     return model, fast
 
 
-def test_a_gpt2_from_elsewhere(tmp_path: Path) -> None:
-    theirs, fast = save_gpt2(tmp_path)
+def test_gpt2_saved_by_transformers_gives_the_same_logits(tmp_path: Path) -> None:
+    hf_model, fast = save_gpt2(tmp_path)
     assert (tmp_path / "model.safetensors.index.json").exists()
     assert is_hugging_face(tmp_path)
-    start = read_gpt2(tmp_path)
-    ours = torch.from_numpy(start.tokenizer.encode(TEXT)[:39].astype("int64"))
-    ids = torch.tensor(fast(TEXT)["input_ids"][:39])
-    assert start.tokenizer.decode(ours) == fast.decode(ids)
-    boundary = torch.tensor([theirs.config.bos_token_id])
-    expected = theirs(torch.cat([boundary, ids])[None]).logits[0]
-    found = model_of(start)(torch.cat([torch.tensor([0]), ours])[None])[0][0]
-    torch.testing.assert_close(found[:, 0], expected[:, boundary[0]], atol=1e-4, rtol=0)
-    order = [theirs.config.bos_token_id, *(fast.convert_tokens_to_ids(token) for token in fast_tokens(fast))]
-    torch.testing.assert_close(found, expected[:, order], atol=1e-4, rtol=0)
+    imported = read_gpt2(tmp_path)
+    ids = torch.from_numpy(imported.tokenizer.encode(TEXT)[:39].astype("int64"))
+    hf_ids = torch.tensor(fast(TEXT)["input_ids"][:39])
+    assert imported.tokenizer.decode(ids) == fast.decode(hf_ids)
+    boundary = torch.tensor([hf_model.config.bos_token_id])
+    expected = hf_model(torch.cat([boundary, hf_ids])[None]).logits[0]
+    logits = build_model(imported)(torch.cat([torch.tensor([0]), ids])[None])[0][0]
+    torch.testing.assert_close(logits[:, 0], expected[:, boundary[0]], atol=1e-4, rtol=0)
+    hf_order = [hf_model.config.bos_token_id, *(fast.convert_tokens_to_ids(t) for t in tokens_by_id(fast))]
+    torch.testing.assert_close(logits, expected[:, hf_order], atol=1e-4, rtol=0)
 
 
-def fast_tokens(fast: Any) -> list[str]:
-    """In the order of their ids, less the boundary, which is ours too."""
+def tokens_by_id(fast: Any) -> list[str]:
+    """Tokens in id order, without the boundary."""
     vocab = fast.get_vocab()
     return sorted((token for token in vocab if token != END), key=vocab.__getitem__)
 
 
-def test_gpt2s_own_files_without_a_tokenizer_json(tmp_path: Path) -> None:
+def test_vocab_and_merges_files_replace_tokenizer_json(tmp_path: Path) -> None:
     save_gpt2(tmp_path)
     data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    before = read_gpt2(tmp_path).tokenizer.encode(TEXT).tolist()
+    expected = read_gpt2(tmp_path).tokenizer.encode(TEXT).tolist()
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "vocab.json").write_text(json.dumps(data["model"]["vocab"]), encoding="utf-8")
     merges = "\n".join(" ".join(pair) for pair in data["model"]["merges"])
     (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
-    assert read_gpt2(tmp_path).tokenizer.encode(TEXT).tolist() == before
+    assert read_gpt2(tmp_path).tokenizer.encode(TEXT).tolist() == expected
 
 
-def spoil(folder: Path, name: str, **changes: Any) -> None:
+def edit_json(folder: Path, name: str, **changes: Any) -> None:
     data = json.loads((folder / name).read_text(encoding="utf-8"))
     (folder / name).write_text(json.dumps(data | changes), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "message"),
     [
         ("config.json", {"model_type": "llama"}, "holds a llama"),
         ("config.json", {"activation_function": "relu"}, "activation_function=relu"),
@@ -114,10 +114,10 @@ def spoil(folder: Path, name: str, **changes: Any) -> None:
         ),
     ],
 )
-def test_what_ours_is_not_like_is_refused(name: str, changes: dict, said: str, tmp_path: Path) -> None:
+def test_unsupported_settings_are_refused(name: str, changes: dict, message: str, tmp_path: Path) -> None:
     save_gpt2(tmp_path)
-    spoil(tmp_path, name, **changes)
-    with pytest.raises(UserError, match=said):
+    edit_json(tmp_path, name, **changes)
+    with pytest.raises(UserError, match=message):
         read_gpt2(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_what_ours_is_not_like_is_refused(name: str, changes: dict, said: str, t
     ("name", "key"),
     [("config.json", "n_head"), ("config.json", "n_embd"), ("tokenizer.json", "model")],
 )
-def test_what_lacks_something_is_refused(name: str, key: str, tmp_path: Path) -> None:
+def test_missing_keys_are_refused(name: str, key: str, tmp_path: Path) -> None:
     save_gpt2(tmp_path)
     data = json.loads((tmp_path / name).read_text(encoding="utf-8"))
     (tmp_path / name).write_text(json.dumps({k: v for k, v in data.items() if k != key}), encoding="utf-8")
@@ -133,18 +133,18 @@ def test_what_lacks_something_is_refused(name: str, key: str, tmp_path: Path) ->
         read_gpt2(tmp_path)
 
 
-def test_a_tokenizer_that_the_library_refuses(tmp_path: Path) -> None:
+def test_invalid_tokenizer_json_is_refused(tmp_path: Path) -> None:
     save_gpt2(tmp_path)
-    spoil(tmp_path, "tokenizer.json", post_processor={"type": "Nothing"})
+    edit_json(tmp_path, "tokenizer.json", post_processor={"type": "Nothing"})
     with pytest.raises(UserError, match="tokenizer can't be read"):
         read_gpt2(tmp_path)
 
 
-def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
-    theirs, _ = save_gpt2(tmp_path)
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    hf_model, _ = save_gpt2(tmp_path)
     for path in tmp_path.glob("model*"):
         path.unlink()
-    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    torch.save(hf_model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="pickled weights aren't read"):
         read_gpt2(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"damaged")

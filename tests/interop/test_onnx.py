@@ -1,4 +1,4 @@
-"""ONNX graphs, run by onnxruntime."""
+"""ONNX graphs, run by onnxruntime, against the model's logits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
 from tests.conformance.fixtures import VOCAB, nonzero_model
-from tests.interop.nonzero_models import loud_transformer
+from tests.interop.nonzero_models import nonzero_transformer
 
 TOKENIZER = fit_tokenizer("char", ["abcdefghij"])
-COMPUTED = [name for name in MODELS if name != "count"]
+EXPORTABLE = [name for name in MODELS if name != "count"]
 
 
-def session(model: LanguageModel) -> Any:
+def onnx_session(model: LanguageModel) -> Any:
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     return runtime.InferenceSession(onnx_bytes(model, TOKENIZER), providers=["CPUExecutionProvider"])
 
 
-def assert_equal(graph: Any, model: LanguageModel) -> None:
+def assert_equal_logits(graph: Any, model: LanguageModel) -> None:
     for rows, length in ((3, 7), (1, 1), (2, 40)):
-        tokens = torch.randint(0, VOCAB, (rows, length))  # with boundaries among them
+        tokens = torch.randint(0, VOCAB, (rows, length))  # boundaries included
         tokens[:, 0] = 0
         expected = model(tokens)[0]
         assert expected.std() > 0.1
@@ -37,53 +37,53 @@ def assert_equal(graph: Any, model: LanguageModel) -> None:
         torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("name", EXPORTABLE)
 def test_logits_are_equal(name: str) -> None:
     model = nonzero_model(name)
-    assert_equal(session(model), model)
+    assert_equal_logits(onnx_session(model), model)
 
 
 @pytest.mark.parametrize(
-    "model",
+    "make_model",
     [
-        lambda: loud_transformer(VOCAB, style="gpt2"),
-        lambda: loud_transformer(VOCAB, conv=1, dropout=0.5),
+        lambda: nonzero_transformer(VOCAB, style="gpt2"),
+        lambda: nonzero_transformer(VOCAB, conv=1, dropout=0.5),
         lambda: WaveNet(WaveNetConfig(style="gated"), VOCAB, 0).eval(),
     ],
     ids=["gpt2", "no convolutions", "gated"],
 )
-def test_other_styles_too(model: Any) -> None:
+def test_logits_are_equal_in_other_styles(make_model: Any) -> None:
     torch.manual_seed(0)
-    made = model()
+    model = make_model()
     with torch.no_grad():
-        made.head.weight.add_(torch.randn_like(made.head.weight))
-    assert_equal(session(made), made)
+        model.head.weight.add_(torch.randn_like(model.head.weight))
+    assert_equal_logits(onnx_session(model), model)
 
 
-def test_the_file_says_how_to_spell() -> None:
-    said = session(nonzero_model("mlp")).get_modelmeta().custom_metadata_map
-    tokenizer = tokenizer_from_dict(json.loads(said["makemore.tokenizer"]))
+def test_metadata_holds_the_tokenizer() -> None:
+    metadata = onnx_session(nonzero_model("mlp")).get_modelmeta().custom_metadata_map
+    tokenizer = tokenizer_from_dict(json.loads(metadata["makemore.tokenizer"]))
     assert tokenizer.encode("jab").tolist() == TOKENIZER.encode("jab").tolist()
-    assert said["makemore.boundary_id"] == "0"
-    said = session(loud_transformer(VOCAB)).get_modelmeta().custom_metadata_map
-    assert json.loads(said["makemore.max_len"]) == 48
+    assert metadata["makemore.boundary_id"] == "0"
+    metadata = onnx_session(nonzero_transformer(VOCAB)).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["makemore.max_len"]) == 48
 
 
-def test_exporting_leaves_the_model_as_it_was() -> None:
+def test_export_leaves_the_model_unchanged() -> None:
     model = nonzero_model("lstm").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    session(model)
+    onnx_session(model)
     assert model.training
     assert type(model.layers) is torch.nn.LSTM
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_counts_are_refused() -> None:
+def test_count_models_are_refused() -> None:
     with pytest.raises(UserError, match="--format arpa"):
         onnx_bytes(nonzero_model("count"), TOKENIZER)
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"makemore\[onnx\]"):
         onnx_bytes(nonzero_model("mlp"), TOKENIZER)

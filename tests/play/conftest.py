@@ -1,4 +1,4 @@
-"""A served page, started as a user starts it."""
+"""A play server, started from the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 
-class Served(NamedTuple):
+class PlayServer(NamedTuple):
     folder: Path
     address: str
     port: int
@@ -30,14 +30,14 @@ class Served(NamedTuple):
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Runs ``lines`` (an mlp), ``text`` (a count) and ``bytes`` (one of bytes) behind one server."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayServer]:
+    """Serve the runs ``lines`` (mlp), ``text`` (count) and ``bytes`` (count with the byte tokenizer)."""
     folder = tmp_path_factory.mktemp("play")
     (folder / "words.txt").write_text(words(), encoding="utf-8")
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
     (folder / "accents.txt").write_text(prose().replace("e", "é"), encoding="utf-8")
-    small = {"steps": 30, "eval_interval": 10}
-    train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=small))
+    settings = {"steps": 30, "eval_interval": 10}
+    train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=settings))
     train(TrainRequest(str(folder / "prose.txt"), "count", out=folder / "text"))
     train(TrainRequest(str(folder / "accents.txt"), "count", "byte", folder / "bytes"))
     root = Path(__file__).parents[2]
@@ -48,10 +48,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )
     assert process.stdout is not None
     address = process.stdout.readline().strip()
-    found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#([\w-]{32})", address)
-    assert found, address
+    match = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/#([\w-]{32})", address)
+    assert match, address
     try:
-        yield Served(folder, address, int(found[1]), found[2], process)
+        yield PlayServer(folder, address, int(match[1]), match[2], process)
         if os.name == "posix":
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0

@@ -1,4 +1,4 @@
-"""What the play page shows, against the model's own forward pass."""
+"""The play page's predictions, against the model's forward pass."""
 
 from __future__ import annotations
 
@@ -22,104 +22,104 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "words.txt").write_text(words(), encoding="utf-8")
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
-    small = {"steps": 20, "eval_interval": 10}
+    settings = {"steps": 20, "eval_interval": 10}
 
-    def made(text: str, model: str, tokenizer: str = "char") -> Run:
+    def train_run(text: str, model: str, tokenizer: str = "char") -> Run:
         out = folder / f"{model}-{tokenizer[:3]}-{text[:5]}"
         return load(
-            train(TrainRequest(str(folder / text), model, tokenizer, out, small)).run.folder.path, "cpu"
+            train(TrainRequest(str(folder / text), model, tokenizer, out, settings)).run.folder.path, "cpu"
         )
 
     return {
-        "lines": made("words.txt", "gru"),
-        "text": made("prose.txt", "mlp"),
-        "pieces": made("prose.txt", "mlp", "bpe:270"),
-        "bytes": made("prose.txt", "mlp", "byte"),
+        "lines": train_run("words.txt", "gru"),
+        "text": train_run("prose.txt", "mlp"),
+        "pieces": train_run("prose.txt", "mlp", "bpe:270"),
+        "bytes": train_run("prose.txt", "mlp", "byte"),
     }
 
 
 def forward(run: Run, ids: list[int]) -> np.ndarray:
-    """(T, V) float64 after each token of a context."""
+    """Next-token probabilities (T, V), float64, after each token."""
     with torch.no_grad():
         return run.model(torch.tensor([ids]))[0][0].double().softmax(-1).numpy()
 
 
-def assert_alike(a: Predictions, b: Predictions) -> None:
+def assert_equal_candidates(a: Predictions, b: Predictions) -> None:
     assert [c.text for c in a.candidates] == [c.text for c in b.candidates]
     assert [c.p for c in a.candidates] == pytest.approx([c.p for c in b.candidates], rel=1e-5)
 
 
-def test_a_line(runs: dict[str, Run]) -> None:
+def test_line_predictions_match_forward(runs: dict[str, Run]) -> None:
     run = runs["lines"]
     ids = run.tokenizer.encode("bad").tolist()
     p_TV = forward(run, [0, *ids])
-    seen = predict(run, "bad")
-    assert [token.text for token in seen.tokens] == list("bad")
-    assert [token.p for token in seen.tokens] == pytest.approx(
+    shown = predict(run, "bad")
+    assert [token.text for token in shown.tokens] == list("bad")
+    assert [token.p for token in shown.tokens] == pytest.approx(
         [p_TV[i, t] for i, t in enumerate(ids)], rel=1e-4
     )
-    assert seen.at == 3
-    assert seen.earlier == ""
-    by_text = {"the end" if c.ends else c.text: c.p for c in seen.candidates}
+    assert shown.at == 3
+    assert shown.earlier == ""
+    by_text = {"the end" if c.ends else c.text: c.p for c in shown.candidates}
     assert len(by_text) == run.tokenizer.vocab_size
     assert by_text["the end"] == pytest.approx(p_TV[3, 0], rel=1e-4)
     assert by_text["a"] == pytest.approx(p_TV[3, run.tokenizer.encode("a")[0]], rel=1e-4)
-    assert [c.p for c in seen.candidates] == sorted((c.p for c in seen.candidates), reverse=True)
-    assert seen.entropy == pytest.approx(-sum(p * math.log2(p) for p in p_TV[3]), rel=1e-4)
+    assert [c.p for c in shown.candidates] == sorted((c.p for c in shown.candidates), reverse=True)
+    assert shown.entropy == pytest.approx(-sum(p * math.log2(p) for p in p_TV[3]), rel=1e-4)
 
 
-def test_a_place_within(runs: dict[str, Run]) -> None:
+def test_predictions_within_the_text(runs: dict[str, Run]) -> None:
     run = runs["lines"]
     for at, prefix in ((0, ""), (2, "ba"), (3, "bad")):
-        assert_alike(predict(run, "bad", at=at), predict(run, prefix))
+        assert_equal_candidates(predict(run, "bad", at=at), predict(run, prefix))
     assert predict(run, "bad", at=99).at == 3
     assert predict(run, "first\nbad") == predict(run, "bad")
 
 
-def test_settings_show_what_is_drawn(runs: dict[str, Run]) -> None:
+def test_sampling_settings_change_the_probabilities(runs: dict[str, Run]) -> None:
     run, params = runs["lines"], SampleParams(0.7, top_k=4)
     p_V = forward(run, [0, *run.tokenizer.encode("b").tolist()])[1]
     expected = np.sort(distribution(np.log(p_V)[None], params)[0])[::-1]
-    seen = predict(run, "b", params)
-    assert [c.drawn for c in seen.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
-    assert sum(c.drawn > 0 for c in seen.candidates) == 4
+    shown = predict(run, "b", params)
+    assert [c.drawn for c in shown.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert sum(c.drawn > 0 for c in shown.candidates) == 4
 
 
 @pytest.mark.parametrize("name", ["text", "pieces"])
-def test_running_text(runs: dict[str, Run], name: str) -> None:
+def test_running_text_predictions_match_forward(runs: dict[str, Run], name: str) -> None:
     run = runs[name]
     text = prose()[40:75]
     ids = run.tokenizer.encode(text).tolist()
     p_TV = forward(run, ids)
-    seen = predict(run, text)
-    assert "".join(token.text for token in seen.tokens) == text
-    assert seen.tokens[0].p is None
+    shown = predict(run, text)
+    assert "".join(token.text for token in shown.tokens) == text
+    assert shown.tokens[0].p is None
     # A forward pass pads a short context with boundaries, and so does generation from a prompt.
     expected = [p_TV[i - 1, t] for i, t in enumerate(ids) if i]
-    assert [token.p for token in seen.tokens[1:]] == pytest.approx(expected, rel=1e-4)
+    assert [token.p for token in shown.tokens[1:]] == pytest.approx(expected, rel=1e-4)
     assert predict(run, text, at=0).at == 1
-    assert not any(c.ends for c in seen.candidates)
+    assert not any(c.ends for c in shown.candidates)
 
 
-def test_without_a_text_it_goes_on_after_the_training_text(runs: dict[str, Run]) -> None:
-    seen = predict(runs["text"], "")
-    assert (seen.tokens, seen.earlier, seen.at) == ([], "", 0)
+def test_empty_text_continues_the_training_text(runs: dict[str, Run]) -> None:
+    shown = predict(runs["text"], "")
+    assert (shown.tokens, shown.earlier, shown.at) == ([], "", 0)
     context = runs["text"].config["corpus"]["context"]
-    assert_alike(seen, predict(runs["text"], context))
+    assert_equal_candidates(shown, predict(runs["text"], context))
 
 
-def test_a_long_text_is_looked_at_from_its_end(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = predict(runs["text"], prose()[:100])
+def test_only_the_end_of_a_long_text_is_scored(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    full = predict(runs["text"], prose()[:100])
     monkeypatch.setattr(playing, "MAX_SCORED_TOKENS", 30)
-    seen = predict(runs["text"], prose()[:100])
-    assert len(seen.tokens) == 30
-    assert seen.earlier + "".join(token.text for token in seen.tokens) == prose()[:100]
-    assert [t.p for t in seen.tokens] == pytest.approx([t.p for t in whole.tokens[-30:]], rel=1e-5)
-    assert [c.text for c in seen.candidates[:5]] == [c.text for c in whole.candidates[:5]]
+    shown = predict(runs["text"], prose()[:100])
+    assert len(shown.tokens) == 30
+    assert shown.earlier + "".join(token.text for token in shown.tokens) == prose()[:100]
+    assert [t.p for t in shown.tokens] == pytest.approx([t.p for t in full.tokens[-30:]], rel=1e-5)
+    assert [c.text for c in shown.candidates[:5]] == [c.text for c in full.candidates[:5]]
     assert predict(runs["text"], prose()[:100], at=0).at == 0
 
 
-def test_a_character_of_several_tokens_stays_whole(
+def test_characters_of_several_tokens_are_not_split(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, text = runs["bytes"], "café 日 \ufffd!"
@@ -131,8 +131,8 @@ def test_a_character_of_several_tokens_stays_whole(
     assert predict(run, text).before == text
 
 
-def test_what_cannot_be_spelled_is_left_out(runs: dict[str, Run]) -> None:
-    seen = predict(runs["lines"], "bé日d")
-    assert seen.left_out == "é日"
-    assert seen.candidates == predict(runs["lines"], "bd").candidates
+def test_unknown_characters_are_left_out(runs: dict[str, Run]) -> None:
+    shown = predict(runs["lines"], "bé日d")
+    assert shown.left_out == "é日"
+    assert shown.candidates == predict(runs["lines"], "bd").candidates
     assert predict(runs["text"], "日").candidates == predict(runs["text"], "").candidates

@@ -1,4 +1,4 @@
-"""A comparison of a few tiny runs, and the page made of it."""
+"""Comparisons of a few tiny runs, and their report pages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RUNS = ("count", "bigram", "<b>mlp & co", "pair")
 
 @pytest.fixture(scope="session")
 def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Comparison]:
-    """Of lines and of running text: three rungs, one of an awkward name, and a mixture."""
-    made = {}
+    """Compare three models, one with markup in its name, and a mixture; by mode."""
+    results = {}
     for mode in ("lines", "text"):
         folder = tmp_path_factory.mktemp(mode)
         rng = random.Random(3)
@@ -33,13 +33,13 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compariso
             train(TrainRequest(str(path), model, out=folder / name, train=settings, corpus={"mode": mode}))
         mix([folder / "count", folder / "bigram"], folder / "pair")
         runs = tuple(str(folder / name) for name in RUNS)
-        made[mode] = compare(CompareRequest(runs, with_details=True))
-    return made
+        results[mode] = compare(CompareRequest(runs, with_details=True))
+    return results
 
 
 @pytest.fixture(scope="session")
 def pages(comparisons: dict[str, Comparison], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pages of the comparisons, as files."""
+    """Report page of each comparison, by mode."""
     folder = tmp_path_factory.mktemp("pages")
     for mode, comparison in comparisons.items():
         (folder / f"{mode}.html").write_text(comparison_page(comparison), encoding="utf-8")

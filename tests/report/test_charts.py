@@ -1,4 +1,4 @@
-"""Axes with round ticks, marks inside the picture, the frontier."""
+"""Chart axes, marks and the Pareto frontier."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, axis, pareto_fron
 
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("values", [[1.0], [0.001, 5000.0], [2.08, 2.11], [3, 300, 3e6], [1.0, 1.0]])
-def test_axes_hold_their_values_and_have_ticks(values, log):
-    made = axis("x", values, log)
-    assert all(0 < made.place(v) < 1 for v in values)
-    ticks = made.ticks()
+def test_axes_cover_their_values_and_have_ticks(values, log):
+    x_axis = axis("x", values, log)
+    assert all(0 < x_axis.place(v) < 1 for v in values)
+    ticks = x_axis.ticks()
     assert 2 <= len(ticks) <= 12
     assert ticks == sorted(set(ticks))
-    assert all(-0.01 <= made.place(tick) <= 1.01 for tick in ticks)
+    assert all(-0.01 <= x_axis.place(tick) <= 1.01 for tick in ticks)
 
 
-def test_values_beyond_the_scale_or_endless_do_not_stretch_it():
+def test_outliers_and_infinities_do_not_stretch_the_axis():
     assert axis("x", [1.0, 2.0, math.inf, math.nan, 50.0], most=10).high < 3
     assert axis("x", [0.0, 1.0, 100.0], log=True).low > 0.5
 
 
-def test_the_frontier_is_what_none_betters():
+def test_frontier_holds_the_undominated_points():
     points = [(1.0, 5.0), (2.0, 6.0), (3.0, 3.0), (4.0, 3.0), (5.0, 1.0)]
     corners = [p for p in pareto_frontier(points) if p in points]
     assert corners == [(1.0, 5.0), (3.0, 3.0), (5.0, 1.0)]
     rng = random.Random(0)
     cloud = [(rng.random(), rng.random()) for _ in range(200)]
-    kept = {p for p in cloud if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in cloud)}
-    assert {p for p in pareto_frontier(cloud) if p in cloud} == kept
+    undominated = {p for p in cloud if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in cloud)}
+    assert {p for p in pareto_frontier(cloud) if p in cloud} == undominated
 
 
-def test_a_chart_is_well_formed_and_its_marks_are_inside():
+def test_chart_is_well_formed_and_its_marks_are_inside():
     chart = Chart("<times>", axis("x & y", [1, 100], log=True), Axis("y", 0.0, 1.0))
     chart.line([(1, 0.1), (10, 0.5), (100, 0.9), (1000, 0.5)], 0, "a < b")
     chart.dot((50, 2.0), 1, "outside")

@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, and about what was compared."""
+"""The report page: well-formed, self-contained and complete."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VOID = {"meta", "link", "br"}
 MODES = pytest.mark.parametrize("mode", ["lines", "text"])
 
 
-class Outline(html.parser.HTMLParser):
-    """Checks that tags close in order; keeps the table and what is linked to."""
+class PageParser(html.parser.HTMLParser):
+    """Check that tags nest correctly; collect table cells, links and charts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class Outline(html.parser.HTMLParser):
         self.charts = 0
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
+        attributes = dict(attrs)
         self.links += [v for k, v in attrs if k in ("href", "src") and v]
-        self.charts += tag == "svg" and found.get("role") == "img"
+        self.charts += tag == "svg" and attributes.get("role") == "img"
         if tag == "tr":
             self.rows.append([])
             self.values.append([])
         if tag == "td":
             self.rows[-1].append("")
-            self.values[-1].append(found.get("data-v", ""))
+            self.values[-1].append(attributes.get("data-v", ""))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -58,18 +58,18 @@ class Outline(html.parser.HTMLParser):
             self.heads.append(data)
 
 
-def outline(path) -> Outline:
-    found = Outline()
-    found.feed(path.read_text(encoding="utf-8"))
-    found.close()
-    assert found.open == []
-    return found
+def parse_page(path) -> PageParser:
+    parser = PageParser()
+    parser.feed(path.read_text(encoding="utf-8"))
+    parser.close()
+    assert parser.open == []
+    return parser
 
 
 @MODES
-def test_a_page_is_well_formed_and_needs_nothing_else(pages, mode):
+def test_page_is_well_formed_and_self_contained(pages, mode):
     text = pages[mode].read_text(encoding="utf-8")
-    assert outline(pages[mode]).links == ["data:,"]
+    assert parse_page(pages[mode]).links == ["data:,"]
     assert not re.search(r"https?://|@import|url\(", text)
     assert "<b>mlp" not in text
     assert "&lt;b&gt;mlp &amp; co" in text
@@ -77,23 +77,23 @@ def test_a_page_is_well_formed_and_needs_nothing_else(pages, mode):
 
 
 @MODES
-def test_the_table_holds_every_row_and_figure(pages, comparisons, mode):
+def test_table_holds_every_row_and_value(pages, comparisons, mode):
     comparison = comparisons[mode]
-    found = outline(pages[mode])
+    page = parse_page(pages[mode])
     columns = (*NAME, *(column for part in tables(comparison) for column in part))
-    assert found.heads == [column.title for column in columns]
-    rows = [row for row in found.rows if len(row) == len(columns)]
+    assert page.heads == [column.title for column in columns]
+    rows = [row for row in page.rows if len(row) == len(columns)]
     assert rows == [[column.text(row) for column in columns] for row in comparison.rows]
     assert {row[0] for row in rows} == set(RUNS)
-    place = [column.title for column in columns].index("bits/byte")
-    bits = [float(values[place]) for values in found.values if len(values) == len(columns)]
+    i = [column.title for column in columns].index("bits/byte")
+    bits = [float(values[i]) for values in page.values if len(values) == len(columns)]
     assert bits == sorted(bits)
 
 
 @MODES
-def test_there_is_a_picture_of_everything(pages, comparisons, mode):
+def test_page_has_every_chart_and_section(pages, comparisons, mode):
     text = pages[mode].read_text(encoding="utf-8")
-    assert outline(pages[mode]).charts == 6
+    assert parse_page(pages[mode]).charts == 6
     for title in ("Validation loss", "by parameters", "by training time", "Calibration", "Loss by position"):
         assert title in text
     for title in ("Hardest tokens", "Samples", "Recipes"):
@@ -108,7 +108,7 @@ def test_there_is_a_picture_of_everything(pages, comparisons, mode):
     assert curves["pair"] == 0
 
 
-def test_a_frontier_of_one_has_no_line_to_speak_of(comparisons):
+def test_frontier_of_one_run_has_no_line(comparisons):
     lines = comparisons["lines"]
     caption = "The dashed line is the Pareto frontier"
     several, alone = (comparison_page(c) for c in (lines, replace(lines, rows=lines.rows[:1])))
@@ -117,7 +117,7 @@ def test_a_frontier_of_one_has_no_line_to_speak_of(comparisons):
     assert f"Best in both: {lines.rows[0].name}." in alone
 
 
-def test_cells_say_when_there_is_nothing():
+def test_missing_values_are_shown_as_a_dash():
     assert (
         number(math.inf)
         == number(None)
@@ -131,10 +131,10 @@ def test_cells_say_when_there_is_nothing():
     assert [with_unit(n) for n in (999.9, 999_499, 999_999, 999_999_999)] == ["1K", "999K", "1M", "1G"]
 
 
-def test_names_in_tables_are_no_markup():
+def test_names_in_tables_are_not_markup():
     row = GradRow("mlp[v1] :dog: [/b]", "[b]", True, True, 0.0)
     assert "mlp[v1] :dog: [/b]" in gradcheck_table([row])
 
 
-def test_a_single_seed_is_told(comparisons):
+def test_single_seed_is_noted(comparisons):
     assert any("one seed each" in note for note in notes(comparisons["lines"]))

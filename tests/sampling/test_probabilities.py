@@ -1,4 +1,4 @@
-"""What ``--show-probs`` tells, against the model's own score of the same text."""
+"""The probabilities of ``--show-probs``, against the model's forward pass on the same text."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["count-words", "gru-words", "count-prose", "gru-prose"])
 @pytest.mark.parametrize("index", [0, 3])
-def test_are_the_models_own(folder, name, index):
+def test_probabilities_match_the_forward_pass(folder, name, index):
     run = load(folder / name)
     request = SampleRequest(1, "ba", 20, SampleParams(0.7, top_k=4), seed=6)
     tokens = sample_with_probs(run, request, index)
-    # The same text as without probabilities.
+    # The text is the same as without probabilities.
     text = "".join(token.text for token in tokens)
     assert ["ba" + text.removesuffix("\n")] == list(sample(run, request, index))
     prompt = context_ids(run, request)
-    spelled = run.tokenizer.encode(text.removesuffix("\n")).tolist()
-    ids = [*prompt.tolist(), *spelled, *([0] if text.endswith("\n") else [])]
+    text_ids = run.tokenizer.encode(text.removesuffix("\n")).tolist()
+    ids = [*prompt.tolist(), *text_ids, *([0] if text.endswith("\n") else [])]
     with torch.no_grad():
         logits = run.model(torch.tensor([ids[:-1]]))[0][0, len(prompt) - 1 :]
     p = logits.double().softmax(-1).numpy()
     assert len(tokens) == len(p)
-    for row, token, told in zip(p, ids[len(prompt) :], tokens, strict=True):
-        assert told.p == pytest.approx(row[token], rel=1e-4)
+    for row, token_id, token in zip(p, ids[len(prompt) :], tokens, strict=True):
+        assert token.p == pytest.approx(row[token_id], rel=1e-4)
         positive = row[row > 0]
-        assert told.entropy == pytest.approx(-(positive * np.log2(positive)).sum(), abs=1e-4)
-        assert [q for _, q in told.top] == pytest.approx(sorted(row, reverse=True)[:5], rel=1e-4)
+        assert token.entropy == pytest.approx(-(positive * np.log2(positive)).sum(), abs=1e-4)
+        assert [q for _, q in token.top] == pytest.approx(sorted(row, reverse=True)[:5], rel=1e-4)
         best = run.tokenizer.decode([int(row.argmax())])
-        assert told.top[0][0] == best
+        assert token.top[0][0] == best
 
 
-def test_a_stop_string_ends_them(folder):
+def test_stop_string_ends_the_sample(folder):
     run = load(folder / "count-prose")
-    free = SampleRequest(1, "ba", 200, seed=1)
-    text = "".join(t.text for t in sample_with_probs(run, free, 0))
+    unstopped = SampleRequest(1, "ba", 200, seed=1)
+    text = "".join(t.text for t in sample_with_probs(run, unstopped, 0))
     stop = text[50:52]
     stopped = sample_with_probs(run, SampleRequest(1, "ba", 200, stop=stop, seed=1), 0)
     assert "".join(t.text for t in stopped) == text[: text.index(stop) + 2]
 
 
-def test_what_is_sure_has_no_entropy(folder, tmp_path):
+def test_certain_tokens_have_little_entropy(folder, tmp_path):
     (tmp_path / "ab.txt").write_text("ab" * 500)
     train(TrainRequest(str(tmp_path / "ab.txt"), "count", out=tmp_path / "run"))
     for token in sample_with_probs(load(tmp_path / "run"), SampleRequest(1, "a", 10, seed=1), 0):

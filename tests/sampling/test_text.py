@@ -1,4 +1,4 @@
-"""Text out of tokens: whole characters, stop strings, prompts of any length; the same in pieces."""
+"""Generated text: complete characters, stop strings, long prompts, streaming, batches and threads."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def folder(tmp_path_factory):
     return path
 
 
-def stream_of(tokenizer: str, stop: str | None = None, mode: str = "text") -> TextStream:
+def make_stream(tokenizer: str, stop: str | None = None, mode: str = "text") -> TextStream:
     return TextStream(SimpleNamespace(tokenizer=fit_tokenizer(tokenizer, [TEXT]), mode=mode), stop)
 
 
-def pushed(stream: TextStream, text: str) -> list[str]:
+def push_text(stream: TextStream, text: str) -> list[str]:
     pieces = []
     for token in stream.run.tokenizer.encode(text).tolist():
         pieces.append(stream.push(token))
@@ -61,63 +61,63 @@ def pushed(stream: TextStream, text: str) -> list[str]:
     return [*pieces, stream.flush()]
 
 
-class TestStream:
+class TestTextStream:
     @pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe:280", "spm:270"])
-    def test_pieces_are_whole_characters(self, tokenizer):
-        pieces = pushed(stream_of(tokenizer), TEXT * 2)
+    def test_pieces_are_complete_characters(self, tokenizer):
+        pieces = push_text(make_stream(tokenizer), TEXT * 2)
         assert "".join(pieces) == TEXT * 2
         assert "\ufffd" not in "".join(pieces)
 
-    def test_a_character_comes_with_its_last_byte(self):
-        assert pushed(stream_of("byte"), "é漢") == ["", "é", "", "", "漢", ""]
+    def test_character_is_emitted_with_its_last_byte(self):
+        assert push_text(make_stream("byte"), "é漢") == ["", "é", "", "", "漢", ""]
 
-    def test_what_is_no_character_is_marked(self):
-        stream = stream_of("byte")
-        # Bytes stand one above their value, after the boundary.
+    def test_invalid_utf8_becomes_a_replacement_character(self):
+        stream = make_stream("byte")
+        # A byte's id is its value plus one; id 0 is the boundary.
         assert [stream.push(1 + byte) for byte in b"a\xe6\xbc"] == ["a", "", ""]
         assert stream.flush() == "\ufffd"
         assert stream.text == "a\ufffd"
 
     @given(text=st.text("ab é", max_size=30), stop=st.text("ab é", min_size=1, max_size=4))
-    def test_stops_where_the_string_first_stands(self, text, stop):
+    def test_ends_at_the_first_stop_string(self, text, stop):
         stream = TextStream(SimpleNamespace(tokenizer=fit_tokenizer("byte", ["a"]), mode="text"), stop)
-        pieces = pushed(stream, text)
+        pieces = push_text(stream, text)
         assert "".join(pieces) == stream.text == text.partition(stop)[0]
         assert stream.ended == (stop in text)
 
-    def test_holds_back_only_what_may_begin_the_string(self):
-        stream = stream_of("char", stop="café")
-        assert pushed(stream, "naca caf. ")[:10] == ["n", "a", "", "", "ca ", "", "", "", "caf.", " "]
+    def test_holds_back_only_a_possible_start_of_the_stop_string(self):
+        stream = make_stream("char", stop="café")
+        assert push_text(stream, "naca caf. ")[:10] == ["n", "a", "", "", "ca ", "", "", "", "caf.", " "]
 
-    def test_a_newline_ends_a_line(self):
-        stream = stream_of("byte", mode="lines")
-        assert "".join(pushed(stream, "na\nve")) == "na"
+    def test_newline_ends_a_line(self):
+        stream = make_stream("byte", mode="lines")
+        assert "".join(push_text(stream, "na\nve")) == "na"
         assert stream.ended
 
 
-class TestPieces:
+class TestStreamText:
     @pytest.mark.parametrize("name", ["bytes", "pieces", "sentencepiece", "chars", "lstm", "transformer"])
     @pytest.mark.parametrize("stop", [None, "é", "zzz"])
-    def test_together_are_the_sample(self, folder, name, stop):
+    def test_pieces_join_to_the_sample(self, folder, name, stop):
         run = load(folder / name)
         request = SampleRequest(1, "na", 80, stop=stop, seed=4)
         pieces = list(stream_text(run, request))
         assert all(pieces)
         assert ["na" + "".join(pieces)] == list(sample(run, request))
 
-    def test_lines_end(self, folder):
+    def test_streamed_lines_equal_the_sample(self, folder):
         run = load(folder / "lines")
         for seed in range(5):
             request = SampleRequest(1, seed=seed)
             assert ["".join(stream_text(run, request))] == list(sample(run, request))
 
-    def test_come_as_they_are_made(self, folder):
+    def test_pieces_are_streamed_as_generated(self, folder):
         endless = stream_text(load(folder / "transformer"), SampleRequest(1, max_new_tokens=10**9, seed=1))
         assert len("".join(itertools.islice(endless, 200))) >= 200
 
 
 class TestGenerate:
-    def test_is_the_same_for_a_seed(self, folder):
+    def test_same_seed_gives_the_same_text(self, folder):
         run = load(folder / "chars")
         arguments = {"max_new_tokens": 60, "temperature": 0.9, "top_k": 8, "top_p": 0.95, "min_p": 0.01}
         text = "".join(run.generate("na", seed=5, **arguments))
@@ -132,7 +132,7 @@ class TestGenerate:
         assert "gar" in text
         assert "".join(run.generate("na", greedy=True, stop="gar")) == text.partition("gar")[0]
 
-    def test_refuses_at_once(self, folder):
+    def test_invalid_arguments_are_refused_immediately(self, folder):
         run = load(folder / "chars")
         with pytest.raises(UserError, match="not in the vocabulary"):
             run.generate("Z")
@@ -142,31 +142,31 @@ class TestGenerate:
 
 class TestPrompts:
     @pytest.mark.parametrize("name", ["lstm", "transformer", "chars"])
-    def test_may_be_of_any_length(self, folder, name, monkeypatch):
+    def test_prompt_may_have_any_length(self, folder, name, monkeypatch):
         run = load(folder / name)
         request = SampleRequest(3, TEXT * 20, 30, seed=1)
         texts = list(sample(run, request))
         assert all(text.startswith(request.prompt) for text in texts)
-        # Read in small pieces it is the same prompt.
+        # Reading the prompt in small chunks changes nothing.
         monkeypatch.setattr(decoding, "PROMPT_CHUNK", 7)
         assert list(sample(run, request)) == texts
 
     @pytest.mark.parametrize("name", ["transformer", "chars"])
-    def test_longer_than_the_context_are_their_end(self, folder, name):
+    def test_long_prompt_is_cut_to_the_context(self, folder, name):
         run = load(folder / name)
         limit = run.model.max_len
         long, end = (SampleRequest(2, (TEXT * 20)[-n:], 30, seed=1) for n in (limit + 50, limit))
         tails = [[text[-30:] for text in sample(run, request)] for request in (long, end)]
         assert tails[0] == tails[1]
 
-    def test_an_empty_one_goes_on_after_the_training_text(self, folder):
+    def test_empty_prompt_continues_the_training_text(self, folder):
         run = load(folder / "chars")
         train_text = run.documents().all("train")[0]
         assert run.tokenizer.decode(context_ids(run, SampleRequest())) == train_text[-256:]
 
 
 class TestBatches:
-    def test_do_not_change_the_text(self, folder, monkeypatch):
+    def test_batch_size_does_not_change_the_text(self, folder, monkeypatch):
         run = load(folder / "transformer")
         request = SampleRequest(7, "na", 90, seed=2)
         texts = list(sample(run, request))
@@ -175,7 +175,7 @@ class TestBatches:
         for i, text in enumerate(texts):
             assert list(sample(run, SampleRequest(1, "na", 90, seed=2), i)) == [text]
 
-    def test_fit_the_memory(self, folder, monkeypatch):
+    def test_batch_size_fits_the_memory_limit(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
         monkeypatch.setattr(generation, "MAX_STATE_BYTES", 5 * size)
@@ -183,7 +183,7 @@ class TestBatches:
         monkeypatch.setattr(generation, "MAX_STATE_BYTES", 1)
         assert generation.sample_batch_size(run.model, 90) == 1
 
-    def test_fit_the_cache_where_that_is_faster(self, folder, monkeypatch):
+    def test_batch_size_fits_the_cache_if_that_is_faster(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
         monkeypatch.setattr(type(fast_decoder(run.model)), "cached", 40 * size)
@@ -193,12 +193,12 @@ class TestBatches:
 
 
 @pytest.mark.parametrize("name", ["chars", "transformer"])
-def test_beams_are_best_first(folder, name):
+def test_beams_are_sorted_by_probability(folder, name):
     run = load(folder / name)
-    found = list(sample(run, SampleRequest(3, "na", 12, beam=6)))
-    assert len(set(found)) == 3
-    assert all(text.startswith("na") for text in found)
-    logp = [_log_prob(run, text) for text in found]
+    texts = list(sample(run, SampleRequest(3, "na", 12, beam=6)))
+    assert len(set(texts)) == 3
+    assert all(text.startswith("na") for text in texts)
+    logp = [_log_prob(run, text) for text in texts]
     assert logp == sorted(logp, reverse=True)
 
 
@@ -214,29 +214,29 @@ def _log_prob(run, text: str) -> float:
 
 class TestThreads:
     @pytest.fixture
-    def several(self, monkeypatch):
+    def three_threads(self, monkeypatch):
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
     @pytest.mark.parametrize("name", ["lstm", "transformer"])
     @pytest.mark.parametrize("stop", [None, "é"])
-    def test_make_the_same_samples_in_the_same_order(self, folder, several, name, stop):
+    def test_threads_give_the_same_samples_in_the_same_order(self, folder, three_threads, name, stop):
         run = load(folder / name)
         assert n_sampling_threads(run.model, 50) == 3
-        together = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
-        ones = [
+        batched = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
+        one_by_one = [
             text for i in range(50) for text in sample(run, SampleRequest(1, "na", 20, stop=stop, seed=4), i)
         ]
-        assert together == ones
+        assert batched == one_by_one
 
-    def test_few_samples_are_not_worth_one(self, folder, several):
+    def test_few_samples_use_one_thread(self, folder, three_threads):
         assert n_sampling_threads(load(folder / "lstm").model, 20) == 1
 
-    def test_an_error_in_one_ends_all(self):
-        def work(samples: range, over: Event) -> list[int]:
+    def test_error_in_one_thread_stops_all(self):
+        def work(samples: range, stop: Event) -> list[int]:
             if samples.start == 0:
                 raise UserError("no")
-            assert over.wait(60)
+            assert stop.wait(60)
             return []
 
         with pytest.raises(UserError, match="no"):

@@ -18,7 +18,7 @@ from makemore.training.pretrained import FINE_TUNE_LR_SCALE
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import call, words
-from tests.interop.nonzero_models import loud_transformer
+from tests.interop.nonzero_models import nonzero_transformer
 
 TINY = ("model.n_layer=1", "model.n_embd=16", "model.n_head=2")
 
@@ -78,7 +78,7 @@ def test_a_count_model_adds_to_existing_counts(text: str) -> None:
 
 def test_init_from_a_hugging_face_directory(text: str) -> None:
     tokenizer = fit_tokenizer("char", [Path(text).read_text(encoding="utf-8").replace("\n", "")])
-    model = loud_transformer(tokenizer.vocab_size, style="gpt2")
+    model = nonzero_transformer(tokenizer.vocab_size, style="gpt2")
     Path("hf").mkdir()
     for name, data in hf_files(model, tokenizer).items():
         (Path("hf") / name).write_bytes(data)
