@@ -88,7 +88,8 @@ def make_plan(data: str, model: str, compiled: bool, settings: list[str]) -> Pla
     train = {"max_time": 90.0, "compile": "yes" if compiled else "no"}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
-            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), NullObserver()
+            TrainRequest(input=data, model=model, out=Path(folder), train=train, settings=tuple(settings)),
+            NullObserver(),
         )
 
 

@@ -108,7 +108,8 @@ def make_plan(data: str, model: str, compile: str, settings: list[str]) -> Plan:
     train = {"max_time": 90.0, "compile": compile}
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
-            TrainRequest(data, model, out=Path(folder), train=train, settings=tuple(settings)), NullObserver()
+            TrainRequest(input=data, model=model, out=Path(folder), train=train, settings=tuple(settings)),
+            NullObserver(),
         )
 
 

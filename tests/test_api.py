@@ -30,9 +30,9 @@ def test_unknown_attribute_raises():
 def test_every_documented_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("poems.txt").write_text("The rose is red, the violet's blue,\nand so on, as the others do.\n" * 40)
-    train(TrainRequest("poems.txt", "count", out=Path("checkpoints/poems-transformer")))
+    train(TrainRequest(input="poems.txt", model="count", out=Path("checkpoints/poems-transformer")))
     Path("names.txt").write_text("anna\nhanna\nmaria\nmarianna\nria\n" * 20)
-    train(TrainRequest("names.txt", "count", out=Path("checkpoints/names-lstm")))
+    train(TrainRequest(input="names.txt", model="count", out=Path("checkpoints/names-lstm")))
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:

@@ -75,7 +75,7 @@ def test_doctor_reports_the_model_that_train_builds(work, mode):
     )
     for name in (text, "dotted.txt"):
         report = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
-        request = TrainRequest(name, corpus={"mode": mode}, out=work / "new")
+        request = TrainRequest(input=name, corpus={"mode": mode}, out=work / "new")
         plan = prepare(request, NullObserver())
         default_run = report["a default run"]
         assert default_run["parameters"] == plan.model.n_parameters()

@@ -149,7 +149,11 @@ def tokenized(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenized")
     path = write_prose(folder / "prose.txt")
     for tokenizer in ("char", "byte", "bpe:300"):
-        train(TrainRequest(str(path), "count", tokenizer, folder / tokenizer.replace(":", "-")))
+        train(
+            TrainRequest(
+                input=str(path), model="count", tokenizer=tokenizer, out=folder / tokenizer.replace(":", "-")
+            )
+        )
     return folder
 
 
@@ -174,7 +178,7 @@ def test_runs_on_different_texts_need_a_common_file(tokenized, ladder):
     with pytest.raises(UserError, match="one reads the text as lines"):
         compare(CompareRequest((str(lines), str(text)), file=common))
     other = tokenized / "other-words.txt"
-    train(TrainRequest(str(write_words(other, seed=5)), "count", out=tokenized / "other-lines"))
+    train(TrainRequest(input=str(write_words(other, seed=5)), model="count", out=tokenized / "other-lines"))
     comparison = compare(CompareRequest((str(lines), str(tokenized / "other-lines")), file=common))
     assert comparison.source == comparison.split == "common.txt"
     assert {row.name for row in comparison.rows} == {"count-char-0", "other-lines"}

@@ -40,7 +40,7 @@ def prose(tmp_path):
 
 def request_for(path, name, out, **train):
     settings = {"steps": 60, "compile": "no", "dtype": "float32", **train}
-    return TrainRequest(str(path), name, out=out, train=settings)
+    return TrainRequest(input=str(path), model=name, out=out, train=settings)
 
 
 def test_learns_lines(name, lines, tmp_path):
@@ -87,7 +87,7 @@ def test_resuming_is_exact(name, mode, lines, prose, tmp_path):
         train(request_for(path, name, tmp_path / "cut", steps=12, eval_interval=5), stop=lambda: next(stops))
         raise StopIteration  # counting finished before the stop request
     request = request_for(path, name, tmp_path / "cut")
-    resumed = train(TrainRequest(request.input, name, out=request.out, resume=True))
+    resumed = train(TrainRequest(input=request.input, model=name, out=request.out, resume=True))
     assert resumed.score.nats == full.score.nats
     assert resumed.steps == full.steps
     steps = [

@@ -84,8 +84,8 @@ def folder(tmp_path_factory):
     (path / "words.txt").write_text("\n".join(words), encoding="utf-8")
     sentences = [" ".join(rng.choices(words, k=6)) + "." for _ in range(400)]
     (path / "prose.txt").write_text(" ".join(sentences), encoding="utf-8")
-    train(TrainRequest(str(path / "words.txt"), "count", out=path / "lines"))
-    train(TrainRequest(str(path / "prose.txt"), "count", out=path / "text"))
+    train(TrainRequest(input=str(path / "words.txt"), model="count", out=path / "lines"))
+    train(TrainRequest(input=str(path / "prose.txt"), model="count", out=path / "text"))
     return path
 
 
@@ -141,7 +141,7 @@ def test_report_covers_the_requested_samples(folder):
 
 
 def test_lines_need_no_source_text(folder, tmp_path):
-    train(TrainRequest(str(folder / "words.txt"), "count", out=tmp_path / "run"))
+    train(TrainRequest(input=str(folder / "words.txt"), model="count", out=tmp_path / "run"))
     run = load(tmp_path / "run")
     known = run.documents().all("train")[0]
     run.config["corpus"]["paths"] = [str(tmp_path / "gone.txt")]

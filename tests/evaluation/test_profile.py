@@ -63,7 +63,17 @@ def folder(tmp_path_factory):
             corpus = {"mode": name}
             budget = {"steps": 5, "compile": "no"}
             out = folder / f"{name}-{model}"
-            train(TrainRequest(str(folder / f"{name}.txt"), model, "char", out, budget, corpus, settings))
+            train(
+                TrainRequest(
+                    input=str(folder / f"{name}.txt"),
+                    model=model,
+                    tokenizer="char",
+                    out=out,
+                    train=budget,
+                    corpus=corpus,
+                    settings=settings,
+                )
+            )
     return folder
 
 
@@ -125,7 +135,9 @@ def test_memorised_share_of_samples(folder):
 def test_memorised_share_is_unknown_without_the_text(folder, tmp_path):
     path = tmp_path / "gone.txt"
     path.write_text("bada\nkilo\nmani\n" * 20, encoding="utf-8")
-    run = train(TrainRequest(str(path), "count", out=tmp_path / "run", corpus={"mode": "lines"})).run
+    run = train(
+        TrainRequest(input=str(path), model="count", out=tmp_path / "run", corpus={"mode": "lines"})
+    ).run
     path.unlink()
     memorization = Memorization()
     memorization.add(run, ["bada"])

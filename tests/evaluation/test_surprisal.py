@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 
+from makemore import load
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate, get_split
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, token_nats
 from makemore.evaluation.surprisal import surprisal, surprisal_diff
 from makemore.report.surprisal import better_class, level, surprisal_diff_page, surprisal_page, visible
-from makemore.runs.run import load
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
@@ -32,7 +32,9 @@ def folder(tmp_path_factory):
             out = folder / f"{name}-{tokenizer.partition(':')[0]}"
             path = str(folder / f"{name}.txt")
             mode = "text" if name == "prose" else "lines"
-            train(TrainRequest(path, "count", tokenizer, out, corpus={"mode": mode}))
+            train(
+                TrainRequest(input=path, model="count", tokenizer=tokenizer, out=out, corpus={"mode": mode})
+            )
     (folder / "other.txt").write_text("naïve tea\n\ncrème € ü für\n", encoding="utf-8")
     return folder
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from makemore.inspection.inspect import DRAWERS, inspect, make_subject
+from makemore.inspection import pictures
+from makemore.inspection.inspect import make_subject
 from makemore.models import MODELS
+from makemore.report.inspection import inspect
 from makemore.runs.run import load
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
@@ -52,7 +54,9 @@ def train_run(name: str, text: str) -> Path:
         assert call("mix", *members, "--out", "mixture").status == 0
         return Path("mixture")
     train_settings = {"eval_interval": 3} | ({} if name == "count" else {"steps": 12})
-    request = TrainRequest(text, name, out=Path(name), train=train_settings, settings=SMALL.get(name, ()))
+    request = TrainRequest(
+        input=text, model=name, out=Path(name), train=train_settings, settings=SMALL.get(name, ())
+    )
     return train(request).run.folder.path
 
 
@@ -68,7 +72,7 @@ def test_every_model_has_expected_pictures() -> None:
 def test_inspect_draws_the_models_pictures(name: str, text: str, texts: Path) -> None:
     run = load(train_run(name, text))
     subject, _ = make_subject(run, None)
-    for picture in filter(None, (draw(subject) for draw in DRAWERS)):
+    for picture in filter(None, (pictures.PICTURES.get(kind)(subject) for kind in pictures.PICTURES)):
         assert not find_faults(picture.figure), picture.name
     result = inspect(run)
     assert result.folder == Path(f"{name}-inspect")
@@ -162,7 +166,7 @@ def test_replayed_updates_match_training(texts: Path) -> None:
     weights = []
     for steps in (1, 2):
         budget = settings | {"steps": steps, "schedule": "constant"}
-        run = train(TrainRequest("words.txt", "bigram", out=Path(f"to{steps}"), train=budget)).run
+        run = train(TrainRequest(input="words.txt", model="bigram", out=Path(f"to{steps}"), train=budget)).run
         weights.append(run.model.W.detach().double())
     ratio = (weights[1] - weights[0]).std(correction=0) / weights[0].std(correction=0)
     assert update.ratio_S[1] == pytest.approx(float(ratio), rel=1e-4)

@@ -11,16 +11,17 @@ import tokenizers
 import torch
 
 from makemore.errors import UserError
-from makemore.interop.hf import ImportedModel, hf_files, is_hugging_face, read_gpt2
+from makemore.interop.hf import hf_files, is_hugging_face, read_gpt2
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.tokenizers import fit_tokenizer
+from makemore.training.pretrained import PretrainedModel
 from tests.interop.nonzero_models import nonzero_transformer
 
 TEXT = "It's 1234 — wouldn't they've\t\n\n  日本 <b>x==y</b>  aaaa nevertheless never the less" * 3
 END = "<|endoftext|>"
 
 
-def build_model(imported: ImportedModel) -> Transformer:
+def build_model(imported: PretrainedModel) -> Transformer:
     model = Transformer(TransformerConfig(**imported.settings), imported.tokenizer.vocab_size, 0)
     model.load_state_dict(imported.weights)
     return model.eval()
@@ -35,7 +36,7 @@ def test_exported_models_import_unchanged(spec: str, tie: bool, tmp_path: Path) 
         (tmp_path / name).write_bytes(data)
     imported = read_gpt2(tmp_path)
     assert imported.tokenizer.to_dict() == tokenizer.to_dict()
-    assert imported.spelling == spec
+    assert imported.tokenizer_spec == spec
     assert build_model(imported).config == model.config
     assert all(torch.equal(t, model.state_dict()[name]) for name, t in imported.weights.items())
 

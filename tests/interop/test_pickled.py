@@ -15,6 +15,7 @@ from makemore.errors import UserError
 from makemore.interop.importing import import_checkpoint
 from makemore.interop.pickled import from_makemore, from_nanogpt, read_checkpoint
 from makemore.runs.run import load
+from makemore.sampling.text import SampleRequest, stream_text
 from tests.interop.reference import Reference
 
 PLAY = "To be, or not\nto be: that is\nthe question!\n" * 20
@@ -82,7 +83,7 @@ def test_makemore_transformer_import_gives_the_same_logits(names_path: Path, tmp
     torch.testing.assert_close(run.model(tokens)[0], reference(tokens), atol=1e-4, rtol=0)
     assert run.tokenizer.encode("ava").tolist() == [1, run.tokenizer.vocab_size - 1, 1]
     assert run.mode == "lines"
-    assert list(run.generate("em", seed=1, max_new_tokens=3))
+    assert list(stream_text(run, SampleRequest(prompt="em", seed=1, max_new_tokens=3)))
 
 
 def test_makemore_bigram_import_gives_the_same_logits(names_path: Path, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ ADDITIVE = {"model.order": 2, "model.smoothing": "additive", "model.alpha": 1}
 
 def run(names: Path, model: str, out: Path, settings: dict[str, Any], split: str = "auto") -> TrainResult:
     request = TrainRequest(
-        str(names),
-        model,
+        input=str(names),
+        model=model,
         out=out,
         train={"dtype": "float32", "compile": "no", "device": "cpu"},
         corpus={"mode": "lines", "split": split},

@@ -37,9 +37,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlayServer]:
     (folder / "prose.txt").write_text(prose(), encoding="utf-8")
     (folder / "accents.txt").write_text(prose().replace("e", "é"), encoding="utf-8")
     settings = {"steps": 30, "eval_interval": 10}
-    train(TrainRequest(str(folder / "words.txt"), "mlp", out=folder / "lines", train=settings))
-    train(TrainRequest(str(folder / "prose.txt"), "count", out=folder / "text"))
-    train(TrainRequest(str(folder / "accents.txt"), "count", "byte", folder / "bytes"))
+    train(TrainRequest(input=str(folder / "words.txt"), model="mlp", out=folder / "lines", train=settings))
+    train(TrainRequest(input=str(folder / "prose.txt"), model="count", out=folder / "text"))
+    train(
+        TrainRequest(input=str(folder / "accents.txt"), model="count", tokenizer="byte", out=folder / "bytes")
+    )
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "makemore", "play", "lines", "text", "bytes"]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))

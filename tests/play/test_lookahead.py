@@ -27,7 +27,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     def train_run(text: str, model: str, tokenizer: str = "char") -> Run:
         out = folder / f"{model}-{tokenizer[:3]}-{text[:5]}"
         return load(
-            train(TrainRequest(str(folder / text), model, tokenizer, out, settings)).run.folder.path, "cpu"
+            train(
+                TrainRequest(
+                    input=str(folder / text), model=model, tokenizer=tokenizer, out=out, train=settings
+                )
+            ).run.folder.path,
+            "cpu",
         )
 
     return {

@@ -81,7 +81,7 @@ def make_runs(folder: Path) -> dict[str, Path]:
     settings = {"steps": STEPS, "device": "cpu", "dtype": "float32", "compile": "no"}
     stop_answers = iter([False] * (STEPS * 2 // 3) + [True])
     for name, stop in (("finished", lambda: False), ("stopped", lambda: next(stop_answers))):
-        request = TrainRequest(str(words), out=folder / name, train=settings, settings=SETTINGS)
+        request = TrainRequest(input=str(words), out=folder / name, train=settings, settings=SETTINGS)
         with contextlib.suppress(TrainingInterrupted):
             train(request, stop=stop)
     return {name: folder / name for name in ("finished", "stopped")}

@@ -119,7 +119,10 @@ class RestorableRun:
         words.write_text("".join(f"{a}{b}\n" for a in "abcd" for b in "efgh") * 3, encoding="utf-8")
         self.folder = folder / "run"
         request = TrainRequest(
-            str(words), "bigram", out=self.folder, train={"steps": 2, "device": "cpu", "compile": "no"}
+            input=str(words),
+            model="bigram",
+            out=self.folder,
+            train={"steps": 2, "device": "cpu", "compile": "no"},
         )
         train(request)
         self.request = request
@@ -199,6 +202,8 @@ def check_run_directory(data: bytes, run_dir: RestorableRun) -> None:
             load(run_dir.folder, "cpu")
         if resume and path.name != "metrics.jsonl":
             with contextlib.suppress(UserError):
-                train(TrainRequest(run_dir.request.input, "bigram", out=run_dir.folder, resume=True))
+                train(
+                    TrainRequest(input=run_dir.request.input, model="bigram", out=run_dir.folder, resume=True)
+                )
     finally:
         run_dir.restore()

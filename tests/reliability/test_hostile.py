@@ -159,7 +159,9 @@ def test_settings_with_odd_values(work, name, values):
     settings = tuple(f"{key}={value}" for key, value in values.items())
     before = file_stats(work)
     with contextlib.suppress(UserError):
-        prepare(TrainRequest("words.txt", name, out=work / "none", settings=settings), NullObserver())
+        prepare(
+            TrainRequest(input="words.txt", model=name, out=work / "none", settings=settings), NullObserver()
+        )
     assert file_stats(work) == before
 
 

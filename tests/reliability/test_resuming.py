@@ -69,7 +69,7 @@ def texts(tmp_path) -> dict[str, Path]:
 def request_for(path: Path, name: str, out: Path, **train: Any) -> TrainRequest:
     known = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
     settings = tuple(f"model.{key}={value}" for key, value in SMALL_MODEL.items() if key in known)
-    return TrainRequest(str(path), name, out=out, train={**TRAIN, **train}, settings=settings)
+    return TrainRequest(input=str(path), model=name, out=out, train={**TRAIN, **train}, settings=settings)
 
 
 def stop_after(request: TrainRequest, n_polls: int) -> None:
@@ -80,7 +80,9 @@ def stop_after(request: TrainRequest, n_polls: int) -> None:
 
 
 def resume(request: TrainRequest, observer: RecordingObserver | None = None, **changed: Any) -> TrainResult:
-    resumed = TrainRequest(request.input, request.model, out=request.out, train=changed, resume=True)
+    resumed = TrainRequest(
+        input=request.input, model=request.model, out=request.out, train=changed, resume=True
+    )
     return train(resumed, observer)
 
 
@@ -224,7 +226,7 @@ class TestChanges:
         assert any(line.startswith("torch 2.0 -> ") for line in observer.notes)
 
     def test_another_tokenizer_is_refused(self, stopped):
-        other = TrainRequest(stopped.input, "mlp", "byte", stopped.out, resume=True)
+        other = TrainRequest(input=stopped.input, model="mlp", tokenizer="byte", out=stopped.out, resume=True)
         with pytest.raises(UserError, match="the run's tokenizer is char, not byte"):
             train(other)
         assert train(dataclasses.replace(other, tokenizer="char")).steps == STEPS
@@ -240,13 +242,15 @@ class TestChanges:
         ],
     )
     def test_settings_that_change_results_are_refused(self, stopped, section, change, message):
-        resumed = TrainRequest(stopped.input, "mlp", out=stopped.out, resume=True)
+        resumed = TrainRequest(input=stopped.input, model="mlp", out=stopped.out, resume=True)
         with pytest.raises(UserError, match=message):
             train(dataclasses.replace(resumed, **{section: change}))
 
     def test_equal_values_written_differently_are_accepted(self, stopped):
         settings = ("train.ema=9e-1", "model.n_hidden=16.0", "corpus.mode=auto")
-        resumed = TrainRequest(stopped.input, "mlp", out=stopped.out, resume=True, settings=settings)
+        resumed = TrainRequest(
+            input=stopped.input, model="mlp", out=stopped.out, resume=True, settings=settings
+        )
         assert train(resumed).steps == STEPS
 
     @pytest.mark.parametrize("budget", [{"steps": 0}, {"max_time": 0.0}])

@@ -18,16 +18,17 @@ from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
 from makemore.training import assembly
 from makemore.training import train as training
-from makemore.training.learners import gradient as learners
+from makemore.training.learners.autograd import AutogradLearner
+from makemore.training.learners.gradient import GradientLearner
 from tests.cli.conftest import call, words
 from tests.reliability.test_environment import FLAGS
 from tests.reliability.test_resuming import same, state_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 PHASES: dict[str, tuple[Any, str]] = {
-    "a step": (learners.GradientLearner, "step"),
-    "an evaluation": (assembly, "quick_loss"),
-    "compilation": (learners.AutogradLearner, "_eager_loss"),
+    "a step": (GradientLearner, "step"),
+    "an evaluation": (assembly, "estimate_loss"),
+    "compilation": (AutogradLearner, "_eager_loss"),
     "saving": (RunDir, "write_state"),
     "saving the best": (RunDir, "write_model"),
     "scoring": (training, "score"),

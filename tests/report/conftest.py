@@ -30,7 +30,11 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compariso
         for name in RUNS[:3]:
             model = "mlp" if "mlp" in name else name
             settings = {"steps": 20, "eval_interval": 5, "compile": "no"}
-            train(TrainRequest(str(path), model, out=folder / name, train=settings, corpus={"mode": mode}))
+            train(
+                TrainRequest(
+                    input=str(path), model=model, out=folder / name, train=settings, corpus={"mode": mode}
+                )
+            )
         mix([folder / "count", folder / "bigram"], folder / "pair")
         runs = tuple(str(folder / name) for name in RUNS)
         results[mode] = compare(CompareRequest(runs, with_details=True))

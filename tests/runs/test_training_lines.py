@@ -22,7 +22,7 @@ def folder(tmp_path):
     rng = random.Random(5)
     words = ["".join(rng.choices("bdae", k=rng.randint(1, 4))) + rng.choice("é漢") for _ in range(300)]
     (tmp_path / "words.txt").write_text("\n".join(words), encoding="utf-8")
-    train(TrainRequest(str(tmp_path / "words.txt"), "count", out=tmp_path / "run"))
+    train(TrainRequest(input=str(tmp_path / "words.txt"), model="count", out=tmp_path / "run"))
     return tmp_path
 
 
@@ -66,7 +66,11 @@ def test_prompt_is_part_of_the_line(folder):
 
 
 def test_mixture_recognises_training_lines(folder):
-    train(TrainRequest(str(folder / "words.txt"), "bigram", out=folder / "other", train={"steps": 3}))
+    train(
+        TrainRequest(
+            input=str(folder / "words.txt"), model="bigram", out=folder / "other", train={"steps": 3}
+        )
+    )
     mix([folder / "run", folder / "other"], folder / "mixed")
     known = move_text(folder)
     novel = list(sample_novel(load(folder / "mixed"), SampleRequest(20, seed=2)))
@@ -76,7 +80,7 @@ def test_mixture_recognises_training_lines(folder):
 
 def test_run_without_hashes_reads_its_text(folder, monkeypatch):
     monkeypatch.setattr("makemore.runs.training_lines.MAX_HASHED_LINES", 100)
-    train(TrainRequest(str(folder / "words.txt"), "count", out=folder / "run", overwrite=True))
+    train(TrainRequest(input=str(folder / "words.txt"), model="count", out=folder / "run", overwrite=True))
     assert not (folder / "run" / "seen.safetensors").exists()
     run = load(folder / "run")
     novel = list(sample_novel(run, SampleRequest(20, seed=2)))
@@ -96,6 +100,6 @@ def test_damaged_hashes_are_refused(folder):
 
 def test_overwriting_replaces_the_hashes(folder):
     (folder / "words.txt").write_text("kala\nbidi\ndale\n" * 30, encoding="utf-8")
-    train(TrainRequest(str(folder / "words.txt"), "count", out=folder / "run", overwrite=True))
+    train(TrainRequest(input=str(folder / "words.txt"), model="count", out=folder / "run", overwrite=True))
     assert set(move_text(folder)) == {"kala", "bidi", "dale"}
     assert len(train_lines(load(folder / "run")).sorted_U) == 3

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from makemore.errors import UserError
 from makemore.runs.directory import RunDir
 from makemore.runtime import distributed as parallel
 from makemore.training.request import TrainRequest
-from makemore.training.train import _after_restart, train
+from makemore.training.train import _resumes_after_restart, train
 from tests.runs.test_directory import CONFIG
 
 pytestmark = pytest.mark.skipif(
@@ -158,7 +157,12 @@ def train_one(
     budget = {"steps": steps, "device": "cpu", "dtype": "float32"}
     train(
         TrainRequest(
-            str(path), model, out=out, train=budget, settings=(*PLAIN, *TINY[model], *settings), resume=resume
+            input=str(path),
+            model=model,
+            out=out,
+            train=budget,
+            settings=(*PLAIN, *TINY[model], *settings),
+            resume=resume,
         )
     )
 
@@ -184,7 +188,13 @@ def test_two_processes_give_the_same_losses_as_one(
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_two_processes_count_the_same_as_one(pair: Pair, lines: Path, tmp_path: Path, mode: str) -> None:
     train(
-        TrainRequest(str(lines), "count", out=tmp_path / "one", corpus={"mode": mode}, settings=TINY["count"])
+        TrainRequest(
+            input=str(lines),
+            model="count",
+            out=tmp_path / "one",
+            corpus={"mode": mode},
+            settings=TINY["count"],
+        )
     )
     pair.train(lines, "count", tmp_path / "two", flags=("--mode", mode))
     one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
@@ -264,11 +274,11 @@ def test_restart_resumes_only_a_run_of_the_same_launch(
     monkeypatch.setattr(parallel, "_dist_info", parallel.DistInfo(0, 2, 0))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
     RunDir(tmp_path / "run").create({**CONFIG, "launch": launch}, {}, {})
-    request = TrainRequest(str(lines), out=tmp_path / "run")
+    request = TrainRequest(input=str(lines), out=tmp_path / "run")
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
-    assert _after_restart(request) == request, "the first attempt"
+    assert not _resumes_after_restart(request), "the first attempt"
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert _after_restart(request) == replace(request, resume=resume)
+    assert _resumes_after_restart(request) is resume
 
 
 def test_ranks_join_in_a_store_used_by_an_earlier_attempt(monkeypatch: pytest.MonkeyPatch) -> None:

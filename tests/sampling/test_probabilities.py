@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
     for model in ("count", "gru"):
         settings = () if model == "count" else ("train.steps=20", "train.compile=no", "model.n_hidden=16")
         for name in ("words", "prose"):
-            request = TrainRequest(str(path / f"{name}.txt"), model, out=path / f"{model}-{name}")
-            train(TrainRequest(request.input, model, out=request.out, settings=settings))
+            request = TrainRequest(input=str(path / f"{name}.txt"), model=model, out=path / f"{model}-{name}")
+            train(TrainRequest(input=request.input, model=model, out=request.out, settings=settings))
     return path
 
 
@@ -68,7 +68,7 @@ def test_stop_string_ends_the_sample(folder):
 
 def test_certain_tokens_have_little_entropy(folder, tmp_path):
     (tmp_path / "ab.txt").write_text("ab" * 500)
-    train(TrainRequest(str(tmp_path / "ab.txt"), "count", out=tmp_path / "run"))
+    train(TrainRequest(input=str(tmp_path / "ab.txt"), model="count", out=tmp_path / "run"))
     for token in sample_with_probs(load(tmp_path / "run"), SampleRequest(1, "a", 10, seed=1), 0):
         assert token.p > 0.99
         assert 0 <= token.entropy < 0.1

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from makemore import load
 from makemore.errors import UserError
-from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from makemore.sampling import decoder as decoding
 from makemore.sampling import text as generation
@@ -44,7 +44,11 @@ def folder(tmp_path_factory):
         settings = ("train.steps=3", "train.compile=no", "train.dtype=float32")
         sizes = {"lstm": ("model.n_hidden=16",), "transformer": ("model.n_embd=16", "model.block_size=32")}
         settings = () if model == "count" else (*settings, *sizes[model])
-        train(TrainRequest(str(path / file), model, tokenizer, path / name, settings=settings))
+        train(
+            TrainRequest(
+                input=str(path / file), model=model, tokenizer=tokenizer, out=path / name, settings=settings
+            )
+        )
     return path
 
 

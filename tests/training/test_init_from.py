@@ -10,6 +10,7 @@ import torch
 
 from makemore.errors import UserError
 from makemore.interop.hf import hf_files
+from makemore.interop.pretrained import read_pretrained
 from makemore.runs.run import load
 from makemore.tokenizers import fit_tokenizer
 from makemore.training.observers import NullObserver
@@ -33,17 +34,21 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def train_base(text: str, model: str = "transformer", **fields: object) -> Path:
     settings = TINY if model == "transformer" else ()
-    request = TrainRequest(text, model, out=Path("base"), train={"steps": 5}, settings=settings, **fields)  # type: ignore[arg-type]
+    request = TrainRequest(
+        input=text, model=model, out=Path("base"), train={"steps": 5}, settings=settings, **fields
+    )  # type: ignore[arg-type]
     return train(request).run.folder.path
 
 
 @pytest.mark.parametrize("model", ["transformer", "lstm", "batchnorm-mlp"])
 def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: str) -> None:
     base = train_base(text, model)
-    request = TrainRequest("others.txt", model, train={"steps": 3}, init_from=base)
+    request = TrainRequest(
+        input="others.txt", model=model, train={"steps": 3}, pretrained=read_pretrained(base)
+    )
     plan, base_weights = prepare(request, NullObserver()), load(base).model.state_dict()
     assert all(torch.equal(tensor, base_weights[name]) for name, tensor in plan.model.state_dict().items())
-    plain = prepare(TrainRequest("others.txt", model, train={"steps": 3}), NullObserver())
+    plain = prepare(TrainRequest(input="others.txt", model=model, train={"steps": 3}), NullObserver())
     assert plan.train.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.lr)
     assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
     result = train(request)
@@ -55,14 +60,16 @@ def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: s
 def test_initial_weights_are_kept_if_training_does_not_improve_them(text: str) -> None:
     base = train_base(text)
     zero_lr = {"steps": 4, "lr": 0.0, "matrix_lr": 0.0, "weight_decay": 0.0}
-    unchanged = train(TrainRequest(text, out=Path("same"), train=zero_lr, init_from=base))
+    unchanged = train(
+        TrainRequest(input=text, out=Path("same"), train=zero_lr, pretrained=read_pretrained(base))
+    )
     assert unchanged.best_step == 0
     worse = train(
         TrainRequest(
-            text,
+            input=text,
             out=Path("worse"),
             train=zero_lr | {"optimizer": "adamw", "lr": 9.0, "warmup_steps": 0},
-            init_from=base,
+            pretrained=read_pretrained(base),
         )
     )
     initial = load(base).model.state_dict()
@@ -72,7 +79,9 @@ def test_initial_weights_are_kept_if_training_does_not_improve_them(text: str) -
 
 def test_a_count_model_adds_to_existing_counts(text: str) -> None:
     base = train_base(text, "count")
-    more = train(TrainRequest("others.txt", "count", out=Path("more"), init_from=base))
+    more = train(
+        TrainRequest(input="others.txt", model="count", out=Path("more"), pretrained=read_pretrained(base))
+    )
     assert more.run.model.table.counts[0].sum() > 1.5 * load(base).model.table.counts[0].sum()
 
 
@@ -83,7 +92,9 @@ def test_init_from_a_hugging_face_directory(text: str) -> None:
     for name, data in hf_files(model, tokenizer).items():
         (Path("hf") / name).write_bytes(data)
     block_size = ("model.block_size=16",)
-    plan = prepare(TrainRequest(text, init_from=Path("hf"), settings=block_size), NullObserver())
+    plan = prepare(
+        TrainRequest(input=text, pretrained=read_pretrained(Path("hf")), settings=block_size), NullObserver()
+    )
     tokens = torch.randint(1, tokenizer.vocab_size, (2, 16))
     torch.testing.assert_close(plan.model.eval()(tokens)[0], model(tokens)[0])
     result = json.loads(call("train", text, "--init-from", "hf", "--steps", 2, "--json").out)
@@ -104,19 +115,25 @@ def test_incompatible_runs_are_rejected(text: str) -> None:
     base = train_base(text)
     Path("unknown.txt").write_text(words() + "élan\nx\n", encoding="utf-8")
     requests = {
-        "holds a transformer, not a lstm": TrainRequest(text, "lstm", init_from=base),
-        "no token for 'n' 'x' 'é'": TrainRequest("unknown.txt", init_from=base),
-        "don't fit the model": TrainRequest(text, init_from=base, settings=("model.n_embd=32",)),
-        "no run at nowhere": TrainRequest(text, init_from=Path("nowhere")),
+        "holds a transformer, not a lstm": TrainRequest(
+            input=text, model="lstm", pretrained=read_pretrained(base)
+        ),
+        "no token for 'n' 'x' 'é'": TrainRequest(input="unknown.txt", pretrained=read_pretrained(base)),
+        "don't fit the model": TrainRequest(
+            input=text, pretrained=read_pretrained(base), settings=("model.n_embd=32",)
+        ),
     }
     for message, request in requests.items():
         with pytest.raises(UserError, match=message):
             prepare(request, NullObserver())
+    assert "no run at nowhere" in call("train", text, "--init-from", "nowhere").err
     assert "leave --tokenizer out" in call("train", text, "--init-from", base, "--tokenizer", "byte").err
 
 
 def test_init_from_a_mixture_is_rejected(text: str) -> None:
     train_base(text)
-    other = train(TrainRequest(text, "bigram", out=Path("other"), train={"steps": 3})).run.folder.path
+    other = train(
+        TrainRequest(input=text, model="bigram", out=Path("other"), train={"steps": 3})
+    ).run.folder.path
     assert call("mix", "base", other, "--out", "mixed").status == 0
     assert "combines trained runs" in call("train", text, "--init-from", "mixed").err

@@ -30,7 +30,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sweep(path: Path, model: str = "mlp", *settings: str, **request: Any) -> Sweep:
-    training = TrainRequest(str(path), model, settings=("train.dtype=float32", *settings))
+    training = TrainRequest(input=str(path), model=model, settings=("train.dtype=float32", *settings))
     return find_lr(SweepRequest(training, **{"steps": 40, **request}))
 
 

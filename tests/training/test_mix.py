@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     (path / "words.txt").write_text("\n".join(words), encoding="utf-8")
     for name in ("count", "mlp", "transformer", "gru"):
         settings = {"steps": 30, "compile": "no"}
-        train(TrainRequest(str(path / "words.txt"), name, out=path / name, train=settings))
+        train(TrainRequest(input=str(path / "words.txt"), model=name, out=path / name, train=settings))
     return path
 
 
@@ -56,7 +56,7 @@ def test_incompatible_runs_are_rejected(folder, tmp_path):
         mix([folder / "count"], tmp_path / "m")
     other = tmp_path / "other.txt"
     other.write_text("\n".join(["kala", "bidi", "dale"] * 20), encoding="utf-8")
-    train(TrainRequest(str(other), "count", out=tmp_path / "other", train={}))
+    train(TrainRequest(input=str(other), model="count", out=tmp_path / "other", train={}))
     with pytest.raises(UserError, match="different"):
         mix([folder / "count", tmp_path / "other"], tmp_path / "m")
     mix([folder / "count", folder / "mlp"], folder / "again")

@@ -108,7 +108,7 @@ def test_wandb_receives_settings_and_curves(text: str, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_MODE", "online")
     log = WandB()
-    result = train(TrainRequest(text, "bigram", out=Path("run"), train={"steps": 3}), log)
+    result = train(TrainRequest(input=text, model="bigram", out=Path("run"), train={"steps": 3}), log)
     log.close()
     assert fake.finished
     assert (fake.kwargs["mode"], fake.kwargs["name"], fake.kwargs["config"]["rung"]) == (

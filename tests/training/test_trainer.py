@@ -276,7 +276,7 @@ def prose(tmp_path):
 def request_for(path, model, out, **train):
     settings = {"steps": 12, "eval_interval": 5, "compile": "no", "dtype": "float32", **train}
     small = ("model.n_layer=1", "model.n_embd=32") if model == "transformer" else ()
-    return TrainRequest(str(path), model, out=out, train=settings, settings=small)
+    return TrainRequest(input=str(path), model=model, out=out, train=settings, settings=small)
 
 
 @pytest.mark.parametrize("model", ["transformer", "lstm", "wavenet"])
@@ -286,7 +286,7 @@ def test_resuming_with_accumulation_and_ema_is_exact(model, prose, tmp_path):
     stop_answers = iter([False] * 7 + [True] * 1000)
     with pytest.raises(TrainingInterrupted):
         train(request_for(prose, model, tmp_path / "cut", **settings), stop=lambda: next(stop_answers))
-    resumed = train(TrainRequest(str(prose), model, out=tmp_path / "cut", resume=True))
+    resumed = train(TrainRequest(input=str(prose), model=model, out=tmp_path / "cut", resume=True))
     assert resumed.score.nats == full.score.nats
     assert (resumed.steps, resumed.tokens) == (full.steps, full.tokens)
     assert resumed.used == full.used
