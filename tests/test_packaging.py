@@ -30,7 +30,7 @@ def test_wheel_includes_the_bundled_names(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert {p.suffix for p in (tmp_path / "site" / "makemore" / "pages").iterdir()} >= {".css", ".js"}
+    assert {p.suffix for p in (tmp_path / "site" / "makemore" / "report").iterdir()} >= {".css", ".js"}
     code = "import makemore, makemore.corpus.datasets as d; print(makemore.__file__); print(d.bundled_file())"
     package, names = run_python(code, tmp_path, tmp_path / "site").splitlines()
     assert str(tmp_path / "site") in package

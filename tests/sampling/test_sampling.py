@@ -146,7 +146,7 @@ class TestGreedy:
         assert decode(model, [0, 3, 1], 300, GREEDY) == decode(model, [0, 3, 1], 300, GREEDY, fast=False)
 
 
-class TestSteppers:
+class TestFastDecoders:
     def test_changed_weights_are_used(self):
         model = small_transformer(block_size=40)
         fast_decoder(model)
@@ -155,16 +155,16 @@ class TestSteppers:
                 parameter.mul_(1.5)
         self.assert_follows_forward(model)
 
-    def test_transformer_without_a_compiler_has_no_stepper(self, no_compiler):
+    def test_transformer_without_a_compiler_has_no_fast_decoder(self, no_compiler):
         assert fast_decoder(small_transformer(block_size=40)) is None
 
     def test_count_samples_are_the_same_without_a_compiler(self, request):
         model = nonzero_model("count")
-        assert type(fast_decoder(model)).__name__ == "CompiledCountStepper"
+        assert type(fast_decoder(model)).__name__ == "CompiledCountDecoder"
         prompt, samples = np.array([[0, 2, 1]]), range(40)
         compiled = list(generate(model, prompt, 300, SampleParams(), samples=samples))
         request.getfixturevalue("no_compiler")
-        assert type(fast_decoder(model)).__name__ == "CountStepper"
+        assert type(fast_decoder(model)).__name__ == "CountDecoder"
         np.testing.assert_array_equal(
             compiled, list(generate(model, prompt, 300, SampleParams(), samples=samples))
         )
@@ -220,7 +220,7 @@ class TestSteppers:
                 fast.keep(rows.numpy())
                 state, tokens = tuple(part[rows] for part in state), tokens[rows]
 
-    def test_count_without_backoff_has_no_stepper(self):
+    def test_count_without_backoff_has_no_fast_decoder(self):
         kind = MODELS.get("count")
         assert fast_decoder(kind(kind.Config(order=2, smoothing="additive"), VOCAB, 0)) is None
 
@@ -235,7 +235,7 @@ class TestSteppers:
         ids = fast.draw((np.arange(n) + 0.5) / n)
         frequencies = np.bincount(ids, minlength=VOCAB) / n
         np.testing.assert_allclose(frequencies, softmax(expected[0, -1:].numpy())[0], atol=20 / n)
-        # The stepper has already consumed the sampled tokens.
+        # The decoder has already consumed the sampled tokens.
         with torch.no_grad():
             logits, _ = model(torch.from_numpy(ids[:400:50, None]), tuple(p.repeat(8, 1) for p in state))
         rows = np.arange(0, 400, 50)

@@ -190,9 +190,9 @@ class TestBatches:
     def test_batch_size_fits_the_cache_if_that_is_faster(self, folder, monkeypatch):
         run = load(folder / "transformer")
         size = sum(part.nbytes for part in run.model.init_state(1, 90))
-        monkeypatch.setattr(type(fast_decoder(run.model)), "cached", 40 * size)
+        monkeypatch.setattr(type(fast_decoder(run.model)), "cache_bytes", 40 * size)
         assert generation.sample_batch_size(run.model, 90) == 40 * n_sampling_threads(run.model, 1024)
-        monkeypatch.setattr(type(fast_decoder(run.model)), "cached", None)
+        monkeypatch.setattr(type(fast_decoder(run.model)), "cache_bytes", None)
         assert generation.sample_batch_size(run.model, 90) == 1024
 
 
