@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Print the counts; an AssertionError reports a corruption that was missed or not recovered from."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="rot-") as folder:
+    with tempfile.TemporaryDirectory(prefix="corruption-") as folder:
         for done in damage_and_resume(Path(folder), times, seed):
             print(f"\r{dict(done)}", end="", file=sys.stderr)
     print(file=sys.stderr)

@@ -79,7 +79,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
         model,
         run.tokenizer,
         _tokens(run, corpus, text),
-        run.folder.read_metrics(),
+        run.folder.metrics.read(),
         bool(result.get("stopped_early")),
     )
     if corpus is None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from makemore.errors import UserError
 from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
-from makemore.models.count import Count, Floats, SmoothedNgrams
+from makemore.models.count import Count
+from makemore.models.smoothing import Floats, SmoothedNgrams
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import byte_decoder
 from makemore.tokenizers.char import CharTokenizer

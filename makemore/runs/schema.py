@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from makemore.errors import UserError
+from makemore.runtime.files import read_json
+
+METRICS_SEAL = {"bytes": int, "sha256": str}
+"""Size and checksum of ``metrics.jsonl`` when it was sealed."""
 
 
 def check_schema(value: Any, form: Any, name: str = "") -> None:
@@ -32,3 +39,13 @@ def check_schema(value: Any, form: Any, name: str = "") -> None:
 def _require(condition: bool, name: str, expected: str) -> None:
     if not condition:
         raise ValueError(f"{name or 'the value'} is not {expected}")
+
+
+def read_form(path: Path, form: Any) -> dict[str, Any]:
+    """Read a JSON file. Raises UserError if it doesn't match ``form``."""
+    payload = read_json(path)
+    try:
+        check_schema(payload, form)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or from another version: {error}") from None
+    return payload

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, SavedState
+from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir
+from makemore.runs.states import SavedState
 from makemore.runtime.files import stat_regular_file, tensor_digest, user_format_errors
 from makemore.tokenizers import tokenizer_from_dict
 
@@ -22,7 +23,7 @@ def check_run(path: str | Path) -> list[str]:
     if not folder.path.is_dir() or not folder.is_occupied:
         raise UserError(f"no run at {path}; create one with makemore train")
     problems: list[str] = []
-    config = folder.read_copy(CONFIG)
+    config = folder.states.read_copy(CONFIG)
     with _collecting(problems):
         config = folder.read_config()
     if config:
@@ -47,7 +48,7 @@ class RunChecker:
 
     def __init__(self, folder: RunDir, config: dict[str, Any], problems: list[str]) -> None:
         self.folder, self.config, self.run_id = folder, config, config["run_id"]
-        states, broken = folder.read_states(self.run_id)
+        states, broken = folder.states.read_all(self.run_id)
         problems += broken
         self.newest: SavedState | None = states[0] if states else None
         self.best: dict[str, Any] = {}
@@ -104,5 +105,5 @@ class RunChecker:
         with user_format_errors(self.folder.path / RESULT):
             if self.finished and (result := self._result()):
                 seal = result["metrics"]
-            if seal and (problem := self.folder.check_metrics(seal)):
+            if seal and (problem := self.folder.metrics.check(seal)):
                 raise UserError(problem)

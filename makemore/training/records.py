@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from makemore.errors import UserError
+from makemore.settings import TrainConfig
 
 
 class Diverged(UserError):  # noqa: N818 - names an outcome
@@ -40,3 +41,17 @@ class Evaluation(NamedTuple):
     val: float | None
     improved: bool
     val_ema: float | None = None
+
+
+def divergence_error(config: TrainConfig, reason: str) -> Diverged:
+    """The error for a loss or gradient that is not finite, with settings to try."""
+    overrides = [f"train.lr={config.lr / 3:.2g}"]
+    if config.optimizer == "muon":
+        overrides.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
+    if not config.clip:
+        overrides.append("train.clip=1")
+    return Diverged(
+        f"{reason}: training diverged; lower the learning rate, e.g. with "
+        f"--set {' --set '.join(overrides)}, or add --on-divergence rollback; "
+        "the best model and the last saved state are kept"
+    )

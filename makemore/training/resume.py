@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from makemore.corpus.source import Source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir, SavedState
+from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir
 from makemore.runs.run import corpus_config_of
+from makemore.runs.states import SavedState
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed as parallel
 from makemore.runtime.device import pick_device
@@ -29,69 +31,87 @@ from makemore.training.trainer import Trainer
 
 
 def resume(
-    request: TrainRequest, observer: Observer, stop: Callable[[], bool], held: contextlib.ExitStack
+    request: TrainRequest, observer: Observer, stop: Callable[[], bool], locks: contextlib.ExitStack
 ) -> tuple[Plan, Trainer, str]:
     """Resume an interrupted run. The budget may grow; most other settings are fixed."""
     MODELS.path(request.model)
     overrides = requested_settings(request)
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
-    # Only rank 0 needs access to the run directory.
-    if parallel.is_main() and folder.is_occupied:
-        held.enter_context(folder.locked())
-        for problem in folder.restore_from_states():
-            observer.note(f"{problem}; restored from a saved state")
-    config = parallel.broadcast(folder.read_config() if parallel.is_main() else {})
-    run_id = config["run_id"]
-    new_settings = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
-    name = config["model"]["name"]
-    if request.model != name:
-        raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = parallel.broadcast(folder.read_state(run_id) if parallel.is_main() else None)
-    assert saved is not None
-    kind = MODELS.get(request.model)
-    with user_format_errors(folder.path / STATES):
-        model_config = replace_settings(kind.Config(), saved.state["settings"], "model")
+    config, saved = _read_run(folder, request, observer, locks)
     with user_format_errors(folder.path / CONFIG):
         old_train = replace_settings(TrainConfig(), config["train"], "train")
-        train = replace_settings(old_train, new_settings, "train")
-        corpus_config = corpus_config_of(config)
-    if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
-        raise UserError("the run has no training budget; add --steps or --max-time")
-    require_same_tokenizer(request.tokenizer, config["tokenizer"])
-    require_same_settings({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
-    data = parallel.broadcast(folder.read_tokenizer(run_id) if parallel.is_main() else {})
-    with user_format_errors(folder.path / TOKENIZER):
-        tokenizer = tokenizer_from_dict(data)
-    corpus = tokenize_source(source, corpus_config, tokenizer, observer)
-    if corpus.digests != config["corpus"]["digests"]:
-        raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
-    with user_format_errors(folder.path / STATES):
-        max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
-    model = make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes)
-    request = dataclasses.replace(request, tokenizer=config["tokenizer"])
-    plan = make_plan(
-        request=request,
-        folder=folder,
-        source=source,
-        model=model,
-        corpus=corpus,
-        train=train,
-        corpus_config=corpus_config,
-        device=pick_device(train.device),
-    )
+    plan = _make_resumed_plan(request, overrides, source, folder, config, old_train, saved, observer)
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; falling back to the previous state")
     with user_format_errors(folder.path / STATES):
         trainer.load_state_dict(saved.state)
-    budgets = [(getattr(train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
+    budgets = [(getattr(plan.train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
     trainer.reopen(any(new > old for new, old in budgets))
     if parallel.is_main():
         _record_changes(plan, config, trainer, observer)
-        _restore_files(plan, trainer, saved, run_id, observer)
+        _restore_files(plan, trainer, saved, config["run_id"], observer)
     observer.note(f"resuming at step {trainer.step:,}")
-    return plan, trainer, run_id
+    return plan, trainer, config["run_id"]
+
+
+def _read_run(
+    folder: RunDir, request: TrainRequest, observer: Observer, locks: contextlib.ExitStack
+) -> tuple[dict[str, Any], SavedState]:
+    """Read the config and the newest state on rank 0, which alone needs access to the run, for all ranks."""
+    if parallel.is_main() and folder.is_occupied:
+        locks.enter_context(folder.locked())
+        for problem in folder.restore_from_states():
+            observer.note(f"{problem}; restored from a saved state")
+    config = parallel.broadcast(folder.read_config() if parallel.is_main() else {})
+    name = config["model"]["name"]
+    if request.model != name:
+        raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
+    saved = parallel.broadcast(folder.states.read_newest(config["run_id"]) if parallel.is_main() else None)
+    assert saved is not None
+    return config, saved
+
+
+def _make_resumed_plan(
+    request: TrainRequest,
+    overrides: dict[str, dict[str, Any]],
+    source: Source,
+    folder: RunDir,
+    config: dict[str, Any],
+    old_train: TrainConfig,
+    saved: SavedState,
+    observer: Observer,
+) -> Plan:
+    """The run's plan with the settings that may change. Raises UserError if others, or the text, differ."""
+    changes = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
+    kind = MODELS.get(request.model)
+    with user_format_errors(folder.path / STATES):
+        model_config = replace_settings(kind.Config(), saved.state["settings"], "model")
+        max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
+    with user_format_errors(folder.path / CONFIG):
+        train = replace_settings(old_train, changes, "train")
+        corpus_config = corpus_config_of(config)
+    if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
+        raise UserError("the run has no training budget; add --steps or --max-time")
+    require_same_tokenizer(request.tokenizer, config["tokenizer"])
+    require_same_settings({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
+    data = parallel.broadcast(folder.read_tokenizer(config["run_id"]) if parallel.is_main() else {})
+    with user_format_errors(folder.path / TOKENIZER):
+        tokenizer = tokenizer_from_dict(data)
+    corpus = tokenize_source(source, corpus_config, tokenizer, observer)
+    if corpus.digests != config["corpus"]["digests"]:
+        raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
+    return make_plan(
+        request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
+        folder=folder,
+        source=source,
+        model=make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes),
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config,
+        device=pick_device(train.device),
+    )
 
 
 def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
@@ -112,7 +132,7 @@ def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observ
 def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str, observer: Observer) -> None:
     """Restore metrics, line hashes and weights to match the loaded state."""
     plan.folder.remove_temporaries()
-    if problem := plan.folder.truncate_metrics(trainer.step, saved.metrics):
+    if problem := plan.folder.metrics.truncate(trainer.step, saved.metrics):
         observer.note(f"{problem}; keeping the readable lines")
     try:
         plan.folder.read_line_hashes(plan.folder.read_config())

@@ -18,7 +18,7 @@ def save_record(
         save_best(plan, trainer, run_id)
     # Records without a loss only mark progress; leaving them out keeps a resumed run's log the same.
     if record.loss is not None or record.val is not None:
-        plan.folder.append_metrics(_metrics(record), sync=state is not None)
+        plan.folder.metrics.append(_metrics(record), sync=state is not None)
     if state is not None:
         plan.folder.write_state(trainer.step, state, run_id)
 

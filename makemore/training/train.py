@@ -177,11 +177,11 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
 
 def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
     """Return to the last saved state and halve the learning rate."""
-    saved = parallel.broadcast(plan.folder.read_state(run_id) if parallel.is_main() else None)
+    saved = parallel.broadcast(plan.folder.states.read_newest(run_id) if parallel.is_main() else None)
     assert saved is not None
     trainer.rollback(saved.state)
     if parallel.is_main():
-        plan.folder.truncate_metrics(trainer.step, saved.metrics)
+        plan.folder.metrics.truncate(trainer.step, saved.metrics)
         if trainer.best:
             save_best(plan, trainer, run_id)
     assert isinstance(trainer.learner, GradientLearner)

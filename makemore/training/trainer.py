@@ -20,7 +20,7 @@ from makemore.settings import TrainConfig
 from makemore.training.learners.base import Learner, Metrics
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.learners.guard import NonFiniteError
-from makemore.training.records import Diverged, Evaluation, TrainRecord
+from makemore.training.records import Evaluation, TrainRecord, divergence_error
 from makemore.types import Batch
 
 LOG_INTERVAL = 0.5
@@ -98,7 +98,7 @@ class Trainer:
                     self.learner.note = f"the budget ran out after {self.loader.progress:.0%} of the text"
                 yield self._end()
         except NonFiniteError as error:
-            raise self._divergence_error(str(error)) from None
+            raise divergence_error(self.config, str(error)) from None
 
     def _loop(self) -> Iterator[TrainRecord]:
         while self.progress < 1 and not self.stopped_early:
@@ -170,19 +170,6 @@ class Trainer:
     def _update_elapsed(self) -> None:
         self.elapsed = parallel.all_reduce_max(time.perf_counter() - self._started_at)
 
-    def _divergence_error(self, reason: str) -> Diverged:
-        config = self.config
-        overrides = [f"train.lr={config.lr / 3:.2g}"]
-        if config.optimizer == "muon":
-            overrides.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
-        if not config.clip:
-            overrides.append("train.clip=1")
-        return Diverged(
-            f"{reason}: training diverged; lower the learning rate, e.g. with "
-            f"--set {' --set '.join(overrides)}, or add --on-divergence rollback; "
-            "the best model and the last saved state are kept"
-        )
-
     def _due_for_saving(self) -> bool:
         return self.elapsed - self._saved_at >= self.config.save_interval
 
@@ -229,7 +216,7 @@ class Trainer:
         """Evaluate the model's current weights, and keep them if they are the best so far."""
         val = None if self.evaluate is None else self.evaluate()
         if val is not None and math.isnan(val):
-            raise self._divergence_error(f"val loss is {val} at step {self.step}")
+            raise divergence_error(self.config, f"val loss is {val} at step {self.step}")
         improved = val is None or val < self.best_val or not self.best
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
@@ -289,7 +276,7 @@ class Trainer:
         if self._loss_sum is not None:
             loss = float(self._loss_sum) / self._count
             if not math.isfinite(loss):
-                raise self._divergence_error(f"the loss is {loss} by step {self.step}")
+                raise divergence_error(self.config, f"the loss is {loss} by step {self.step}")
             self._loss_sum, self._count = None, 0
         seconds = max(self.elapsed - self._logged_at, 1e-9)
         speed = (self.tokens - self._logged_tokens) / seconds
@@ -297,8 +284,7 @@ class Trainer:
         if save:
             self._saved_at = self.elapsed
         note, self.learner.note = self.learner.note, ""
-        optimizers = getattr(getattr(self.learner, "optimizers", None), "parts", [])
-        lr = optimizers[-1].param_groups[0]["lr"] if optimizers else 0.0
+        lr = self.learner.lr
         return TrainRecord(
             self.step,
             loss,

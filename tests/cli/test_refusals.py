@@ -68,9 +68,9 @@ TRAIN = {
     "mode": (["words.txt", "--mode", "line"], "must be one of auto, lines, text"),
     "steps": (["words.txt", "--steps", "0"], "--steps 0: must be 1 or more"),
     "steps in words": (["words.txt", "--steps", "few"], "--steps"),
-    "time": (["words.txt", "--max-time", "soon"], "--max-time 'soon'"),
-    "zero time": (["words.txt", "--max-time", "0"], "--max-time '0'"),
-    "negative time": (["words.txt", "--max-time", "-5s"], "--max-time '-5s'"),
+    "time": (["words.txt", "--max-time", "soon"], "max-time 'soon'"),
+    "zero time": (["words.txt", "--max-time", "0"], "max-time '0'"),
+    "negative time": (["words.txt", "--max-time", "-5s"], "max-time '-5s'"),
     "two fractions": (["words.txt", "--split", "0.5,0.5"], "three fractions"),
     "sum of fractions": (["words.txt", "--split", "0.5,0.5,0.5"], "sum to 1"),
     "fractions in words": (["words.txt", "--split", "most,some,few"], "three fractions"),
@@ -222,7 +222,7 @@ OTHERS = {
     "compare split": (["compare", "words.txt", "--split", "tset"], "did you mean 'test'"),
     "compare models": (["compare", "words.txt", "--models", "count,mpl"], "did you mean 'mlp'"),
     "compare mixture": (["compare", "words.txt", "--models", "count,mixture"], "made of trained runs"),
-    "compare time": (["compare", "words.txt", "--max-time", "0"], "--max-time"),
+    "compare time": (["compare", "words.txt", "max-time", "0"], "--max-time"),
     "compare tokenizers": (["compare", "words.txt", "--tokenizers", "char,bite"], "did you mean 'byte'"),
     "compare seeds": (["compare", "words.txt", "--seeds", "0"], "--seeds 0: must be 1 or more"),
     "compare steps": (["compare", "words.txt", "--steps", "0"], "--steps 0: must be 1 or more"),
@@ -299,5 +299,5 @@ class TestOverwriting:
 
 def test_vocabulary_too_large_for_memory_is_refused(refused, monkeypatch):
     monkeypatch.setattr("makemore.training.planning.LARGE_VOCABULARY", 5)
-    monkeypatch.setattr("makemore.training.planning.memory_of", lambda device: 1e-7)
+    monkeypatch.setattr("makemore.training.planning.total_memory_gb", lambda device: 1e-7)
     assert "take about" in refused("train", "words.txt", "--model", "bigram")

@@ -116,7 +116,7 @@ def test_interrupted_comparison_resumes(tmp_path):
         compare(bigram_request, stop=state.exists)
     run = RunDir(state.parent)
     assert run.read_result() is None
-    steps = run.read_state(run.read_config()["run_id"])[0]["trainer"]["step"]
+    steps = run.states.read_newest(run.read_config()["run_id"])[0]["trainer"]["step"]
     assert 0 < steps < 1500
     (row,) = compare(bigram_request).rows
     assert RunDir(state.parent).read_result()["steps"] <= 1500

@@ -27,7 +27,8 @@ from makemore.inspection.pictures import (
 )
 from makemore.inspection.subject import Subject, Update
 from makemore.models import MODELS
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
+from makemore.models.smoothing import CountConfig
 from makemore.tokenizers import fit_tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Split
 from tests.conformance.fixtures import VOCAB, documents, nonzero_model

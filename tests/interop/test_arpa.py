@@ -13,7 +13,8 @@ import torch
 from makemore.errors import UserError
 from makemore.interop.arpa import arpa_lines, word_list
 from makemore.models.bigram import Bigram, BigramConfig
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
+from makemore.models.smoothing import CountConfig
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.types import Batch
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.models.bigram import Bigram, BigramConfig
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
+from makemore.models.smoothing import CountConfig
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainResult, train
 from makemore.types import Batch

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from makemore.models import ngrams
-from makemore.models.count import Count, CountConfig, SmoothedNgrams, estimate_discounts
+from makemore.models.count import Count
 from makemore.models.ngrams import ABSENT, NgramTable
+from makemore.models.smoothing import CountConfig, SmoothedNgrams, estimate_discounts
 from makemore.types import IGNORE_INDEX, Batch
 
 VOCAB = 6

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
 from makemore.models.mlp import MLP, MLPConfig
+from makemore.models.smoothing import CountConfig
 from makemore.types import Batch
 
 V = 27

@@ -44,5 +44,5 @@ def test_missing_run_is_refused(tmp_path):
 def test_run_without_states_is_intact(tmp_path):
     """A run may be shared without the states, which only resuming needs."""
     folder = make_runs(tmp_path)["finished"]
-    RunDir(folder).drop_states()
+    RunDir(folder).states.drop()
     assert check_run(folder) == []

@@ -66,7 +66,7 @@ def test_diverged_step_is_named_and_discarded(request_, monkeypatch, tmp_path, f
     folder = RunDir(request_.out)
     run_id = folder.read_config()["run_id"]
     assert all(t.isfinite().all() for t in folder.read_model(run_id).values())
-    state = folder.read_state(run_id).state
+    state = folder.states.read_newest(run_id).state
     assert state["trainer"]["step"] == 6
     assert all(t.isfinite().all() for t in state["learner"]["model"].values())
     # The saved state resumes to the result of a run without faults.
@@ -95,7 +95,7 @@ def test_deferred_check_skips_updates_on_the_device(optimizer, monkeypatch):
     learner = AutogradLearner(
         MLP(MLPConfig(block_size=3, n_embd=8, n_hidden=8), 5, 0), config, torch.float32, False
     )
-    learner.guard.raises_immediately, learner.guard.skips = False, True
+    learner.finite_guard.raises_immediately, learner.finite_guard.skips = False, True
     if optimizer == "sgd":
         groups = [{"params": g["params"], "decay": 0.1} for g in learner.optimizers.parts[0].param_groups]
         learner.optimizers.parts[0] = SGD(groups, lr=0.1, momentum=0.9, fused=True)

@@ -332,6 +332,6 @@ class TestClocks:
         monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: next(ticks))
         result = call("train", text, "-m", "bigram", "--max-time", "30", "--out", "run", "--device", "cpu")
         assert result.status == 0, result.err
-        elapsed = [line["elapsed"] for line in RunDir(tmp_path / "run").read_metrics()]
+        elapsed = [line["elapsed"] for line in RunDir(tmp_path / "run").metrics.read()]
         assert elapsed == sorted(elapsed)
         assert elapsed[-1] < 100

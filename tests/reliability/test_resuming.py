@@ -88,7 +88,7 @@ def resume(request: TrainRequest, observer: RecordingObserver | None = None, **c
 
 def state_of(out: Path) -> dict[str, Any]:
     folder = RunDir(out)
-    state = folder.read_state(folder.read_config()["run_id"]).state
+    state = folder.states.read_newest(folder.read_config()["run_id"]).state
     for name in ("elapsed", "_eval_seconds"):
         del state["trainer"][name]
     return state

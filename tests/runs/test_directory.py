@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from makemore.errors import UserError
-from makemore.runs import directory as checkpoint
+from makemore.runs import directory
 from makemore.runs.directory import RunDir
 from makemore.runtime import files
 from makemore.runtime.files import read_json, read_tensors, write_bytes, write_json, write_tensors
@@ -176,7 +176,7 @@ CONFIG = {
 def fill(run_dir: RunDir) -> str:
     run_id = run_dir.create(CONFIG, {"name": "char", "alphabet": "ab"})
     run_dir.write_model({"a": torch.ones(2)}, run_id)
-    run_dir.append_metrics({"step": 1})
+    run_dir.metrics.append({"step": 1})
     return run_id
 
 
@@ -225,7 +225,7 @@ class TestRunDir:
         run_dir.path.mkdir()
         (run_dir.path / ".tokenizer.json.12.tmp").write_text("{")
         assert not run_dir.is_occupied
-        checkpoint.write_json(run_dir.path / "tokenizer.json", {"run_id": "x"})
+        directory.write_json(run_dir.path / "tokenizer.json", {"run_id": "x"})
         (run_dir.path / "state" / "000000000").mkdir(parents=True)
         assert not run_dir.is_occupied
         run_dir.clear()
@@ -258,7 +258,7 @@ class TestRunDir:
 
     def test_interrupted_clear_can_be_repeated(self, run_dir, monkeypatch):
         fill(run_dir)
-        unlink = checkpoint.Path.unlink
+        unlink = directory.Path.unlink
 
         def interrupted_unlink(path, missing_ok=False):
             if path.name == "tokenizer.json":
@@ -266,7 +266,7 @@ class TestRunDir:
             unlink(path, missing_ok)
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.Path, "unlink", interrupted_unlink)
+            patch.setattr(directory.Path, "unlink", interrupted_unlink)
             with pytest.raises(KeyboardInterrupt):
                 run_dir.clear()
         run_dir.clear()
@@ -276,20 +276,20 @@ class TestRunDir:
 class TestMetrics:
     def test_truncated_lines_are_skipped(self, run_dir):
         fill(run_dir)
-        run_dir.append_metrics({"step": 2})
+        run_dir.metrics.append({"step": 2})
         with (run_dir.path / "metrics.jsonl").open("a") as file:
             file.write('[1]\n{"step": 3')
-        assert run_dir.read_metrics() == [{"step": 1}, {"step": 2}]
+        assert run_dir.metrics.read() == [{"step": 1}, {"step": 2}]
 
     def test_truncate_after_a_step(self, run_dir):
         fill(run_dir)
         for step in (2, 3, 4):
-            run_dir.append_metrics({"step": step})
+            run_dir.metrics.append({"step": step})
         assert (
-            run_dir.truncate_metrics(2, {"bytes": 0, "sha256": "?"}) != ""
+            run_dir.metrics.truncate(2, {"bytes": 0, "sha256": "?"}) != ""
         )  # cuts by step where the checksum is wrong
-        assert run_dir.read_metrics() == [{"step": 1}, {"step": 2}]
-        run_dir.append_metrics({"step": 3})
+        assert run_dir.metrics.read() == [{"step": 1}, {"step": 2}]
+        run_dir.metrics.append({"step": 3})
         lines = (run_dir.path / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
@@ -305,7 +305,7 @@ class TestStates:
     def test_round_trip(self, run_dir):
         run_id = fill(run_dir)
         run_dir.write_state(3, self.STATE, run_id)
-        state, _, problems = run_dir.read_state(run_id)
+        state, _, problems = run_dir.states.read_newest(run_id)
         assert problems == []
         assert list(state["optimizer"]) == [0, 1]
         assert torch.equal(state["optimizer"][0]["m"], torch.arange(3.0))
@@ -317,14 +317,14 @@ class TestStates:
         for step in (9, 10, 100):
             run_dir.write_state(step, {"step": step}, run_id)
         assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000010", "000000100"]
-        assert run_dir.read_state(run_id)[0] == {"step": 100}
+        assert run_dir.states.read_newest(run_id)[0] == {"step": 100}
 
     def test_incomplete_state_is_skipped(self, run_dir):
         run_id = fill(run_dir)
         run_dir.write_state(1, {"step": 1}, run_id)
         run_dir.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
         (run_dir.path / "state" / "000000002" / "state.json").unlink()
-        state, _, problems = run_dir.read_state(run_id)
+        state, _, problems = run_dir.states.read_newest(run_id)
         assert state == {"step": 1}
         assert len(problems) == 1
 
@@ -333,7 +333,7 @@ class TestStates:
         for value in (1, 2, 3):
             run_dir.write_state(7, {"value": value}, run_id)
         assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000007.1", "000000007.2"]
-        assert run_dir.read_state(run_id).state == {"value": 3}
+        assert run_dir.states.read_newest(run_id).state == {"value": 3}
 
     def test_valid_state_is_kept_instead_of_a_newer_damaged_one(self, run_dir):
         run_id = fill(run_dir)
@@ -341,7 +341,7 @@ class TestStates:
             run_dir.write_state(step, {"step": step}, run_id)
         (run_dir.path / "state" / "000000020" / "state.json").write_text("?")
         later = RunDir(run_dir.path)
-        assert later.read_state(run_id).state == {"step": 10}
+        assert later.states.read_newest(run_id).state == {"step": 10}
         later.write_state(15, {"step": 15}, run_id)
         assert sorted(p.name for p in (run_dir.path / "state").iterdir()) == ["000000010", "000000015"]
 
@@ -353,7 +353,7 @@ class TestStates:
         for name in ("tensors.safetensors", "state.json"):
             original = (new / name).read_bytes()
             (new / name).write_bytes((old / name).read_bytes())
-            assert f"{name} is damaged" in run_dir.read_state(run_id).problems[0]
+            assert f"{name} is damaged" in run_dir.states.read_newest(run_id).problems[0]
             (new / name).write_bytes(original)
 
     def test_failed_write_keeps_the_previous_state(self, run_dir, monkeypatch):
@@ -363,7 +363,7 @@ class TestStates:
         def disk_full(path, payload):
             raise UserError("can't write: No space left on device")
 
-        monkeypatch.setattr(checkpoint, "write_json", disk_full)
+        monkeypatch.setattr("makemore.runs.states.write_json", disk_full)
         with pytest.raises(UserError, match="No space left"):
             run_dir.write_state(2, {"step": 2, "t": torch.ones(3)}, run_id)
         assert [p.name for p in (run_dir.path / "state").iterdir()] == ["000000001"]
@@ -372,8 +372,8 @@ class TestStates:
         run_id = fill(run_dir)
         run_dir.write_state(1, {"step": 1}, "other")
         with pytest.raises(UserError, match=r"no state to resume from .*another run"):
-            run_dir.read_state(run_id)
+            run_dir.states.read_newest(run_id)
 
     def test_no_state(self, run_dir):
         with pytest.raises(UserError, match="no state to resume from"):
-            run_dir.read_state(fill(run_dir))
+            run_dir.states.read_newest(fill(run_dir))

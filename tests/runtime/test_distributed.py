@@ -168,7 +168,7 @@ def train_one(
 
 
 def curve(out: Path, key: str = "val") -> list[float]:
-    return [record[key] for record in RunDir(out).read_metrics() if key in record]
+    return [record[key] for record in RunDir(out).metrics.read() if key in record]
 
 
 @pytest.mark.parametrize("model", ["transformer", "lstm"])
@@ -237,7 +237,7 @@ def test_signal_saves_a_valid_state(lines: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output = finish(process)
     assert output.count("stopped; add --resume") == 1, output
-    saved = RunDir(tmp_path / "run").read_state(RunDir(tmp_path / "run").read_config()["run_id"])
+    saved = RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config()["run_id"])
     assert saved.state["trainer"]["step"] > 0
     assert not saved.problems
 

@@ -12,8 +12,9 @@ import torch
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
 from makemore.models.mixture import Mixture, MixtureConfig
+from makemore.models.smoothing import CountConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.sampling import RandomStreams, SampleParams, beam_search, distribution, generate, sample_tokens
 from makemore.sampling.beam import length_factor

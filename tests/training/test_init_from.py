@@ -54,7 +54,7 @@ def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: s
     result = train(request)
     assert result.run.config["init_from"] == str(base)
     assert result.run.tokenizer.to_dict() == load(base).tokenizer.to_dict()
-    assert result.run.folder.read_metrics()
+    assert result.run.folder.metrics.read()
 
 
 def test_initial_weights_are_kept_if_training_does_not_improve_them(text: str) -> None:

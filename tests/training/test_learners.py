@@ -22,9 +22,10 @@ from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.models.batchnorm_mlp import BatchNormMLP, BatchNormMLPConfig
 from makemore.models.bigram import Bigram, BigramConfig
-from makemore.models.count import Count, CountConfig
+from makemore.models.count import Count
 from makemore.models.mlp import MLP, MLPConfig
 from makemore.models.rnn import GRU, LSTM, RNN, RecurrentConfig
+from makemore.models.smoothing import CountConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.runtime.device import set_compile_cache_dir
 from makemore.settings import TrainConfig

@@ -118,7 +118,7 @@ def test_wandb_receives_settings_and_curves(text: str, monkeypatch: pytest.Monke
     )
     assert fake.kwargs["config"]["train"]["steps"] == 3
     assert fake.logged[-1][0] == 3
-    assert fake.logged[-1][1]["loss/val"] == pytest.approx(result.run.folder.read_metrics()[-1]["val"])
+    assert fake.logged[-1][1]["loss/val"] == pytest.approx(result.run.folder.metrics.read()[-1]["val"])
 
 
 @pytest.mark.parametrize(("option", "package"), [("--tensorboard", "tensorboard"), ("--wandb", "wandb")])

@@ -12,6 +12,8 @@ from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
+    from makemore.training.observers import MultiObserver
+    from makemore.training.request import TrainRequest
     from makemore.training.train import TrainResult
 
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
@@ -82,14 +84,10 @@ def command(
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
-    from makemore.cli.signals import stop_flag
     from makemore.errors import UserError
     from makemore.interop.pretrained import read_pretrained
-    from makemore.runtime import distributed as parallel
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.request import TrainRequest
-    from makemore.training.train import NotMainRank, TrainingInterrupted
-    from makemore.training.train import train as run_training
 
     if resume and overwrite:
         raise UserError("--resume and --overwrite can't be combined")
@@ -113,21 +111,9 @@ def command(
     )
     observer = ProgressObserver()
     logs = [log() for log, enabled in ((TensorBoard, tensorboard), (WandB, wandb)) if enabled]
-    observers = MultiObserver(observer, *logs)
-    # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
-    with stop_flag(once=parallel.dist_info_from_env().world_size == 1) as flag:
-        try:
-            result = run_training(request, observers, flag)
-        except (TrainingInterrupted, KeyboardInterrupt) as stopped:
-            observer.close()
-            if parallel.dist_info_from_env().rank == 0:
-                default_message = "stopped at once; use --resume to continue from the last saved state"
-                observer.note(f"makemore: {str(stopped) or default_message}")
-            raise typer.Exit(flag.status) from None
-        except NotMainRank:
-            return
-        finally:
-            observers.close()
+    result = _run(request, observer, MultiObserver(observer, *logs))
+    if result is None:
+        return
     if json:
         print_json(result.as_dict())
     else:
@@ -136,6 +122,28 @@ def command(
         from makemore.report.inspection import inspect as inspect_run
 
         show(inspect_run(result.run), observer.note)
+
+
+def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObserver) -> TrainResult | None:
+    """Train until done or interrupted; None on ranks other than 0."""
+    from makemore.cli.signals import stop_flag
+    from makemore.runtime import distributed as parallel
+    from makemore.training.train import NotMainRank, TrainingInterrupted, train
+
+    # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
+    with stop_flag(once=parallel.dist_info_from_env().world_size == 1) as flag:
+        try:
+            return train(request, observers, flag)
+        except (TrainingInterrupted, KeyboardInterrupt) as stopped:
+            observer.close()
+            if parallel.dist_info_from_env().rank == 0:
+                default_message = "stopped at once; use --resume to continue from the last saved state"
+                observer.note(f"makemore: {str(stopped) or default_message}")
+            raise typer.Exit(flag.status) from None
+        except NotMainRank:
+            return None
+        finally:
+            observers.close()
 
 
 def _show(result: TrainResult, observer: ProgressObserver) -> None:

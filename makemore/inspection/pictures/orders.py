@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
 from makemore.inspection.subject import Picture, Subject, Verdict
-from makemore.models.count import Count, SmoothedNgrams
+from makemore.models.count import Count
 from makemore.models.ngrams import ABSENT
+from makemore.models.smoothing import SmoothedNgrams
 from makemore.types import Split
 
 TOKENS = 200_000

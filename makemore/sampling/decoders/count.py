@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.models.count import Count, SmoothedNgrams
+from makemore.models.count import Count
+from makemore.models.smoothing import SmoothedNgrams
 from makemore.runtime.native import CLibrary, address, structure
 from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array
 from makemore.types import State

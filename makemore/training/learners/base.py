@@ -46,6 +46,11 @@ class Learner(ABC):
         self.model = model
         self.sharded = is_sharded(model)
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step; 0 without one."""
+        return 0.0
+
     @abstractmethod
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         """Update on one batch, split into micro-batches; equivalent to one step on all their tokens.

@@ -43,6 +43,10 @@ class GradientLearner(Learner):
         device = model.device
         self.finite_guard = FiniteGuard(device, skips=device.type == "cuda" and not self.sharded)
 
+    @property
+    def lr(self) -> float:
+        return self.optimizers.parts[-1].param_groups[0]["lr"]
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
             return super().autocast()

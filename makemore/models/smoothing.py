@@ -1,0 +1,165 @@
+"""Smoothed n-gram distributions: interpolated modified Kneser-Ney (Chen & Goodman 1999) and additive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.models.ngrams import ABSENT, Ints, NgramTable
+from makemore.settings import setting
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CountConfig:
+    """Settings of ``count``."""
+
+    order: int = setting(0, "longest n-gram in tokens (0: choose the best on val, up to max_order)")
+    smoothing: Literal["kneser-ney", "additive", "recursive-additive"] = setting(
+        "kneser-ney", "how unseen continuations get probability"
+    )
+    alpha: float = setting(1.0, "smoothing constant of the additive methods (0: none)")
+    max_order: int = setting(12, "longest n-gram counted when order is 0")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.order <= 12 or not 1 <= self.max_order <= 12:
+            raise ValueError("order must be from 0 to 12, max_order from 1 to 12")
+        if self.smoothing not in ("kneser-ney", "additive", "recursive-additive"):
+            raise ValueError("smoothing must be kneser-ney, additive or recursive-additive")
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError("alpha must be finite and not negative")
+
+
+class SmoothedLevel(NamedTuple):
+    """Lookup tables for one order of a smoothed model.
+
+    G n-grams, C contexts. All arrays but ``tokens`` have two extra entries at the end, which numpy finds
+    under ABSENT (-1) and UNSEEN (-2): no probability, no n-grams, everything to the shorter context.
+    """
+
+    shares: Floats
+    """(G + 2,): probability each n-gram adds to that from the shorter context."""
+    tokens: Ints
+    """(G,): last token of each n-gram."""
+    backoff_weights: Floats
+    """(C + 2,): weight of the shorter context's distribution, by context."""
+    first_child: Ints
+    """(C + 2,): index of each context's first n-gram."""
+    children: Ints
+    """(C + 2,): number of n-grams of each context."""
+
+
+class SmoothedNgrams:
+    """Smoothed probabilities of an n-gram table in float64; the config may have a lower order."""
+
+    def __init__(self, table: NgramTable, config: CountConfig) -> None:
+        self.table = table
+        self.uniform = 1 / table.vocab_size
+        self.backs_off = config.smoothing != "additive"
+        self.levels = [
+            _build_level(table, m, discounted_G, backoff_C)
+            for m, (discounted_G, backoff_C) in enumerate(_smooth(table, config))
+        ]
+        root = np.zeros(1, np.int64)
+        start = np.full((1, table.vocab_size), self.uniform)
+        self.unigram_1V = self._interpolate(self.levels[0], root, start)
+
+    def dense(self, contexts: list[Ints]) -> Floats:
+        """Distributions (N, V) after ``contexts``, as returned by ``NgramTable.contexts``."""
+        p_NV = np.repeat(self.unigram_1V, len(contexts[0]), axis=0)
+        for level, nodes_N in zip(self.levels[1:], contexts[1:], strict=False):
+            p_NV = self._interpolate(level, nodes_N, p_NV)
+        return p_NV
+
+    def target_probs(self, contexts: list[Ints], targets_N: Ints) -> Floats:
+        """Probability (N,) of each target after its context."""
+        p_N = np.full(len(targets_N), self.uniform)
+        for m, (level, nodes_N) in enumerate(zip(self.levels, contexts, strict=False)):
+            if not self.backs_off:
+                p_N[nodes_N != ABSENT] = self.uniform
+            grams_N = self.table.find(m, nodes_N, targets_N)
+            p_N = p_N * level.backoff_weights[nodes_N] + level.shares[grams_N]
+        return p_N
+
+    def _interpolate(self, level: SmoothedLevel, nodes_N: Ints, p_NV: Floats) -> Floats:
+        """Turn the shorter contexts' distributions into those of ``nodes_N``, in place."""
+        if not self.backs_off:
+            p_NV[nodes_N != ABSENT] = self.uniform
+        p_NV *= level.backoff_weights[nodes_N, None]
+        children_N = level.children[nodes_N]
+        ends_N = np.cumsum(children_N)
+        total = int(ends_N[-1]) if len(ends_N) else 0
+        # A context's n-grams are adjacent: enumerate all of them, then shift each row's range.
+        shifts_N = level.first_child[nodes_N] - (ends_N - children_N)
+        grams = np.arange(total) + np.repeat(shifts_N, children_N)
+        row_starts = np.repeat(np.arange(len(nodes_N)) * p_NV.shape[1], children_N)
+        p_NV.reshape(-1)[row_starts + level.tokens[grams]] += level.shares[grams]
+        return p_NV
+
+
+def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> SmoothedLevel:
+    """Normalise discounted counts and the mass each context backs off."""
+    nodes_G, token_G = table.split_keys(m)
+    total_C = np.bincount(nodes_G, weights=discounted_G, minlength=len(backoff_C)) + backoff_C
+    seen_C = total_C > 0
+    total_C[~seen_C] = 1.0  # no counts: everything goes to the shorter context
+    backoff_weight_C = np.where(seen_C, backoff_C / total_C, 1.0)
+    children_C = np.bincount(nodes_G, minlength=len(backoff_C))
+    return SmoothedLevel(
+        shares=np.append(discounted_G / total_C[nodes_G], [0.0, 0.0]),
+        tokens=token_G,
+        backoff_weights=np.append(backoff_weight_C, [1.0, 1.0]),
+        first_child=np.append(np.cumsum(children_C) - children_C, [0, 0]),
+        children=np.append(children_C, [0, 0]),
+    )
+
+
+def _smooth(table: NgramTable, config: CountConfig) -> list[tuple[Floats, Floats]]:
+    """For each level: discounted counts of the n-grams, and the mass each context backs off."""
+    if config.smoothing == "kneser-ney":
+        return _kneser_ney(table, config.order)
+    prior = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
+    n_contexts = [1, *map(len, table.keys)]
+    return [(table.counts[m].astype(np.float64), np.full(n_contexts[m], prior)) for m in range(config.order)]
+
+
+def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
+    """Interpolated modified Kneser-Ney (Chen & Goodman 1998, "An Empirical Study of Smoothing
+    Techniques for Language Modeling"): separate discounts for counts of 1, 2 and at least 3.
+
+    Lower orders use continuation counts, the number of distinct tokens seen before an n-gram. An order
+    whose discounts can't be estimated uses those of the next higher order, whose n-grams are rarer.
+    """
+    counts = [*table.continuations[: order - 1], table.counts[order - 1]]
+    result: list[tuple[Floats, Floats]] = []
+    discounts = np.array([0.5, 1.0, 1.5])
+    n_contexts = [1, *map(len, table.keys)]
+    for m in reversed(range(order)):
+        discounts = estimate_discounts(counts[m], discounts)
+        discount_G = np.append(0.0, discounts)[np.minimum(counts[m], 3)]
+        nodes_G = table.keys[m] // table.vocab_size
+        backoff_C = np.bincount(nodes_G, weights=discount_G, minlength=n_contexts[m])
+        result.append((counts[m].astype(np.float64) - discount_G, backoff_C.astype(np.float64)))
+    return result[::-1]
+
+
+def estimate_discounts(counts_G: Ints, fallback: Floats) -> Floats:
+    """Discounts for counts of 1, 2 and at least 3, from how many n-grams have counts 1, 2, 3 and 4.
+
+    With a small alphabet few short n-grams are rare, and the estimate fails. Then all three are the single
+    discount of Ney, Essen & Kneser (1994), or ``fallback`` if no n-gram has count 1 or none has count 2.
+    """
+    n = np.bincount(np.minimum(counts_G, 5), minlength=6)[1:5].astype(np.float64)
+    if n[0] == 0 or n[1] == 0:
+        return fallback
+    single = n[0] / (n[0] + 2 * n[1])
+    if n[2] > 0:
+        k = np.arange(1, 4)
+        discounts = k - (k + 1) * single * n[1:] / n[:3]
+        if n[3] > 0 and (discounts > 0).all():
+            return discounts
+    return np.full(3, single)

@@ -1,0 +1,45 @@
+"""One process at a time writes a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from makemore.errors import UserError
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process. Raises UserError if another process holds the lock.
+
+    On POSIX, flock on the folder itself: it leaves no file, and is released even if the process is killed.
+    File systems without locks are left unlocked.
+    """
+    if os.name != "posix":
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+                yield
+        except Timeout:
+            raise _in_use_error(folder) from None
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use_error(folder) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use_error(folder: Path) -> UserError:
+    return UserError(f"another process is writing {folder}; wait for it to finish, or name another --out")

@@ -1,0 +1,159 @@
+"""The states of a run that training resumes from: ``state/STEP/``, each complete or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from makemore.errors import UserError
+from makemore.runs.schema import METRICS_SEAL, read_form
+from makemore.runtime.files import read_json, read_tensors, write_json, write_tensors
+
+STATE, TENSORS = "state.json", "tensors.safetensors"
+_STATE = {"name": str, "run_id": str, "tensors": str, "metrics": METRICS_SEAL, "state": dict, "copies": dict}
+
+
+class SavedState(NamedTuple):
+    """A loaded state, and the problems of newer, damaged ones."""
+
+    state: dict[str, Any]
+    metrics: dict[str, Any]
+    """Size (``bytes``) and ``sha256`` of ``metrics.jsonl`` when the state was saved."""
+    problems: list[str]
+
+
+class States:
+    """The state folders of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """``path``: the folder of all states."""
+        self.path = path
+        self._good: Path | None = None
+        """The newest state known to be intact: the last one read or written."""
+
+    def folders(self) -> list[Path]:
+        """State folders, newest first. Raises UserError for symbolic links."""
+        paths = self.path.iterdir() if self.path.is_dir() else []
+        folders = [p for p in paths if re.fullmatch(r"\d{1,18}(\.\d{1,9})?", p.name) and p.is_dir()]
+        for folder in (self.path, *folders):
+            if folder.is_symlink():
+                raise UserError(f"{folder} is a link; a run directory may not contain links")
+        return sorted(folders, key=_state_order, reverse=True)
+
+    def write(
+        self, step: int, state: dict[str, Any], run_id: str, metrics: dict[str, Any], copies: dict[str, Any]
+    ) -> None:
+        """Save a state to resume from, then delete all but it and the last good one before it.
+
+        ``metrics``: the log's checksum; ``copies``: config and tokenizer, to restore them if damaged.
+        """
+        folder = self._new_folder(step)
+        tensors: dict[str, Tensor] = {}
+        payload = {
+            "name": folder.name,
+            "run_id": run_id,
+            "state": _flatten(state, "state", tensors),
+            "metrics": metrics,
+            "copies": copies,
+        }
+        try:
+            digest = write_tensors(folder / TENSORS, tensors, run_id)
+            # Written last: marks the folder as complete.
+            write_json(folder / STATE, {**payload, "tensors": digest})
+        except UserError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        for old in self.folders():
+            if old not in (folder, self._good):
+                shutil.rmtree(old, ignore_errors=True)
+        self._good = folder
+
+    def _new_folder(self, step: int) -> Path:
+        """A folder that doesn't exist yet, so no good state is overwritten."""
+        nth = max((n for s, n in map(_state_order, self.folders()) if s == step), default=-1) + 1
+        return self.path / (f"{step:09d}.{nth}" if nth else f"{step:09d}")
+
+    def read_newest(self, run_id: str) -> SavedState:
+        """Read the newest good state. Raises UserError if there is none."""
+        problems: list[str] = []
+        for folder in self.folders():
+            try:
+                saved = self._read(folder, run_id)
+            except UserError as error:
+                problems.append(str(error))
+            else:
+                self._good = folder
+                return saved._replace(problems=problems)
+        detail = f" ({problems[0]})" if problems else ""
+        run = self.path.parent
+        raise UserError(f"{run} has no state to resume from{detail}; start over with --overwrite")
+
+    def read_all(self, run_id: str) -> tuple[list[SavedState], list[str]]:
+        """Read all good states, newest first, and the problems of the others."""
+        good, problems = [], []
+        for folder in self.folders():
+            try:
+                good.append(self._read(folder, run_id))
+            except UserError as error:
+                problems.append(str(error))
+        return good, problems
+
+    def _read(self, folder: Path, run_id: str) -> SavedState:
+        payload = read_form(folder / STATE, _STATE)
+        if payload.get("run_id") != run_id:
+            raise UserError(f"{folder / STATE} belongs to another run")
+        if payload.get("name") != folder.name:
+            raise UserError(f"{folder / STATE} is damaged: it belongs to state {payload.get('name')}")
+        tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
+        try:
+            return SavedState(_unflatten(payload["state"], tensors), payload["metrics"], [])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
+
+    def read_copy(self, name: str) -> dict[str, Any] | None:
+        """The newest state's copy of config or tokenizer (``name``); None if no state has one."""
+        for folder in self.folders():
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                return dict(read_json(folder / STATE)["copies"][name])
+        return None
+
+    def drop(self) -> None:
+        """Delete every state."""
+        if self.path.is_symlink():
+            self.path.unlink()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _state_order(folder: Path) -> tuple[int, int]:
+    """Sort key of a state folder: its step, then its number within the step."""
+    step, _, nth = folder.name.partition(".")
+    return int(step), int(nth or 0)
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Convert a nested state to JSON, moving its tensors to ``tensors`` under their path."""
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"$tensor": path}
+    if isinstance(value, dict):
+        # Pairs, because optimizer states have integer keys and JSON keys are strings.
+        pairs = [[k, _flatten(v, f"{path}/{k}", tensors)] for k, v in value.items()]
+        return {"$dict": pairs}
+    if isinstance(value, list | tuple):
+        return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "$tensor" in value:
+            return tensors[value["$tensor"]]
+        return {key: _unflatten(v, tensors) for key, v in value["$dict"]}
+    if isinstance(value, list):
+        return [_unflatten(v, tensors) for v in value]
+    return value
