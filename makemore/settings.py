@@ -60,8 +60,8 @@ class TrainConfig:
     truncation: Literal["regular", "random"] = setting(
         "regular", "streams: row length block_size, or random from 0.5 to 1.5 times that"
     )
-    optimizer: Literal["adamw", "muon", "sgd", "none"] = setting(
-        "adamw", "muon: Muon for hidden matrices, AdamW for the rest"
+    optimizer: str = setting(
+        "adamw", "adamw, sgd, or muon (Muon for hidden matrices, AdamW for the rest); none for count models"
     )
     lr: float = setting(3e-3, "peak learning rate (AdamW, SGD)")
     matrix_lr: float = setting(0.02, "peak learning rate of Muon")

@@ -1,4 +1,4 @@
-"""A model from outside the package needs one file and one registry line to work in every command."""
+"""A model, tokenizer, optimizer or export format is one file and one registry line, for every command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from makemore.cli import run
+from makemore.interop import FORMATS
 from makemore.models import MODELS
+from makemore.registry import Registry
+from makemore.tokenizers import TOKENIZERS
+from makemore.training.optimizers import OPTIMIZERS
 
 TOY = '''
 from dataclasses import dataclass
@@ -134,3 +138,116 @@ def test_unregistered_model_is_unknown(
     del MODELS._entries["toy"]
     assert train(words, tmp_path / "run") == 2
     assert "unknown model 'toy'" in capsys.readouterr().err
+
+
+UPPER_CASE = """
+import numpy as np
+
+from makemore.tokenizers.base import Tokenizer
+
+
+class UpperCase(Tokenizer):
+    name = "upper"
+    vocab_size = 257
+
+    @classmethod
+    def fit(cls, pieces, option):
+        return cls()
+
+    def encode(self, text):
+        return np.frombuffer(text.upper().encode(), np.uint8) + np.uint16(1)
+
+    def decode_bytes(self, ids):
+        ids = np.asarray(ids, np.int64)
+        return np.where(ids == 0, 10, ids - 1).astype(np.uint8).tobytes()
+
+    def token_bytes(self):
+        return np.ones(257, np.int64)
+
+    def to_dict(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_dict(cls, data):
+        return cls()
+"""
+SIGN_DESCENT = """
+import torch
+
+
+class SignDescent(torch.optim.Optimizer):
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad.sign(), alpha=group["lr"])
+
+
+def build(model, config, dtype):
+    return [SignDescent(model.parameters(), config.lr)]
+"""
+JSON_FORMAT = """
+import json
+
+from makemore.interop.base import ExportFormat
+
+
+def files(model, tokenizer):
+    weights = {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+    return {"": json.dumps({"tokenizer": tokenizer.to_dict(), "weights": weights}).encode()}
+
+
+FORMAT = ExportFormat(suffix=".json", files=files)
+"""
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "attribute", "source"),
+    [
+        (TOKENIZERS, "upper", "UpperCase", UPPER_CASE),
+        (OPTIMIZERS, "sign", "build", SIGN_DESCENT),
+        (FORMATS, "json", "FORMAT", JSON_FORMAT),
+    ],
+    ids=["tokenizer", "optimizer", "export format"],
+)
+def test_additions_work_from_the_command_line(
+    registry: Registry[object],
+    name: str,
+    attribute: str,
+    source: str,
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / f"added_{name}.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    registry.register(name, f"added_{name}:{attribute}")
+    out = tmp_path / "run"
+    flags = {
+        "upper": ["--tokenizer", "upper", "--set", "train.lr=0.1"],
+        "sign": ["--set", "train.optimizer=sign", "--set", "train.lr=0.02"],
+    }
+    assert train(words, out, *flags.get(name, [])) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["val"]["nll"] < 2.2  # guessing: ln 10 = 2.3
+    assert run(["sample", str(out), "-n", "2", "--seed", "1"]) == 0
+    samples = capsys.readouterr().out
+    assert (samples == samples.upper()) == (name == "upper")
+    if name == "sign":
+        assert result["used"]["optimizer"] == "sign"
+    if name == "json":
+        assert run(["export", str(out), "--format", "json"]) == 0
+        exported = json.loads(out.with_name("run.json").read_text(encoding="utf-8"))
+        assert set(exported) == {"tokenizer", "weights"}
+
+
+def test_an_unknown_optimizer_is_refused(
+    words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(words, tmp_path / "run", "--set", "train.optimizer=adma") == 2
+    assert "unknown optimizer 'adma'; did you mean 'adamw'?" in capsys.readouterr().err

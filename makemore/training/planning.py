@@ -22,6 +22,7 @@ from makemore.runtime.memory import construct_model
 from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 from makemore.training.observers import Observer
+from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.plan import Plan, is_sharded, make_plan
 from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
 from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
@@ -70,6 +71,8 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
     model_config = replace_settings(recipe.model, overrides["model"], "model")
     train = replace_settings(recipe.train, overrides["train"], "train")
+    if train.optimizer != "none":
+        OPTIMIZERS.path(train.optimizer)
     if issubclass(kind, CountModel) and overrides["train"].get("max_time") is None:
         train = dataclasses.replace(train, max_time=None)  # a single pass has no time limit
     if is_sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
