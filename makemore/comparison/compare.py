@@ -33,7 +33,7 @@ DEFAULT_SECONDS = 90.0
 """Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareRequest:
     """What to compare: models to train on one text, or existing runs."""
 
@@ -91,7 +91,9 @@ def compare(
     rows = _score_groups(groups, _names(groups, trained_here), request, note, stop)
     corpus = groups[0][0].config["corpus"]
     source = corpus["name"] if request.file is None else request.file.name
-    return Comparison(source, rows[0].runs[0].score.split, corpus["mode"], rows, failures)
+    return Comparison(
+        source=source, split=rows[0].runs[0].score.split, mode=corpus["mode"], rows=rows, failures=failures
+    )
 
 
 def _grid(request: CompareRequest) -> Grid:
@@ -113,15 +115,15 @@ def _grid(request: CompareRequest) -> Grid:
         raise UserError(f"no such file: {path}")
     no_budget = request.steps is None and request.max_time is None
     return Grid(
-        path,
-        tuple(dict.fromkeys(models)),
-        tuple(dict.fromkeys(tokenizers)),
-        request.seeds,
-        request.out or Path("checkpoints") / f"{path.stem}-compare",
-        request.steps,
-        DEFAULT_SECONDS if no_budget else request.max_time,
-        request.device,
-        request.overwrite,
+        path=path,
+        models=tuple(dict.fromkeys(models)),
+        tokenizers=tuple(dict.fromkeys(tokenizers)),
+        seeds=request.seeds,
+        out=request.out or Path("checkpoints") / f"{path.stem}-compare",
+        steps=request.steps,
+        max_time=DEFAULT_SECONDS if no_budget else request.max_time,
+        device=request.device,
+        overwrite=request.overwrite,
     )
 
 
@@ -177,7 +179,7 @@ def _score_groups(
     memorization = Memorization()
     scored: list[list[ScoredRun]] = []
     samples: list[list[str]] = []
-    portraits: list[RunProfile | None] = []
+    profiles: list[RunProfile | None] = []
     for group in groups:
         scored.append([])
         for saved in group:
@@ -190,18 +192,20 @@ def _score_groups(
             if saved is group[0]:
                 samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
-                portraits.append(_portrait(run, request) if request.with_details else None)
+                profiles.append(_profile(run, request) if request.with_details else None)
     bytes_U = _common_units(scored)
     results = compare_to_best([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
-    columns = zip(results, samples, memorization.shares(), portraits, strict=True)
+    columns = zip(names, scored, results, samples, memorization.shares(), profiles, strict=True)
     rows = [
-        RankedModel(name, tuple(runs), *figures)
-        for name, runs, figures in zip(names, scored, columns, strict=True)
+        RankedModel(
+            name=name, runs=tuple(runs), result=result, samples=texts, memorised=memorised, profile=profile
+        )
+        for name, runs, result, texts, memorised, profile in columns
     ]
     return sorted(rows, key=lambda row: row.result.bits_per_byte)
 
 
-def _portrait(run: Run, request: CompareRequest) -> RunProfile:
+def _profile(run: Run, request: CompareRequest) -> RunProfile:
     return profile_run(run, get_split(run, request.file, request.split))
 
 
@@ -211,14 +215,14 @@ def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> Sco
         memory = result.get("peak_memory")
         memory = memory if memory is None else int(memory)
     return ScoredRun(
-        run.folder.path,
-        run.config,
-        run.model.n_parameters(),
-        seconds,
-        tokens,
-        memory,
-        sampling_speed(run),
-        evaluate(run, request.file, request.split),
+        folder=run.folder.path,
+        config=run.config,
+        parameters=run.model.n_parameters(),
+        seconds=seconds,
+        tokens=tokens,
+        peak_memory=memory,
+        sampling_speed=sampling_speed(run),
+        score=evaluate(run, request.file, request.split),
     )
 
 

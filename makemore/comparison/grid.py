@@ -30,7 +30,7 @@ ObserverFactory = Callable[[str], Observer]
 POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """Every combination of model, tokenizer and seed, on one text with one budget."""
 

@@ -18,7 +18,7 @@ def seed_of(config: dict[str, Any]) -> int | None:
     return config.get("train", {}).get("seed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScoredRun:
     """One run's metrics."""
 
@@ -55,7 +55,7 @@ class ScoredRun:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RankedModel:
     """Runs of one model and tokenizer that differ only in their seed. Metrics are means over them."""
 
@@ -125,7 +125,7 @@ class RankedModel:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Rows scored on the same text, fewest bits per byte first."""
 

@@ -36,7 +36,7 @@ class Spans(NamedTuple):
         return Spans(self.begin[index], self.end[index])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Documents:
     """The documents of each split, as byte ranges of a text."""
 
@@ -244,10 +244,20 @@ def make_documents(text: Text, config: CorpusConfig) -> Documents:
                 f"the text is too short: the {name} split would be empty; give more {unit}, "
                 "or change the split, such as --split 0.5,0.25,0.25"
             )
-    return Documents(text, mode, reason, shares, dict(zip(SPLITS, parts, strict=True)), n_blank, capped)
+    return Documents(
+        text=text,
+        mode=mode,
+        reason=reason,
+        fractions=shares,
+        spans=dict(zip(SPLITS, parts, strict=True)),
+        blank_lines=n_blank,
+        capped=capped,
+    )
 
 
 def single_split(text: Text, name: str, mode: Mode) -> Documents:
     """A whole text as one split called ``name``."""
     spans = line_spans(text)[0] if mode == "lines" else Spans(np.array([0]), np.array([text.size]))
-    return Documents(text, mode, "same as the run", (1.0, 0.0, 0.0), {name: spans})
+    return Documents(
+        text=text, mode=mode, reason="same as the run", fractions=(1.0, 0.0, 0.0), spans={name: spans}
+    )

@@ -81,7 +81,7 @@ def encode_text(
 ) -> Split:
     """Encode a whole text as one split; ``seen``: lines that also occur in train."""
     documents = single_split(text, name, mode)
-    return encode_documents(name, documents.read(name), mode, tokenizer, seen)
+    return encode_documents(name, documents.read(name), mode=mode, tokenizer=tokenizer, seen=seen)
 
 
 def encode_documents(

@@ -17,7 +17,7 @@ from makemore.tokenizers import TOKENIZERS, Tokenizer
 FREQUENT = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tokenization:
     """Token statistics over all splits, and the text's first tokens."""
 
@@ -73,13 +73,15 @@ def tokenize(
         counts_V += np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
     top = np.argsort(-counts_V, kind="stable")[:FREQUENT]
     return Tokenization(
-        spec,
-        tokenizer.note,
-        tokenizer.vocab_size,
-        int(np.count_nonzero(counts_V)),
-        int(counts_V.sum()),
-        sum(split.chars for split in splits),
-        sum(split.bytes for split in splits),
-        [token_text(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
-        [(token_text(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]],
+        tokenizer=spec,
+        note=tokenizer.note,
+        vocab_size=tokenizer.vocab_size,
+        used=int(np.count_nonzero(counts_V)),
+        tokens=int(counts_V.sum()),
+        chars=sum(split.chars for split in splits),
+        bytes=sum(split.bytes for split in splits),
+        pieces=[token_text(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
+        frequent=[
+            (token_text(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]
+        ],
     )

@@ -35,7 +35,9 @@ def get_split(run: Run, file: Path | None, split: str | None) -> Split:
     if split is not None:
         check_split(split)
     if file is not None and split is None:
-        return encode_text(run.text(file), file.name, run.mode, run.tokenizer, training_lines(run))
+        return encode_text(
+            run.text(file), file.name, mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)
+        )
     return run.corpus(file).split(split or "val")
 
 
@@ -70,7 +72,7 @@ def _nonempty_split(run: Run, file: Path | None, split: str | None) -> Split:
     return target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DynamicScore:
     """Dynamic-evaluation score of a run and its difference from the plain score."""
 
@@ -105,7 +107,7 @@ def evaluate_dynamic(
     """
     target, settings = _nonempty_split(run, file, split), settings or DynamicSettings()
     train = run.corpus().split("train")
-    nats_N = dynamic_nats(run.model, target, train, settings, stride, progress)
+    nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride, progress=progress)
     result = make_score(target, nats_N, run.tokenizer.token_bytes())
     difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
-    return DynamicScore(result, settings, difference, ci95)
+    return DynamicScore(score=result, settings=settings, difference=difference, difference_ci95=ci95)

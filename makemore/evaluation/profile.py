@@ -49,7 +49,7 @@ class Calibration:
         return sum(share * abs(confidence - accuracy) for share, confidence, accuracy in bins)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HardToken:
     """A token with a high loss."""
 
@@ -154,10 +154,10 @@ def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[
     total = float(nats_N.sum())
     return [
         HardToken(
-            tokenizer.decode([i]),
-            float(nats_V[i] / times_V[i] / math.log(2)),
-            int(times_V[i]),
-            float(nats_V[i]) / total,
+            text=tokenizer.decode([i]),
+            bits=float(nats_V[i] / times_V[i] / math.log(2)),
+            times=int(times_V[i]),
+            share=float(nats_V[i]) / total,
         )
         for i in hardest
     ]

@@ -19,7 +19,7 @@ from makemore.runs.run import Run
 from makemore.types import Score, Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Surprisal:
     """A text split into the shortest pieces that consist of whole tokens and whole characters.
 
@@ -57,7 +57,7 @@ class Surprisal:
         return {"run": self.run, **self.score.as_dict(), "spans": spans}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SurprisalDiff:
     """Surprisal of two runs on one text, split where pieces of both end."""
 
@@ -97,7 +97,9 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     name = text.name if isinstance(text, Path) else "the text"
     full_text = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
     documents = split_documents(run, full_text)
-    split = encode_documents(name, [documents], run.mode, run.tokenizer, training_lines(run))
+    split = encode_documents(
+        name, [documents], mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)
+    )
     if not len(split.tokens_N):
         raise UserError(f"{name} has no characters that {run.name} can encode")
     end = "\n" if run.mode == "lines" else ""
@@ -106,7 +108,14 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
     score = make_score(split, nats_N, run.tokenizer.token_bytes())
-    return Surprisal(run.name, scored_text, _line_numbers(run, full_text), ends_P, nats_P, score)
+    return Surprisal(
+        run=run.name,
+        text=scored_text,
+        line_numbers=_line_numbers(run, full_text),
+        ends_P=ends_P,
+        nats_P=nats_P,
+        score=score,
+    )
 
 
 def _line_numbers(run: Run, text: str) -> list[int]:
@@ -122,7 +131,13 @@ def surprisal_diff(first: Surprisal, second: Surprisal) -> SurprisalDiff:
             "compare runs of the same mode"
         )
     ends_P = np.intersect1d(first.ends_P, second.ends_P)
-    return SurprisalDiff(first, second, ends_P, _sum_between(first, ends_P), _sum_between(second, ends_P))
+    return SurprisalDiff(
+        first=first,
+        second=second,
+        ends_P=ends_P,
+        first_bits_P=_sum_between(first, ends_P),
+        second_bits_P=_sum_between(second, ends_P),
+    )
 
 
 def _sum_between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:

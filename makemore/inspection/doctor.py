@@ -38,7 +38,7 @@ MOST_ENCODED = 1 << 28
 """Maximum size, in bytes, of a text to encode for the figures of a default run."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Diagnosis:
     """Findings by section, and advice."""
 
@@ -225,7 +225,7 @@ def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(TrainRequest().model)
     recipe = kind.recipe(corpus_stats(corpus, {}, pick_device("auto")))
-    model, train = fit_context(kind, recipe.model, recipe.train, corpus, NullObserver())
+    model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=NullObserver())
     parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2

@@ -41,7 +41,7 @@ DEFAULT_TOKENS = 20
 """Maximum without ``text``: short enough for four attention heads side by side."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """The pictures of a run, with facts about it."""
 
@@ -62,7 +62,12 @@ def draw_pictures(run: Run, text: str | None = None) -> Drawing:
     if text is not None and len(run.tokenizer.encode(text)) > n_shown:
         left_out = "; ".join([*filter(None, [left_out]), f"--text after its first {n_shown} tokens"])
     pictures = [picture for name in PICTURES if (picture := PICTURES.get(name)(subject)) is not None]
-    return Drawing(f"{run.name}: {subject.model_name}", _facts(run, subject, left_out), pictures, left_out)
+    return Drawing(
+        title=f"{run.name}: {subject.model_name}",
+        facts=_facts(run, subject, left_out),
+        pictures=pictures,
+        left_out=left_out,
+    )
 
 
 def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
@@ -74,13 +79,13 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     except UserError as error:
         corpus, left_out = None, str(error)
     subject = Subject(
-        run.name,
-        run.config["model"]["name"],
-        model,
-        run.tokenizer,
-        _tokens(run, corpus, text),
-        run.folder.metrics.read(),
-        bool(result.get("stopped_early")),
+        name=run.name,
+        model_name=run.config["model"]["name"],
+        model=model,
+        tokenizer=run.tokenizer,
+        tokens_T=_tokens(run, corpus, text),
+        records=run.folder.metrics.read(),
+        stopped_early=bool(result.get("stopped_early")),
     )
     if corpus is None:
         return subject, left_out

@@ -26,7 +26,7 @@ class Verdict:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """A figure with a caption and verdicts on the model."""
 
@@ -47,7 +47,7 @@ class Update:
     """(S,) float64: std of each step's change over std of the values; NaN if either is zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """A trained model and its training data; fields are None if the text is no longer available."""
 

@@ -13,7 +13,7 @@ from makemore.runs.run import Run
 from makemore.runtime.files import write_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportResult:
     """Result of an export."""
 
@@ -38,7 +38,9 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     files = target.files(run.model, run.tokenizer)
     for name, data in files.items():
         write_bytes(path / name if name else path, data)
-    return ExportResult(path, format, sum(map(len, files.values())), target.note(run.model))
+    return ExportResult(
+        path=path, format=format, bytes=sum(map(len, files.values())), note=target.note(run.model)
+    )
 
 
 def _check_output(path: Path, target: ExportFormat, overwrite: bool) -> None:

@@ -96,7 +96,12 @@ def _read_gpt2(folder: Path) -> PretrainedModel:
     if max(rows) >= len(weights["embedding.weight"]):
         raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
     return PretrainedModel(
-        "transformer", settings, reorder_vocabulary(weights, rows), tokenizer, spelling, str(folder)
+        model="transformer",
+        settings=settings,
+        weights=reorder_vocabulary(weights, rows),
+        tokenizer=tokenizer,
+        tokenizer_spec=spelling,
+        origin=str(folder),
     )
 
 

@@ -67,12 +67,22 @@ def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> PretrainedMod
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
         order = [GPT2_TOKENS, *range(GPT2_TOKENS)]
         return PretrainedModel(
-            "transformer", settings, reorder_vocabulary(weights, order), tokenizer, "tiktoken:gpt2:full"
+            model="transformer",
+            settings=settings,
+            weights=reorder_vocabulary(weights, order),
+            tokenizer=tokenizer,
+            tokenizer_spec="tiktoken:gpt2:full",
         )
     tokenizer = _fit_alphabet(text, rows)
     newline = tokenizer.alphabet.find("\n")
     weights = _with_boundary(weights, max(newline, 0))
-    return PretrainedModel("transformer", settings | {"tie": False}, weights, tokenizer, "char")
+    return PretrainedModel(
+        model="transformer",
+        settings=settings | {"tie": False},
+        weights=weights,
+        tokenizer=tokenizer,
+        tokenizer_spec="char",
+    )
 
 
 def from_makemore(
@@ -84,12 +94,20 @@ def from_makemore(
     """
     if set(found) == {"logits"}:
         tokenizer = _fit_alphabet(text, len(found["logits"]) - 1)
-        return PretrainedModel("bigram", {}, {"W": found["logits"].float()}, tokenizer, "char")
+        return PretrainedModel(
+            model="bigram",
+            settings={},
+            weights={"W": found["logits"].float()},
+            tokenizer=tokenizer,
+            tokenizer_spec="char",
+        )
     if not is_makemore_transformer(found):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")
     settings, weights = from_gpt2(found, {"n_head": n_head}, transposed=False)
     tokenizer = _fit_alphabet(text, len(weights["embedding.weight"]) - 1)
-    return PretrainedModel("transformer", settings, weights, tokenizer, "char")
+    return PretrainedModel(
+        model="transformer", settings=settings, weights=weights, tokenizer=tokenizer, tokenizer_spec="char"
+    )
 
 
 def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:

@@ -40,7 +40,7 @@ class Candidate:
     """Whether it ends the document."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
     """A model's predictions on a text; ``candidates`` follow its first ``at`` tokens."""
 
@@ -86,14 +86,14 @@ def predict(run: Run, text: str, params: SampleParams | None = None, at: int | N
     p_V = p_NV[at - n_unscored]
     drawn_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
     return Predictions(
-        tokens,
-        run.tokenizer.decode(ids[start:first]),
-        at,
+        tokens=tokens,
+        earlier=run.tokenizer.decode(ids[start:first]),
+        at=at,
         # Decoded together: one character may take several tokens.
-        run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
-        _candidates(run, p_V, drawn_V),
-        entropy_bits(p_V),
-        "".join(sorted(run.tokenizer.unknown_chars(text))),
+        before=run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
+        candidates=_candidates(run, p_V, drawn_V),
+        entropy=entropy_bits(p_V),
+        left_out="".join(sorted(run.tokenizer.unknown_chars(text))),
     )
 
 

@@ -85,10 +85,10 @@ class Handlers:
         text = _text(query)
         seed = _optional_number(query, "seed", int, 0, 2**63 - 1)
         sample_request = SampleRequest(
-            _optional_number(query, "n", int, 1, MAX_SAMPLES) or 10,
-            text.rpartition("\n")[2] if run.mode == "lines" else text,
-            _optional_number(query, "max_new_tokens", int, 1, MAX_NEW_TOKENS),
-            _params(query),
+            n=_optional_number(query, "n", int, 1, MAX_SAMPLES) or 10,
+            prompt=text.rpartition("\n")[2] if run.mode == "lines" else text,
+            max_new_tokens=_optional_number(query, "max_new_tokens", int, 1, MAX_NEW_TOKENS),
+            params=_params(query),
             seed=random_seed() if seed is None else seed,
             skip_unknown=True,
         )

@@ -33,7 +33,7 @@ def random_seed() -> int:
     return secrets.randbelow(2**31)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SampleRequest:
     """Settings of a sampling request. Raises UserError for invalid values."""
 
@@ -219,7 +219,14 @@ def _batch(run: Run, request: SampleRequest, samples: range, stopped: Event) -> 
 
 def _beam_texts(run: Run, request: SampleRequest, width: int) -> list[str]:
     prompt, n = context_ids(run, request), max_new_tokens_of(run, request)
-    hypotheses = beam_search(run.model, prompt, n, width, request.length_penalty, end_token_ids(run))
+    hypotheses = beam_search(
+        run.model,
+        prompt,
+        n=n,
+        width=width,
+        length_penalty=request.length_penalty,
+        stop_ids=end_token_ids(run),
+    )
     return [_decode(run, np.array(h.ids, np.int64)) for h in hypotheses[: request.n]]
 
 

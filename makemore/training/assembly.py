@@ -23,11 +23,25 @@ def make_loader(plan: Plan) -> Loader:
     if isinstance(plan.model, CountModel):
         return OrderedLoader(split, boundary, batch_tokens)
     if train.loader == "streams":
-        return StreamLoader(split, boundary, batch_tokens, train.block_size, train.seed, train.truncation)
+        return StreamLoader(
+            split,
+            boundary,
+            batch_tokens=batch_tokens,
+            block_size=train.block_size,
+            seed=train.seed,
+            truncation=train.truncation,
+        )
     if train.loader == "packed":
-        return PackedLoader(split, boundary, batch_tokens, train.block_size, train.seed)
+        return PackedLoader(
+            split, boundary, batch_tokens=batch_tokens, block_size=train.block_size, seed=train.seed
+        )
     return ShuffledLoader(
-        split, boundary, batch_tokens, train.block_size, plan.model.context_prefix, train.seed
+        split,
+        boundary,
+        batch_tokens=batch_tokens,
+        block_size=train.block_size,
+        lead=plan.model.context_prefix,
+        seed=train.seed,
     )
 
 
@@ -45,7 +59,14 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
 
     if plan.compiled:
         set_compile_cache_dir()
-    learner = make_learner(plan.model, plan.train, plan.precision, plan.compiled, val_loader, plan.native)
+    learner = make_learner(
+        plan.model,
+        plan.train,
+        precision=plan.precision,
+        compiled=plan.compiled,
+        held_out=val_loader,
+        native=plan.native,
+    )
 
     def evaluate() -> float:
         # Autocast is twice as fast, and an estimate is enough here.

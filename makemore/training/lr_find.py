@@ -30,7 +30,7 @@ MIN_POINTS = 10
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepRequest:
     """A training request whose learning rate is swept; the trained model is discarded."""
 
@@ -54,7 +54,7 @@ class Point(NamedTuple):
     smooth: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Result of a range test."""
 
@@ -142,7 +142,14 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     if len(points) < MIN_POINTS:
         raise UserError(f"training diverged after {len(points)} steps, starting at {low:g}; lower --from")
     matrix_share = ratio if train.optimizer == "muon" else None
-    sweep = Sweep(plan.model_name, train.optimizer, matrix_share, points, diverged, picture)
+    sweep = Sweep(
+        model=plan.model_name,
+        optimizer=train.optimizer,
+        matrix_share=matrix_share,
+        points=points,
+        diverged=diverged,
+        picture=picture,
+    )
     plot(sweep)
     return sweep
 
@@ -181,7 +188,18 @@ def _losses(
         loss = float(metrics.loss)
         elapsed, tokens = time.perf_counter() - start, tokens + int(metrics.tokens)
         speed = tokens / max(elapsed, 1e-9)
-        observer.record(TrainRecord(trainer.step, loss, None, lr, tokens, speed, elapsed, progress))
+        observer.record(
+            TrainRecord(
+                step=trainer.step,
+                loss=loss,
+                val=None,
+                lr=lr,
+                tokens=tokens,
+                tokens_per_second=speed,
+                elapsed=elapsed,
+                progress=progress,
+            )
+        )
         yield lr, loss
         progress = elapsed / request.max_time if request.max_time else trainer.step / (request.steps - 1)
 

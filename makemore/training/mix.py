@@ -24,7 +24,7 @@ from makemore.runtime.files import user_format_errors
 from makemore.types import Score
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixResult:
     """A mixture, its weights, and scores; the weights are fitted on ``val`` and evaluated on ``test``."""
 
@@ -77,11 +77,11 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     run = load(out, device)
     test = corpus.splits["test"]
     result = MixResult(
-        run,
-        [r.name for r in runs],
-        weights_K.tolist(),
-        make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
-        score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
+        run=run,
+        members=[r.name for r in runs],
+        weights=weights_K.tolist(),
+        val=make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
+        test=score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
     )
     folder.write_result({**result.as_dict(), **_total_cost(runs)})
     return result

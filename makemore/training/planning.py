@@ -78,7 +78,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     if is_sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
         observer.note("using adamw: muon needs unsharded matrices")
         train = dataclasses.replace(train, optimizer="adamw")
-    model_config, train = fit_context(kind, model_config, train, corpus, observer)
+    model_config, train = fit_context(kind, model_config, train=train, corpus=corpus, observer=observer)
     _check_memory(kind, model_config, corpus.tokenizer, device, observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:

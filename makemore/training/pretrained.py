@@ -22,7 +22,7 @@ FINE_TUNE_LR_SCALE = 0.3
 """Fine-tuning learning rate as a fraction of the recipe's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
     """Weights to start training from, with their settings and tokenizer."""
 
@@ -40,12 +40,12 @@ def read_run(folder: Path) -> PretrainedModel:
     run = load(folder, "cpu")
     model = run.config["model"]
     return PretrainedModel(
-        model["name"],
-        model["settings"],
-        run.model.state_dict(),
-        run.tokenizer,
-        run.config["tokenizer"],
-        str(folder),
+        model=model["name"],
+        settings=model["settings"],
+        weights=run.model.state_dict(),
+        tokenizer=run.tokenizer,
+        tokenizer_spec=run.config["tokenizer"],
+        origin=str(folder),
     )
 
 

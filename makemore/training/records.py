@@ -13,7 +13,7 @@ class Diverged(UserError):  # noqa: N818 - names an outcome
     """The loss, a gradient or the val loss is not finite; the failed step is not saved."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRecord:
     """Progress since the previous record; losses in nats per token."""
 

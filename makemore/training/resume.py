@@ -41,7 +41,16 @@ def resume(
     config, saved = _read_run(folder, request, observer, locks)
     with user_format_errors(folder.path / CONFIG):
         old_train = replace_settings(TrainConfig(), config["train"], "train")
-    plan = _make_resumed_plan(request, overrides, source, folder, config, old_train, saved, observer)
+    plan = _make_resumed_plan(
+        request,
+        overrides,
+        source=source,
+        folder=folder,
+        config=config,
+        old_train=old_train,
+        saved=saved,
+        observer=observer,
+    )
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; falling back to the previous state")
@@ -106,7 +115,7 @@ def _make_resumed_plan(
         request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
         folder=folder,
         source=source,
-        model=make_model(kind, model_config, corpus.tokenizer, train.seed, max_bytes),
+        model=make_model(kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, most=max_bytes),
         corpus=corpus,
         train=train,
         corpus_config=corpus_config,

@@ -48,7 +48,7 @@ class NotMainRank(Exception):  # noqa: N818 - not an error
     """Training finished on a rank other than 0, which alone scores and samples."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """A finished run and its metrics."""
 
@@ -206,16 +206,16 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
     n = N_SAMPLES if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
-        run,
-        figures,
-        trainer.step,
-        trainer.best_step,
-        trainer.tokens,
-        trainer.elapsed,
-        trainer.stopped_early,
-        samples,
-        _effective_settings(plan, trainer),
-        memory,
+        run=run,
+        score=figures,
+        steps=trainer.step,
+        best_step=trainer.best_step,
+        tokens=trainer.tokens,
+        seconds=trainer.elapsed,
+        stopped_early=trainer.stopped_early,
+        samples=samples,
+        used=_effective_settings(plan, trainer),
+        peak_memory=memory,
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())

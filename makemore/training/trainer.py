@@ -108,7 +108,15 @@ class Trainer:
                 self._sync_tokens()
                 # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
                 yield TrainRecord(
-                    self.step, None, None, 0.0, self.tokens, 0.0, self.elapsed, self.progress, save=True
+                    step=self.step,
+                    loss=None,
+                    val=None,
+                    lr=0.0,
+                    tokens=self.tokens,
+                    tokens_per_second=0.0,
+                    elapsed=self.elapsed,
+                    progress=self.progress,
+                    save=True,
                 )
                 return
             metrics = self.advance(self.progress)
@@ -286,18 +294,18 @@ class Trainer:
         note, self.learner.note = self.learner.note, ""
         lr = self.learner.lr
         return TrainRecord(
-            self.step,
-            loss,
-            evaluation.val,
-            lr,
-            self.tokens,
-            speed,
-            self.elapsed,
-            self.progress,
-            evaluation.improved,
-            save,
-            note,
-            evaluation.val_ema,
+            step=self.step,
+            loss=loss,
+            val=evaluation.val,
+            lr=lr,
+            tokens=self.tokens,
+            tokens_per_second=speed,
+            elapsed=self.elapsed,
+            progress=self.progress,
+            improved=evaluation.improved,
+            save=save,
+            note=note,
+            val_ema=evaluation.val_ema,
         )
 
     _SCALARS = (

@@ -34,7 +34,7 @@ def write_prose(path: Path, seed: int = 4) -> Path:
 
 
 def request(path: Path, out: Path, **changes) -> CompareRequest:
-    default = CompareRequest((str(path),), models="count,bigram", steps=5, out=out, device="cpu")
+    default = CompareRequest(inputs=(str(path),), models="count,bigram", steps=5, out=out, device="cpu")
     return dataclasses.replace(default, **changes)
 
 
@@ -159,7 +159,7 @@ def tokenized(tmp_path_factory):
 
 def test_tokenizers_are_compared_on_the_same_blocks(tokenized):
     runs = [str(tokenized / name) for name in ("char", "byte", "bpe-300")]
-    comparison = compare(CompareRequest(tuple(runs)))
+    comparison = compare(CompareRequest(inputs=tuple(runs)))
     scores = {row.tokenizer: row.runs[0].score for row in comparison.rows}
     assert len(scores) == 3
     assert len({score.bytes for score in scores.values()}) == 1
@@ -174,12 +174,12 @@ def test_runs_on_different_texts_need_a_common_file(tokenized, ladder):
     common = write_words(tokenized / "common.txt", n=30, seed=9)
     lines, text = folder / "runs" / "count-char-0", tokenized / "char"
     with pytest.raises(UserError, match=r"different splits.*--file"):
-        compare(CompareRequest((str(lines), str(text))))
+        compare(CompareRequest(inputs=(str(lines), str(text))))
     with pytest.raises(UserError, match="one reads the text as lines"):
-        compare(CompareRequest((str(lines), str(text)), file=common))
+        compare(CompareRequest(inputs=(str(lines), str(text)), file=common))
     other = tokenized / "other-words.txt"
     train(TrainRequest(input=str(write_words(other, seed=5)), model="count", out=tokenized / "other-lines"))
-    comparison = compare(CompareRequest((str(lines), str(tokenized / "other-lines")), file=common))
+    comparison = compare(CompareRequest(inputs=(str(lines), str(tokenized / "other-lines")), file=common))
     assert comparison.source == comparison.split == "common.txt"
     assert {row.name for row in comparison.rows} == {"count-char-0", "other-lines"}
     score = evaluate(load(lines), common)

@@ -129,11 +129,11 @@ def test_held_out_pieces_have_the_lengths_of_the_samples(folder):
 
 def test_report_covers_the_requested_samples(folder):
     lines = load(folder / "lines")
-    request = SampleRequest(30, seed=3)
+    request = SampleRequest(n=30, seed=3)
     assert sample_memorization(lines, [request]) == memorisation(lines, list(sample(lines, request)))
     text = load(folder / "text")
     prompt = text.documents().all("train")[0][:200]
-    request = SampleRequest(2, prompt, 20, seed=3)
+    request = SampleRequest(n=2, prompt=prompt, max_new_tokens=20, seed=3)
     report = sample_memorization(text, [request])
     # The prompt is not counted.
     assert report == memorisation(text, [s.removeprefix(prompt) for s in sample(text, request)])

@@ -62,7 +62,14 @@ def records(val_losses: list[float], train_losses: list[float], first: float = m
 
 
 def judge_end(vals: list[float], trains: list[float]) -> str:
-    subject = Subject("x", "mlp", nonzero_model("mlp"), TOKENIZER, torch.zeros(3), records(vals, trains))
+    subject = Subject(
+        name="x",
+        model_name="mlp",
+        model=nonzero_model("mlp"),
+        tokenizer=TOKENIZER,
+        tokens_T=torch.zeros(3),
+        records=records(vals, trains),
+    )
     return " ".join(verdict.text for verdict in losses.judge_end(subject))
 
 
@@ -146,7 +153,17 @@ def test_layers_without_a_plot_are_judged_too() -> None:
     model = nonzero_transformer(VOCAB, n_layer=layers)
     with torch.no_grad():
         model.blocks[-1].feed_forward.up.weight[5] = 0
-    plots = activations.draw(Subject("x", "transformer", model, TOKENIZER, torch.zeros(3), [], batch=batch()))
+    plots = activations.draw(
+        Subject(
+            name="x",
+            model_name="transformer",
+            model=model,
+            tokenizer=TOKENIZER,
+            tokens_T=torch.zeros(3),
+            records=[],
+            batch=batch(),
+        )
+    )
     assert plots is not None
     assert len(plots.figure.axes) == 2 * activations.MAX_LAYERS
     assert any(verdict.text.startswith(f"blocks.{layers - 1}.") for verdict in plots.verdicts)
@@ -302,7 +319,16 @@ def test_pairs_of_a_large_vocabulary_need_little_memory() -> None:
     model_class = MODELS.get("mlp")
     model = model_class(model_class.Config(), vocab_size, 0)
     rows = documents(60, 12)[:, 1:]
-    subject = Subject("x", "mlp", model, TOKENIZER, torch.zeros(3), [], train=make_split(rows), batch=batch())
+    subject = Subject(
+        name="x",
+        model_name="mlp",
+        model=model,
+        tokenizer=TOKENIZER,
+        tokens_T=torch.zeros(3),
+        records=[],
+        train=make_split(rows),
+        batch=batch(),
+    )
     tracemalloc.start()
     picture = bigrams.draw(subject)
     _, peak_bytes = tracemalloc.get_traced_memory()

@@ -98,12 +98,12 @@ def test_look_matches_predict(server: PlayServer, name: str, text: str) -> None:
 def test_samples_match_the_seed(server: PlayServer) -> None:
     run = load(server.folder / "lines")
     payload = {"run": "lines", "text": "ba", "n": 5, "seed": 3, "top_p": 0.9}
-    expected = list(sample(run, SampleRequest(5, "ba", params=SampleParams(top_p=0.9), seed=3)))
+    expected = list(sample(run, SampleRequest(n=5, prompt="ba", params=SampleParams(top_p=0.9), seed=3)))
     response = call(server, "/api/sample", payload)
     assert response.headers["Content-Type"].startswith("text/plain")
     assert response.body.splitlines() == expected
     text = load(server.folder / "text")
-    request = SampleRequest(1, "ba", 60, seed=9)
+    request = SampleRequest(n=1, prompt="ba", max_new_tokens=60, seed=9)
     response = call(server, "/api/sample", {"run": "text", "text": "ba", "seed": 9, "max_new_tokens": 60})
     assert response.body == "".join(stream_text(text, request))
 

@@ -37,7 +37,7 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compariso
             )
         mix([folder / "count", folder / "bigram"], folder / "pair")
         runs = tuple(str(folder / name) for name in RUNS)
-        results[mode] = compare(CompareRequest(runs, with_details=True))
+        results[mode] = compare(CompareRequest(inputs=runs, with_details=True))
     return results
 
 

@@ -43,10 +43,10 @@ def test_run_recognises_exactly_its_training_lines(folder):
 def test_novel_samples_are_the_samples_without_training_lines(folder):
     known = move_text(folder)
     run = load(folder / "run")
-    request = SampleRequest(40, seed=2)
+    request = SampleRequest(n=40, seed=2)
     novel = list(sample_novel(run, request))
     assert len(novel) == 40
-    samples = list(sample(run, SampleRequest(400, seed=2)))
+    samples = list(sample(run, SampleRequest(n=400, seed=2)))
     assert novel == [line for line in samples if line not in known][:40]
     assert novel != samples[:40]
 
@@ -61,7 +61,7 @@ def test_unseen_lines_are_scored_without_the_training_text(folder):
 
 def test_prompt_is_part_of_the_line(folder):
     known = move_text(folder)
-    novel = list(sample_novel(load(folder / "run"), SampleRequest(10, "b", seed=2)))
+    novel = list(sample_novel(load(folder / "run"), SampleRequest(n=10, prompt="b", seed=2)))
     assert all(line.startswith("b") and line not in known for line in novel)
 
 
@@ -73,7 +73,7 @@ def test_mixture_recognises_training_lines(folder):
     )
     mix([folder / "run", folder / "other"], folder / "mixed")
     known = move_text(folder)
-    novel = list(sample_novel(load(folder / "mixed"), SampleRequest(20, seed=2)))
+    novel = list(sample_novel(load(folder / "mixed"), SampleRequest(n=20, seed=2)))
     assert len(novel) == 20
     assert not known & set(novel)
 
@@ -83,10 +83,10 @@ def test_run_without_hashes_reads_its_text(folder, monkeypatch):
     train(TrainRequest(input=str(folder / "words.txt"), model="count", out=folder / "run", overwrite=True))
     assert not (folder / "run" / "seen.safetensors").exists()
     run = load(folder / "run")
-    novel = list(sample_novel(run, SampleRequest(20, seed=2)))
+    novel = list(sample_novel(run, SampleRequest(n=20, seed=2)))
     assert not set(novel) & move_text(folder)
     with pytest.raises(UserError, match="is missing"):
-        list(sample_novel(run, SampleRequest(20, seed=2)))
+        list(sample_novel(run, SampleRequest(n=20, seed=2)))
 
 
 def test_damaged_hashes_are_refused(folder):
@@ -95,7 +95,7 @@ def test_damaged_hashes_are_refused(folder):
     data[-3] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="damaged"):
-        next(sample_novel(load(folder / "run"), SampleRequest(20, seed=2)))
+        next(sample_novel(load(folder / "run"), SampleRequest(n=20, seed=2)))
 
 
 def test_overwriting_replaces_the_hashes(folder):

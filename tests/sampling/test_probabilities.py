@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("index", [0, 3])
 def test_probabilities_match_the_forward_pass(folder, name, index):
     run = load(folder / name)
-    request = SampleRequest(1, "ba", 20, SampleParams(0.7, top_k=4), seed=6)
+    request = SampleRequest(n=1, prompt="ba", max_new_tokens=20, params=SampleParams(0.7, top_k=4), seed=6)
     tokens = sample_with_probs(run, request, index)
     # The text is the same as without probabilities.
     text = "".join(token.text for token in tokens)
@@ -59,17 +59,21 @@ def test_probabilities_match_the_forward_pass(folder, name, index):
 
 def test_stop_string_ends_the_sample(folder):
     run = load(folder / "count-prose")
-    unstopped = SampleRequest(1, "ba", 200, seed=1)
+    unstopped = SampleRequest(n=1, prompt="ba", max_new_tokens=200, seed=1)
     text = "".join(t.text for t in sample_with_probs(run, unstopped, 0))
     stop = text[50:52]
-    stopped = sample_with_probs(run, SampleRequest(1, "ba", 200, stop=stop, seed=1), 0)
+    stopped = sample_with_probs(
+        run, SampleRequest(n=1, prompt="ba", max_new_tokens=200, stop=stop, seed=1), 0
+    )
     assert "".join(t.text for t in stopped) == text[: text.index(stop) + 2]
 
 
 def test_certain_tokens_have_little_entropy(folder, tmp_path):
     (tmp_path / "ab.txt").write_text("ab" * 500)
     train(TrainRequest(input=str(tmp_path / "ab.txt"), model="count", out=tmp_path / "run"))
-    for token in sample_with_probs(load(tmp_path / "run"), SampleRequest(1, "a", 10, seed=1), 0):
+    for token in sample_with_probs(
+        load(tmp_path / "run"), SampleRequest(n=1, prompt="a", max_new_tokens=10, seed=1), 0
+    ):
         assert token.p > 0.99
         assert 0 <= token.entropy < 0.1
         assert math.isclose(sum(q for _, q in token.top), 1, abs_tol=1e-6)

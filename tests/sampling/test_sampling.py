@@ -402,7 +402,9 @@ class TestBeams:
     def test_wide_search_finds_the_best_texts(self, penalty):
         model = nonzero_model("bigram")
         best = self.brute_force(model, 3, penalty)[:5]
-        beams = beam_search(model, np.array([0]), 3, 2000, penalty, np.array([0]))[:5]
+        beams = beam_search(
+            model, np.array([0]), n=3, width=2000, length_penalty=penalty, stop_ids=np.array([0])
+        )[:5]
         np.testing.assert_allclose([h.score for h in beams], [score for score, _ in best], rtol=1e-5)
         assert [h.ids for h in beams] == [ids for _, ids in best]
 
@@ -432,7 +434,11 @@ class TestBeams:
     def test_larger_exponent_favours_longer_texts(self):
         model = nonzero_model("bigram")
         lengths = [
-            len(beam_search(model, np.array([0]), 12, 8, penalty, np.array([0]))[0].ids)
+            len(
+                beam_search(
+                    model, np.array([0]), n=12, width=8, length_penalty=penalty, stop_ids=np.array([0])
+                )[0].ids
+            )
             for penalty in (0.0, 1.0, 3.0)
         ]
         assert lengths == sorted(lengths)

@@ -104,7 +104,7 @@ class TestStreamText:
     @pytest.mark.parametrize("stop", [None, "é", "zzz"])
     def test_pieces_join_to_the_sample(self, folder, name, stop):
         run = load(folder / name)
-        request = SampleRequest(1, "na", 80, stop=stop, seed=4)
+        request = SampleRequest(n=1, prompt="na", max_new_tokens=80, stop=stop, seed=4)
         pieces = list(stream_text(run, request))
         assert all(pieces)
         assert ["na" + "".join(pieces)] == list(sample(run, request))
@@ -112,11 +112,11 @@ class TestStreamText:
     def test_streamed_lines_equal_the_sample(self, folder):
         run = load(folder / "lines")
         for seed in range(5):
-            request = SampleRequest(1, seed=seed)
+            request = SampleRequest(n=1, seed=seed)
             assert ["".join(stream_text(run, request))] == list(sample(run, request))
 
     def test_pieces_are_streamed_as_generated(self, folder):
-        endless = stream_text(load(folder / "transformer"), SampleRequest(1, max_new_tokens=10**9, seed=1))
+        endless = stream_text(load(folder / "transformer"), SampleRequest(n=1, max_new_tokens=10**9, seed=1))
         assert len("".join(itertools.islice(endless, 200))) >= 200
 
 
@@ -126,7 +126,9 @@ class TestGenerate:
         arguments = {"max_new_tokens": 60, "temperature": 0.9, "top_k": 8, "top_p": 0.95, "min_p": 0.01}
         text = "".join(run.generate("na", seed=5, **arguments))
         assert text == "".join(run.generate("na", seed=5, **arguments))
-        request = SampleRequest(1, "na", 60, SampleParams(0.9, 8, 0.95, 0.01), seed=5)
+        request = SampleRequest(
+            n=1, prompt="na", max_new_tokens=60, params=SampleParams(0.9, 8, 0.95, 0.01), seed=5
+        )
         assert ["na" + text] == list(sample(run, request))
         assert len({"".join(run.generate("na", max_new_tokens=60)) for _ in range(4)}) > 1
 
@@ -148,7 +150,7 @@ class TestPrompts:
     @pytest.mark.parametrize("name", ["lstm", "transformer", "chars"])
     def test_prompt_may_have_any_length(self, folder, name, monkeypatch):
         run = load(folder / name)
-        request = SampleRequest(3, TEXT * 20, 30, seed=1)
+        request = SampleRequest(n=3, prompt=TEXT * 20, max_new_tokens=30, seed=1)
         texts = list(sample(run, request))
         assert all(text.startswith(request.prompt) for text in texts)
         # Reading the prompt in small chunks changes nothing.
@@ -159,7 +161,10 @@ class TestPrompts:
     def test_long_prompt_is_cut_to_the_context(self, folder, name):
         run = load(folder / name)
         limit = run.model.max_len
-        long, end = (SampleRequest(2, (TEXT * 20)[-n:], 30, seed=1) for n in (limit + 50, limit))
+        long, end = (
+            SampleRequest(n=2, prompt=(TEXT * 20)[-n:], max_new_tokens=30, seed=1)
+            for n in (limit + 50, limit)
+        )
         tails = [[text[-30:] for text in sample(run, request)] for request in (long, end)]
         assert tails[0] == tails[1]
 
@@ -172,12 +177,12 @@ class TestPrompts:
 class TestBatches:
     def test_batch_size_does_not_change_the_text(self, folder, monkeypatch):
         run = load(folder / "transformer")
-        request = SampleRequest(7, "na", 90, seed=2)
+        request = SampleRequest(n=7, prompt="na", max_new_tokens=90, seed=2)
         texts = list(sample(run, request))
         monkeypatch.setattr(generation, "MAX_ROWS", 3)
         assert list(sample(run, request)) == texts
         for i, text in enumerate(texts):
-            assert list(sample(run, SampleRequest(1, "na", 90, seed=2), i)) == [text]
+            assert list(sample(run, SampleRequest(n=1, prompt="na", max_new_tokens=90, seed=2), i)) == [text]
 
     def test_batch_size_fits_the_memory_limit(self, folder, monkeypatch):
         run = load(folder / "transformer")
@@ -199,7 +204,7 @@ class TestBatches:
 @pytest.mark.parametrize("name", ["chars", "transformer"])
 def test_beams_are_sorted_by_probability(folder, name):
     run = load(folder / name)
-    texts = list(sample(run, SampleRequest(3, "na", 12, beam=6)))
+    texts = list(sample(run, SampleRequest(n=3, prompt="na", max_new_tokens=12, beam=6)))
     assert len(set(texts)) == 3
     assert all(text.startswith("na") for text in texts)
     logp = [_log_prob(run, text) for text in texts]
@@ -227,9 +232,11 @@ class TestThreads:
     def test_threads_give_the_same_samples_in_the_same_order(self, folder, three_threads, name, stop):
         run = load(folder / name)
         assert n_sampling_threads(run.model, 50) == 3
-        batched = list(sample(run, SampleRequest(50, "na", 20, stop=stop, seed=4)))
+        batched = list(sample(run, SampleRequest(n=50, prompt="na", max_new_tokens=20, stop=stop, seed=4)))
         one_by_one = [
-            text for i in range(50) for text in sample(run, SampleRequest(1, "na", 20, stop=stop, seed=4), i)
+            text
+            for i in range(50)
+            for text in sample(run, SampleRequest(n=1, prompt="na", max_new_tokens=20, stop=stop, seed=4), i)
         ]
         assert batched == one_by_one
 

@@ -400,7 +400,7 @@ def test_count_learner_reads_held_out_batches_only_in_finish() -> None:
         yield batch()
 
     model = Count(CountConfig(max_order=3), V, 0)
-    learner = make_learner(model, TrainConfig(), torch.float32, False, held_out)
+    learner = make_learner(model, TrainConfig(), precision=torch.float32, compiled=False, held_out=held_out)
     assert learner.step([batch()], 0, 0.0) == Metrics(None, None, 4 * 32)
     assert not held_out_calls
     learner.finish()

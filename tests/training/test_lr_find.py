@@ -31,13 +31,15 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sweep(path: Path, model: str = "mlp", *settings: str, **request: Any) -> Sweep:
     training = TrainRequest(input=str(path), model=model, settings=("train.dtype=float32", *settings))
-    return find_lr(SweepRequest(training, **{"steps": 40, **request}))
+    return find_lr(SweepRequest(training=training, **{"steps": 40, **request}))
 
 
 def make_sweep(smooth: list[float]) -> Sweep:
     """A sweep with these losses at learning rates 1e-6, 1e-5, ..."""
     points = [Point(10.0 ** (i - 6), loss, loss) for i, loss in enumerate(smooth)]
-    return Sweep("mlp", "muon", 4.0, points, False, Path("x.png"))
+    return Sweep(
+        model="mlp", optimizer="muon", matrix_share=4.0, points=points, diverged=False, picture=Path("x.png")
+    )
 
 
 def test_rates_are_a_geometric_series_from_low_to_high(words: Path) -> None:

@@ -45,7 +45,9 @@ def test_a_mixture_can_be_evaluated_sampled_and_compared(folder):
     assert evaluate(run, split="test").nats == pytest.approx(result.test.nats)
     texts = list(sample(run, SampleRequest(n=4, seed=1)))
     assert texts == list(sample(run, SampleRequest(n=4, seed=1)))
-    rows = compare(CompareRequest(tuple(str(folder / n) for n in ("count", "transformer", "pair")))).rows
+    rows = compare(
+        CompareRequest(inputs=tuple(str(folder / n) for n in ("count", "transformer", "pair")))
+    ).rows
     assert {row.name for row in rows} == {"count", "transformer", "pair"}
     nats = [row.runs[0].score.nats for row in rows]
     assert nats == sorted(nats)

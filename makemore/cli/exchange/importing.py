@@ -25,7 +25,7 @@ def command(
     """Import a nanoGPT or makemore.py checkpoint as a run."""
     from makemore.interop.importing import import_checkpoint
 
-    run = import_checkpoint(checkpoint, input, out, n_head, overwrite)
+    run = import_checkpoint(checkpoint, input, out=out, n_head=n_head, overwrite=overwrite)
     model, parameters = run.config["model"]["name"], run.model.n_parameters()
     if json:
         print_json({"run": str(run.folder.path), "model": model, "parameters": parameters})

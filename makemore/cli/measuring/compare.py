@@ -53,18 +53,18 @@ def command(
     from makemore.training.train import TrainingInterrupted
 
     request = CompareRequest(
-        tuple(inputs),
-        models,
-        tokenizers,
-        seeds,
-        steps,
-        limit,
-        split,
-        file,
-        out,
-        device,
-        overwrite,
-        html is not None,
+        inputs=tuple(inputs),
+        models=models,
+        tokenizers=tokenizers,
+        seeds=seeds,
+        steps=steps,
+        max_time=limit,
+        split=split,
+        file=file,
+        out=out,
+        device=device,
+        overwrite=overwrite,
+        with_details=html is not None,
     )
     with stop_flag() as flag:
         try:

@@ -47,8 +47,12 @@ def command(
     score = evaluate(loaded, file, split, stride)
     memorisation = None
     if sample_memorization and file is None:
-        memorisation = report_on(loaded, [SampleRequest(DEFAULT_SAMPLES[loaded.mode])])
-    dynamic_score = evaluate_dynamic(loaded, score, file, split, stride, settings) if dynamic else None
+        memorisation = report_on(loaded, [SampleRequest(n=DEFAULT_SAMPLES[loaded.mode])])
+    dynamic_score = (
+        evaluate_dynamic(loaded, score, file=file, split=split, stride=stride, settings=settings)
+        if dynamic
+        else None
+    )
     if json:
         memorisation_json = {} if memorisation is None else {"memorisation": memorisation.as_dict()}
         dynamic_json = {} if dynamic_score is None else {"dynamic": dynamic_score.as_dict()}

@@ -51,7 +51,10 @@ def command(
     )
     observer = ProgressObserver()
     try:
-        sweep = find_lr(SweepRequest(training, low, high, steps, limit, out), observer)
+        sweep = find_lr(
+            SweepRequest(training=training, low=low, high=high, steps=steps, max_time=limit, picture=out),
+            observer,
+        )
     finally:
         observer.close()
     if sweep.doubt:

@@ -71,15 +71,15 @@ def command(
     text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)
     request = SampleRequest(
-        _n_samples(loaded, n, beam, sample_memorization),
-        "",
-        max_new_tokens,
-        params,
-        stop,
-        random_seed() if seed is None else seed,
-        unknown == "skip",
-        beam,
-        DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
+        n=_n_samples(loaded, n, beam, sample_memorization),
+        prompt="",
+        max_new_tokens=max_new_tokens,
+        params=params,
+        stop=stop,
+        seed=random_seed() if seed is None else seed,
+        skip_unknown=unknown == "skip",
+        beam=beam,
+        length_penalty=DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
     )
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
     for r in requests:

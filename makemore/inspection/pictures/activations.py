@@ -96,7 +96,9 @@ def draw(subject: Subject) -> Picture | None:
         right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
-    return Picture("activations", "Activations", CAPTION, figure, judge(after, before))
+    return Picture(
+        name="activations", title="Activations", caption=CAPTION, figure=figure, verdicts=judge(after, before)
+    )
 
 
 def judge(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Verdict]:

@@ -64,7 +64,9 @@ def draw(subject: Subject) -> Picture | None:
         shrink=0.4,
         ticks=[0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1],
     )
-    return Picture("bigrams", "Bigrams", CAPTION, figure, judge(counts, predictions))
+    return Picture(
+        name="bigrams", title="Bigrams", caption=CAPTION, figure=figure, verdicts=judge(counts, predictions)
+    )
 
 
 def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:

@@ -73,7 +73,13 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_ylabel(f"second component ({shares[1]:.0%})")
     axes.grid(alpha=0.2)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
-    return Picture("embeddings", "Embeddings", CAPTION, figure, judge(subject, rows_VC, shown))
+    return Picture(
+        name="embeddings",
+        title="Embeddings",
+        caption=CAPTION,
+        figure=figure,
+        verdicts=judge(subject, rows_VC, shown),
+    )
 
 
 def judge(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[Verdict]:

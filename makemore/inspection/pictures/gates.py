@@ -56,7 +56,9 @@ def draw(subject: Subject) -> Picture | None:
         token_axis(axes.xaxis, names)
         figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if is_gate else "value")
     axes.set_xlabel("token read")
-    return Picture("gates", "Gates and hidden states", CAPTION, figure, judge(layers))
+    return Picture(
+        name="gates", title="Gates and hidden states", caption=CAPTION, figure=figure, verdicts=judge(layers)
+    )
 
 
 def _colour_limit(name: str, values_TH: Tensor) -> float:

@@ -44,7 +44,7 @@ def draw(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     verdicts = [*judge_start(subject.records, subject.vocab_size), *judge_end(subject)]
-    return Picture("losses", "Loss", CAPTION, figure, verdicts)
+    return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, verdicts=verdicts)
 
 
 def smoothed(losses: list[float]) -> list[float]:

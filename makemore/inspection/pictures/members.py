@@ -30,4 +30,10 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_ylabel("member")
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < MIN_WEIGHT]
     text = f"almost no weight, can be left out: {', '.join(idle)}" if idle else "every member contributes"
-    return Picture("members", "Members", CAPTION, figure, [Verdict("note" if idle else "good", text)])
+    return Picture(
+        name="members",
+        title="Members",
+        caption=CAPTION,
+        figure=figure,
+        verdicts=[Verdict("note" if idle else "good", text)],
+    )

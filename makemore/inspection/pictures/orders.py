@@ -47,7 +47,13 @@ def draw(subject: Subject) -> Picture | None:
     right.set_xlabel("order in tokens (any: uniform)")
     right.set_ylabel("share, averaged over val")
     right.legend(fontsize=8)
-    return Picture("orders", "What each order contributes", CAPTION, figure, judge(losses, shares))
+    return Picture(
+        name="orders",
+        title="What each order contributes",
+        caption=CAPTION,
+        figure=figure,
+        verdicts=judge(losses, shares),
+    )
 
 
 def judge(losses: Floats, made_of: Floats) -> list[Verdict]:

@@ -53,7 +53,13 @@ def draw(subject: Subject) -> Picture | None:
     right.tick_params(axis="y", length=0)
     left.set_xlabel("size of weights (log10)")
     right.set_xlabel("size of gradients (log10)")
-    return Picture("parameters", "Weights and gradients", CAPTION, figure, judge(grads, values))
+    return Picture(
+        name="parameters",
+        title="Weights and gradients",
+        caption=CAPTION,
+        figure=figure,
+        verdicts=judge(grads, values),
+    )
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:

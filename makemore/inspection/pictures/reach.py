@@ -61,7 +61,13 @@ def draw(subject: Subject) -> Picture | None:
     if isinstance(subject.model, WaveNet) and has_tree:
         _draw_tree(axes[1], subject.model, shares)
     caption = CAPTION + (TREE_CAPTION if has_tree else "")
-    return Picture("reach", "Influence by distance", caption, figure, judge(subject.model, shares))
+    return Picture(
+        name="reach",
+        title="Influence by distance",
+        caption=caption,
+        figure=figure,
+        verdicts=judge(subject.model, shares),
+    )
 
 
 def judge(model: LanguageModel, shares: NDArray[np.float64]) -> list[Verdict]:

@@ -47,7 +47,9 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_ylabel("update / values (log10)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
-    return Picture("updates", "Update sizes", CAPTION, figure, judge(updates))
+    return Picture(
+        name="updates", title="Update sizes", caption=CAPTION, figure=figure, verdicts=judge(updates)
+    )
 
 
 def kind_of(name: str) -> str:
