@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from makemore.cli.options import escape_control_chars
 from makemore.report.numbers import with_unit
+from makemore.training.observers import Observer
 
 if TYPE_CHECKING:
     from makemore.evaluation.memorization import MemorizationReport
@@ -64,7 +65,7 @@ def memorisation_line(found: MemorizationReport) -> str:
     )
 
 
-class ProgressObserver:
+class ProgressObserver(Observer):
     """Show a progress bar on a terminal; elsewhere print occasional lines."""
 
     def __init__(self, label: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-from typing import Any, Protocol
+from typing import Any
 
 from makemore.errors import UserError
 from makemore.training.plan import Plan
@@ -21,17 +21,17 @@ CURVES = {
 """Curve name of each logged field of a ``TrainRecord``."""
 
 
-class Observer(Protocol):
-    """Receives the events of a training run; the CLI's draws a progress bar."""
+class Observer:
+    """Receives the events of a training run; by default it ignores them. The CLI's draws a progress bar."""
 
     def note(self, text: str) -> None:
-        """Handle a message for the user."""
+        """A message for the user."""
 
     def start(self, plan: Plan) -> None:
         """Training starts."""
 
     def record(self, record: TrainRecord) -> None:
-        """Handle the measurements of a step."""
+        """The measurements of a step."""
 
     def encoding(self, done: int, total: int) -> None:
         """Progress of tokenization, in characters."""
@@ -43,18 +43,11 @@ class Observer(Protocol):
         """No more events follow."""
 
 
-class NullObserver:
-    """An observer that ignores all events."""
-
-    def note(self, text: str) -> None: ...
-    def start(self, plan: Plan) -> None: ...
-    def record(self, record: TrainRecord) -> None: ...
-    def encoding(self, done: int, total: int) -> None: ...
-    def scoring(self, done: int, total: int) -> None: ...
-    def close(self) -> None: ...
+class NullObserver(Observer):
+    """Ignores all events."""
 
 
-class MultiObserver:
+class MultiObserver(Observer):
     """Forwards every event to several observers."""
 
     def __init__(self, *observers: Observer) -> None:
@@ -85,7 +78,7 @@ class MultiObserver:
             observer.close()
 
 
-class TensorBoard:
+class TensorBoard(Observer):
     """Writes event files to the run's ``tensorboard`` folder; see ``tensorboard --logdir checkpoints``."""
 
     def __init__(self) -> None:
@@ -100,8 +93,6 @@ class TensorBoard:
         self._writer: Any = None
         self._folder = ""
 
-    def note(self, text: str) -> None: ...
-
     def start(self, plan: Plan) -> None:
         self._folder = str(plan.folder.path / "tensorboard")
 
@@ -113,15 +104,12 @@ class TensorBoard:
             self._writer.add_scalar(name, value, record.step)
         self._writer.flush()
 
-    def encoding(self, done: int, total: int) -> None: ...
-    def scoring(self, done: int, total: int) -> None: ...
-
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
 
 
-class WandB:
+class WandB(Observer):
     """Logs to Weights & Biases; by default offline (``WANDB_MODE``), in the run's ``wandb`` folder.
 
     Upload an offline run with ``wandb sync``.
@@ -134,8 +122,6 @@ class WandB:
         except ImportError:
             raise UserError("--wandb needs an optional package; run pip install 'makemore[wandb]'") from None
         self._run: Any = None
-
-    def note(self, text: str) -> None: ...
 
     def start(self, plan: Plan) -> None:
         settings = {"model": dataclasses.asdict(plan.model.config), "train": dataclasses.asdict(plan.train)}
@@ -151,9 +137,6 @@ class WandB:
 
     def record(self, record: TrainRecord) -> None:
         self._run.log({**curves(record), "tokens": record.tokens}, step=record.step)
-
-    def encoding(self, done: int, total: int) -> None: ...
-    def scoring(self, done: int, total: int) -> None: ...
 
     def close(self) -> None:
         if self._run is not None:
