@@ -169,7 +169,7 @@ def train(
 
     Args:
         text: Files, directories, globs, URLs or data set names, as for ``makemore train``.
-        model: A name from ``makemore models`` (default: ``transformer``, or that of ``init_from``).
+        model: A name from ``makemore models`` (default: ``transformer``, or the model of ``init_from``).
         tokenizer: Such as ``char`` (default), ``byte`` or ``bpe:512``.
         steps: Number of optimizer steps.
         max_time: Training time: seconds, or a string such as ``"90s"`` or ``"5m"`` (default without

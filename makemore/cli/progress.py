@@ -52,9 +52,9 @@ def score_line(score: Score) -> str:
     return text
 
 
-def memorisation_line(found: MemorizationReport) -> str:
+def memorisation_line(report: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
-    drawn, ref = found.samples, found.held_out
+    drawn, ref = report.samples, report.held_out
     if drawn.verbatim is not None:
         suffix = "" if ref is None or ref.verbatim is None else f" (held-out: {ref.verbatim:.1%})"
         return f"{drawn.texts:,} samples: {drawn.verbatim:.1%} are training lines{suffix}"

@@ -28,39 +28,42 @@ def _print(text: Text) -> None:
     Console(soft_wrap=True, highlight=False).print(text)
 
 
-def print_surprisal(found: Surprisal) -> None:
+def print_surprisal(result: Surprisal) -> None:
     """Print the text in colours, a legend, the totals and the largest surprisals."""
     text = Text()
-    for piece, bits in zip(found.pieces, found.bits_P.tolist(), strict=True):
+    for piece, bits in zip(result.pieces, result.bits_P.tolist(), strict=True):
         n = level(bits, piece)
         text.append(visible(piece, n > 0), STYLES[n])
     _end_line(text)
     text.append("\nbits/character: ")
     for minimum, style in zip(LEVELS, STYLES[1:], strict=True):
         text.append(f" {minimum:g} or more ", style)
-    text.append(f"\n{found.score.split} by {found.run}: {totals(found.score)}")
-    bits = found.bits_P.tolist()
-    text.append(f"\nlargest surprisals: {_describe(found, found.ends_P.tolist(), bits, _top(bits))}")
+    text.append(f"\n{result.score.split} by {result.run}: {totals(result.score)}")
+    bits = result.bits_P.tolist()
+    text.append(f"\nlargest surprisals: {_describe(result, result.ends_P.tolist(), bits, _top(bits))}")
     _print(text)
 
 
-def print_surprisal_diff(found: SurprisalDiff) -> None:
+def print_surprisal_diff(result: SurprisalDiff) -> None:
     """Print the text in the colours of the run with lower surprisal, and both runs' totals."""
     text = Text()
-    for piece, gain in zip(found.pieces, found.saved_bits_P.tolist(), strict=True):
+    for piece, gain in zip(result.pieces, result.saved_bits_P.tolist(), strict=True):
         name = better_class(gain, piece)
         text.append(visible(piece, bool(name)), SIDES[name])
     _end_line(text)
     text.append("\n")
-    text.append(f" {found.first.run} predicts better ", SIDES["a2"])
+    text.append(f" {result.first.run} predicts better ", SIDES["a2"])
     text.append(" ")
-    text.append(f" {found.second.run} predicts better ", SIDES["b2"])
-    ends = found.ends_P.tolist()
-    for surprisal, saved_bits_P in ((found.first, found.saved_bits_P), (found.second, -found.saved_bits_P)):
+    text.append(f" {result.second.run} predicts better ", SIDES["b2"])
+    ends = result.ends_P.tolist()
+    for surprisal, saved_bits_P in (
+        (result.first, result.saved_bits_P),
+        (result.second, -result.saved_bits_P),
+    ):
         bits = saved_bits_P.tolist()
         indices = [i for i in _top(bits) if bits[i] > 0]
         text.append(f"\n{surprisal.run}: {totals(surprisal.score)}")
-        text.append(f"\n  largest gains: {_describe(found.first, ends, bits, indices)}")
+        text.append(f"\n  largest gains: {_describe(result.first, ends, bits, indices)}")
     _print(text)
 
 

@@ -59,7 +59,7 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def make(self, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    def get_or_build(self, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
         """Return an entry; if missing, ``build`` writes its files to a directory and returns metadata.
 
         If several processes build it, the first one wins. Raises UserError if the disk is full.

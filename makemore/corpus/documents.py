@@ -32,7 +32,7 @@ class Spans(NamedTuple):
     begin: np.ndarray
     end: np.ndarray
 
-    def take(self, index: np.ndarray) -> Spans:
+    def select(self, index: np.ndarray) -> Spans:
         return Spans(self.begin[index], self.end[index])
 
 
@@ -59,7 +59,7 @@ class Documents:
                 yield from ([piece] for piece in self.text.pieces(int(begin), int(end)))
             return
         for i in range(0, len(spans.begin), LINES_PER_BLOCK):
-            yield _lines(self.text, spans.take(np.arange(i, min(i + LINES_PER_BLOCK, len(spans.begin)))))
+            yield _lines(self.text, spans.select(np.arange(i, min(i + LINES_PER_BLOCK, len(spans.begin)))))
 
     def all(self, split: str) -> list[str]:
         """All documents of a split, in memory."""
@@ -148,7 +148,7 @@ def line_spans(text: Text) -> tuple[Spans, int]:
     begins = np.concatenate([[0], ends[:-1] + 1])
     spans = Spans(begins, ends)
     nonblank = np.flatnonzero(_is_nonblank(text, spans))
-    return spans.take(nonblank), len(ends) - len(nonblank)
+    return spans.select(nonblank), len(ends) - len(nonblank)
 
 
 def _is_nonblank(text: Text, spans: Spans) -> np.ndarray:
@@ -198,13 +198,13 @@ def _split_lines(
     val, test = _split_bounds(units, shares, cap)
     order = _shuffled_order(units)
     if not dedupe:
-        parts = [spans.take(order[slice(*edges)]) for edges in ((0, val), (val, test), (test, None))]
+        parts = [spans.select(order[slice(*edges)]) for edges in ((0, val), (val, test), (test, None))]
     else:
         rank = np.empty(units, np.int64)
         rank[order] = np.arange(units)
         order_D = np.argsort(rank[group_D], kind="stable")
         edges = np.searchsorted(rank[group_D][order_D], [0, val, test, units])
-        parts = [spans.take(order_D[i:j]) for i, j in pairwise(edges)]
+        parts = [spans.select(order_D[i:j]) for i, j in pairwise(edges)]
     return parts, (val, test) != _split_bounds(units, shares, None)
 
 

@@ -63,7 +63,7 @@ class ShardedLoader(Loader):
     def next(self) -> Batch:
         if self._planned != (self.epoch, self.shard):
             release(self.split.tokens_N)
-            self._n_batches = self._plan(*self.shards.take(self.epoch, self.shard))
+            self._n_batches = self._plan(*self.shards.load(self.epoch, self.shard))
             self._planned = (self.epoch, self.shard)
         if self.cursor >= self._n_batches:
             self.cursor, self.shard = 0, self.shard + 1
@@ -105,7 +105,7 @@ class ShuffledLoader(ShardedLoader):
 
     def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
         rows = shuffled_windows(segments, self.block_size, self.context_prefix, rng)
-        rows = rows.take(rng.permutation(len(rows.begin)))
+        rows = rows.select(rng.permutation(len(rows.begin)))
         counted = rows.end - rows.score_from
         edges = token_groups(counted, self.batch_tokens)
         # Drop a last batch less than half full: its tokens would weigh more than others.
@@ -115,7 +115,7 @@ class ShuffledLoader(ShardedLoader):
         return len(edges) - 1
 
     def _batch(self, nth: int) -> Batch:
-        rows = self._rows.take(slice(self._edges[nth], self._edges[nth + 1]))
+        rows = self._rows.select(slice(self._edges[nth], self._edges[nth + 1]))
         return to_batch(self.split, rows, self.boundary_id)
 
 
@@ -142,7 +142,7 @@ class PackedLoader(ShardedLoader):
     def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
         """Lay out the target indices in row order, and the edges of rows among them."""
         pieces = shuffled_windows(segments, self.block_size, 0, rng)
-        pieces = pieces.take(rng.permutation(len(pieces.begin)))
+        pieces = pieces.select(rng.permutation(len(pieces.begin)))
         ends = np.cumsum(pieces.lengths)
         shift = np.repeat(pieces.begin - (ends - pieces.lengths), pieces.lengths)
         self._index = np.arange(int(ends[-1])) + shift

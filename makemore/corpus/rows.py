@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     score_from: np.ndarray
     end: np.ndarray
 
-    def take(self, index: np.ndarray | slice) -> Rows:
+    def select(self, index: np.ndarray | slice) -> Rows:
         return Rows(self.begin[index], self.score_from[index], self.end[index])
 
     @property

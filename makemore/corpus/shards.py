@@ -40,7 +40,7 @@ class Shards:
             self._edges = document_groups(ends, size, self.count)
             self.count = len(self._edges) - 1
 
-    def take(self, epoch: int, nth: int) -> tuple[Segments, np.random.Generator]:
+    def load(self, epoch: int, nth: int) -> tuple[Segments, np.random.Generator]:
         """The segments of an epoch's ``nth`` shard, and the random generator to cut them with."""
         if self.count == 1:
             return self._segments, np.random.default_rng([self.seed, epoch])

@@ -29,7 +29,7 @@ class Source:
     names: tuple[str, ...]
     """The inputs as the user wrote them."""
     parts: tuple[str, ...]
-    skipped: int = 0
+    n_skipped: int = 0
     """Number of binary files that were left out."""
 
     @property
@@ -49,13 +49,13 @@ class Source:
         return "".join(c for c in stem if c not in "*?[]:") or "text"
 
     @property
-    def plain(self) -> Path | None:
+    def plain_file(self) -> Path | None:
         """The path, if the source is a single uncompressed local file."""
         part = self.parts[0]
         single = len(self.parts) == 1 and part != "-" and "://" not in part
         return Path(part) if single and Path(part).suffix not in COMPRESSED_SUFFIXES else None
 
-    def saved(self) -> list[str]:
+    def absolute_names(self) -> list[str]:
         """The inputs as stored in a run, with absolute paths."""
         return [name if name == "-" or "://" in name else str(Path(name).absolute()) for name in self.names]
 

@@ -295,7 +295,9 @@ def _from_cache(
 
     if isinstance(tokenizer, str):
         spec = tokenizer
-        _, state = cache.make(cache_key("tokenizer", *text_key, spec), lambda _: _state(_fit(split(), spec)))
+        _, state = cache.get_or_build(
+            cache_key("tokenizer", *text_key, spec), lambda _: _state(_fit(split(), spec))
+        )
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         tokenizer.note = state["note"]
     fitted = tokenizer
@@ -308,7 +310,7 @@ def _from_cache(
             writer.close()
         return {**metadata, "arrays": writer.shapes}
 
-    folder, metadata = cache.make(cache_key("corpus", *text_key, fitted.to_dict()), build)
+    folder, metadata = cache.get_or_build(cache_key("corpus", *text_key, fitted.to_dict()), build)
     shapes = {name: (dtype, length) for name, (dtype, length) in metadata.pop("arrays").items()}
     return _build_corpus(metadata, fitted, read_arrays(folder, shapes), split, cache.note)
 

@@ -135,12 +135,12 @@ def read_source(source: Source, encoding: str = "utf-8") -> Text:
 
 def _map_large(source: Source, reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
     """Memory-map the user's file if it is normalised UTF-8 already, else a temporary copy."""
-    if source.plain is None:
+    if source.plain_file is None:
         return _map_copy(reader, buffered, blocks)
     for _ in blocks:
         pass
     if reader.raw.digest() == reader.text.digest():
-        with source.plain.open("rb") as file:
+        with source.plain_file.open("rb") as file:
             return _map(file, reader)
     second = _Reader(source, reader.encoding)
     return _map_copy(second, [], iter(second))

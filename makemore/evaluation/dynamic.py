@@ -124,7 +124,7 @@ def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterato
     n_counted = rows.end - rows.score_from
     segment_R = (np.cumsum(n_counted) - n_counted) // SEGMENT_TOKENS
     for group in np.split(np.arange(len(segment_R)), np.flatnonzero(np.diff(segment_R)) + 1):
-        segment = rows.take(group)
+        segment = rows.select(group)
         batch = to_batch(split, segment, model.boundary_id)
         targets = batch.targets_BT.to(model.device)
         logits, state = model(batch.inputs_BT.to(model.device), state)

@@ -117,7 +117,7 @@ def _by_context(run: Run, split: Split) -> list[tuple[float, float]]:
     length = min(CONTEXT, model.max_len) if model.max_len and not model.supports_streaming else CONTEXT
     rows = eval_windows(split, length + lead, lead)
     n_rows = max(1, POSITION_TOKENS // length)
-    rows = rows.take(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
+    rows = rows.select(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
     nats_N = row_nats(model, split, rows)
     seen_N = _context_lengths(rows, len(nats_N))
     scored = np.flatnonzero(seen_N)

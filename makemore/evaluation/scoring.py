@@ -118,7 +118,7 @@ def _describe_position(split: Split, index: int) -> str:
 
 def _score_rows(model: LanguageModel, rows: Rows, target_fn: TargetFn, values: _TargetValues) -> None:
     for group in _row_groups(rows, model.vocab_size):
-        part = rows.take(group)
+        part = rows.select(group)
         values.add(part, _forward(model, to_batch(values.split, part, model.boundary_id), None, target_fn))
 
 
@@ -127,7 +127,7 @@ def _score_streams(model: LanguageModel, target_fn: TargetFn, values: _TargetVal
     split = values.split
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
     for group in _row_groups(documents, model.vocab_size, STREAM_LENGTH):
-        part = documents.take(group)
+        part = documents.select(group)
         state: State | None = model.init_state(len(group), STREAM_LENGTH)
         for offset in range(0, int(part.lengths.max()), STREAM_LENGTH):
             begin = np.minimum(part.begin + offset, part.end)
@@ -241,10 +241,10 @@ def estimate_loss(
     length = STREAM_LENGTH + context if model.supports_streaming else model.max_len or STREAM_LENGTH
     rows = eval_windows(split, length, context)
     n_rows = max(1, int(len(rows.begin) * min(1.0, max_tokens / len(split.tokens_N))))
-    rows = rows.take(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
+    rows = rows.select(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
     total = 0.0
     for group in _row_groups(rows, model.vocab_size):
-        batch = to_batch(split, rows.take(group), model.boundary_id)
+        batch = to_batch(split, rows.select(group), model.boundary_id)
         inputs_BT, targets_BT = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
         if nats is not None:
             total += nats(inputs_BT, targets_BT)

@@ -181,7 +181,7 @@ def _describe_splits(documents: Documents, diagnosis: Diagnosis) -> dict[str, An
     for name, lines in held_out.items():
         share = sum(line in in_train for line in lines) / max(len(lines), 1)
         section[f"{name}, lines"] = len(lines)
-        section[f"{name}, share that stands in train"] = share
+        section[f"{name}, share also in train"] = share
         if share > 0.01:
             diagnosis.advice.append(
                 f"{share:.1%} of {name} also occurs in train; use --dedupe to keep duplicates in one split"

@@ -44,24 +44,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def is_nanogpt(found: Mapping[str, Any]) -> bool:
-    return "model_args" in found and "model" in found
+def is_nanogpt(checkpoint: Mapping[str, Any]) -> bool:
+    return "model_args" in checkpoint and "model" in checkpoint
 
 
-def is_makemore_transformer(found: Mapping[str, Any]) -> bool:
-    return "transformer.wte.weight" in found
+def is_makemore_transformer(checkpoint: Mapping[str, Any]) -> bool:
+    return "transformer.wte.weight" in checkpoint
 
 
-def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> PretrainedModel:
+def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> PretrainedModel:
     """Import a nanoGPT checkpoint with GPT-2's tokens or the characters of ``text``, its training text in
     pieces. Its GELU is exact and ours is GPT-2's approximation, which changes logits by about 0.001.
 
     Raises UserError if the text has another number of characters than the model.
     """
-    arguments = found["model_args"]
+    arguments = checkpoint["model_args"]
     if "n_head" not in arguments:
         raise UserError("this isn't a nanoGPT checkpoint: its model_args have no n_head")
-    settings, weights = from_gpt2(found["model"], {"n_head": arguments["n_head"]}, transposed=False)
+    settings, weights = from_gpt2(checkpoint["model"], {"n_head": arguments["n_head"]}, transposed=False)
     rows = len(weights["embedding.weight"])
     if rows > GPT2_TOKENS:
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
@@ -86,24 +86,24 @@ def from_nanogpt(found: Mapping[str, Any], text: Iterable[str]) -> PretrainedMod
 
 
 def from_makemore(
-    found: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS
+    checkpoint: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS
 ) -> PretrainedModel:
     """Import a makemore.py transformer or bigram trained on ``text``; its token 0 is our boundary.
 
     Raises UserError for its other models.
     """
-    if set(found) == {"logits"}:
-        tokenizer = _fit_alphabet(text, len(found["logits"]) - 1)
+    if set(checkpoint) == {"logits"}:
+        tokenizer = _fit_alphabet(text, len(checkpoint["logits"]) - 1)
         return PretrainedModel(
             model="bigram",
             settings={},
-            weights={"W": found["logits"].float()},
+            weights={"W": checkpoint["logits"].float()},
             tokenizer=tokenizer,
             tokenizer_spec="char",
         )
-    if not is_makemore_transformer(found):
+    if not is_makemore_transformer(checkpoint):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")
-    settings, weights = from_gpt2(found, {"n_head": n_head}, transposed=False)
+    settings, weights = from_gpt2(checkpoint, {"n_head": n_head}, transposed=False)
     tokenizer = _fit_alphabet(text, len(weights["embedding.weight"]) - 1)
     return PretrainedModel(
         model="transformer", settings=settings, weights=weights, tokenizer=tokenizer, tokenizer_spec="char"

@@ -70,26 +70,26 @@ class LanguageModel(nn.Module, ABC):
         ``valid_BT`` (bool) marks real tokens, for layers whose batch statistics must ignore padding.
         """
 
-    def roll(self, state: State, keep: int) -> State | None:
+    def drop_oldest(self, state: State, keep: int) -> State | None:
         """Drop all but the last ``keep`` tokens from a full state, for models with a limited context.
         Returns None if the state depends on where the context began and must be recomputed."""
         return None
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
+    def recipe(cls, stats: CorpusStats) -> Recipe:
         """Default settings for a corpus of this size and this training budget."""
-        return Recipe(cls.Config(), cls.default_train_config(facts))
+        return Recipe(cls.Config(), cls.default_train_config(stats))
 
     @classmethod
-    def default_train_config(cls, facts: CorpusStats, **changes: Any) -> TrainConfig:
+    def default_train_config(cls, stats: CorpusStats, **changes: Any) -> TrainConfig:
         """Training settings shared by all gradient-trained models, with ``changes`` applied."""
-        if facts.mode == "lines":
-            longest = min(facts.longest_document, 256)
+        if stats.mode == "lines":
+            longest = min(stats.longest_document, 256)
             # Packing splits longer documents; a streaming model would then lose the context before the split.
-            packs = cls.supports_packing and (not cls.supports_streaming or facts.longest_document <= longest)
+            packs = cls.supports_packing and (not cls.supports_streaming or stats.longest_document <= longest)
             packing = {"loader": "packed", "block_size": max(longest, 64)}
             changes = {**(packing if packs else {"loader": "documents", "block_size": longest}), **changes}
-        return replace(TrainConfig(steps=facts.steps, max_time=facts.max_time), **changes)
+        return replace(TrainConfig(steps=stats.steps, max_time=stats.max_time), **changes)
 
     @property
     def context_prefix(self) -> int:

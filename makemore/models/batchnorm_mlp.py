@@ -110,8 +110,8 @@ class BatchNormMLP(ManualModel):
         return self._backward_steps(self._forward_steps(*examples), *examples)
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        return Recipe(BatchNormMLPConfig(), cls.default_train_config(facts, batch_tokens=4096, lr=3e-3))
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        return Recipe(BatchNormMLPConfig(), cls.default_train_config(stats, batch_tokens=4096, lr=3e-3))
 
     @property
     def _layers(self) -> list[tuple[nn.Linear, BatchNorm]]:

@@ -54,9 +54,9 @@ class Bigram(LanguageModel):
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
+    def recipe(cls, stats: CorpusStats) -> Recipe:
         # Convex and tiny: large batches, and a learning rate high enough for the rarest pairs.
         train = cls.default_train_config(
-            facts, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, warmdown_fraction=0.8, warmup_steps=0
+            stats, batch_tokens=16384, lr=0.1, beta2=0.999, clip=0.0, warmdown_fraction=0.8, warmup_steps=0
         )
         return Recipe(BigramConfig(), train)

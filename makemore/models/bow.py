@@ -68,9 +68,9 @@ class BagOfWords(LanguageModel):
         return self.head(x), None if state is None else (context[:, length:],)
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
+    def recipe(cls, stats: CorpusStats) -> Recipe:
         return Recipe(
-            BagOfWordsConfig(), cls.default_train_config(facts, batch_tokens=4096, weight_decay=0.01)
+            BagOfWordsConfig(), cls.default_train_config(stats, batch_tokens=4096, weight_decay=0.01)
         )
 
 

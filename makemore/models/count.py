@@ -129,10 +129,10 @@ class Count(CountModel):
         return self.table.size
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        train = cls.default_train_config(facts, optimizer="none", batch_tokens=1 << 16)
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        train = cls.default_train_config(stats, optimizer="none", batch_tokens=1 << 16)
         # All orders are counted before one is chosen: n-grams that never recur only cost memory.
-        max_order = 12 if facts.train_tokens < 20_000_000 else 6
+        max_order = 12 if stats.train_tokens < 20_000_000 else 6
         return Recipe(CountConfig(max_order=max_order), train)
 
     @property

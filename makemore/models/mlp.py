@@ -77,6 +77,6 @@ class MLP(LanguageModel):
         return self.head(hidden), new_state
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        train = cls.default_train_config(facts, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        train = cls.default_train_config(stats, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
         return Recipe(MLPConfig(), train)

@@ -90,12 +90,12 @@ class Recurrent(LanguageModel):
         return {f"layers.{name}": gates for name, p in self.layers.named_parameters() if p.ndim == 2}
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        if facts.mode == "lines":
-            return Recipe(RecurrentConfig(dropout=0.1), cls.default_train_config(facts, batch_tokens=4096))
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        if stats.mode == "lines":
+            return Recipe(RecurrentConfig(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
         # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
         train = cls.default_train_config(
-            facts,
+            stats,
             loader="streams",
             batch_tokens=4096,
             block_size=64,
@@ -104,7 +104,7 @@ class Recurrent(LanguageModel):
             matrix_lr=0.03,
             weight_decay=0.1,
         )
-        epochs = facts.tokens(train.batch_tokens, TOKENS_PER_SECOND[facts.device]) / facts.train_tokens
+        epochs = stats.tokens(train.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
         return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
 
 

@@ -103,17 +103,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=not self.modern)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=not self.modern)
 
-    def forward(self, x_BTC: Tensor, place: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, width = x_BTC.shape
         qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if place.rotary is not None:
-            q, k = apply_rope(rms_norm(q), *place.rotary), apply_rope(rms_norm(k), *place.rotary)
-        if cache is not None and place.position_B is not None:
-            write_cache(cache[0], k, place.position_B)
-            write_cache(cache[1], v, place.position_B)
+        if positions.rotary is not None:
+            q, k = apply_rope(rms_norm(q), *positions.rotary), apply_rope(rms_norm(k), *positions.rotary)
+        if cache is not None and positions.position_B is not None:
+            write_cache(cache[0], k, positions.position_B)
+            write_cache(cache[1], v, positions.position_B)
             k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
-        out = attend(q, k, v, place.bias, self.dropout if self.training else 0.0)
+        out = attend(q, k, v, positions.bias, self.dropout if self.training else 0.0)
         return self.out(out.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -143,20 +143,22 @@ class Block(nn.Module):
         convs = [ShortConv(config.conv, config.n_embd) for _ in range(2)] if config.has_conv else []
         self.convs = nn.ModuleList(convs)
 
-    def forward(self, x_BTC: Tensor, place: Positions, state: State | None) -> tuple[Tensor, State]:
+    def forward(self, x_BTC: Tensor, positions: Positions, state: State | None) -> tuple[Tensor, State]:
         """Output and next state: keys, values and the last inputs of each convolution."""
         cache = None if state is None else (state[0], state[1])
-        h_BTC, tail1 = self._convolve(0, self.norm1(x_BTC), place, state)
-        x_BTC = x_BTC + self.dropout(self.attention(h_BTC, place, cache))
-        h_BTC, tail2 = self._convolve(1, self.norm2(x_BTC), place, state)
+        h_BTC, tail1 = self._convolve(0, self.norm1(x_BTC), positions, state)
+        x_BTC = x_BTC + self.dropout(self.attention(h_BTC, positions, cache))
+        h_BTC, tail2 = self._convolve(1, self.norm2(x_BTC), positions, state)
         x_BTC = x_BTC + self.dropout(self.feed_forward(h_BTC))
         return x_BTC, (*(cache or ()), *tail1, *tail2)
 
-    def _convolve(self, i: int, x_BTC: Tensor, place: Positions, state: State | None) -> tuple[Tensor, State]:
+    def _convolve(
+        self, i: int, x_BTC: Tensor, positions: Positions, state: State | None
+    ) -> tuple[Tensor, State]:
         if not self.convs:
             return x_BTC, ()
         tail_BKC = None if state is None else state[2 + i]
-        doc_position_BT = None if place.doc_start_BT is None else place.doc_position_BT
+        doc_position_BT = None if positions.doc_start_BT is None else positions.doc_position_BT
         out, tail = self.convs[i](x_BTC, doc_position_BT, tail_BKC)
         return out, (tail if tail_BKC is None else tail.to(tail_BKC.dtype),)
 
@@ -257,23 +259,23 @@ class Transformer(LanguageModel):
         length = tokens_BT.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens exceed block_size ({self.config.block_size})")
-        place = self._locate(tokens_BT, state)
+        positions = self._locate(tokens_BT, state)
         x = self.embedding(tokens_BT)
-        x = rms_norm(x) if self.positions is None else x + self.positions(place.doc_position_BT)
+        x = rms_norm(x) if self.positions is None else x + self.positions(positions.doc_position_BT)
         x = self.dropout(x)
         new_state: list[Tensor] = []
         n_tensors = 4 if self.config.has_conv else 2
         run_block = self._compiled_block if self.training and self._compiled_block else Block.__call__
         for i, block in enumerate(self.blocks):
             block_state = None if state is None else state[2 + n_tensors * i : 2 + n_tensors * (i + 1)]
-            x, block_state = run_block(block, x, place, block_state)
+            x, block_state = run_block(block, x, positions, block_state)
             new_state.extend(block_state)
         logits = self.head(self.norm(x))
-        if state is None or place.doc_start_BT is None:
+        if state is None or positions.doc_start_BT is None:
             return logits, None
-        return logits, (state[0] + length, place.doc_start_BT[:, -1], *new_state)
+        return logits, (state[0] + length, positions.doc_start_BT[:, -1], *new_state)
 
-    def roll(self, state: State, keep: int) -> State | None:
+    def drop_oldest(self, state: State, keep: int) -> State | None:
         """Move the last ``keep`` tokens to the front and rotate keys back, as rotary positions are relative.
 
         Returns None for learned positions, which are absolute.
@@ -293,41 +295,41 @@ class Transformer(LanguageModel):
         return (state[0] - n_dropped, (state[1] - n_dropped).clamp(min=0), *new_state)
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        if facts.mode == "lines":
-            train = cls.default_train_config(facts, optimizer="muon", batch_tokens=2048, lr=3e-3)
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        if stats.mode == "lines":
+            train = cls.default_train_config(stats, optimizer="muon", batch_tokens=2048, lr=3e-3)
             config = TransformerConfig(block_size=train.block_size, n_embd=64)
             return Recipe(
-                replace(config, dropout=max(0.1, _dropout(config, facts, train.batch_tokens))), train
+                replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train
             )
         # Embeddings and head need a high learning rate; 0.03 grows overconfident about familiar names.
         train = cls.default_train_config(
-            facts, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1
+            stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1
         )
-        config = _largest_affordable(facts, train.batch_tokens)
-        return Recipe(replace(config, dropout=_dropout(config, facts, train.batch_tokens)), train)
+        config = _largest_affordable(stats, train.batch_tokens)
+        return Recipe(replace(config, dropout=_dropout(config, stats, train.batch_tokens)), train)
 
 
 def _n_block_weights(config: TransformerConfig) -> int:
     return 12 * config.n_layer * config.n_embd**2
 
 
-def _budget_tokens(config: TransformerConfig, facts: CorpusStats, batch_tokens: int) -> float:
-    return facts.tokens(batch_tokens, FLOPS_PER_SECOND[facts.device] / (6 * _n_block_weights(config)))
+def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+    return stats.tokens(batch_tokens, FLOPS_PER_SECOND[stats.device] / (6 * _n_block_weights(config)))
 
 
-def _dropout(config: TransformerConfig, facts: CorpusStats, batch_tokens: int) -> float:
-    epochs = _budget_tokens(config, facts, batch_tokens) / facts.train_tokens
+def _dropout(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+    epochs = _budget_tokens(config, stats, batch_tokens) / stats.train_tokens
     return next((dropout for min_epochs, dropout in DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
 
 
-def _largest_affordable(facts: CorpusStats, batch_tokens: int) -> TransformerConfig:
+def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:
     """The widest model with at most one weight per token of the text and TOKENS_A_WEIGHT tokens per weight
     in the budget: model and data grow together (Hoffmann et al. 2022)."""
     best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
-        n_weights, tokens = _n_block_weights(config), _budget_tokens(config, facts, batch_tokens)
-        if n_weights <= facts.train_tokens and tokens >= TOKENS_PER_WEIGHT * n_weights:
+        n_weights, tokens = _n_block_weights(config), _budget_tokens(config, stats, batch_tokens)
+        if n_weights <= stats.train_tokens and tokens >= TOKENS_PER_WEIGHT * n_weights:
             best = config
     return best

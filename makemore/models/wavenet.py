@@ -148,10 +148,10 @@ class WaveNet(LanguageModel):
         return self.head(hidden[:, 1:]), None
 
     @classmethod
-    def recipe(cls, facts: CorpusStats) -> Recipe:
-        if facts.mode == "lines":
+    def recipe(cls, stats: CorpusStats) -> Recipe:
+        if stats.mode == "lines":
             return Recipe(
-                WaveNetConfig(), cls.default_train_config(facts, optimizer="muon", batch_tokens=2048)
+                WaveNetConfig(), cls.default_train_config(stats, optimizer="muon", batch_tokens=2048)
             )
-        train = cls.default_train_config(facts, loader="streams", batch_tokens=2048, block_size=64)
+        train = cls.default_train_config(stats, loader="streams", batch_tokens=2048, block_size=64)
         return Recipe(WaveNetConfig(block_size=32, n_embd=64, n_hidden=256), train)

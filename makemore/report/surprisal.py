@@ -47,37 +47,38 @@ def totals(score: Score) -> str:
     )
 
 
-def surprisal_page(found: Surprisal) -> str:
+def surprisal_page(result: Surprisal) -> str:
     """HTML page of a text, with the bits of each piece."""
     classes = []
-    for piece, bits in zip(found.pieces, found.bits_P.tolist(), strict=True):
+    for piece, bits in zip(result.pieces, result.bits_P.tolist(), strict=True):
         n = level(bits, piece)
         classes.append((piece, f"s{n}" if n else "", f"{bits:.2f} bits"))
     bounds = [f"{bound:g}" for bound in LEVELS]
     names = [f"{a} to {b}" for a, b in zip(bounds, [*bounds[1:], ""], strict=True)]
     names[-1] = f"{bounds[-1]} or more"
     key = [(f"s{i}", f"{name} bits per character") for i, name in enumerate(names, 1)]
-    head = f"<p>{escape(totals(found.score))}</p>"
-    return _page(f"{found.score.split} by {found.run}", head, key, classes)
+    head = f"<p>{escape(totals(result.score))}</p>"
+    return _page(f"{result.score.split} by {result.run}", head, key, classes)
 
 
-def surprisal_diff_page(found: SurprisalDiff) -> str:
+def surprisal_diff_page(result: SurprisalDiff) -> str:
     """HTML page of a text, with the bits of both runs for each piece."""
     classes = []
     columns = (
-        found.pieces,
-        found.first_bits_P.tolist(),
-        found.second_bits_P.tolist(),
-        found.saved_bits_P.tolist(),
+        result.pieces,
+        result.first_bits_P.tolist(),
+        result.second_bits_P.tolist(),
+        result.saved_bits_P.tolist(),
     )
     for piece, first, second, gain in zip(*columns, strict=True):
         classes.append((piece, better_class(gain, piece), f"{first:.2f} bits vs {second:.2f}"))
-    a, b = found.first.run, found.second.run
+    a, b = result.first.run, result.second.run
     key = [("a2", f"{a} is better"), ("a1", "slightly"), ("b2", f"{b} is better"), ("b1", "slightly")]
     head = "".join(
-        f"<p><b>{escape(run.run)}</b>: {escape(totals(run.score))}</p>" for run in (found.first, found.second)
+        f"<p><b>{escape(run.run)}</b>: {escape(totals(run.score))}</p>"
+        for run in (result.first, result.second)
     )
-    return _page(f"{found.first.score.split} by {a} vs {b}", head, key, classes)
+    return _page(f"{result.first.score.split} by {a} vs {b}", head, key, classes)
 
 
 def _page(

@@ -37,9 +37,9 @@ class MemoryLimit(TorchDispatchMode):
     Raises UserError for a tensor beyond the limit.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         super().__init__()
-        self.left = self.most = most
+        self.left = self.most = max_bytes
         self.made = 0
 
     @classmethod
@@ -77,7 +77,7 @@ def _output_sizes(func: Any, args: Any, kwargs: dict[str, Any], has_inputs: bool
         kwargs = {**kwargs, "device": torch.device("meta")}
     try:
         outputs = func(*args, **kwargs)
-    except NotImplementedError:  # a size that depends on values is at most that of the inputs
+    except NotImplementedError:  # output sizes that depend on values are at most the inputs
         return []
     return [t.numel() * t.element_size() for t in tree_leaves(outputs) if isinstance(t, Tensor)]
 
@@ -88,16 +88,16 @@ def memory_limit_for(tensors: Iterable[Tensor]) -> int:
 
 
 def construct_model(
-    kind: Callable[[Any, int, int], M],
+    model_class: Callable[[Any, int, int], M],
     config: Any,
     vocab_size: int,
     boundary_id: int,
-    most: int | None = None,
+    max_bytes: int | None = None,
 ) -> M:
-    """Construct a model of at most ``most`` bytes (default: the machine's memory), else raise UserError."""
+    """Construct a model of at most ``max_bytes`` (default: the machine's memory), else raise UserError."""
     try:
-        with MemoryLimit(most or total_memory() or MAX_BYTES):
-            return kind(config, vocab_size, boundary_id)
+        with MemoryLimit(max_bytes or total_memory() or MAX_BYTES):
+            return model_class(config, vocab_size, boundary_id)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
         # Failed allocations and overflowing sizes are recognised by torch's message.
         pattern = "memory|overflow|storage|invalid dimensions|must be tuple of ints"

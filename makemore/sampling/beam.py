@@ -70,7 +70,7 @@ def beam_search(
         if len(finished) == width and finished[-1].score >= totals_B.max() / max_factor:
             return finished
         if step < n:
-            decoder.keep(rows)
+            decoder.select_rows(rows)
             logits_BV = decoder.step(ids)
     factor = length_factor(n, length_penalty)
     rest = [Hypothesis(beam, float(t), float(t) / factor) for beam, t in zip(beams, totals_B, strict=True)]

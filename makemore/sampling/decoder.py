@@ -24,7 +24,7 @@ class Decoder(ABC):
     """Incremental decoding state of a batch."""
 
     supports_sampling = False
-    """Whether ``draw`` is supported."""
+    """Whether ``sample`` is supported."""
 
     @abstractmethod
     def start(self) -> Floats:
@@ -35,19 +35,19 @@ class Decoder(ABC):
         """Logits (B, V) after one more token per row; the next call may overwrite them."""
 
     @abstractmethod
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         """Select rows, in this order; a row may be repeated."""
 
-    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
         """Sample the next tokens (B,) from the model's distribution and feed them; replaces ``step``."""
         raise NotImplementedError
 
 
 class ModelDecoder(Decoder):
-    """Decodes one model, on the CPU with its stepper if it has one, else with ``forward``.
+    """Decodes one model, on the CPU with its fast decoder if it has one, else with ``forward``.
 
-    Count models always run on the CPU. A full context keeps its last half: shifted by ``roll`` if positions
-    are relative, otherwise processed again.
+    Count models always run on the CPU. A full context keeps its last half: moved by ``drop_oldest`` if
+    positions are relative, otherwise processed again.
     """
 
     def __init__(self, model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
@@ -90,7 +90,7 @@ class ModelDecoder(Decoder):
         fast.load(self.state)
         self.state = ()
         if self.rows == 1 and fast.duplicates_single_row:
-            fast.keep(DUPLICATE_ROW)
+            fast.select_rows(DUPLICATE_ROW)
 
     def step(self, ids_B: Ints) -> Floats:
         if self.limit is not None:
@@ -121,22 +121,22 @@ class ModelDecoder(Decoder):
 
     def _roll(self, n_tokens: int) -> bool:
         if self.fast is not None:
-            return self.fast.roll(n_tokens)
+            return self.fast.drop_oldest(n_tokens)
         with torch.inference_mode():
-            state = self.model.roll(self.state, n_tokens)
+            state = self.model.drop_oldest(self.state, n_tokens)
         self.state = state or ()
         return state is not None
 
-    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
         assert self.fast is not None
-        return self.fast.draw(uniform_B)
+        return self.fast.sample(uniform_B)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.rows = len(rows_K)
         for i, ids_B in enumerate(self.recent):
             self.recent[i] = ids_B[rows_K]
         if self.fast is not None:
-            self.fast.keep(
+            self.fast.select_rows(
                 rows_K.take(DUPLICATE_ROW) if self.rows == 1 and self.fast.duplicates_single_row else rows_K
             )
         rows = torch.from_numpy(rows_K).to(self.model.device)
@@ -161,9 +161,9 @@ class MixtureDecoder(Decoder):
         weighted = [_log_softmax(z) + weight for z, weight in zip(logits, self.log_weights, strict=True)]
         return np.logaddexp.reduce(weighted)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         for member in self.members:
-            member.keep(rows_K)
+            member.select_rows(rows_K)
 
 
 def _log_softmax(logits_BV: Floats) -> Floats:
@@ -174,7 +174,7 @@ def _log_softmax(logits_BV: Floats) -> Floats:
 def make_decoder(model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> Decoder:
     """Create a decoder for a prompt (B, T) of at least one token, with room for ``capacity`` tokens in total.
 
-    ``fast=False`` uses ``forward`` only, no stepper.
+    ``fast=False`` uses ``forward`` only, no fast decoder.
     """
     if isinstance(model, MixtureModel):
         return MixtureDecoder(model, prompt_BT, capacity, fast)

@@ -32,7 +32,7 @@ def generate(
         prompt_BT: int64, at least one token; one row per sample, or one row shared by all samples.
         samples: sample numbers of ``seed`` (default: from 0); a sample is the same in any batch.
         stop_ids, ends: a row ends, and leaves the batch, with any of these ids or if ``ends(row, id)``.
-        fast: False uses ``forward`` only, no stepper.
+        fast: False uses ``forward`` only, no fast decoder.
     """
     model.eval()
     samples = range(len(prompt_BT)) if samples is None else samples
@@ -44,10 +44,10 @@ def generate(
     active = np.arange(rows)
     logits_BV = decoder.start()
     if len(prompt_BT) < rows:
-        decoder.keep(np.zeros(rows, np.int64))
+        decoder.select_rows(np.zeros(rows, np.int64))
         logits_BV = logits_BV.repeat(rows, axis=0)
     for step in range(n):
-        ids = decoder.draw(noise.next()) if draws else sample_tokens(logits_BV, params, noise.next())
+        ids = decoder.sample(noise.next()) if draws else sample_tokens(logits_BV, params, noise.next())
         if len(active) == rows:
             yield ids
         else:
@@ -64,8 +64,8 @@ def generate(
             remaining = np.flatnonzero(~ended)
             if not len(remaining):
                 return
-            decoder.keep(remaining)
-            noise.keep(remaining)
+            decoder.select_rows(remaining)
+            noise.select_rows(remaining)
             active, ids = active[remaining], ids[remaining]
         if step < n - 1 and not draws:
             logits_BV = decoder.step(ids)

@@ -119,7 +119,7 @@ class RandomStreams:
         self._next_row += 1
         return self._block_TB[self._next_row - 1]
 
-    def keep(self, rows_K: NDArray[np.int64]) -> None:
+    def select_rows(self, rows_K: NDArray[np.int64]) -> None:
         """Keep only these rows."""
         self._streams = [self._streams[i] for i in rows_K]
         self._block_TB = self._block_TB[:, rows_K]

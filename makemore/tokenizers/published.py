@@ -39,9 +39,9 @@ class PublishedTokenizer(Tokenizer):
 
     name = "tiktoken"
 
-    def __init__(self, encoding: str, ranks: Ranks, kept: np.ndarray) -> None:
-        """``kept``: (tokens,) bool, which tokens have an id; bytes always do."""
-        self.encoding, self.ranks, self._has_id = encoding, ranks, kept.copy()
+    def __init__(self, encoding: str, ranks: Ranks, has_id: np.ndarray) -> None:
+        """``has_id``: (tokens,) bool, which tokens have an id; bytes always do."""
+        self.encoding, self.ranks, self._has_id = encoding, ranks, has_id.copy()
         self._has_id[ranks.byte_ranks] = True
         rows = np.flatnonzero(self._has_id)
         self.vocab_size = len(rows) + 1

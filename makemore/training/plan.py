@@ -104,7 +104,7 @@ def run_config(plan: Plan) -> dict[str, Any]:
         "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
         "tokenizer": plan.tokenizer_spec,
         "corpus": {
-            "paths": plan.source.saved(),
+            "paths": plan.source.absolute_names(),
             "name": plan.source.stem,
             "mode": corpus.mode,
             "reason": corpus.reason,

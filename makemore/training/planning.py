@@ -142,8 +142,8 @@ def tokenize_source(
 
 def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
     notes = [corpus.note, corpus.tokenizer.note]
-    if source.skipped:
-        notes.append(f"skipped {source.skipped:,} files that aren't text")
+    if source.n_skipped:
+        notes.append(f"skipped {source.n_skipped:,} files that aren't text")
     if corpus.blank_lines:
         notes.append(f"skipped {corpus.blank_lines:,} blank lines")
     if corpus.capped:
@@ -200,8 +200,8 @@ def count_parameters(kind: type[LanguageModel], config: Any, vocab_size: int) ->
 
 
 def make_model(
-    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, most: int | None = None
+    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, max_bytes: int | None = None
 ) -> LanguageModel:
-    """Initialise a model. Raises UserError if it needs more than ``most`` bytes or doesn't fit in memory."""
+    """Initialise a model. Raises UserError if it needs more than ``max_bytes``, or more than there is."""
     torch.manual_seed(seed)
-    return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, most)
+    return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)

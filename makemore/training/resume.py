@@ -115,7 +115,7 @@ def _make_resumed_plan(
         request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
         folder=folder,
         source=source,
-        model=make_model(kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, most=max_bytes),
+        model=make_model(kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, max_bytes=max_bytes),
         corpus=corpus,
         train=train,
         corpus_config=corpus_config,
@@ -183,13 +183,13 @@ ENVIRONMENT_KEYS = ("device", "precision", "compiled", "native", "threads", "pro
 """Keys of a run's config that describe its environment, besides ``versions``."""
 
 
-def require_same_settings(saved: Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]]) -> None:
+def require_same_settings(saved: Mapping[str, Any], requested: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise UserError if a requested setting differs from the run's.
 
     ``saved`` holds the run's settings by section, with permitted changes already applied.
     """
     for section, settings in saved.items():
-        for key, value in asked[section].items():
+        for key, value in requested[section].items():
             # ``auto`` agrees with any mode or split it could have resolved to.
             if section == "corpus" and value == "auto":
                 continue
@@ -200,11 +200,11 @@ def require_same_settings(saved: Mapping[str, Any], asked: Mapping[str, Mapping[
                 )
 
 
-def require_same_tokenizer(asked: str | None, saved: str) -> None:
+def require_same_tokenizer(requested: str | None, saved: str) -> None:
     """Raise UserError if a tokenizer other than the run's is requested."""
-    if asked not in (None, saved):
+    if requested not in (None, saved):
         raise UserError(
-            f"the run's tokenizer is {saved}, not {asked}; a resumed run keeps its tokenizer "
+            f"the run's tokenizer is {saved}, not {requested}; a resumed run keeps its tokenizer "
             "(use --overwrite to start a new run)"
         )
 

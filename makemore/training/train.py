@@ -167,7 +167,7 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         if record.note:
             observer.note(record.note)
         observer.record(record)
-    if trainer.stopped:
+    if trainer.interrupted:
         weights = trainer.learner.weights()
         if parallel.is_main() and not trainer.best:
             plan.folder.write_model(weights, run_id)

@@ -54,7 +54,7 @@ class Trainer:
         """Fraction of the configured budget that will be used."""
         self.finished = False
         self.stopped_early = False
-        self.stopped = False
+        self.interrupted = False
         """A stop was requested; the run can be resumed."""
         self.best: dict[str, Tensor] = {}
         self.best_weights = "raw"
@@ -91,7 +91,7 @@ class Trainer:
         self._logged_at = self._saved_at = self.elapsed
         try:
             yield from self._loop()
-            if not self.stopped:
+            if not self.interrupted:
                 self.learner.check()
                 self.learner.finish()
                 if self.loader.progress is not None and self.loader.progress < 1:
@@ -104,7 +104,7 @@ class Trainer:
         while self.progress < 1 and not self.stopped_early:
             if parallel.all_reduce_max(self.stop()):
                 self.learner.check()
-                self.stopped = True
+                self.interrupted = True
                 self._sync_tokens()
                 # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
                 yield TrainRecord(

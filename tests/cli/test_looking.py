@@ -49,7 +49,7 @@ def test_doctor_reports_statistics_and_advice(work):
     assert report["lines"]["lines"] == 200
     assert report["lines"]["repeated"] == 160
     assert report["splits"]["mode"] == "lines"
-    assert report["splits"]["val, share that stands in train"] > 0.5
+    assert report["splits"]["val, share also in train"] > 0.5
     assert any("--dedupe" in line for line in report["advice"])
     assert report["a default run"]["parameters"] > 1000
     plain = call("doctor", "twins.txt", "--no-compile").out

@@ -150,12 +150,12 @@ def test_entry_built_by_another_process_meanwhile_is_used(tmp_path, monkeypatch)
     def build(folder: Path) -> dict[str, int]:
         if "inner" not in seen:
             seen.add("inner")
-            store.make("key", lambda inner: (inner / "a.bin").write_bytes(b"first") and {"who": 1})
+            store.get_or_build("key", lambda inner: (inner / "a.bin").write_bytes(b"first") and {"who": 1})
         (folder / "a.bin").write_bytes(b"second")
         return {"who": 2}
 
     seen: set[str] = set()
-    folder, metadata = store.make("key", build)
+    folder, metadata = store.get_or_build("key", build)
     assert metadata == {"who": 1}
     assert (folder / "a.bin").read_bytes() == b"first"
 

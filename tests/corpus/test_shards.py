@@ -38,7 +38,7 @@ def test_shards_are_disjoint_and_complete(kind):
     shards = Shards(SPLITS[kind], seed=1, size=700, stretch=64)
     assert shards.count > 3
     for epoch in range(2):
-        parts = [shards.take(epoch, nth)[0] for nth in range(shards.count)]
+        parts = [shards.load(epoch, nth)[0] for nth in range(shards.count)]
         covered = [np.arange(a, b) for part in parts for a, b in zip(part.begin, part.end, strict=True)]
         assert sorted(np.concatenate(covered)) == list(range(len(SPLITS[kind].tokens_N)))
         for part in parts:
@@ -48,14 +48,14 @@ def test_shards_are_disjoint_and_complete(kind):
 
 
 def test_a_shard_samples_the_whole_text():
-    part = Shards(SPLITS["text"], seed=1, size=700, stretch=64).take(0, 0)[0]
+    part = Shards(SPLITS["text"], seed=1, size=700, stretch=64).load(0, 0)[0]
     assert np.ptp(part.begin) > 2500
     assert np.ptp(np.diff(np.sort(part.begin))) > 0
 
 
 def test_epochs_differ():
     shards = Shards(SPLITS["text"], seed=1, size=700, stretch=64)
-    assert shards.take(0, 0)[0].begin.tolist() != shards.take(1, 0)[0].begin.tolist()
+    assert shards.load(0, 0)[0].begin.tolist() != shards.load(1, 0)[0].begin.tolist()
 
 
 @pytest.mark.parametrize("kind", SPLITS)

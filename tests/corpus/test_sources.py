@@ -43,7 +43,7 @@ def test_directory_is_read_in_sorted_order(folder):
     source = resolve_source(str(folder))
     # A newline is inserted after a file that doesn't end with one.
     assert read(source) == ONE + "\n" + TWO
-    assert source.skipped == 1
+    assert source.n_skipped == 1
     assert source.stem == "texts"
 
 
@@ -113,7 +113,7 @@ def test_zst_without_zstandard_says_what_to_install(tmp_path, monkeypatch):
 def test_standard_input(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(ONE.encode())))
     source = resolve_source("-")
-    assert (read(source), source.stem, source.saved()) == (ONE, "stdin", ["-"])
+    assert (read(source), source.stem, source.absolute_names()) == (ONE, "stdin", ["-"])
     with pytest.raises(UserError, match="can't be combined"):
         resolve_source("-", "a.txt")
 

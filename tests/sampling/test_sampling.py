@@ -125,7 +125,7 @@ class TestSampleTokens:
         many, one = RandomStreams(5, range(4)), RandomStreams(5, range(2, 3))
         for _ in range(300):  # longer than one block
             assert many.next()[2] == one.next()[0]
-        many.keep(np.array([2]))
+        many.select_rows(np.array([2]))
         assert many.next()[0] == one.next()[0]
 
 
@@ -218,7 +218,7 @@ class TestFastDecoders:
             )
             if t in (15, 25):
                 rows = torch.tensor([2, 0, 1] if t == 15 else [0, 2])
-                fast.keep(rows.numpy())
+                fast.select_rows(rows.numpy())
                 state, tokens = tuple(part[rows] for part in state), tokens[rows]
 
     def test_count_without_backoff_has_no_fast_decoder(self):
@@ -233,14 +233,14 @@ class TestFastDecoders:
             expected, state = model(context, model.init_state(1, 9))
         n = 50_000
         fast.load(tuple(part.repeat(n, 1) for part in state))
-        ids = fast.draw((np.arange(n) + 0.5) / n)
+        ids = fast.sample((np.arange(n) + 0.5) / n)
         frequencies = np.bincount(ids, minlength=VOCAB) / n
         np.testing.assert_allclose(frequencies, softmax(expected[0, -1:].numpy())[0], atol=20 / n)
         # The decoder has already consumed the sampled tokens.
         with torch.no_grad():
             logits, _ = model(torch.from_numpy(ids[:400:50, None]), tuple(p.repeat(8, 1) for p in state))
         rows = np.arange(0, 400, 50)
-        fast.keep(rows)
+        fast.select_rows(rows)
         probs = [fast.trie.distribution(int(node)) for node in fast.nodes]
         np.testing.assert_allclose(probs, softmax(logits[:, -1].numpy()), atol=1e-6)
 
@@ -325,7 +325,7 @@ class TestRows:
         def decode_rows(rows: list[int]) -> np.ndarray:
             decoder = make_decoder(model, np.array([[0, 3, 1]]), 40)
             decoder.start()
-            decoder.keep(np.zeros(len(rows), np.int64))
+            decoder.select_rows(np.zeros(len(rows), np.int64))
             return np.stack([decoder.step(step[rows]).copy() for step in ids])
 
         batched = decode_rows(list(range(37)))

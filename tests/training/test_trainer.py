@@ -155,7 +155,7 @@ def test_training_ends_when_the_data_run_out():
 def test_a_stop_request_leaves_an_unfinished_saveable_state():
     stop_answers = iter([False] * 4 + [True])
     trainer, records = fit(TrainConfig(steps=100), stop=lambda: next(stop_answers))
-    assert (trainer.step, trainer.stopped, trainer.finished) == (4, True, False)
+    assert (trainer.step, trainer.interrupted, trainer.finished) == (4, True, False)
     assert records[-1].save
 
 

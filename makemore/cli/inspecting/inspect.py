@@ -38,10 +38,10 @@ def command(
         show(inspection)
 
 
-def show(found: Inspection, tell: Callable[[str], None] = print) -> None:
+def show(inspection: Inspection, write: Callable[[str], None] = print) -> None:
     """Print the verdicts, one per line, and the path of the page."""
-    for verdict in found.verdicts:
-        tell(escape_control_chars(f"{MARKS[verdict.kind]} {verdict.text}"))
-    if found.left_out:
-        tell(escape_control_chars(f"left out: {found.left_out}"))
-    tell(escape_control_chars(f"pictures: {found.page}"))
+    for verdict in inspection.verdicts:
+        write(escape_control_chars(f"{MARKS[verdict.kind]} {verdict.text}"))
+    if inspection.left_out:
+        write(escape_control_chars(f"left out: {inspection.left_out}"))
+    write(escape_control_chars(f"pictures: {inspection.page}"))

@@ -36,7 +36,7 @@ class FastDecoder(ABC):
     cache_bytes: int | None = None
     """Bytes of state that stay in a cache, where a step is fastest; None if more rows are always faster."""
     supports_sampling = False
-    """Whether ``draw`` is supported."""
+    """Whether ``sample`` is supported."""
 
     @abstractmethod
     def load(self, state: State) -> None:
@@ -47,16 +47,16 @@ class FastDecoder(ABC):
         """Logits (B, V) after one more token per row; the next call may overwrite them."""
 
     @abstractmethod
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         """Select rows, in this order; a row may be repeated."""
 
-    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
         """Sample the next tokens (B,) with uniform numbers in [0, 1) and feed them, without computing the
         whole distribution. Unlike in ``choose``, the numbers don't map to tokens in vocabulary order."""
         raise NotImplementedError
 
-    def roll(self, keep: int) -> bool:
-        """Drop all but the last ``keep`` tokens. False if unsupported: process the context again."""
+    def drop_oldest(self, keep: int) -> bool:
+        """Drop all but the last ``select_rows`` tokens. False if unsupported: process the context again."""
         return False
 
 
@@ -81,7 +81,7 @@ class Linear:
         self.padded = padding > 0
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> Linear:
+    def from_layer(cls, layer: nn.Linear) -> Linear:
         return cls(to_matrix(layer.weight), None if layer.bias is None else to_array(layer.bias))
 
     def __call__(self, x: Floats) -> Floats:

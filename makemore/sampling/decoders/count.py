@@ -70,7 +70,7 @@ class Trie:
         """Drop the first token of nodes that are too long to be contexts."""
         return np.where(nodes_B >= self.inner, self.suffixes.take(nodes_B), nodes_B)
 
-    def after(self, nodes_B: Ints, ids_B: Ints) -> Ints:
+    def advance(self, nodes_B: Ints, ids_B: Ints) -> Ints:
         """Longest known contexts after one more token."""
         keys_B = nodes_B * self.vocab_size + ids_B
         index_B = self.keys.searchsorted(keys_B)
@@ -96,7 +96,7 @@ class Trie:
             p_V[self.tokens[children]] += self.shares[children]
         return p_V
 
-    def draw(self, nodes_B: Ints, uniform_B: NDArray[np.float64]) -> tuple[Ints, Ints]:
+    def sample(self, nodes_B: Ints, uniform_B: NDArray[np.float64]) -> tuple[Ints, Ints]:
         """Sample children (B,); also returns the nodes they belong to.
 
         A number below the total share of a context's children picks one of them; otherwise the remainder is
@@ -144,7 +144,7 @@ class CountDecoder(FastDecoder):
 
     def _advance(self, nodes_B: Ints, ids_B: Ints) -> Ints:
         begins = ids_B == self.boundary_id
-        return self.trie.after(np.where(begins, ROOT, nodes_B), ids_B)
+        return self.trie.advance(np.where(begins, ROOT, nodes_B), ids_B)
 
     def step(self, ids_B: Ints) -> Floats:
         self.nodes = self._advance(self.nodes, ids_B)
@@ -152,8 +152,8 @@ class CountDecoder(FastDecoder):
         with np.errstate(divide="ignore"):  # without smoothing, log 0
             return np.log(p_BV, out=p_BV).astype(np.float32)
 
-    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
-        children_B, parents_B = self.trie.draw(self.nodes, uniform_B)
+    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
+        children_B, parents_B = self.trie.sample(self.nodes, uniform_B)
         ids_B = self.trie.tokens.take(children_B)
         # A child of the longest context is the next context; other rows are looked up.
         after_B = self.trie.as_context(children_B)
@@ -163,7 +163,7 @@ class CountDecoder(FastDecoder):
         self.nodes = after_B
         return ids_B
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.nodes = self.nodes[rows_K]
 
 
@@ -175,11 +175,11 @@ class CompiledCountDecoder(CountDecoder):
         super().__init__(model, trie)
         self.code, self.as_struct = code, trie.as_struct(model.boundary_id)
 
-    def draw(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
         uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
         ids_B = np.empty_like(self.nodes)
         arrays = (self.nodes, uniform_B, ids_B)
-        self.code.draw(byref(self.as_struct), len(ids_B), *map(address, arrays))
+        self.code.sample(byref(self.as_struct), len(ids_B), *map(address, arrays))
         return ids_B
 
 

@@ -28,7 +28,7 @@ class RecurrentDecoder(FastDecoder):
     def __init__(self, model: Recurrent) -> None:
         self.size = model.config.n_hidden
         self.embedding = to_array(model.embedding.weight)
-        self.head = Linear.of(model.head)
+        self.head = Linear.from_layer(model.head)
         self.layers = [self._prepare(_weights(model, i)) for i in range(model.config.n_layer)]
 
     def _prepare(self, weights: Weights) -> tuple[Linear, Linear]:
@@ -50,7 +50,7 @@ class RecurrentDecoder(FastDecoder):
         """Hidden vectors (B, H) of layer ``i`` after input ``x``."""
         raise NotImplementedError
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.parts = [[layer[rows_K] for layer in part] for part in self.parts]
 
 

@@ -135,7 +135,7 @@ class TransformerDecoder(FastDecoder):
         self.cache = Cache(rows, room, 0, 0, *map(address, arrays))
         self.work = np.empty(self.code.workspace(byref(self.model), room), np.float32)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         if self.rings is not None:
             self.rings = self.rings.take(rows_K, 2)
         self.starts = self.starts[rows_K]
@@ -148,7 +148,7 @@ class TransformerDecoder(FastDecoder):
         self.values[..., :used, :] = values[..., :used, :][:, rows_K]
         self._begin()
 
-    def roll(self, keep: int) -> bool:
+    def drop_oldest(self, keep: int) -> bool:
         if not self.modern:
             return False
         dropped = self.position - keep

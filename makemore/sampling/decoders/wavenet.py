@@ -22,8 +22,8 @@ class WaveNetDecoder(FastDecoder):
         self.embedding = to_array(model.embedding.weight)
         self.gated = model.mix is not None
         self.levels = [_gated(level) if self.gated else _fusion(level) for level in model.levels]
-        self.mix = None if model.mix is None else Linear.of(model.mix)
-        self.head = Linear.of(model.head)
+        self.mix = None if model.mix is None else Linear.from_layer(model.mix)
+        self.head = Linear.from_layer(model.head)
 
     def load(self, state: State) -> None:
         # Position first, so a ring's slot is contiguous.
@@ -51,7 +51,7 @@ class WaveNetDecoder(FastDecoder):
             x = np.maximum(self.mix(np.maximum(sum(skips), np.float32(0))), np.float32(0))
         return self.head(x)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.rings = [ring[:, rows_K] for ring in self.rings]
 
 
@@ -64,4 +64,4 @@ def _gated(level: nn.Module) -> list[Linear]:
     """Filter and gate, skip and, except in the last level, residual layers."""
     level = cast("GatedBlock", level)
     layers = [level.filter_gate, level.skip, level.residual]
-    return [Linear.of(layer) for layer in layers if isinstance(layer, nn.Linear)]
+    return [Linear.from_layer(layer) for layer in layers if isinstance(layer, nn.Linear)]

@@ -44,7 +44,7 @@ class BigramDecoder(FastDecoder):
     def step(self, ids_B: Ints) -> Floats:
         return self.table.take(ids_B, 0)
 
-    def keep(self, rows_K: Ints) -> None: ...
+    def select_rows(self, rows_K: Ints) -> None: ...
 
 
 class WindowDecoder(FastDecoder):
@@ -53,7 +53,7 @@ class WindowDecoder(FastDecoder):
     def __init__(self, model: MLP | BatchNormMLP, layers: list[Linear]) -> None:
         self.boundary_id = model.boundary_id
         self.embedding = to_array(model.embedding.weight)
-        self.layers, self.head = layers, Linear.of(model.head)
+        self.layers, self.head = layers, Linear.from_layer(model.head)
 
     def load(self, state: State) -> None:
         context = to_array(state[0])
@@ -75,13 +75,13 @@ class WindowDecoder(FastDecoder):
             np.tanh(x, out=x)
         return self.head(x)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.window = self.window[rows_K]
 
 
 @fast_decoder.register(MLP)
 def _mlp(model: MLP) -> WindowDecoder:
-    return WindowDecoder(model, [Linear.of(cast(nn.Linear, layer)) for layer in model.hidden])
+    return WindowDecoder(model, [Linear.from_layer(cast(nn.Linear, layer)) for layer in model.hidden])
 
 
 @fast_decoder.register(BatchNormMLP)
@@ -100,7 +100,7 @@ class BagOfWordsDecoder(FastDecoder):
         embedding = to_array(model.embedding.weight)
         # Index -1 (no token yet) is a row of zeros.
         self.embedding = np.concatenate([embedding, np.zeros_like(embedding[:1])])
-        self.up, self.down, self.head = map(Linear.of, (model.up, model.down, model.head))
+        self.up, self.down, self.head = map(Linear.from_layer, (model.up, model.down, model.head))
 
     def load(self, state: State) -> None:
         context = to_array(state[0])
@@ -116,5 +116,5 @@ class BagOfWordsDecoder(FastDecoder):
         x += self.down(np.tanh(h, out=h))
         return self.head(x)
 
-    def keep(self, rows_K: Ints) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         self.window = self.window[rows_K]
