@@ -23,7 +23,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: $(READY) lint
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -m "slow or not slow"
 
 # Known holes in what is installed. Asks a service on the network; strict, so what it can't answer is an error.
 audit: $(READY)

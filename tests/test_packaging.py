@@ -12,6 +12,8 @@ import pytest
 
 from makemore.corpus.datasets import bundled_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

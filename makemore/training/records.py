@@ -18,15 +18,15 @@ class TrainRecord:
     """Progress since the previous record; losses in nats per token."""
 
     step: int
-    loss: float | None
-    val: float | None
-    """Val loss of the raw or the EMA weights, whichever is lower."""
-    lr: float
     tokens: int
     """Target tokens trained on so far."""
-    tokens_per_second: float
     elapsed: float
     progress: float
+    loss: float | None = None
+    val: float | None = None
+    """Val loss of the raw or the EMA weights, whichever is lower."""
+    lr: float = 0.0
+    tokens_per_second: float = 0.0
     improved: bool = False
     save: bool = False
     """Whether to save a checkpoint now."""

@@ -115,7 +115,9 @@ def _make_resumed_plan(
         request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
         folder=folder,
         source=source,
-        model=make_model(kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, max_bytes=max_bytes),
+        model=make_model(
+            kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, max_bytes=max_bytes
+        ),
         corpus=corpus,
         train=train,
         corpus_config=corpus_config,

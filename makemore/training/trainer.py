@@ -107,17 +107,7 @@ class Trainer:
                 self.interrupted = True
                 self._sync_tokens()
                 # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
-                yield TrainRecord(
-                    step=self.step,
-                    loss=None,
-                    val=None,
-                    lr=0.0,
-                    tokens=self.tokens,
-                    tokens_per_second=0.0,
-                    elapsed=self.elapsed,
-                    progress=self.progress,
-                    save=True,
-                )
+                yield self._new_record(save=True)
                 return
             metrics = self.advance(self.progress)
             if metrics is None:
@@ -292,20 +282,20 @@ class Trainer:
         if save:
             self._saved_at = self.elapsed
         note, self.learner.note = self.learner.note, ""
-        lr = self.learner.lr
-        return TrainRecord(
-            step=self.step,
+        return self._new_record(
             loss=loss,
             val=evaluation.val,
-            lr=lr,
-            tokens=self.tokens,
+            lr=self.learner.lr,
             tokens_per_second=speed,
-            elapsed=self.elapsed,
-            progress=self.progress,
             improved=evaluation.improved,
             save=save,
             note=note,
             val_ema=evaluation.val_ema,
+        )
+
+    def _new_record(self, **measurements: Any) -> TrainRecord:
+        return TrainRecord(
+            step=self.step, tokens=self.tokens, elapsed=self.elapsed, progress=self.progress, **measurements
         )
 
     _SCALARS = (

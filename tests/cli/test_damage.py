@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.conftest import call, train
 
+pytestmark = pytest.mark.slow
+
 REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 

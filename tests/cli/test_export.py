@@ -47,8 +47,8 @@ def test_existing_file_needs_overwrite(refused, work: Path) -> None:
 
 def test_run_directory_is_never_overwritten(refused, gpt2: Path) -> None:
     message = refused("export", gpt2, "--format", "hf", "--out", gpt2, "--overwrite")
-    assert "is not a Hugging Face model directory" in message
-    assert "is not a Hugging" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
+    assert "is not an export of this format" in message
+    assert "is not an export" in refused("export", gpt2, "--format", "hf", "--out", "lines", "--overwrite")
 
 
 def test_earlier_export_can_be_overwritten(work: Path, gpt2: Path) -> None:

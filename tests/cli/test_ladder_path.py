@@ -14,6 +14,8 @@ import pytest
 from makemore.models import MODELS
 from tests.cli.conftest import call, prose, words
 
+pytestmark = pytest.mark.slow
+
 LADDER = Path(__file__).resolve().parents[2] / "docs" / "ladder"
 PAGE = re.compile(r"\[[\w-]+\]\(([\w-]+\.md)\)")
 

@@ -12,6 +12,8 @@ from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from tests.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("spec", ["char", "byte", "bpe:270", "spm:280", "spm-unigram:280"])
 @pytest.mark.parametrize("text", ["words.txt", "prose.txt"])

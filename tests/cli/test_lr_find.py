@@ -10,6 +10,8 @@ import pytest
 
 from tests.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 
 def test_prints_a_chart_and_settings_for_train(work: Path) -> None:
     result = call("lr-find", "words.txt", "--model", "mlp", "--steps", 40, "--to", "3", "--out", "a.png")

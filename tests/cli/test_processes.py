@@ -12,6 +12,8 @@ import pytest
 
 from tests.cli.conftest import call
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ("train", "eval", "sample", "compare", "score", "mix", "gradcheck", "models", "data")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")

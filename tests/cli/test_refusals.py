@@ -222,7 +222,7 @@ OTHERS = {
     "compare split": (["compare", "words.txt", "--split", "tset"], "did you mean 'test'"),
     "compare models": (["compare", "words.txt", "--models", "count,mpl"], "did you mean 'mlp'"),
     "compare mixture": (["compare", "words.txt", "--models", "count,mixture"], "made of trained runs"),
-    "compare time": (["compare", "words.txt", "max-time", "0"], "--max-time"),
+    "compare time": (["compare", "words.txt", "--max-time", "0"], "max-time '0'"),
     "compare tokenizers": (["compare", "words.txt", "--tokenizers", "char,bite"], "did you mean 'byte'"),
     "compare seeds": (["compare", "words.txt", "--seeds", "0"], "--seeds 0: must be 1 or more"),
     "compare steps": (["compare", "words.txt", "--steps", "0"], "--steps 0: must be 1 or more"),
@@ -251,7 +251,7 @@ def test_other_commands_refuse(refused, mistake):
 def test_no_command_shows_the_help(work):
     result = call()
     assert result.status == 2
-    assert "Commands" in result.err
+    assert "Train and sample" in result.err
 
 
 class TestOverwriting:

@@ -18,6 +18,8 @@ from makemore.runs.run import load
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
+pytestmark = pytest.mark.slow
+
 
 def write_words(path: Path, n: int = 400, seed: int = 7) -> Path:
     rng = random.Random(seed)

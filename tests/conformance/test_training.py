@@ -16,7 +16,7 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
 TRAINABLE_MODELS = [name for name in MODELS if MODELS.get(name).is_trainable]
-pytestmark = pytest.mark.parametrize("name", TRAINABLE_MODELS)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", TRAINABLE_MODELS)]
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from makemore.training.train import train
 from tests.cli.conftest import call, prose, words
 from tests.inspection.figure_lint import find_faults
 
+pytestmark = pytest.mark.slow
+
 TRAINED = {"losses", "bigrams", "parameters", "updates"}
 EMBEDDED = TRAINED | {"embeddings", "activations", "reach"}
 PICTURES = {

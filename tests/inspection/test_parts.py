@@ -346,7 +346,7 @@ def test_order_contributions_sum_to_the_probability() -> None:
         inputs = torch.cat([torch.zeros(60, 1, dtype=torch.long), rows[:, :-1]], dim=1)
         model.count_batch(Batch(inputs, rows))
         model.finish()
-        contexts, targets = orders.positions(model, make_split(rows[:10].flip(1).drop_oldest(-1, 1)))
+        contexts, targets = orders.positions(model, make_split(rows[:10].flip(1).roll(-1, 1)))
         shares, frequencies = orders.contributions(model.smoothed, contexts, targets)
         assert shares.sum() == pytest.approx(1)
         assert frequencies.sum() == pytest.approx(1)

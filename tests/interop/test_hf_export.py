@@ -20,6 +20,8 @@ from makemore.tokenizers.ranks import Ranks
 from tests.conformance.fixtures import nonzero_model
 from tests.interop.nonzero_models import nonzero_transformer
 
+pytestmark = pytest.mark.slow
+
 TEXT = "Wörld, it's 1234 — \t  日本 {}\n\n  <|tag|> aaaaaaa bababa\r\n it'll\u00a0go\x00 e\u0301" * 3
 STYLES = pytest.mark.parametrize("settings", [{"style": "gpt2"}, {"conv": 1}], ids=["gpt2", "modern"])
 SPECS = pytest.mark.parametrize("spec", ["char", "byte", "bpe:300", "full"])

@@ -17,6 +17,8 @@ from makemore.tokenizers import fit_tokenizer
 from makemore.training.pretrained import PretrainedModel
 from tests.interop.nonzero_models import nonzero_transformer
 
+pytestmark = pytest.mark.slow
+
 TEXT = "It's 1234 — wouldn't they've\t\n\n  日本 <b>x==y</b>  aaaa nevertheless never the less" * 3
 END = "<|endoftext|>"
 

@@ -17,6 +17,8 @@ from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
 from tests.conformance.fixtures import VOCAB, nonzero_model
 from tests.interop.nonzero_models import nonzero_transformer
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = fit_tokenizer("char", ["abcdefghij"])
 EXPORTABLE = [name for name in MODELS if name != "count"]
 

@@ -117,7 +117,7 @@ def test_gpt2_style_gradients_match_hugging_face() -> None:
     twin = hugging_face_twin(model)
     model.load_state_dict(weights_of(twin), strict=True)
     for logits in (model(tokens)[0], twin(tokens).logits):
-        F.cross_entropy(logits.flatten(0, 1), tokens.drop_oldest(-1, 1).flatten()).backward()
+        F.cross_entropy(logits.flatten(0, 1), tokens.roll(-1, 1).flatten()).backward()
     ours, theirs = model.embedding.weight.grad, twin.transformer.wte.weight.grad  # tied with the head
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     qkv, conv = model.blocks[0].attention.qkv, twin.transformer.h[0].attn.c_attn
@@ -194,7 +194,7 @@ def test_one_document_per_row_gives_the_same_results(style: str) -> None:
     model = make(style=style)
     tokens = random_tokens()
     tokens[1, 9:] = 0
-    targets = tokens.drop_oldest(-1, 1)
+    targets = tokens.roll(-1, 1)
     targets[1, 8:] = IGNORE_INDEX
     results = []
     for one_document in (False, True):

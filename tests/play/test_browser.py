@@ -16,7 +16,7 @@ from tests.play.conftest import PlayServer
 playwright = pytest.importorskip("playwright.sync_api")
 EXECUTABLES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for path in map(shutil.which, EXECUTABLES) if path), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium isn't installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium isn't installed")]
 FIRST, SECOND = '[aria-label="First run"]', '[aria-label="Second run"]'
 MIN_CONTRAST = 4.5  # WCAG AA
 

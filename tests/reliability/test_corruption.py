@@ -15,6 +15,8 @@ from makemore.runs.verification import check_run
 from tests.cli.conftest import call
 from tests.reliability.corruption import damage_and_resume, make_runs
 
+pytestmark = pytest.mark.slow
+
 
 def test_thirty_damaged_runs_are_reported_and_resumed(tmp_path):
     *_, counts = damage_and_resume(tmp_path, 30)

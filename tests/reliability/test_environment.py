@@ -24,6 +24,8 @@ from tests.cli.conftest import Result, call, listing, words
 from tests.reliability.kills import SETTINGS
 from tests.reliability.test_resuming import same, state_of
 
+pytestmark = pytest.mark.slow
+
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX devices and permissions")
 BASE_FLAGS = ["--mode", "lines", "--device", "cpu", "--dtype", "float32", "--no-compile", "--steps", "12"]
 FLAGS = [*BASE_FLAGS, *(part for setting in SETTINGS for part in ("--set", setting))]

@@ -23,6 +23,8 @@ from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
 from tests.reliability.fuzzing import ENCODINGS, RestorableRun, check_run_directory, check_text
 
+pytestmark = pytest.mark.slow
+
 CHARS = "bdkl" + "aei" + " \t\r\n\0\x1b\u2028\ufeff\u0301é漢🙂\ud800" + string.printable
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.reliability.fork_server import ForkServer
 from tests.reliability.kills import kill_everywhere
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def test_runs_killed_twenty_times_end_the_same(tmp_path):

@@ -23,6 +23,8 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, TrainResult, train
 from tests.cli.conftest import prose, words
 
+pytestmark = pytest.mark.slow
+
 GRADIENT_MODELS = [
     name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]

@@ -24,7 +24,7 @@ from tests.cli.conftest import call, words
 from tests.reliability.test_environment import FLAGS
 from tests.reliability.test_resuming import same, state_of
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")]
 PHASES: dict[str, tuple[Any, str]] = {
     "a step": (GradientLearner, "step"),
     "an evaluation": (assembly, "estimate_loss"),

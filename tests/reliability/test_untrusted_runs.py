@@ -26,6 +26,8 @@ from tests.cli.conftest import Result, call, listing
 from tests.reliability.corruption import make_runs
 from tests.reliability.fuzzing import WRONG_VALUES, json_paths, replace_value
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = {
     "sample": ["sample", "run", "-n", "2", "--max-new-tokens", "8", "--seed", "1"],
     "eval": ["eval", "run", "words.txt"],

@@ -13,7 +13,7 @@ import pytest
 
 EXECUTABLES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for path in map(shutil.which, EXECUTABLES) if path), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="Chromium isn't installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium isn't installed")]
 PHONE = 380
 PROBE = """
 <script>

@@ -27,10 +27,13 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import _resumes_after_restart, train
 from tests.runs.test_directory import CONFIG
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32" or not torch.distributed.is_available(),
-    reason="torchrun needs libuv or is absent",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform == "win32" or not torch.distributed.is_available(),
+        reason="torchrun needs libuv or is absent",
+    ),
+]
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = ("train.patience=0", "train.eval_interval=10", "train.schedule=constant", "train.compile=no")
 TINY = {

@@ -15,6 +15,8 @@ from makemore.errors import UserError
 from makemore.tokenizers import fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.bpe import PATTERN, train_bpe
 
+pytestmark = pytest.mark.slow
+
 TEXT = "the cat sat on the mat and that was that\n" * 9 + "é 漢\n"
 SPECIAL = "<|endoftext|>"
 

@@ -21,6 +21,8 @@ from makemore.training.train import train
 from tests.cli.conftest import call, words
 from tests.interop.nonzero_models import nonzero_transformer
 
+pytestmark = pytest.mark.slow
+
 TINY = ("model.n_layer=1", "model.n_embd=16", "model.n_head=2")
 
 

@@ -15,6 +15,8 @@ from makemore.training.mix import mix
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -16,6 +16,8 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.cli.conftest import call, words
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

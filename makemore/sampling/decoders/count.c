@@ -1,5 +1,5 @@
-/* Drawing from smoothed n-grams: what CountStepper.draw computes, a row at a time, without the cost of
-   calling numpy. The same numbers in the same order, so the same tokens. */
+/* Sampling from smoothed n-grams, one row at a time: the same numbers in the same order as CountDecoder.sample in
+   numpy, so the same tokens, without the cost of calling numpy. */
 
 #include <stdint.h>
 
@@ -30,7 +30,7 @@ static int64_t as_context(const struct trie *t, int64_t node)
     return node >= t->inner ? t->suffixes[node] : node;
 }
 
-/* The longest known context after one more token; the empty one knows them all. */
+/* The longest known context after one more token; the empty context has every token. */
 static int64_t after(const struct trie *t, int64_t node, int64_t token)
 {
     int64_t next;
@@ -41,7 +41,7 @@ static int64_t after(const struct trie *t, int64_t node, int64_t token)
     return as_context(t, next);
 }
 
-/* The child whose part of the running sum a number lies in; rounding may lead beyond the last one. */
+/* The child in whose part of the running sum u lies; rounding may lead past the last one. */
 static int64_t pick(const struct trie *t, int64_t node, double u)
 {
     int64_t low = t->firsts[node], high = t->lasts[node];
@@ -56,8 +56,8 @@ static int64_t pick(const struct trie *t, int64_t node, double u)
     return low;
 }
 
-/* nodes (rows,) move on by a token each, ids (rows,), drawn by uniform (rows,) in [0, 1). */
-void draw(const struct trie *t, int64_t rows, int64_t *nodes, const double *uniform, int64_t *ids)
+/* Sample a token per row by uniform (rows,) in [0, 1) into ids (rows,), and advance nodes (rows,). */
+void sample(const struct trie *t, int64_t rows, int64_t *nodes, const double *uniform, int64_t *ids)
 {
     for (int64_t row = 0; row < rows; row++) {
         int64_t node = nodes[row];

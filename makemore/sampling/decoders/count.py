@@ -28,7 +28,7 @@ _Trie = structure(
 )
 LIBRARY = CLibrary(
     Path(__file__).with_name("count.c"),
-    {"draw": (None, POINTER(_Trie), c_int64, c_void_p, c_void_p, c_void_p)},
+    {"sample": (None, POINTER(_Trie), c_int64, c_void_p, c_void_p, c_void_p)},
     {"trie": _Trie},
 )
 
