@@ -1,4 +1,4 @@
-# make demo: a minute's training on the shipped names.  make test: every check.  make audit: known holes.
+# make demo: train for a minute on the bundled names.  make test: all checks.  make audit: known vulnerabilities.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ lint: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -m "slow or not slow"
 
-# Known holes in what is installed. Asks a service on the network; strict, so what it can't answer is an error.
+# Known vulnerabilities of installed packages; queries an online service; strict: a failed query is an error.
 audit: $(READY)
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements.txt
 

@@ -151,7 +151,7 @@ def _within(bounds: tuple[float, float], truth: float) -> bool:
 
 
 def _difference_within(results: list[PairedResult], truth: float) -> bool:
-    """Check the interval of the difference; which model came out best is random too."""
+    """Check the interval of the difference; which model scores best is random too."""
     first, second = results
     return (
         _within(second.difference_ci95, truth)

@@ -2,7 +2,7 @@
 
     python benchmarks/estimate.py
 
-Parameters and activations saved for the backward pass are counted on real models; the hardware figures below
+Parameters and activations saved for the backward pass are counted on real models; the hardware numbers below
 are assumptions.
 """
 
@@ -86,7 +86,7 @@ class Needs:
     hidden: int
     """Parameters of matrices that Muon can train."""
     flops: float
-    """Per token, forward and backward."""
+    """FLOPs per token, forward and backward."""
     saved: float
     """Saved activations, in bytes per token."""
 

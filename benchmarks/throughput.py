@@ -3,7 +3,7 @@
     python benchmarks/throughput.py shakespeare
     python benchmarks/throughput.py names --models transformer,lstm --seconds 10
 
-A step includes the batch, gradients, clipping and optimizer, with the model's default recipe. FLOPs are of
+A step includes the batch, gradients, clipping and optimizer, with the model's default recipe. FLOPs count
 the matrix products and convolutions in one step, including the optimizer's; element-wise operations don't
 count. The peak is the best measured rate of square matrix products of the same dtype.
 """
@@ -64,7 +64,7 @@ def peak(dtype: torch.dtype, device: torch.device) -> float:
                 a @ a
 
         best = max(best, times * 2 * size**3 / seconds_of(repeat, device))
-        if first > 0.2:  # larger ones aren't faster
+        if first > 0.2:  # larger matrices aren't faster
             break
     return best
 

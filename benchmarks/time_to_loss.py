@@ -9,8 +9,8 @@ and test once.
 
 nanoGPT is a local clone (git clone https://github.com/karpathy/nanoGPT), run with its own command line and
 its CPU settings, or its GPU settings with --gpu. Like the recipes here, it trains on the first nine tenths of
-the text. Its checkpoint is imported without unpickling code and scored with the same protocol; its time is
-that of the complete process.
+the text. Its checkpoint is imported without unpickling code and scored with the same protocol; its time
+covers the complete process.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Outcome:
     score: Score | None = None
 
     def time_to(self, loss: float) -> float | None:
-        """Seconds until the validation loss reached ``loss``; None if it never did."""
+        """Seconds until the validation loss reached ``loss``, or None if it never did."""
         return next((at for at, val in self.curve if val <= loss), None)
 
 
 def stream_lines(command: list[str], log: Path, cwd: Path | None = None) -> Iterator[tuple[float, str]]:
-    """Yield a process's output lines with their times; CalledProcessError if it fails."""
+    """Yield a process's output lines with their times. Raises CalledProcessError if it fails."""
     start = time.perf_counter()
     with (
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""makemore: character-level language models under one contract, from n-grams to the transformer."""
+"""makemore: train, sample and compare character-level language models, from n-grams to the transformer."""
 
 from __future__ import annotations
 

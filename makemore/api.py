@@ -49,11 +49,11 @@ class Run(runs.Run):
         seed: int | None = None,
         novel_only: bool = False,
     ) -> list[str]:
-        """Sample texts that begin with ``prompt``; as many at once as memory and caches hold.
+        """Sample texts that begin with ``prompt``, in batches as large as memory and caches allow.
 
         Args:
-            n: Number of samples. Sample i of a seed is the same for any ``n``.
-            prompt: Beginning of every sample; in ``lines`` mode, of one line.
+            n: Number of samples. With a fixed seed, sample i is the same for any ``n``.
+            prompt: Text that every sample begins with (in ``lines`` mode, the beginning of a line).
             max_new_tokens: Length limit (default: 500, or four times the longest training line).
             temperature: Below 1 sharpens the distribution, above 1 flattens it, 0 is greedy.
             top_k: Sample from the k most probable tokens only.
@@ -95,7 +95,7 @@ class Run(runs.Run):
     ) -> Iterator[str]:
         """Stream one continuation of ``prompt``, in pieces of whole characters, as they are generated.
 
-        Takes the arguments of ``sample``. Invalid ones raise UserError here, not at the first piece.
+        Takes the arguments of ``sample``; an invalid argument raises UserError here, not at the first piece.
         """
         request = SampleRequest(
             n=1,
@@ -143,7 +143,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Raises:
-        UserError: it isn't a run, is damaged, or its model is unknown.
+        UserError: the directory isn't a run or is damaged, or the run's model is unknown.
     """
     return _wrap(runs.load(path, device))
 
@@ -170,12 +170,12 @@ def train(
     Args:
         text: Files, directories, globs, URLs or data set names, as for ``makemore train``.
         model: A name from ``makemore models`` (default: ``transformer``, or the model of ``init_from``).
-        tokenizer: Such as ``char`` (default), ``byte`` or ``bpe:512``.
+        tokenizer: A name such as ``char`` (default), ``byte`` or ``bpe:512``.
         steps: Number of optimizer steps.
         max_time: Training time: seconds, or a string such as ``"90s"`` or ``"5m"`` (default without
             ``steps``: two minutes).
         out: Run directory (default: ``checkpoints/TEXT-MODEL``).
-        seed: Of weights, batches and dropout.
+        seed: Random seed for weights, batches and dropout.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         mode: ``lines``, ``text`` or ``auto``.
         settings: Other settings by dotted name, such as ``{"model.n_layer": 6, "train.lr": 1e-3}``.
@@ -224,7 +224,7 @@ def compare(
     overwrite: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
-    """Train models on one text within equal budgets, or take existing runs, and rank them, best first.
+    """Train models on one text with equal budgets, or load existing runs, and rank them, best first.
 
     Args:
         inputs: One text, or run directories.
@@ -234,10 +234,10 @@ def compare(
         steps: Optimizer steps per run.
         max_time: Training time per run (default: 90 s).
         split: ``val`` (default), ``test`` or ``val+test``.
-        file: A text to score all runs on instead.
+        file: Another text to score all runs on.
         out: Directory for the runs that are trained.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        overwrite: Train again what has been trained.
+        overwrite: Retrain existing runs instead of reusing them.
         stop: Polled during training; once it returns True, TrainingInterrupted is raised.
 
     Raises:
@@ -264,7 +264,7 @@ def compare(
 def mix(
     paths: Sequence[str | Path], out: str | Path, *, device: str = "auto", overwrite: bool = False
 ) -> Run:
-    """Mix runs with one tokenizer and text into an ensemble whose weights are fitted on val.
+    """Combine runs that share a tokenizer and text into a mixture whose weights are fitted on val.
 
     Args:
         paths: Two or more run directories.
@@ -273,6 +273,6 @@ def mix(
         overwrite: Overwrite an existing run.
 
     Raises:
-        UserError: the runs differ in tokenizer or text, or ``out`` is taken.
+        UserError: the runs differ in tokenizer or text, or ``out`` already exists.
     """
     return _wrap(mix_runs(paths, Path(out), device, overwrite).run)

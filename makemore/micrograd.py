@@ -2,8 +2,8 @@
 
 Each operation records its inputs and its local derivative with respect to each. ``backward`` applies the
 chain rule: from the result backwards, every value passes its gradient times the local derivative to its
-inputs (Wengert 1964; Linnainmaa 1970; as backpropagation Rumelhart, Hinton & Williams 1986).
-The higher rungs do the same with tensors. Run it: ``python -m makemore.micrograd``.
+inputs (Wengert 1964; Linnainmaa 1970; backpropagation: Rumelhart, Hinton & Williams 1986).
+The other models do the same with tensors. Run it: ``python -m makemore.micrograd``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Value:
         self,
         data: float,
         inputs: tuple[Value, ...] = (),
-        slopes: tuple[float, ...] = (),
+        local_grads: tuple[float, ...] = (),
         op: str = "",
         label: str = "",
     ) -> None:
         self.data = float(data)
         self.grad = 0.0
         """d result / d self, after ``backward`` was called on the result."""
-        self.inputs, self.local_grads = inputs, slopes
+        self.inputs, self.local_grads = inputs, local_grads
         """Inputs of the operation, and d self / d input for each."""
         self.op, self.label = op, label
 
@@ -86,7 +86,7 @@ class Value:
         return _value(other) / self
 
     def backward(self) -> None:
-        """Set ``grad`` of every value in the graph of this one to d self / d value."""
+        """Set ``grad`` of every value in this value's graph to d self / d value."""
         values = topological_order(self)
         for value in values:
             value.grad = 0.0
@@ -149,7 +149,7 @@ def cross_entropy(logits: Sequence[Value], target: int) -> Value:
 
 
 class Bigram:
-    """The neural bigram: for each character, a row of logits for the next one."""
+    """Neural bigram model: for each character, a row of logits for the next character."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.letters = "." + "".join(sorted(set("".join(names))))  # '.' marks the start and end of a name
@@ -243,7 +243,7 @@ def to_svg(result: Value) -> str:
 
 
 def _layout(result: Value) -> dict[int, tuple[int, float]]:
-    """Column and row of each value: rows between its inputs'; a leaf one column before its first use."""
+    """Column and row of each value, near its inputs' mean row; a leaf is one column before its first use."""
     values = topological_order(result)
     depth: dict[int, int] = {}
     for value in values:

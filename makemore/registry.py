@@ -25,7 +25,7 @@ class Registry(Generic[T]):
         return name in self._entries
 
     def register(self, name: str, path: str) -> None:
-        """Add an entry, ``package.module:Class``; also for rungs outside the package."""
+        """Add an entry, ``package.module:Class``; also for entries defined outside makemore."""
         self._entries[name] = path
 
     def path(self, name: str) -> str:
@@ -35,6 +35,6 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def get(self, name: str) -> T:
-        """Import what a name stands for. Raises UserError, suggesting the closest name, if unknown."""
+        """Import the entry of a name. Raises UserError, suggesting the closest name, if unknown."""
         module, _, attribute = self.path(name).partition(":")
         return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: TOML file < command line < ``--set dotted.key=value``."""
+"""Settings as frozen dataclasses. Precedence: TOML file < command line < ``--set dotted.key=value``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RENAMED = {
         "final_lr": "final_lr_fraction",
     }
 }
-"""Earlier names of settings, by section: runs and TOML files may still have them."""
+"""Earlier names of settings, by section: runs and TOML files may still use them."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -80,17 +80,17 @@ class TrainConfig:
     eval_interval: int | None = setting(None, "steps between evaluations (none: 20 evaluations per run)")
     eval_tokens: int = setting(16384, "tokens of val scored at each evaluation during training")
     patience: int = setting(
-        6, "evaluations without improvement before early stopping (0: never); the rate is lowered halfway"
+        6, "evaluations without improvement before early stopping (0: never); the lr is lowered halfway"
     )
     save_interval: float = setting(30.0, "seconds between checkpoints for resuming")
     on_divergence: Literal["stop", "rollback"] = setting(
-        "stop", "on a non-finite loss or gradient: stop, or return to the last checkpoint at half the rate"
+        "stop", "on a non-finite loss or gradient: stop, or restore the last checkpoint and halve the rate"
     )
     seed: int = setting(0, "random seed for weights, batches and dropout")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto", "yes", "no"] = setting(
-        "auto", "torch.compile the training step; auto: native C, or if it pays off"
+        "auto", "torch.compile the training step; auto: if it pays off and there is no native C code"
     )
     shard: bool = setting(False, "shard weights and optimizer states across processes (FSDP2)")
 
@@ -137,14 +137,14 @@ def milestone_fractions(config: TrainConfig) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class CorpusStats:
-    """What a recipe may depend on: size and mode of the training text, budget, device."""
+    """Facts that a recipe may depend on: size and mode of the training text, budget, device."""
 
     mode: Literal["lines", "text"]
     train_tokens: int
     vocab_size: int
     documents: int
     longest_document: int
-    """Tokens of the longest training document."""
+    """Length of the longest training document in tokens."""
     device: str
     """``cpu``, ``cuda`` or ``mps``."""
     steps: int | None = None
@@ -197,7 +197,7 @@ def split_fractions(spec: str, mode: str) -> tuple[float, float, float]:
 
 
 def current_name(section: str, name: str) -> str:
-    """Today's name of a setting that may be spelled by an earlier one."""
+    """Current name of a setting, which may have been renamed."""
     return RENAMED.get(section, {}).get(name, name)
 
 

@@ -42,13 +42,13 @@ class Split:
     starts_D: np.ndarray
     """int64: index of each document's first target."""
     chars_D: np.ndarray
-    """int64: characters of each document, line end included."""
+    """int64: number of characters of each document, line end included."""
     bytes_D: np.ndarray
-    """int64: UTF-8 bytes of each document, line end included."""
+    """int64: number of UTF-8 bytes of each document, line end included."""
     in_train_D: np.ndarray | None = None
     """bool: the document also occurs verbatim in train (``lines`` mode only)."""
     unknown_chars_D: np.ndarray | None = None
-    """int64: characters of each document that the tokenizer can't encode, left out of the tokens."""
+    """int64: number of characters of each document that the tokenizer can't encode; they have no token."""
 
     @property
     def ends_D(self) -> np.ndarray:
@@ -64,7 +64,7 @@ class Split:
         return int(self.bytes_D.sum())
 
     def inputs_at(self, index: np.ndarray, boundary_id: int) -> np.ndarray:
-        """The input tokens of targets ``index`` (any shape, negative allowed: boundary) as int64."""
+        """The input tokens of targets ``index`` as int64; any shape; a negative index gives the boundary."""
         previous = self.tokens_N[np.maximum(index - 1, 0)].astype(np.int64)
         return np.where(index > 0, previous, boundary_id)
 
@@ -81,12 +81,12 @@ class Score:
     unit_nats_U: np.ndarray
     """float64: nats of each unit of text (a document, or a block of bytes)."""
     unit_bytes_U: np.ndarray
-    """int64: bytes of each unit."""
+    """int64: number of bytes of each unit."""
     ci95_bits_per_byte: tuple[float, float]
     unknown_chars: int = 0
-    """Characters outside the tokenizer's alphabet, each charged a fixed number of nats."""
+    """Characters outside the tokenizer's alphabet; each adds a fixed number of nats."""
     not_in_train: Score | None = None
-    """The score of documents not in train; None unless some documents are in train and some aren't."""
+    """Score of the documents not in train. None unless some documents are in train and some aren't."""
 
     @property
     def nll(self) -> float:
@@ -95,7 +95,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """Per token."""
+        """Perplexity per token."""
         return math.exp(self.nll) if self.nll < 700 else math.inf
 
     @property

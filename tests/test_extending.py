@@ -1,4 +1,4 @@
-"""A model, tokenizer, optimizer or export format is one file and one registry line, for every command."""
+"""A model, tokenizer, optimizer, export format or picture: one file and one registry line each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from makemore.cli import run
+from makemore.inspection.pictures import PICTURES
 from makemore.interop import FORMATS
 from makemore.models import MODELS
 from makemore.registry import Registry
@@ -203,6 +204,17 @@ def files(model, tokenizer):
 
 FORMAT = ExportFormat(suffix=".json", files=files)
 """
+HISTOGRAM = """
+from makemore.inspection.figures import new_figure
+from makemore.inspection.subject import Finding, Picture
+
+
+def plot(subject):
+    figure = new_figure(6, 4)
+    figure.subplots().hist(next(subject.model.parameters()).detach().flatten().numpy())
+    finding = Finding("note", "a histogram was added")
+    return Picture(name="histogram", title="Weights", caption="", figure=figure, findings=[finding])
+"""
 
 
 @pytest.mark.parametrize(
@@ -211,8 +223,9 @@ FORMAT = ExportFormat(suffix=".json", files=files)
         (TOKENIZERS, "upper", "UpperCase", UPPER_CASE),
         (OPTIMIZERS, "sign", "build", SIGN_DESCENT),
         (FORMATS, "json", "FORMAT", JSON_FORMAT),
+        (PICTURES, "histogram", "plot", HISTOGRAM),
     ],
-    ids=["tokenizer", "optimizer", "export format"],
+    ids=["tokenizer", "optimizer", "export format", "picture"],
 )
 def test_additions_work_from_the_command_line(
     registry: Registry[object],
@@ -244,6 +257,11 @@ def test_additions_work_from_the_command_line(
         assert run(["export", str(out), "--format", "json"]) == 0
         exported = json.loads(out.with_name("run.json").read_text(encoding="utf-8"))
         assert set(exported) == {"tokenizer", "weights"}
+    if name == "histogram":
+        assert run(["inspect", str(out), "--json", "--out", str(tmp_path / "page")]) == 0
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        assert "a histogram was added" in [finding["text"] for finding in findings]
+        assert (tmp_path / "page" / "histogram.png").stat().st_size > 1000
 
 
 def test_an_unknown_optimizer_is_refused(

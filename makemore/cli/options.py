@@ -17,6 +17,12 @@ INPUT = typer.Argument(
     "(default: first-names).",
     show_default=False,
 )
+MODE = typer.Option(
+    None,
+    "--mode",
+    help="How to read the input: one document per line (lines), one document (text), or detect "
+    "(auto, default).",
+)
 TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
 TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
 

@@ -45,7 +45,7 @@ def score_line(score: Score) -> str:
         f"({score.tokens:,} tokens, {score.chars:,} chars)"
     )
     if score.unknown_chars:
-        text += f"; {score.unknown_chars:,} characters outside the alphabet, charged at a fixed cost"
+        text += f"; {score.unknown_chars:,} characters outside the alphabet, scored with a fixed probability"
     if score.not_in_train is not None:
         unseen = score.not_in_train
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
@@ -116,23 +116,23 @@ class ProgressObserver(Observer):
                 TextColumn(self.label or plan.model_name),
                 BarColumn(),
                 TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[metrics]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             )
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=1.0, figures="")
+            self._task = self._bar.add_task("", total=1.0, metrics="")
             self._bar.start()
 
     def record(self, record: TrainRecord) -> None:
         self._val = record.val if record.val is not None else self._val
         self._loss = record.loss if record.loss is not None else self._loss
-        figures = [f"step {record.step:,}"]
-        figures += [f"loss {self._loss:.4f}"] if self._loss is not None else []
-        figures += [f"val {self._val:.4f}"] if self._val is not None else []
-        figures += [f"{with_unit(record.tokens_per_second)} tokens/s"]
-        line = "  ".join(figures)
+        metrics = [f"step {record.step:,}"]
+        metrics += [f"loss {self._loss:.4f}"] if self._loss is not None else []
+        metrics += [f"val {self._val:.4f}"] if self._val is not None else []
+        metrics += [f"{with_unit(record.tokens_per_second)} tokens/s"]
+        line = "  ".join(metrics)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=record.progress, figures=line)
+            self._bar.update(self._task, completed=record.progress, metrics=line)
         elif int(record.progress * 20) > self._reported:
             self._reported = int(record.progress * 20)
             self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s")

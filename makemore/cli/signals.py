@@ -43,7 +43,7 @@ def exit_soon(status: int) -> None:
 
 
 class StopFlag:
-    """The signal received, if any; call it to poll."""
+    """The signal received, if any; call the flag to poll."""
 
     signum: int | None = None
 
@@ -61,8 +61,8 @@ def stop_flag(once: bool = True) -> Iterator[StopFlag]:
     """Make signals set a flag while the block runs. ``once``: a second signal has its default effect.
 
     If the block is still running ``GRACE`` seconds after a signal, KeyboardInterrupt is raised in it: an
-    evaluation or a compilation may take minutes, and files on disk are always consistent. It is raised again
-    every ``RETRY`` seconds, because an interrupt inside a Python callback is lost.
+    evaluation or a compilation may take minutes, and files on disk are always consistent. The exception is
+    repeated every ``RETRY`` seconds, because an interrupt inside a Python callback is lost.
     """
     flag = StopFlag()
     old_handlers = {s: signal.getsignal(s) for s in _stop_signals()}

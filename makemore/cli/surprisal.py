@@ -78,4 +78,4 @@ def _top(values: list[float]) -> list[int]:
 
 def _describe(text: Surprisal, ends: list[int], bits: list[float], indices: list[int]) -> str:
     begins = [0, *ends]
-    return "; ".join(f"{text.place(begins[i], ends[i])} {bits[i]:.1f} bits" for i in indices) or "none"
+    return "; ".join(f"{text.describe(begins[i], ends[i])} {bits[i]:.1f} bits" for i in indices) or "none"

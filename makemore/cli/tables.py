@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:
-    """One row per gradient: exact or approximate match, and the largest difference."""
+    """Format one row per gradient: exact or approximate match, and the largest difference."""
     table = Table("gradient of", "against", "exact", "approximate", "largest difference")
     for row in rows:
         table.add_row(
@@ -42,7 +42,7 @@ def _render(table: Table) -> str:
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Format a comparison with one row per model, best first: score, other metrics and costs."""
+    """Format a comparison with one row per model, best first: scores, other metrics, time and memory."""
     parts = [f"{comparison.source}, {comparison.split}: bits/byte, best first"]
     for columns in tables(comparison):
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
@@ -55,7 +55,7 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One line per model, in full precision; pairs become two columns, ``_low`` and ``_high``."""
+    """Format one line per model, in full precision; pairs become two columns, ``_low`` and ``_high``."""
     out = io.StringIO()
     rows = [_flatten(row.as_dict()) for row in comparison.rows]
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
@@ -75,7 +75,7 @@ def _flatten(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """One Markdown table with all columns."""
+    """Format one Markdown table with all columns."""
     columns = (*NAME, *(column for part in tables(comparison) for column in part))
     lines = [[column.title for column in columns]]
     lines.append(["---" if column.is_text else "---:" for column in columns])
@@ -84,7 +84,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def memorisation_table(result: MemorizationReport) -> str:
-    """Memorisation statistics of the samples, and of held-out text if available."""
+    """Format memorisation statistics of the samples, and of held-out text if available."""
     columns = {"samples": _originality(result.samples)}
     if result.held_out is not None:
         columns["held-out"] = _originality(result.held_out)

@@ -35,7 +35,7 @@ DEFAULT_SECONDS = 90.0
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """What to compare: models to train on one text, or existing runs."""
+    """A comparison to run: models to train on one text, or existing runs."""
 
     inputs: tuple[str, ...]
     models: str = "all"
@@ -46,12 +46,12 @@ class CompareRequest:
     max_time: float | None = None
     split: str | None = None
     file: Path | None = None
-    """Text to score all runs on instead of their own."""
+    """Text to score all runs on instead of their own text."""
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
     with_details: bool = False
-    """Also compute the report's detailed figures for the first run of each row."""
+    """Also compute the report's detailed metrics for the first run of each row."""
 
 
 def null_observer(name: str) -> NullObserver:
@@ -66,7 +66,7 @@ def compare(
 ) -> Comparison:
     """Train the models, or load existing runs, and rank them by their scores on one text.
 
-    ``observe`` makes each run's observer in that run's process, and one named "" in this process. Raises
+    ``observe`` makes each run's observer in that run's process, and one observer named "" here. Raises
     UserError for unknown names or runs that can't be ranked, and TrainingInterrupted when stopped; repeating
     the request resumes the comparison.
     """
@@ -87,7 +87,7 @@ def compare(
     if request.file is None:
         _require_same_splits(groups)
     elif not request.file.is_file():
-        raise UserError(f"no such file: {request.file}")
+        raise UserError(f"--file {request.file}: no such file; give the path of a text")
     rows = _score_groups(groups, _names(groups, trained_here), request, note, stop)
     corpus = groups[0][0].config["corpus"]
     source = corpus["name"] if request.file is None else request.file.name
@@ -227,13 +227,13 @@ def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> Sco
 
 
 def _common_units(scored: list[list[ScoredRun]]) -> np.ndarray:
-    """Bytes of the scoring units (U,). Raises UserError if the runs don't share them."""
+    """Bytes of the scoring units (U,). Raises UserError if the runs have different units."""
     first = scored[0][0]
     for run in [run for runs in scored for run in runs]:
         if not np.array_equal(run.score.unit_bytes_U, first.score.unit_bytes_U):
             raise UserError(
                 f"can't rank {run.folder.name} and {first.folder.name} together: "
-                "one reads the text as lines, the other as one document"
+                "one reads the text as lines, the other as one document; choose runs of one mode"
             )
     return first.score.unit_bytes_U
 

@@ -1,6 +1,6 @@
 """Train many runs on one text, each in a separate process.
 
-Runs then share no memory or compiled code, peak memory is measured per run, and a killed run ends no other.
+Runs then share no memory or compiled code, each has its own peak memory, and a kill affects only one run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
 ObserverFactory = Callable[[str], Observer]
-"""Makes the observer of the run with this name; pickled, and called in the run's process."""
+"""Makes the observer of the named run; pickled, and called in the run's process."""
 POLL_SECONDS = 0.1
 
 
@@ -99,7 +99,7 @@ def train_grid(
 
 
 def _plan(cell: TrainRequest, grid: Grid) -> tuple[TrainRequest, bool]:
-    """The request, adapted to the run on disk, and whether that run is finished."""
+    """Return the request, adapted to the run on disk, and whether that run is finished."""
     assert cell.out is not None
     folder = RunDir(cell.out)
     if grid.overwrite or not folder.exists:

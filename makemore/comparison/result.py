@@ -14,7 +14,7 @@ from makemore.types import Score
 
 
 def seed_of(config: dict[str, Any]) -> int | None:
-    """The training seed in a run's config; None for a mixture."""
+    """The training seed in a run's config, or None for a mixture."""
     return config.get("train", {}).get("seed")
 
 
@@ -81,19 +81,19 @@ class RankedModel:
         return sum(map(figure, self.runs)) / len(self.runs)
 
     @property
-    def spread(self) -> tuple[float, float]:
+    def bits_range(self) -> tuple[float, float]:
         """Bits per byte of the best and the worst seed."""
         bits = [run.score.bits_per_byte for run in self.runs]
         return min(bits), max(bits)
 
     @property
     def peak_memory(self) -> int | None:
-        """Maximum over the runs."""
+        """Maximum peak memory of the runs."""
         return max((run.peak_memory for run in self.runs if run.peak_memory is not None), default=None)
 
     @property
     def unseen_bits_per_byte(self) -> float | None:
-        """Over documents that don't occur in train; None if none occur there."""
+        """Mean over documents that don't occur in train, or None if no document occurs there."""
         scores = [run.score.not_in_train for run in self.runs]
         bits = [score.bits_per_byte for score in scores if score is not None]
         return sum(bits) / len(bits) if bits else None
@@ -116,7 +116,7 @@ class RankedModel:
             "bits_per_char": self.mean(lambda run: run.score.bits_per_char),
             "bits_per_byte": self.result.bits_per_byte,
             "ci95": list(self.result.ci95),
-            "spread": list(self.spread),
+            "bits_range": list(self.bits_range),
             "difference": self.result.difference,
             "difference_ci95": list(self.result.difference_ci95),
             "beyond_noise": self.result.beyond_noise,

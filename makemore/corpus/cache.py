@@ -29,7 +29,7 @@ def cache_key(*parts: Any) -> str:
 
 
 class Cache:
-    """The subdirectory ``kind`` of makemore's cache, or a temporary directory if it isn't writable."""
+    """Build-once cache in makemore's cache directory under ``kind``; temporary if that isn't writable."""
 
     def __init__(self, kind: str) -> None:
         self.note = ""
@@ -55,7 +55,7 @@ class Cache:
                     return None
                 if size <= MAX_CHECKSUM_BYTES and _crc(folder / name) != crc:
                     return None
-            return folder, meta["said"]
+            return folder, meta["metadata"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -111,6 +111,6 @@ def _seal(folder: Path, metadata: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         files[path.name] = [path.stat().st_size, _crc(path)]
     with (folder / META).open("w", encoding="utf-8") as file:
-        json.dump({"files": files, "said": metadata}, file)
+        json.dump({"files": files, "metadata": metadata}, file)
         file.flush()
         os.fsync(file.fileno())

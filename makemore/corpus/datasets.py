@@ -1,4 +1,4 @@
-"""Data sets by name, and INPUT resolved to files, data sets or the bundled list of first names."""
+"""Named data sets; resolve INPUT to files, data sets or the bundled list of first names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DATASETS = {
         "988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         228145,
-        "32,033 first names, one a line (the lectures' data set)",
+        "32,033 first names, one per line (the data set of the lectures)",
     ),
     "shakespeare": Dataset(
         "https://raw.githubusercontent.com/karpathy/char-rnn/"

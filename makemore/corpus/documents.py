@@ -20,14 +20,14 @@ Mode = Literal["lines", "text"]
 SPLITS = ("train", "val", "test")
 SHUFFLE_SEED = 42
 MODE_SAMPLE_BYTES = 1 << 23
-"""Bytes at the start of a text that its mode is chosen from."""
+"""Number of bytes at the start of a text from which its mode is chosen."""
 MAX_HELD_OUT = {"lines": 100_000, "text": 2_000_000}
-"""Maximum lines or characters in val and in test if ``split`` is ``auto``: more only slows scoring."""
+"""Maximum lines or characters in val and in test if ``split`` is ``auto``: more would only slow scoring."""
 LINES_PER_BLOCK = 1 << 15
 
 
 class Spans(NamedTuple):
-    """Byte ranges of a text, (D,) int64 each; in ``lines`` mode a line without its newline."""
+    """Byte ranges of a text, (D,) int64 each; in ``lines`` mode they exclude the newline."""
 
     begin: np.ndarray
     end: np.ndarray
@@ -43,7 +43,7 @@ class Documents:
     text: Text
     mode: Mode
     reason: str
-    """Why this mode was chosen, for display."""
+    """Reason for the choice of mode, for display."""
     fractions: tuple[float, float, float]
     spans: dict[str, Spans]
     blank_lines: int = 0
@@ -52,7 +52,7 @@ class Documents:
     """Val and test were limited to ``MAX_HELD_OUT``."""
 
     def read(self, split: str) -> Iterator[list[str]]:
-        """Iterate over a split's documents in blocks; in ``text`` mode over pieces of its one document."""
+        """Iterate over a split's documents in blocks; in ``text`` mode, over pieces of its only document."""
         spans = self.spans[split]
         if self.mode == "text":
             for begin, end in zip(*spans, strict=True):
@@ -152,7 +152,7 @@ def line_spans(text: Text) -> tuple[Spans, int]:
 
 
 def _is_nonblank(text: Text, spans: Spans) -> np.ndarray:
-    """(D,) bool: whether a line has a non-space character; the first byte settles it for most lines."""
+    """(D,) bool: whether a line has a non-space character; the first byte decides most lines."""
     nonblank = np.zeros(len(spans.begin), bool)
     start, offset = 0, 0
     for block in text.blocks():
@@ -181,7 +181,7 @@ def _duplicate_groups(text: Text, spans: Spans) -> np.ndarray:
 
 
 def _split_bounds(n: int, shares: tuple[float, float, float], cap: int | None) -> tuple[int, int]:
-    """Where val and test begin among n units, each capped at ``cap`` units."""
+    """Start indices of val and test among n units, each split limited to ``cap`` units."""
     # Round first: 0.9 + 0.05 is slightly more than 0.95 in floating point.
     val, test = int(round(n * shares[0], 6)), int(round(n * (shares[0] + shares[1]), 6))
     if cap is not None and max(test - val, n - test) > cap:
@@ -219,7 +219,7 @@ def _split_text(text: Text, shares: tuple[float, float, float], cap: int | None)
 def make_documents(text: Text, config: CorpusConfig) -> Documents:
     """Split a text: lines are shuffled with a fixed seed, running text is cut into contiguous parts.
 
-    Raises UserError if there is nothing to learn, or a split with a nonzero share would be empty.
+    Raises UserError if the text is too short or has one distinct character, or if ``dedupe`` needs lines.
     """
     head = text.head(MODE_SAMPLE_BYTES)
     if len(set(head.strip())) < 2 and text.size <= MODE_SAMPLE_BYTES:

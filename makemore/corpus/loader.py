@@ -1,4 +1,4 @@
-"""Batch loaders, endless or of one pass, whose position is a few integers."""
+"""Batch loaders, endless or single-pass; the position of each is a few integers."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class ShardedLoader(Loader):
 
 
 class ShuffledLoader(ShardedLoader):
-    """Documents, or windows of long ones, in random order, about ``batch_tokens`` targets a batch.
+    """Documents, or windows of long ones, in random order, about ``batch_tokens`` targets per batch.
 
     Each epoch covers every token except those of an unfilled last batch; the ends of a long document
-    may come twice. Batches are cut by tokens, not rows, to give every token the same weight.
+    may be repeated. Batches are cut by tokens, not rows, to give every token the same weight.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class ShuffledLoader(ShardedLoader):
         boundary_id: int,
         batch_tokens: int,
         block_size: int,
-        lead: int,
+        context_prefix: int,
         seed: int,
         shards: Shards | None = None,
     ) -> None:
         super().__init__(split, boundary_id, seed, shards)
-        self.batch_tokens, self.block_size, self.context_prefix = batch_tokens, block_size, lead
+        self.batch_tokens, self.block_size, self.context_prefix = batch_tokens, block_size, context_prefix
         self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
         self._edges = np.zeros(1, np.int64)
 
@@ -193,7 +193,7 @@ class StreamLoader(Loader):
         """Edges of the epoch's batches within each stream."""
         rng = np.random.default_rng([self.seed, self.epoch])
         size, block = len(self.split.tokens_N) // self.rows, self.block_size
-        # A random phase each epoch varies which tokens are predicted without context.
+        # With a random phase, other tokens are predicted without context in each epoch.
         phase = int(rng.integers(0, min(block, size - block + 1)))
         if self.truncation == "regular":
             return np.arange(phase, size + 1, block)
@@ -216,7 +216,7 @@ class StreamLoader(Loader):
 
 
 class OrderedLoader(Loader):
-    """One pass over a split, for counting: documents sorted by length, long ones in pieces.
+    """A single pass over a split, for counting; documents are sorted by length and long ones cut into pieces.
 
     Documents are sorted within groups of about ``group_tokens``.
     """

@@ -14,7 +14,7 @@ MAX_EXACT_PIECES = 32
 
 
 class Rows(NamedTuple):
-    """Ranges ``begin … end`` of target indices, (R,) int64; targets from ``score_from`` on count."""
+    """Ranges ``begin … end`` of target indices, (R,) int64; targets before ``score_from`` don't count."""
 
     begin: np.ndarray
     score_from: np.ndarray
@@ -52,13 +52,13 @@ def eval_windows(split: Split, length: int, overlap: int) -> Rows:
     return Rows(begin, np.where(nth > 0, begin + overlap, begin), end)
 
 
-def shuffled_windows(stretches: Segments, length: int, lead: int, rng: np.random.Generator) -> Rows:
-    """Rows of an epoch: whole segments, long ones in pieces of ``length`` cut at a random phase.
+def shuffled_windows(segments: Segments, length: int, context_prefix: int, rng: np.random.Generator) -> Rows:
+    """Rows of an epoch: whole segments; long segments in pieces of ``length``, cut at a random phase.
 
-    Every target counts once, near the ends of a long segment possibly twice. A piece within a
+    Every target counts once, or possibly twice near the ends of a long segment. A piece within a
     document starts with up to ``context_prefix`` uncounted tokens of context.
     """
-    begin, stop, floor = stretches
+    begin, stop, floor = segments
     sizes = stop - begin
     phase_S = np.where(sizes > length, rng.integers(0, length, len(sizes)), 0)
     pieces_S = -(-sizes // length)
@@ -73,7 +73,7 @@ def shuffled_windows(stretches: Segments, length: int, lead: int, rng: np.random
     max_offset = np.repeat(np.maximum(sizes - length, 0), rows_S)
     count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, max_offset)
     end = np.minimum(count_from + length, np.repeat(stop, rows_S))
-    return Rows(np.maximum(count_from - lead, np.repeat(floor, rows_S)), count_from, end)
+    return Rows(np.maximum(count_from - context_prefix, np.repeat(floor, rows_S)), count_from, end)
 
 
 def token_groups(sizes: np.ndarray, tokens: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class Shards:
     """
 
     def __init__(
-        self, split: Split, seed: int, size: int = SHARD_TOKENS, stretch: int = SEGMENT_TOKENS
+        self, split: Split, seed: int, size: int = SHARD_TOKENS, segment: int = SEGMENT_TOKENS
     ) -> None:
         self.split, self.seed = split, seed
         ends = split.ends_D
@@ -28,12 +28,12 @@ class Shards:
         if self.count == 1:
             self._segments = Segments(split.starts_D, ends, split.starts_D)
             return
-        pieces_D = np.maximum(1, -(-sizes // stretch))
+        pieces_D = np.maximum(1, -(-sizes // segment))
         if pieces_D.sum() > 2 * len(sizes):
             floor = np.repeat(split.starts_D, pieces_D)
             nth = np.arange(len(floor)) - np.repeat(np.cumsum(pieces_D) - pieces_D, pieces_D)
-            begin = floor + nth * stretch
-            self._segments = Segments(begin, np.minimum(begin + stretch, np.repeat(ends, pieces_D)), floor)
+            begin = floor + nth * segment
+            self._segments = Segments(begin, np.minimum(begin + segment, np.repeat(ends, pieces_D)), floor)
             self._edges = None
         else:
             self._segments = Segments(split.starts_D, ends, split.starts_D)

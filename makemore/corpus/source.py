@@ -24,7 +24,7 @@ URL_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text's bytes come from: files, URLs or standard input, read in sequence."""
+    """Origin of a text's bytes: files, URLs or standard input, read in sequence."""
 
     names: tuple[str, ...]
     """The inputs as the user wrote them."""
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def plain_file(self) -> Path | None:
-        """The path, if the source is a single uncompressed local file."""
+        """Path of a source that is a single uncompressed local file; None for other sources."""
         part = self.parts[0]
         single = len(self.parts) == 1 and part != "-" and "://" not in part
         return Path(part) if single and Path(part).suffix not in COMPRESSED_SUFFIXES else None
@@ -64,7 +64,7 @@ def resolve_source(*names: str) -> Source:
     """Resolve files, directories, globs, URLs or ``-``. Raises UserError if there is no text."""
     resolved = [_resolve(name) for name in names]
     if len(names) > 1 and "-" in names:
-        raise UserError("standard input (-) can't be combined with other inputs")
+        raise UserError("standard input (-) can't be combined with other inputs; pass it alone")
     parts = tuple(part for paths, _ in resolved for part in paths)
     return Source(names, parts, sum(skipped for _, skipped in resolved))
 

@@ -37,11 +37,11 @@ class Corpus:
 
     mode: Mode
     reason: str
-    """Why this mode was chosen, for display."""
+    """Reason for the choice of mode, for display."""
     fractions: tuple[float, float, float]
     blank_lines: int
     capped: bool
-    """Val and test were limited to ``MOST_HELD_OUT``."""
+    """Val and test were limited to ``MAX_HELD_OUT``."""
     digests: dict[str, str]
     """sha256 of each split's documents."""
     context: str
@@ -91,7 +91,7 @@ def encode_documents(
     tokenizer: Tokenizer,
     seen: Container[str] | None = None,
 ) -> Split:
-    """Encode blocks of documents as one split; in ``text`` mode they are pieces of one document.
+    """Encode blocks of documents as one split; in ``text`` mode, pieces of one document.
 
     Characters that the tokenizer can't encode are dropped and counted. ``seen``: lines that also occur
     in train.
@@ -123,7 +123,7 @@ def _fit(documents: Documents, spec: str) -> Tokenizer:
 def _encode(
     documents: list[str], mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None
 ) -> dict[str, np.ndarray]:
-    """Tokens of some documents, and each one's number of tokens, characters and bytes."""
+    """Tokens of documents, and each document's number of tokens, characters and bytes."""
     unknown_chars = tokenizer.unknown_chars("".join(documents))
     known = [tokenizer.remove_unknown(d) for d in documents] if unknown_chars else documents
     if mode == "lines":
@@ -199,7 +199,7 @@ def _concatenate(name: str, splits: list[Split], mode: Mode) -> Split:
 def _map_in_threads(
     work: Callable[[list[str]], dict[str, np.ndarray]], parts: Iterable[list[str]]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Results in order, a few parts at a time; encoders release the GIL."""
+    """Map parts in threads, a few at a time, and yield results in order; encoders release the GIL."""
     pending: deque[Future[dict[str, np.ndarray]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for part in parts:

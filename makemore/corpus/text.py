@@ -48,7 +48,7 @@ class Text:
             self.release()
 
     def pieces(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
-        """``blocks`` as strings, cut at line ends where there are any."""
+        """``blocks`` as strings, cut at line ends where possible."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         pending = ""
         for block in self.blocks(begin, end):

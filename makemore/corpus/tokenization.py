@@ -25,7 +25,7 @@ class Tokenization:
     note: str
     vocab_size: int
     used: int
-    """Vocabulary tokens that occur in the text."""
+    """Number of vocabulary tokens that occur in the text."""
     tokens: int
     chars: int
     bytes: int

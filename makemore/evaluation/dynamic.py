@@ -58,7 +58,7 @@ def dynamic_nats(
         UserError: the model isn't trained by gradients, or its weights diverged.
     """
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
-        raise UserError("this model isn't trained by gradients: evaluate it without dynamic evaluation")
+        raise UserError("this model isn't trained by gradients; evaluate it without --dynamic")
     learner = copy.deepcopy(model).eval()
     for module in learner.modules():
         if isinstance(module, nn.RNNBase):  # cuDNN computes gradients only in training mode
@@ -75,9 +75,7 @@ def dynamic_nats(
             progress(done, len(nats_N))
     bad = np.flatnonzero(~np.isfinite(nats_N))
     if len(bad):
-        raise UserError(
-            f"weights diverged by token {bad[0]} of {split.name}; use a rate below {updater.settings.lr:g}"
-        )
+        raise UserError(f"weights diverged by token {bad[0]} of {split.name}; lower --dynamic-lr")
     return nats_N
 
 

@@ -28,7 +28,7 @@ def check_split(split: str) -> None:
 
 
 def get_split(run: Run, file: Path | None, split: str | None) -> Split:
-    """Get the split to score: one of the run's text (default: val), or all or one split of ``file``.
+    """Get the split to score: a split of the run's text (default: val), or ``file`` or one of its splits.
 
     Raises UserError if the split is unknown or the text is missing, changed or unreadable.
     """
@@ -47,7 +47,7 @@ def split_documents(run: Run, text: str) -> list[str]:
 
 
 def training_lines(run: Run) -> Container[str] | None:
-    """Training lines of the run; None in ``text`` mode, or if they are no longer available."""
+    """Training lines of the run. Returns None in ``text`` mode or if the text is no longer available."""
     if run.mode == "lines":
         with contextlib.suppress(UserError):
             return train_lines(run)

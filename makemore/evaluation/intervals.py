@@ -21,7 +21,7 @@ BLOCK_BYTES = 512
 COSINE_FACTOR = 0.3
 """U units use this times U^(2/3) cosine coefficients."""
 MIN_COSINES = 3
-"""Fewer make the intervals uselessly wide."""
+"""Minimum number of coefficients; fewer make the intervals uselessly wide."""
 CONFIDENCE = 0.95
 
 
@@ -32,7 +32,7 @@ class PairedResult:
     bits_per_byte: float
     ci95: tuple[float, float]
     difference: float
-    """From the best model, in bits per byte; 0 for the best itself."""
+    """Difference from the best model, in bits per byte; 0 for the best model itself."""
     difference_ci95: tuple[float, float]
 
     @property
@@ -81,17 +81,17 @@ def block_totals(nats_N: np.ndarray, sizes_N: np.ndarray, total_bytes: int) -> t
     return nats_U, np.diff(edges)
 
 
-def student_t_quantile(freedom: float) -> float:
+def student_t_quantile(dof: float) -> float:
     """Two-sided 95 % quantile of Student's t.
 
     With t = √ν tan θ, the density is cos θ to the power ν - 1, which we integrate numerically.
     """
-    freedom = min(max(freedom, 1.0), 1e6)
-    max_angle = min(math.pi / 2, 40 / math.sqrt(freedom))  # the rest has no mass
+    dof = min(max(dof, 1.0), 1e6)
+    max_angle = min(math.pi / 2, 40 / math.sqrt(dof))  # the density beyond is negligible
     angles = np.linspace(0, max_angle, 20_001)
-    density = np.cos(angles) ** (freedom - 1)
+    density = np.cos(angles) ** (dof - 1)
     mass = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2))
-    return math.sqrt(freedom) * math.tan(np.interp(CONFIDENCE, mass / mass[-1], angles))
+    return math.sqrt(dof) * math.tan(np.interp(CONFIDENCE, mass / mass[-1], angles))
 
 
 def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
@@ -99,14 +99,14 @@ def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
     units = len(nats_U)
     if units < 2:
         return UNKNOWN
-    # Linearise the ratio: what each unit costs beyond the average cost of its bytes.
-    surplus_U = nats_U - nats_U.sum() / bytes_U.sum() * bytes_U
-    freedom = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
+    # Linearise the ratio: each unit's nats minus the average nats of as many bytes.
+    residual_U = nats_U - nats_U.sum() / bytes_U.sum() * bytes_U
+    dof = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
     # DCT-II, by an FFT of the series followed by its mirror image.
-    fourier = np.fft.rfft(np.concatenate([surplus_U, surplus_U[::-1]]))[1 : freedom + 1]
-    phases = np.exp(-0.5j * math.pi * np.arange(1, freedom + 1) / units)
+    fourier = np.fft.rfft(np.concatenate([residual_U, residual_U[::-1]]))[1 : dof + 1]
+    phases = np.exp(-0.5j * math.pi * np.arange(1, dof + 1) / units)
     cosines = (fourier * phases).real / math.sqrt(2)  # each has the variance of the sum
-    return MeanError(float(np.mean(cosines**2)) / (float(bytes_U.sum()) * math.log(2)) ** 2, freedom)
+    return MeanError(float(np.mean(cosines**2)) / (float(bytes_U.sum()) * math.log(2)) ** 2, dof)
 
 
 def text_interval(nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float, float]:

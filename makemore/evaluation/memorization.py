@@ -72,10 +72,10 @@ def memorisation(run: Run, samples: Sequence[str]) -> MemorizationReport:
     """Measure samples and held-out text: val, or test if val is empty.
 
     In ``text`` mode the held-out text is cut into pieces of the samples' lengths. Raises UserError if the
-    training text is missing or changed and is needed.
+    training text is needed but missing or changed.
     """
     if not samples:
-        raise UserError("no samples to report on")
+        raise UserError("no samples to report on; request at least one")
     if run.mode == "lines":
         return _line_memorisation(run, samples)
     documents = run.documents()
@@ -135,7 +135,7 @@ def _measure(
 
 
 def distinct_share(texts: Sequence[Sequence[str]], n: int) -> float:
-    """Distinct n-grams as a share of all (distinct-n, Li et al. 2016); 1 if there are none."""
+    """Distinct n-grams as a share of all n-grams (distinct-n, Li et al. 2016); 1 if there are none."""
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 

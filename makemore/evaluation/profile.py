@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from makemore.corpus.rows import Rows, eval_windows
-from makemore.evaluation.scoring import row_nats, target_figures, target_nats
+from makemore.evaluation.scoring import row_nats, target_metrics, target_nats
 from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
 from makemore.runtime.files import user_format_errors
@@ -55,7 +55,7 @@ class HardToken:
 
     text: str
     bits: float
-    """Mean per occurrence."""
+    """Mean bits per occurrence."""
     times: int
     share: float
     """Share of the text's total bits."""
@@ -67,15 +67,15 @@ class RunProfile:
 
     calibration: Calibration
     positions: list[tuple[float, float]]
-    """Byte offset in a line or tokens of context, and bits per byte there."""
+    """Byte offset in a line, or number of context tokens; and bits per byte there."""
     hard: list[HardToken]
     curve: list[tuple[float, float, float]]
     """Seconds, training tokens, and estimated val bits per byte during training."""
 
 
 def profile_run(run: Run, split: Split) -> RunProfile:
-    """Score a split and collect its diagnostics. Raises UserError as scoring does."""
-    nats_N, confidence_N, hit_N = target_figures(run.model, split, _target_stats).T
+    """Score a split and collect its diagnostics. Raises the errors of ``target_metrics``."""
+    nats_N, confidence_N, hit_N = target_metrics(run.model, split, _target_stats).T
     positions = _by_offset(split, run.tokenizer, nats_N) if run.mode == "lines" else _by_context(run, split)
     return RunProfile(
         calibration(confidence_N, hit_N),
@@ -113,9 +113,9 @@ def _by_offset(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[t
 def _by_context(run: Run, split: Split) -> list[tuple[float, float]]:
     """Bits per byte by tokens of context (powers of two), in windows spread over the text."""
     model = run.model
-    lead = model.context_prefix
+    context_prefix = model.context_prefix
     length = min(CONTEXT, model.max_len) if model.max_len and not model.supports_streaming else CONTEXT
-    rows = eval_windows(split, length + lead, lead)
+    rows = eval_windows(split, length + context_prefix, context_prefix)
     n_rows = max(1, POSITION_TOKENS // length)
     rows = rows.select(np.unique(np.linspace(0, len(rows.begin) - 1, n_rows).astype(np.int64)))
     nats_N = row_nats(model, split, rows)
@@ -128,7 +128,7 @@ def _by_context(run: Run, split: Split) -> list[tuple[float, float]]:
 
 
 def _context_lengths(rows: Rows, total: int) -> np.ndarray:
-    """Tokens of context of each target in its window, (N,); 0 for targets that aren't scored."""
+    """Number of context tokens of each target in its window, (N,); 0 for targets that aren't scored."""
     seen_N = np.zeros(total, np.int64)
     for begin, count_from, end in zip(*rows, strict=True):
         seen_N[count_from:end] = np.arange(count_from - begin + 1, end - begin + 1)
@@ -144,7 +144,7 @@ def _by_bin(
 
 
 def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[HardToken]:
-    """The tokens with the highest mean loss, among the frequent ones."""
+    """The frequent tokens with the highest mean loss."""
     times_V = np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
     nats_V = np.bincount(split.tokens_N, weights=nats_N, minlength=tokenizer.vocab_size)
     frequent = np.flatnonzero(times_V >= max(MIN_COUNT, MIN_SHARE * len(nats_N)))
@@ -164,7 +164,7 @@ def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[
 
 
 def _val_curve(run: Run) -> list[tuple[float, float, float]]:
-    """The val curve in bits per byte; empty if the run has no val score to convert it with."""
+    """The val curve in bits per byte. Returns an empty list if the run has no val score to convert with."""
     result = run.folder.read_result() or {}
     if "val" not in result:
         return []

@@ -23,10 +23,10 @@ from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
 UNKNOWN_CHAR_NATS = -math.log(1e-6 / 1_114_112)
-"""Cost of a character outside the alphabet: an escape of probability 1e-6, then a uniform code point."""
+"""Loss of a character outside the alphabet: an escape of probability 1e-6, then a uniform code point."""
 MAX_LOGITS_PER_CALL = 2**22
 MAX_TOKENS_PER_CALL = 8192
-"""Small enough for the activations of a forward pass to stay in the CPU caches."""
+"""Maximum batch size; the activations of a forward pass then stay in the CPU caches."""
 STREAM_LENGTH = 512
 DECODE_CHUNK_TOKENS = 1 << 20
 
@@ -46,13 +46,13 @@ def target_nats(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def _row_groups(rows: Rows, vocab_size: int, max_length: int | None = None) -> Iterator[np.ndarray]:
-    """Yield batches of rows of similar length, as indices; calls read up to ``max_length`` of a row."""
+    """Yield batches of row indices, by length. A call reads at most ``max_length`` tokens per row."""
     order = np.argsort(rows.lengths, kind="stable")
     lengths = np.minimum(rows.lengths[order], max_length or rows.lengths.max())
     limit = max(1, min(MAX_TOKENS_PER_CALL, MAX_LOGITS_PER_CALL // vocab_size))
     i = 0
     while i < len(order):
-        # Rows are padded to the last of their group, which is the longest.
+        # Rows are padded to the length of the group's last row, the longest.
         tokens = lengths[i : i + limit] * np.arange(1, len(lengths[i : i + limit]) + 1)
         size = max(1, int(np.searchsorted(tokens, limit, side="right")))
         yield order[i : i + size]
@@ -60,7 +60,7 @@ def _row_groups(rows: Rows, vocab_size: int, max_length: int | None = None) -> I
 
 
 class _Output(NamedTuple):
-    figures_BTF: np.ndarray
+    metrics_BTF: np.ndarray
     mass_B: np.ndarray
     """Sum of the predicted probabilities at each row's first position."""
     state: State | None
@@ -69,9 +69,9 @@ class _Output(NamedTuple):
 def _forward(model: LanguageModel, batch: Batch, state: State | None, target_fn: TargetFn) -> _Output:
     inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
     logits, state = model(inputs, state)
-    figures = target_fn(logits, targets).cpu().double().numpy()
+    metrics = target_fn(logits, targets).cpu().double().numpy()
     mass_B = logits[:, 0].float().log_softmax(dim=-1).cpu().double().exp().sum(dim=-1)
-    return _Output(figures, mass_B.numpy(), state)
+    return _Output(metrics, mass_B.numpy(), state)
 
 
 class _TargetValues:
@@ -79,16 +79,16 @@ class _TargetValues:
 
     def __init__(self, split: Split, progress: Progress | None) -> None:
         self.split, self.progress = split, progress
-        self.figures_NF: np.ndarray | None = None
+        self.metrics_NF: np.ndarray | None = None
         self.done = 0
 
     def add(self, rows: Rows, output: _Output) -> None:
-        index = rows.begin[:, None] + np.arange(output.figures_BTF.shape[1])
+        index = rows.begin[:, None] + np.arange(output.metrics_BTF.shape[1])
         is_scored = (index >= rows.score_from[:, None]) & (index < rows.end[:, None])
         total = len(self.split.tokens_N)
-        if self.figures_NF is None:
-            self.figures_NF = np.full((total, output.figures_BTF.shape[2]), np.nan)
-        self.figures_NF[index[is_scored]] = output.figures_BTF[is_scored]
+        if self.metrics_NF is None:
+            self.metrics_NF = np.full((total, output.metrics_BTF.shape[2]), np.nan)
+        self.metrics_NF[index[is_scored]] = output.metrics_BTF[is_scored]
         self.done += int(is_scored.sum())
         bad = np.flatnonzero(np.abs(output.mass_B - 1) > MASS_TOLERANCE)
         if len(bad):
@@ -100,15 +100,15 @@ class _TargetValues:
             self.progress(self.done, total)
 
     def result(self) -> np.ndarray:
-        """(N, F). Raises UserError if a value is NaN."""
-        figures_NF = np.zeros((0, 1)) if self.figures_NF is None else self.figures_NF
-        bad = np.flatnonzero(np.isnan(figures_NF[:, 0]))
+        """All values, (N, F). Raises UserError if a value is NaN."""
+        metrics_NF = np.zeros((0, 1)) if self.metrics_NF is None else self.metrics_NF
+        bad = np.flatnonzero(np.isnan(metrics_NF[:, 0]))
         if len(bad):
             where = _describe_position(self.split, int(bad[0]))
             raise UserError(f"the model's loss is NaN at {where}: it has diverged; train it again")
-        if self.done != len(figures_NF):
-            raise AssertionError(f"{self.done} targets scored of {len(figures_NF)}")
-        return figures_NF
+        if self.done != len(metrics_NF):
+            raise AssertionError(f"{self.done} targets scored of {len(metrics_NF)}")
+        return metrics_NF
 
 
 def _describe_position(split: Split, index: int) -> str:
@@ -138,7 +138,7 @@ def _score_streams(model: LanguageModel, target_fn: TargetFn, values: _TargetVal
 
 
 def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | None:
-    """Windows that score a split once; None if the state is unbounded. UserError for an invalid stride."""
+    """Windows that score a split once, or None for unbounded state. Raises UserError for a bad stride."""
     if stride is not None and stride < 1:
         raise UserError(f"--stride {stride}: must be 1 or more")
     if model.max_len is None:
@@ -152,7 +152,7 @@ def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | 
 
 
 @torch.no_grad()
-def target_figures(
+def target_metrics(
     model: LanguageModel,
     split: Split,
     read: TargetFn,
@@ -179,12 +179,12 @@ def target_figures(
 
 @torch.no_grad()
 def row_nats(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
-    """Nats (N,) float64 of the targets that count in ``rows``, each row with its own context; NaN for the
+    """Nats (N,) float64 of the targets scored in ``rows``, each row with its own context; NaN for the
     other targets."""
     values = _TargetValues(split, None)
     _score_rows(model.eval(), rows, _nats_BT1, values)
-    assert values.figures_NF is not None
-    return values.figures_NF[:, 0]
+    assert values.metrics_NF is not None
+    return values.metrics_NF[:, 0]
 
 
 def _nats_BT1(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -194,14 +194,14 @@ def _nats_BT1(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 def token_nats(
     model: LanguageModel, split: Split, stride: int | None = None, progress: Progress | None = None
 ) -> np.ndarray:
-    """Nats of every target of a split, (N,) float64. Raises the errors of ``target_figures``."""
+    """Nats of every target of a split, (N,) float64. Raises the errors of ``target_metrics``."""
     if isinstance(model, MixtureModel):
         weights_K = model.weights.cpu().numpy()
         if abs(weights_K.sum() - 1) > MASS_TOLERANCE:
-            raise UserError(f"the mixture's weights sum to {weights_K.sum():.4f}, not 1")
+            raise UserError(f"the mixture's weights sum to {weights_K.sum():.4f}, not 1; mix the runs again")
         member_nats = [token_nats(member, split, stride, progress) for member in model.members]
         return mix_nats(np.stack(member_nats), weights_K)
-    return target_figures(model, split, _nats_BT1, stride, progress)[:, 0]
+    return target_metrics(model, split, _nats_BT1, stride, progress)[:, 0]
 
 
 def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
@@ -258,7 +258,7 @@ def estimate_loss(
 def unit_totals(split: Split, nats_N: np.ndarray, token_bytes_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nats and bytes (U,) of each document, or of each block if there is only one document.
 
-    Unspellable characters are charged to their document, or spread evenly over the blocks.
+    Nats of unspellable characters are added to their document, or spread evenly over the blocks.
     """
     lost_D = np.zeros(len(split.starts_D)) if split.unknown_chars_D is None else split.unknown_chars_D
     if len(split.starts_D) > 1:
@@ -315,7 +315,7 @@ def check_totals(split: Split, tokenizer: Tokenizer) -> None:
     if chars + lost != split.chars or not size + lost <= split.bytes <= size + 4 * lost:
         raise UserError(
             f"the tokens of {split.name} spell {chars:,} characters ({size:,} bytes), leaving out {lost:,}, "
-            f"but the text has {split.chars:,} ({split.bytes:,} bytes); the tokenizer loses part of it"
+            f"but the text has {split.chars:,} ({split.bytes:,} bytes); use another tokenizer"
         )
 
 
@@ -326,8 +326,8 @@ def score(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Score a split exactly; UserError if it is empty, doesn't decode to its text, or the model diverged."""
+    """Score a split. Raises UserError if it is empty, doesn't decode to its text, or the model diverged."""
     if not len(split.tokens_N):
-        raise UserError(f"the {split.name} split is empty; there is nothing to score")
+        raise UserError(f"the {split.name} split is empty; use more text or another split")
     check_totals(split, tokenizer)
     return make_score(split, token_nats(model, split, stride, progress), tokenizer.token_bytes())

@@ -45,14 +45,14 @@ class Surprisal:
     def pieces(self) -> list[str]:
         return _split_at(self.text, self.ends_P)
 
-    def place(self, begin: int, end: int) -> str:
+    def describe(self, begin: int, end: int) -> str:
         """Describe characters ``begin`` to ``end`` with their line and column in the file."""
         line = self.line_numbers[self.text.count("\n", 0, begin)]
         column = begin - self.text.rfind("\n", 0, begin)
         return f"{self.text[begin:end]!r} at {line}:{column}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Metrics for ``--json``."""
         spans = [{"text": t, "bits": b} for t, b in zip(self.pieces, self.bits_P.tolist(), strict=True)]
         return {"run": self.run, **self.score.as_dict(), "spans": spans}
 
@@ -73,11 +73,11 @@ class SurprisalDiff:
 
     @property
     def saved_bits_P(self) -> NDArray[np.float64]:
-        """Bits saved by the first run; negative where the second is better."""
+        """Bits saved by the first run; negative where the second run is better."""
         return self.second_bits_P - self.first_bits_P
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Metrics for ``--json``."""
         columns = (self.pieces, self.first_bits_P.tolist(), self.second_bits_P.tolist())
         spans = [{"text": t, "bits": a, "bits_against": b} for t, a, b in zip(*columns, strict=True)]
         against = {"run": self.second.run, **self.second.score.as_dict()}
@@ -101,7 +101,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
         name, [documents], mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)
     )
     if not len(split.tokens_N):
-        raise UserError(f"{name} has no characters that {run.name} can encode")
+        raise UserError(f"{name} has no characters that {run.name} can encode; use another text")
     end = "\n" if run.mode == "lines" else ""
     scored_text = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)

@@ -1,1 +1,1 @@
-"""Plots of a trained model and automatic verdicts on them, one file per kind of plot."""
+"""Plots of a trained model and automatic findings, one file per kind of plot."""

@@ -34,8 +34,8 @@ MAX_SHOWN = 30
 FALLBACK_ENCODINGS = ("utf-16", "cp1252")
 MAX_WORDS = 2_000_000
 """Stop counting words after this many."""
-MOST_ENCODED = 1 << 28
-"""Maximum size, in bytes, of a text to encode for the figures of a default run."""
+MAX_ENCODED = 1 << 28
+"""Maximum size, in bytes, of a text to encode for the section on a default run."""
 
 
 @dataclass(kw_only=True)
@@ -219,8 +219,8 @@ def _test_compile(device: torch.device) -> tuple[bool, str]:
 
 def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     """Model, parameters and memory of ``makemore train`` with default settings."""
-    if text.size > MOST_ENCODED:
-        return {"left out": f"the text is larger than {MOST_ENCODED:,} bytes"}
+    if text.size > MAX_ENCODED:
+        return {"left out": f"the text is larger than {MAX_ENCODED:,} bytes"}
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(TrainRequest().model)

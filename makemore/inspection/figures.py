@@ -26,7 +26,7 @@ MAX_LABEL_LENGTH = 6
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of a size in inches, with a layout that makes room for labels."""
+    """Make a figure of a size in inches, with a layout that makes room for labels."""
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 

@@ -59,8 +59,8 @@ def gradcheck(
 ) -> list[GradRow]:
     """Compare a model's gradients: parameters, intermediate values, and finite differences.
 
-    The model is left unchanged: this checks a float64 copy on the CPU, in training mode, with a little noise
-    on its parameters, because a fresh model's near-zero head passes no gradient down. ``samples`` is the
+    The model is left unchanged: we check a float64 copy on the CPU, in training mode, with small noise added
+    to its parameters, because a fresh model's near-zero head passes no gradient down. ``samples`` is the
     number of entries of each parameter to compare with finite differences.
     """
     probe = _add_noise(copy.deepcopy(model).cpu().double().train(), seed)

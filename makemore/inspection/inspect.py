@@ -1,4 +1,4 @@
-"""Look inside a run: everything its pictures need, and the pictures."""
+"""Inspect a run: load its model and data, replay its first steps and draw its pictures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DEFAULT_TOKENS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """The pictures of a run, with facts about it."""
+    """The pictures of a run, with facts about the run."""
 
     title: str
     facts: dict[str, str]
@@ -71,7 +71,7 @@ def draw_pictures(run: Run, text: str | None = None) -> Drawing:
 
 
 def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
-    """Everything to inspect, and why some of it is missing (empty if nothing is)."""
+    """Return the subject, and why some of its fields are missing (empty if none are)."""
     result = run.folder.read_result() or {}
     model = copy.deepcopy(run.model).cpu().eval()
     try:
@@ -108,7 +108,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
 
 
 def replay(trainer: Trainer, total: int) -> list[Update]:
-    """Replay the first of ``total`` training steps; returns each matrix's relative update per step."""
+    """Replay the first few training steps; returns relative updates. ``total``: steps of the original run."""
     matrices = {name: p for name, p in trainer.learner.model.named_parameters() if p.ndim > 1}
     ratios: dict[str, list[float]] = {name: [] for name in matrices}
     start = time.perf_counter()
@@ -124,7 +124,7 @@ def replay(trainer: Trainer, total: int) -> list[Update]:
 
 
 def _update_ratio(change: Tensor, values: Tensor) -> float:
-    """Standard deviation of the change relative to the values'; NaN if either is zero."""
+    """Standard deviation of the change over standard deviation of the values; NaN if either is zero."""
     std = float(values.double().std(correction=0))
     change_std = float(change.double().std(correction=0))
     return change_std / std if std > 0 and change_std > 0 else float("nan")
@@ -158,7 +158,7 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
-    """Token ids (T,) to inspect: the boundary, then ``text`` or some of val."""
+    """Token ids (T,) to inspect: the boundary, then ``text`` or part of val."""
     max_tokens = min(
         MAX_TOKENS,
         run.model.max_len if not run.model.supports_streaming and run.model.max_len else MAX_TOKENS,
@@ -187,7 +187,7 @@ def _default_text(corpus: Corpus) -> np.ndarray:
 
 def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
     facts = {
-        "rung": subject.model_name,
+        "model": subject.model_name,
         "parameters": f"{run.model.n_parameters():,}",
         "trained on": f"{run.config['corpus']['name']} ({run.mode} mode)",
         "tokenizer": f"{run.config['tokenizer']}, {run.tokenizer.vocab_size:,} tokens",

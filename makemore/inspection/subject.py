@@ -1,4 +1,4 @@
-"""Data classes of an inspection: the subject, its pictures and verdicts."""
+"""Data classes of an inspection: the subject, its pictures and findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["good", "note", "warning"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """A finding in one sentence."""
 
     kind: Kind
@@ -28,14 +28,14 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with a caption and verdicts on the model."""
+    """A figure with a caption and findings about the model."""
 
     name: str
     """File name without suffix."""
     title: str
     caption: str
     figure: Figure
-    verdicts: list[Verdict] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

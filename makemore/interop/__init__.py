@@ -1,4 +1,4 @@
-"""Other programs' formats, import beside export: one file each and, to export, one line in this registry."""
+"""Import and export other programs' formats: one file per format, and a registry of export formats."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LOG10_ZERO = -99.0
 """ARPA's notation for log10(0)."""
 UNKNOWN_LOG10 = float(np.log10(1e-6 / 1_114_112))
-"""The probability that scoring gives a character outside the alphabet."""
+"""log10 of the probability that scoring assigns to a character outside the alphabet."""
 
 
 def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
@@ -62,7 +62,7 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
 def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:
     """Return the smoothed distributions. Raises UserError unless the model backs off."""
     if not isinstance(model, Count):
-        raise UserError("--format arpa is for count models; other models have no n-grams to list")
+        raise UserError("--format arpa is for count models; export other models with --format onnx")
     if not model.smoothed.backs_off:
         raise UserError(
             "ARPA can't represent additive smoothing, which doesn't back off; train with "
@@ -83,7 +83,7 @@ def log10_probabilities(smoothed: SmoothedNgrams) -> Iterator[Floats]:
 
 
 def log10(p: Floats) -> Floats:
-    """Base-10 logarithm, at most 0 despite rounding; NEVER for zero."""
+    """Base-10 logarithm, at most 0 despite rounding; returns ``LOG10_ZERO`` (-99) for probability 0."""
     return np.log10(np.clip(p, 10**LOG10_ZERO, 1.0))
 
 

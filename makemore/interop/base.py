@@ -1,4 +1,4 @@
-"""What an export format consists of."""
+"""Interface of export formats."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from makemore.tokenizers import Tokenizer
 
 
 def no_note(model: LanguageModel) -> str:
-    """No hint for the user."""
+    """Default ``note``: no hint."""
     return ""
 
 
-def is_never_ours(path: Path) -> bool:
-    """Whether a directory holds an export of this format; formats of one file have no directories."""
+def never_an_export(path: Path) -> bool:
+    """Whether a directory holds an export of this format; single-file formats have no directories."""
     return False
 
 
@@ -25,13 +25,13 @@ class ExportFormat:
     """How to write a model and its tokenizer for another program."""
 
     suffix: str
-    """Of the default output path; a directory unless it begins with a dot."""
+    """Suffix of the default output path; starts with a dot for a single file."""
     files: Callable[[LanguageModel, Tokenizer], Mapping[str, bytes]]
-    """Contents by file name, empty for a format of one file. Raises UserError if the model doesn't fit."""
+    """Map file names ("" for a single file) to contents. Raises UserError if the model can't be exported."""
     note: Callable[[LanguageModel], str] = no_note
-    """A hint for the user, in one line; empty for none."""
-    is_export: Callable[[Path], bool] = is_never_ours
-    """Whether an existing directory is an export, which may be overwritten."""
+    """Returns a one-line hint for the user, or an empty string."""
+    is_export: Callable[[Path], bool] = never_an_export
+    """Whether an existing directory is an export of this format, which may be overwritten."""
 
     @property
     def is_directory(self) -> bool:

@@ -30,7 +30,7 @@ class ExportResult:
 def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> ExportResult:
     """Write a run's model and tokenizer in another program's format, by default next to the run.
 
-    Raises UserError if the format can't represent the model, or if ``out`` is taken.
+    Raises UserError if the format can't represent the model, or if ``out`` already exists.
     """
     target = FORMATS.get(format)
     path = out or run.sibling(target.suffix)

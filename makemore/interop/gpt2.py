@@ -1,4 +1,4 @@
-"""The transformer's GPT-2 style under Hugging Face's names, in both directions."""
+"""Convert the GPT-2-style transformer to and from Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def from_gpt2(
 
 
 def reorder_vocabulary(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
-    """Reorder the vocabulary: row ``i`` of the embedding and head becomes their row ``rows[i]``."""
+    """Reorder the vocabulary: new row ``i`` of embedding and head is their old row ``rows[i]``."""
     index = torch.tensor(rows)
     return weights | {name: weights[name][index] for name in ("embedding.weight", "head.weight")}
 

@@ -48,7 +48,7 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
 def check_exportable(model: LanguageModel) -> None:
     """Raise UserError if no stock architecture fits the model."""
     if not isinstance(model, Transformer):
-        raise UserError("--format hf is for the transformer; other models have no stock architecture")
+        raise UserError("--format hf is for the transformer; export other models with --format onnx or arpa")
     if model.config.has_conv:
         raise UserError(
             "no stock architecture has this transformer's short convolutions; for --format hf, train "
@@ -79,7 +79,7 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def read_gpt2(folder: Path) -> PretrainedModel:
-    """Import a GPT-2; UserError for other architectures, pickled weights, unknown tokenizers or damage."""
+    """Import a GPT-2. Raises UserError for other architectures or tokenizers, pickled weights or damage."""
     with user_format_errors(folder):
         return _read_gpt2(folder)
 

@@ -1,4 +1,4 @@
-"""Tokenizers in the format of Hugging Face's ``tokenizers`` library, in both directions, id for id."""
+"""Convert tokenizers to and from the format of Hugging Face's ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
 
 BOUNDARY = "<|endoftext|>"
-"""The boundary token; as in GPT-2, it begins a document and ends it."""
+"""The boundary token; as in GPT-2, it begins and ends documents."""
 
 
 def to_hugging_face(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """Convert a tokenizer, which then prepends the boundary; UserError if the library can't express it."""
+    """Convert a tokenizer to one that prepends the boundary. Raises UserError if it can't be converted."""
     if isinstance(tokenizer, CharTokenizer):
         converted = _char_level(tokenizer.alphabet)
     elif isinstance(tokenizer, ByteTokenizer):
@@ -80,7 +80,7 @@ def _byte_level_bpe(tokens: Sequence[bytes], pattern: str | None) -> tokenizers.
 
 
 def _merges_of(token: str, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """All pairs of tokens that merge into this one; tiktoken ranks a merge by its result, not its parts."""
+    """All pairs of tokens that merge into ``token``; tiktoken ranks a merge by its result, not its parts."""
     halves = [(token[:i], token[i:]) for i in range(1, len(token))]
     pairs = [(a, b) for a, b in halves if a in ids and b in ids]
     return sorted(pairs, key=lambda pair: (ids[pair[0]], ids[pair[1]]))

@@ -38,7 +38,7 @@ def import_checkpoint(
     """Create a run from a checkpoint and the text it was trained on (a path or data set name).
 
     ``n_head`` applies to makemore.py transformers, whose files don't record it. Raises UserError if the
-    checkpoint can't be read, doesn't fit the text or doesn't take ``n_head``, or if ``out`` is taken.
+    checkpoint can't be read or doesn't fit the text, ``n_head`` doesn't apply, or ``out`` already exists.
     """
     contents = read_checkpoint(checkpoint)
     if n_head is not None and not is_makemore_transformer(contents):

@@ -14,7 +14,7 @@ from makemore.models.transformer import Transformer
 def to_nanochat(model: Transformer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a NanoChatForCausalLM with the same logits.
 
-    It normalises queries and keys after the rotary embedding rather than before, which is equivalent.
+    NanoChat normalises queries and keys after the rotary embedding rather than before, which is equivalent.
     """
     w, c = model.state_dict(), model.config
     tensors = {"model.embed_tokens.weight": w["embedding.weight"], "lm_head.weight": w["head.weight"]}

@@ -57,7 +57,7 @@ def check_exportable(model: LanguageModel) -> None:
     """Raise UserError if the model can't be exported or the optional packages are missing."""
     members = model.members if isinstance(model, MixtureModel) else [model]
     if any(isinstance(member, CountModel) for member in members):
-        raise UserError("ONNX has no graph for count models, which look their counts up; use --format arpa")
+        raise UserError("ONNX can't represent count models, which are lookup tables; use --format arpa")
     if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnx") is None:
         raise UserError("--format onnx needs onnx and onnxscript; run: pip install 'makemore[onnx]'")
 

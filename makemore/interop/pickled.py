@@ -34,8 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"no such file: {path}") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} isn't a checkpoint of only tensors and plain values; it isn't loaded because anything "
-            "else could run code"
+            f"{path} isn't a checkpoint of only tensors and plain values; it wasn't loaded because "
+            "anything else could run code"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} can't be read as a PyTorch checkpoint: {type(error).__name__}") from None
@@ -53,9 +53,9 @@ def is_makemore_transformer(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> PretrainedModel:
-    """Import a nanoGPT checkpoint with GPT-2's tokens or the characters of ``text``, its training text in
-    pieces. Its GELU is exact and ours is GPT-2's approximation, which changes logits by about 0.001.
+    """Import a nanoGPT checkpoint. ``text``: its training text in pieces, for a character-level model.
 
+    nanoGPT's GELU is exact and ours is GPT-2's approximation, which changes logits by about 0.001.
     Raises UserError if the text has another number of characters than the model.
     """
     arguments = checkpoint["model_args"]
@@ -88,9 +88,9 @@ def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> Pretrain
 def from_makemore(
     checkpoint: Mapping[str, Any], text: Iterable[str], n_head: int = MAKEMORE_HEADS
 ) -> PretrainedModel:
-    """Import a makemore.py transformer or bigram trained on ``text``; its token 0 is our boundary.
+    """Import a makemore.py transformer or bigram trained on ``text``; its token 0 becomes our boundary.
 
-    Raises UserError for its other models.
+    Raises UserError for other makemore.py models.
     """
     if set(checkpoint) == {"logits"}:
         tokenizer = _fit_alphabet(text, len(checkpoint["logits"]) - 1)
@@ -115,8 +115,8 @@ def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:
     assert isinstance(tokenizer, CharTokenizer)
     if len(tokenizer.alphabet) != size:
         raise UserError(
-            f"the model has {size} characters, but this text has {len(tokenizer.alphabet)}; "
-            "pass the text it was trained on"
+            f"the checkpoint's vocabulary has {size} characters, this text has {len(tokenizer.alphabet)}; "
+            "pass the checkpoint's training text"
         )
     return tokenizer
 
@@ -124,13 +124,13 @@ def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:
 def _with_boundary(weights: dict[str, Tensor], newline: int) -> dict[str, Tensor]:
     """Add row 0 for the boundary, which nanoGPT lacks: embedded as the newline and never predicted.
 
-    The final norm's bias gets a component orthogonal to every row of the head except the boundary's, whose
-    logit it makes very low.
+    The final norm's bias gets a component orthogonal to all rows of the head except the boundary's: only the
+    boundary's logit changes, to a very low value.
     """
     embedding, head = weights["embedding.weight"], weights["head.weight"]
     scale, bias = weights["norm.weight"], weights["norm.bias"]
     if len(head) >= head.shape[1]:
-        raise UserError("no room for the boundary: the model has at least as many characters as its width")
+        raise UserError("can't add a boundary token; import a checkpoint with n_embd > vocabulary size")
     orthogonal = torch.linalg.svd(head.double(), full_matrices=True).Vh[-1]
     # Far beyond the norm of the activations, so the logit is nearly constant.
     length = 10 * float((scale.abs().max() * head.shape[1] ** 0.5 + bias.norm()).double())

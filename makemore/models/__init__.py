@@ -1,4 +1,4 @@
-"""The ladder of models: one file and one registry entry per rung."""
+"""The ladder of models: one file and one registry entry per model."""
 
 from __future__ import annotations
 

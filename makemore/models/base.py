@@ -2,7 +2,7 @@
 
 Tests check every registered model in eval mode: it is causal; its softmax sums to 1 over the
 vocabulary; splitting a sequence into chunks leaves its logits unchanged; a row's logits do not depend
-on the other rows; no context is invented, except boundary tokens before the start of a document.
+on the other rows; no context is added, except boundary tokens before the start of a document.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LanguageModel(nn.Module, ABC):
     """Whether documents may share a row: the model ignores everything before a boundary token."""
 
     one_document_per_row: bool = False
-    """Set by the training code where each row holds (part of) one document, then padding only: a model
+    """Whether each row holds (part of) one document, then only padding; set by the training code. A model
     that ``supports_packing`` then needs no document mask. Applies to calls without a state."""
 
     supports_autocast: ClassVar[bool] = True
@@ -70,8 +70,8 @@ class LanguageModel(nn.Module, ABC):
         ``valid_BT`` (bool) marks real tokens, for layers whose batch statistics must ignore padding.
         """
 
-    def drop_oldest(self, state: State, keep: int) -> State | None:
-        """Drop all but the last ``keep`` tokens from a full state, for models with a limited context.
+    def drop_oldest(self, state: State, n_keep: int) -> State | None:
+        """Drop all but the last ``n_keep`` tokens from a full state, for models with a limited context.
         Returns None if the state depends on where the context began and must be recomputed."""
         return None
 
@@ -101,8 +101,8 @@ class LanguageModel(nn.Module, ABC):
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
     def compile_blocks(self, wanted: bool = True) -> bool:
-        """Compile the part that a training step repeats, or undo it if not ``wanted``. Returns False if there
-        is no such part and the whole step should be compiled instead."""
+        """Compile the part that a training step repeats, or undo this if not ``wanted``. Returns False if
+        there is no such part and the whole step should be compiled instead."""
         return False
 
     def regularization_loss(self) -> Tensor | None:
@@ -121,7 +121,7 @@ class LanguageModel(nn.Module, ABC):
         }
 
     def n_parameters(self) -> int:
-        """Number of trained parameters; shared ones count once."""
+        """Number of trained parameters; shared parameters count once."""
         return sum(p.numel() for p in self.parameters())
 
 

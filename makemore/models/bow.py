@@ -33,7 +33,7 @@ class BagOfWordsConfig:
 
 
 class BagOfWords(LanguageModel):
-    """The current embedding plus the mean of the last ``block_size`` (fewer at the start of a document)."""
+    """The current embedding plus the mean of the last ``block_size`` embeddings (fewer early on)."""
 
     Config: ClassVar[type] = BagOfWordsConfig
     summary = "causal bag of words: uniform average over a window, one residual layer"

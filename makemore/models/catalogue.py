@@ -25,7 +25,7 @@ def list_models() -> list[dict[str, Any]]:
 def settings_for(name: str) -> dict[str, list[dict[str, Any]]]:
     """Name, default and help text of each setting of a model, of training and of the corpus, by section.
 
-    Training defaults are those without a recipe: a model's recipe sets some by text and budget. Raises
+    Training defaults apply without a recipe; a model's recipe sets some values by text and budget. Raises
     UserError if the model is unknown.
     """
     sections = {"model": MODELS.get(name).Config, "train": TrainConfig, "corpus": CorpusConfig}

@@ -1,4 +1,4 @@
-"""Smoothed n-gram counts: the best that can be done without gradients.
+"""Smoothed n-gram counts, a strong baseline that needs no gradients.
 
 All smoothing methods have the same form: a context assigns probability to the continuations seen after
 it and passes the rest on to the distribution of a shorter context, down to the uniform distribution.

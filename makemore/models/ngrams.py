@@ -37,7 +37,7 @@ class NgramTable:
     boundary_id: int
     keys: list[Ints]
     counts: list[Ints]
-    """Zero for an n-gram seen only as context."""
+    """Counts by level; 0 for an n-gram seen only as context."""
 
     @classmethod
     def empty(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
@@ -128,7 +128,7 @@ class NgramTable:
 
     @cached_property
     def suffixes(self) -> list[Ints]:
-        """By level, from 2-grams up: the node, one level below, of each n-gram without its first token.
+        """Node, one level below, of each n-gram without its first token; by level, from 2-grams up.
 
         Raises ValueError if a suffix is missing from the table, which counting a text never causes.
         """
@@ -180,7 +180,7 @@ class NgramTable:
 def _fill_by_level(
     table: NgramTable, inputs_N: Ints, last_N: Ints, continues_N: Bools, counted_N: Bools
 ) -> None:
-    """Fill levels 2 and up, each from the one below; works for n-grams of any size."""
+    """Fill levels 2 and up, each from the level below; works for n-grams of any size."""
     contexts_N = inputs_N
     index = np.flatnonzero(last_N != ABSENT)
     for level in range(1, table.order):
@@ -197,8 +197,8 @@ def _fill_by_level(
 def _fill_packed(
     table: NgramTable, inputs_N: Ints, last_N: Ints, continues_N: Bools, counted_N: Bools
 ) -> None:
-    """Same, for n-grams that fit in 62 bits: pack the longest n-gram from each position into an integer
-    with tokens as digits (0: end) and sort these once. Shorter n-grams are their leading digits."""
+    """Like ``_fill_by_level``, if n-grams fit in 62 bits: pack the longest n-gram from each position into an
+    integer with tokens as digits (0: end) and sort these once. Shorter n-grams are leading digits."""
     digits, ignored = _sequences(inputs_N, last_N, continues_N, counted_N)
     base, order = table.vocab_size + 1, table.order
     grams = _pack_grams(digits, base, order)

@@ -37,12 +37,12 @@ class CountConfig:
 class SmoothedLevel(NamedTuple):
     """Lookup tables for one order of a smoothed model.
 
-    G n-grams, C contexts. All arrays but ``tokens`` have two extra entries at the end, which numpy finds
-    under ABSENT (-1) and UNSEEN (-2): no probability, no n-grams, everything to the shorter context.
+    G n-grams, C contexts. All arrays but ``tokens`` have two extra entries at the end, which the indices
+    ABSENT (-1) and UNSEEN (-2) select: share 0, no n-grams, backoff weight 1.
     """
 
     shares: Floats
-    """(G + 2,): probability each n-gram adds to that from the shorter context."""
+    """(G + 2,): probability each n-gram adds to the backed-off probability."""
     tokens: Ints
     """(G,): last token of each n-gram."""
     backoff_weights: Floats
@@ -86,7 +86,7 @@ class SmoothedNgrams:
         return p_N
 
     def _interpolate(self, level: SmoothedLevel, nodes_N: Ints, p_NV: Floats) -> Floats:
-        """Turn the shorter contexts' distributions into those of ``nodes_N``, in place."""
+        """Update the shorter contexts' distributions to the distributions of ``nodes_N``, in place."""
         if not self.backs_off:
             p_NV[nodes_N != ABSENT] = self.uniform
         p_NV *= level.backoff_weights[nodes_N, None]
@@ -102,11 +102,11 @@ class SmoothedNgrams:
 
 
 def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> SmoothedLevel:
-    """Normalise discounted counts and the mass each context backs off."""
+    """Normalise the discounted counts and each context's backoff mass."""
     nodes_G, token_G = table.split_keys(m)
     total_C = np.bincount(nodes_G, weights=discounted_G, minlength=len(backoff_C)) + backoff_C
     seen_C = total_C > 0
-    total_C[~seen_C] = 1.0  # no counts: everything goes to the shorter context
+    total_C[~seen_C] = 1.0  # no counts: back off completely
     backoff_weight_C = np.where(seen_C, backoff_C / total_C, 1.0)
     children_C = np.bincount(nodes_G, minlength=len(backoff_C))
     return SmoothedLevel(
@@ -119,7 +119,7 @@ def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Flo
 
 
 def _smooth(table: NgramTable, config: CountConfig) -> list[tuple[Floats, Floats]]:
-    """For each level: discounted counts of the n-grams, and the mass each context backs off."""
+    """Discounted counts of the n-grams and backoff mass of the contexts, by level."""
     if config.smoothing == "kneser-ney":
         return _kneser_ney(table, config.order)
     prior = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
@@ -148,7 +148,7 @@ def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
 
 
 def estimate_discounts(counts_G: Ints, fallback: Floats) -> Floats:
-    """Discounts for counts of 1, 2 and at least 3, from how many n-grams have counts 1, 2, 3 and 4.
+    """Discounts for counts of 1, 2 and at least 3, from the numbers of n-grams with counts 1, 2, 3 and 4.
 
     With a small alphabet few short n-grams are rare, and the estimate fails. Then all three are the single
     discount of Ney, Essen & Kneser (1994), or ``fallback`` if no n-gram has count 1 or none has count 2.

@@ -255,7 +255,7 @@ class Transformer(LanguageModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Raises ValueError for more than ``block_size`` tokens. A state must have capacity for them."""
+        """Raises ValueError for more than ``block_size`` tokens; a state needs capacity for all tokens."""
         length = tokens_BT.shape[1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens exceed block_size ({self.config.block_size})")
@@ -275,23 +275,23 @@ class Transformer(LanguageModel):
             return logits, None
         return logits, (state[0] + length, positions.doc_start_BT[:, -1], *new_state)
 
-    def drop_oldest(self, state: State, keep: int) -> State | None:
-        """Move the last ``keep`` tokens to the front and rotate keys back, as rotary positions are relative.
+    def drop_oldest(self, state: State, n_keep: int) -> State | None:
+        """Move the last ``n_keep`` tokens to the front and rotate keys back: rotary positions are relative.
 
         Returns None for learned positions, which are absolute.
         """
         if self.positions is not None:
             return None
-        n_dropped = int(state[0][0]) - keep
-        angle = n_dropped if keep else 0  # keep is 0 if block_size is 1, and cos has no such angle
+        n_dropped = int(state[0][0]) - n_keep
+        angle = n_dropped if n_keep else 0  # n_keep is 0 if block_size is 1; cos then has 1 row
         cos, sin = self.cos[angle], -self.sin[angle]
         n_tensors = 4 if self.config.has_conv else 2
         new_state = list(state[2:])
         for i in range(0, len(new_state), n_tensors):
             for j, cache in enumerate(new_state[i : i + 2]):
-                recent = cache[:, :, n_dropped : n_dropped + keep]
+                recent = cache[:, :, n_dropped : n_dropped + n_keep]
                 new_state[i + j] = torch.zeros_like(cache)
-                new_state[i + j][:, :, :keep] = apply_rope(recent, cos, sin) if j == 0 else recent
+                new_state[i + j][:, :, :n_keep] = apply_rope(recent, cos, sin) if j == 0 else recent
         return (state[0] - n_dropped, (state[1] - n_dropped).clamp(min=0), *new_state)
 
     @classmethod
@@ -302,7 +302,7 @@ class Transformer(LanguageModel):
             return Recipe(
                 replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train
             )
-        # Embeddings and head need a high learning rate; 0.03 grows overconfident about familiar names.
+        # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
         train = cls.default_train_config(
             stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1
         )
@@ -324,7 +324,7 @@ def _dropout(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -
 
 
 def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:
-    """The widest model with at most one weight per token of the text and TOKENS_A_WEIGHT tokens per weight
+    """The widest model with at most one weight per token of the text and TOKENS_PER_WEIGHT tokens per weight
     in the budget: model and data grow together (Hoffmann et al. 2022)."""
     best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:

@@ -1,4 +1,4 @@
-"""Inspect a model's predictions on a text: each token's probability, and candidates for the next."""
+"""Inspect a model's predictions on a text: each token's probability, and candidates for the next token."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from makemore.sampling.decoder import make_decoder
 from makemore.sampling.text import SampleRequest, context_ids, end_token_ids
 
 MAX_CANDIDATES = 60
-"""At most this many candidates are returned."""
+"""Maximum number of candidates returned."""
 MAX_SCORED_TOKENS = 300
-"""Only this many tokens at the end of a text are scored."""
+"""Maximum number of tokens scored, from the end of the text."""
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A token of the text and its probability; None for a first token without context."""
+    """A token of the text; ``p``: its probability, or None for a first token without context."""
 
     text: str
     p: float | None

@@ -1,7 +1,7 @@
 """Web server of ``makemore play``: a page and its JSON API.
 
 It listens on 127.0.0.1 only, and every API request needs a token in a header. The page reads the token from
-its own address, behind ``#``: browsers neither send nor log that part.
+its own address, after ``#``: browsers neither send nor log that part.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Handlers:
         return JSONResponse({"runs": runs}, headers=HEADERS)
 
     async def predict(self, request: Request) -> Response:
-        """Predictions of a run along a text."""
+        """Predict each token of a text with a run."""
         query = await self._read_query(request)
         run, text, params = self._run(query), _text(query), _params(query)
         at = query.get("at")
@@ -97,7 +97,7 @@ class Handlers:
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
     async def _read_query(self, request: Request) -> dict[str, Any]:
-        """Check the token and parse the JSON body. Raises Refusal."""
+        """Check the token and parse the JSON body. Raises RequestError."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
             raise RequestError(401, "wrong token; open the address that makemore play printed")
@@ -137,7 +137,7 @@ def make_app(runs: Mapping[str, Run], token: str) -> Starlette:
 
 
 def listen(port: int) -> socket.socket:
-    """Listen on 127.0.0.1; port 0 picks a free one. Raises UserError if the port is taken."""
+    """Listen on 127.0.0.1; port 0 picks a free one. Raises UserError if the port is in use."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":

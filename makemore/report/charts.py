@@ -15,7 +15,7 @@ COLOURS = 10
 TICKS = 5
 LABEL_HEIGHT = 13.0
 DISTANCE_COST = 2.0
-"""Cost of each step to a more distant label position, in units of hidden area."""
+"""Penalty for each step to a more distant label position, in units of hidden area."""
 LETTER_WIDTH = 7.2
 """Approximate width of a letter of a label."""
 
@@ -34,7 +34,7 @@ class Axis:
     log: bool = False
     text: Callable[[float], str] = lambda value: f"{value:g}"
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Position of a value, from 0 at the low end to 1 at the high end."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
@@ -87,7 +87,7 @@ def axis(
 
 @dataclass
 class Chart:
-    """Marks between two axes; a colour is a row number."""
+    """A chart with two axes; colours are indexed by table row."""
 
     title: str
     x: Axis
@@ -96,8 +96,8 @@ class Chart:
     _labels: list[tuple[float, float, int, str]] = field(default_factory=list)
 
     def _to_pixels(self, point: Point) -> Point:
-        x = LEFT + self.x.place(point[0]) * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - self.y.place(point[1]) * (HEIGHT - TOP - BOTTOM)
+        x = LEFT + self.x.position(point[0]) * (WIDTH - LEFT - RIGHT)
+        y = HEIGHT - BOTTOM - self.y.position(point[1]) * (HEIGHT - TOP - BOTTOM)
         return round(x, 1), round(min(max(y, -HEIGHT), 2 * HEIGHT), 1)
 
     def _between_sides(self, points: Sequence[Point]) -> list[Point]:
@@ -107,11 +107,11 @@ class Chart:
             for p in points
             if all(map(math.isfinite, p))
             and (p[0] > 0 or not self.x.log)
-            and -0.001 <= self.x.place(p[0]) <= 1.001
+            and -0.001 <= self.x.position(p[0]) <= 1.001
         ]
 
     def _is_visible(self, point: Point) -> bool:
-        return bool(self._between_sides([point])) and -0.001 <= self.y.place(point[1]) <= 1.001
+        return bool(self._between_sides([point])) and -0.001 <= self.y.position(point[1]) <= 1.001
 
     def line(self, points: Sequence[Point], colour: int, name: str) -> None:
         """Add a curve with a dot at its end."""

@@ -77,9 +77,9 @@ QUALITY = (
 )
 SEEDS = Column(
     "seeds",
-    "number of seeds, and bits/byte of the best and the worst",
-    lambda row: f"{len(row.runs)}: {interval(row.spread)}" if len(row.runs) > 1 else "1",
-    lambda row: row.spread[1] - row.spread[0],
+    "number of seeds, and bits/byte of the best and the worst seed",
+    lambda row: f"{len(row.runs)}: {interval(row.bits_range)}" if len(row.runs) > 1 else "1",
+    lambda row: row.bits_range[1] - row.bits_range[0],
 )
 UNSEEN = Column(
     "unseen",

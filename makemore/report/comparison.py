@@ -47,9 +47,9 @@ def _summary(comparison: Comparison) -> str:
         f"{number(best.result.bits_per_byte)} bits/byte, 95 % interval {interval(best.result.ci95)}."
     ]
     if near:
-        parts.append(f"Within noise of it: {escape(', '.join(near))}.")
+        parts.append(f"Not significantly worse: {escape(', '.join(near))}.")
     elif others:
-        parts.append("All others are worse, beyond noise.")
+        parts.append("All others are significantly worse.")
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
     remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
     return f"<p>{' '.join(parts)}</p>{remarks}"
@@ -129,7 +129,7 @@ def _charts(comparison: Comparison) -> list[str]:
         _figure(
             "Validation loss by tokens",
             _curves(comparison, 1, "tokens trained on"),
-            "The same, by number of training tokens.",
+            "Bits per byte, by number of training tokens.",
         ),
         _figure("Quality by parameters", *parameters),
         _figure("Quality by training time", *seconds),

@@ -13,7 +13,7 @@ from typing import Any
 from makemore.errors import UserError
 from makemore.inspection.figures import png
 from makemore.inspection.inspect import draw_pictures
-from makemore.inspection.subject import Picture, Verdict
+from makemore.inspection.subject import Finding, Picture
 from makemore.report.page import generator, page, write_page
 from makemore.runs.run import Run
 from makemore.runtime.files import is_temporary, write_bytes
@@ -26,13 +26,13 @@ MADE_BY = "makemore inspect"
 
 @dataclass(frozen=True)
 class Inspection:
-    """Result of an inspection: the files written and the verdicts."""
+    """Result of an inspection: the files written and the findings."""
 
     folder: Path
     files: list[Path]
-    verdicts: list[Verdict]
+    findings: list[Finding]
     left_out: str = ""
-    """Why some figures are missing; empty if none are."""
+    """Why some pictures are missing; empty if none are."""
 
     @property
     def page(self) -> Path:
@@ -42,7 +42,7 @@ class Inspection:
         return {
             "page": str(self.page),
             "files": [str(path) for path in self.files],
-            "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "left_out": self.left_out,
         }
 
@@ -66,13 +66,13 @@ def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspe
     return Inspection(
         folder=folder,
         files=[folder / "index.html", *(folder / f"{name}.png" for name in images)],
-        verdicts=[verdict for picture in drawing.pictures for verdict in picture.verdicts],
+        findings=[finding for picture in drawing.pictures for finding in picture.findings],
         left_out=drawing.left_out,
     )
 
 
 def _old_images(folder: Path) -> list[Path]:
-    """Figures of an earlier inspection. Raises UserError if ``folder`` holds anything else."""
+    """Picture files of an earlier inspection. Raises UserError if ``folder`` holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is not a directory; choose another --out")
     if not folder.exists() or all(map(is_temporary, folder.iterdir())):
@@ -87,7 +87,7 @@ def inspection_page(
     title: str, facts: dict[str, str], pictures: list[Picture], images: dict[str, bytes]
 ) -> str:
     """Build the HTML; ``images`` maps picture names to PNG bytes."""
-    verdicts = [verdict for picture in pictures for verdict in picture.verdicts]
+    findings = [finding for picture in pictures for finding in picture.findings]
     rows = "".join(
         f'<tr><td class="words">{escape(name)}</td><td class="words">{escape(fact)}</td></tr>'
         for name, fact in facts.items()
@@ -95,13 +95,13 @@ def inspection_page(
     sections = "".join(_section(picture, images[picture.name]) for picture in pictures)
     body = (
         f'<h1>{escape(title)}</h1>\n<div class="wide"><table class="facts">{rows}</table></div>\n'
-        f"<h2>Findings</h2>\n{_list(verdicts)}\n{sections}"
+        f"<h2>Findings</h2>\n{_list(findings)}\n{sections}"
     )
     return page(title, body, made_by=MADE_BY)
 
 
 def picture_names(path: Path) -> list[str] | None:
-    """Names of the pictures on an inspection page; None if the file isn't one."""
+    """Names of the pictures on an inspection page. Returns None if the file isn't an inspection page."""
     try:
         html = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -112,15 +112,15 @@ def picture_names(path: Path) -> list[str] | None:
 def _section(picture: Picture, image: bytes) -> str:
     data = base64.b64encode(image).decode("ascii")
     return (
-        f'<section id="{picture.name}"><h2>{escape(picture.title)}</h2>\n{_list(picture.verdicts)}\n'
+        f'<section id="{picture.name}"><h2>{escape(picture.title)}</h2>\n{_list(picture.findings)}\n'
         f'<div class="picture"><img alt="{escape(picture.title)}" src="data:image/png;base64,{data}"></div>\n'
         f'<p class="soft">{escape(picture.caption)}</p></section>\n'
     )
 
 
-def _list(verdicts: list[Verdict]) -> str:
+def _list(findings: list[Finding]) -> str:
     items = "".join(
-        f'<li class="{verdict.kind}"><b>{MARKS[verdict.kind]}</b> {escape(verdict.text)}</li>'
-        for verdict in verdicts
+        f'<li class="{finding.kind}"><b>{MARKS[finding.kind]}</b> {escape(finding.text)}</li>'
+        for finding in findings
     )
-    return f'<ul class="verdicts">{items}</ul>'
+    return f'<ul class="findings">{items}</ul>'

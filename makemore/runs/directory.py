@@ -62,10 +62,10 @@ def _is_run_file(path: Path) -> bool:
 
 
 class RunDir:
-    """Reads and writes the files of one run directory; their meaning is left to the workflows."""
+    """Reads and writes the files of one run directory, without interpreting them."""
 
     def __init__(self, path: Path) -> None:
-        # ``.`` and ``..`` lack a name, which sibling files are named after.
+        # Resolve ``.`` and ``..``, because sibling files are named after the directory.
         self.path = path if path.name not in ("", "..") else path.resolve()
         self.metrics = MetricsLog(self.path / METRICS)
         self.states = States(self.path / STATES)
@@ -78,7 +78,7 @@ class RunDir:
 
     @property
     def is_occupied(self) -> bool:
-        """Whether the path is taken; an incompletely created run doesn't count."""
+        """Whether the path exists; an empty or incompletely created run directory doesn't count."""
         if not os.path.isdir(self.path):  # unlike Path.is_dir, no error if the name is too long
             return os.path.lexists(self.path)
         names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
@@ -103,7 +103,7 @@ class RunDir:
         with user_write_errors(self.path):
             self.remove_temporaries()
             self.states.drop()
-            # Files that identify a run go last: an interrupted clear can be repeated.
+            # Remove files that identify a run last: an interrupted clear can be repeated.
             for name in (MODEL, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
 
@@ -120,8 +120,8 @@ class RunDir:
         state: dict[str, Any] | None = None,
         seen_U: Tensor | None = None,
     ) -> str:
-        """Write the files that training doesn't change and the initial state, the config last: a run with a
-        config can be resumed. ``seen_U``: see ``write_line_hashes``. Returns the run's id."""
+        """Create the run: tokenizer, line hashes (``seen_U``), initial state, then config.json. Writing the
+        config last means every run that has one can be resumed. Returns the run's id."""
         config = {"format": FORMAT, **config, "seen": seen_U is not None}
         run_id = json_digest(config)[:16]
         self._copies = {
@@ -154,14 +154,14 @@ class RunDir:
         write_json(self.path / CONFIG, config)
 
     def read_config(self) -> dict[str, Any]:
-        """Raises UserError if this is not a run, is damaged, or has another format version."""
+        """Read the config. Raises UserError if it is missing, is damaged, or has another format version."""
         if not os.path.isdir(self.path):
             raise UserError(f"no run at {self.path}; create one with makemore train")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG})")
         version = read_json(self.path / CONFIG).get("format")
         if version != FORMAT:
-            raise UserError(f"{self.path} has format {version}; this version reads {FORMAT}")
+            raise UserError(f"{self.path} has format {version}; this version of makemore reads {FORMAT}")
         config = read_form(self.path / CONFIG, _CONFIG)
         self._copies[CONFIG] = config
         return config
@@ -184,7 +184,7 @@ class RunDir:
         write_tensors(self.path / LINE_HASHES, {"hashes": hashes_U}, run_id)
 
     def read_line_hashes(self, config: dict[str, Any]) -> Tensor | None:
-        """Read the line hashes; None if the run has none. Raises UserError if missing or damaged."""
+        """Read the line hashes; returns None if the run has none. Raises UserError if they are damaged."""
         if not config["seen"]:
             return None
         with user_format_errors(self.path / LINE_HASHES):

@@ -1,4 +1,4 @@
-"""One process at a time writes a run directory."""
+"""Lock run directories: one process at a time may write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder for this process. Raises UserError if another process holds the lock.
 
     On POSIX, flock on the folder itself: it leaves no file, and is released even if the process is killed.
-    File systems without locks are left unlocked.
+    File systems that don't support locks are used without.
     """
     if os.name != "posix":
         from filelock import FileLock, Timeout

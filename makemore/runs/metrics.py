@@ -13,7 +13,7 @@ from makemore.runtime.files import stat_regular_file, user_write_errors, write_b
 
 
 class MetricsLog:
-    """Appends records and keeps what a state or a result has sealed by size and checksum."""
+    """Appends records, and verifies the part of the log covered by a stored checksum (a seal)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class MetricsLog:
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def check(self, seal: dict[str, Any]) -> str:
-        """Check the metrics that existed when ``seal`` was taken; returns the problem, or an empty string."""
+        """Check the metrics logged before ``seal`` was stored; returns the problem, or an empty string."""
         path, data = self.path, self._bytes()
         if seal["bytes"] and not path.exists():
             return f"{path} is missing"
@@ -51,9 +51,9 @@ class MetricsLog:
         return "" if intact else f"{path} is damaged: its checksum doesn't match"
 
     def truncate(self, step: int, seal: dict[str, Any]) -> str:
-        """Drop metrics logged after ``step``, when ``seal`` was taken: a resumed run logs them again.
+        """Drop metrics logged after ``step``, when ``seal`` was stored; a resumed run logs them again.
 
-        Returns the problem with the rest, whose readable lines are kept, or an empty string.
+        Returns the problem if the kept part is damaged (its readable lines are kept), or an empty string.
         """
         if problem := self.check(seal):
             records = [r for r in self.read() if isinstance(r.get("step"), int) and r["step"] <= step]

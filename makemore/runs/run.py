@@ -60,7 +60,7 @@ class Run:
         return self.config["corpus"]["mode"]
 
     def text(self, path: Path | None = None) -> Text:
-        """Read the training text, or another. Raises UserError if it is missing or unreadable."""
+        """Read the training text, or the text at ``path``. Raises UserError if missing or unreadable."""
         source = self.source() if path is None else resolve_source(str(path))
         return read_source(source, self.config["corpus"]["encoding"])
 
@@ -69,7 +69,7 @@ class Run:
         return resolve_recorded_source(training_paths(self.config))
 
     def documents(self, path: Path | None = None) -> Documents:
-        """Split the training text, or another, as in training.
+        """Split the training text, or the text at ``path``, as in training.
 
         Raises UserError if the training text is missing or has changed.
         """
@@ -79,7 +79,7 @@ class Run:
         return documents
 
     def corpus(self, path: Path | None = None) -> Corpus:
-        """Like ``documents``, tokenized."""
+        """Split and tokenize the text; like ``documents`` otherwise."""
         corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
         if path is None:
             self._check_digests(corpus.digests)

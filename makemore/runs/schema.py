@@ -9,7 +9,7 @@ from makemore.errors import UserError
 from makemore.runtime.files import read_json
 
 METRICS_SEAL = {"bytes": int, "sha256": str}
-"""Size and checksum of ``metrics.jsonl`` when it was sealed."""
+"""Size and checksum of ``metrics.jsonl`` when the checksum was stored."""
 
 
 def check_schema(value: Any, form: Any, name: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The states of a run that training resumes from: ``state/STEP/``, each complete or absent."""
+"""Training states to resume from: ``state/STEP/``, each complete or absent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATE = {"name": str, "run_id": str, "tensors": str, "metrics": METRICS_SEAL, "
 
 
 class SavedState(NamedTuple):
-    """A loaded state, and the problems of newer, damaged ones."""
+    """A loaded state, and the problems of newer, damaged states."""
 
     state: dict[str, Any]
     metrics: dict[str, Any]
@@ -48,7 +48,7 @@ class States:
     def write(
         self, step: int, state: dict[str, Any], run_id: str, metrics: dict[str, Any], copies: dict[str, Any]
     ) -> None:
-        """Save a state to resume from, then delete all but it and the last good one before it.
+        """Save a state to resume from, then delete all older states except the last good one.
 
         ``metrics``: the log's checksum; ``copies``: config and tokenizer, to restore them if damaged.
         """
@@ -74,7 +74,7 @@ class States:
         self._good = folder
 
     def _new_folder(self, step: int) -> Path:
-        """A folder that doesn't exist yet, so no good state is overwritten."""
+        """Path of a new folder, so no good state is overwritten."""
         nth = max((n for s, n in map(_state_order, self.folders()) if s == step), default=-1) + 1
         return self.path / (f"{step:09d}.{nth}" if nth else f"{step:09d}")
 
@@ -116,7 +116,7 @@ class States:
             raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
 
     def read_copy(self, name: str) -> dict[str, Any] | None:
-        """The newest state's copy of config or tokenizer (``name``); None if no state has one."""
+        """Return the newest state's copy of config or tokenizer (``name``), or None if there is none."""
         for folder in self.folders():
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
                 return dict(read_json(folder / STATE)["copies"][name])

@@ -15,7 +15,7 @@ from makemore.errors import UserError
 from makemore.runs.run import Run
 
 MAX_HASHED_LINES = 2_000_000
-"""Most training lines whose hashes are stored; a run with more needs its text."""
+"""Maximum number of lines to store hashes of; larger runs must reread their text."""
 
 
 def hash_lines(lines: Iterable[str]) -> NDArray[np.int64]:
@@ -25,7 +25,7 @@ def hash_lines(lines: Iterable[str]) -> NDArray[np.int64]:
 
 
 def train_line_hashes(corpus: Corpus) -> Tensor | None:
-    """Sorted hashes of the distinct training lines, (U,) int64; None for running text or too many lines."""
+    """Sorted hashes of distinct training lines, (U,) int64; returns None for text mode or too many lines."""
     if corpus.mode != "lines":
         return None
     hashed, n_lines = [np.zeros(0, np.int64)], 0
@@ -38,7 +38,7 @@ def train_line_hashes(corpus: Corpus) -> Tensor | None:
 
 
 class TrainLines:
-    """Set of training lines, by hash; with U lines, a new line is a false positive with odds U / 2**64."""
+    """Set of U training lines, by hash. A new line is a false positive with probability U / 2**64."""
 
     def __init__(self, sorted_U: NDArray[np.int64]) -> None:
         self.sorted_U = sorted_U
@@ -52,7 +52,7 @@ class TrainLines:
 def train_lines(run: Run) -> TrainLines:
     """Load the hashes from the run, or compute them from its text.
 
-    Raises UserError in ``text`` mode, or if the run has neither.
+    Raises UserError in ``text`` mode, or if both are missing.
     """
     if run.mode == "text":
         raise UserError(

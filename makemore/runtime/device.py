@@ -20,7 +20,7 @@ from makemore.runtime.process import total_memory
 from makemore.settings import TrainConfig
 
 MIN_COMPILE_SECONDS = 75.0
-"""Seconds of training from which compilation on a CPU (16 to 30 s, cold) pays off."""
+"""Minimum training time in seconds for compilation on a CPU (16 to 30 s, cold) to pay off."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,8 +43,8 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps") from None
     if device.type == "cuda" and not cuda:
         raise UserError("--device cuda: no CUDA GPU found, or torch was built without CUDA; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
+        raise UserError(f"--device {name}: found {n} CUDA device(s); use cuda:0 to cuda:{n - 1}, or cpu")
     if device.type == "cuda" and device.index is not None and parallel.world_size() > 1:
         if device.index != parallel.local_rank():
             raise UserError(f"--device {name}: each process has its own GPU; use --device cuda")
@@ -57,7 +57,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_mps() -> bool:
-    """Whether an Apple GPU can allocate memory; a virtual Mac's can't."""
+    """Whether there is an Apple GPU that can allocate memory; on a virtual Mac it can't."""
     if not torch.backends.mps.is_available():
         return False
     try:
@@ -125,7 +125,7 @@ def get_rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restore a ``get_rng_state`` of this or another device."""
+    """Restore states that ``get_rng_state`` returned for this or another device."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"][0], device)

@@ -44,7 +44,7 @@ _earlier_attempt = False
 
 
 def dist_info_from_env() -> DistInfo:
-    """Rank and size from torchrun's environment variables, also before ``process_group``."""
+    """Read rank and world size from torchrun's environment variables; works before ``process_group`` too."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(os.environ.get(name, "").isdigit() for name in (*names, "MASTER_PORT")):
         return _SINGLE
@@ -52,7 +52,7 @@ def dist_info_from_env() -> DistInfo:
 
 
 def launch_id() -> str:
-    """An id common to all attempts of one torchrun launch and unique to it; empty without torchrun."""
+    """An id shared by all attempts of one torchrun launch and no other; an empty string without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     # Without rendezvous the id is "none", but all workers on a machine share a parent process.
     return f"process {os.getppid()}" if name == "none" else name
@@ -150,7 +150,7 @@ def _admit_ranks(store: Store, attempt: str, info: DistInfo, stop: Callable[[], 
 
 
 def _register(store: Store, token: str, info: DistInfo, stop: Callable[[], bool]) -> str:
-    """The other ranks' part: an attempt that doesn't answer is over or hasn't begun."""
+    """The other ranks' part of ``_join_attempt``: an attempt without an answer is over or hasn't begun."""
     deadline = time.monotonic() + JOIN_TIMEOUT
     while time.monotonic() < deadline:
         if _wait_for_key(store, ATTEMPT_KEY, time.monotonic() + 1, stop):
@@ -218,7 +218,7 @@ def local_main_first() -> Iterator[None]:
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value, on every rank."""
+    """Return rank 0's value on every rank."""
     if world_size() == 1:
         return value
     import torch.distributed as dist
@@ -231,7 +231,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all ranks in order, on rank 0; an empty list on the others."""
+    """Return the values of all ranks in order on rank 0, and an empty list on the others."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist

@@ -26,7 +26,7 @@ from makemore.errors import UserError
 from makemore.runtime.process import total_memory
 
 MAX_JSON_BYTES = 64 << 20
-"""Maximum size in bytes; real files stay far below, with vocabularies of a few megabytes."""
+"""Maximum bytes of a JSON file; real files, with vocabularies of a few megabytes, are far smaller."""
 MAX_HEADER_BYTES = 16 << 20
 """Maximum bytes of a tensor file's header (names and shapes), enough for some 200,000 tensors."""
 MAX_BYTES = 1 << 62
@@ -40,7 +40,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     with user_write_errors(path):
         make_dir_durably(path.parent)
         try:
-            # Left by a killed process with the same pid, or a link planted to redirect the write.
+            # A leftover of a killed process with the same pid, or a link planted to redirect the write.
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
@@ -99,7 +99,7 @@ def stat_regular_file(path: Path) -> os.stat_result | None:
     except (OSError, ValueError):
         return None
     if stat.S_ISLNK(info.st_mode):
-        raise UserError(f"{path} is a link; a run must hold its files itself")
+        raise UserError(f"{path} is a link; symbolic links aren't allowed in a run directory")
     if not stat.S_ISREG(info.st_mode):
         raise UserError(f"{path} is damaged: it is not a regular file")
     return info
@@ -118,7 +118,7 @@ def _require_file(path: Path, max_size: int) -> os.stat_result:
 def user_format_errors(path: Path, runs_model_code: bool = False) -> Iterator[None]:
     """Turn errors from a file's unexpected content into a UserError, even if its checksum matches.
 
-    ``runs_model_code``: an AttributeError is then a bug in the model's own code, and left alone.
+    ``runs_model_code``: an AttributeError is then a bug in the model's own code, and isn't converted.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def _json_bytes(payload: dict[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of ``write_json``. Raises UserError if it is missing, damaged or foreign."""
+    """Read a file that ``write_json`` wrote. Raises UserError if it is missing, damaged or not makemore's."""
     _require_file(path, MAX_JSON_BYTES)
     try:
         data = path.read_bytes()
@@ -186,7 +186,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str) -> str:
 
 
 def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str, Tensor]:
-    """Read a file of ``write_tensors``; ``digest``: the expected checksum, if known.
+    """Read a file that ``write_tensors`` wrote; ``digest``: the expected checksum, if known.
 
     Raises UserError if it is missing, damaged, from another run, or larger than memory.
     """

@@ -18,9 +18,9 @@ from makemore.runtime.process import total_memory
 
 M = TypeVar("M")
 MIN_TENSOR_BYTES = 1 << 16
-"""Minimum bytes charged for a tensor, because its module takes memory too."""
+"""Minimum bytes counted for a tensor, because its module takes memory too."""
 MAX_TENSORS = 1 << 14
-"""Twice as many as a transformer of a thousand layers creates."""
+"""Maximum number of tensors: twice as many as a transformer of a thousand layers creates."""
 EXTRA_BYTES = 1 << 26
 """Bytes that any model may take beyond its weights, e.g. for tables that are not saved."""
 
@@ -31,7 +31,7 @@ TOO_LARGE = "a model of this size doesn't fit in memory; lower its --set model.*
 
 
 class MemoryLimit(TorchDispatchMode):
-    """While active, limits the bytes of new tensors, each and in total.
+    """Limits the bytes of new tensors, individually and in total, while it is active.
 
     The size of a tensor is computed on torch's ``meta`` device, which has no memory, before it is allocated.
     Raises UserError for a tensor beyond the limit.
@@ -44,7 +44,7 @@ class MemoryLimit(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: otherwise torch would import its compiler, which takes a second."""
+        """Return False: otherwise torch would import its compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

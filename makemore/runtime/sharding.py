@@ -29,7 +29,7 @@ def shard(model: nn.Module, config: TrainConfig) -> None:
     if config.optimizer == "muon":
         raise UserError("--shard: Muon needs unsharded matrices; add --set train.optimizer=adamw")
     mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(),))
-    # FSDP2 warns in case a block's output is modified in place; ours never is.
+    # FSDP2 warns in case a block's output is modified in place, which never happens here.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh)
@@ -40,13 +40,13 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor of a sharded one, on every rank; every rank must call this at once."""
+    """Gather a sharded tensor on every rank (a plain tensor is returned as it is); all ranks must call it."""
     full_tensor = getattr(tensor, "full_tensor", None)
     return tensor if full_tensor is None else full_tensor()
 
 
 def gather_full(value: Any) -> Any:
-    """Nested state with sharded tensors gathered on rank 0's CPU (empty elsewhere); all ranks must call."""
+    """Gather a nested state's sharded tensors on rank 0's CPU (empty elsewhere); all ranks must call it."""
     if hasattr(value, "full_tensor"):
         gathered = value.full_tensor()
         return gathered.cpu() if parallel.is_main() else gathered.new_empty(0, device="cpu")
@@ -64,7 +64,7 @@ def local_shards(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of a full tensor, if ``like`` is sharded and of the same shape; else the tensor."""
+    """This rank's shard of a full tensor. Returns it unchanged unless ``like`` is sharded, with its shape."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -16,7 +16,7 @@ class Hypothesis(NamedTuple):
     """A candidate continuation."""
 
     ids: list[int]
-    """Without the stop token."""
+    """Token ids, without the stop token."""
     log_prob: float
     """Total in nats, including the stop token."""
     score: float
@@ -39,9 +39,9 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The ``width`` best continuations of up to ``n`` tokens, best first.
 
-    Each step keeps the ``width`` most likely extensions of all beams; those that end with one of ``stop_ids``
-    are finished. The search stops when no beam can beat the worst of ``width`` finished ones, or after ``n``
-    tokens.
+    Each step keeps the ``width`` most likely extensions of all beams; beams that end with one of ``stop_ids``
+    are finished. The search stops when no beam can beat the worst of ``width`` finished beams, or after
+    ``n`` tokens.
     """
     model.eval()
     stops = np.array([], np.int64) if stop_ids is None else stop_ids

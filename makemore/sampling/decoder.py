@@ -46,8 +46,8 @@ class Decoder(ABC):
 class ModelDecoder(Decoder):
     """Decodes one model, on the CPU with its fast decoder if it has one, else with ``forward``.
 
-    Count models always run on the CPU. A full context keeps its last half: moved by ``drop_oldest`` if
-    positions are relative, otherwise processed again.
+    Count models always run on the CPU. When the context is full, its last half is kept: moved
+    by ``drop_oldest`` if positions are relative, otherwise processed again.
     """
 
     def __init__(self, model: LanguageModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
@@ -70,7 +70,7 @@ class ModelDecoder(Decoder):
         for i in range(0, self.prompt_BT.shape[1], PROMPT_CHUNK):
             logits_BV = self._feed(self.prompt_BT[:, i : i + PROMPT_CHUNK])
         if self.fast is not None:
-            self._load_stepper(self.fast)
+            self._load_fast_decoder(self.fast)
         return logits_BV
 
     def _reset(self) -> None:
@@ -86,7 +86,7 @@ class ModelDecoder(Decoder):
             self.state, self.used = state, self.used + tokens.shape[1]
             return logits[:, -1].float().cpu().numpy()
 
-    def _load_stepper(self, fast: FastDecoder) -> None:
+    def _load_fast_decoder(self, fast: FastDecoder) -> None:
         fast.load(self.state)
         self.state = ()
         if self.rows == 1 and fast.duplicates_single_row:
@@ -116,7 +116,7 @@ class ModelDecoder(Decoder):
         recent = list(self.recent)[-max(1, half) :]
         if self.fast is None:
             return self._feed(np.stack(recent, axis=1))
-        self._load_stepper(self.fast)
+        self._load_fast_decoder(self.fast)
         return [self._step(ids_B) for ids_B in recent][-1]
 
     def _roll(self, n_tokens: int) -> bool:

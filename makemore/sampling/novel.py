@@ -28,6 +28,6 @@ def sample_novel(run: Run, request: SampleRequest) -> Iterator[str]:
         if not n_left:
             return
     raise UserError(
-        f"only {request.n - n_left} of {MAX_TRIES_PER_SAMPLE * request.n} samples were new; ask for fewer, "
+        f"only {request.n - n_left} of {MAX_TRIES_PER_SAMPLE * request.n} samples were new; lower -n "
         "or raise --temperature"
     )

@@ -34,7 +34,7 @@ class TokenProb:
 
 
 def sample_with_probs(run: Run, request: SampleRequest, index: int) -> list[TokenProb]:
-    """Probabilities of sample ``index``, token by token, including the one that ends a line.
+    """Probabilities of sample ``index``, token by token, including the token that ends a line.
 
     A stop string is matched in whole tokens: the last token may extend beyond it.
     """

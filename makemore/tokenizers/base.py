@@ -1,4 +1,4 @@
-"""Tokenizer interface: text to ids and back, lossless on the text it was fitted to."""
+"""Tokenizer interface: convert text to token ids and back, without loss on the text it was fitted to."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from makemore.tokenizers.ranks import Ranks, parse_tokens
 MIN_VOCAB_SIZE = 257
 """Smallest vocabulary: the boundary and every byte."""
 MAX_VOCAB_SIZE = 1 << 20
-# Words with the character before them, digits by threes, runs of punctuation, runs of whitespace. Runs
+# Words with one preceding character, digits in threes, runs of punctuation, runs of whitespace. Runs
 # are bounded because merging is quadratic in a run's length: a megabyte of one letter would hang.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}{1,32}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]{1,32}|\s{1,32}"
 
 
 class BPETokenizer(Tokenizer):
-    """Ids 1 to 256 are the bytes, later ids the merges in the order they were learned."""
+    """Byte-level BPE tokenizer. Ids: 0 boundary, 1–256 bytes, then merges in learned order."""
 
     name = "bpe"
 

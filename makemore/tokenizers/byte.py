@@ -1,4 +1,4 @@
-"""One token per UTF-8 byte: encodes any text."""
+"""Byte tokenizer: one token per UTF-8 byte, so it encodes any text."""
 
 from __future__ import annotations
 

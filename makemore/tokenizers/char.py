@@ -1,4 +1,4 @@
-"""One token per character of the text, in code-point order."""
+"""Character tokenizer: one token per distinct character of the text, in code-point order."""
 
 from __future__ import annotations
 

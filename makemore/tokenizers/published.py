@@ -32,7 +32,7 @@ def load_encoding(name: str) -> Ranks:
 
 
 class PublishedTokenizer(Tokenizer):
-    """Ids for the bytes and the tokens that occur in train; other tokens are encoded as their bytes.
+    """Has ids for the bytes and the tokens that occur in train; other tokens are encoded as their bytes.
 
     ``tiktoken:gpt2:full`` has ids for all tokens.
     """

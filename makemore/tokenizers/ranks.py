@@ -1,4 +1,4 @@
-"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), run by tiktoken."""
+"""Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), using tiktoken."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Ranks:
         """(N,) uint32 ranks of a text; there are no special tokens."""
         try:
             return self._encoding.encode_to_numpy(text, disallowed_special=())
-        except ValueError as error:  # a pattern backtracked too much; makemore's own never do
-            raise UserError(f"the tokenizer's pattern fails on this text: {error}") from None
+        except ValueError as error:  # too much backtracking; makemore's own patterns never do that
+            raise UserError(f"the tokenizer fails on this text ({error}); use another tokenizer") from None
 
     def sizes(self) -> np.ndarray:
         """(len(tokens),) int64: number of bytes of each token."""

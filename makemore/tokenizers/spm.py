@@ -1,7 +1,7 @@
 """SentencePiece models fitted to the text, made lossless: ``spm:512``, ``spm-unigram:512``.
 
 Kudo & Richardson 2018; BPE after Sennrich et al. 2016, unigram after Kudo 2018. Text isn't normalised,
-no space is prepended, and text without a piece is encoded as bytes. SentencePiece still writes spaces
+no space is prepended, and characters without a piece are encoded as bytes. SentencePiece still writes spaces
 as U+2581, so that character is encoded as bytes, outside SentencePiece.
 """
 
@@ -34,8 +34,8 @@ REMOVED_CHARS = dict.fromkeys(map(ord, (SPACE_MARK, "\u2585", "\0")))
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Ids 1 to 256 are the bytes, later ids the pieces. Id 0, SentencePiece's unknown piece, is unused
-    thanks to the bytes and serves as the boundary."""
+    """Ids 1 to 256 are the bytes, later ids the pieces. Id 0, SentencePiece's unknown piece, is never
+    produced, because every character has bytes, and serves as the boundary."""
 
     kind: ClassVar[str]
 
@@ -52,7 +52,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._pieces = [b"\n", *(bytes([byte]) for byte in range(256))]
         self._pieces += [piece.replace(SPACE_MARK, " ").encode() for piece in pieces[257:]]
         self.vocab_size = len(pieces)
-        # If the training text has no spaces, they have no piece: SentencePiece would encode the mark's bytes.
+        # Without spaces in the training text, no piece has them: SentencePiece would encode the mark's bytes.
         self._bytes_only = re.compile(f"([{SPACE_MARK}{'' if SPACE_MARK in pieces else ' '}])")
 
     @classmethod

@@ -40,7 +40,7 @@ def make_loader(plan: Plan) -> Loader:
         boundary,
         batch_tokens=batch_tokens,
         block_size=train.block_size,
-        lead=plan.model.context_prefix,
+        context_prefix=plan.model.context_prefix,
         seed=train.seed,
     )
 

@@ -1,5 +1,5 @@
 """The learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks"):
-train briefly at exponentially growing learning rates, and find where the loss falls and where it turns."""
+train briefly at exponentially growing learning rates, and find where the loss falls and where it rises."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class SweepRequest:
 
     training: TrainRequest
     low: float | None = None
-    """Lowest learning rate; None for 1/1000 of the recipe's."""
+    """Lowest learning rate (None: 1/1000 of the recipe's learning rate)."""
     high: float | None = None
-    """Highest learning rate; None for 100 times the recipe's."""
+    """Highest learning rate (None: 100 times the recipe's learning rate)."""
     steps: int = 200
     max_time: float | None = None
-    """Seconds; overrides ``steps``."""
+    """Time limit in seconds; overrides ``steps``."""
     picture: Path | None = None
-    """File for the figure; None for one in checkpoints/, named after input and model."""
+    """Path of the plot (None: in checkpoints/, named after input and model)."""
 
 
 class Point(NamedTuple):
@@ -60,7 +60,7 @@ class Sweep:
 
     model: str
     optimizer: str
-    matrix_share: float | None
+    muon_lr_ratio: float | None
     """Fixed ratio of Muon's to AdamW's learning rate; None if Muon isn't used."""
     points: list[Point]
     diverged: bool
@@ -73,24 +73,24 @@ class Sweep:
 
     @property
     def steepest(self) -> Point:
-        """Point, up to the lowest, where the smoothed loss falls fastest per decade of learning rate."""
+        """Point up to the lowest at which the smoothed loss falls fastest per decade of learning rate."""
         falling = self.points[: max(self.points.index(self.lowest), 1) + 1]
         slopes = np.gradient([p.smooth for p in falling], np.log([p.lr for p in falling]))
         return falling[int(slopes.argmin())]
 
     @property
     def lr(self) -> float:
-        """Suggested learning rate: a tenth of the one with the lowest smoothed loss."""
+        """Suggested learning rate: a tenth of the rate with the lowest smoothed loss."""
         return self.lowest.lr / 10
 
     @property
     def matrix_lr(self) -> float | None:
         """Suggested learning rate for Muon."""
-        return None if self.matrix_share is None else self.lr * self.matrix_share
+        return None if self.muon_lr_ratio is None else self.lr * self.muon_lr_ratio
 
     @property
-    def doubt(self) -> str:
-        """Why the suggestion is unreliable; empty if it isn't."""
+    def caveat(self) -> str:
+        """Reason why the suggestion is unreliable; empty if it is reliable."""
         if self.lowest is self.points[-1]:
             return "the loss was still falling at the highest learning rate; raise --to"
         if self.lowest.smooth > 0.98 * self.points[0].loss:
@@ -111,7 +111,7 @@ class Sweep:
             "lowest": self.lowest._asdict(),
             "steepest": self.steepest._asdict(),
             "diverged": self.diverged,
-            "doubt": self.doubt,
+            "caveat": self.caveat,
             "picture": str(self.picture),
             "points": [point._asdict() for point in self.points],
         }
@@ -141,11 +141,11 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     points, diverged = _smooth(_losses(plan, request, low, high, observer))
     if len(points) < MIN_POINTS:
         raise UserError(f"training diverged after {len(points)} steps, starting at {low:g}; lower --from")
-    matrix_share = ratio if train.optimizer == "muon" else None
+    muon_lr_ratio = ratio if train.optimizer == "muon" else None
     sweep = Sweep(
         model=plan.model_name,
         optimizer=train.optimizer,
-        matrix_share=matrix_share,
+        muon_lr_ratio=muon_lr_ratio,
         points=points,
         diverged=diverged,
         picture=picture,
@@ -241,4 +241,4 @@ def plot(sweep: Sweep) -> None:
         sweep.picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(sweep.picture)
     except OSError as error:
-        raise UserError(f"can't write {sweep.picture}: {error.strerror}") from None
+        raise UserError(f"can't write {sweep.picture}: {error.strerror}; name another --out") from None

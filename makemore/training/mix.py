@@ -46,15 +46,15 @@ class MixResult:
 def check_members(runs: Sequence[Run]) -> None:
     """Raise UserError unless there are at least two runs with the same tokenizer, text and split."""
     if len(runs) < 2:
-        raise UserError("a mixture needs at least two runs")
+        raise UserError("a mixture needs at least two runs; name another run")
     first = runs[0]
     for run in runs:
         if isinstance(run.model, MixtureModel):
             raise UserError(f"{run.name} is a mixture itself; pass its members instead")
         if run.tokenizer.to_dict() != first.tokenizer.to_dict():
-            raise UserError(f"can't mix {run.name} and {first.name}: they have different tokenizers")
+            raise UserError(f"{run.name} and {first.name} have different tokenizers; choose other runs")
         if run.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
-            raise UserError(f"can't mix {run.name} and {first.name}: they were trained on different splits")
+            raise UserError(f"{run.name} and {first.name} have different splits; choose other runs")
 
 
 def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite: bool = False) -> MixResult:

@@ -22,7 +22,7 @@ CURVES = {
 
 
 class Observer:
-    """Receives the events of a training run; by default it ignores them. The CLI's draws a progress bar."""
+    """Receives the events of a training run and ignores them; subclasses handle them."""
 
     def note(self, text: str) -> None:
         """A message for the user."""
@@ -130,7 +130,7 @@ class WandB(Observer):
             project=os.environ.get("WANDB_PROJECT", "makemore"),
             name=plan.folder.path.name,
             dir=str(plan.folder.path),
-            config={**settings, "rung": plan.model_name, "tokenizer": plan.tokenizer_spec},
+            config={**settings, "model": plan.model_name, "tokenizer": plan.tokenizer_spec},
             mode=os.environ.get("WANDB_MODE", "offline"),
             settings={"quiet": True},
         )

@@ -37,11 +37,11 @@ class Plan:
     device: torch.device
     precision: torch.dtype
     compiled: bool
-    """With ``torch.compile``."""
+    """Whether training uses ``torch.compile``."""
     native: GradientKernel | None
-    """The C implementation, if it computes loss and gradients."""
+    """The C kernel that computes loss and gradients, if one is used."""
     init_from: str = ""
-    """Where the initial weights come from; empty if random."""
+    """Source of the initial weights; empty if random."""
 
 
 def make_plan(

@@ -52,7 +52,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
     start = request.pretrained
     if start and start.model != request.model:
-        raise UserError(f"{start.origin} holds a {start.model}, not a {request.model}")
+        raise UserError(f"{start.origin} holds a {start.model}, not a {request.model}; omit --model")
     corpus = tokenize_source(
         source,
         corpus_config,
@@ -93,8 +93,8 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         corpus_config=corpus_config,
         device=device,
     )
-    for file, reason in native.failures.items():
-        observer.note(f"{file} was not compiled: {reason}; PyTorch does its work, more slowly")
+    for note in native.failure_notes():
+        observer.note(note)
     return plan
 
 
@@ -158,7 +158,7 @@ def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
 
 
 def check_run_dir(folder: RunDir, request: TrainRequest) -> None:
-    """Raise UserError if the run directory is taken and may not be overwritten."""
+    """Raise UserError if the run directory already exists and may not be overwritten."""
     if folder.is_occupied and not request.overwrite:
         why = "already holds a run; add --resume, --overwrite" if folder.exists else "is not a run; move it"
         raise UserError(f"{folder.path} {why}, or name another --out DIR")
@@ -178,7 +178,7 @@ def fit_context(
 def _check_memory(
     kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
 ) -> None:
-    """Note the training memory of a large-vocabulary model. Raises UserError if it exceeds the device's."""
+    """Note the training memory of a large-vocabulary model. Raises UserError if the device has less."""
     if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
         return
     parameters = count_parameters(kind, config, tokenizer.vocab_size)
@@ -188,7 +188,7 @@ def _check_memory(
     )
     memory = total_memory_gb(device)
     if memory is not None and needed > memory:
-        raise UserError(f"{cost}, but only {memory:.1f} GB exist; use a smaller vocabulary, such as bpe:512")
+        raise UserError(f"{cost}, but only {memory:.1f} GB exist; use a smaller vocabulary, e.g. bpe:512")
     if needed >= 1:
         observer.note(cost)
 
@@ -202,6 +202,6 @@ def count_parameters(kind: type[LanguageModel], config: Any, vocab_size: int) ->
 def make_model(
     kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, max_bytes: int | None = None
 ) -> LanguageModel:
-    """Initialise a model. Raises UserError if it needs more than ``max_bytes``, or more than there is."""
+    """Initialise a model. Raises UserError if it needs more memory than ``max_bytes`` or available."""
     torch.manual_seed(seed)
     return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)

@@ -19,7 +19,7 @@ from makemore.settings import Recipe, replace_settings
 from makemore.tokenizers import Tokenizer
 
 FINE_TUNE_LR_SCALE = 0.3
-"""Fine-tuning learning rate as a fraction of the recipe's."""
+"""Fine-tuning learning rate as a fraction of the recipe's rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PretrainedModel:
     tokenizer_spec: str
     """The tokenizer's name on the command line."""
     origin: str = ""
-    """Where the weights come from."""
+    """Source of the weights."""
 
 
 def read_run(folder: Path) -> PretrainedModel:
@@ -75,7 +75,7 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
 
 
 def fine_tune_recipe(start: PretrainedModel, recipe: Recipe, mode: str) -> Recipe:
-    """Recipe for fine-tuning: the start's model settings and context, with a lower learning rate."""
+    """Recipe for fine-tuning: the starting model's settings and context, with a lower learning rate."""
     kind = MODELS.get(start.model)
     train = dataclasses.replace(
         recipe.train,

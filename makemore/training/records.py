@@ -1,4 +1,4 @@
-"""What the training loop reports."""
+"""Records reported by the training loop."""
 
 from __future__ import annotations
 

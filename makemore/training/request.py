@@ -1,4 +1,4 @@
-"""What to train: the text, the model, and the requested settings by section."""
+"""Training request: the text, the model, and the requested settings by section."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SECTIONS = ("model", "train", "corpus")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What to train. ``settings`` are ``section.key=value`` strings and override everything else."""
+    """A training request. ``settings`` are ``section.key=value`` strings and override everything else."""
 
     input: str | tuple[str, ...] = ()
-    """Inputs as ``makemore train`` takes them; none: the data set that ships with makemore."""
+    """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
     model: str = "transformer"
     tokenizer: str | None = None
-    """None: ``char``, or the tokenizer of the resumed run."""
+    """Tokenizer name (None: ``char``, or the tokenizer of the resumed run)."""
     out: Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     """Requested fields of TrainConfig."""

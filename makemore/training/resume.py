@@ -163,7 +163,7 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str,
         save_best(plan, trainer, run_id)
 
 
-_SCHEDULE = "from here on the learning rate follows the new budget, unlike in a run started with it"
+_SCHEDULE = "from here on the learning rate follows the new budget; a new run with it would differ"
 
 
 _ROUNDING = "results may differ by rounding from here on"

@@ -63,7 +63,7 @@ class TrainResult:
     used: dict[str, Any]
     """Resolved settings: device, threads, precision, compiled or native, optimizer, kind of weights."""
     peak_memory: int | None
-    """Peak bytes of the process, or of its tensors on CUDA; None if unavailable."""
+    """Peak memory of the process, or of its tensors on CUDA, in bytes; None if unavailable."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -202,12 +202,12 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
 
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    figures = score(run.model, split, run.tokenizer, progress=scoring)
+    final_score = score(run.model, split, run.tokenizer, progress=scoring)
     n = N_SAMPLES if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
         run=run,
-        score=figures,
+        score=final_score,
         steps=trainer.step,
         best_step=trainer.best_step,
         tokens=trainer.tokens,

@@ -55,7 +55,7 @@ class Trainer:
         self.finished = False
         self.stopped_early = False
         self.interrupted = False
-        """A stop was requested; the run can be resumed."""
+        """Whether a stop was requested; the run can be resumed."""
         self.best: dict[str, Tensor] = {}
         self.best_weights = "raw"
         """``raw`` or ``ema``: the kind of weights in ``best``."""
@@ -106,7 +106,7 @@ class Trainer:
                 self.learner.check()
                 self.interrupted = True
                 self._sync_tokens()
-                # Keep the loss sum unlogged: a resumed run then logs as if it had not been interrupted.
+                # Don't log the loss sum yet: a resumed run then logs as if it had not been interrupted.
                 yield self._new_record(save=True)
                 return
             metrics = self.advance(self.progress)
@@ -131,7 +131,7 @@ class Trainer:
             self.finished = False
 
     def advance(self, progress: float) -> Metrics | None:
-        """Run one step at this fraction of the budget; None if the data ended, UserError if out of memory."""
+        """Run a step at this progress. Returns None if the data ended; raises UserError if out of memory."""
         micro_batches = self._next_micro_batches()
         if not micro_batches:
             return None

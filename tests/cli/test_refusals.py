@@ -189,7 +189,7 @@ def test_novel_only_gives_up_without_new_samples(refused, work):
     (work / "two.txt").write_text("bada\ndaba\n" * 40)
     train("two.txt", "-m", "count", "--out", "run")
     message = refused("sample", "run", "--novel-only", "--temperature", "0.01", "-n", "2")
-    assert "only 0 of 200 samples were new; ask for fewer, or raise --temperature" in message
+    assert "only 0 of 200 samples were new; lower -n or raise --temperature" in message
 
 
 EVAL = {

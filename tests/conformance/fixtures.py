@@ -1,4 +1,4 @@
-"""Any registered model with random weights or counts, for tests that need nonuniform logits."""
+"""Build any registered model with random weights or counts, for tests that need nonuniform logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splitting texts into documents and splits, against the lectures' and nanoGPT's own code."""
+"""Splitting texts into documents and splits, compared with the code of the lectures and of nanoGPT."""
 
 from __future__ import annotations
 

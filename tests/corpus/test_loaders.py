@@ -59,7 +59,7 @@ def test_eval_windows_score_every_target_exactly_once(lengths, length, data):
 @settings(max_examples=100, deadline=None)
 def test_inputs_are_the_previous_targets_after_a_boundary(length, block, prefix):
     split = numbered([length], "text")
-    loader = ShuffledLoader(split, 0, batch_tokens=24, block_size=block, lead=prefix, seed=1)
+    loader = ShuffledLoader(split, 0, batch_tokens=24, block_size=block, context_prefix=prefix, seed=1)
     for batch in epoch(loader):
         for inputs, targets in zip(batch.inputs_BT.tolist(), batch.targets_BT.tolist(), strict=True):
             for i, target in enumerate(targets):
@@ -76,7 +76,7 @@ def test_inputs_are_the_previous_targets_after_a_boundary(length, block, prefix)
 def test_one_epoch_visits_most_targets_and_six_visit_all(kind, lengths):
     split = numbered(lengths, "text")
     loader = (
-        ShuffledLoader(split, 0, batch_tokens=64, block_size=16, lead=0, seed=3)
+        ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=0, seed=3)
         if kind == "shuffled"
         else PackedLoader(split, 0, 64, 16, seed=3)
     )
@@ -141,7 +141,9 @@ def test_state_dict_resumes_at_the_next_batch(kind):
 
     def new_loader():
         return {
-            "shuffled": lambda: ShuffledLoader(split, 0, batch_tokens=64, block_size=16, lead=2, seed=3),
+            "shuffled": lambda: ShuffledLoader(
+                split, 0, batch_tokens=64, block_size=16, context_prefix=2, seed=3
+            ),
             "packed": lambda: PackedLoader(split, 0, 64, 16, seed=3),
             "streams": lambda: StreamLoader(split, 0, batch_tokens=64, block_size=16, seed=3),
             "ordered": lambda: OrderedLoader(split, 0, 64),

@@ -1,4 +1,4 @@
-"""Large splits in shards: shards cover the split, and each is a sample of all of it."""
+"""Large splits in shards: they cover the split, and each shard samples the whole split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def targets_of_one_epoch(loader) -> list[int]:
 
 @pytest.mark.parametrize("kind", SPLITS)
 def test_shards_are_disjoint_and_complete(kind):
-    shards = Shards(SPLITS[kind], seed=1, size=700, stretch=64)
+    shards = Shards(SPLITS[kind], seed=1, size=700, segment=64)
     assert shards.count > 3
     for epoch in range(2):
         parts = [shards.load(epoch, nth)[0] for nth in range(shards.count)]
@@ -48,13 +48,13 @@ def test_shards_are_disjoint_and_complete(kind):
 
 
 def test_a_shard_samples_the_whole_text():
-    part = Shards(SPLITS["text"], seed=1, size=700, stretch=64).load(0, 0)[0]
+    part = Shards(SPLITS["text"], seed=1, size=700, segment=64).load(0, 0)[0]
     assert np.ptp(part.begin) > 2500
     assert np.ptp(np.diff(np.sort(part.begin))) > 0
 
 
 def test_epochs_differ():
-    shards = Shards(SPLITS["text"], seed=1, size=700, stretch=64)
+    shards = Shards(SPLITS["text"], seed=1, size=700, segment=64)
     assert shards.load(0, 0)[0].begin.tolist() != shards.load(1, 0)[0].begin.tolist()
 
 
@@ -62,11 +62,11 @@ def test_epochs_differ():
 @pytest.mark.parametrize("packed", [False, True])
 def test_loaders_visit_most_targets_once_per_epoch(kind, packed):
     split = SPLITS[kind]
-    shards = Shards(split, seed=2, size=700, stretch=64)
+    shards = Shards(split, seed=2, size=700, segment=64)
     loader = (
         PackedLoader(split, 0, batch_tokens=64, block_size=16, seed=2, shards=shards)
         if packed
-        else ShuffledLoader(split, 0, batch_tokens=64, block_size=16, lead=4, seed=2, shards=shards)
+        else ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=4, seed=2, shards=shards)
     )
     seen = targets_of_one_epoch(loader)
     assert len(set(seen)) > 0.75 * len(split.tokens_N)
@@ -85,12 +85,14 @@ def test_state_dict_resumes_within_a_shard(kind, name):
     split = SPLITS[kind]
 
     def new_loader():
-        shards = Shards(split, seed=2, size=700, stretch=64)
+        shards = Shards(split, seed=2, size=700, segment=64)
         if name == "ordered":
             return OrderedLoader(split, 0, 64, group_tokens=700)
         if name == "packed":
             return PackedLoader(split, 0, batch_tokens=64, block_size=16, seed=2, shards=shards)
-        return ShuffledLoader(split, 0, batch_tokens=64, block_size=16, lead=4, seed=2, shards=shards)
+        return ShuffledLoader(
+            split, 0, batch_tokens=64, block_size=16, context_prefix=4, seed=2, shards=shards
+        )
 
     loader, other = new_loader(), new_loader()
     for _ in range(25):

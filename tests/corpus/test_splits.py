@@ -105,7 +105,9 @@ def test_no_context_crosses_a_document_boundary(lengths, batch_tokens, block, pr
     lines = lines if mode == "lines" else ["".join(lines)]
     tokenizer = fit_tokenizer("char", "abc")
     split = encode_documents("x", [lines], mode, tokenizer)
-    shuffled = ShuffledLoader(split, 0, batch_tokens=batch_tokens, block_size=block, lead=prefix, seed=0)
+    shuffled = ShuffledLoader(
+        split, 0, batch_tokens=batch_tokens, block_size=block, context_prefix=prefix, seed=0
+    )
     batches = [shuffled.next() for _ in range(5)]
     batches += [b for b in OrderedLoader(split, 0, batch_tokens) if not b.continues]
     # The boundary occurs only at a document's start, and no context comes from another document.
@@ -133,6 +135,6 @@ def test_first_input_of_a_document_is_the_boundary(mode):
 
 def test_batches_are_int64():
     split = build_corpus("lines", "char").splits["train"]
-    batch = ShuffledLoader(split, 0, batch_tokens=64, block_size=16, lead=0, seed=0).next()
+    batch = ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=0, seed=0).next()
     assert batch.inputs_BT.dtype == batch.targets_BT.dtype == torch.int64
     assert batch.inputs_BT.shape == batch.targets_BT.shape

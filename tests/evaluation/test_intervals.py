@@ -230,7 +230,7 @@ def test_intervals_cover_the_truth(coverage, case):
 
 
 def test_intervals_are_not_too_wide(coverage):
-    """At most 1.4 times as wide as 1.96 standard deviations of the scores of independent lines."""
+    """Intervals are at most 1.4 times as wide as 1.96 standard deviations of independent lines' scores."""
     source = coverage.make_source("lines")
     model = coverage.model_of(source.best_model())
     scores, widths = [], []

@@ -84,10 +84,10 @@ def test_a_token_of_several_characters_is_one_piece(folder):
 def test_positions_refer_to_the_file(folder):
     result = surprisal(load(folder / "lines-char"), folder / "other.txt")
     begin = result.text.index("€")
-    assert result.place(begin, begin + 1) == "'€' at 3:7"
+    assert result.describe(begin, begin + 1) == "'€' at 3:7"
     prose = surprisal(load(folder / "prose-char"), folder / "other.txt")
     begin = prose.text.index("€")
-    assert prose.place(begin, begin + 1) == "'€' at 3:7"
+    assert prose.describe(begin, begin + 1) == "'€' at 3:7"
 
 
 def test_diff_of_two_runs(folder):

@@ -84,7 +84,7 @@ def test_inspect_draws_the_models_pictures(name: str, text: str, texts: Path) ->
             pixels = np.asarray(Image.open(path).convert("L"))
             assert min(pixels.shape) > 150
             assert pixels.std() > 5  # not blank
-    assert result.verdicts
+    assert result.findings
     page = result.page.read_text(encoding="utf-8")
     images = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]+)"', page)
     assert [base64.b64decode(image) for image in images] == [p.read_bytes() for p in result.files[1:]]
@@ -93,14 +93,14 @@ def test_inspect_draws_the_models_pictures(name: str, text: str, texts: Path) ->
     assert "Content-Security-Policy" in page
     assert "prefers-color-scheme: dark" in page
     assert "@media print" in page
-    assert all(verdict.text.split("<")[0].split("&")[0].split("'")[0] in page for verdict in result.verdicts)
+    assert all(finding.text.split("<")[0].split("&")[0].split("'")[0] in page for finding in result.findings)
 
 
 def test_inspect_command(texts: Path) -> None:
     train_run("lstm", "words.txt")
     result = json.loads(call("inspect", "lstm", "--text", "bade", "--out", "seen", "--json").out)
     assert Path(result["page"]) == Path("seen/index.html")
-    assert {verdict["kind"] for verdict in result["verdicts"]} <= {"good", "note", "warning"}
+    assert {finding["kind"] for finding in result["findings"]} <= {"good", "note", "warning"}
     plain = call("inspect", "lstm", "--out", "seen")
     assert plain.out.splitlines()[-1] == f"pictures: {Path('seen/index.html')}"
     assert "--unknown" in call("inspect", "lstm", "--text", "日本").err

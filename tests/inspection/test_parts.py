@@ -44,7 +44,7 @@ def batch(rows: int = 8, length: int = 12) -> Batch:
 
 
 def make_split(rows: torch.Tensor) -> Split:
-    """Make a split of target rows (D, T), one document each."""
+    """Make a split of target rows (D, T), one document per row."""
     d, t = rows.shape
     lengths = np.full(d, t)
     return Split("train", rows.flatten().numpy().astype(np.uint8), np.arange(d) * t, lengths, lengths)
@@ -70,13 +70,13 @@ def judge_end(vals: list[float], trains: list[float]) -> str:
         tokens_T=torch.zeros(3),
         records=records(vals, trains),
     )
-    return " ".join(verdict.text for verdict in losses.judge_end(subject))
+    return " ".join(finding.text for finding in losses.judge_end(subject))
 
 
 def test_overfitting_is_reported_with_its_first_step() -> None:
-    verdict = judge_end([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
-    assert "overfitting since step 300: val rose by 0.200" in verdict
-    assert "memorisation" in verdict
+    finding = judge_end([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
+    assert "overfitting since step 300: val rose by 0.200" in finding
+    assert "memorisation" in finding
 
 
 def test_falling_loss_is_reported() -> None:
@@ -99,8 +99,8 @@ def test_converged_loss_is_reported() -> None:
     ],
 )
 def test_first_loss_is_compared_with_ln_v(first: float, kind: str, message: str) -> None:
-    (verdict,) = losses.judge_start(records([2.0], [2.0], first), VOCAB)
-    assert (verdict.kind, message in verdict.text) == (kind, True)
+    (finding,) = losses.judge_start(records([2.0], [2.0], first), VOCAB)
+    assert (finding.kind, message in finding.text) == (kind, True)
 
 
 def test_smoothing_keeps_lines_and_steep_starts() -> None:
@@ -153,7 +153,7 @@ def test_layers_without_a_plot_are_judged_too() -> None:
     model = nonzero_transformer(VOCAB, n_layer=layers)
     with torch.no_grad():
         model.blocks[-1].feed_forward.up.weight[5] = 0
-    plots = activations.draw(
+    plots = activations.plot(
         Subject(
             name="x",
             model_name="transformer",
@@ -166,7 +166,7 @@ def test_layers_without_a_plot_are_judged_too() -> None:
     )
     assert plots is not None
     assert len(plots.figure.axes) == 2 * activations.MAX_LAYERS
-    assert any(verdict.text.startswith(f"blocks.{layers - 1}.") for verdict in plots.verdicts)
+    assert any(finding.text.startswith(f"blocks.{layers - 1}.") for finding in plots.findings)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,9 @@ def test_saturated_layer_is_reported() -> None:
     layer = activations.LayerActivations(
         "tanh 1", "tanh", torch.randn(200, 30, generator=torch.Generator().manual_seed(0)).mul(4).tanh()
     )
-    verdicts = [v.text for v in activations.judge([], [layer])]
-    assert "before training tanh 1 is saturated at" in verdicts[0]
-    assert "lower the initial scale" in verdicts[0]
+    findings = [v.text for v in activations.interpret([], [layer])]
+    assert "before training tanh 1 is saturated at" in findings[0]
+    assert "lower the initial scale" in findings[0]
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
@@ -236,7 +236,7 @@ def test_heads_are_described_by_their_pattern() -> None:
     first[:, 0] = 1
     uniform = np.tril(np.ones((9, 9)))
     uniform /= uniform.sum(1, keepdims=True)
-    texts = [v.text for v in attention.judge(np.stack([previous, first, uniform])[None])]
+    texts = [v.text for v in attention.interpret(np.stack([previous, first, uniform])[None])]
     assert texts == [
         "layer 0, head 0 attends to the previous token (100%)",
         "layer 0, head 1 attends to the boundary (100%)",
@@ -330,11 +330,11 @@ def test_pairs_of_a_large_vocabulary_need_little_memory() -> None:
         batch=batch(),
     )
     tracemalloc.start()
-    picture = bigrams.draw(subject)
+    picture = bigrams.plot(subject)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert picture is not None
-    assert picture.verdicts
+    assert picture.findings
     assert peak_bytes < vocab_size**2 * 8 / 2
 
 
@@ -367,8 +367,8 @@ def test_gradients_match_autograd_and_zero_ones_are_reported() -> None:
     for name, p in model.named_parameters():
         torch.testing.assert_close(grads[name], p.grad)
     grads["head.bias"] = torch.zeros(VOCAB)
-    verdicts = [v.text for v in parameters.judge(grads, dict(model.named_parameters()))]
-    assert "no gradient reaches head.bias" in verdicts
+    findings = [v.text for v in parameters.interpret(grads, dict(model.named_parameters()))]
+    assert "no gradient reaches head.bias" in findings
 
 
 def test_quantiles_are_of_log10_magnitudes() -> None:
@@ -382,20 +382,20 @@ def test_quantiles_are_of_log10_magnitudes() -> None:
     [(1e-3, "about 10^-3.0"), (1e-6, "learning rate too small"), (0.5, "w changes by 10^-0.3")],
 )
 def test_update_ratio_is_judged(ratio: float, message: str) -> None:
-    (verdict,) = updates.judge([Update("w", np.array([np.nan] + 50 * [ratio]))])
-    assert message in verdict.text
+    (finding,) = updates.interpret([Update("w", np.array([np.nan] + 50 * [ratio]))])
+    assert message in finding.text
 
 
-def test_fast_matrices_share_one_verdict() -> None:
-    (verdict,) = updates.judge([Update(f"w{n}", np.full(50, n / 4)) for n in (1, 2, 3)])
-    assert verdict.text == "w3 and 2 more matrices change by up to 10^-0.1 per step: learning rate too large"
+def test_fast_matrices_share_one_finding() -> None:
+    (finding,) = updates.interpret([Update(f"w{n}", np.full(50, n / 4)) for n in (1, 2, 3)])
+    assert finding.text == "w3 and 2 more matrices change by up to 10^-0.1 per step: learning rate too large"
 
 
 def test_matrix_initialized_at_zero_is_not_too_fast() -> None:
     growing = Update("w", np.array([np.nan, *1 / np.arange(1, 100)]))
-    assert updates.judge([growing])[0].kind == "good"
+    assert updates.interpret([growing])[0].kind == "good"
     short = Update("w", growing.ratio_S[:20])
-    assert "too few" in updates.judge([short])[0].text
+    assert "too few" in updates.interpret([short])[0].text
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_other_makemore_models_are_refused() -> None:
 
 def test_text_with_other_characters_is_refused(tmp_path: Path) -> None:
     _, path = save_nanogpt(tmp_path, len(set(PLAY)))
-    with pytest.raises(UserError, match=r"has \d+ characters, but this text has \d+"):
+    with pytest.raises(UserError, match=r"has \d+ characters, this text has \d+"):
         from_nanogpt(read_checkpoint(path), NAMES)
 
 

@@ -203,7 +203,7 @@ def test_batches_with_at_most_one_valid_position_stay_finite() -> None:
 
 @pytest.fixture
 def trained() -> BatchNormMLP:
-    """In eval mode, with running statistics other than 0 and 1."""
+    """A model in eval mode, with running statistics other than 0 and 1."""
     model = make(nonzero=True, n_layer=2).double()
     for seed in range(5):
         model.loss_and_grads(*batch(seed))

@@ -36,7 +36,7 @@ def corpus(length: int = 400) -> tuple[Tensor, Tensor]:
 
 
 def converged_model(weight_penalty: float = 0.0) -> Bigram:
-    """Trained with full-batch L-BFGS in float64 until convergence."""
+    """A bigram trained with full-batch L-BFGS in float64 until convergence."""
     model = Bigram(BigramConfig(weight_penalty), V, 0).double()
     inputs, targets = corpus()
     optimizer = torch.optim.LBFGS(

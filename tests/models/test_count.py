@@ -390,7 +390,7 @@ def test_a_table_for_another_vocabulary_is_rejected() -> None:
         Count(CountConfig(4), 9, 0).load_state_dict(state)
 
 
-# --- published figures ---------------------------------------------------------------------------
+# --- published values ----------------------------------------------------------------------------
 
 
 def test_perplexity_on_shakespeare_matches_kenlm(shakespeare_file: Path) -> None:

@@ -78,7 +78,7 @@ def hugging_face_twin(model: Transformer) -> Any:
 
 
 def weights_of(twin: Any) -> dict[str, Tensor]:
-    """Its weights under our names; its Conv1D stores matrices as (inputs, outputs)."""
+    """GPT-2's weights under our names; its Conv1D stores matrices as (inputs, outputs)."""
     blocks = {
         "norm1": "ln_1",
         "norm2": "ln_2",

@@ -1,4 +1,4 @@
-"""Fork server: imports everything once and runs command lines in forks, which makes hundreds of kills cheap.
+"""Fork server: imports everything once and runs command lines in forks, which makes hundreds of kills fast.
 
     python -m tests.reliability.fork_server
 
@@ -36,7 +36,7 @@ class Job:
     """Working folder, which also receives ``log`` and ``saved_steps``."""
     kill_at_call: int | None = None
     kill_after: float | None = None
-    """In seconds."""
+    """Seconds until the kill."""
 
 
 class Outcome(NamedTuple):

@@ -111,8 +111,8 @@ def train_reference(server: ForkServer, folder: Path) -> tuple[dict[str, torch.T
 
 
 def kill_everywhere(server: ForkServer, folder: Path, kills: int, seed: int = 0) -> Iterator[Counter[str]]:
-    """Kill ``kills`` times: half at disk calls spread over a run, half at random moments of runs that are
-    killed repeatedly. Yields the counts so far after each completed run."""
+    """Kill runs ``kills`` times: half at disk calls spread over a run, half at random moments of runs that
+    are killed repeatedly. Yields the counts so far after each completed run."""
     rng = random.Random(seed)
     expected, reference = train_reference(server, folder / "reference")
     counts: Counter[str] = Counter()

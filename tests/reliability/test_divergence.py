@@ -89,7 +89,7 @@ def batch(seed: int) -> Batch:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_deferred_check_skips_updates_on_the_device(optimizer, monkeypatch):
-    """As on CUDA: the device skips all updates from the first bad one on, and ``check`` names its step."""
+    """On CUDA, the device skips all updates from the first non-finite one, and ``check`` names its step."""
     torch.manual_seed(0)
     config = TrainConfig(optimizer=optimizer, weight_decay=0.1, steps=9)
     learner = AutogradLearner(

@@ -329,7 +329,7 @@ class TestClocks:
         )
 
     def test_clock_that_runs_backwards_takes_no_time(self, text, tmp_path, monkeypatch):
-        """A monotonic clock never should, but a virtual machine's can after migration."""
+        """A monotonic clock should never go back, but in a virtual machine it can after migration."""
         ticks = iter([100.0, 101.0, 102.0, 40.0, 41.0, *(float(i) for i in range(42, 10**5))])
         monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: next(ticks))
         result = call("train", text, "-m", "bigram", "--max-time", "30", "--out", "run", "--device", "cpu")

@@ -115,7 +115,7 @@ def metrics_of(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("name", GRADIENT_MODELS)
 def test_resume_restores_the_complete_state(name, mode, texts, tmp_path):
-    """Weights, moments, averages, carried state, random generators, patience, data position, metrics."""
+    """Compares weights, moments, averages, carried state, random generators, patience, data position, log."""
     full, cut = (request_for(texts[mode], name, tmp_path / out) for out in ("full", "cut"))
     train(full)
     for n_polls in (4, 3):

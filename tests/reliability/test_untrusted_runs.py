@@ -98,7 +98,7 @@ def test_pickles_are_never_loaded(work, name, writer):
 def test_no_module_unpickles():
     """No module unpickles, directly or through torch or numpy, except for ``makemore import``.
 
-    It reads other programs' checkpoints with ``weights_only``, where torch calls nothing that a file names.
+    ``makemore import`` reads checkpoints with ``weights_only``, where torch calls nothing that a file names.
     """
     folder = Path(files.__file__).parents[1]
     for path in folder.rglob("*.py"):

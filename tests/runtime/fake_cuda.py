@@ -1,6 +1,6 @@
 """A fake CUDA device: tensors report it as their device and are computed on the CPU.
 
-Operations on tensors of two devices fail, as on CUDA; operations that would synchronize the CPU with the GPU
+Operations on tensors of two devices fail, as on CUDA; operations that would synchronise the CPU with the GPU
 are recorded. Kernels, streams and memory need a real device.
 """
 
@@ -48,7 +48,7 @@ class FakeCudaTensor(Tensor):
 
 
 class FakeCuda(TorchDispatchMode):
-    """Computes on the CPU; ``syncs`` names the operations that synchronized."""
+    """Computes on the CPU; ``syncs`` names the operations that synchronised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def _to_fake(inputs: dict[int, FakeCudaTensor], value: Any) -> Any:
 
 
 class IndexedDevice(TorchFunctionMode):
-    """Reads ``cuda`` as ``cuda:0``; torch would query CUDA for the current device."""
+    """Replaces device ``cuda`` by ``cuda:0``; torch would query CUDA for the current device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map(_with_index, (args, kwargs or {}))

@@ -69,7 +69,7 @@ def meta(all_nonzero: bool) -> Iterator[Recorder]:
 
 
 def kernel_table() -> dict[str, str]:
-    """The backends that torch's table of operations lists for each one; empty for any backend."""
+    """Backends of each operation in torch's table of native functions; empty means any backend."""
     path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
     table: dict[str, str] = {}
     for entry in path.read_text(encoding="utf-8").split("\n- func: ")[1:]:
@@ -101,7 +101,7 @@ GRADIENT_MODELS = [
 @pytest.mark.parametrize("name", GRADIENT_MODELS)
 def test_a_step_runs_on_mps_without_synchronizing(name: str, mode: Any) -> None:
     """The recipe's settings use no float64 and no operation without a kernel. Meta tensors have no data, so a
-    step that synchronizes with its device would fail."""
+    step that synchronises with its device would fail."""
     documents = 1000 if mode == "lines" else 1
     kind = MODELS.get(name)
     recipe = kind.recipe(CorpusStats(mode, 100_000, VOCAB, documents, 20, "mps", steps=100))
@@ -109,7 +109,7 @@ def test_a_step_runs_on_mps_without_synchronizing(name: str, mode: Any) -> None:
     model = kind(recipe.model, VOCAB, 0).to("meta")
     learner = make_learner(model, settings, torch.float32, False)
     tokens = torch.randint(0, VOCAB, (4, 16))
-    # The hand-written batch norm selects the valid examples, which does synchronize.
+    # The hand-written batch norm selects the valid examples, which does synchronise.
     with meta(all_nonzero=name == "batchnorm-mlp") as recorder:
         for step in range(2):
             learner.step([Batch(tokens, tokens, False), Batch(tokens, tokens, True)], step, 0.1)

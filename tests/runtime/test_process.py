@@ -1,4 +1,4 @@
-"""Allocator and threading settings of the process, which never override the user's."""
+"""Allocator and threading settings of the process, which never override the user's settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE against the tokenizers library, and edge cases."""
+"""Byte-level BPE compared with the tokenizers library, and edge cases."""
 
 from __future__ import annotations
 

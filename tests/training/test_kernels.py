@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.settings import TrainConfig
 from makemore.training.kernels import gradient_kernel
-from makemore.training.kernels.transformer import LARGEST_VOCABULARY, LIBRARY, TransformerKernel
+from makemore.training.kernels.transformer import LIBRARY, MAX_VOCABULARY, TransformerKernel
 from makemore.training.learners import make_learner
 from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.manual import ManualLearner
@@ -172,7 +172,7 @@ def test_dropout_drops_the_configured_fraction() -> None:
     assert 0.2 < dropped_fraction < 0.4
 
 
-def test_a_batchwithout_targets_gives_zero_loss_and_gradients() -> None:
+def test_a_batch_without_targets_gives_zero_loss_and_gradients() -> None:
     model = make_model(32, 27, n_embd=32, n_head=1, n_layer=1)
     loss, grads = kernel_of(model).loss_and_grads(torch.ones(2, 32).long(), torch.full((2, 32), IGNORE_INDEX))
     assert loss == 0
@@ -198,7 +198,7 @@ def test_training_with_the_kernel_matches_autograd() -> None:
         (27, {"style": "gpt2"}),
         (27, {"n_embd": 80, "n_head": 2}),
         (27, {"n_embd": 32, "n_head": 8}),
-        (LARGEST_VOCABULARY + 1, {}),
+        (MAX_VOCABULARY + 1, {}),
         (27, {"n_embd": 1024, "n_layer": 2}),
     ],
 )

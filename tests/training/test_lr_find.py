@@ -38,7 +38,7 @@ def make_sweep(smooth: list[float]) -> Sweep:
     """A sweep with these losses at learning rates 1e-6, 1e-5, ..."""
     points = [Point(10.0 ** (i - 6), loss, loss) for i, loss in enumerate(smooth)]
     return Sweep(
-        model="mlp", optimizer="muon", matrix_share=4.0, points=points, diverged=False, picture=Path("x.png")
+        model="mlp", optimizer="muon", muon_lr_ratio=4.0, points=points, diverged=False, picture=Path("x.png")
     )
 
 
@@ -77,7 +77,7 @@ def test_smoothed_losses_are_bias_corrected(words: Path) -> None:
 def test_sweep_suggests_a_usable_rate_and_stops_at_divergence(words: Path) -> None:
     result = sweep(words, "mlp", "train.optimizer=sgd", "train.clip=0", low=1e-3, high=1e5, steps=80)
     assert result.diverged
-    assert result.doubt == ""
+    assert result.caveat == ""
     assert result.points[-1].lr < 1e5
     assert all(math.isfinite(p.loss) for p in result.points)
     assert result.steepest.lr <= result.lowest.lr
@@ -92,12 +92,12 @@ def test_the_suggestion_is_a_tenth_of_the_lowest_loss_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("smooth", "doubt"),
+    ("smooth", "caveat"),
     [([4.0, 3.0, 2.0], "--to"), ([4.0, 3.99, 4.1], "--from"), ([4.0, 4.1, 4.2], "--from")],
 )
-def test_an_unreliable_suggestion_is_flagged(smooth: list[float], doubt: str) -> None:
+def test_an_unreliable_suggestion_is_flagged(smooth: list[float], caveat: str) -> None:
     result = make_sweep(smooth)
-    assert doubt in result.doubt
+    assert caveat in result.caveat
     assert result.steepest in result.points
 
 

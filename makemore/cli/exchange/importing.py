@@ -11,13 +11,13 @@ from makemore.cli.options import JSON, print_json
 
 def command(
     checkpoint: Path = typer.Argument(..., help="nanoGPT ckpt.pt or makemore.py model.pt; no code is run."),
-    input: str = typer.Argument(..., help="Its training text: a file or a data set name."),
+    input: str = typer.Argument(..., help="The checkpoint's training text: a file or a data set name."),
     out: Path | None = typer.Option(None, "--out", "-o", help="Run directory to create."),
     n_head: int | None = typer.Option(
         None,
         "--n-head",
         min=1,
-        help="Heads of a makemore.py transformer; not stored in its file (default: 4).",
+        help="Attention heads of a makemore.py transformer, not stored in its file (default: 4).",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     json: bool = JSON,

@@ -15,7 +15,7 @@ def command(
 ) -> None:
     """Check hand-written gradients against autograd.
 
-    Finite differences are a second reference. Everything is in float64.
+    Finite differences are a second reference. All arithmetic is in float64.
     """
     from makemore.cli.tables import gradcheck_table
     from makemore.inspection.gradcheck import check_gradients

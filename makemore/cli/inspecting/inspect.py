@@ -39,9 +39,9 @@ def command(
 
 
 def show(inspection: Inspection, write: Callable[[str], None] = print) -> None:
-    """Print the verdicts, one per line, and the path of the page."""
-    for verdict in inspection.verdicts:
-        write(escape_control_chars(f"{MARKS[verdict.kind]} {verdict.text}"))
+    """Print the findings, one per line, and the path of the page."""
+    for finding in inspection.findings:
+        write(escape_control_chars(f"{MARKS[finding.kind]} {finding.text}"))
     if inspection.left_out:
         write(escape_control_chars(f"left out: {inspection.left_out}"))
     write(escape_control_chars(f"pictures: {inspection.page}"))

@@ -11,7 +11,7 @@ def command(
     name: str | None = typer.Argument(None, help="Model whose settings to list (default: list all models)."),
     json: bool = JSON,
 ) -> None:
-    """List the models, or the settings of one."""
+    """List the models, or one model's settings."""
     from makemore.models.catalogue import READ_ONLY_MODELS, list_models, settings_for
 
     if name is None:
@@ -34,4 +34,4 @@ def command(
     for section, rows in sections.items():
         for row in rows:
             print(f"{section}.{row['name']}={row['default']}  {row['help']}")
-    print(f"\n{name}'s recipe replaces some of these by text and budget; --set and --config override it")
+    print(f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it")

@@ -26,7 +26,7 @@ def command(
 
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"play needs {' and '.join(missing)}: pip install 'makemore[play]'")
+        raise UserError(f"play needs {' and '.join(missing)}; run: pip install 'makemore[play]'")
     import secrets
     import webbrowser
 

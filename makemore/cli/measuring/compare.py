@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
     from makemore.comparison.result import Comparison
 
-TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"One or more of {TOKENIZER.help}")
+TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"Comma-separated: {TOKENIZER.help}")
 
 
 def command(
     inputs: list[str] = typer.Argument(..., help="Text to train all models on, or run directories to rank."),
     models: str = typer.Option("all", "--models", help="Comma-separated models, such as count,mlp; or all."),
     tokenizers: str = TOKENIZERS,
-    seeds: int = typer.Option(1, "--seeds", help="Runs per model; seeds count up from 0."),
+    seeds: int = typer.Option(1, "--seeds", help="Runs per model, with seeds 0, 1, 2 and so on."),
     max_time: str | None = typer.Option(None, "--max-time", help="Training time per run (default: 90s)."),
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps per run."),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),

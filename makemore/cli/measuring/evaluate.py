@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def command(
     run: Path = typer.Argument(..., help="Run directory."),
-    file: Path | None = typer.Argument(None, help="Another text to score: all of it, or its --split."),
+    file: Path | None = typer.Argument(None, help="Another text to score, in full unless --split is set."),
     split: str | None = typer.Option(None, "--split", help="Split: val (default), test, train or val+test."),
     stride: int | None = typer.Option(
         None, "--stride", help="Step between windows in tokens (default: half the context)."

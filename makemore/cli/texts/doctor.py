@@ -6,12 +6,12 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, escape_control_chars, print_json
+from makemore.cli.options import INPUT, JSON, MODE, escape_control_chars, print_json
 
 
 def command(
     input: list[str] = INPUT,
-    mode: str | None = typer.Option(None, "--mode", help="auto (default), lines or text."),
+    mode: str | None = MODE,
     encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     compile: bool = typer.Option(True, "--compile/--no-compile", help="Test whether torch.compile works."),
     json: bool = JSON,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZER, escape_control_chars, print_json
+from makemore.cli.options import INPUT, JSON, MODE, TOKENIZER, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.corpus.tokenization import Tokenization
@@ -23,7 +23,7 @@ def command(
     input: list[str] = INPUT,
     tokenizer: str = TOKENIZER,
     n: int = typer.Option(300, "-n", min=0, help="Number of tokens to show, from the start."),
-    mode: str | None = typer.Option(None, "--mode", help="auto (default), lines or text."),
+    mode: str | None = MODE,
     encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     json: bool = JSON,
 ) -> None:

@@ -19,10 +19,14 @@ ROWS, WIDTH = 20, 48
 def command(
     input: str | None = typer.Argument(None, help="Text file or data set name (default: first-names)."),
     model: str = typer.Option("transformer", "--model", "-m", help="Model; see makemore models."),
-    low: float | None = typer.Option(None, "--from", help="Lowest rate (default: the recipe's / 1000)."),
-    high: float | None = typer.Option(None, "--to", help="Highest rate (default: the recipe's * 100)."),
+    low: float | None = typer.Option(
+        None, "--from", help="Lowest rate (default: 1/1000 of the recipe's learning rate)."
+    ),
+    high: float | None = typer.Option(
+        None, "--to", help="Highest rate (default: 100 times the recipe's learning rate)."
+    ),
     steps: int = typer.Option(200, "--steps", help="Optimizer steps of the sweep."),
-    max_time: str | None = typer.Option(None, "--max-time", help="Time of the sweep; replaces --steps."),
+    max_time: str | None = typer.Option(None, "--max-time", help="Sweep time, e.g. 30s; replaces --steps."),
     tokenizer: str = TOKENIZER,
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
     seed: int | None = typer.Option(None, "--seed", help="Random seed of weights, batches and dropout."),
@@ -57,8 +61,8 @@ def command(
         )
     finally:
         observer.close()
-    if sweep.doubt:
-        observer.note(f"unreliable suggestion: {sweep.doubt}")
+    if sweep.caveat:
+        observer.note(f"unreliable suggestion: {sweep.caveat}")
     if json:
         print_json(sweep.as_dict())
         return

@@ -10,7 +10,7 @@ from makemore.cli.options import DEVICE, JSON, print_json
 
 
 def command(
-    runs: list[str] = typer.Argument(..., help="Two or more run directories with one tokenizer and text."),
+    runs: list[str] = typer.Argument(..., help="Two or more run directories; tokenizer and text must match."),
     out: Path = typer.Option(..., "--out", "-o", help="Run directory of the mixture."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     device: str = DEVICE,
@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Combine runs into a mixture with weights fitted on val.
 
-    Its val score is biased, so compare test scores.
+    The mixture's val score is biased; compare test scores.
     """
     from makemore.cli.progress import score_line
     from makemore.training.mix import mix
@@ -29,7 +29,7 @@ def command(
         return
     for name, weight in zip(result.members, result.weights, strict=True):
         print(f"{weight:.3f}  {name}")
-    print(score_line(result.val) + "  (weights were fitted here)")
+    print(score_line(result.val) + "  (the weights were fitted on this split)")
     if result.test is not None:
         print(score_line(result.test))
     print(f"sample it: makemore sample {out}")

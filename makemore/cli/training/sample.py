@@ -28,7 +28,9 @@ def command(
         1.0, "--temperature", help="Below 1 sharpens the distribution, above 1 flattens it."
     ),
     top_k: int | None = typer.Option(None, "--top-k", help="Keep only the K most probable tokens."),
-    top_p: float | None = typer.Option(None, "--top-p", help="Keep top tokens with this total probability."),
+    top_p: float | None = typer.Option(
+        None, "--top-p", help="Keep the smallest set of tokens whose probabilities sum to at least P."
+    ),
     min_p: float | None = typer.Option(
         None, "--min-p", help="Drop tokens below this fraction of the top probability."
     ),
@@ -66,6 +68,7 @@ def command(
         raise UserError("--length-penalty requires --beam")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
     from makemore.runs.run import load
+    from makemore.runtime import native
     from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context_ids, random_seed
 
     text = _read_prompt_file(prompt, prompt_file)
@@ -90,6 +93,8 @@ def command(
         _print_probs(loaded, requests, json)
     else:
         _print_samples(loaded, requests, novel_only, json)
+    for note in native.failure_notes():
+        typer.echo(note, err=True)
 
 
 def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None:
@@ -99,7 +104,7 @@ def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None
     if prompt_file is None:
         return None
     if prompt:
-        raise UserError("--prompt and --prompt-file can't be combined")
+        raise UserError("--prompt and --prompt-file can't be combined; choose one")
     if str(prompt_file) == "-":
         return decode_text(sys.stdin.buffer.read(), "standard input")
     return read_text(prompt_file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, TOKENIZERS_HELP, print_json
+from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, print_json
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from makemore.training.train import TrainResult
 
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
-MODE = typer.Option(None, "--mode", help="auto (default), lines (a document each) or text (one document).")
 COMPILE = typer.Option(
     None,
     "--compile/--no-compile",
-    help="Use torch.compile (default: where it pays, unless the step runs in C).",
+    help="Use torch.compile (default: only if faster; never together with the C gradients).",
 )
 
 ON_DIVERGENCE = typer.Option(
-    None, "--on-divergence", help="stop (default), or rollback to the last state at half the learning rate."
+    None, "--on-divergence", help="stop (default), or rollback (last state, half the learning rate)."
 )
 SHARD = typer.Option(None, "--shard/--no-shard", help="Shard model and optimizer across processes (FSDP2).")
 
@@ -39,7 +38,7 @@ def command(
     out: Path | None = typer.Option(None, "--out", "-o", help="Run directory to write."),
     steps: int | None = typer.Option(None, "--steps", help="Number of optimizer steps."),
     max_time: str | None = typer.Option(
-        None, "--max-time", help="Training time, e.g. 5m (2m without --steps)."
+        None, "--max-time", help="Training time, e.g. 5m (default: 2m unless --steps is set)."
     ),
     device: str | None = typer.Option(None, "--device", help="auto, cpu, cuda, cuda:1 or mps."),
     dtype: str | None = typer.Option(None, "--dtype", help="auto, float32 or bfloat16."),
@@ -47,7 +46,7 @@ def command(
     shard: bool | None = SHARD,
     seed: int | None = typer.Option(None, "--seed", help="Random seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Fractions of train,val,test, e.g. 0.8,0.1,0.1."),
-    dedupe: bool | None = typer.Option(None, "--dedupe", help="Keep identical lines in the same split."),
+    dedupe: bool | None = typer.Option(None, "--dedupe", help="Put identical lines in the same split."),
     encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     on_divergence: str | None = ON_DIVERGENCE,
     init_from: Path | None = typer.Option(
@@ -90,7 +89,7 @@ def command(
     from makemore.training.request import TrainRequest
 
     if resume and overwrite:
-        raise UserError("--resume and --overwrite can't be combined")
+        raise UserError("--resume and --overwrite can't be combined; choose one")
     if init_from is not None and _is_on_command_line(context, "tokenizer"):
         raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
     pretrained = None if init_from is None else read_pretrained(init_from)
@@ -125,7 +124,7 @@ def command(
 
 
 def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObserver) -> TrainResult | None:
-    """Train until done or interrupted; None on ranks other than 0."""
+    """Train until done or interrupted. Returns None on ranks other than 0."""
     from makemore.cli.signals import stop_flag
     from makemore.runtime import distributed as parallel
     from makemore.training.train import NotMainRank, TrainingInterrupted, train

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 PICTURES: Registry[Callable[[Subject], Picture | None]] = Registry(
     "picture",
     {
-        "losses": "makemore.inspection.pictures.losses:draw",
-        "bigrams": "makemore.inspection.pictures.bigrams:draw",
-        "orders": "makemore.inspection.pictures.orders:draw",
-        "members": "makemore.inspection.pictures.members:draw",
-        "embeddings": "makemore.inspection.pictures.embeddings:draw",
-        "activations": "makemore.inspection.pictures.activations:draw",
-        "parameters": "makemore.inspection.pictures.parameters:draw",
-        "updates": "makemore.inspection.pictures.updates:draw",
-        "reach": "makemore.inspection.pictures.reach:draw",
-        "gates": "makemore.inspection.pictures.gates:draw",
-        "attention": "makemore.inspection.pictures.attention:draw",
+        "losses": "makemore.inspection.pictures.losses:plot",
+        "bigrams": "makemore.inspection.pictures.bigrams:plot",
+        "orders": "makemore.inspection.pictures.orders:plot",
+        "members": "makemore.inspection.pictures.members:plot",
+        "embeddings": "makemore.inspection.pictures.embeddings:plot",
+        "activations": "makemore.inspection.pictures.activations:plot",
+        "parameters": "makemore.inspection.pictures.parameters:plot",
+        "updates": "makemore.inspection.pictures.updates:plot",
+        "reach": "makemore.inspection.pictures.reach:plot",
+        "gates": "makemore.inspection.pictures.gates:plot",
+        "attention": "makemore.inspection.pictures.attention:plot",
     },
 )
-"""Functions that draw a picture; None where a model has nothing of the kind."""
+"""Functions that plot a picture, or return None if it does not apply to the model."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from makemore.inspection.capture import Activation, record_activations
 from makemore.inspection.figures import BLUE, ORANGE, new_figure
 from makemore.inspection.pictures import gates
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.rnn import Recurrent
@@ -28,7 +28,7 @@ MAX_SATURATED_FRACTION = 0.3
 """Fraction of saturated activations that triggers a warning."""
 SHOWN_TOKENS = 120
 MAX_LAYERS = 16
-"""Layers that are plotted; all are checked."""
+"""Maximum number of plotted layers; all layers are checked."""
 BINS = 60
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 CAPTION = (
@@ -72,8 +72,8 @@ def is_saturated(kind: str, values: Tensor) -> Tensor:
     return (values.abs() if kind == "tanh" else (2 * values - 1).abs()) > SATURATION_THRESHOLD
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the activations; None without nonlinearities or without a batch."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the activations. Returns None without nonlinearities or without a batch."""
     if subject.batch is None:
         return None
     after = stages(subject.model, subject.batch)
@@ -97,13 +97,17 @@ def draw(subject: Subject) -> Picture | None:
     left.set_xlabel("activation")
     right.set_xlabel("unit")
     return Picture(
-        name="activations", title="Activations", caption=CAPTION, figure=figure, verdicts=judge(after, before)
+        name="activations",
+        title="Activations",
+        caption=CAPTION,
+        figure=figure,
+        findings=interpret(after, before),
     )
 
 
-def judge(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Verdict]:
+def interpret(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Finding]:
     """Report saturated layers and dead units."""
-    verdicts = []
+    findings = []
     for when, layers in (("before training ", before), ("", after)):
         for stage in layers:
             if (
@@ -113,13 +117,13 @@ def judge(after: Sequence[LayerActivations], before: Sequence[LayerActivations])
             ):
                 advice = "lower the initial scale" if when else "lower the learning rate or decay weights"
                 text = f"{when}{stage.name} is saturated at {stage.share:.0%}: {advice}"
-                verdicts.append(Verdict("warning", text))
+                findings.append(Finding("warning", text))
     for stage in after:
         if stage.dead and "gate" not in stage.name:
             units = stage.values_NH.shape[1]
             text = f"{stage.name}: {stage.dead} of {units} units are dead on this batch"
-            verdicts.append(Verdict("warning" if stage.dead > 0.1 * units else "note", text))
-    return verdicts or [Verdict("good", "no saturated layers, no dead units")]
+            findings.append(Finding("warning" if stage.dead > 0.1 * units else "note", text))
+    return findings or [Finding("good", "no saturated layers, no dead units")]
 
 
 @torch.no_grad()

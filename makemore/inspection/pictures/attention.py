@@ -10,7 +10,7 @@ from torch import Tensor
 
 from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import WIDTH, labels, new_figure, token_axis
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.layers.attention import apply_rope
 from makemore.models.layers.norms import rms_norm
 from makemore.models.transformer import Attention, Positions, Transformer
@@ -25,12 +25,12 @@ MIN_ATTENTION = 0.5
 CAPTION = (
     "One panel per head. Rows are query tokens, columns are key tokens; each row sums to 1. A bright line "
     "below the diagonal is a head that attends to the previous token; a bright first column is a head that "
-    "rests on the boundary token when it has nothing to add."
+    "attends to the boundary token when it has nothing to add."
 )
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the attention patterns; None for models without attention."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the attention patterns. Returns None for models without attention."""
     if not isinstance(subject.model, Transformer):
         return None
     weights = attention_weights(subject.model, subject.tokens_T[None])[:, 0]
@@ -61,7 +61,7 @@ def draw(subject: Subject) -> Picture | None:
         title="Attention",
         caption=caption,
         figure=figure,
-        verdicts=judge(weights.double().numpy()),
+        findings=interpret(weights.double().numpy()),
     )
 
 
@@ -88,20 +88,20 @@ def attention_weights(model: Transformer, tokens_BT: Tensor) -> Tensor:
     return torch.stack(weights)
 
 
-def judge(weights_LHTT: np.ndarray) -> list[Verdict]:
+def interpret(weights_LHTT: np.ndarray) -> list[Finding]:
     """Describe heads that mostly attend to one position, or to all positions evenly."""
-    verdicts = []
+    findings = []
     for layer, heads in enumerate(weights_LHTT):
         for head, weights_TT in enumerate(heads):
             habit = _describe_habit(weights_TT)
             if habit:
-                verdicts.append(Verdict("note", f"layer {layer}, head {head} {habit}"))
-    return verdicts or [Verdict("note", "no head attends to a fixed position")]
+                findings.append(Finding("note", f"layer {layer}, head {head} {habit}"))
+    return findings or [Finding("note", "no head attends to a fixed position")]
 
 
 def _describe_habit(weights_TT: np.ndarray) -> str:
     length = len(weights_TT)
-    rows = weights_TT[2:]  # the first two tokens have almost no choice
+    rows = weights_TT[2:]  # the first two tokens have few keys to attend to
     if length < 5:
         return ""
     position_T = np.arange(2, length)

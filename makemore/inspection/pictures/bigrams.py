@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from numpy.typing import NDArray
 
 from makemore.inspection.figures import labels, new_figure, token_axis
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
 from makemore.types import IGNORE_INDEX, Batch, Split
 
@@ -31,8 +31,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the bigrams; None if the training text isn't available."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the bigrams. Returns None if the training text isn't available."""
     if subject.train is None or subject.batch is None:
         return None
     pairs = pairs_of(subject.train, subject.model.boundary_id)
@@ -65,7 +65,11 @@ def draw(subject: Subject) -> Picture | None:
         ticks=[0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1],
     )
     return Picture(
-        name="bigrams", title="Bigrams", caption=CAPTION, figure=figure, verdicts=judge(counts, predictions)
+        name="bigrams",
+        title="Bigrams",
+        caption=CAPTION,
+        figure=figure,
+        findings=interpret(counts, predictions),
     )
 
 
@@ -102,7 +106,7 @@ def mean_predictions(model: LanguageModel, batch: Batch, rows_R: Ints) -> Floats
     return means
 
 
-def judge(counts: Floats, means: Floats) -> list[Verdict]:
+def interpret(counts: Floats, means: Floats) -> list[Finding]:
     """Report the KL divergence of the average predictions from the counts."""
     totals = counts.sum(1)
     has_data = (totals > 0) & ~np.isnan(means[:, 0])
@@ -112,8 +116,8 @@ def judge(counts: Floats, means: Floats) -> list[Verdict]:
     mean = float((kl * totals[has_data]).sum() / totals[has_data].sum())
     text = f"average predictions differ from the bigram counts by {mean:.3f} nats (KL divergence)"
     if mean < 0.05:
-        return [Verdict("good", f"{text}: the bigrams are learned")]
-    return [Verdict("note" if mean < 0.3 else "warning", f"{text}: not all bigrams are learned")]
+        return [Finding("good", f"{text}: the bigrams are learned")]
+    return [Finding("note" if mean < 0.3 else "warning", f"{text}: not all bigrams are learned")]
 
 
 def _most_frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:

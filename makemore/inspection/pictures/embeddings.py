@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from makemore.inspection.figures import BLUE, DARK, GREEN, ORANGE, RED, label, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 
-MOST_LABELS = 100
+MAX_LABELS = 100
 CAPTION = (
     "Each token's embedding, projected onto the first two principal components (Pearson 1901). Nearby tokens "
     "are treated alike. The axis labels give the share of the variance that each axis shows."
@@ -39,8 +39,8 @@ def project(rows_VC: Floats) -> Projection:
     return Projection(u * s[:2] * signs, s[:2] ** 2 / total)
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the embedding; None for models without one."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the embedding. Returns None for models without an embedding."""
     embedding = getattr(subject.model, "embedding", None)
     if not isinstance(embedding, nn.Embedding):
         return None
@@ -78,11 +78,11 @@ def draw(subject: Subject) -> Picture | None:
         title="Embeddings",
         caption=CAPTION,
         figure=figure,
-        verdicts=judge(subject, rows_VC, shown),
+        findings=interpret(subject, rows_VC, shown),
     )
 
 
-def judge(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[Verdict]:
+def interpret(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[Finding]:
     """List the pairs of tokens with the highest cosine similarity."""
     rows = rows_VC[shown] - rows_VC.mean(0)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -95,7 +95,7 @@ def judge(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[V
         if a != b
     )
     text = f"most similar embeddings by cosine: {text}".replace(r"\$", "$")
-    return [Verdict("note", text)] if len(shown) > 1 else []
+    return [Finding("note", text)] if len(shown) > 1 else []
 
 
 def kind_of(text: str) -> str:
@@ -112,10 +112,10 @@ def kind_of(text: str) -> str:
 
 def _most_frequent(subject: Subject) -> NDArray[np.int64]:
     V = subject.vocab_size
-    if V <= MOST_LABELS or subject.train is None:
-        return np.arange(min(V, MOST_LABELS))
+    if V <= MAX_LABELS or subject.train is None:
+        return np.arange(min(V, MAX_LABELS))
     counts = np.bincount(subject.train.tokens_N[:10_000_000], minlength=V)
-    return np.sort(np.argsort(-counts, kind="stable")[:MOST_LABELS])
+    return np.sort(np.argsort(-counts, kind="stable")[:MAX_LABELS])
 
 
 def place_labels(points_N2: Floats, room_2: Floats, rounds: int = 200) -> Floats:

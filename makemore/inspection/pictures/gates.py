@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import labels, new_figure, token_axis
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.rnn import Recurrent
 
 MAX_UNITS = 48
@@ -26,8 +26,8 @@ Layer = dict[str, Tensor]
 """Values computed by a recurrent layer, (B, T, H) each, by name."""
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot states and gates; None for models without recurrent layers."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot states and gates. Returns None for models without recurrent layers."""
     if not isinstance(subject.model, Recurrent):
         return None
     layers = run(subject.model, subject.tokens_T[None])
@@ -57,7 +57,11 @@ def draw(subject: Subject) -> Picture | None:
         figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if is_gate else "value")
     axes.set_xlabel("token read")
     return Picture(
-        name="gates", title="Gates and hidden states", caption=CAPTION, figure=figure, verdicts=judge(layers)
+        name="gates",
+        title="Gates and hidden states",
+        caption=CAPTION,
+        figure=figure,
+        findings=interpret(layers),
     )
 
 
@@ -66,23 +70,23 @@ def _colour_limit(name: str, values_TH: Tensor) -> float:
     return max(1.0, float(values_TH.abs().max())) if name.endswith("cell") else 1.0
 
 
-def judge(layers: list[Layer]) -> list[Verdict]:
+def interpret(layers: list[Layer]) -> list[Finding]:
     """Count the gates of each kind that are almost always open or shut."""
-    verdicts = []
+    findings = []
     for n, layer in enumerate(layers):
         prefix = f"layer {n}: " if len(layers) > 1 else ""
         for name in GATES:
             if name in layer:
                 means_H = layer[name].mean((0, 1))
                 open_, shut = int((means_H > OPEN).sum()), int((means_H < SHUT).sum())
-                verdicts.append(
-                    Verdict(
+                findings.append(
+                    Finding(
                         "note",
                         f"{prefix}of {len(means_H)} units the {name} is open (above {OPEN:g} on average) "
                         f"in {open_}, shut (below {SHUT:g}) in {shut}{_meaning(name)}",
                     )
                 )
-    return verdicts
+    return findings
 
 
 def _meaning(gate: str) -> str:

@@ -6,19 +6,19 @@ import math
 from typing import Any
 
 from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 
 MIN_CHANGE = 0.01
 """Smallest change worth reporting, in nats per token."""
 CAPTION = (
     "Loss in nats per token over training: logged train averages in grey, smoothed in blue, val in orange; "
-    "the star marks the weights that were kept. The dashed line is ln V, the loss of uniform guessing, where "
+    "the star marks the saved weights. The dashed line is ln V, the loss of uniform guessing, where "
     "training should start. The gap between val and train is memorisation."
 )
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the loss curves; None for models that aren't trained step by step."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the loss curves. Returns None for models that aren't trained step by step."""
     steps, losses = _points(subject.records, "loss")
     if len(steps) < 2:
         return None
@@ -30,7 +30,7 @@ def draw(subject: Subject) -> Picture | None:
     if vals:
         axes.plot(val_steps, vals, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="val")
         best = vals.index(min(vals))
-        axes.plot(val_steps[best], vals[best], "*", color=GREEN, markersize=15, label="kept: best on val")
+        axes.plot(val_steps[best], vals[best], "*", color=GREEN, markersize=15, label="saved: best on val")
     uniform = math.log(subject.vocab_size)
     axes.axhline(
         uniform, color="black", linestyle="--", linewidth=1, label=f"ln {subject.vocab_size}: uniform"
@@ -43,8 +43,8 @@ def draw(subject: Subject) -> Picture | None:
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
-    verdicts = [*judge_start(subject.records, subject.vocab_size), *judge_end(subject)]
-    return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, verdicts=verdicts)
+    findings = [*judge_start(subject.records, subject.vocab_size), *judge_end(subject)]
+    return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, findings=findings)
 
 
 def smoothed(losses: list[float]) -> list[float]:
@@ -59,38 +59,38 @@ def smoothed(losses: list[float]) -> list[float]:
 
 
 def final_mean(losses: list[float]) -> float:
-    """Mean of the last twentieth."""
+    """Mean of the last twentieth of the values."""
     tail = losses[-max(1, len(losses) // 20) :]
     return sum(tail) / len(tail)
 
 
-def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Verdict]:
+def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Finding]:
     """Compare the first loss with uniform guessing."""
     steps, losses = _points(records, "loss")
     if not steps or steps[0] != 1:
         return []
     first, uniform = losses[0], math.log(vocab_size)
-    text = f"the first loss was {first:.3f}; uniform guessing has ln {vocab_size} = {uniform:.3f}"
+    text = f"the first loss was {first:.3f}; uniform guessing gives ln {vocab_size} = {uniform:.3f}"
     if first > 1.1 * uniform:
         return [
-            Verdict("warning", f"{text}: the initial model is overconfident; scale down its output layer")
+            Finding("warning", f"{text}: the initial model is overconfident; scale down its output layer")
         ]
     if first < 0.9 * uniform:
-        return [Verdict("note", f"{text}: training didn't start from random weights")]
-    return [Verdict("good", f"{text}: a good initialisation")]
+        return [Finding("note", f"{text}: training didn't start from random weights")]
+    return [Finding("good", f"{text}: a good initialisation")]
 
 
-def judge_end(subject: Subject) -> list[Verdict]:
+def judge_end(subject: Subject) -> list[Finding]:
     """Report overfitting, unfinished training or convergence."""
     steps, vals = _points(subject.records, "val")
     if len(vals) < 3:
         return []
     best_eval = vals.index(min(vals))
     best, last, train = vals[best_eval], vals[-1], final_mean(_points(subject.records, "loss")[1])
-    verdicts = []
+    findings = []
     if best_eval < len(vals) - 1 and last - best > MIN_CHANGE and train < best:
-        verdicts.append(
-            Verdict(
+        findings.append(
+            Finding(
                 "warning",
                 f"overfitting since step {steps[best_eval]:,}: val rose by {last - best:.3f} by the end; "
                 "the best weights were kept",
@@ -98,22 +98,22 @@ def judge_end(subject: Subject) -> list[Verdict]:
         )
     elif final_decrease(steps, vals) > MIN_CHANGE:
         text = "val was still falling at the end: more steps would help"
-        verdicts.append(Verdict("note", text))
+        findings.append(Finding("note", text))
     else:
         text = f"val converged at {best:.3f} by step {steps[best_eval]:,}"
         if best_eval == len(vals) - 1 and lr_decayed(subject.records):
             text += ", as the learning rate decayed; a longer run may go lower"
-        verdicts.append(Verdict("good", text))
+        findings.append(Finding("good", text))
     gap = best - train
     if gap > 0.15 * best:
-        verdicts.append(
-            Verdict(
+        findings.append(
+            Finding(
                 "warning",
                 f"train ended {gap:.3f} nats below val: memorisation; more text, dropout or a smaller "
                 "model would help",
             )
         )
-    return verdicts
+    return findings
 
 
 def final_decrease(steps: list[int], vals: list[float]) -> float:

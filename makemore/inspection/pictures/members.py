@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from makemore.inspection.figures import BLUE, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.mixture import Mixture
 
 CAPTION = (
@@ -13,8 +13,8 @@ CAPTION = (
 MIN_WEIGHT = 0.02
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the weights; None unless the model is a mixture."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the weights. Returns None unless the model is a mixture."""
     if not isinstance(subject.model, Mixture):
         return None
     names = [name for name, _ in subject.model.config.pairs()]
@@ -35,5 +35,5 @@ def draw(subject: Subject) -> Picture | None:
         title="Members",
         caption=CAPTION,
         figure=figure,
-        verdicts=[Verdict("note" if idle else "good", text)],
+        findings=[Finding("note" if idle else "good", text)],
     )

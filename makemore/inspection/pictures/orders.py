@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.count import Count
 from makemore.models.ngrams import ABSENT
 from makemore.models.smoothing import SmoothedNgrams
@@ -24,8 +24,8 @@ CAPTION = (
 Floats = NDArray[np.float64]
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the orders; None unless it is a count model with a val split."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the orders. Returns None unless the model is a count model with a val split."""
     if not isinstance(subject.model, Count) or subject.val is None or not len(subject.val.tokens_N):
         return None
     model = subject.model
@@ -52,24 +52,24 @@ def draw(subject: Subject) -> Picture | None:
         title="What each order contributes",
         caption=CAPTION,
         figure=figure,
-        verdicts=judge(losses, shares),
+        findings=interpret(losses, shares),
     )
 
 
-def judge(losses: Floats, made_of: Floats) -> list[Verdict]:
+def interpret(losses: Floats, shares: Floats) -> list[Finding]:
     """Name the order with the largest share, and the gain from the longest n-grams."""
-    main = int(made_of.argmax())
-    text = f"order {main} gives the largest share of the probability ({made_of[main]:.0%})"
-    verdicts = [Verdict("note", text)]
+    main = int(shares.argmax())
+    text = f"order {main} gives the largest share of the probability ({shares[main]:.0%})"
+    findings = [Finding("note", text)]
     if len(losses) > 1:
         gain = float(losses[-2] - losses[-1])
         if gain < 0.002:
-            verdicts.append(
-                Verdict("note", f"the longest n-grams add {gain:.4f} nats: a lower order would suffice")
+            findings.append(
+                Finding("note", f"the longest n-grams reduce the loss by {gain:.4f} nats; lower the order")
             )
         else:
-            verdicts.append(Verdict("good", f"the longest n-grams still add {gain:.3f} nats"))
-    return verdicts
+            findings.append(Finding("good", f"the longest n-grams reduce the loss by {gain:.3f} nats"))
+    return findings
 
 
 def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
@@ -82,7 +82,7 @@ def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDAr
 
 
 def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]) -> Floats:
-    """(order,) mean loss in nats of each order up to the model's."""
+    """(order,) mean loss in nats with n-grams up to each order."""
     losses = []
     with np.errstate(divide="ignore"):
         for order in range(1, model.order + 1):
@@ -95,7 +95,7 @@ def contributions(
     smoothed: SmoothedNgrams, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
 ) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
-    (order,) frequency of each order as that of the longest known context."""
+    (order,) how often the longest known context has each order."""
     parts = [np.full(len(targets_N), smoothed.uniform)]
     longest_N = np.zeros(len(targets_N), np.int64)
     for m, (level, nodes_N) in enumerate(zip(smoothed.levels, contexts, strict=False)):

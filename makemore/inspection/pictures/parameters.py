@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.inspection.figures import BLUE, ORANGE, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import CountModel, LanguageModel
 from makemore.types import IGNORE_INDEX, Batch
 
-MOST_ROWS = 60
+MAX_ROWS = 60
 MAX_GRADIENT_RATIO = 1000.0
 CAPTION = (
     "One row per parameter, log scale: absolute values after training (left), and of the loss gradient on "
@@ -24,15 +24,15 @@ CAPTION = (
 )
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the sizes; None for models trained without gradients, or without a batch."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the sizes. Returns None for models trained without gradients, or without a batch."""
     if subject.batch is None or isinstance(subject.model, CountModel) or not subject.model.n_parameters():
         return None
     if not subject.model.is_trainable:
         return None
     grads = gradients(subject.model, subject.batch)
     values = {name: p.detach() for name, p in subject.model.named_parameters()}
-    names = list(values)[:MOST_ROWS]
+    names = list(values)[:MAX_ROWS]
     figure = new_figure(10, 0.24 * len(names) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, tensors, colour in ((left, values, BLUE), (right, grads, ORANGE)):
@@ -58,12 +58,12 @@ def draw(subject: Subject) -> Picture | None:
         title="Weights and gradients",
         caption=CAPTION,
         figure=figure,
-        verdicts=judge(grads, values),
+        findings=interpret(grads, values),
     )
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
-    """Gradient of the mean loss in each parameter on a batch, in eval mode."""
+    """Gradient of the mean loss with respect to each parameter on a batch, in eval mode."""
     model = copy.deepcopy(model).eval()
     with torch.enable_grad():
         logits = model(batch.inputs_BT, None, batch.targets_BT != IGNORE_INDEX)[0]
@@ -83,18 +83,18 @@ def quantiles(tensor: Tensor) -> dict[str, float]:
     return {"whislo": low, "q1": q1, "med": med, "q3": q3, "whishi": high}
 
 
-def judge(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Verdict]:
+def interpret(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Finding]:
     """Report parameters without gradients, and large differences between gradients."""
     idle = [name for name, grad in grads.items() if not grad.any()]
-    verdicts = [Verdict("warning", f"no gradient reaches {name}") for name in idle]
+    findings = [Finding("warning", f"no gradient reaches {name}") for name in idle]
     matrices = {name: _rms(grads[name]) for name, v in values.items() if v.ndim > 1 and name not in idle}
     if len(matrices) > 1:
         largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         ratio = matrices[largest] / matrices[smallest]
         text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
         is_large = ratio > MAX_GRADIENT_RATIO
-        verdicts.append(Verdict("warning" if is_large else "good", f"{text}: too much" if is_large else text))
-    return verdicts
+        findings.append(Finding("warning" if is_large else "good", f"{text}: too much" if is_large else text))
+    return findings
 
 
 def _rms(tensor: Tensor) -> float:

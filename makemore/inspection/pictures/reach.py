@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.inspection.figures import BLUE, GREY, new_figure
-from makemore.inspection.subject import Picture, Subject, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet
 from makemore.types import IGNORE_INDEX, Batch
@@ -28,7 +28,7 @@ MIN_COUNT = 5
 MAX_LEAVES = 32
 CAPTION = (
     "Gradient norm of a token's loss in the embedding of the current token (0) and of earlier ones, averaged "
-    "over a training batch, as a share of the total. It is zero beyond a model's context."
+    "over a training batch, as a share of the total. The share is zero beyond a model's context."
 )
 TREE_CAPTION = (
     " The tree shows how the WaveNet combines tokens: each level joins two values, twice as far apart as on "
@@ -36,8 +36,8 @@ TREE_CAPTION = (
 )
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the influence; None for models without an embedding, or without a batch."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the influence. Returns None for models without an embedding, or without a batch."""
     if subject.batch is None or not isinstance(getattr(subject.model, "embedding", None), nn.Embedding):
         return None
     shares = influence(subject.model, subject.batch)
@@ -66,20 +66,20 @@ def draw(subject: Subject) -> Picture | None:
         title="Influence by distance",
         caption=caption,
         figure=figure,
-        verdicts=judge(subject.model, shares),
+        findings=interpret(subject.model, shares),
     )
 
 
-def judge(model: LanguageModel, shares: NDArray[np.float64]) -> list[Verdict]:
+def interpret(model: LanguageModel, shares: NDArray[np.float64]) -> list[Finding]:
     """Report how many tokens carry 90% of the influence, and whether the context is used."""
     n_tokens = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
     text = f"90% of the influence comes from the last {n_tokens} token{'s' * (n_tokens > 1)}"
     limit = model.max_len
     if limit and limit <= len(shares) and limit > 4 * n_tokens:
-        return [Verdict("note", f"{text}, of a context of {limit}: a shorter context may suffice")]
+        return [Finding("note", f"{text}, of a context of {limit}: a shorter context may suffice")]
     if limit and limit > 2 and n_tokens >= 0.9 * limit:
-        return [Verdict("note", f"{text}, the whole context: a longer context may help")]
-    return [Verdict("note", text)]
+        return [Finding("note", f"{text}, the whole context: a longer context may help")]
+    return [Finding("note", text)]
 
 
 def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
@@ -109,13 +109,13 @@ def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
         sums, counts = (back_BD * valid_BD).double().sum(0).numpy(), valid_BD.sum(0).numpy()
         total[: len(sums)] += sums[:length]
         count[: len(counts)] += counts[:length]
-    n_distances = int((count >= min(MIN_COUNT, count[0])).sum())  # far ones are rare and noisy
+    n_distances = int((count >= min(MIN_COUNT, count[0])).sum())  # large distances are rare and noisy
     mean = (total / np.maximum(count, 1))[:n_distances]
     return mean / max(mean.sum(), 1e-300)
 
 
 def _embedded_loss(model: LanguageModel, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each target (B, T) in nats, and the embeddings as a leaf of its graph."""
+    """Loss of each target (B, T) in nats, and the embeddings as a leaf of the graph."""
     embedded: list[Tensor] = []
 
     def make_leaf(module: nn.Module, args: Any, out: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from makemore.inspection.figures import new_figure
-from makemore.inspection.subject import Picture, Subject, Update, Verdict
+from makemore.inspection.subject import Finding, Picture, Subject, Update
 
 MIN_LOG_RATIO, MAX_LOG_RATIO = -4.5, -1.0
 """log10 of the ratios below and above which to warn."""
@@ -21,8 +21,8 @@ CAPTION = (
 )
 
 
-def draw(subject: Subject) -> Picture | None:
-    """Plot the updates; None if no steps were replayed."""
+def plot(subject: Subject) -> Picture | None:
+    """Plot the updates. Returns None if no steps were replayed."""
     updates = [u for u in subject.updates if np.isfinite(u.ratio_S).any()]
     if not updates:
         return None
@@ -48,7 +48,7 @@ def draw(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
     return Picture(
-        name="updates", title="Update sizes", caption=CAPTION, figure=figure, verdicts=judge(updates)
+        name="updates", title="Update sizes", caption=CAPTION, figure=figure, findings=interpret(updates)
     )
 
 
@@ -57,11 +57,11 @@ def kind_of(name: str) -> str:
     return re.sub(r"^(\w+)\.\d+\.", r"\1.*.", name)
 
 
-def judge(updates: list[Update]) -> list[Verdict]:
+def interpret(updates: list[Update]) -> list[Finding]:
     """Report matrices with very small or very large updates over the last quarter of the steps."""
     steps = max((len(update.ratio_S) for update in updates), default=0)
     if steps < MIN_STEPS:
-        return [Verdict("note", f"{steps} steps are too few to judge the update sizes")]
+        return [Finding("note", f"{steps} steps are too few to judge the update sizes")]
     log_ratios = {}
     for update in updates:
         late = update.ratio_S[-(len(update.ratio_S) // 4) :]
@@ -70,17 +70,17 @@ def judge(updates: list[Update]) -> list[Verdict]:
             log_ratios[update.name] = float(np.median(np.log10(late)))
     slow = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio < MIN_LOG_RATIO}
     fast = {name: log_ratio for name, log_ratio in log_ratios.items() if log_ratio > MAX_LOG_RATIO}
-    verdicts = [
-        Verdict("warning", f"{_summarise(matrices)} per step: learning rate too {size}")
+    findings = [
+        Finding("warning", f"{_summarise(matrices)} per step: learning rate too {size}")
         for matrices, size in ((slow, "small"), (fast, "large"))
         if matrices
     ]
-    if log_ratios and not verdicts:
+    if log_ratios and not findings:
         low, high = min(log_ratios.values()), max(log_ratios.values())
         smallest, largest = f"10^{low:.1f}", f"10^{high:.1f}"
         text = f"between {smallest} and {largest}" if smallest != largest else f"about {largest}"
-        verdicts.append(Verdict("good", f"updates are {text} of the weights"))
-    return verdicts
+        findings.append(Finding("good", f"updates are {text} of the weights"))
+    return findings
 
 
 def _summarise(ratios: dict[str, float]) -> str:

@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
     def update_running_stats(self, mean_C: Tensor, var_C: Tensor, count: Tensor) -> None:
         """Update the running averages with the mean and biased variance of ``count`` (a scalar) positions.
 
-        Fewer than two positions have no unbiased variance and are ignored.
+        A batch of fewer than two positions has no unbiased variance and is ignored.
         """
         momentum = self.momentum * (count > 1).to(mean_C)
         self.running_mean.lerp_(mean_C, momentum)

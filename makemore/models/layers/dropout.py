@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014) with cheap random numbers on a CPU."""
+"""Dropout (Srivastava et al. 2014) with fast random numbers on a CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Dropout(nn.Module):
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Like ``F.dropout``. On a CPU one random integer serves four elements, with ``p`` rounded to 1/65,536:
-    one number per element would take as long as the rest of a small model's step."""
+    one random integer per element would take as long as the rest of a small model's step."""
     if not p:
         return x
     if x.device.type != "cpu":

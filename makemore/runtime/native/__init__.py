@@ -24,25 +24,25 @@ T = TypeVar("T")
 COMPILE_TIMEOUT = 60.0
 """Seconds; compiling takes one to three."""
 HEADERS = Path(__file__).parent
-"""What all C files share: vectors, matrix products, layers, attention."""
+"""Directory of the headers that all C files share: vectors, matrix products, layers, attention."""
 
 
 class BuildError(Exception):
-    """One line that says why a C file can't be used here."""
+    """A C file can't be compiled or loaded; the message is one line."""
 
 
 @dataclass(frozen=True, eq=False)
 class CLibrary:
-    """A C file and what it exports."""
+    """A C file, with the functions and structs that it exports."""
 
     source: Path
     functions: Mapping[str, tuple[Any, ...]]
-    """The ctypes of each function's result (None: void) and arguments."""
+    """The ctypes of each function's result (None for void) and arguments."""
     structs: Mapping[str, type[ctypes.Structure]] = field(default_factory=dict)
-    """Python's layouts of C's structs. C exports the size of each as ``sizeof_<name>``."""
+    """Python's layouts of the C structs. C exports the size of each as ``sizeof_<name>``."""
 
     def load(self, *flags: str) -> ctypes.CDLL | None:
-        """The compiled code; None where it can't be had (see ``failures``)."""
+        """Compile and load the code. Returns None if that failed (see ``failures``)."""
         try:
             code = _build(self.source, flags)
             self._declare(code)
@@ -62,7 +62,12 @@ class CLibrary:
 
 
 failures: dict[str, str] = {}
-"""Why C files could not be compiled in this process, by package and file."""
+"""Reasons why C files could not be compiled or loaded in this process, by package and file."""
+
+
+def failure_notes() -> list[str]:
+    """One line for the user per entry of ``failures``."""
+    return [f"{file} was not compiled, so this is slower: {reason}" for file, reason in failures.items()]
 
 
 @cache
@@ -101,7 +106,7 @@ def _compile(compiler: str, source: Path, library: Path, flags: tuple[str, ...])
 
 
 def _processor() -> bytes:
-    """What tells apart machines that share a cache but can't run each other's code."""
+    """Cache key of the CPU: machines that share a cache may be unable to run each other's code."""
     facts = [sys.platform, platform.machine(), platform.processor(), os.environ.get("CC", "cc")]
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -110,7 +115,7 @@ def _processor() -> bytes:
 
 
 def parallel_map(function: Callable[[int], T], n: int) -> list[T]:
-    """``function(i)`` for i below ``n``, each in a thread of its own; C releases Python's lock."""
+    """Run ``function(i)`` for each i below ``n`` in a thread; calls into C release the GIL."""
     others = [_pool().submit(function, i) for i in range(1, n)]
     return [function(0), *(other.result() for other in others)]
 
@@ -121,12 +126,12 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def structure(name: str, **fields: type) -> type[ctypes.Structure]:
-    """A C struct with these fields, in order."""
+    """Define a C struct with these fields, in order."""
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
 def address(array: np.ndarray | None) -> int | None:
-    """The address of a contiguous array's data; None (NULL) for None and for empty arrays."""
+    """Address of a contiguous array's data. Returns None (NULL) for None and for empty arrays."""
     if array is None or not array.size:
         return None
     assert array.flags.c_contiguous

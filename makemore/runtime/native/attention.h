@@ -1,10 +1,10 @@
 /* Causal attention of one head within documents, forward and backward.
 
-   Scores aren't stored. Queries and keys are normalised, so no score exceeds sqrt(D): exponentials need no maximum
-   subtracted, and recomputing them in the backward pass costs less than the memory traffic.
+   Scores aren't stored. Queries and keys are normalised, so no score exceeds sqrt(D): softmax needn't subtract
+   the maximum, and recomputing scores in the backward pass costs less than the memory traffic.
 
    L is the row's length, a multiple of PANEL; D the head's size. Rows are processed in blocks of BLOCK. Keys of a block
-   are visible from the first key of its first row's document, rounded down to a block; the rest is never read. */
+   are visible from the first key of its first row's document, rounded down to a block; other keys are never read. */
 
 struct attn_work { /* scratch memory for one head */
     float *probs, *dprobs;     /* (L, L): softmax of the scores; its gradient */
@@ -94,7 +94,7 @@ static void attention_forward(const struct attn_head *h, const struct attn_work 
         to_elems(s->out + t * round_up(h->size, PANEL), y + t * h->width, h->size);
 }
 
-/* dscores from the probabilities and their gradient. */
+/* Compute dscores from the probabilities and their gradient. */
 static void softmax_backward(const struct attn_head *h, const struct attn_work *s) {
     int64_t length = h->length;
     for (int64_t t = 0; t < length; t++) {
@@ -109,7 +109,7 @@ static void softmax_backward(const struct attn_head *h, const struct attn_work *
     }
 }
 
-/* key_end of a row of the batch; the same for every head. */
+/* Compute key_end for a row of the batch; it is the same for every head. */
 static void find_key_ends(const int64_t *starts, int64_t length, int64_t *key_end) {
     for (int64_t r = 0, last = 0; r < length; r += BLOCK) {
         while (last < length && block_start(starts, last) <= r) last += BLOCK;
@@ -122,7 +122,7 @@ static void store_head(const struct attn_head *h, const float *out, float *y) {
         memcpy(y + t * 3 * h->width, out + t * round_up(h->size, PANEL), h->size * sizeof(float));
 }
 
-/* dq, dk, dv, rows 3 * width apart, from dy (L, D), rows `width` apart. */
+/* Compute dq, dk and dv, with rows 3 * width apart, from dy (L, D), with rows `width` apart. */
 static void attention_backward(const struct attn_head *h, const struct attn_work *s, const elem *dy, float *dq, float *dk,
                                float *dv) {
     int64_t length = h->length, size = h->size, stride = 3 * h->width;

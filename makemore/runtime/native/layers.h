@@ -43,7 +43,7 @@ static inline void relu_squared(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = x[i] > 0 ? x[i] * x[i] : 0;
 }
 
-/* The tanh approximation (Hendrycks & Gimpel 2016), as GPT-2 has it. */
+/* GELU's tanh approximation (Hendrycks & Gimpel 2016), as in GPT-2. */
 static inline void gelu(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] /= 1 + fast_exp(-1.5957691216f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));
 }
@@ -60,7 +60,7 @@ INLINE uint32_t dropout_seed(uint32_t seed, int64_t row, int64_t layer, int64_t 
     return hash32(hash32(hash32(seed + row) + layer) + site);
 }
 
-/* The factor of element i: 0 or 1 / (1 - p). */
+/* Dropout factor of element i: 0 or 1 / (1 - p). */
 INLINE float dropout_factor(float p, uint32_t seed, int64_t i) {
     return hash32(seed + (uint32_t)i * 0x9e3779b9U) >= (uint32_t)(p * 4294967296.0f) ? 1 / (1 - p) : 0;
 }
@@ -69,8 +69,8 @@ static inline void dropout(float *x, int64_t n, float p, uint32_t seed) {
     for (int64_t i = 0; p > 0 && i < n; i++) x[i] *= dropout_factor(p, seed, i);
 }
 
-/* Nats of one target; its logits become their gradient times `loss_scale`. A negative target doesn't count. Logits
-   from `vocab` to `padded` fill the last panel, and get no gradient. */
+/* Loss of one target in nats; its logits become their gradient times `loss_scale`. A negative target doesn't count.
+   Logits from `vocab` to `padded` fill the last panel, and get no gradient. */
 static inline double cross_entropy(float *logits, int64_t vocab, int64_t padded, int64_t target, float loss_scale) {
     if (target < 0) {
         memset(logits, 0, padded * sizeof(float));

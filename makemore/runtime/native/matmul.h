@@ -1,7 +1,7 @@
 /* Matrix products: bfloat16 inputs with float32 sums where the processor multiplies those (AVX-512), else float32.
    Compile with -DFLOAT32 for float32 everywhere.
 
-   `elem` is one number. `pair` is what one multiply-add consumes along the summed dimension: two bfloat16 numbers, or
+   `elem` is one number. `pair` is one multiply-add's input along the summed dimension: two bfloat16 numbers, or
    one float32. The right side of a product is packed in panels, (columns / PANEL, depth, PANEL) pairs, so that each
    tile of the result reads it in one stream. `depth` counts pairs. */
 
@@ -95,7 +95,7 @@ static inline void matmul(const elem *a, const pair *b, int64_t rows, int64_t de
             matmul_tile(x + r * depth, depth, 1, b + c * depth, depth, y + r * columns + c, columns, accumulate);
 }
 
-/* Where row `row` of the transpose of a packed matrix begins; its row stride is 1, its column stride PANEL. */
+/* Start of row `row` of a packed matrix's transpose; its row stride is 1, its column stride PANEL. */
 INLINE const pair *packed_row(const pair *panels, int64_t depth, int64_t row) {
     return panels + row / PANEL * PANEL * depth + row % PANEL;
 }

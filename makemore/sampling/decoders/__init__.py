@@ -1,4 +1,4 @@
-"""Fast decoding on the CPU, one file a model family; importing this package registers them all."""
+"""Fast decoding on the CPU, one file per model family; importing this package registers them all."""
 
 from makemore.sampling.decoders import count as count
 from makemore.sampling.decoders import recurrent as recurrent

@@ -1,4 +1,4 @@
-"""CPU inference one token at a time: a model's stateful ``forward`` in plain numpy, with prepared weights.
+"""CPU inference one token at a time: a model's stateful ``forward`` in numpy or C, with prepared weights.
 
 At these sizes dispatching an operation costs more than computing it. Numpy dispatches five times faster than
 torch, and its matrix products are as fast.
@@ -51,18 +51,18 @@ class FastDecoder(ABC):
         """Select rows, in this order; a row may be repeated."""
 
     def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
-        """Sample the next tokens (B,) with uniform numbers in [0, 1) and feed them, without computing the
-        whole distribution. Unlike in ``choose``, the numbers don't map to tokens in vocabulary order."""
+        """Sample the next tokens (B,) by uniform numbers in [0, 1) and feed them, without computing the whole
+        distribution. Unlike in ``sample_tokens``, the numbers don't map to tokens in vocabulary order."""
         raise NotImplementedError
 
-    def drop_oldest(self, keep: int) -> bool:
-        """Drop all but the last ``select_rows`` tokens. False if unsupported: process the context again."""
+    def drop_oldest(self, n_keep: int) -> bool:
+        """Drop all but the last ``n_keep`` tokens. Returns False if the context must be processed again."""
         return False
 
 
 @singledispatch
 def fast_decoder(model: LanguageModel) -> FastDecoder | None:
-    """A fast CPU decoder of a model; None where ``forward`` has to do."""
+    """A model's fast CPU decoder, or None if there is none; the caller then uses ``forward``."""
     return None
 
 

@@ -1,5 +1,5 @@
-/* Sampling from smoothed n-grams, one row at a time: the same numbers in the same order as CountDecoder.sample in
-   numpy, so the same tokens, without the cost of calling numpy. */
+/* Sampling from smoothed n-grams, one row at a time. Uses the same arithmetic in the same order as CountDecoder.sample
+   in numpy, so it samples the same tokens, but without numpy's call overhead. */
 
 #include <stdint.h>
 
@@ -41,7 +41,7 @@ static int64_t after(const struct trie *t, int64_t node, int64_t token)
     return as_context(t, next);
 }
 
-/* The child in whose part of the running sum u lies; rounding may lead past the last one. */
+/* The child in whose part of the running sum u lies; rounding may overshoot the last child. */
 static int64_t pick(const struct trie *t, int64_t node, double u)
 {
     int64_t low = t->firsts[node], high = t->lasts[node];

@@ -44,7 +44,7 @@ class Trie:
         self.vocab_size = size = table.vocab_size
         starts = np.cumsum([0, 1, *map(len, table.keys)])
         self.inner = int(starts[order])
-        """Nodes from here on are too long to be contexts."""
+        """First node that is too long to be a context; so are all later nodes."""
         # Sorted, because parents are numbered level by level.
         parents = [keys // size + start for keys, start in zip(table.keys, starts, strict=False)]
         self.keys = np.concatenate([p * size + v.tokens for p, v in zip(parents, levels, strict=True)])

@@ -1,8 +1,8 @@
-/* One decoding step of the transformer: one new token for each row of the batch. Each row is summed in an order of its
-   own, so that its logits don't depend on the other rows.
+/* One decoding step of the transformer: one new token for each row of the batch. The order of a row's
+   sums doesn't depend on the other rows, so neither do its logits.
 
-   Shapes: B rows, L layers, H heads, D the head's size, C the width, K the width of the short convolutions, T the room
-   of the cache. */
+   Shapes: B rows, L layers, H heads, D the head's size, C the width, K the width of the short convolutions, T the
+   capacity of the cache. */
 
 #include "matmul.h"
 
@@ -115,7 +115,7 @@ static void attention_step(const struct model *m, const struct cache *s, int64_t
     }
 }
 
-/* Move the last `keep` tokens, from `dropped` on, to the front of the cache, and rotate keys back as far. */
+/* Move the last `keep` tokens, from `dropped` on, to the front of the cache, and rotate keys back by `dropped`. */
 void shift_cache(const struct model *m, const struct cache *s, int64_t dropped, int64_t keep) {
     int64_t size = m->width / m->heads, half = size / 2, room = s->room;
     const float *cos = m->cos + dropped * half, *sin = m->sin + dropped * half;

@@ -1,4 +1,4 @@
-"""The transformer's decoding step in C: a single call, which releases Python's lock for other threads."""
+"""The transformer's decoding step in C: a single call, which releases the GIL for other threads."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TransformerDecoder(FastDecoder):
         self.layers, self.heads, self.modern = config.n_layer, config.n_head, model.positions is None
         self.taps = config.conv if config.has_conv else 1
         self.arrays: list[Floats] = []
-        """What C points to."""
+        """Keeps the arrays that C points to alive."""
         blocks = [cast(Block, block) for block in model.blocks]
         linears = [linear for block in blocks for linear in self._linears(block)]
         convs = [to_array(cast(ShortConv, conv).weight) for block in blocks for conv in block.convs]
@@ -88,7 +88,7 @@ class TransformerDecoder(FastDecoder):
         return [self._linear(norm, layer) for norm, layer in pairs]
 
     def _linear(self, norm: nn.Module | None, layer: nn.Linear) -> ctypes.Structure:
-        """A layer as C reads it, (out / panel, in, panel), including the gain and bias of the norm before."""
+        """A layer as C reads it, (out / panel, in, panel), including the preceding norm's gain and bias."""
         weight = to_matrix(layer.weight).copy()
         bias = None if layer.bias is None else to_array(layer.bias)
         if isinstance(norm, nn.LayerNorm):
@@ -126,7 +126,7 @@ class TransformerDecoder(FastDecoder):
         return logits_BV
 
     def _begin(self) -> None:
-        """Forget the inputs before each row's document, and point C to the arrays."""
+        """Zero the convolution inputs before each row's document, and point C to the arrays."""
         if self.rings is not None:
             age = (self.slot - 1 - np.arange(self.taps)) % self.taps
             self.rings[:, age[:, None] >= self.position - self.starts] = 0
@@ -141,20 +141,20 @@ class TransformerDecoder(FastDecoder):
         self.starts = self.starts[rows_K]
         layers, _, heads, room, size = self.values.shape
         keys, values, used = self.keys, self.values, self.position
-        # Copy what is in use only: of names it is a small part.
+        # Copy only the part in use: for names it is small.
         self.keys = np.empty((layers, len(rows_K), heads, size, room), np.float32)
         self.values = np.empty((layers, len(rows_K), heads, room, size), np.float32)
         self.keys[..., :used] = keys[..., :used][:, rows_K]
         self.values[..., :used, :] = values[..., :used, :][:, rows_K]
         self._begin()
 
-    def drop_oldest(self, keep: int) -> bool:
+    def drop_oldest(self, n_keep: int) -> bool:
         if not self.modern:
             return False
-        dropped = self.position - keep
-        if keep:
-            self.code.shift_cache(byref(self.model), byref(self.cache), dropped, keep)
-        self.position = keep
+        dropped = self.position - n_keep
+        if n_keep:
+            self.code.shift_cache(byref(self.model), byref(self.cache), dropped, n_keep)
+        self.position = n_keep
         self.starts = np.maximum(self.starts - dropped, 0)
         self._begin()
         return True

@@ -16,7 +16,7 @@ from makemore.types import State
 
 @fast_decoder.register(WaveNet)
 class WaveNetDecoder(FastDecoder):
-    """Each level combines its newest input with the one from ``2**level`` steps earlier."""
+    """Each level combines its newest input with the input from ``2**level`` steps earlier."""
 
     def __init__(self, model: WaveNet) -> None:
         self.embedding = to_array(model.embedding.weight)
@@ -28,13 +28,13 @@ class WaveNetDecoder(FastDecoder):
     def load(self, state: State) -> None:
         # Position first, so a ring's slot is contiguous.
         self.rings = [to_array(queue).swapaxes(0, 1).copy() for queue in state]
-        self.turn = 0
+        self.step_count = 0
 
     def step(self, ids_B: Ints) -> Floats:
         x = self.embedding.take(ids_B, 0)
         skips: list[Floats] = []
         for ring, level in zip(self.rings, self.levels, strict=True):
-            slot = self.turn % len(ring)
+            slot = self.step_count % len(ring)
             pair = np.concatenate((ring[slot], x), axis=1)
             ring[slot] = x
             z = level[0](pair)
@@ -46,7 +46,7 @@ class WaveNetDecoder(FastDecoder):
             skips.append(level[1](z))
             if len(level) > 2:
                 x = x + level[2](z)
-        self.turn += 1
+        self.step_count += 1
         if self.mix is not None:
             x = np.maximum(self.mix(np.maximum(sum(skips), np.float32(0))), np.float32(0))
         return self.head(x)

@@ -59,7 +59,7 @@ class WindowDecoder(FastDecoder):
         context = to_array(state[0])
         newest = np.full_like(context[:, :1], self.boundary_id, shape=(len(context), 1))
         self.window = np.concatenate([newest, context], axis=1)
-        # Everything before a boundary is boundary too.
+        # Tokens before a boundary also count as boundaries.
         is_past = np.flip(np.logical_or.accumulate(np.flip(self.window == self.boundary_id, 1), axis=1), 1)
         self.window[is_past] = self.boundary_id
 

@@ -12,16 +12,16 @@ from makemore.models.base import LanguageModel
 
 
 class GradientKernel(Protocol):
-    """What training asks of a model, computed in C on the CPU. Inputs and targets are (B, T) int64."""
+    """Loss and gradients of a model, computed in C on the CPU. Inputs and targets are (B, T) int64."""
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
 
     def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
-        """Nats, summed over valid targets."""
+        """Nats summed over valid targets."""
 
 
 @singledispatch
 def gradient_kernel(model: LanguageModel, precision: torch.dtype) -> GradientKernel | None:
-    """The C kernel of a model, with matrix products at ``precision``; None where autograd has to do."""
+    """The C kernel with matrix products at ``precision``, or None; the caller then uses autograd."""
     return None

@@ -1,9 +1,9 @@
 /* Loss and gradients of the modern transformer. Each row of the batch goes forward and backward through all layers
-   before the next, so that its activations stay in the processor's caches. Threads share the rows; each accumulates
-   gradients of its own.
+   before the next, so that its activations stay in the processor's caches. The rows are divided among threads, each
+   with its own gradients.
 
    Shapes: L is the row's length and V the vocabulary, both rounded up to PANEL; C is the width. Positions past the last
-   token are zero, and each is a document of its own. */
+   token are zero, and each is a separate document. */
 
 #include "matmul.h"
 
@@ -214,7 +214,7 @@ static void embed_backward(const struct model *m, struct work *w, int64_t length
                   grads + b->inputs[row * b->length + t] * c);
 }
 
-/* Summed nats of the rows from first to last - 1. Unless `grads` is NULL it gets the gradients of the nats times
+/* Summed nats of the rows from first to last - 1. If `grads` isn't NULL, it receives the gradients of the nats times
    `loss_scale`, in the order of `weights`. */
 double loss_and_grads(const struct model *m, const struct batch *b, float loss_scale, char *memory, float *grads) {
     int64_t length = round_up(b->length, PANEL);

@@ -1,4 +1,4 @@
-"""The modern transformer's loss and gradients on a CPU, all layers there and back in one call of C."""
+"""The modern transformer's loss and gradients on a CPU, forward and backward in one C call."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from makemore.runtime.native import CLibrary, parallel_map, structure
 from makemore.training.kernels.base import gradient_kernel
 
 PANEL, HEAD = 32, 8
-"""Of which the width and a head's size must be multiples, for C's vectors."""
-LARGEST_VOCABULARY = 4096
-"""Logits of a whole row are held at once."""
-MOST_PARAMETERS = 1 << 24
-"""Each thread has gradients of its own; and products of large matrices are all that large models wait for."""
+"""The width must be a multiple of PANEL, and the head size of HEAD, for vectorised C."""
+MAX_VOCABULARY = 4096
+"""Limited because C holds the logits of a whole row in memory."""
+MAX_PARAMETERS = 1 << 24
+"""Limited because each thread holds its own gradients, and large matrix products gain nothing from C."""
 
 _Model = structure(
     "Model",
@@ -52,10 +52,10 @@ LIBRARY = CLibrary(
 
 @gradient_kernel.register(Transformer)
 def _kernel(model: Transformer, precision: torch.dtype) -> TransformerKernel | None:
-    """None: this model, or this machine, is not for it."""
+    """The kernel, or None if the model or machine is unsupported."""
     config = model.config
     fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
-    fits = fits and model.vocab_size <= LARGEST_VOCABULARY and model.n_parameters() <= MOST_PARAMETERS
+    fits = fits and model.vocab_size <= MAX_VOCABULARY and model.n_parameters() <= MAX_PARAMETERS
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
     code = LIBRARY.load(*(["-DFLOAT32"] if precision == torch.float32 else []))
@@ -63,7 +63,7 @@ def _kernel(model: Transformer, precision: torch.dtype) -> TransformerKernel | N
 
 
 class TransformerKernel:
-    """Rows are shared among torch's number of threads."""
+    """Divides the rows of a batch among as many threads as torch uses."""
 
     def __init__(self, model: Transformer, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""
@@ -71,9 +71,9 @@ class TransformerKernel:
         config = model.config
         taps = config.conv if config.has_conv else 0
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
-        # C's rows are whole panels.
-        self.turns = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
-        self.as_struct = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.turns))
+        # C pads rows to whole panels.
+        self.rope = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
+        self.as_struct = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.rope))
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.as_struct)), dtype=torch.uint8)
         self.as_struct.packed = self.packed.data_ptr()
@@ -88,7 +88,7 @@ class TransformerKernel:
         return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
 
     def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
-        """Summed over valid targets."""
+        """Nats summed over valid targets."""
         return self._run(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
 
     def _parts(self, inputs_BT: Tensor) -> int:
@@ -97,14 +97,14 @@ class TransformerKernel:
     def _run(
         self, inputs_BT: Tensor, targets_BT: Tensor, loss_scale: float, grads: Sequence[Tensor | None]
     ) -> float:
-        """Summed nats; ``grads`` get the gradients of these times ``loss_scale``, a part of the rows each."""
+        """Summed nats; each of ``grads`` receives gradients of part of the rows, times ``loss_scale``."""
         (rows, length), parts = inputs_BT.shape, len(grads)
         arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
         weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
         self.as_struct.weights = (c_void_p * len(weights))(*weights)
         dropout = self.model.config.dropout if self.model.training else 0.0
         self.as_struct.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
-        self._make_room(parts, length)
+        self._allocate(parts, length)
 
         def pack(part: int) -> None:
             self.code.pack_weights(byref(self.as_struct), part, parts, self.memory_PM[part].data_ptr())
@@ -120,19 +120,19 @@ class TransformerKernel:
         return sum(parallel_map(run, parts))
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
-        """(B, T) int64: where in its row each token's document starts."""
+        """Position in the row at which each token's document starts, (B, T) int64."""
         if self.model.one_document_per_row:
             return torch.zeros_like(inputs_BT)
         position_T = torch.arange(inputs_BT.shape[1])
         return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
 
-    def _make_room(self, parts: int, length: int) -> None:
+    def _allocate(self, parts: int, length: int) -> None:
         needed = max(self.code.workspace(byref(self.as_struct), length), self.packed.numel())
         if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
             self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
 
     def _named(self, grads_N: Tensor) -> dict[str, Tensor]:
-        """Cut as parameters are; the head has rows more, to fill C's last panel."""
+        """Split into gradients by name; C pads the head's rows to whole panels."""
         named, at = {}, 0
         panel = c_int64.in_dll(self.code, "panel").value
         for name in self.names:
@@ -143,7 +143,7 @@ class TransformerKernel:
         return named
 
     def _names(self) -> list[str]:
-        """Of the parameters, in the order that C knows."""
+        """Parameter names in C's order."""
         parts = ["attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down"]
         parts += ["convs.0", "convs.1"] if self.model.config.has_conv else []
         layers = [f"blocks.{i}.{part}" for i in range(self.model.config.n_layer) for part in parts]

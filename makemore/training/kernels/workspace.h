@@ -26,13 +26,13 @@ struct linear {
     pair *packed, *packed_t;
 };
 
-/* Activations that the backward pass reads: of the attention or the feed-forward half of a layer, … */
+/* Activations of the attention or the feed-forward half of a layer, kept for the backward pass. */
 struct sublayer {
     float *normed, *scales; /* (L, C), (L,): output and scale of the norm */
     elem *conv_out;         /* (L, C) */
 };
 
-/* … and of the layer. */
+/* Activations of a layer, kept for the backward pass. */
 struct layer {
     struct sublayer sublayers[2];
     elem *qkv;      /* (L, 3 C): queries and keys normalised and rotated, queries divided by sqrt(D) */
@@ -64,7 +64,7 @@ static struct linear get_linear(const struct model *m, int64_t nth) {
     return (struct linear){head ? v : out[kind], head ? c : in[kind], at, at + size};
 }
 
-/* Where a weight's gradient begins among all gradients, in the order of `weights`, in floats. */
+/* Offset in floats of a weight's gradient among all gradients, in the order of `weights`. */
 static int64_t offset(const struct model *m, int64_t layer, int64_t kind) {
     int64_t c = m->width, before[] = {0, 3 * c, 4 * c, 8 * c, 12 * c, 12 * c + m->taps};
     return (m->vocab + round_up(m->vocab, PANEL)) * c + layer * (12 * c + 2 * m->taps) * c + before[kind] * c;
@@ -94,7 +94,7 @@ void pack_weights(const struct model *m, int64_t part, int64_t parts, elem *work
     }
 }
 
-/* Take 64-byte aligned memory from a buffer. */
+/* Allocate 64-byte aligned memory from a buffer. */
 static void *alloc(char **at, int64_t bytes) {
     void *here = *at;
     *at += round_up(bytes, 64);

@@ -24,7 +24,7 @@ def make_learner(
     held_out: Callable[[], Iterable[Batch]] = tuple,
     native: GradientKernel | None = None,
 ) -> Learner:
-    """Choose a model's learner; ``native``: the model's C implementation, used in place of autograd."""
+    """Choose a model's learner; ``native``: the model's C kernel, used in place of autograd."""
     if isinstance(model, CountModel):
         return CountLearner(model, held_out)
     gradient_source = model if isinstance(model, ManualModel) else native

@@ -29,7 +29,7 @@ class AutogradLearner(GradientLearner):
     ) -> None:
         super().__init__(model, config, precision)
         if compiled:
-            torch.compiler.reset()  # torch recompiles a function a few times only, earlier models included
+            torch.compiler.reset()  # torch limits recompilations, across models
         compile_loss = compiled and not model.compile_blocks()
         options = compile_options(model.device)
         self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss

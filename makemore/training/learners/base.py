@@ -1,4 +1,4 @@
-"""One training step: what all learners share."""
+"""The interface of learners, which run single training steps."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Learner(ABC):
     """Dtype of matrix products."""
     compiled: bool = False
     compile_error: str = ""
-    """Why compilation failed, if it did."""
+    """Reason why compilation failed; empty if it didn't."""
     ema: EMA | None = None
     """EMA of the weights, if one is kept."""
     nats: Callable[[Tensor, Tensor], float] | None = None
-    """Summed nats of targets given inputs, if there is a faster way than ``forward``."""
+    """Sums the nats of targets given inputs; None if nothing is faster than ``forward``."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
@@ -48,7 +48,7 @@ class Learner(ABC):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step; 0 without one."""
+        """The learning rate of the last step; 0 if the learner has none."""
         return 0.0
 
     @abstractmethod

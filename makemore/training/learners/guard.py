@@ -13,7 +13,7 @@ class NonFiniteError(Exception):
 
     def __init__(self, step: int, loss: float, norm: float) -> None:
         self.step = step
-        """Counted from 1."""
+        """Step number, from 1."""
         bad_loss = not math.isfinite(loss)
         self.what = "the loss" if bad_loss else "the gradient norm"
         self.value = loss if bad_loss else norm
@@ -41,7 +41,7 @@ class FiniteGuard:
 
     @property
     def skip(self) -> Tensor | None:
-        """() float, 1 if updates must be skipped; None if the optimizers needn't check."""
+        """1 if updates must be skipped, () float; or None if the optimizers needn't check."""
         return self._bad if self.skips and not self.raises_immediately else None
 
     def watch(self, step: int, loss: Tensor, norm: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What the optimizers share."""
+"""Helper functions for the optimizers."""
 
 from __future__ import annotations
 
