@@ -1,4 +1,4 @@
-"""makemore: train, sample and compare character-level language models, from n-grams to the transformer."""
+"""makemore: train, sample and compare small language models, from n-grams to the transformer."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def milestone_fractions(config: TrainConfig) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class CorpusStats:
-    """Facts that a recipe may depend on: size and mode of the training text, budget, device."""
+    """Inputs of a model's recipe: size and mode of the training text, budget, device."""
 
     mode: Literal["lines", "text"]
     train_tokens: int

@@ -71,7 +71,7 @@ class GroupedHelp(typer.core.TyperGroup):
 
 app = typer.Typer(
     cls=GroupedHelp,
-    help="Train, score, sample and compare character-level language models on any text file.",
+    help="Train, score, sample and compare small language models on any text file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

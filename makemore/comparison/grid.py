@@ -125,9 +125,13 @@ def _check_settings(cell: TrainRequest, config: dict[str, Any]) -> None:
     for name, (old, new) in settings.items():
         if old != new:
             raise UserError(
-                f"{cell.out} was made with {name} {old}, not {new}; choose another --out "
-                "or retrain all runs with --overwrite"
+                f"{cell.out} was trained with {name} {_or_unset(old)}, not {_or_unset(new)}; "
+                "choose another --out or retrain all runs with --overwrite"
             )
+
+
+def _or_unset(value: object) -> str:
+    return "unset" if value is None else str(value)
 
 
 def _check_text(folder: Path) -> None:

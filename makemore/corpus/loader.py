@@ -84,8 +84,8 @@ class ShardedLoader(Loader):
 class ShuffledLoader(ShardedLoader):
     """Documents, or windows of long ones, in random order, about ``batch_tokens`` targets per batch.
 
-    Each epoch covers every token except those of an unfilled last batch; the ends of a long document
-    may be repeated. Batches are cut by tokens, not rows, to give every token the same weight.
+    An epoch drops a last batch that is less than half full and may repeat the ends of a long document.
+    Batches are cut by tokens, not rows, to give every token the same weight.
     """
 
     def __init__(

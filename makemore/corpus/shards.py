@@ -1,4 +1,4 @@
-"""Shards: parts of a split small enough to plan at once."""
+"""Shards: parts of a split, small enough to lay out the batches of one at a time."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy."""
+        """Expected calibration error (Guo et al. 2017): mean absolute difference between
+        confidence and accuracy, weighted by the share of targets."""
         bins = zip(self.share, self.confidence, self.accuracy, strict=True)
         return sum(share * abs(confidence - accuracy) for share, confidence, accuracy in bins)
 

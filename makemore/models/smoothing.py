@@ -102,7 +102,7 @@ class SmoothedNgrams:
 
 
 def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> SmoothedLevel:
-    """Normalise the discounted counts and each context's backoff mass."""
+    """Divide discounted counts and backoff mass by each context's total: probabilities, backoff weights."""
     nodes_G, token_G = table.split_keys(m)
     total_C = np.bincount(nodes_G, weights=discounted_G, minlength=len(backoff_C)) + backoff_C
     seen_C = total_C > 0

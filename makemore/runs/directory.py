@@ -90,7 +90,9 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Create and lock the run directory. Raises UserError if another process holds the lock."""
         if os.path.lexists(self.path) and not os.path.isdir(self.path):
-            raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
+            raise UserError(
+                f"{self.path} is not a run directory and is not overwritten; choose another --out"
+            )
         with user_write_errors(self.path):
             make_dir_durably(self.path)
         with exclusive(self.path):
@@ -99,7 +101,9 @@ class RunDir:
     def clear(self) -> None:
         """Remove a run's files and no others. Raises UserError if the folder holds something else."""
         if self.is_occupied and not any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER)):
-            raise UserError(f"{self.path} is not a makemore run; won't overwrite it")
+            raise UserError(
+                f"{self.path} is not a run directory and is not overwritten; choose another --out"
+            )
         with user_write_errors(self.path):
             self.remove_temporaries()
             self.states.drop()

@@ -159,7 +159,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise UserError(f"{path} is damaged or not one of makemore's files") from None
+        raise UserError(f"{path} is damaged, or was not written by makemore") from None
     if name != path.name:
         raise UserError(f"{path} is damaged: it is a copy of {name}")
     return payload
@@ -197,7 +197,7 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
             # Clone: mapped tensors would change with the file and keep its disk space in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{path} is damaged or not one of makemore's files") from None
+        raise UserError(f"{path} is damaged, or was not written by makemore") from None
     actual = tensor_digest(tensors)
     if metadata.keys() != {"file", "run_id", "sha256"} or metadata["sha256"] != actual:
         raise UserError(f"{path} is damaged: its checksum doesn't match")
@@ -219,4 +219,4 @@ def _check_sizes(path: Path) -> None:
         raise UserError(f"can't read {path}: {error.strerror}") from None
     # Only spaces may pad the header: the checksum doesn't cover other padding.
     if len(header) != size or not header.rstrip(b" ").endswith(b"}"):
-        raise UserError(f"{path} is damaged or not one of makemore's files")
+        raise UserError(f"{path} is damaged, or was not written by makemore")

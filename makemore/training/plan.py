@@ -59,10 +59,12 @@ def make_plan(
     if not model.supports_streaming and model.max_len and train.block_size > model.max_len:
         train = dataclasses.replace(train, block_size=model.max_len)
     if train.loader == "packed" and not model.supports_packing:
-        raise UserError(f"train.loader=packed: {request.model} needs one document per row; use 'documents'")
+        raise UserError(
+            f"train.loader=packed: {request.model} needs one document per row; use train.loader=documents"
+        )
     if train.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
         raise UserError(
-            f"train.loader=streams: {request.model} carries no state between batches; use 'windows'"
+            f"train.loader=streams: {request.model} keeps no state between batches; use train.loader=windows"
         )
     precision = pick_precision(train, device, model.supports_autocast)
     native = pick_native(model, train, device, precision)

@@ -259,22 +259,22 @@ class TestOverwriting:
         (work / "mine").mkdir()
         (work / "mine" / "letter.txt").write_text("dear reader")
         line = refused("train", "words.txt", "-m", "count", "--out", "mine", "--overwrite")
-        assert "mine is not a makemore run; won't overwrite it" in line
+        assert "mine is not a run directory and is not overwritten" in line
 
     def test_folder_with_another_program_s_config_is_refused(self, refused, work):
         (work / "mine").mkdir()
         (work / "mine" / "config.json").write_text('{"name": "app", "sha256": "?"}')
-        assert "won't overwrite" in refused(
+        assert "is not overwritten" in refused(
             "train", "words.txt", "-m", "count", "--out", "mine", "--overwrite"
         )
 
     def test_file_is_refused(self, refused, work):
-        assert "won't overwrite" in refused(
+        assert "is not overwritten" in refused(
             "train", "words.txt", "-m", "count", "--out", "prose.txt", "--overwrite"
         )
 
     def test_parent_folder_of_mixture_members_is_refused(self, refused, work):
-        assert "won't overwrite" in refused("mix", "lines", "lines", "--out", ".", "--overwrite")
+        assert "is not overwritten" in refused("mix", "lines", "lines", "--out", ".", "--overwrite")
 
     def test_run_is_replaced_and_other_files_are_kept(self, work):
         (work / "lines" / "notes.txt").write_text("mine")

@@ -94,10 +94,10 @@ def test_finished_runs_are_reused_and_missing_runs_trained(ladder):
 def test_runs_with_other_settings_are_refused(ladder):
     folder, _ = ladder
     path, runs = folder / "words.txt", folder / "runs"
-    with pytest.raises(UserError, match="was made with steps 5, not 6"):
+    with pytest.raises(UserError, match="was trained with steps 5, not 6"):
         compare(request(path, runs, steps=6))
     other = write_words(folder / "other.txt", seed=8)
-    with pytest.raises(UserError, match="was made with text"):
+    with pytest.raises(UserError, match="was trained with text"):
         compare(request(other, runs))
 
 

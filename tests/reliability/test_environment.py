@@ -313,7 +313,7 @@ def build(folder):
     print("building", flush=True)
     input()
     return {}
-folder, _ = Cache("things").make("key", build)
+folder, _ = Cache("things").get_or_build("key", build)
 print((folder / "pid").read_text())
 """
 """Builds a cache entry, waiting midway for a line on stdin."""

@@ -58,6 +58,12 @@ def on_phase(monkeypatch, phase: str, nth: int, action: Callable[[], None]) -> N
     monkeypatch.setattr(owner, name, interrupted)
 
 
+def block() -> None:
+    """Wait for an interrupt; fail if none comes."""
+    time.sleep(60)
+    raise AssertionError("nothing interrupted the wait")
+
+
 def send(signum: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signum)
 
@@ -67,7 +73,7 @@ def send_and_block(signum: int) -> Callable[[], None]:
 
     def wait() -> None:
         os.kill(os.getpid(), signum)
-        time.sleep(60)
+        block()
 
     return wait
 
@@ -82,9 +88,7 @@ def test_signal_stops_a_run_that_can_be_resumed(text, tmp_path, monkeypatch, pha
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         on_phase(patch, phase, nth, kind(signum))
-        start = time.monotonic()
         result = call("train", text, "--out", "run", *FLAGS)
-        assert time.monotonic() - start < 30
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     finished = phase == "sampling" and kind is send  # too late to stop anything
     assert result.status == (0 if finished else status), result
@@ -104,12 +108,10 @@ def test_lost_interrupt_is_sent_again(text, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(60)
-        time.sleep(60)
+        block()
 
     on_phase(monkeypatch, "an evaluation", 2, swallow)
-    start = time.monotonic()
     assert call("train", text, "--out", "run", *FLAGS).status == 130
-    assert time.monotonic() - start < 30
     assert check_run(tmp_path / "run") == []
 
 
@@ -119,14 +121,12 @@ def test_a_second_ctrl_c_stops_at_once(text, tmp_path, monkeypatch):
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         threading.Timer(0.1, send(signal.SIGINT)).start()
-        time.sleep(60)
+        block()
 
     on_phase(monkeypatch, "an evaluation", 2, twice)
-    start = time.monotonic()
     result = call("train", text, "--out", "run", *FLAGS)
     assert result.status == 130
     assert "makemore: stopped at once" in result.err
-    assert time.monotonic() - start < 30
     assert RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config()["run_id"])
 
 

@@ -211,7 +211,7 @@ class TestRunDir:
     def test_clear_refuses_a_directory_that_is_not_a_run(self, run_dir, text):
         run_dir.path.mkdir()
         (run_dir.path / "config.json").write_text(text)
-        with pytest.raises(UserError, match="won't overwrite"):
+        with pytest.raises(UserError, match="is not overwritten"):
             run_dir.clear()
         assert (run_dir.path / "config.json").read_text() == text
 

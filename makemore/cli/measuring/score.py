@@ -13,13 +13,13 @@ def command(
     run: Path = typer.Argument(..., help="Run directory."),
     file: Path = typer.Argument(..., help="Text file."),
     against: Path | None = typer.Option(
-        None, "--against", help="Second run; show which run predicts each piece better."
+        None, "--against", help="Second run; show which run predicts each token better."
     ),
     html: Path | None = typer.Option(None, "--html", help="Write an HTML page to this file."),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
-    """Show the surprisal of each piece of a text."""
+    """Show the surprisal of each token of a text."""
     from makemore.cli.surprisal import print_surprisal, print_surprisal_diff
     from makemore.evaluation.surprisal import surprisal, surprisal_diff
     from makemore.report.page import write_page

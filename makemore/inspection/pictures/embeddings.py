@@ -119,7 +119,8 @@ def _most_frequent(subject: Subject) -> NDArray[np.int64]:
 
 
 def place_labels(points_N2: Floats, room_2: Floats, rounds: int = 200) -> Floats:
-    """Label positions near their points, pushed apart until boxes of size ``room_2`` don't overlap."""
+    """Return positions for labels near their points, pushed apart until boxes of size ``room_2`` don't
+    overlap."""
     room_2 = np.maximum(room_2, 1e-9)
     labels = points_N2 + room_2 * np.array([0.0, 0.6])
     rng = np.random.default_rng(0)

@@ -105,7 +105,7 @@ def run(model: Recurrent, tokens_BT: Tensor) -> list[Layer]:
 
 @torch.no_grad()
 def unroll(layers: nn.RNNBase, x_BTC: Tensor) -> list[Layer]:
-    """Run PyTorch's recurrent layers step by step from a zero state, and return their internal values."""
+    """Run recurrent layers step by step from a zero state, and return each layer's gates and states."""
     step = STEPS[type(layers)]
     result: list[Layer] = []
     for w_ih, w_hh, b_ih, b_hh in layers.all_weights:

@@ -48,7 +48,7 @@ class Learner(ABC):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step; 0 if the learner has none."""
+        """The learning rate of the last step; 0 for learners without one."""
         return 0.0
 
     @abstractmethod

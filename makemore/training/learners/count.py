@@ -17,7 +17,7 @@ from makemore.types import IGNORE_INDEX, Batch
 
 
 class CountLearner(Learner):
-    """Counts each batch once; ``held_out`` returns val batches, on which settings are chosen at the end."""
+    """Trains a count model in one pass; ``held_out`` returns the val batches used to choose its settings."""
 
     model: CountModel
 
