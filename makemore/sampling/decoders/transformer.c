@@ -28,7 +28,7 @@ struct model {
 };
 
 struct cache {
-    int64_t rows, room, position, slot; /* slot: of the newest input in the rings */
+    int64_t rows, capacity, position, slot; /* slot: of the newest input in the rings */
     int64_t *starts;                    /* (B,): where each row's document starts */
     float *keys, *values, *rings;       /* (L, B, H, D, T), (L, B, H, T, D), (2 L, K, B, C) or NULL */
 };
@@ -36,8 +36,8 @@ struct cache {
 const int64_t panel = PANEL, sizeof_linear = sizeof(struct linear), sizeof_model = sizeof(struct model),
               sizeof_cache = sizeof(struct cache);
 
-int64_t workspace(const struct model *m, int64_t room) { /* floats */
-    return ROWS * m->width * 9 + room;
+int64_t workspace(const struct model *m, int64_t capacity) { /* floats */
+    return ROWS * m->width * 9 + capacity;
 }
 
 /* y (rows, out) = or += x (rows, in) @ weight + bias */
@@ -91,19 +91,19 @@ static void norm_conv(const struct model *m, const struct cache *s, int64_t nth,
 /* Write one row's key and value into the cache; y (C,) = the heads' outputs. */
 static void attention_step(const struct model *m, const struct cache *s, int64_t l, int64_t b, float *qkv,
                            float *scores, float *y) {
-    int64_t heads = m->heads, width = m->width, size = width / heads, room = s->room, t = s->position;
+    int64_t heads = m->heads, width = m->width, size = width / heads, capacity = s->capacity, t = s->position;
     int64_t first = s->starts[b], visible = t + 1 - first;
     float root = sqrtf(size);
     for (int64_t i = 0; m->modern && i < 2 * heads; i++)
         qk_norm_rope(qkv + i * size, m->cos + t * size / 2, m->sin + t * size / 2, i < heads ? root : 1, size);
     for (int64_t c = 0; !m->modern && c < width; c++) qkv[c] /= root;
     for (int64_t h = 0; h < heads; h++) {
-        int64_t offset = ((l * s->rows + b) * heads + h) * size * room;
+        int64_t offset = ((l * s->rows + b) * heads + h) * size * capacity;
         float *keys = s->keys + offset, *values = s->values + offset, *out = y + h * size;
-        for (int64_t d = 0; d < size; d++) keys[d * room + t] = qkv[width + h * size + d];
+        for (int64_t d = 0; d < size; d++) keys[d * capacity + t] = qkv[width + h * size + d];
         memcpy(values + t * size, qkv + 2 * width + h * size, size * sizeof(float));
         memset(scores, 0, visible * sizeof(float));
-        matvec(qkv + h * size, size, keys + first, room, scores, visible);
+        matvec(qkv + h * size, size, keys + first, capacity, scores, visible);
         float max = 0;
         if (!m->modern) /* normalised queries and keys give scores below sqrt(D) */
             for (int64_t i = 0; i < visible; i++) max = i == 0 || scores[i] > max ? scores[i] : max;
@@ -115,21 +115,21 @@ static void attention_step(const struct model *m, const struct cache *s, int64_t
     }
 }
 
-/* Move the last `keep` tokens, from `dropped` on, to the front of the cache, and rotate keys back by `dropped`. */
-void shift_cache(const struct model *m, const struct cache *s, int64_t dropped, int64_t keep) {
-    int64_t size = m->width / m->heads, half = size / 2, room = s->room;
+/* Move the last `n_keep` tokens, from `dropped` on, to the front of the cache, and rotate keys back by `dropped`. */
+void shift_cache(const struct model *m, const struct cache *s, int64_t dropped, int64_t n_keep) {
+    int64_t size = m->width / m->heads, half = size / 2, capacity = s->capacity;
     const float *cos = m->cos + dropped * half, *sin = m->sin + dropped * half;
     for (int64_t head = 0; head < m->layers * s->rows * m->heads; head++) {
-        float *keys = s->keys + head * size * room, *values = s->values + head * size * room;
+        float *keys = s->keys + head * size * capacity, *values = s->values + head * size * capacity;
         for (int64_t d = 0; d < half; d++) {
-            float *first = keys + d * room, *second = first + half * room;
-            for (int64_t t = 0; t < keep; t++) {
+            float *first = keys + d * capacity, *second = first + half * capacity;
+            for (int64_t t = 0; t < n_keep; t++) {
                 float a = first[dropped + t], b = second[dropped + t];
                 first[t] = a * cos[d] + b * sin[d];
                 second[t] = b * cos[d] - a * sin[d];
             }
         }
-        memmove(values, values + dropped * size, keep * size * sizeof(float));
+        memmove(values, values + dropped * size, n_keep * size * sizeof(float));
     }
 }
 

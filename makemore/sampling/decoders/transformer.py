@@ -29,7 +29,7 @@ Model = structure(
 )
 Cache = structure(
     "Cache",
-    **dict.fromkeys(("rows", "room", "position", "slot"), c_int64),
+    **dict.fromkeys(("rows", "capacity", "position", "slot"), c_int64),
     **dict.fromkeys(("starts", "keys", "values", "rings"), c_void_p),
 )
 LIBRARY = CLibrary(
@@ -130,20 +130,20 @@ class TransformerDecoder(FastDecoder):
         if self.rings is not None:
             age = (self.slot - 1 - np.arange(self.taps)) % self.taps
             self.rings[:, age[:, None] >= self.position - self.starts] = 0
-        rows, room = len(self.starts), self.keys.shape[-1]
+        rows, capacity = len(self.starts), self.keys.shape[-1]
         arrays = (self.starts, self.keys, self.values, self.rings)
-        self.cache = Cache(rows, room, 0, 0, *map(address, arrays))
-        self.work = np.empty(self.code.workspace(byref(self.model), room), np.float32)
+        self.cache = Cache(rows, capacity, 0, 0, *map(address, arrays))
+        self.work = np.empty(self.code.workspace(byref(self.model), capacity), np.float32)
 
     def select_rows(self, rows_K: Ints) -> None:
         if self.rings is not None:
             self.rings = self.rings.take(rows_K, 2)
         self.starts = self.starts[rows_K]
-        layers, _, heads, room, size = self.values.shape
+        layers, _, heads, capacity, size = self.values.shape
         keys, values, used = self.keys, self.values, self.position
         # Copy only the part in use: for names it is small.
-        self.keys = np.empty((layers, len(rows_K), heads, size, room), np.float32)
-        self.values = np.empty((layers, len(rows_K), heads, room, size), np.float32)
+        self.keys = np.empty((layers, len(rows_K), heads, size, capacity), np.float32)
+        self.values = np.empty((layers, len(rows_K), heads, capacity, size), np.float32)
         self.keys[..., :used] = keys[..., :used][:, rows_K]
         self.values[..., :used, :] = values[..., :used, :][:, rows_K]
         self._begin()
