@@ -139,7 +139,7 @@ class ProgressObserver(Observer):
 
     def scoring(self, done: int, total: int) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done / max(total, 1), figures="scoring")
+            self._bar.update(self._task, completed=done / max(total, 1), metrics="scoring")
 
     def close(self) -> None:
         """Remove the progress bar."""
