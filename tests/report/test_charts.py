@@ -17,11 +17,11 @@ from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, axis, pareto_fron
 @pytest.mark.parametrize("values", [[1.0], [0.001, 5000.0], [2.08, 2.11], [3, 300, 3e6], [1.0, 1.0]])
 def test_axes_cover_their_values_and_have_ticks(values, log):
     x_axis = axis("x", values, log)
-    assert all(0 < x_axis.place(v) < 1 for v in values)
+    assert all(0 < x_axis.position(v) < 1 for v in values)
     ticks = x_axis.ticks()
     assert 2 <= len(ticks) <= 12
     assert ticks == sorted(set(ticks))
-    assert all(-0.01 <= x_axis.place(tick) <= 1.01 for tick in ticks)
+    assert all(-0.01 <= x_axis.position(tick) <= 1.01 for tick in ticks)
 
 
 def test_outliers_and_infinities_do_not_stretch_the_axis():
