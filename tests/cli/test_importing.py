@@ -43,7 +43,7 @@ def test_imported_run_is_complete_and_locked_like_any_run(checkpoint: Path) -> N
 
 
 def test_invalid_imports_are_refused(refused, checkpoint: Path) -> None:
-    assert "pass the text" in refused("import", checkpoint, "prose.txt")
+    assert "pass the checkpoint's training text" in refused("import", checkpoint, "prose.txt")
     assert "--overwrite" in refused("import", checkpoint, "words.txt", "--out", "lines")
     assert "no such file" in refused("import", "nothing.pt", "words.txt")
     assert "applies only to" in refused("import", checkpoint, "words.txt", "--n-head", 2)

@@ -52,7 +52,7 @@ def test_model_larger_than_memory_is_refused(refused):
 @pytest.mark.parametrize("model", ["transformer", "batchnorm-mlp"])
 def test_streams_loader_needs_a_model_with_carried_state(refused, model):
     message = refused("train", "prose.txt", "--model", model, "--set", "train.loader=streams", "--out", "r")
-    assert f"{model} carries no state" in message
+    assert f"{model} keeps no state" in message
 
 
 def test_zero_stride_is_refused(refused):
