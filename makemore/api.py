@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,9 @@ def compare(
 ) -> Comparison:
     """Train models on one text with equal budgets, or load existing runs, and rank them, best first.
 
+    Each model is trained in a new process, which imports the calling script: a script must call this under
+    ``if __name__ == "__main__":``.
+
     Args:
         inputs: One text, or run directories.
         models: Model names, or ``all``.
@@ -243,6 +247,8 @@ def compare(
     Raises:
         UserError: a name is unknown, or the runs can't be ranked on one text.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit('makemore: put the call of makemore.compare under: if __name__ == "__main__":')
     return run_comparison(
         CompareRequest(
             inputs=tuple(map(str, inputs)),

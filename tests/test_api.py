@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -36,5 +37,19 @@ def test_every_documented_example_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), {})
+        exec(compile(block, str(PAGE), "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    """New processes import the script, which would start processes again."""
+    (tmp_path / "names.txt").write_text("anna\nbob\ncara\n" * 30, encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text('import makemore\nmakemore.compare("names.txt", models="count", out="out")\n', "utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(PAGE.parents[1])}
+    result = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert 'put the call of makemore.compare under: if __name__ == "__main__":' in result.stderr
+    assert "bootstrapping" not in result.stderr

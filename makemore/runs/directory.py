@@ -160,9 +160,11 @@ class RunDir:
     def read_config(self) -> dict[str, Any]:
         """Read the config. Raises UserError if it is missing, is damaged, or has another format version."""
         if not os.path.isdir(self.path):
+            if os.path.lexists(self.path):
+                raise UserError(f"{self.path} is a file, not a run; give a run's directory")
             raise UserError(f"no run at {self.path}; create one with makemore train")
         if not self.exists:
-            raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG})")
+            raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG}); give a run's directory")
         version = read_json(self.path / CONFIG).get("format")
         if version != FORMAT:
             raise UserError(f"{self.path} has format {version}; this version of makemore reads {FORMAT}")

@@ -125,14 +125,24 @@ def _make_resumed_plan(
     )
 
 
+def _how_to_continue(plan: Plan, trainer: Trainer) -> str:
+    if isinstance(plan.model, CountModel):
+        return "count models read the text once"
+    if trainer.stopped_early:
+        return "val stopped improving; to continue, raise train.patience and the budget"
+    budgets = (("--steps", plan.train.steps), ("--max-time", plan.train.max_time))
+    return f"to continue, raise {' and '.join(flag for flag, budget in budgets if budget)}"
+
+
 def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
-    """Report changed settings and record them in the run's config."""
+    """Report changed settings and record them in the run's config, unless its budget is used up."""
+    if trainer.finished:
+        observer.note(f"the run ended at step {trainer.step:,}: {_how_to_continue(plan, trainer)}")
+        if not trainer.stopped_early:
+            return
     lines = describe_changes(config, run_config(plan), plan.train)
     for line in lines:
         observer.note(line)
-    if trainer.finished:
-        why = "val stopped improving; raise train.patience" if trainer.stopped_early else "raise --steps"
-        observer.note(f"the run has ended at step {trainer.step:,}: {why} to continue")
     if lines:
         earlier = config.get("resumed")
         history = [*(earlier if isinstance(earlier, list) else []), {"step": trainer.step, "changes": lines}]

@@ -127,7 +127,7 @@ def test_config_file_that_is_not_utf8_is_refused(refused, work):
 
 RUNS = {
     "no folder": ("none", "no run at none"),
-    "a file": ("words.txt", "no run at words.txt"),
+    "a file": ("words.txt", "words.txt is a file, not a run"),
     "another folder": (".", "is not a makemore run"),
     "overlong name": ("x" * 5000, "no run at"),
 }

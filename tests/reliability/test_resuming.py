@@ -264,7 +264,7 @@ class TestChanges:
         resume(stopped)
         observer = RecordingObserver()
         assert resume(stopped, observer).steps == STEPS
-        assert any(f"the run has ended at step {STEPS}" in line for line in observer.notes)
+        assert any(f"the run ended at step {STEPS}" in line for line in observer.notes)
 
     def test_early_stopped_run_continues_with_more_patience(self, texts, tmp_path):
         request = request_for(

@@ -61,7 +61,7 @@ def interpret(updates: list[Update]) -> list[Finding]:
     """Report matrices with very small or very large updates over the last quarter of the steps."""
     steps = max((len(update.ratio_S) for update in updates), default=0)
     if steps < MIN_STEPS:
-        return [Finding("note", f"{steps} steps are too few to judge the update sizes")]
+        return [Finding("note", f"the {steps} replayed steps are too few to judge update sizes")]
     log_ratios = {}
     for update in updates:
         late = update.ratio_S[-(len(update.ratio_S) // 4) :]
