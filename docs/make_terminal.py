@@ -2,7 +2,7 @@
 
     python docs/make_terminal.py
 
-Each command is really run, in a folder of its own, and what it prints is drawn.
+Runs each command in a temporary folder and draws its output.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ COMMANDS = (
     ("makemore train names.txt --model count", r"val:"),
     ("makemore compare checkpoints/names-transformer checkpoints/names-count", ""),
 )
-"""Command lines, and which of their lines are shown: those that match, or all."""
+"""Command lines, and a pattern of the output lines to show (empty: all)."""
 
 
-def shown(command: str, wanted: str, folder: Path) -> str:
-    """What a command prints, a terminal's colours included."""
+def output_lines(command: str, pattern: str, folder: Path) -> str:
+    """Output of a command, with a terminal's colours."""
     words = [sys.executable, "-m", *shlex.split(command)]
     env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH)}
     done = subprocess.run(
         words, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", check=True
     )
-    said = (done.stderr + done.stdout if wanted else done.stdout).splitlines()
-    return "\n".join(line for line in said if re.search(wanted, line))
+    lines = (done.stderr + done.stdout if pattern else done.stdout).splitlines()
+    return "\n".join(line for line in lines if re.search(pattern, line))
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
     console = Console(record=True, width=WIDTH, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy("data/first-names.txt", Path(folder) / "names.txt")
-        for command, wanted in COMMANDS:
+        for command, pattern in COMMANDS:
             console.print(f"[bold green]$[/] [bold]{command}[/]", highlight=False)
-            console.print(Text.from_ansi(shown(command, wanted, Path(folder))))
+            console.print(Text.from_ansi(output_lines(command, pattern, Path(folder))))
             console.print()
     svg = console.export_svg(title="makemore")
     # No fonts from elsewhere.
