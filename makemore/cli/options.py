@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
+import os
+import shlex
+import subprocess
 import sys
 from typing import Any
 
@@ -32,17 +34,14 @@ def escape_control_chars(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def quote_command(*arguments: str) -> str:
+    """A command line to paste into a shell."""
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)
+
+
 def print_json(payload: dict[str, Any]) -> None:
     """Print one JSON object to stdout; NaN and infinities become null."""
-    json.dump(_finite(payload), sys.stdout, ensure_ascii=False, allow_nan=False)
+    from makemore.runtime.files import finite  # imports torch
+
+    json.dump(finite(payload), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

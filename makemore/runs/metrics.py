@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from makemore.runtime.files import stat_regular_file, user_write_errors, write_bytes
+from makemore.runtime.files import finite, stat_regular_file, user_write_errors, write_bytes
 
 
 class MetricsLog:
@@ -23,7 +23,7 @@ class MetricsLog:
         path = self.path
         stat_regular_file(path)
         with user_write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -42,11 +42,16 @@ class MetricsLog:
         data = self._bytes()
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    def check(self, seal: dict[str, Any]) -> str:
-        """Check the metrics logged before ``seal`` was stored; returns the problem, or an empty string."""
+    def check(self, seal: dict[str, Any], is_complete: bool = False) -> str:
+        """Check the metrics logged before ``seal`` was stored; returns the problem, or an empty string.
+
+        ``is_complete``: nothing may have been logged since.
+        """
         path, data = self.path, self._bytes()
         if seal["bytes"] and not path.exists():
             return f"{path} is missing"
+        if is_complete and len(data) > seal["bytes"]:
+            return f"{path} is damaged: {len(data) - seal['bytes']:,} bytes were added after the run ended"
         intact = hashlib.sha256(data[: seal["bytes"]]).hexdigest() == seal["sha256"]
         return "" if intact else f"{path} is damaged: its checksum doesn't match"
 
@@ -57,7 +62,7 @@ class MetricsLog:
         """
         if problem := self.check(seal):
             records = [r for r in self.read() if isinstance(r.get("step"), int) and r["step"] <= step]
-            data = "".join(json.dumps(r) + "\n" for r in records).encode()
+            data = "".join(json.dumps(finite(r), allow_nan=False) + "\n" for r in records).encode()
         else:
             data = self._bytes()[: seal["bytes"]]
         write_bytes(self.path, data)

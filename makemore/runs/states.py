@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 from pathlib import Path
@@ -146,6 +147,8 @@ def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {"$dict": pairs}
     if isinstance(value, list | tuple):
         return [_flatten(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}  # JSON has no infinities
     return value
 
 
@@ -153,6 +156,8 @@ def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if "$tensor" in value:
             return tensors[value["$tensor"]]
+        if "$float" in value:
+            return float(value["$float"])
         return {key: _unflatten(v, tensors) for key, v in value["$dict"]}
     if isinstance(value, list):
         return [_unflatten(v, tensors) for v in value]

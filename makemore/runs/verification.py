@@ -101,9 +101,9 @@ class RunChecker:
 
     def metrics(self) -> None:
         """The log must match the checksum in the result, or in the newest state of an unfinished run."""
-        seal = self.newest.metrics if self.newest else None
+        seal, is_complete = self.newest.metrics if self.newest else None, False
         with user_format_errors(self.folder.path / RESULT):
             if self.finished and (result := self._result()):
-                seal = result["metrics"]
-            if seal and (problem := self.folder.metrics.check(seal)):
+                seal, is_complete = result["metrics"], True
+            if seal and (problem := self.folder.metrics.check(seal, is_complete)):
                 raise UserError(problem)

@@ -10,10 +10,11 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,25 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
+def require_replaceable(path: Path, marks: Sequence[bytes], option: str) -> None:
+    """Raise UserError if an output file would replace a file of another kind.
+
+    Args:
+        path: the output file.
+        marks: byte strings, one of which the first 4 KiB of a file of its kind contain.
+        option: the option that names it, for the message.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror}; choose another path") from None
+    if start and not any(mark in start for mark in marks):
+        raise UserError(f"{option} {path}: the file exists and is of another kind; choose another path")
+
+
 def stat_regular_file(path: Path) -> os.stat_result | None:
     """``lstat`` of a regular file, or None if it doesn't exist.
 
@@ -129,6 +149,15 @@ def user_format_errors(path: Path, runs_model_code: bool = False) -> Iterator[No
         raise UserError(f"{path} is damaged or from another version: {reason}") from None
 
 
+def finite(value: Any) -> Any:
+    """A JSON value with null for NaN and infinities, which JSON doesn't have."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def json_digest(payload: Any) -> str:
     """sha256 of a JSON value, independent of white space and key order."""
     text = json.dumps(payload, sort_keys=True, ensure_ascii=True)
@@ -136,8 +165,8 @@ def json_digest(payload: Any) -> str:
 
 
 def write_json(path: Path, payload: dict[str, Any]) -> None:
-    """Write a JSON object with its file name and checksum."""
-    payload = {**json.loads(json.dumps(payload)), "file": path.name}
+    """Write a JSON object with its file name and checksum; NaN and infinities become null."""
+    payload = {**json.loads(json.dumps(finite(payload), allow_nan=False)), "file": path.name}
     write_bytes(path, _json_bytes({**payload, "sha256": json_digest(payload)}))
 
 
