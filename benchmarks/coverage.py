@@ -20,7 +20,7 @@ import torch
 import typer
 
 from makemore.corpus.splits import encode_documents
-from makemore.evaluation.intervals import PairedResult, compare_to_best
+from makemore.evaluation.ranking import PairedResult, compare_to_best
 from makemore.evaluation.scoring import score
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
@@ -113,8 +113,8 @@ def blur(probs_VV: np.ndarray) -> np.ndarray:
     return (1 - BLUR) * probs_VV + BLUR * allowed / allowed.sum(axis=1, keepdims=True)
 
 
-Hits = tuple[bool, bool]
-"""Whether the interval of a score, and of a difference, contains the true value."""
+Hits = tuple[float, float]
+"""Whether the interval of a score, and of a difference, contains the true value (1 or 0); NaN without one."""
 
 
 def score_hits(mode: str, repetitions: int, scene_bytes: int = 0, size: int = TEXT_BYTES) -> Iterator[Hits]:
@@ -146,11 +146,24 @@ def seed_hits(seeds: int, repetitions: int) -> Iterator[Hits]:
         yield _within(results[0].ci95, 2.0), _difference_within(results, 0.03)
 
 
-def _within(bounds: tuple[float, float], truth: float) -> bool:
-    return bounds[0] <= truth <= bounds[1]
+def false_yes(rows: int, seeds: int, repetitions: int) -> float:
+    """Rate of comparisons of equal models in which some model is called worse than the best."""
+    bytes_U = np.full(150, 512)
+    count = 0
+    for repetition in range(repetitions):
+        rng = np.random.default_rng([repetition, rows, seeds])
+        difficulty_U = rng.normal(2.0, 0.3, 150)
+        bits = difficulty_U + rng.normal(0, 0.02, (rows, seeds, 1)) + rng.normal(0, 0.05, (rows, seeds, 150))
+        results = compare_to_best(list(bits * bytes_U * math.log(2)), bytes_U)
+        count += any(result.beyond_noise for result in results)
+    return count / repetitions
 
 
-def _difference_within(results: list[PairedResult], truth: float) -> bool:
+def _within(bounds: tuple[float, float], truth: float) -> float:
+    return bounds[0] <= truth <= bounds[1] if math.isfinite(bounds[1]) else math.nan
+
+
+def _difference_within(results: list[PairedResult], truth: float) -> float:
     """Check the interval of the difference; which model scores best is random too."""
     first, second = results
     return (
@@ -169,23 +182,31 @@ CASES: dict[str, Callable[[int], Iterator[Hits]]] = {
     "20 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 20_000),
     "10 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 10_000),
     "20 KB in scenes of 4 KB": lambda n: score_hits("text", n, 4000, 20_000),
+    "3 KB in scenes of 5 KB": lambda n: score_hits("text", n, 5000, 3000),
+    "20 KB in scenes of 5 KB": lambda n: score_hits("text", n, 5000, 20_000),
     "3 seeds": lambda n: seed_hits(3, n),
     "5 seeds": lambda n: seed_hits(5, n),
 }
 
 
-def shares(case: str, repetitions: int) -> tuple[float, float]:
-    """Coverage of the intervals of scores and of differences."""
-    hits = np.array(list(CASES[case](repetitions)))
-    return float(hits[:, 0].mean()), float(hits[:, 1].mean())
+def shares(case: str, repetitions: int) -> tuple[float, float, float]:
+    """Coverage of the intervals of scores and of differences, and the share of scores without an interval."""
+    hits = np.array(list(CASES[case](repetitions)), np.float64)
+    covered = [float(h[~np.isnan(h)].mean()) if not np.isnan(h).all() else math.nan for h in hits.T]
+    return covered[0], covered[1], float(np.isnan(hits[:, 0]).mean())
 
 
 def main(repetitions: int = typer.Option(200, help="Repetitions per case.")) -> None:
-    """Print a table."""
-    print(f"{repetitions} repetitions\n\n| coverage | of scores | of differences |\n|---|---|---|")
+    """Print two tables."""
+    print(f"{repetitions} repetitions\n\n| coverage | of scores | of differences | too short |")
+    print("|---|---|---|---|")
     for case in CASES:
-        of_scores, of_differences = shares(case, repetitions)
-        print(f"| {case} | {of_scores:.1%} | {of_differences:.1%} |", flush=True)
+        cells = [f"{share:.1%}" for share in shares(case, repetitions)]
+        print(f"| {case} | {' | '.join(cells)} |", flush=True)
+    print("\n| equal models, some called worse | 1 seed | 3 seeds | 5 seeds |\n|---|---|---|---|")
+    for rows in (2, 5, 10):
+        rates = [f"{false_yes(rows, seeds, repetitions):.1%}" for seeds in (1, 3, 5)]
+        print(f"| {rows} models | {' | '.join(rates)} |", flush=True)
 
 
 if __name__ == "__main__":

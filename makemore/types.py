@@ -87,11 +87,13 @@ class Score:
     """Characters outside the tokenizer's alphabet; each adds a fixed number of nats."""
     not_in_train: Score | None = None
     """Score of the documents not in train. None unless some documents are in train and some aren't."""
+    all_in_train: bool = False
+    """Whether every document is in train, so that the score measures memory only."""
 
     @property
     def nll(self) -> float:
-        """Nats per token."""
-        return self.nats / self.tokens
+        """Nats per token; an unknown character counts as a token."""
+        return self.nats / (self.tokens + self.unknown_chars)
 
     @property
     def perplexity(self) -> float:
@@ -130,6 +132,7 @@ class Score:
             "ci95": list(self.ci95_bits_per_byte),
             "ci95_bits_per_char": list(self.ci95_bits_per_char),
             "unspellable": self.unknown_chars,
+            "all_in_train": self.all_in_train,
         }
         if self.not_in_train is not None:
             metrics["unseen"] = self.not_in_train.as_dict()

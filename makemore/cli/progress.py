@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -36,16 +37,26 @@ def recipe_line(plan: Plan) -> str:
     return f"{settings_line(plan.train)} (on {plan.device}, {precision}{compiled})"
 
 
+def in_brackets(bounds: tuple[float, float], sign: str = "") -> str:
+    """Format an interval."""
+    low, high = bounds
+    if math.isinf(high) and low < high:
+        return "[too short for an interval]"
+    return f"[{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
 def score_line(score: Score) -> str:
     """Format a score in one line."""
-    low, high = score.ci95_bits_per_char
+    interval = in_brackets(score.ci95_bits_per_char)
     text = (
         f"{score.split}: {score.nll:.4f} nats/token, perplexity {score.perplexity:.3f}, "
-        f"{score.bits_per_char:.4f} bits/char [{low:.4f}, {high:.4f}], {score.bits_per_byte:.4f} bits/byte "
+        f"{score.bits_per_char:.4f} bits/char {interval}, {score.bits_per_byte:.4f} bits/byte "
         f"({score.tokens:,} tokens, {score.chars:,} chars)"
     )
     if score.unknown_chars:
         text += f"; {score.unknown_chars:,} characters outside the alphabet, scored with a fixed probability"
+    if score.all_in_train:
+        text += f"\nevery document of {score.split} is in train: the score measures memory"
     if score.not_in_train is not None:
         unseen = score.not_in_train
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"
@@ -106,9 +117,9 @@ class ProgressObserver(Observer):
             f"vocabulary {corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
             f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
         )
-        self.note(
-            f"{plan.model_name}: {plan.model.n_parameters():,} parameters; {settings_line(plan.model.config)}"
-        )
+        # A count model has no parameters before it has counted.
+        size = "" if plan.train.optimizer == "none" else f"{plan.model.n_parameters():,} parameters; "
+        self.note(f"{plan.model_name}: {size}{settings_line(plan.model.config)}")
         self.note(f"recipe: {recipe_line(plan)}")
         self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
         if self.console.is_terminal:

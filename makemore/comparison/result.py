@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from makemore.comparison.grid import Failure
-from makemore.evaluation.intervals import PairedResult
 from makemore.evaluation.profile import RunProfile
+from makemore.evaluation.ranking import PairedResult
+from makemore.runs.run import is_fitted_on
 from makemore.types import Score
 
 
@@ -77,6 +78,10 @@ class RankedModel:
     def tokenizer(self) -> str:
         return self.runs[0].config["tokenizer"]
 
+    def fitted_on(self, split: str) -> bool:
+        """Whether the row is a mixture whose weights were fitted on (part of) the scored split."""
+        return is_fitted_on(self.runs[0].config, split)
+
     def mean(self, figure: Callable[[ScoredRun], float]) -> float:
         return sum(map(figure, self.runs)) / len(self.runs)
 
@@ -120,6 +125,7 @@ class RankedModel:
             "difference": self.result.difference,
             "difference_ci95": list(self.result.difference_ci95),
             "beyond_noise": self.result.beyond_noise,
+            "verdict": self.result.verdict,
             "unseen_bits_per_byte": self.unseen_bits_per_byte,
             "memorised": self.memorised,
         }

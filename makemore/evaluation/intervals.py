@@ -12,7 +12,6 @@ inference: recommendations for practice") recommend: slightly wider, and valid f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +21,9 @@ COSINE_FACTOR = 0.3
 """U units use this times U^(2/3) cosine coefficients."""
 MIN_COSINES = 3
 """Minimum number of coefficients; fewer make the intervals uselessly wide."""
+MIN_EFFECTIVE_UNITS = 10
+"""A text with fewer independent units is too short to estimate its variability: there is no interval."""
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class PairedResult:
-    """A model's bits per byte, averaged over its seeds, compared with the best model's."""
-
-    bits_per_byte: float
-    ci95: tuple[float, float]
-    difference: float
-    """Difference from the best model, in bits per byte; 0 for the best model itself."""
-    difference_ci95: tuple[float, float]
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval of the difference excludes 0."""
-        return self.difference_ci95[0] > 0
 
 
 @dataclass(frozen=True)
@@ -94,26 +79,51 @@ def student_t_quantile(dof: float) -> float:
     return math.sqrt(dof) * math.tan(np.interp(CONFIDENCE, mass / mass[-1], angles))
 
 
-def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
-    """Sampling error of total nats over total bytes, in bits per byte."""
-    units = len(nats_U)
-    if units < 2:
-        return UNKNOWN
-    # Linearise the ratio: each unit's nats minus the average nats of as many bytes.
+def effective_units(residual_U: np.ndarray) -> float:
+    """Number of independent units that would determine a mean as well: U (1 - r) / (1 + r) for a lag-1
+    autocorrelation r (Bayley & Hammersley 1946), corrected for its bias in short series (Kendall 1954)."""
+    units, squares = len(residual_U), float(residual_U @ residual_U)
+    if units < 2 or not squares:
+        return float(units)
+    r = float(residual_U[1:] @ residual_U[:-1]) / squares
+    r = min(max(r + (1 + 4 * r) / units, 0.0), 0.99)
+    return units * (1 - r) / (1 + r)
+
+
+def residuals(nats_U: np.ndarray, bytes_U: np.ndarray) -> np.ndarray:
+    """Each unit's nats minus the average nats of as many bytes: the ratio of totals, linearised."""
     residual_U = nats_U - nats_U.sum() / bytes_U.sum() * bytes_U
-    dof = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
+    is_rounding = np.linalg.norm(residual_U) <= 1e-10 * np.linalg.norm(nats_U)
+    return np.zeros(len(nats_U)) if is_rounding else residual_U
+
+
+def cosine_coefficients(nats_U: np.ndarray, bytes_U: np.ndarray) -> np.ndarray:
+    """Low-frequency cosine coefficients (Q,) of nats per byte, each with the variance of total nats over
+    total bytes, in bits per byte. Linear in the nats. U must be at least 2."""
+    units = len(nats_U)
+    residual_U = residuals(nats_U, bytes_U)
+    n = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
     # DCT-II, by an FFT of the series followed by its mirror image.
-    fourier = np.fft.rfft(np.concatenate([residual_U, residual_U[::-1]]))[1 : dof + 1]
-    phases = np.exp(-0.5j * math.pi * np.arange(1, dof + 1) / units)
+    fourier = np.fft.rfft(np.concatenate([residual_U, residual_U[::-1]]))[1 : n + 1]
+    phases = np.exp(-0.5j * math.pi * np.arange(1, n + 1) / units)
     cosines = (fourier * phases).real / math.sqrt(2)  # each has the variance of the sum
-    return MeanError(float(np.mean(cosines**2)) / (float(bytes_U.sum()) * math.log(2)) ** 2, dof)
+    return cosines / (float(bytes_U.sum()) * math.log(2))
+
+
+def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
+    """Sampling error of total nats over total bytes, in bits per byte; UNKNOWN if the text is too short."""
+    if effective_units(residuals(nats_U, bytes_U)) < MIN_EFFECTIVE_UNITS:
+        return UNKNOWN
+    cosines = cosine_coefficients(nats_U, bytes_U)
+    return MeanError(float(np.mean(cosines**2)), len(cosines))
 
 
 def text_interval(nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float, float]:
-    """95 % interval of total nats over total bytes, in bits per byte; 0 to infinity for a single unit."""
+    """95 % interval of total nats over total bytes, in bits per byte; 0 to infinity if the text is too
+    short to say."""
     if not np.isfinite(nats_U).all():  # unsmoothed counts gave a token probability 0
         return math.inf, math.inf
-    low, high = _interval_around(_bits_per_byte(nats_U, bytes_U), text_error(nats_U, bytes_U))
+    low, high = interval_around(bits_per_byte(nats_U, bytes_U), text_error(nats_U, bytes_U).half_width())
     return max(low, 0.0), high
 
 
@@ -121,46 +131,15 @@ def paired_difference(
     nats_U: np.ndarray, other_U: np.ndarray, bytes_U: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
     """Difference in bits per byte from another score of the same units, and its 95 % interval."""
-    difference = _bits_per_byte(nats_U - other_U, bytes_U)
-    return difference, _interval_around(difference, text_error(nats_U - other_U, bytes_U))
+    difference = bits_per_byte(nats_U - other_U, bytes_U)
+    return difference, interval_around(difference, text_error(nats_U - other_U, bytes_U).half_width())
 
 
-def compare_to_best(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> list[PairedResult]:
-    """Compare models with the best of them, each given by the nats (S, U) of its S seeds on the same units.
-
-    With several seeds the interval includes the variance between seeds; with one seed it doesn't.
-    """
-    # One seed that gives a token probability 0 makes its model's mean infinite.
-    means = [seeds_SU.mean(axis=0) for seeds_SU in models]
-    points = [_bits_per_byte(nats_U, bytes_U) for nats_U in means]
-    seed_errors = [_seed_error(seeds_SU, bytes_U) for seeds_SU in models]
-    best = int(np.argmin(points))
-    results = []
-    for i, (point, nats_U) in enumerate(zip(points, means, strict=True)):
-        if not math.isfinite(point):
-            unbounded = (math.inf, math.inf)
-            results.append(PairedResult(point, unbounded, math.inf, unbounded))
-            continue
-        low, high = _interval_around(point, text_error(nats_U, bytes_U) + seed_errors[i])
-        difference = point - points[best]
-        error = text_error(nats_U - means[best], bytes_U) + seed_errors[i] + seed_errors[best]
-        bounds = (0.0, 0.0) if i == best else _interval_around(difference, error)
-        results.append(PairedResult(point, (max(low, 0.0), high), difference, bounds))
-    return results
-
-
-def _seed_error(nats_SU: np.ndarray, bytes_U: np.ndarray) -> MeanError:
-    bits_S = nats_SU.sum(axis=1) / bytes_U.sum() / math.log(2)
-    seeds = len(bits_S)
-    if seeds == 1 or not np.isfinite(bits_S).all():
-        return NO_ERROR
-    return MeanError(float(bits_S.var(ddof=1)) / seeds, seeds - 1)
-
-
-def _bits_per_byte(nats_U: np.ndarray, bytes_U: np.ndarray) -> float:
+def bits_per_byte(nats_U: np.ndarray, bytes_U: np.ndarray) -> float:
+    """Total nats over total bytes, in bits."""
     return float(nats_U.sum() / bytes_U.sum() / math.log(2))
 
 
-def _interval_around(center: float, error: MeanError) -> tuple[float, float]:
-    half = error.half_width()
-    return center - half, center + half
+def interval_around(center: float, half_width: float) -> tuple[float, float]:
+    """Lower and upper bound."""
+    return center - half_width, center + half_width

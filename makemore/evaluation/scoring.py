@@ -301,6 +301,7 @@ def _make_score(
         ci95_bits_per_byte=text_interval(nats_U, bytes_U),
         unknown_chars=unspellable,
         not_in_train=unseen,
+        all_in_train=mask_D is None and split.in_train_D is not None and bool(split.in_train_D.all()),
     )
 
 

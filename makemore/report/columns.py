@@ -24,9 +24,7 @@ class Column:
 
 
 def _beyond(row: RankedModel) -> str:
-    if row.result.difference == 0:
-        return "best"
-    return "yes" if row.result.beyond_noise else "no"
+    return {"worse": "yes", "within noise": "no"}.get(row.result.verdict, row.result.verdict)
 
 
 def _difference(row: RankedModel) -> str:
@@ -64,13 +62,14 @@ QUALITY = (
     ),
     Column(
         "95 % vs best",
-        "confidence interval of the difference, paired by document or block",
+        "interval of the difference, paired by document or block; all rows hold together with 95 %",
         _difference_interval,
         lambda row: row.result.difference_ci95[0],
     ),
     Column(
         "beyond noise",
-        "yes if the interval of the difference excludes 0",
+        "yes: worse on other texts and for other seeds, too; seeds unknown: worse on this text, but with one"
+        " seed the order may be chance",
         _beyond,
         lambda row: row.result.difference_ci95[0],
     ),
@@ -157,8 +156,14 @@ def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Remarks on the table: failed runs, and single seeds."""
+    """Remarks on the table: failed runs, single seeds, and mixtures scored where they were fitted."""
     lines = [f"{failure.name} failed: {failure.reason}" for failure in comparison.failures]
-    if len(comparison.rows) > 1 and all(len(row.runs) == 1 for row in comparison.rows):
-        lines.append("one seed each: the intervals don't cover variation between seeds; use --seeds 3")
+    rows = comparison.rows
+    single = [row.name for row in rows if len(row.runs) == 1]
+    if len(rows) > 1 and single:
+        names = "one seed each" if len(single) == len(rows) else f"one seed: {', '.join(single)}"
+        lines.append(f"{names}; other seeds may change the order (use --seeds 3)")
+    fitted = [row.name for row in rows if row.fitted_on(comparison.split)]
+    if fitted:
+        lines.append(f"mixture weights were fitted on val: {', '.join(fitted)}; use --split test")
     return lines

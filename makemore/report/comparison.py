@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
@@ -15,6 +16,11 @@ from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent, with_unit
 from makemore.report.page import page
 
+REMARKS = {
+    "within noise": "Not significantly worse",
+    "seeds unknown": "Worse on this text, for these seeds",
+    "text too short": "The text is too short to compare it with",
+}
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(empty)"}
@@ -41,15 +47,18 @@ def comparison_page(comparison: Comparison) -> str:
 def _summary(comparison: Comparison) -> str:
     best, *others = comparison.rows
     score = best.runs[0].score
-    near = [row.name for row in others if not row.result.beyond_noise]
+    names: dict[str, list[str]] = defaultdict(list)
+    for row in others:
+        names[row.result.verdict].append(row.name)
     parts = [
         f"<b>{escape(best.name)}</b> is best on {escape(comparison.split)}: "
         f"{number(best.result.bits_per_byte)} bits/byte, 95 % interval {interval(best.result.ci95)}."
     ]
-    if near:
-        parts.append(f"Not significantly worse: {escape(', '.join(near))}.")
-    elif others:
+    if others and len(names["worse"]) == len(others):
         parts.append("All others are significantly worse.")
+    for verdict, start in REMARKS.items():
+        if names[verdict]:
+            parts.append(f"{start}: {escape(', '.join(names[verdict]))}.")
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
     remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
     return f"<p>{' '.join(parts)}</p>{remarks}"

@@ -11,10 +11,10 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def interval(bounds: tuple[float, float], digits: int = 4, sign: str = "") -> str:
-    """Two bounds; a dash if the upper one isn't finite."""
+    """Two bounds; "too short" if the text is too short for an interval, a dash if the loss is infinite."""
     low, high = bounds
     if not math.isfinite(high):
-        return "–"
+        return "–" if low == math.inf else "too short"
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ class Run:
         if digests != self.config["corpus"]["digests"]:
             source = training_paths(self.config)[0]
             raise UserError(f"{source} has changed since {self.name} was trained; name a file to score")
+
+
+def is_fitted_on(config: Mapping[str, Any], split: str) -> bool:
+    """Whether a run's config is a mixture's, whose weights were fitted on (part of) this split."""
+    return "mixed" in config and "val" in split.split("+")
 
 
 def load(path: str | Path, device: str = "auto") -> Run:

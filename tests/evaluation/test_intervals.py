@@ -12,11 +12,12 @@ import pytest
 
 from makemore.evaluation.intervals import (
     BLOCK_BYTES,
+    MIN_EFFECTIVE_UNITS,
     NO_ERROR,
     UNKNOWN,
     MeanError,
     block_totals,
-    compare_to_best,
+    effective_units,
     paired_difference,
     student_t_quantile,
     text_error,
@@ -67,11 +68,22 @@ def test_student_t(dof, quantile):
 
 def test_few_units_give_wide_intervals():
     """The degrees of freedom are the number of cosines."""
-    nats_U, bytes_U = normal_units(8, seed=3)
+    nats_U, bytes_U = normal_units(14, seed=3)
     low, high = text_interval(nats_U, bytes_U)
     error = text_error(nats_U, bytes_U)
     assert error.dof == 3
     assert (high - low) / 2 == pytest.approx(3.1824 * math.sqrt(error.variance), rel=1e-4)
+
+
+def test_effective_units_of_an_autoregressive_series():
+    assert effective_units(np.zeros(7)) == 7
+    assert np.median([effective_units(autoregressive(1000, 0.6, s)) for s in range(20)]) == pytest.approx(
+        1000 * 0.4 / 1.6, rel=0.1
+    )
+    short = [effective_units(autoregressive(40, 0.8, s)) for s in range(200)]
+    assert np.mean(np.array(short) < MIN_EFFECTIVE_UNITS) > 0.7  # 4.4 in truth
+    independent = [effective_units(autoregressive(25, 0.0, s)) for s in range(200)]
+    assert np.mean(np.array(independent) < MIN_EFFECTIVE_UNITS) < 0.05
 
 
 def test_single_unit_gives_an_unbounded_interval():
@@ -146,51 +158,6 @@ class TestBlocks:
         np.testing.assert_allclose(nats_U, bytes_U / 2)
 
 
-class TestCompareToBest:
-    def test_paired_difference_detects_what_two_intervals_miss(self):
-        nats_U, bytes_U = normal_units(500)
-        rng = np.random.default_rng(9)
-        worse_U = nats_U + bytes_U * rng.normal(0.01, 0.02, 500) * BITS
-        best, other = compare_to_best([nats_U[None], worse_U[None]], bytes_U)
-        assert best.difference == 0
-        assert not best.beyond_noise
-        assert other.ci95[0] < best.ci95[1]  # the separate intervals overlap
-        assert other.beyond_noise
-        difference, ci95 = paired_difference(worse_U, nats_U, bytes_U)
-        assert other.difference == pytest.approx(difference)
-        np.testing.assert_allclose(other.difference_ci95, ci95, rtol=1e-9)
-
-    def test_equal_scores_have_no_difference(self):
-        nats_U, bytes_U = normal_units(100)
-        _, twin = compare_to_best([nats_U[None], nats_U[None]], bytes_U)
-        assert twin.difference == 0
-        assert twin.difference_ci95 == (0.0, 0.0)
-        assert not twin.beyond_noise
-
-    def test_seeds_widen_the_interval_by_student_t(self):
-        bytes_U = np.full(200, 100)
-        bits_S = np.array([2.0, 2.02, 2.07])
-        (result,) = compare_to_best([bits_S[:, None] * bytes_U * BITS], bytes_U)
-        half_width = 4.3027 * bits_S.std(ddof=1) / math.sqrt(3)
-        assert result.bits_per_byte == pytest.approx(bits_S.mean())
-        assert (result.ci95[1] - result.ci95[0]) / 2 == pytest.approx(half_width, rel=1e-4)
-
-    def test_variation_between_seeds_is_not_a_difference(self):
-        nats_U, bytes_U = normal_units(400)
-        lucky = np.stack([nats_U, nats_U + 0.05 * bytes_U, nats_U + 0.1 * bytes_U])
-        other = np.stack([nats_U + 0.01 * bytes_U, nats_U + 0.06 * bytes_U, nats_U + 0.12 * bytes_U])
-        assert not compare_to_best([lucky, other], bytes_U)[1].beyond_noise
-        assert compare_to_best([lucky[:1], other[:1]], bytes_U)[1].beyond_noise
-
-    def test_infinite_loss_ranks_last(self):
-        nats_U, bytes_U = normal_units(50)
-        broken_U = nats_U.copy()
-        broken_U[7] = math.inf
-        broken, fine = compare_to_best([broken_U[None], nats_U[None]], bytes_U)
-        assert fine.difference == 0
-        assert broken.bits_per_byte == broken.difference == broken.ci95[0] == math.inf
-
-
 @pytest.fixture(scope="module")
 def coverage():
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "coverage.py"
@@ -225,8 +192,25 @@ def test_min_covered_separates_good_intervals_from_bad():
 )
 def test_intervals_cover_the_truth(coverage, case):
     """A short run of ``benchmarks/coverage.py``."""
-    for coverage_rate in coverage.shares(case, N_INTERVALS):
+    *rates, too_short = coverage.shares(case, N_INTERVALS)
+    assert too_short == 0
+    for coverage_rate in rates:
         assert round(coverage_rate * N_INTERVALS) >= MIN_COVERED
+
+
+@pytest.mark.parametrize(("rows", "seeds"), [(2, 3), (5, 3), (10, 5)])
+def test_equal_models_are_rarely_called_different(coverage, rows, seeds):
+    """Some row is called worse in 5 % of comparisons; in more than 9 of 60, less than once in 1,000 times."""
+    assert coverage.false_yes(rows, seeds, 60) <= 9 / 60
+
+
+def test_one_seed_never_shows_a_difference(coverage):
+    assert coverage.false_yes(5, 1, 20) == 0
+
+
+def test_texts_of_few_scenes_are_called_too_short(coverage):
+    assert coverage.shares("3 KB in scenes of 5 KB", 20)[2] == 1
+    assert coverage.shares("20 KB in scenes of 5 KB", 40)[2] > 0.5
 
 
 def test_intervals_are_not_too_wide(coverage):

@@ -117,11 +117,15 @@ def test_frontier_of_one_run_has_no_line(comparisons):
     assert f"Best in both: {lines.rows[0].name}." in alone
 
 
+def test_texts_too_short_for_an_interval_are_called_so():
+    assert interval((0.0, math.inf)) == interval((-math.inf, math.inf), sign="+") == "too short"
+
+
 def test_missing_values_are_shown_as_a_dash():
     assert (
         number(math.inf)
         == number(None)
-        == interval((0.0, math.inf))
+        == interval((math.inf, math.inf))
         == memory(None)
         == with_unit(None)
         == "–"

@@ -44,14 +44,15 @@ def command(
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json can't be combined; choose one")
-    if html is not None and (html.is_dir() or html.parent.is_file()):
-        raise UserError(f"--html {html}: can't write a file there; give another path")
     from makemore.cli.signals import stop_flag
     from makemore.comparison.compare import CompareRequest, compare
+    from makemore.report.columns import notes
     from makemore.report.comparison import comparison_page
-    from makemore.report.page import write_page
+    from makemore.report.page import require_page_path, write_page
     from makemore.training.train import TrainingInterrupted
 
+    if html is not None:
+        require_page_path(html)
     request = CompareRequest(
         inputs=tuple(inputs),
         models=models,
@@ -77,8 +78,10 @@ def command(
         print(f"report: {html}", file=sys.stderr)
     if json:
         print_json(comparison.as_dict())
-    else:
-        print(_format(comparison, csv, markdown))
+        return
+    print(_format(comparison, csv, markdown))
+    for note in notes(comparison):
+        print(note, file=sys.stderr if csv or markdown else sys.stdout)
 
 
 def observe(name: str) -> ProgressObserver:
@@ -93,10 +96,9 @@ def observe(name: str) -> ProgressObserver:
 
 def _format(comparison: Comparison, csv: bool, markdown: bool) -> str:
     from makemore.cli import tables
-    from makemore.report.columns import notes
 
     if csv:
         return tables.comparison_csv(comparison)
     if markdown:
         return tables.comparison_markdown(comparison)
-    return "\n".join([tables.comparison_table(comparison), *notes(comparison)])
+    return tables.comparison_table(comparison)

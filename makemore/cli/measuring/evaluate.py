@@ -37,7 +37,7 @@ def command(
     from makemore.evaluation.evaluate import evaluate, evaluate_dynamic
     from makemore.evaluation.memorization import DEFAULT_SAMPLES
     from makemore.evaluation.memorization import sample_memorization as report_on
-    from makemore.runs.run import load
+    from makemore.runs.run import is_fitted_on, load
     from makemore.sampling.text import SampleRequest
 
     if dynamic_lr is not None and not dynamic:
@@ -61,6 +61,8 @@ def command(
     observer = ProgressObserver()
     observer.console.stderr = False
     observer.note(score_line(score))
+    if file is None and is_fitted_on(loaded.config, score.split):
+        observer.note("the mixture's weights were fitted on val; use --split test")
     if memorisation is not None:
         observer.note(memorisation_line(memorisation))
     if dynamic_score is not None:
@@ -69,11 +71,11 @@ def command(
 
 def dynamic_line(followed: DynamicScore) -> str:
     """Format a dynamic score and its difference from the plain score."""
-    from makemore.cli.progress import score_line
+    from makemore.cli.progress import in_brackets, score_line
 
-    low, high = followed.difference_ci95
+    interval = in_brackets(followed.difference_ci95, "+")
     return (
         f"dynamic evaluation (the model learns while it is scored; not comparable with plain scores):\n"
         f"{score_line(followed.score)}\n"
-        f"{followed.difference:+.4f} bits/byte [{low:+.4f}, {high:+.4f}] relative to the plain score"
+        f"{followed.difference:+.4f} bits/byte {interval} relative to the plain score"
     )

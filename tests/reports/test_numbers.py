@@ -1,0 +1,101 @@
+"""Reports about scores that mislead: each test names the kind of public report it stands for."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from makemore.evaluation.evaluate import evaluate
+from makemore.runs.run import load
+from tests.cli.conftest import call, train
+from tests.cli.conftest import trained_runs as trained_runs
+from tests.cli.conftest import work as work
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def parse_strictly(text: str) -> object:
+    return json.loads(text, parse_constant=refuse)
+
+
+def strict_files(folder: Path) -> None:
+    """Parse every JSON file of a run, line by line where it holds lines."""
+    for path in folder.rglob("*.json*"):
+        text = path.read_text(encoding="utf-8")
+        for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            parse_strictly(part)
+
+
+# JSON written with NaN or Infinity, which strict parsers refuse (nanoGPT-style logs read by a dashboard).
+def test_files_and_output_are_strict_json_where_scores_are_infinite(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["smith", "dalton", "johnson", "baker", "miller", "clark", "wright", "mason", "cook", "hill"]
+    Path("ten.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    smoothing = ["--set", "model.smoothing=additive", "--set", "model.alpha=0", "--set", "model.order=3"]
+    result = train("ten.txt", "-m", "count", *smoothing, "--out", "counts", "--json")
+    assert parse_strictly(result.out)["val"]["nll"] is None
+    train("ten.txt", "-m", "bigram", "--steps", "3", "--out", "bigram")
+    for run in ("counts", "bigram"):
+        strict_files(Path(run))
+        for command in (["eval", run], ["sample", run, "--report"], ["score", run, "ten.txt"]):
+            parse_strictly(call(*command, "--json").out)
+    parse_strictly(call("compare", "counts", "bigram", "--json").out)
+    assert call("train", "ten.txt", "-m", "bigram", "--steps", "6", "--out", "bigram", "--resume").status == 0
+
+
+# A perplexity of 74 digits, because characters outside the vocabulary had a loss but weren't counted.
+def test_unknown_characters_count_as_tokens(work):
+    (work / "other.txt").write_text("привет\n", encoding="utf-8")
+    score = evaluate(load("lines", "cpu"), Path("other.txt"))
+    assert (score.tokens, score.unknown_chars) == (1, 6)
+    assert score.nll == pytest.approx(score.nats / 7)
+    assert score.nll < 28  # 27.7 per unknown character
+    assert score.perplexity == pytest.approx(math.exp(score.nll))
+    assert score.bits_per_char == pytest.approx(score.nats / math.log(2) / 7)
+
+
+# Held-out text that is a copy of the training text (textgenrnn#175: "perfect" results on repeated lines).
+def test_a_val_split_that_is_all_in_train_is_mentioned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("same.txt").write_text("the same line again\n" * 300, encoding="utf-8")
+    result = train("same.txt", "-m", "count", "--mode", "lines", "--out", "run")
+    assert "every document of val is in train" in result.err
+    assert "every document of val is in train" in call("eval", "run", "--no-report").out
+    assert json.loads(call("eval", "run", "--no-report", "--json").out)["all_in_train"] is True
+
+
+def test_a_val_split_that_is_partly_in_train_is_not_called_memory(work):
+    assert "is in train: the score" not in call("eval", "lines", "--no-report").out
+
+
+# A log that says 27 parameters and order 0 for a model with 119,029 counts of order 6.
+def test_the_chosen_order_and_its_counts_are_printed(work):
+    result = train("words.txt", "-m", "count", "--out", "again")
+    model = load("again", "cpu").model
+    assert f"{model.n_parameters():,} counts; order={model.order}" in result.err
+    assert "order=0" in result.err
+    assert "parameters; order" not in result.err
+
+
+def test_a_mixture_scored_on_val_says_so(work):
+    train("words.txt", "-m", "bigram", "--steps", "5", "--out", "bigram")
+    assert call("mix", "lines", "bigram", "--out", "mixture").status == 0
+    note = "weights were fitted on val"
+    assert note in call("eval", "mixture", "--no-report").out
+    assert note not in call("eval", "mixture", "--no-report", "--split", "test").out
+    assert note in call("compare", "mixture", "lines").out
+    assert note in call("compare", "mixture", "lines", "--csv").err
+    assert note not in call("compare", "mixture", "lines", "--split", "test").out
+
+
+def test_notes_of_a_comparison_go_to_stderr_beside_csv_and_markdown(work):
+    train("words.txt", "-m", "bigram", "--steps", "5", "--out", "bigram")
+    for flag in ("--csv", "--markdown"):
+        result = call("compare", "lines", "bigram", flag)
+        assert "other seeds may change the order" in result.err
+        assert "other seeds" not in result.out
