@@ -6,7 +6,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from makemore.runtime.files import write_bytes
+from makemore.errors import UserError
+from makemore.runtime.files import require_replaceable, write_bytes
 
 
 def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
@@ -40,6 +41,13 @@ def generator(made_by: str) -> str:
 
 def _resource(name: str) -> str:
     return files("makemore.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def require_page_path(path: Path) -> None:
+    """Raise UserError if ``path`` is a directory, or a file other than a page of makemore's."""
+    if path.is_dir() or path.parent.is_file():
+        raise UserError(f"--html {path}: can't write a file there; give another path")
+    require_replaceable(path, [b'<meta name="generator" content="makemore'], "--html")
 
 
 def write_page(path: Path, html: str) -> None:

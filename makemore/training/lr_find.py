@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from makemore.errors import UserError
+from makemore.runtime.files import require_replaceable
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.learners.guard import NonFiniteError
@@ -28,6 +29,7 @@ DIVERGENCE_FACTOR = 1.1
 """Stop the sweep when the smoothed loss exceeds this multiple of the first loss."""
 MIN_POINTS = 10
 FIGURE_SUFFIXES = (".pdf", ".png", ".svg")
+FIGURE_MARKS = (b"%PDF", b"\x89PNG", b"<svg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     picture = request.picture or _default_picture(request.training)
     if picture.suffix.lower() not in FIGURE_SUFFIXES:
         raise UserError(f"--out {picture}: the name must end in {', '.join(FIGURE_SUFFIXES)}")
+    require_replaceable(picture, FIGURE_MARKS, "--out")
     plan = prepare(dataclasses.replace(request.training, overwrite=True), observer)
     train = plan.train
     if train.optimizer == "none":

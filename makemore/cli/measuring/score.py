@@ -22,10 +22,12 @@ def command(
     """Show the surprisal of each token of a text."""
     from makemore.cli.surprisal import print_surprisal, print_surprisal_diff
     from makemore.evaluation.surprisal import surprisal, surprisal_diff
-    from makemore.report.page import write_page
+    from makemore.report.page import require_page_path, write_page
     from makemore.report.surprisal import surprisal_diff_page, surprisal_page
     from makemore.runs.run import load
 
+    if html is not None:
+        require_page_path(html)
     result = surprisal(load(run, device), file)
     comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), file))
     if html is not None:
