@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import http.client
@@ -31,6 +32,8 @@ class Source:
     parts: tuple[str, ...]
     n_skipped: int = 0
     """Number of binary files that were left out."""
+    n_repeated: int = 0
+    """Number of links and other names of files that are read once already."""
 
     @property
     def name(self) -> str:
@@ -65,8 +68,23 @@ def resolve_source(*names: str) -> Source:
     resolved = [_resolve(name) for name in names]
     if len(names) > 1 and "-" in names:
         raise UserError("standard input (-) can't be combined with other inputs; pass it alone")
-    parts = tuple(part for paths, _ in resolved for part in paths)
-    return Source(names, parts, sum(skipped for _, skipped in resolved))
+    parts = [part for paths, _ in resolved for part in paths]
+    unique = _real_files(parts)
+    skipped = sum(skipped for _, skipped in resolved)
+    return Source(names, tuple(unique), skipped, len(parts) - len(unique))
+
+
+def _real_files(parts: Sequence[str]) -> list[str]:
+    """Each file once, under its first name: links in directories and globs may name it again."""
+    files: dict[object, str] = {}
+    for part in parts:
+        identity: object = part
+        if part != "-" and "://" not in part:
+            with contextlib.suppress(OSError, ValueError):
+                info = Path(part).stat()
+                identity = (info.st_dev, info.st_ino)
+        files.setdefault(identity, part)
+    return list(files.values())
 
 
 def resolve_recorded_source(paths: Sequence[str]) -> Source:
@@ -101,9 +119,9 @@ def _resolve(name: str) -> tuple[tuple[str, ...], int]:
         if _is_run(path):
             raise UserError(f"{name} is a run directory; give a text")
         if path.is_dir():
-            return _text_files(name, sorted(_walk(path)))
+            return _text_files(name, sorted(_walk(path, set())))
         if not path.exists() and glob.has_magic(name):
-            return _text_files(name, sorted(map(Path, glob.glob(name, recursive=True))))
+            return _text_files(name, _glob(name))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"can't read {name}: {reason}") from None
@@ -124,16 +142,33 @@ def _is_run(folder: Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a directory, except hidden files and runs."""
-    for path in folder.iterdir():
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Files below a directory, except hidden files and runs; ``seen``: directories that were read already,
+    because links can lead back to them."""
+    info = folder.stat()
+    if (info.st_dev, info.st_ino) in seen:
+        return
+    seen.add((info.st_dev, info.st_ino))
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
         if path.name.startswith("."):
             continue
         if path.is_dir():
             if not _is_run(path):
-                yield from _walk(path)
+                yield from _walk(path, seen)
         else:
             yield path
+
+
+def _glob(pattern: str) -> list[Path]:
+    """Matching paths except hidden ones. ``**`` doesn't follow links to directories, they may form loops."""
+    anchor = Path(pattern).anchor
+    root, relative = Path(anchor or "."), pattern[len(anchor) :]
+    literal = set(Path(relative).parts)
+    return sorted(
+        path
+        for path in root.glob(relative)
+        if not any(part.startswith(".") and part not in literal for part in path.relative_to(root).parts)
+    )
 
 
 def _text_files(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:

@@ -144,6 +144,8 @@ def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
     notes = [corpus.note, corpus.tokenizer.note]
     if source.n_skipped:
         notes.append(f"skipped {source.n_skipped:,} files that aren't text")
+    if source.n_repeated:
+        notes.append(f"skipped {source.n_repeated:,} links to files that are read already")
     if corpus.blank_lines:
         notes.append(f"skipped {corpus.blank_lines:,} blank lines")
     if corpus.capped:
