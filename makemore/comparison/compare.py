@@ -18,14 +18,14 @@ from makemore.comparison.samples import Memorization, fixed_samples, sampling_sp
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import check_split, evaluate, get_split
-from makemore.evaluation.intervals import compare_to_best
 from makemore.evaluation.profile import RunProfile, profile_run
+from makemore.evaluation.ranking import compare_to_best
 from makemore.models import MODELS
 from makemore.runs.directory import CONFIG, RESULT, RunDir
 from makemore.runs.run import Run, load
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import user_format_errors
-from makemore.tokenizers import TOKENIZERS
+from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
 from makemore.training.train import TrainingInterrupted
 
@@ -108,7 +108,7 @@ def _grid(request: CompareRequest) -> Grid:
             raise UserError(f"a {name} is made of trained runs; give run directories or another model")
     tokenizers = [spec.strip() for spec in request.tokenizers.split(",")]
     for spec in tokenizers:
-        TOKENIZERS.path(spec.partition(":")[0])
+        require_valid_spec(spec)
     pick_device(request.device)
     path = resolve_input_file(request.inputs[0])
     if not path.is_file():

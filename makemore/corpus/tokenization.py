@@ -12,7 +12,7 @@ from makemore.corpus.datasets import resolve_input
 from makemore.corpus.splits import Progress, make_corpus
 from makemore.corpus.text import read_source
 from makemore.settings import CorpusConfig, replace_settings
-from makemore.tokenizers import TOKENIZERS, Tokenizer
+from makemore.tokenizers import Tokenizer, require_valid_spec
 
 FREQUENT = 20
 
@@ -64,7 +64,7 @@ def tokenize(
 
     Raises UserError if the tokenizer is unknown, or the text unreadable or too short.
     """
-    TOKENIZERS.path(spec.partition(":")[0])
+    require_valid_spec(spec)
     config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
     encoded = make_corpus(read_source(resolve_input(names), config.encoding), config, spec, progress)
     tokenizer, splits = encoded.tokenizer, encoded.splits.values()

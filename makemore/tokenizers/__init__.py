@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from makemore.errors import UserError
 from makemore.registry import Registry
 from makemore.tokenizers.base import Tokenizer
 
-__all__ = ["TOKENIZERS", "Tokenizer", "fit_tokenizer", "tokenizer_from_dict"]
+__all__ = ["TOKENIZERS", "Tokenizer", "fit_tokenizer", "require_valid_spec", "tokenizer_from_dict"]
 
 TOKENIZERS: Registry[type[Tokenizer]] = Registry(
     "tokenizer",
@@ -23,8 +24,17 @@ TOKENIZERS: Registry[type[Tokenizer]] = Registry(
 )
 
 
+def require_valid_spec(spec: str) -> None:
+    """Raise UserError if a spec names no tokenizer, or has an option that its tokenizer doesn't take."""
+    name, colon, _ = spec.partition(":")
+    if colon and not TOKENIZERS.get(name).has_option:
+        raise UserError(f"--tokenizer {spec}: {name} takes no option; use {name}")
+    TOKENIZERS.path(name)
+
+
 def fit_tokenizer(spec: str, pieces: Iterable[str]) -> Tokenizer:
     """Fit the tokenizer of a spec to a text. Raises UserError if the spec is unknown or invalid."""
+    require_valid_spec(spec)
     name, _, option = spec.partition(":")
     return TOKENIZERS.get(name).fit(pieces, option)
 

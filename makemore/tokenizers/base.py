@@ -16,6 +16,8 @@ class Tokenizer(ABC):
 
     name: ClassVar[str]
     boundary_id: ClassVar[int] = 0
+    has_option: ClassVar[bool] = True
+    """Whether a spec may have an option after a colon, such as ``bpe:512``."""
     fits_all_splits: ClassVar[bool] = False
     """Fit to all splits (to include held-out characters) instead of train alone."""
     vocab_size: int

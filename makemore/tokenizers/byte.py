@@ -14,6 +14,7 @@ class ByteTokenizer(Tokenizer):
     """Id ``b + 1`` is byte ``b``; 0 is the boundary."""
 
     name = "byte"
+    has_option = False
     vocab_size = 257
 
     @classmethod

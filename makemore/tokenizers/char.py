@@ -24,6 +24,7 @@ class CharTokenizer(Tokenizer):
     """
 
     name = "char"
+    has_option = False
     fits_all_splits: ClassVar[bool] = True
 
     def __init__(self, alphabet: str) -> None:
