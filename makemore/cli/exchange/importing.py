@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON, print_json, quote_command
 
 
 def command(
@@ -31,4 +31,4 @@ def command(
         print_json({"run": str(run.folder.path), "model": model, "parameters": parameters})
         return
     print(f"{run.folder.path}: {model}, {parameters:,} parameters")
-    print(f"score it: makemore eval {run.folder.path}")
+    print(f"score it: {quote_command('makemore', 'eval', str(run.folder.path))}")

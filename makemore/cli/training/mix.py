@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json
+from makemore.cli.options import DEVICE, JSON, print_json, quote_command
 
 
 def command(
@@ -32,4 +32,4 @@ def command(
     print(score_line(result.val) + "  (the weights were fitted on this split)")
     if result.test is not None:
         print(score_line(result.test))
-    print(f"sample it: makemore sample {out}")
+    print(f"sample it: {quote_command('makemore', 'sample', str(out))}")

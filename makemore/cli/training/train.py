@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, print_json
+from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, print_json, quote_command
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -146,15 +146,23 @@ def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObse
 
 
 def _show(result: TrainResult, observer: ProgressObserver) -> None:
-    from makemore.cli.progress import score_line
+    from makemore.cli.progress import score_line, settings_line
+    from makemore.models.base import CountModel
 
     observer.note(score_line(result.score))
     speed = result.tokens / max(result.seconds, 1e-9)
-    early = f"; stopped early, best at step {result.best_step:,}" if result.stopped_early else ""
+    early = ""
+    if result.stopped_early:
+        early = f"; stopped early, best at step {result.best_step:,}"
+        if result.best_step == result.steps:
+            early = "; stopped early"
     observer.note(f"{result.steps:,} steps in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
+    if isinstance(result.run.model, CountModel):
+        model = result.run.model
+        observer.note(f"{model.n_parameters():,} counts; {settings_line(model.config)}")
     observer.note("samples:")
     print("\n".join(result.samples))
-    observer.note(f"sample more: makemore sample {result.run.folder.path}")
+    observer.note(f"sample more: {quote_command('makemore', 'sample', str(result.run.folder.path))}")
 
 
 def _is_on_command_line(context: typer.Context, name: str) -> bool:
