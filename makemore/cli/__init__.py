@@ -163,12 +163,28 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("out of memory; reduce the batch or request size, or use a smaller model")
 
 
+def _open_closed_streams() -> None:
+    """Open the null device in place of closed standard streams (``2>&-``): other files would otherwise get
+    their numbers, and messages of C libraries would end up in them."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until exit
+
+
 def main(command: str | None = None) -> None:
     """Entry point of ``makemore``; ``command`` is prepended to the arguments, for train.py and sample.py."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     install_signal_handlers()
+    try:
+        os.getcwd()
+    except OSError:
+        sys.exit(_fail("the working directory doesn't exist any more; change to another one"))
     status = run([command, *sys.argv[1:]] if command else sys.argv[1:])
     try:
         sys.stderr.flush()
