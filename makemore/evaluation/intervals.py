@@ -33,9 +33,9 @@ class MeanError:
     variance: float
     dof: float
 
-    def half_width(self) -> float:
-        """Half-width of the 95 % interval; infinite if the variance is unknown."""
-        return math.sqrt(self.variance) * student_t_quantile(self.dof)
+    def half_width(self, confidence: float = CONFIDENCE) -> float:
+        """Half-width of the confidence interval; infinite if the variance is unknown."""
+        return math.sqrt(self.variance) * student_t_quantile(self.dof, confidence)
 
     def __add__(self, other: MeanError) -> MeanError:
         """Error of a sum of independent terms (Welch 1947, Satterthwaite 1946)."""
@@ -66,8 +66,8 @@ def block_totals(nats_N: np.ndarray, sizes_N: np.ndarray, total_bytes: int) -> t
     return nats_U, np.diff(edges)
 
 
-def student_t_quantile(dof: float) -> float:
-    """Two-sided 95 % quantile of Student's t.
+def student_t_quantile(dof: float, confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of Student's t.
 
     With t = √ν tan θ, the density is cos θ to the power ν - 1, which we integrate numerically.
     """
@@ -76,7 +76,7 @@ def student_t_quantile(dof: float) -> float:
     angles = np.linspace(0, max_angle, 20_001)
     density = np.cos(angles) ** (dof - 1)
     mass = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2))
-    return math.sqrt(dof) * math.tan(np.interp(CONFIDENCE, mass / mass[-1], angles))
+    return math.sqrt(dof) * math.tan(np.interp(confidence, mass / mass[-1], angles))
 
 
 def effective_units(residual_U: np.ndarray) -> float:

@@ -2,10 +2,10 @@
 
 The best model is chosen by the same scores that it is compared with, and among many equal models some differ
 by chance. So each model's difference from the best has an interval that is wide enough for all pairs of
-models together: with a probability of 95 %, no two equal models are called different. The critical values
-come from a simulation of equal models whose errors have the measured sizes and correlations and are
-estimated from as few cosines and seeds (a max-t procedure: Hothorn, Bretz & Westfall 2008, "Simultaneous
-inference in general parametric models"; critical values balanced between pairs after Beran 1988).
+models together: with a probability of 95 %, no two equal models are called different. The confidence that a
+single pair needs for that comes from a simulation of equal models whose scores are correlated as measured,
+and whose errors are estimated from as few cosines and seeds (a max-t procedure: Hothorn, Bretz & Westfall
+2008, "Simultaneous inference in general parametric models"; balanced between pairs after Beran 1988).
 """
 
 from __future__ import annotations
@@ -86,15 +86,14 @@ def compare_to_best(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> list[P
     finite = [i for i, point in enumerate(points) if math.isfinite(point)]
     best = int(np.argmin(points))
     results = [_unbounded(point) for point in points]
-    widths_FF = _half_widths([models[i] for i in finite], bytes_U)
-    for row, i in enumerate(finite):
-        error = text_error(means[i], bytes_U) + _seed_error(models[i], bytes_U)
+    confidence = _pair_confidence([models[i] for i in finite], bytes_U)
+    seed_errors = {i: _seed_error(models[i], bytes_U) for i in finite}
+    for i in finite:
+        error = text_error(means[i], bytes_U) + seed_errors[i]
         low, high = interval_around(points[i], error.half_width())
         difference = points[i] - points[best]
-        width = float(widths_FF[row, finite.index(best)])
-        if math.isinf(text_error(means[i] - means[best], bytes_U).variance):
-            width = math.inf
-        bounds = interval_around(difference, width)
+        error = text_error(means[i] - means[best], bytes_U) + seed_errors[i] + seed_errors[best]
+        bounds = interval_around(difference, error.half_width(confidence))
         n_seeds = min(len(models[i]), len(models[best]))
         verdict = "best" if i == best else _verdict(bounds, n_seeds)
         if i == best:
@@ -122,35 +121,26 @@ def _seed_error(nats_SU: np.ndarray, bytes_U: np.ndarray) -> MeanError:
     return NO_ERROR if seeds == 1 else MeanError(float(bits_S.var(ddof=1)) / seeds, seeds - 1)
 
 
-def _half_widths(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> np.ndarray:
-    """Half-widths (M, M) of the simultaneous 95 % intervals of all differences, in bits per byte."""
-    if len(bytes_U) < 2:
-        return np.full((len(models), len(models)), math.inf)
+def _pair_confidence(models: Sequence[np.ndarray], bytes_U: np.ndarray) -> float:
+    """Confidence of each pair's interval with which those of all pairs hold together with 95 %."""
+    pairs = np.triu_indices(len(models), 1)
+    if len(pairs[0]) < 2 or len(bytes_U) < 2:
+        return CONFIDENCE
+    means = [nats_SU.mean(axis=0) for nats_SU in models]
+    n_seeds_M = np.array([len(nats_SU) for nats_SU in models])
+    variance_M = np.array([_seed_error(nats_SU, bytes_U).variance for nats_SU in models]) * n_seeds_M
+    # With few seeds a model's variance is too uncertain to be simulated: all models get the average.
+    pooled = float(variance_M[n_seeds_M > 1].mean()) if (n_seeds_M > 1).any() else 0.0
     errors = _Errors(
-        cosines_QM=np.stack(
-            [cosine_coefficients(nats_SU.mean(axis=0), bytes_U) for nats_SU in models], axis=1
-        ),
-        seed_variance_M=np.array([_seed_error(nats_SU, bytes_U).variance for nats_SU in models]),
-        n_seeds_M=np.array([len(nats_SU) for nats_SU in models]),
+        cosines_QM=np.stack([cosine_coefficients(nats_U, bytes_U) for nats_U in means], axis=1),
+        seed_variance_M=np.where(n_seeds_M > 1, pooled / n_seeds_M, 0.0),
+        n_seeds_M=n_seeds_M,
     )
-    return _critical_values(errors) * np.sqrt(_of_pairs(errors.covariance_MM, errors.seed_variance_M))
-
-
-def _critical_values(errors: _Errors) -> np.ndarray:
-    """(M, M) multiples of the standard errors that all |differences| / errors of equal models stay below
-    with a probability of 95 %, each pair with the same probability."""
-    n_models = len(errors.seed_variance_M)
-    pairs = np.triu_indices(n_models, 1)
-    critical_MM = np.zeros((n_models, n_models))
-    if not len(pairs[0]):
-        return critical_MM
     rng = np.random.default_rng(0)
     draws_RP = np.concatenate([_simulate(errors, rng)[:, *pairs] for _ in range(N_DRAWS // CHUNK)])
     # The rank of each value among its pair's values makes pairs comparable.
     ranks_RP = draws_RP.argsort(axis=0).argsort(axis=0)
-    rank = int(np.quantile(ranks_RP.max(axis=1), CONFIDENCE, method="higher"))
-    critical_MM[pairs] = np.sort(draws_RP, axis=0)[rank]
-    return critical_MM + critical_MM.T
+    return float(np.quantile(ranks_RP.max(axis=1), CONFIDENCE) / N_DRAWS)
 
 
 def _simulate(errors: _Errors, rng: np.random.Generator) -> np.ndarray:

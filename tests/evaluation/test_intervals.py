@@ -66,6 +66,12 @@ def test_student_t(dof, quantile):
     assert student_t_quantile(dof) == pytest.approx(quantile, rel=1e-4)
 
 
+@pytest.mark.parametrize(("dof", "quantile"), [(2, 22.327), (4, 7.1732), (30, 3.3852), (1e9, 3.0902)])
+def test_student_t_far_out(dof, quantile):
+    """Two-sided 99.8 % points."""
+    assert student_t_quantile(dof, 0.998) == pytest.approx(quantile, rel=1e-3)
+
+
 def test_few_units_give_wide_intervals():
     """The degrees of freedom are the number of cosines."""
     nats_U, bytes_U = normal_units(14, seed=3)
