@@ -67,7 +67,7 @@ def test_figures_match_the_runs(ladder):
         scores = [evaluate(load(run.folder)) for run in row.runs]
         mean = sum(score.bits_per_byte for score in scores) / 2
         assert row.result.bits_per_byte == pytest.approx(mean)
-        assert row.spread == (
+        assert row.bits_range == (
             min(s.bits_per_byte for s in scores),
             max(s.bits_per_byte for s in scores),
         )

@@ -112,7 +112,7 @@ def test_uniform_byte_model_scores_eight_bits_per_byte():
 def test_uniform_character_model_scores_eight_bits_per_byte_too():
     """Each character has the probability of its bytes; the boundary gets the remainder."""
     kind = MODELS.get("bigram")
-    text = "naïve café, 文字 🙂" * 60
+    text = "naïve café, 文字 🙂" * 600
     char_tokenizer, byte_tokenizer = CharTokenizer.fit([text]), ByteTokenizer()
     probs_V = 256.0 ** -char_tokenizer.token_bytes()
     probs_V[0] = 1 - probs_V[1:].sum()
