@@ -28,7 +28,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class MeanError:
-    """Variance of a mean, and the degrees of freedom of its estimate."""
+    """Variance of a mean, in its unit squared, and the degrees of freedom of the estimate."""
 
     variance: float
     dof: float
@@ -66,8 +66,8 @@ def block_totals(nats_N: np.ndarray, sizes_N: np.ndarray, total_bytes: int) -> t
     return nats_U, np.diff(edges)
 
 
-def student_t_quantile(dof: float, confidence: float = CONFIDENCE) -> float:
-    """Two-sided quantile of Student's t.
+def student_t_quantile(dof: float, confidence: float) -> float:
+    """The t such that Student's |T| is at most t with probability ``confidence``.
 
     With t = √ν tan θ, the density is cos θ to the power ν - 1, which we integrate numerically.
     """
@@ -98,8 +98,8 @@ def residuals(nats_U: np.ndarray, bytes_U: np.ndarray) -> np.ndarray:
 
 
 def cosine_coefficients(nats_U: np.ndarray, bytes_U: np.ndarray) -> np.ndarray:
-    """Low-frequency cosine coefficients (Q,) of nats per byte, each with the variance of total nats over
-    total bytes, in bits per byte. Linear in the nats. U must be at least 2."""
+    """Low-frequency cosine coefficients (Q,) in bits per byte, linear in ``nats_U``. The expected square of
+    each is about the variance of total nats over total bytes. U must be at least 2."""
     units = len(nats_U)
     residual_U = residuals(nats_U, bytes_U)
     n = min(units - 1, max(MIN_COSINES, round(COSINE_FACTOR * units ** (2 / 3))))
@@ -119,8 +119,8 @@ def text_error(nats_U: np.ndarray, bytes_U: np.ndarray) -> MeanError:
 
 
 def text_interval(nats_U: np.ndarray, bytes_U: np.ndarray) -> tuple[float, float]:
-    """95 % interval of total nats over total bytes, in bits per byte; 0 to infinity if the text is too
-    short to say."""
+    """95 % interval of total nats over total bytes, in bits per byte: (0, inf) if the text is too short,
+    (inf, inf) if a token has probability 0."""
     if not np.isfinite(nats_U).all():  # unsmoothed counts gave a token probability 0
         return math.inf, math.inf
     low, high = interval_around(bits_per_byte(nats_U, bytes_U), text_error(nats_U, bytes_U).half_width())

@@ -63,7 +63,7 @@ def test_error_matches_the_low_frequency_cosine_estimator():
     ("dof", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (19, 2.0930), (99, 1.9842), (1e9, 1.95997)]
 )
 def test_student_t(dof, quantile):
-    assert student_t_quantile(dof) == pytest.approx(quantile, rel=1e-4)
+    assert student_t_quantile(dof, 0.95) == pytest.approx(quantile, rel=1e-4)
 
 
 @pytest.mark.parametrize(("dof", "quantile"), [(2, 22.327), (4, 7.1732), (30, 3.3852), (1e9, 3.0902)])
