@@ -2,10 +2,10 @@
 
     python benchmarks/coverage.py
 
-Sources are Markov chains that write lines, uniform running text, or text whose scenes, of random length, are
-alternately easy and hard. A `bigram` gets the true transition probabilities and a second one a blurred
-version, so their expected bits per byte and the difference are known exactly. Seeds are simulated as scores
-that differ by a random amount.
+Sources are Markov chains that write lines, homogeneous running text, or text whose passages, of random
+length, are alternately easy and hard. A `bigram` gets the true transition probabilities and a second one a
+blurred version, so their expected bits per byte and the difference are known exactly. Seeds are simulated
+as scores that differ by a random amount.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ class Source:
         return joint_VV / joint_VV.sum(axis=1, keepdims=True)
 
 
-def make_source(mode: str, scene_bytes: int = 0, seed: int = 5) -> Source:
-    """Make a source of ``lines`` or ``text``; ``scene_bytes`` is the mean scene length, 0 for no scenes."""
+def make_source(mode: str, passage_bytes: int = 0, seed: int = 5) -> Source:
+    """Make a source of ``lines`` or ``text``; ``passage_bytes``: mean length of a passage, or 0."""
     rng = np.random.default_rng(seed)
     size = len(LETTERS)
     letters_VV = rng.dirichlet(np.full(size, 0.4), size)
-    if scene_bytes:
+    if passage_bytes:
         hard_VV = 0.3 * letters_VV + 0.7 / size
-        stay = 1 - 1 / scene_bytes
+        stay = 1 - 1 / passage_bytes
         rows = [[letters_VV * stay, letters_VV * (1 - stay)], [hard_VV * (1 - stay), hard_VV * stay]]
         return Source(mode, np.block(rows), np.tile(np.arange(1, size + 1), 2))
     if mode == "text":
@@ -117,14 +117,14 @@ Hits = tuple[float, float]
 """Whether the interval of a score, and of a difference, contains the true value (1 or 0); NaN without one."""
 
 
-def score_hits(mode: str, repetitions: int, scene_bytes: int = 0, size: int = TEXT_BYTES) -> Iterator[Hits]:
+def score_hits(mode: str, repetitions: int, passage_bytes: int = 0, size: int = TEXT_BYTES) -> Iterator[Hits]:
     """Score the known models on newly generated texts."""
-    source = make_source(mode, scene_bytes)
+    source = make_source(mode, passage_bytes)
     probs = (source.best_model(), blur(source.best_model()))
     truth = [source.bits(c) for c in probs]
     models = [model_of(c) for c in probs]
     for seed in range(repetitions):
-        documents = source.text(np.random.default_rng([seed, scene_bytes, size]), size)
+        documents = source.text(np.random.default_rng([seed, passage_bytes, size]), size)
         split = encode_documents("val", [documents], source.mode, TOKENIZER)
         scores = [score(model, split, TOKENIZER) for model in models]
         results = compare_to_best([s.unit_nats_U[None] for s in scores], scores[0].unit_bytes_U)
@@ -146,8 +146,8 @@ def seed_hits(seeds: int, repetitions: int) -> Iterator[Hits]:
         yield _within(results[0].ci95, 2.0), _difference_within(results, 0.03)
 
 
-def false_yes(rows: int, seeds: int, repetitions: int) -> float:
-    """Rate of comparisons of equal models in which some model is called worse than the best."""
+def familywise_error_rate(rows: int, seeds: int, repetitions: int) -> float:
+    """Family-wise error rate: share of comparisons of equal models in which one is called worse."""
     bytes_U = np.full(150, 512)
     count = 0
     for repetition in range(repetitions):
@@ -175,21 +175,21 @@ def _difference_within(results: list[PairedResult], truth: float) -> float:
 
 CASES: dict[str, Callable[[int], Iterator[Hits]]] = {
     "400 lines": lambda n: score_hits("lines", n),
-    "100 KB of even text": lambda n: score_hits("text", n),
-    "100 KB in scenes of 0.5 KB": lambda n: score_hits("text", n, 500),
-    "100 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500),
-    "100 KB in scenes of 4 KB": lambda n: score_hits("text", n, 4000),
-    "20 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 20_000),
-    "10 KB in scenes of 1.5 KB": lambda n: score_hits("text", n, 1500, 10_000),
-    "20 KB in scenes of 4 KB": lambda n: score_hits("text", n, 4000, 20_000),
-    "3 KB in scenes of 5 KB": lambda n: score_hits("text", n, 5000, 3000),
-    "20 KB in scenes of 5 KB": lambda n: score_hits("text", n, 5000, 20_000),
+    "100 KB of homogeneous text": lambda n: score_hits("text", n),
+    "100 KB in passages of 0.5 KB": lambda n: score_hits("text", n, 500),
+    "100 KB in passages of 1.5 KB": lambda n: score_hits("text", n, 1500),
+    "100 KB in passages of 4 KB": lambda n: score_hits("text", n, 4000),
+    "20 KB in passages of 1.5 KB": lambda n: score_hits("text", n, 1500, 20_000),
+    "10 KB in passages of 1.5 KB": lambda n: score_hits("text", n, 1500, 10_000),
+    "20 KB in passages of 4 KB": lambda n: score_hits("text", n, 4000, 20_000),
+    "3 KB in passages of 5 KB": lambda n: score_hits("text", n, 5000, 3000),
+    "20 KB in passages of 5 KB": lambda n: score_hits("text", n, 5000, 20_000),
     "3 seeds": lambda n: seed_hits(3, n),
     "5 seeds": lambda n: seed_hits(5, n),
 }
 
 
-def shares(case: str, repetitions: int) -> tuple[float, float, float]:
+def coverage_rates(case: str, repetitions: int) -> tuple[float, float, float]:
     """Coverage of the intervals of scores and of differences, and the share of scores without an interval."""
     hits = np.array(list(CASES[case](repetitions)), np.float64)
     covered = [float(h[~np.isnan(h)].mean()) if not np.isnan(h).all() else math.nan for h in hits.T]
@@ -201,11 +201,11 @@ def main(repetitions: int = typer.Option(200, help="Repetitions per case.")) -> 
     print(f"{repetitions} repetitions\n\n| coverage | of scores | of differences | too short |")
     print("|---|---|---|---|")
     for case in CASES:
-        cells = [f"{share:.1%}" for share in shares(case, repetitions)]
+        cells = [f"{share:.1%}" for share in coverage_rates(case, repetitions)]
         print(f"| {case} | {' | '.join(cells)} |", flush=True)
     print("\n| equal models, some called worse | 1 seed | 3 seeds | 5 seeds |\n|---|---|---|---|")
     for rows in (2, 5, 10):
-        rates = [f"{false_yes(rows, seeds, repetitions):.1%}" for seeds in (1, 3, 5)]
+        rates = [f"{familywise_error_rate(rows, seeds, repetitions):.1%}" for seeds in (1, 3, 5)]
         print(f"| {rows} models | {' | '.join(rates)} |", flush=True)
 
 

@@ -144,7 +144,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Raises:
-        UserError: the directory isn't a run or is damaged, or the run's model is unknown.
+        UserError: the directory isn't a run or is damaged, or its model or the device is unknown.
     """
     return _wrap(runs.load(path, device))
 

@@ -24,6 +24,10 @@ class Registry(Generic[T]):
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Names and their ``module:Class``."""
+        return iter(self._entries.items())
+
     def register(self, name: str, path: str) -> None:
         """Add an entry, ``package.module:Class``; also for entries defined outside makemore."""
         self._entries[name] = path

@@ -269,3 +269,16 @@ def test_an_unknown_optimizer_is_refused(
 ) -> None:
     assert train(words, tmp_path / "run", "--set", "train.optimizer=adma") == 2
     assert "unknown optimizer 'adma'; did you mean 'adamw'?" in capsys.readouterr().err
+
+
+def test_added_tokenizers_work_in_a_comparison(
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run is trained in a new process, which must know them, too."""
+    (tmp_path / "added_upper.py").write_text(UPPER_CASE, encoding="utf-8")
+    monkeypatch.setattr(TOKENIZERS, "_entries", dict(TOKENIZERS._entries))
+    TOKENIZERS.register("upper", "added_upper:UpperCase")
+    arguments = ["--models", "toy", "--tokenizers", "upper", "--steps", "3", "--out", str(tmp_path / "out")]
+    assert run(["compare", str(words), *arguments, "--json"]) == 0, capsys.readouterr().err
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["model"], row["tokenizer"]) == ("toy", "upper")

@@ -1,6 +1,6 @@
 """Directories, files and functions stay small.
 
-Run as a script, it prints the figures: python tests/test_structure.py
+Run as a script, it prints the sizes: python tests/test_structure.py
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def test_no_function_is_too_long() -> None:
     assert too_large(function_lengths(), MAX_FUNCTION_LINES) == {}
 
 
-def test_limits_can_fail() -> None:
-    """The measurements see what is there: the model ladder, this package's longest function."""
+def test_measurements_are_not_empty() -> None:
+    """The measurements find folders, files and functions, so the limits can be exceeded."""
     assert files_per_folder()["makemore/models"] > 10
     assert max(file_lengths().values()) > 200
-    assert 30 < max(function_lengths().values()) <= MAX_FUNCTION_LINES
+    assert max(function_lengths().values()) > 30
 
 
 if __name__ == "__main__":

@@ -65,14 +65,18 @@ def score_line(score: Score) -> str:
 
 def memorisation_line(report: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
-    drawn, ref = report.samples, report.held_out
-    if drawn.verbatim is not None:
-        suffix = "" if ref is None or ref.verbatim is None else f" (held-out: {ref.verbatim:.1%})"
-        return f"{drawn.texts:,} samples: {drawn.verbatim:.1%} are training lines{suffix}"
-    suffix = "" if ref is None else f" (held-out: {ref.copied_mean:.1f}, at most {ref.copied_max})"
+    samples, held_out = report.samples, report.held_out
+    if samples.verbatim is not None:
+        suffix = (
+            "" if held_out is None or held_out.verbatim is None else f" (held-out: {held_out.verbatim:.1%})"
+        )
+        return f"{samples.texts:,} samples: {samples.verbatim:.1%} are training lines{suffix}"
+    suffix = (
+        "" if held_out is None else f" (held-out: {held_out.copied_mean:.1f}, at most {held_out.copied_max})"
+    )
     return (
-        f"{drawn.texts:,} samples: longest run copied from train, in characters: "
-        f"{drawn.copied_mean:.1f} on average, at most {drawn.copied_max}{suffix}"
+        f"{samples.texts:,} samples: longest run copied from train, in characters: "
+        f"{samples.copied_mean:.1f} on average, at most {samples.copied_max}{suffix}"
     )
 
 

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from makemore.errors import UserError
 from makemore.models import MODELS
+from makemore.registry import Registry
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load, training_paths
+from makemore.tokenizers import TOKENIZERS
 from makemore.training.observers import Observer
+from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 ObserverFactory = Callable[[str], Observer]
 """Makes the observer of the named run; pickled, and called in the run's process."""
 POLL_SECONDS = 0.1
+REGISTRIES: tuple[Registry[Any], ...] = (MODELS, TOKENIZERS, OPTIMIZERS)
+"""Registries that a training request names entries of; a new process gets what was added to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +152,8 @@ def train_in_subprocess(request: TrainRequest, observe: ObserverFactory, stop: C
     context = multiprocessing.get_context("spawn")
     stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
-    models = {name: MODELS.path(name) for name in MODELS}
-    process = context.Process(target=_run_child, args=(request, observe, models, stop_event, sender))
+    entries = [dict(registry.items()) for registry in REGISTRIES]
+    process = context.Process(target=_run_child, args=(request, observe, entries, stop_event, sender))
     process.start()
     sender.close()
     try:
@@ -184,15 +189,16 @@ def _exit_reason(exitcode: int | None) -> str:
 def _run_child(
     request: TrainRequest,
     observe: ObserverFactory,
-    models: dict[str, str],
+    entries: list[dict[str, str]],
     stop_event: Event,
     sender: Connection,
 ) -> None:
     """Train in the child process, until done, told to stop by the parent, or orphaned."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    for name, path in models.items():
-        MODELS.register(name, path)
+    for registry, added in zip(REGISTRIES, entries, strict=True):
+        for name, path in added.items():
+            registry.register(name, path)
     parent = multiprocessing.parent_process()
     assert request.out is not None
     assert parent is not None

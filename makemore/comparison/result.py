@@ -82,8 +82,8 @@ class RankedModel:
         """Whether the row is a mixture whose weights were fitted on (part of) the scored split."""
         return is_fitted_on(self.runs[0].config, split)
 
-    def mean(self, figure: Callable[[ScoredRun], float]) -> float:
-        return sum(map(figure, self.runs)) / len(self.runs)
+    def mean(self, metric: Callable[[ScoredRun], float]) -> float:
+        return sum(map(metric, self.runs)) / len(self.runs)
 
     @property
     def bits_range(self) -> tuple[float, float]:

@@ -71,9 +71,9 @@ def shuffled_windows(segments: Segments, length: int, context_prefix: int, rng: 
     nth = np.arange(len(first)) - np.repeat(np.cumsum(rows_S) - rows_S, rows_S)
     # Shift pieces at a segment's ends inwards to keep every piece at full length.
     max_offset = np.repeat(np.maximum(sizes - length, 0), rows_S)
-    count_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, max_offset)
-    end = np.minimum(count_from + length, np.repeat(stop, rows_S))
-    return Rows(np.maximum(count_from - context_prefix, np.repeat(floor, rows_S)), count_from, end)
+    score_from = first + np.clip(nth * length - np.repeat(phase_S, rows_S), 0, max_offset)
+    end = np.minimum(score_from + length, np.repeat(stop, rows_S))
+    return Rows(np.maximum(score_from - context_prefix, np.repeat(floor, rows_S)), score_from, end)
 
 
 def token_groups(sizes: np.ndarray, tokens: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class Source:
     n_skipped: int = 0
     """Number of binary files that were left out."""
     n_repeated: int = 0
-    """Number of links and other names of files that are read once already."""
+    """Number of paths left out because another path names the same file, as links do."""
 
     @property
     def name(self) -> str:
@@ -212,12 +212,12 @@ def _open(path: Path, opener: Any) -> IO[bytes]:
         raise UserError(f"can't read {path}: {error.strerror or error}") from None
 
 
-def _zstandard_open(path: Any, mode: str) -> IO[bytes]:
+def _zstandard_open(source: Any, mode: str, name: str | None = None) -> IO[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise UserError(f"{path}: .zst files need zstandard; run: pip install zstandard") from None
-    return zstandard.open(path, mode)
+        raise UserError(f"{name or source}: .zst files need zstandard; run: pip install zstandard") from None
+    return zstandard.open(source, mode)
 
 
 def _read(file: Any, name: str) -> Iterator[bytes]:
@@ -241,7 +241,7 @@ def _read_url(url: str) -> Iterator[bytes]:
                 with gzip.open(response) as file:
                     yield from _read(file, url)
             elif suffix == ".zst":
-                yield from _read(_zstandard_open(response, "rb"), url)
+                yield from _read(_zstandard_open(response, "rb", url), url)
             else:
                 yield from _read(response, url)
     except (OSError, http.client.HTTPException, ValueError) as error:

@@ -155,11 +155,11 @@ def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | 
 def target_metrics(
     model: LanguageModel,
     split: Split,
-    read: TargetFn,
+    target_fn: TargetFn,
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Apply ``read`` to the distribution of every target: (N, F) float64.
+    """Apply ``target_fn`` to the distribution of every target: (N, F) float64.
 
     Raises UserError, with the position, if the first value of a target is NaN or if the probabilities at
     the first position of a row don't sum to 1.
@@ -170,9 +170,9 @@ def target_metrics(
     if len(split.tokens_N):
         rows = eval_rows(model, split, stride)
         if rows is None:
-            _score_streams(model, read, values)
+            _score_streams(model, target_fn, values)
         else:
-            _score_rows(model, rows, read, values)
+            _score_rows(model, rows, target_fn, values)
     model.train(training)
     return values.result()
 

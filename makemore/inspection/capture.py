@@ -29,7 +29,7 @@ class Activation(NamedTuple):
     kind: str
     """``tanh``, ``sigmoid``, ``relu`` or ``gelu``."""
     values: Tensor
-    """(B, T, H), or (N, H) for valid positions only."""
+    """(B, T, H)."""
 
 
 class _ActivationRecorder(TorchFunctionMode):

@@ -72,20 +72,17 @@ def draw_pictures(run: Run, text: str | None = None) -> Drawing:
 
 def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     """Return the subject, and why some of its fields are missing (empty if none are)."""
-    result = run.folder.read_result() or {}
     model = copy.deepcopy(run.model).cpu().eval()
     try:
         corpus, left_out = run.corpus(), ""
     except UserError as error:
         corpus, left_out = None, str(error)
     subject = Subject(
-        name=run.name,
         model_name=run.config["model"]["name"],
         model=model,
         tokenizer=run.tokenizer,
         tokens_T=_tokens(run, corpus, text),
         records=run.folder.metrics.read(),
-        stopped_early=bool(result.get("stopped_early")),
     )
     if corpus is None:
         return subject, left_out

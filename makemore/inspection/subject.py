@@ -51,7 +51,6 @@ class Update:
 class Subject:
     """A trained model and its training data; fields are None if the text is no longer available."""
 
-    name: str
     model_name: str
     model: LanguageModel
     """The best weights, on the CPU, in eval mode."""
@@ -60,7 +59,6 @@ class Subject:
     """(T,) int64: a short text that starts with the boundary and fits the model's context."""
     records: list[dict[str, Any]]
     """The lines of ``metrics.jsonl``."""
-    stopped_early: bool = False
     untrained: LanguageModel | None = None
     """The model before training."""
     train: Split | None = None

@@ -6,25 +6,27 @@ probability, and the back-off weight of a context is the share that it passes to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from makemore.errors import UserError
+from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS
 from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count
 from makemore.models.smoothing import Floats, SmoothedNgrams
 from makemore.tokenizers import Tokenizer
-from makemore.tokenizers.bpe import byte_decoder
+from makemore.tokenizers.bpe import byte_encoder
 from makemore.tokenizers.char import CharTokenizer
 
 KENLM_DEFAULT_MAX_ORDER = 6
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LOG10_ZERO = -99.0
 """ARPA's notation for log10(0)."""
-UNKNOWN_LOG10 = float(np.log10(1e-6 / 1_114_112))
+UNKNOWN_LOG10 = -UNKNOWN_CHAR_NATS / math.log(10)
 """log10 of the probability that scoring assigns to a character outside the alphabet."""
 
 
@@ -100,7 +102,7 @@ def word_list(tokenizer: Tokenizer) -> list[str]:
     letters of byte-level BPE. The boundary is ``</s>``."""
     if isinstance(tokenizer, CharTokenizer):
         return [END, *(_visible(char) for char in tokenizer.alphabet)]
-    letters = {byte: letter for letter, byte in byte_decoder().items()}
+    letters = byte_encoder()
     pieces = (tokenizer.decode_bytes([i]) for i in range(1, tokenizer.vocab_size))
     words = [END, *("".join(letters[byte] for byte in piece) for piece in pieces)]
     if len(set(words)) == len(words):

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from makemore.errors import UserError
 from makemore.interop.gpt2 import GPT2_TOKENS
 from makemore.tokenizers import Tokenizer
-from makemore.tokenizers.bpe import PATTERN, BPETokenizer, byte_decoder
+from makemore.tokenizers.bpe import PATTERN, BPETokenizer, byte_decoder, byte_encoder
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 from makemore.tokenizers.published import PublishedTokenizer
@@ -67,7 +67,7 @@ def _char_level(alphabet: str) -> tokenizers.Tokenizer:
 
 def _byte_level_bpe(tokens: Sequence[bytes], pattern: str | None) -> tokenizers.Tokenizer:
     """Byte-level BPE over pieces split by ``pattern``; ids from 1, in merge order."""
-    letters = {byte: letter for letter, byte in byte_decoder().items()}
+    letters = byte_encoder()
     spelled = ["".join(letters[b] for b in token) for token in tokens]
     ids = {BOUNDARY: 0} | {token: i for i, token in enumerate(spelled, start=1)}
     merges = [pair for token in spelled for pair in _merges_of(token, ids)]

@@ -51,7 +51,7 @@ class BagOfWords(LanguageModel):
         nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
-        """The last block_size - 1 tokens, (B, block_size - 1) int64, NOTHING before the document."""
+        """The last block_size - 1 tokens, (B, block_size - 1) int64, NO_TOKEN before the document."""
         shape = (batch_size, self.config.block_size - 1)
         return (torch.full(shape, NO_TOKEN, device=self.device),)
 

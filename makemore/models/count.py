@@ -35,14 +35,14 @@ class Count(CountModel):
         super().__init__(config, vocab_size, boundary_id)
         self.order = config.order or config.max_order
         self.max_len = max(self.order - 1, 1)
-        # The last tokens of each observed row, so that training can resume in mid-document.
+        # The last tokens of each counted row, so that training can resume in mid-document.
         self.register_buffer("ends", self._empty_context(0))
         self.ends: Tensor
         self._set_table(NgramTable.empty(self.order, vocab_size, boundary_id))
 
     @property
     def table(self) -> NgramTable:
-        """Table of everything observed so far."""
+        """Table of everything counted so far."""
         table = self._counter.table()
         if table is not self._table:
             self._set_table(table)

@@ -52,6 +52,7 @@ class Mixture(MixtureModel):
 
     def _set_members(self, members: list[LanguageModel]) -> None:
         self.parts = nn.ModuleList(members)
+        self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
         # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
@@ -80,16 +81,13 @@ class Mixture(MixtureModel):
         """Log-probabilities of the mixture."""
         weighted: list[Tensor] = []
         new_state: list[Tensor] = []
-        for member, weight in zip(self.members, self.mixing, strict=True):
-            member_state = None if state is None else self._member_state(member, state, len(new_state))
+        for member, weight, n in zip(self.members, self.mixing, self._n_state_tensors, strict=True):
+            member_state = None if state is None else state[len(new_state) : len(new_state) + n]
             logits, next_state = member(tokens_BT, member_state, valid_BT)
             weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log())
             new_state.extend(next_state or ())
         logits = torch.logsumexp(torch.stack(weighted), dim=0)
         return logits, None if state is None else tuple(new_state)
-
-    def _member_state(self, member: LanguageModel, state: State, start: int) -> State:
-        return state[start : start + len(member.init_state(1, 1))]
 
     def n_parameters(self) -> int:
         """The members' parameters and one weight per member."""

@@ -34,7 +34,7 @@ class Candidate:
     text: str
     p: float
     """Probability under the model."""
-    drawn: float
+    sampling_p: float
     """Probability under the sampling settings."""
     ends: bool = False
     """Whether it ends the document."""
@@ -84,14 +84,14 @@ def predict(run: Run, text: str, params: SampleParams | None = None, at: int | N
     ]
     at = len(tokens) if at is None else max(n_unscored, min(at, len(tokens)))
     p_V = p_NV[at - n_unscored]
-    drawn_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
+    sampling_p_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
     return Predictions(
         tokens=tokens,
         earlier=run.tokenizer.decode(ids[start:first]),
         at=at,
         # Decoded together: one character may take several tokens.
         before=run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
-        candidates=_candidates(run, p_V, drawn_V),
+        candidates=_candidates(run, p_V, sampling_p_V),
         entropy=entropy_bits(p_V),
         left_out="".join(sorted(run.tokenizer.unknown_chars(text))),
     )
@@ -105,12 +105,12 @@ def _logits(run: Run, ids: NDArray[np.int64], first: int) -> NDArray[np.float64]
     return np.stack(logits)
 
 
-def _candidates(run: Run, p_V: NDArray[np.float64], drawn_V: NDArray[np.float64]) -> list[Candidate]:
+def _candidates(run: Run, p_V: NDArray[np.float64], sampling_p_V: NDArray[np.float64]) -> list[Candidate]:
     """The most probable tokens, best first."""
     ends = set(end_token_ids(run).tolist())
     top = np.argsort(-p_V, kind="stable")[:MAX_CANDIDATES].tolist()
     return [
-        Candidate(run.tokenizer.decode([i]), float(p_V[i]), float(drawn_V[i]), i in ends)
+        Candidate(run.tokenizer.decode([i]), float(p_V[i]), float(sampling_p_V[i]), i in ends)
         for i in top
         if i != run.tokenizer.boundary_id or run.mode == "lines"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,9 +29,8 @@ def _beyond(row: RankedModel) -> str:
 
 
 def _difference(row: RankedModel) -> str:
-    if row.result.difference == 0:
-        return "–"
-    return f"+{number(row.result.difference)}"
+    difference = row.result.difference
+    return "–" if difference == 0 or math.isinf(difference) else f"+{number(difference)}"
 
 
 def _difference_interval(row: RankedModel) -> str:

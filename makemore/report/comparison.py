@@ -13,7 +13,7 @@ from makemore.comparison.result import Comparison, RankedModel
 from makemore.evaluation.profile import RunProfile
 from makemore.report.charts import Axis, Chart, axis, pareto_frontier
 from makemore.report.columns import NAME, Column, notes, tables
-from makemore.report.numbers import interval, memory, number, percent, with_unit
+from makemore.report.numbers import interval, memory, number, percent
 from makemore.report.page import page
 
 REMARKS = {
@@ -125,10 +125,8 @@ def _profiles(comparison: Comparison) -> list[tuple[int, str, RunProfile]]:
 
 
 def _charts(comparison: Comparison) -> list[str]:
-    seconds = _frontier(
-        comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds), with_unit
-    )
-    parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters, with_unit)
+    seconds = _frontier(comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds))
+    parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters)
     return [
         _figure(
             "Validation loss by time",
@@ -160,12 +158,10 @@ def _curves(comparison: Comparison, which: int, label: str) -> Chart:
     return chart
 
 
-def _frontier(
-    comparison: Comparison, label: str, value: Callable[[RankedModel], float], text: Callable[[float], str]
-) -> tuple[Chart, str]:
+def _frontier(comparison: Comparison, label: str, value: Callable[[RankedModel], float]) -> tuple[Chart, str]:
     """The chart and its caption, which mentions the frontier only if it has several points."""
     points = [(max(float(value(row)), 1e-3), row.result.bits_per_byte) for row in comparison.rows]
-    x = axis(label, [p[0] for p in points], log=True, text=text)
+    x = axis(label, [p[0] for p in points], log=True)
     chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
     best = pareto_frontier([p for p in points if math.isfinite(p[1])])
     chart.dashed(best, "frontier")

@@ -30,13 +30,11 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: the device is unknown or not on this machine.
     """
-    cuda, mps = torch.cuda.is_available(), has_mps()
-    if parallel.world_size() > 1:
-        mps = False
-        if name == "cuda" or (name == "auto" and cuda):
-            name = f"cuda:{parallel.local_rank()}"
+    cuda, is_distributed = torch.cuda.is_available(), parallel.world_size() > 1
+    if is_distributed and (name == "cuda" or (name == "auto" and cuda)):
+        name = f"cuda:{parallel.local_rank()}"
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        return torch.device("cuda" if cuda else "mps" if not is_distributed and has_mps() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -45,11 +43,13 @@ def pick_device(name: str) -> torch.device:
         raise UserError("--device cuda: no CUDA GPU found, or torch was built without CUDA; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
         raise UserError(f"--device {name}: found {n} CUDA device(s); use cuda:0 to cuda:{n - 1}, or cpu")
-    if device.type == "cuda" and device.index is not None and parallel.world_size() > 1:
+    if device.type == "cuda" and device.index is not None and is_distributed:
         if device.index != parallel.local_rank():
             raise UserError(f"--device {name}: each process has its own GPU; use --device cuda")
         torch.cuda.set_device(device)
-    if device.type == "mps" and not mps:
+    if device.type == "mps" and is_distributed:
+        raise UserError("--device mps: MPS can't exchange gradients between processes; use --device cpu")
+    if device.type == "mps" and not has_mps():
         raise UserError("--device mps: there is no Apple GPU that torch can use; use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")

@@ -95,8 +95,8 @@ def require_replaceable(path: Path, marks: Sequence[bytes], option: str) -> None
 
     Args:
         path: the output file.
-        marks: byte strings, one of which the first 4 KiB of a file of its kind contain.
-        option: the option that names it, for the message.
+        marks: a file that may be replaced has one of these in its first 4 KiB.
+        option: the command-line option with the path, for the message.
     """
     try:
         with path.open("rb") as file:
@@ -110,7 +110,7 @@ def require_replaceable(path: Path, marks: Sequence[bytes], option: str) -> None
 
 
 def stat_regular_file(path: Path) -> os.stat_result | None:
-    """``lstat`` of a regular file, or None if it doesn't exist.
+    """``lstat`` of a regular file, or None if it doesn't exist or can't be accessed.
 
     Raises UserError for links, directories and devices.
     """

@@ -85,6 +85,11 @@ def train_bpe(texts: list[str], n_tokens: int) -> list[bytes]:
     return [bytes([b]) for b in range(256)] + list(dict.fromkeys(merged))
 
 
+def byte_encoder() -> dict[int, str]:
+    """The inverse of ``byte_decoder``."""
+    return {byte: letter for letter, byte in byte_decoder().items()}
+
+
 def byte_decoder() -> dict[str, int]:
     """GPT-2's map of printable characters to bytes (Radford et al. 2019): printable Latin-1 maps to
     itself, code points from 256 on to the other bytes, in order."""

@@ -13,11 +13,12 @@ from makemore.training.learners import make_learner
 from makemore.training.plan import Plan, is_sharded
 from makemore.training.trainer import Trainer
 
-HELD_OUT_TOKENS = 65536
+VAL_BATCH_TOKENS = 65536
+"""Tokens per batch of the val loader, from which count models choose their settings."""
 
 
 def make_loader(plan: Plan) -> Loader:
-    """Build the training loader; a batch is one micro-step of ``batch_tokens // accumulate`` tokens."""
+    """Build the training loader; its micro-batches have ``batch_tokens // grad_accum_steps`` tokens."""
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
     batch_tokens = train.batch_tokens // train.grad_accum_steps
     if isinstance(plan.model, CountModel):
@@ -55,7 +56,7 @@ def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     eval_tokens = plan.train.eval_tokens
 
     def val_loader() -> OrderedLoader:
-        return OrderedLoader(val, plan.model.boundary_id, HELD_OUT_TOKENS)
+        return OrderedLoader(val, plan.model.boundary_id, VAL_BATCH_TOKENS)
 
     if plan.compiled:
         set_compile_cache_dir()

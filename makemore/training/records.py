@@ -15,13 +15,16 @@ class Diverged(UserError):  # noqa: N818 - names an outcome
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecord:
-    """Progress since the previous record; losses in nats per token."""
+    """State and measurements at a step; losses in nats per token. ``loss`` and ``tokens_per_second`` are
+    means since the previous record."""
 
     step: int
     tokens: int
     """Target tokens trained on so far."""
     elapsed: float
+    """Training time so far, in seconds."""
     progress: float
+    """Fraction of the budget used, in [0, 1]."""
     loss: float | None = None
     val: float | None = None
     """Val loss of the raw or the EMA weights, whichever is lower."""

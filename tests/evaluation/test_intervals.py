@@ -194,11 +194,11 @@ def test_min_covered_separates_good_intervals_from_bad():
 
 
 @pytest.mark.parametrize(
-    "case", ["400 lines", "100 KB of even text", "100 KB in scenes of 1.5 KB", "3 seeds"]
+    "case", ["400 lines", "100 KB of homogeneous text", "100 KB in passages of 1.5 KB", "3 seeds"]
 )
 def test_intervals_cover_the_truth(coverage, case):
     """A short run of ``benchmarks/coverage.py``."""
-    *rates, too_short = coverage.shares(case, N_INTERVALS)
+    *rates, too_short = coverage.coverage_rates(case, N_INTERVALS)
     assert too_short == 0
     for coverage_rate in rates:
         assert round(coverage_rate * N_INTERVALS) >= MIN_COVERED
@@ -207,16 +207,16 @@ def test_intervals_cover_the_truth(coverage, case):
 @pytest.mark.parametrize(("rows", "seeds"), [(2, 3), (5, 3), (10, 5)])
 def test_equal_models_are_rarely_called_different(coverage, rows, seeds):
     """Some row is called worse in 5 % of comparisons; in more than 9 of 60, less than once in 1,000 times."""
-    assert coverage.false_yes(rows, seeds, 60) <= 9 / 60
+    assert coverage.familywise_error_rate(rows, seeds, 60) <= 9 / 60
 
 
 def test_one_seed_never_shows_a_difference(coverage):
-    assert coverage.false_yes(5, 1, 20) == 0
+    assert coverage.familywise_error_rate(5, 1, 20) == 0
 
 
-def test_texts_of_few_scenes_are_called_too_short(coverage):
-    assert coverage.shares("3 KB in scenes of 5 KB", 20)[2] == 1
-    assert coverage.shares("20 KB in scenes of 5 KB", 40)[2] > 0.5
+def test_texts_of_few_passages_are_called_too_short(coverage):
+    assert coverage.coverage_rates("3 KB in passages of 5 KB", 20)[2] == 1
+    assert coverage.coverage_rates("20 KB in passages of 5 KB", 40)[2] > 0.5
 
 
 def test_intervals_are_not_too_wide(coverage):

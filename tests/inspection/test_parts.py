@@ -63,7 +63,6 @@ def records(val_losses: list[float], train_losses: list[float], first: float = m
 
 def judge_end(vals: list[float], trains: list[float]) -> str:
     subject = Subject(
-        name="x",
         model_name="mlp",
         model=nonzero_model("mlp"),
         tokenizer=TOKENIZER,
@@ -155,7 +154,6 @@ def test_layers_without_a_plot_are_judged_too() -> None:
         model.blocks[-1].feed_forward.up.weight[5] = 0
     plots = activations.plot(
         Subject(
-            name="x",
             model_name="transformer",
             model=model,
             tokenizer=TOKENIZER,
@@ -320,7 +318,6 @@ def test_pairs_of_a_large_vocabulary_need_little_memory() -> None:
     model = model_class(model_class.Config(), vocab_size, 0)
     rows = documents(60, 12)[:, 1:]
     subject = Subject(
-        name="x",
         model_name="mlp",
         model=model,
         tokenizer=TOKENIZER,

@@ -164,7 +164,7 @@ def test_page_is_usable_with_the_keyboard_alone(page: Any, server: PlayServer) -
     for _ in range(10):
         page.keyboard.press("ArrowLeft")
     page.locator("label", has_text="Temperature 0.5").wait_for()
-    percentages = [percent(c.drawn) for c in predict(run, text, SampleParams(0.5)).candidates]
+    percentages = [percent(c.sampling_p) for c in predict(run, text, SampleParams(0.5)).candidates]
     page.wait_for_function(
         "([pane, p]) => document.querySelector(pane + ' .next button').ariaLabel.endsWith(' ' + p)",
         arg=[FIRST, percentages[0]],

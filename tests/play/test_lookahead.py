@@ -86,8 +86,8 @@ def test_sampling_settings_change_the_probabilities(runs: dict[str, Run]) -> Non
     p_V = forward(run, [0, *run.tokenizer.encode("b").tolist()])[1]
     expected = np.sort(distribution(np.log(p_V)[None], params)[0])[::-1]
     shown = predict(run, "b", params)
-    assert [c.drawn for c in shown.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
-    assert sum(c.drawn > 0 for c in shown.candidates) == 4
+    assert [c.sampling_p for c in shown.candidates] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert sum(c.sampling_p > 0 for c in shown.candidates) == 4
 
 
 @pytest.mark.parametrize("name", ["text", "pieces"])

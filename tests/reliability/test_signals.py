@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at any time: exit status 143 or 130 within seconds, and the run can be resumed."""
+"""SIGTERM and Ctrl-C at any time: exit status 143 or 130, and the run can be resumed."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "failures", failures)
+def no_failures() -> Iterator[None]:
     failures.clear()
+    yield
+    failures.clear()
+    native._build.cache_clear()
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -268,19 +268,21 @@ def test_training_continues_uncompiled_if_compilation_fails(monkeypatch: pytest.
     assert (learner.compiled, learner.compile_error) == (False, "RuntimeError: no C++ compiler")
 
 
+def fails_on_second_call(function: Any, **options: Any) -> Any:
+    """Stand in for ``torch.compile``."""
+    calls = iter([False, True])
+
+    def call(*arguments: Any) -> Any:
+        if next(calls):
+            raise RuntimeError("a shape too many")
+        return function(*arguments)
+
+    return call
+
+
 def test_compilation_failure_in_the_second_micro_batch_restarts_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails_on_second_call(function: Any, **options: Any) -> Any:
-        calls = iter([False, True])
-
-        def call(*arguments: Any) -> Any:
-            if next(calls):
-                raise RuntimeError("a shape too many")
-            return function(*arguments)
-
-        return call
-
     expected = autograd(make_mlp(), lr=0.1).step(split_rows(batch(), (1, 3)), 0, 0.0)
     monkeypatch.setattr(torch, "compile", fails_on_second_call)
     metrics = autograd(make_mlp(), compiled=True, lr=0.1).step(split_rows(batch(), (1, 3)), 0, 0.0)
@@ -333,16 +335,6 @@ print(learner.note)
 
 
 def test_compilation_failure_does_not_lose_carried_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_on_second_call(function: Any, **options: Any) -> Any:
-        calls = iter([False, True])
-
-        def call(*arguments: Any) -> Any:
-            if next(calls):
-                raise RuntimeError("a shape too many")
-            return function(*arguments)
-
-        return call
-
     expected = losses(autograd(make_recurrent(GRU), loader="streams"), halves(continues=True))
     monkeypatch.setattr(torch, "compile", fails_on_second_call)
     learner = autograd(make_recurrent(GRU), compiled=True, loader="streams")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json
+from makemore.cli.options import DEVICE, JSON, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.evaluation.evaluate import DynamicScore
@@ -20,7 +20,7 @@ def command(
     stride: int | None = typer.Option(
         None, "--stride", help="Step between windows in tokens (default: half the context)."
     ),
-    sample_memorization: bool = typer.Option(
+    report: bool = typer.Option(
         True, "--report/--no-report", help="Without FILE, also print memorisation statistics."
     ),
     dynamic: bool = typer.Option(
@@ -31,12 +31,11 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Score a run on every token of a split, exactly once."""
-    from makemore.cli.progress import ProgressObserver, memorisation_line, score_line
+    from makemore.cli.progress import memorisation_line, score_line
     from makemore.errors import UserError
     from makemore.evaluation.dynamic import DynamicSettings
     from makemore.evaluation.evaluate import evaluate, evaluate_dynamic
-    from makemore.evaluation.memorization import DEFAULT_SAMPLES
-    from makemore.evaluation.memorization import sample_memorization as report_on
+    from makemore.evaluation.memorization import DEFAULT_SAMPLES, sample_memorization
     from makemore.runs.run import is_fitted_on, load
     from makemore.sampling.text import SampleRequest
 
@@ -46,8 +45,8 @@ def command(
     loaded = load(run, device)
     score = evaluate(loaded, file, split, stride)
     memorisation = None
-    if sample_memorization and file is None:
-        memorisation = report_on(loaded, [SampleRequest(n=DEFAULT_SAMPLES[loaded.mode])])
+    if report and file is None:
+        memorisation = sample_memorization(loaded, [SampleRequest(n=DEFAULT_SAMPLES[loaded.mode])])
     dynamic_score = (
         evaluate_dynamic(loaded, score, file=file, split=split, stride=stride, settings=settings)
         if dynamic
@@ -58,24 +57,23 @@ def command(
         dynamic_json = {} if dynamic_score is None else {"dynamic": dynamic_score.as_dict()}
         print_json({"run": str(run), **score.as_dict(), **memorisation_json, **dynamic_json})
         return
-    observer = ProgressObserver()
-    observer.console.stderr = False
-    observer.note(score_line(score))
+    lines = [score_line(score)]
     if file is None and is_fitted_on(loaded.config, score.split):
-        observer.note("the mixture's weights were fitted on val; use --split test")
+        lines.append("the mixture's weights were fitted on val; use --split test")
     if memorisation is not None:
-        observer.note(memorisation_line(memorisation))
+        lines.append(memorisation_line(memorisation))
     if dynamic_score is not None:
-        observer.note(dynamic_line(dynamic_score))
+        lines.append(dynamic_line(dynamic_score))
+    print(escape_control_chars("\n".join(lines)))
 
 
-def dynamic_line(followed: DynamicScore) -> str:
+def dynamic_line(dynamic: DynamicScore) -> str:
     """Format a dynamic score and its difference from the plain score."""
     from makemore.cli.progress import in_brackets, score_line
 
-    interval = in_brackets(followed.difference_ci95, "+")
+    interval = in_brackets(dynamic.difference_ci95, "+")
     return (
         f"dynamic evaluation (the model learns while it is scored; not comparable with plain scores):\n"
-        f"{score_line(followed.score)}\n"
-        f"{followed.difference:+.4f} bits/byte {interval} relative to the plain score"
+        f"{score_line(dynamic.score)}\n"
+        f"{dynamic.difference:+.4f} bits/byte {interval} relative to the plain score"
     )

@@ -47,9 +47,7 @@ def command(
     show_probs: bool = typer.Option(
         False, "--show-probs", help="Print each token's probability, entropy and alternatives."
     ),
-    sample_memorization: bool = typer.Option(
-        False, "--report", help="Print memorisation statistics instead of samples."
-    ),
+    report: bool = typer.Option(False, "--report", help="Print memorisation statistics instead of samples."),
     unknown: str = typer.Option("error", "--unknown", help="Unknown prompt characters: error or skip."),
     device: str = DEVICE,
     json: bool = JSON,
@@ -60,9 +58,9 @@ def command(
 
     if unknown not in ("error", "skip"):
         raise UserError(f"--unknown {unknown!r}: must be error or skip")
-    if show_probs and (sample_memorization or novel_only or beam is not None):
+    if show_probs and (report or novel_only or beam is not None):
         raise UserError("--show-probs needs random samples; leave out --report, --novel-only and --beam")
-    if novel_only and (sample_memorization or beam is not None):
+    if novel_only and (report or beam is not None):
         raise UserError("--novel-only needs random samples; leave out --report and --beam")
     if length_penalty is not None and beam is None:
         raise UserError("--length-penalty requires --beam")
@@ -74,7 +72,7 @@ def command(
     text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)
     request = SampleRequest(
-        n=_n_samples(loaded, n, beam, sample_memorization),
+        n=_n_samples(loaded, n, beam, report),
         prompt="",
         max_new_tokens=max_new_tokens,
         params=params,
@@ -87,7 +85,7 @@ def command(
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
     for r in requests:
         context_ids(loaded, r)  # reject a bad prompt before printing anything
-    if sample_memorization:
+    if report:
         _print_report(loaded, requests, json)
     elif show_probs:
         _print_probs(loaded, requests, json)
@@ -117,12 +115,12 @@ def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
     return [line for line in text.split("\n") if line] if run.mode == "lines" else [text]
 
 
-def _n_samples(run: Run, n: int | None, beam: int | None, sample_memorization: bool) -> int:
+def _n_samples(run: Run, n: int | None, beam: int | None, report: bool) -> int:
     if n is not None:
         return n
     if beam is not None:
         return 1
-    if sample_memorization:
+    if report:
         from makemore.evaluation.memorization import DEFAULT_SAMPLES
 
         return DEFAULT_SAMPLES[run.mode]

@@ -77,8 +77,6 @@ def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:
     """(N,) current tokens of train and (N,) next tokens."""
     targets = np.asarray(train.tokens_N[:MAX_COUNTED], np.int64)
     inputs = train.inputs_at(np.arange(len(targets)), boundary_id)
-    starts = train.starts_D[train.starts_D < len(targets)]
-    inputs[starts] = boundary_id
     return inputs, targets
 
 

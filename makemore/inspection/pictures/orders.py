@@ -76,8 +76,6 @@ def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDAr
     """Contexts of every order, as in ``NgramTable.contexts``, and targets of a split."""
     targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
     inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
-    starts = split.starts_D[split.starts_D < len(targets_N)]
-    inputs_N[starts] = model.boundary_id
     return model.table.contexts(inputs_N), targets_N
 
 

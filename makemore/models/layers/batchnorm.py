@@ -63,23 +63,23 @@ class BatchNorm(nn.Module):
         var_C = out_NC.sum(0) / n
         self.update_running_stats(mean_C, var_C, x_NC.new_full((), len(x_NC)))
         inverse_std_C = (var_C + self.eps).rsqrt()
-        normal_NC = x_NC.mul_(inverse_std_C)
-        torch.addcmul(self.bias, normal_NC, self.weight, out=out_NC)
-        return out_NC, normal_NC, inverse_std_C
+        normalised_NC = x_NC.mul_(inverse_std_C)
+        torch.addcmul(self.bias, normalised_NC, self.weight, out=out_NC)
+        return out_NC, normalised_NC, inverse_std_C
 
     def manual_backward(
-        self, grad_NC: Tensor, normal_NC: Tensor, inverse_std_C: Tensor, spare_NC: Tensor
+        self, grad_NC: Tensor, normalised_NC: Tensor, inverse_std_C: Tensor, scratch_NC: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of input (N, C), gain (C,) and bias (C,), given the output's gradient.
 
         The input also affects the batch's mean and variance, which subtracts from each feature's
         gradient its mean and its projection on the normalised feature. ``grad_NC`` is overwritten with
-        the input's gradient, ``spare_NC`` is scratch memory.
+        the input's gradient, ``scratch_NC`` is scratch memory.
         """
         n = max(len(grad_NC), 1)
         grad_bias_C = grad_NC.sum(0)
-        grad_weight_C = torch.mul(grad_NC, normal_NC, out=spare_NC).sum(0)
-        grad_NC.sub_(grad_bias_C / n).addcmul_(normal_NC, grad_weight_C / -n)
+        grad_weight_C = torch.mul(grad_NC, normalised_NC, out=scratch_NC).sum(0)
+        grad_NC.sub_(grad_bias_C / n).addcmul_(normalised_NC, grad_weight_C / -n)
         return grad_NC.mul_(self.weight * inverse_std_C), grad_weight_C, grad_bias_C
 
 

@@ -153,17 +153,17 @@ class Pane {
     this.part(".place").textContent = there === null ? "Next token" : `Alternatives to ${visible(there)}`;
     this.part(".entropy").textContent =
       `${seen.entropy.toFixed(2)} bits of entropy. Bars: the model's probability; lines: after these settings.`;
-    const most = Math.max(...seen.candidates.map((c) => Math.max(c.p, c.drawn)), 1e-9);
+    const most = Math.max(...seen.candidates.map((c) => Math.max(c.p, c.sampling_p)), 1e-9);
     const group = this.part(".next");
     const focused = group.contains(document.activeElement);
     const items = seen.candidates.slice(0, SHOWN).map((candidate) => {
       const name = candidate.ends ? "the end" : visible(candidate.text);
       const button = made("button", { type: "button" },
         made("span", { textContent: name, className: candidate.text === there ? "there" : "" }),
-        bar(candidate.p / most, candidate.drawn / most),
+        bar(candidate.p / most, candidate.sampling_p / most),
         made("span", { textContent: percent(candidate.p), className: "figure" }));
       button.setAttribute("aria-label",
-        `${name}, ${percent(candidate.p)}; after these settings ${percent(candidate.drawn)}`);
+        `${name}, ${percent(candidate.p)}; after these settings ${percent(candidate.sampling_p)}`);
       button.addEventListener("click", () => this.take(candidate));
       return made("li", {}, button);
     });

@@ -1,4 +1,4 @@
-"""Reports about scores that mislead: each test names the kind of public report it stands for."""
+"""Faults reported with misleading scores; comments describe the reports."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_a_val_split_that_is_all_in_train_is_mentioned(tmp_path, monkeypatch):
     assert json.loads(call("eval", "run", "--no-report", "--json").out)["all_in_train"] is True
 
 
-def test_a_val_split_that_is_partly_in_train_is_not_called_memory(work):
-    assert "is in train: the score" not in call("eval", "lines", "--no-report").out
+def test_no_note_on_memory_if_val_is_partly_in_train(work):
+    assert "every document of val is in train" not in call("eval", "lines", "--no-report").out
 
 
 # A log that says 27 parameters and order 0 for a model with 119,029 counts of order 6.
