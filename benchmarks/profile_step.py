@@ -9,7 +9,6 @@ operations: loading batches, Python, waiting.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -18,13 +17,10 @@ from typing import Any
 
 import torch
 import typer
+from throughput import make_plan
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from makemore.training.assembly import make_trainer
-from makemore.training.observers import NullObserver
-from makemore.training.plan import Plan
-from makemore.training.planning import prepare
-from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
 OPTIMIZER = "optimizer step"
@@ -84,15 +80,6 @@ def sum_times(events: Iterable[Any], on_device: bool) -> tuple[dict[str, float],
     return groups, names
 
 
-def make_plan(data: str, model: str, compiled: bool, settings: list[str]) -> Plan:
-    train = {"max_time": 90.0, "compile": "yes" if compiled else "no"}
-    with tempfile.TemporaryDirectory() as folder:
-        return prepare(
-            TrainRequest(input=data, model=model, out=Path(folder), train=train, settings=tuple(settings)),
-            NullObserver(),
-        )
-
-
 def profile_steps(trainer: Trainer, steps: int, device: torch.device) -> tuple[profile, float]:
     """Profile some steps; also return their wall time in seconds."""
     for _ in range(WARM_UP):
@@ -119,7 +106,7 @@ def main(
 ) -> None:
     """Print two tables: groups, and the longest operations."""
     torch._inductor.config.cpp.enable_kernel_profile = compiled
-    plan = make_plan(data, model, compiled, settings)
+    plan = make_plan(data, model, "yes" if compiled else "no", settings)
     trainer = make_trainer(plan, lambda: False)
     optimizers = getattr(trainer.learner, "optimizers", None)
     if optimizers is None:

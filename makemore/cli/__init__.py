@@ -20,7 +20,7 @@ from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
 from makemore.cli.texts import data, doctor, tokenize
 from makemore.cli.training import lr_find, mix, sample, train
 from makemore.errors import UserError
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.process import tune_process
 
 tune_process()
@@ -107,7 +107,7 @@ def root(
 
 def _fail(message: str, status: int = 2) -> int:
     line = escape_control_chars(" ".join(message.split()))
-    if parallel.dist_info_from_env().rank == 0:
+    if distributed.dist_info_from_env().rank == 0:
         with contextlib.suppress(OSError):
             print(f"makemore: {line}", file=sys.stderr)
     return status

@@ -122,5 +122,4 @@ def read_blocks(path: Path) -> Iterator[bytes]:
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """Read a text file. Raises UserError as ``read_blocks`` and ``decode_blocks`` do."""
-    codec_name(encoding)
     return "".join(decode_blocks(read_blocks(path), str(path), encoding))

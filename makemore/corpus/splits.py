@@ -22,7 +22,7 @@ from makemore.tokenizers import TOKENIZERS, fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import Split
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Version of the cached arrays; a new version invalidates older entries."""
 CONTEXT_CHARS = 256
 THREADS = min(8, os.cpu_count() or 1)
@@ -139,7 +139,7 @@ def _encode(
         "sizes": sizes,
         "chars": np.array([len(d) + end for d in documents], np.int64),
         "bytes": np.array([len(d.encode()) + end for d in documents], np.int64),
-        "lost": np.array([len(d) - len(s) for d, s in zip(documents, known, strict=True)], np.int64),
+        "unknown_chars": np.array([len(d) - len(s) for d, s in zip(documents, known, strict=True)], np.int64),
     }
     if seen is not None:
         encoded["seen"] = np.array([d in seen for d in documents], bool)
@@ -150,7 +150,7 @@ def _make_split(name: str, mode: Mode, arrays: dict[str, np.ndarray]) -> Split:
     """Build a split from the arrays that start with its name."""
     tokens, sizes, chars, size, unknown = (
         arrays.get(f"{name}-{key}", np.zeros(0, np.int64))
-        for key in ("tokens", "sizes", "chars", "bytes", "lost")
+        for key in ("tokens", "sizes", "chars", "bytes", "unknown_chars")
     )
     ends = np.cumsum(sizes)
     split = Split(
@@ -235,7 +235,7 @@ class SplitEncoder:
         return {
             "mode": documents.mode,
             "reason": documents.reason,
-            "shares": list(documents.fractions),
+            "fractions": tuple(documents.fractions),
             "blank_lines": documents.blank_lines,
             "capped": documents.capped,
             "digests": digests,
@@ -268,11 +268,9 @@ def _build_corpus(
     note: str = "",
 ) -> Corpus:
     splits = {name: _make_split(name, metadata["mode"], arrays) for name in SPLITS}
-    train, val, test = metadata["shares"]
-    known = {key: value for key, value in metadata.items() if key != "shares"}
+    train, val, test = metadata["fractions"]
     return Corpus(
-        **known,
-        fractions=(train, val, test),
+        **{**metadata, "fractions": (train, val, test)},
         tokenizer=tokenizer,
         splits=splits,
         train_lines=lambda: documents().read("train"),

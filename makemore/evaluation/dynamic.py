@@ -119,8 +119,8 @@ def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterato
     carried_state = model.max_len is None and len(split.starts_D) == 1
     state: State | None = model.init_state(1, SEGMENT_TOKENS) if carried_state else None
     rows = _rows(model, split, stride)
-    n_counted = rows.end - rows.score_from
-    segment_R = (np.cumsum(n_counted) - n_counted) // SEGMENT_TOKENS
+    n_scored = rows.end - rows.score_from
+    segment_R = (np.cumsum(n_scored) - n_scored) // SEGMENT_TOKENS
     for group in np.split(np.arange(len(segment_R)), np.flatnonzero(np.diff(segment_R)) + 1):
         segment = rows.select(group)
         batch = to_batch(split, segment, model.boundary_id)
@@ -128,8 +128,8 @@ def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterato
         logits, state = model(batch.inputs_BT.to(model.device), state)
         state = None if state is None else tuple(tensor.detach() for tensor in state)
         index = segment.begin[:, None] + np.arange(targets.shape[1])
-        is_counted = (index >= segment.score_from[:, None]) & (index < segment.end[:, None])
-        yield index[is_counted], target_nats(logits, targets)[torch.from_numpy(is_counted).to(model.device)]
+        is_scored = (index >= segment.score_from[:, None]) & (index < segment.end[:, None])
+        yield index[is_scored], target_nats(logits, targets)[torch.from_numpy(is_scored).to(model.device)]
 
 
 def _rows(model: LanguageModel, split: Split, stride: int | None) -> Rows:

@@ -131,8 +131,8 @@ def _by_context(run: Run, split: Split) -> list[tuple[float, float]]:
 def _context_lengths(rows: Rows, total: int) -> np.ndarray:
     """Number of context tokens of each target in its window, (N,); 0 for targets that aren't scored."""
     seen_N = np.zeros(total, np.int64)
-    for begin, count_from, end in zip(*rows, strict=True):
-        seen_N[count_from:end] = np.arange(count_from - begin + 1, end - begin + 1)
+    for begin, score_from, end in zip(*rows, strict=True):
+        seen_N[score_from:end] = np.arange(score_from - begin + 1, end - begin + 1)
     return seen_N
 
 

@@ -181,8 +181,9 @@ def target_metrics(
 def row_nats(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
     """Nats (N,) float64 of the targets scored in ``rows``, each row with its own context; NaN for the
     other targets."""
-    values = _TargetValues(split, None)
+    values, training = _TargetValues(split, None), model.training
     _score_rows(model.eval(), rows, _nats_BT1, values)
+    model.train(training)
     assert values.metrics_NF is not None
     return values.metrics_NF[:, 0]
 

@@ -96,14 +96,6 @@ class Count(CountModel):
         new_state = None if state is None else (rows_BL[:, T + 1 :],)
         return logits.view(B, T, V).to(tokens_BT.device), new_state
 
-    def with_order(self, order: int) -> Count:
-        """The model of a lower order, sharing this one's counts."""
-        if not 1 <= order <= self.order:
-            raise ValueError(f"order must be from 1 to {self.order}")
-        model = Count(replace(self.config, order=order), self.vocab_size, self.boundary_id)
-        model._set_table(self.table.cut(order))
-        return model
-
     def losses_by_order(self, batches: Iterable[Batch]) -> dict[int, float]:
         """Mean loss in nats per token for each order up to this one, without recounting.
 

@@ -126,7 +126,7 @@ def make_app(runs: Mapping[str, Run], token: str) -> Starlette:
     handlers = Handlers(runs, token)
     routes = [Route(path, handlers.page) for path in FILES]
     routes += [Route("/api/runs", handlers.about)]
-    routes += [Route("/api/look", handlers.predict, methods=["POST"])]
+    routes += [Route("/api/predict", handlers.predict, methods=["POST"])]
     routes += [Route("/api/sample", handlers.sample, methods=["POST"])]
     return Starlette(
         routes=routes,

@@ -23,7 +23,7 @@ REMARKS = {
 }
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
-VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "": "(empty)"}
+VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -237,7 +237,7 @@ def _hard_tokens(comparison: Comparison) -> str:
 
 
 def _visible(text: str) -> str:
-    return VISIBLE.get(text) or text.replace("\n", "↵").replace(" ", "␣")
+    return text.translate(VISIBLE) or "(empty)"
 
 
 def _samples(comparison: Comparison) -> str:

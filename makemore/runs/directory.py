@@ -13,7 +13,7 @@ from torch import Tensor
 from makemore.errors import UserError
 from makemore.runs.lock import exclusive
 from makemore.runs.metrics import MetricsLog
-from makemore.runs.schema import METRICS_SEAL, read_form
+from makemore.runs.schema import METRICS_SEAL, read_checked_json
 from makemore.runs.states import States
 from makemore.runtime.files import (
     is_temporary,
@@ -168,7 +168,7 @@ class RunDir:
         version = read_json(self.path / CONFIG).get("format")
         if version != FORMAT:
             raise UserError(f"{self.path} has format {version}; this version of makemore reads {FORMAT}")
-        config = read_form(self.path / CONFIG, _CONFIG)
+        config = read_checked_json(self.path / CONFIG, _CONFIG)
         self._copies[CONFIG] = config
         return config
 
@@ -203,7 +203,7 @@ class RunDir:
         )
 
     def read_result(self) -> dict[str, Any] | None:
-        return read_form(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
+        return read_checked_json(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
 
     def write_samples(self, text: str) -> None:
         write_bytes(self.path / SAMPLES, text.encode())

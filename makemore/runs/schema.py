@@ -12,28 +12,28 @@ METRICS_SEAL = {"bytes": int, "sha256": str}
 """Size and checksum of ``metrics.jsonl`` when the checksum was stored."""
 
 
-def check_schema(value: Any, form: Any, name: str = "") -> None:
+def check_schema(value: Any, schema: Any, name: str = "") -> None:
     """Check that a value matches a schema. Raises ValueError naming the first mismatch.
 
     A schema is a type; a tuple of allowed values; ``[schema]``, a list whose items match it; or a dict
     of required keys and their schemas (other keys are allowed).
     """
-    if isinstance(form, dict):
+    if isinstance(schema, dict):
         _require(isinstance(value, dict), name, "an object")
-        for key, inner in form.items():
+        for key, inner in schema.items():
             _require(key in value, f"{name}.{key}".lstrip("."), "present")
             check_schema(value[key], inner, f"{name}.{key}".lstrip("."))
-    elif isinstance(form, list):
+    elif isinstance(schema, list):
         _require(isinstance(value, list), name, "a list")
         for i, item in enumerate(value):
-            check_schema(item, form[0], f"{name}[{i}]")
-    elif isinstance(form, tuple):
-        _require(any(value == known for known in form), name, " or ".join(map(repr, form)))
-    elif form in (int, float):
-        number = isinstance(value, int) or (form is float and isinstance(value, float))
+            check_schema(item, schema[0], f"{name}[{i}]")
+    elif isinstance(schema, tuple):
+        _require(any(value == known for known in schema), name, " or ".join(map(repr, schema)))
+    elif schema in (int, float):
+        number = isinstance(value, int) or (schema is float and isinstance(value, float))
         _require(number and not isinstance(value, bool), name, "a number")
     else:
-        _require(isinstance(value, form), name, f"a {form.__name__}")
+        _require(isinstance(value, schema), name, f"a {schema.__name__}")
 
 
 def _require(condition: bool, name: str, expected: str) -> None:
@@ -41,11 +41,11 @@ def _require(condition: bool, name: str, expected: str) -> None:
         raise ValueError(f"{name or 'the value'} is not {expected}")
 
 
-def read_form(path: Path, form: Any) -> dict[str, Any]:
-    """Read a JSON file. Raises UserError if it doesn't match ``form``."""
+def read_checked_json(path: Path, schema: Any) -> dict[str, Any]:
+    """Read a JSON file. Raises UserError if it doesn't match the schema."""
     payload = read_json(path)
     try:
-        check_schema(payload, form)
+        check_schema(payload, schema)
     except ValueError as error:
         raise UserError(f"{path} is damaged or from another version: {error}") from None
     return payload

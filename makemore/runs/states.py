@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runs.schema import METRICS_SEAL, read_form
+from makemore.runs.schema import METRICS_SEAL, read_checked_json
 from makemore.runtime.files import read_json, read_tensors, write_json, write_tensors
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
@@ -105,7 +105,7 @@ class States:
         return good, problems
 
     def _read(self, folder: Path, run_id: str) -> SavedState:
-        payload = read_form(folder / STATE, _STATE)
+        payload = read_checked_json(folder / STATE, _STATE)
         if payload.get("run_id") != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
         if payload.get("name") != folder.name:

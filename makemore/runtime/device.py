@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.cachedir import cache_dir
 from makemore.runtime.process import total_memory
 from makemore.settings import TrainConfig
@@ -30,9 +30,9 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: the device is unknown or not on this machine.
     """
-    cuda, is_distributed = torch.cuda.is_available(), parallel.world_size() > 1
+    cuda, is_distributed = torch.cuda.is_available(), distributed.world_size() > 1
     if is_distributed and (name == "cuda" or (name == "auto" and cuda)):
-        name = f"cuda:{parallel.local_rank()}"
+        name = f"cuda:{distributed.local_rank()}"
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if not is_distributed and has_mps() else "cpu")
     try:
@@ -44,7 +44,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= (n := torch.cuda.device_count()):
         raise UserError(f"--device {name}: found {n} CUDA device(s); use cuda:0 to cuda:{n - 1}, or cpu")
     if device.type == "cuda" and device.index is not None and is_distributed:
-        if device.index != parallel.local_rank():
+        if device.index != distributed.local_rank():
             raise UserError(f"--device {name}: each process has its own GPU; use --device cuda")
         torch.cuda.set_device(device)
     if device.type == "mps" and is_distributed:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.errors import UserError
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.settings import TrainConfig
 
 
@@ -49,7 +49,7 @@ def gather_full(value: Any) -> Any:
     """Gather a nested state's sharded tensors on rank 0's CPU (empty elsewhere); all ranks must call it."""
     if hasattr(value, "full_tensor"):
         gathered = value.full_tensor()
-        return gathered.cpu() if parallel.is_main() else gathered.new_empty(0, device="cpu")
+        return gathered.cpu() if distributed.is_main() else gathered.new_empty(0, device="cpu")
     if isinstance(value, dict):
         return {key: gather_full(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

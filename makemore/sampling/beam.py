@@ -11,6 +11,9 @@ from makemore.sampling.decoder import make_decoder
 from makemore.sampling.decoders.base import Ints
 from makemore.sampling.logits import SampleParams, distribution
 
+DEFAULT_LENGTH_PENALTY = 0.6
+"""Length-normalisation exponent; the best value in Wu et al. (2016)."""
+
 
 class Hypothesis(NamedTuple):
     """A candidate continuation."""
@@ -34,7 +37,7 @@ def beam_search(
     prompt_T: Ints,
     n: int,
     width: int,
-    length_penalty: float = 0.6,
+    length_penalty: float = DEFAULT_LENGTH_PENALTY,
     stop_ids: Ints | None = None,
 ) -> list[Hypothesis]:
     """The ``width`` best continuations of up to ``n`` tokens, best first.

@@ -40,14 +40,18 @@ def generate(
     noise = RandomStreams(seed, samples)
     decoder = make_decoder(model, prompt_BT, prompt_BT.shape[1] + n, fast)
     stops_V = _stop_mask(stop_ids, model.vocab_size)
-    draws = decoder.supports_sampling and params.is_unmodified
+    decoder_samples = decoder.supports_sampling and params.is_unmodified
     active = np.arange(rows)
     logits_BV = decoder.start()
     if len(prompt_BT) < rows:
         decoder.select_rows(np.zeros(rows, np.int64))
         logits_BV = logits_BV.repeat(rows, axis=0)
     for step in range(n):
-        ids = decoder.sample(noise.next()) if draws else sample_tokens(logits_BV, params, noise.next())
+        ids = (
+            decoder.sample(noise.next())
+            if decoder_samples
+            else sample_tokens(logits_BV, params, noise.next())
+        )
         if len(active) == rows:
             yield ids
         else:
@@ -67,7 +71,7 @@ def generate(
             decoder.select_rows(remaining)
             noise.select_rows(remaining)
             active, ids = active[remaining], ids[remaining]
-        if step < n - 1 and not draws:
+        if step < n - 1 and not decoder_samples:
             logits_BV = decoder.step(ids)
 
 

@@ -17,6 +17,7 @@ from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.runs.run import Run
 from makemore.sampling import SampleParams, beam_search, generate
+from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
 from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
 
@@ -24,8 +25,6 @@ MAX_ROWS = 1024
 MAX_STATE_BYTES = 1 << 28
 """Maximum size of the states of all rows together."""
 DEFAULT_TEXT_TOKENS = 500
-DEFAULT_LENGTH_PENALTY = 0.6
-"""Length-normalisation exponent of beam search; the best value in Wu et al. (2016)."""
 
 
 def random_seed() -> int:

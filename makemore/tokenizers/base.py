@@ -10,6 +10,8 @@ import numpy as np
 
 from makemore.errors import UserError
 
+MAX_VOCAB_SIZE = 1 << 20
+
 
 class Tokenizer(ABC):
     """Maps text to token ids; id 0 is the document boundary, which no text encodes to."""
@@ -84,3 +86,31 @@ class Tokenizer(ABC):
             shown = " ".join(repr(c) for c in sorted(unknown)[:8])
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
             raise UserError(f"not in the vocabulary: {shown}{more}; remove them, or pass --unknown skip")
+
+
+class PieceTokenizer(Tokenizer):
+    """A tokenizer with a fixed byte string per token."""
+
+    _pieces: list[bytes]
+    """Bytes of each token; the boundary's are a newline."""
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([len(piece) for piece in self._pieces], np.int64)
+
+
+def parse_vocab_size(name: str, option: str, minimum: int) -> int:
+    """The vocabulary size in the spec ``name:option``. Raises UserError if it isn't a number in range."""
+    is_number = option.isascii() and option.isdecimal()
+    if not is_number or not minimum <= int(option) <= MAX_VOCAB_SIZE:
+        raise UserError(
+            f"--tokenizer {name}:{option}: give a size from {minimum} to {MAX_VOCAB_SIZE}, such as {name}:512"
+        )
+    return int(option)
+
+
+def size_note(size: int, requested: int, note: str) -> str:
+    """Tell the user if the text supports fewer tokens than requested; otherwise ``note``."""
+    return f"the text supports {size:,} tokens, not {requested:,}" if size < requested else note

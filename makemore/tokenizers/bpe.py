@@ -8,20 +8,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from makemore.errors import UserError
-from makemore.tokenizers.base import Tokenizer
+from makemore.tokenizers.base import PieceTokenizer, parse_vocab_size, size_note
 from makemore.tokenizers.excerpt import excerpt
 from makemore.tokenizers.ranks import Ranks, parse_tokens
 
 MIN_VOCAB_SIZE = 257
 """Smallest vocabulary: the boundary and every byte."""
-MAX_VOCAB_SIZE = 1 << 20
 # Words with one preceding character, digits in threes, runs of punctuation, runs of whitespace. Runs
 # are bounded because merging is quadratic in a run's length: a megabyte of one letter would hang.
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}{1,32}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]{1,32}|\s{1,32}"
 
 
-class BPETokenizer(Tokenizer):
+class BPETokenizer(PieceTokenizer):
     """Byte-level BPE tokenizer. Ids: 0 boundary, 1–256 bytes, then merges in learned order."""
 
     name = "bpe"
@@ -34,29 +32,14 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
-        if (
-            not (option.isascii() and option.isdecimal())
-            or not MIN_VOCAB_SIZE <= int(option) <= MAX_VOCAB_SIZE
-        ):
-            raise UserError(
-                f"--tokenizer bpe:{option}: give a size from {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}, "
-                "such as bpe:512"
-            )
+        size = parse_vocab_size(cls.name, option, MIN_VOCAB_SIZE)
         texts, note = excerpt(pieces)
-        tokenizer = cls(train_bpe(texts, int(option) - 1))
-        if tokenizer.vocab_size < int(option):
-            note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
-        tokenizer.note = note
+        tokenizer = cls(train_bpe(texts, size - 1))
+        tokenizer.note = size_note(tokenizer.vocab_size, size, note)
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
         return (self.ranks.encode(text) + 1).astype(self.dtype)
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
-
-    def token_bytes(self) -> np.ndarray:
-        return np.insert(self.ranks.sizes(), 0, 1)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "ranks": self.ranks.to_text()}

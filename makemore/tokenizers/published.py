@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
 import tiktoken
 
 from makemore.errors import UserError, unknown_name
-from makemore.tokenizers.base import Tokenizer
+from makemore.tokenizers.base import PieceTokenizer
 from makemore.tokenizers.ranks import Ranks, parse_tokens
 
 
@@ -31,7 +31,7 @@ def load_encoding(name: str) -> Ranks:
     return Ranks(encoding._pat_str, [token for token, _ in ranks])
 
 
-class PublishedTokenizer(Tokenizer):
+class PublishedTokenizer(PieceTokenizer):
     """Has ids for the bytes and the tokens that occur in train; other tokens are encoded as their bytes.
 
     ``tiktoken:gpt2:full`` has ids for all tokens.
@@ -82,12 +82,6 @@ class PublishedTokenizer(Tokenizer):
         ids = np.repeat(ids, _lengths(len(ids), missing, as_bytes))
         ids[ids == self.boundary_id] = self._id_of[self.ranks.byte_ranks[np.concatenate(as_bytes)]]
         return ids
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
-
-    def token_bytes(self) -> np.ndarray:
-        return np.array([len(piece) for piece in self._pieces], np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         return {

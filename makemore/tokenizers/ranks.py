@@ -37,10 +37,6 @@ class Ranks:
         except ValueError as error:  # too much backtracking; makemore's own patterns never do that
             raise UserError(f"the tokenizer fails on this text ({error}); use another tokenizer") from None
 
-    def sizes(self) -> np.ndarray:
-        """(len(tokens),) int64: number of bytes of each token."""
-        return np.array([len(token) for token in self.tokens], np.int64)
-
     def to_text(self) -> str:
         """All tokens as one string, for JSON."""
         return " ".join(base64.b64encode(token).decode("ascii") for token in self.tokens)

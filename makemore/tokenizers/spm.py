@@ -12,19 +12,18 @@ import binascii
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import sentencepiece
 
 from makemore.errors import UserError
-from makemore.tokenizers.base import Tokenizer
+from makemore.tokenizers.base import PieceTokenizer, parse_vocab_size, size_note
 from makemore.tokenizers.excerpt import excerpt
 
 MIN_VOCAB_SIZE = 259
 """Smallest vocabulary: the boundary, SentencePiece's unknown piece, every byte, and one piece."""
-MAX_VOCAB_SIZE = 1 << 20
 EXCERPT_CHARS = 1 << 24
 """SentencePiece needs many times the text's size in memory to train."""
 SPACE_MARK = "\u2581"
@@ -33,7 +32,7 @@ REMOVED_CHARS = dict.fromkeys(map(ord, (SPACE_MARK, "\u2585", "\0")))
 """Removed before training: SentencePiece skips sentences that contain its own marks."""
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(PieceTokenizer):
     """Ids 1 to 256 are the bytes, later ids the pieces. Id 0, SentencePiece's unknown piece, is never
     produced, because every character has bytes, and serves as the boundary."""
 
@@ -57,19 +56,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
-        if (
-            not (option.isascii() and option.isdecimal())
-            or not MIN_VOCAB_SIZE <= int(option) <= MAX_VOCAB_SIZE
-        ):
-            raise UserError(
-                f"--tokenizer {cls.name}:{option}: give a size from {MIN_VOCAB_SIZE} to {MAX_VOCAB_SIZE}, "
-                f"such as {cls.name}:512"
-            )
+        size = parse_vocab_size(cls.name, option, MIN_VOCAB_SIZE)
         texts, note = excerpt((piece.translate(REMOVED_CHARS) for piece in pieces), EXCERPT_CHARS)
-        tokenizer = cls(train_sentencepiece(texts, cls.kind, int(option)))
-        if tokenizer.vocab_size < int(option):
-            note = f"the text supports {tokenizer.vocab_size:,} tokens, not {int(option):,}"
-        tokenizer.note = note
+        tokenizer = cls(train_sentencepiece(texts, cls.kind, size))
+        tokenizer.note = size_note(tokenizer.vocab_size, size, note)
         return tokenizer
 
     def encode(self, text: str) -> np.ndarray:
@@ -78,12 +68,6 @@ class SentencePieceTokenizer(Tokenizer):
             ids = [1 + byte for byte in part.encode()] if i % 2 else self._processor.encode(part)
             parts.append(np.array(ids, self.dtype))
         return np.concatenate(parts)
-
-    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        return b"".join([self._pieces[i] for i in np.asarray(ids).tolist()])
-
-    def token_bytes(self) -> np.ndarray:
-        return np.array([len(piece) for piece in self._pieces], np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "model": base64.b64encode(self._model).decode("ascii")}

@@ -15,7 +15,7 @@ from makemore.errors import UserError
 from makemore.models.base import LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.device import pick_precision, should_compile
 from makemore.settings import CorpusConfig, TrainConfig
 from makemore.training.kernels import GradientKernel, gradient_kernel
@@ -96,7 +96,7 @@ def pick_native(
 
 def is_sharded(train: TrainConfig) -> bool:
     """Whether weights and optimizer states are sharded over several processes."""
-    return train.shard and parallel.world_size() > 1
+    return train.shard and distributed.world_size() > 1
 
 
 def run_config(plan: Plan) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def run_config(plan: Plan) -> dict[str, Any]:
         "native": plan.native is not None,
         "device": str(plan.device),
         "threads": torch.get_num_threads(),
-        "processes": parallel.world_size(),
-        "launch": parallel.launch_id(),
+        "processes": distributed.world_size(),
+        "launch": distributed.launch_id(),
         "machine": platform.machine(),
         "versions": versions(),
     }

@@ -15,8 +15,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.directory import RunDir
-from makemore.runtime import distributed as parallel
-from makemore.runtime import native
+from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.memory import construct_model
 from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
@@ -132,7 +131,7 @@ def tokenize_source(
     require_encodable: bool = False,
 ) -> Corpus:
     """Tokenize a text. ``require_encodable``: raise UserError if the tokenizer can't encode all of it."""
-    with parallel.local_main_first():
+    with distributed.local_main_first():
         text = read_source(source, config.encoding)
         corpus = make_corpus(text, config, tokenizer, observer.encoding)
         if require_encodable:

@@ -15,7 +15,7 @@ from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir
 from makemore.runs.run import corpus_config_of
 from makemore.runs.states import SavedState
 from makemore.runs.training_lines import train_line_hashes
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import tensor_digest, user_format_errors
 from makemore.runtime.memory import memory_limit_for
@@ -33,7 +33,12 @@ from makemore.training.trainer import Trainer
 def resume(
     request: TrainRequest, observer: Observer, stop: Callable[[], bool], locks: contextlib.ExitStack
 ) -> tuple[Plan, Trainer, str]:
-    """Resume an interrupted run. The budget may grow; most other settings are fixed."""
+    """Resume an interrupted run: its plan, trainer and run id. The budget may change; most other settings are
+    fixed. The run's lock is added to ``locks``.
+
+    Raises:
+        UserError: the run is missing or damaged, or its settings or text differ.
+    """
     MODELS.path(request.model)
     overrides = requested_settings(request)
     source = open_source(request)
@@ -58,7 +63,7 @@ def resume(
         trainer.load_state_dict(saved.state)
     budgets = [(getattr(plan.train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
     trainer.reopen(any(new > old for new, old in budgets))
-    if parallel.is_main():
+    if distributed.is_main():
         _record_changes(plan, config, trainer, observer)
         _restore_files(plan, trainer, saved, config["run_id"], observer)
     observer.note(f"resuming at step {trainer.step:,}")
@@ -69,15 +74,17 @@ def _read_run(
     folder: RunDir, request: TrainRequest, observer: Observer, locks: contextlib.ExitStack
 ) -> tuple[dict[str, Any], SavedState]:
     """Read the config and the newest state on rank 0, which alone needs access to the run, for all ranks."""
-    if parallel.is_main() and folder.is_occupied:
+    if distributed.is_main() and folder.is_occupied:
         locks.enter_context(folder.locked())
         for problem in folder.restore_from_states():
             observer.note(f"{problem}; restored from a saved state")
-    config = parallel.broadcast(folder.read_config() if parallel.is_main() else {})
+    config = distributed.broadcast(folder.read_config() if distributed.is_main() else {})
     name = config["model"]["name"]
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = parallel.broadcast(folder.states.read_newest(config["run_id"]) if parallel.is_main() else None)
+    saved = distributed.broadcast(
+        folder.states.read_newest(config["run_id"]) if distributed.is_main() else None
+    )
     assert saved is not None
     return config, saved
 
@@ -105,7 +112,7 @@ def _make_resumed_plan(
         raise UserError("the run has no training budget; add --steps or --max-time")
     require_same_tokenizer(request.tokenizer, config["tokenizer"])
     require_same_settings({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
-    data = parallel.broadcast(folder.read_tokenizer(config["run_id"]) if parallel.is_main() else {})
+    data = distributed.broadcast(folder.read_tokenizer(config["run_id"]) if distributed.is_main() else {})
     with user_format_errors(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
     corpus = tokenize_source(source, corpus_config, tokenizer, observer)

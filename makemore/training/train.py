@@ -15,8 +15,7 @@ from makemore.evaluation.scoring import score
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
-from makemore.runtime import distributed as parallel
-from makemore.runtime import native
+from makemore.runtime import distributed, native
 from makemore.runtime.device import peak_memory
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
@@ -93,11 +92,11 @@ def train(
     at the end.
     """
     with contextlib.ExitStack() as locks:
-        with parallel.process_group(stop):
-            main = parallel.is_main()
+        with distributed.process_group(stop):
+            main = distributed.is_main()
             if observer is None or not main:
                 observer = NullObserver()
-            if parallel.broadcast(_resumes_after_restart(request)):
+            if distributed.broadcast(_resumes_after_restart(request)):
                 request = dataclasses.replace(request, resume=True)
             plan, trainer, run_id = (resume if request.resume else _start_run)(request, observer, stop, locks)
             _fit(plan, trainer, run_id, observer)
@@ -108,10 +107,10 @@ def train(
 
 def _resumes_after_restart(request: TrainRequest) -> bool:
     """Whether torchrun restarted the processes and the previous attempt created this run; valid on rank 0."""
-    if not (parallel.world_size() > 1 and parallel.is_main() and parallel.was_restarted()):
+    if not (distributed.world_size() > 1 and distributed.is_main() and distributed.was_restarted()):
         return False
     folder = RunDir(run_folder(request, open_source(request)))
-    return folder.exists and folder.read_config().get("launch") == parallel.launch_id()
+    return folder.exists and folder.read_config().get("launch") == distributed.launch_id()
 
 
 def _start_run(
@@ -122,9 +121,9 @@ def _start_run(
     if plan.init_from:
         _evaluate_start(plan, trainer, observer)
     state = trainer.state_dict()
-    parallel.all_reduce_max(0)  # barrier: every rank checks the folder before rank 0 writes to it
+    distributed.all_reduce_max(0)  # barrier: every rank checks the folder before rank 0 writes to it
     run_id = ""
-    if parallel.is_main():
+    if distributed.is_main():
         locks.enter_context(plan.folder.locked())
         check_run_dir(plan.folder, request)  # another process may have created a run since
         plan.folder.clear()
@@ -153,7 +152,7 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
             _roll_back(plan, trainer, run_id, observer, str(error))
         else:
             break
-    parallel.all_reduce_max(0)
+    distributed.all_reduce_max(0)
 
 
 def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
@@ -162,25 +161,25 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
     for record in trainer.fit():
         # Collective: every rank holds a part of the state.
         state = trainer.state_dict() if record.save else None
-        if parallel.is_main():
+        if distributed.is_main():
             save_record(plan, trainer, record, state, run_id)
         if record.note:
             observer.note(record.note)
         observer.record(record)
     if trainer.interrupted:
         weights = trainer.learner.weights()
-        if parallel.is_main() and not trainer.best:
+        if distributed.is_main() and not trainer.best:
             plan.folder.write_model(weights, run_id)
-        parallel.all_reduce_max(0)
+        distributed.all_reduce_max(0)
         raise TrainingInterrupted(plan.folder.path)
 
 
 def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
     """Return to the last saved state and halve the learning rate."""
-    saved = parallel.broadcast(plan.folder.states.read_newest(run_id) if parallel.is_main() else None)
+    saved = distributed.broadcast(plan.folder.states.read_newest(run_id) if distributed.is_main() else None)
     assert saved is not None
     trainer.rollback(saved.state)
-    if parallel.is_main():
+    if distributed.is_main():
         plan.folder.metrics.truncate(trainer.step, saved.metrics)
         if trainer.best:
             save_best(plan, trainer, run_id)

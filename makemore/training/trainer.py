@@ -14,7 +14,7 @@ from torch import Tensor
 from makemore.corpus.loader import Loader
 from makemore.errors import UserError
 from makemore.models.base import CountModel
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.device import get_rng_state, is_out_of_memory, set_rng_state
 from makemore.settings import TrainConfig
 from makemore.training.learners.base import Learner, Metrics
@@ -102,7 +102,7 @@ class Trainer:
 
     def _loop(self) -> Iterator[TrainRecord]:
         while self.progress < 1 and not self.stopped_early:
-            if parallel.all_reduce_max(self.stop()):
+            if distributed.all_reduce_max(self.stop()):
                 self.learner.check()
                 self.interrupted = True
                 self._sync_tokens()
@@ -166,7 +166,7 @@ class Trainer:
         self.tokens, self._new_tokens = self.tokens + int(self._new_tokens), 0
 
     def _update_elapsed(self) -> None:
-        self.elapsed = parallel.all_reduce_max(time.perf_counter() - self._started_at)
+        self.elapsed = distributed.all_reduce_max(time.perf_counter() - self._started_at)
 
     def _due_for_saving(self) -> bool:
         return self.elapsed - self._saved_at >= self.config.save_interval
@@ -183,12 +183,12 @@ class Trainer:
         self.learner.check()
         started = time.perf_counter()
         # Evaluating a sharded model takes every rank.
-        participates = parallel.is_main() or self.learner.sharded
+        participates = distributed.is_main() or self.learner.sharded
         evaluation = self._evaluate_raw_and_ema() if participates else Evaluation(None, False)
-        evaluation = parallel.broadcast(evaluation)
+        evaluation = distributed.broadcast(evaluation)
         self._evaluated_at = self.step
         if evaluation.val is not None:
-            self._eval_seconds = parallel.all_reduce_max(time.perf_counter() - started)
+            self._eval_seconds = distributed.all_reduce_max(time.perf_counter() - started)
             self._schedule_evaluation()
         self.evals_since_best = 0 if evaluation.improved else self.evals_since_best + 1
         return evaluation
@@ -202,12 +202,12 @@ class Trainer:
 
     def _evaluate_raw_and_ema(self) -> Evaluation:
         result = self._evaluate_as("raw")
-        average = self.learner.ema
-        if average is not None and result.val is not None:
-            with average.applied():
-                ema = self._evaluate_as("ema")
-            assert ema.val is not None
-            result = Evaluation(min(result.val, ema.val), result.improved or ema.improved, ema.val)
+        ema = self.learner.ema
+        if ema is not None and result.val is not None:
+            with ema.applied():
+                other = self._evaluate_as("ema")
+            assert other.val is not None
+            result = Evaluation(min(result.val, other.val), result.improved or other.improved, other.val)
         return result
 
     def _evaluate_as(self, weights: str) -> Evaluation:
@@ -246,7 +246,7 @@ class Trainer:
         self.budget *= self.progress / restart_at
         self.evals_since_best = 0
         self._schedule_evaluation()
-        self.learner.load_weights(parallel.broadcast({name: t.cpu() for name, t in self.best.items()}))
+        self.learner.load_weights(distributed.broadcast({name: t.cpu() for name, t in self.best.items()}))
         self.learner.note = (
             f"val loss was best at step {self.best_step:,}: continuing from there at a lower learning rate, "
             f"ending at {self.budget:.0%} of the budget"

@@ -55,7 +55,7 @@ def test_page_loads_nothing_from_other_hosts(server: PlayServer) -> None:
 
 
 @pytest.mark.parametrize("header", ["", "Bearer ", "Bearer wrong", "Bearer é"])
-@pytest.mark.parametrize("path", ["/api/runs", "/api/look", "/api/sample"])
+@pytest.mark.parametrize("path", ["/api/runs", "/api/predict", "/api/sample"])
 def test_requests_without_the_token_are_refused(server: PlayServer, path: str, header: str) -> None:
     method = "GET" if path == "/api/runs" else "POST"
     response = Response(
@@ -92,7 +92,7 @@ def test_look_matches_predict(server: PlayServer, name: str, text: str) -> None:
     run = load(server.folder / name)
     payload = {"run": name, "text": text, "temperature": 0.5, "top_k": 3, "at": 2}
     expected = predict(run, text, SampleParams(0.5, 3), 2).as_dict()
-    assert call(server, "/api/look", payload).json == json.loads(json.dumps(expected))
+    assert call(server, "/api/predict", payload).json == json.loads(json.dumps(expected))
 
 
 def test_samples_match_the_seed(server: PlayServer) -> None:
@@ -125,7 +125,7 @@ def test_samples_match_the_seed(server: PlayServer) -> None:
         ({"run": "lines", "min_p": 1.5}, 422),
     ],
 )
-@pytest.mark.parametrize("path", ["/api/look", "/api/sample"])
+@pytest.mark.parametrize("path", ["/api/predict", "/api/sample"])
 def test_invalid_requests_get_an_error_message(
     server: PlayServer, path: str, payload: Any, status: int
 ) -> None:
@@ -135,10 +135,10 @@ def test_invalid_requests_get_an_error_message(
 
 
 def test_other_invalid_requests_are_refused(server: PlayServer) -> None:
-    assert call(server, "/api/look", {"run": "lines", "at": "end"}).status == 422
+    assert call(server, "/api/predict", {"run": "lines", "at": "end"}).status == 422
     assert call(server, "/api/sample", {"run": "lines", "n": 1000}).status == 422
-    assert call(server, "/api/look", {"run": "lines", "text": "a" * MAX_BYTES}).status == 413
+    assert call(server, "/api/predict", {"run": "lines", "text": "a" * MAX_BYTES}).status == 413
     authorization = {"Authorization": f"Bearer {server.token}"}
-    assert Response(server, "POST", "/api/look", b"{", **authorization).status == 400
-    assert Response(server, "GET", "/api/look", **authorization).status == 405
+    assert Response(server, "POST", "/api/predict", b"{", **authorization).status == 400
+    assert Response(server, "GET", "/api/predict", **authorization).status == 405
     assert Response(server, "GET", "/nowhere", **authorization).status == 404

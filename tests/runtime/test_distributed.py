@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.training.request import TrainRequest
 from makemore.training.train import _resumes_after_restart, train
 from tests.runs.test_directory import CONFIG
@@ -274,7 +274,7 @@ def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> N
 def test_restart_resumes_only_a_run_of_the_same_launch(
     lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, resume: bool
 ) -> None:
-    monkeypatch.setattr(parallel, "_dist_info", parallel.DistInfo(0, 2, 0))
+    monkeypatch.setattr(distributed, "_dist_info", distributed.DistInfo(0, 2, 0))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
     RunDir(tmp_path / "run").create({**CONFIG, "launch": launch}, {}, {})
     request = TrainRequest(input=str(lines), out=tmp_path / "run")
@@ -286,43 +286,45 @@ def test_restart_resumes_only_a_run_of_the_same_launch(
 
 def test_ranks_join_in_a_store_used_by_an_earlier_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier attempts of torchrun leave keys in the store."""
-    monkeypatch.setattr(parallel, "_earlier_attempt", False)
+    monkeypatch.setattr(distributed, "_earlier_attempt", False)
     store = torch.distributed.HashStore()
     for attempt in ("first", "second"):
-        infos = [parallel.DistInfo(rank, 3) for rank in (1, 2, 0)]
+        infos = [distributed.DistInfo(rank, 3) for rank in (1, 2, 0)]
         with ThreadPoolExecutor() as pool:
-            joined = pool.map(lambda info: parallel._join_attempt(store, info, lambda: False), infos)
+            joined = pool.map(lambda info: distributed._join_attempt(store, info, lambda: False), infos)
         names = set(joined)
         assert len(names) == 1
-        assert parallel.was_restarted() == (attempt == "second")
-        assert store.get(parallel.ATTEMPT_KEY).decode() in names
+        assert distributed.was_restarted() == (attempt == "second")
+        assert store.get(distributed.ATTEMPT_KEY).decode() in names
 
 
 def test_waiting_for_other_ranks_can_be_interrupted() -> None:
     for rank in (0, 1):
         with pytest.raises(KeyboardInterrupt):
-            parallel._join_attempt(torch.distributed.HashStore(), parallel.DistInfo(rank, 2), lambda: True)
+            distributed._join_attempt(
+                torch.distributed.HashStore(), distributed.DistInfo(rank, 2), lambda: True
+            )
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_missing_rank_is_reported(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-    monkeypatch.setattr(parallel, "JOIN_TIMEOUT", 0.1)
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", 0.1)
     with pytest.raises(UserError, match="did not join"):
-        parallel._join_attempt(torch.distributed.HashStore(), parallel.DistInfo(rank, 2), lambda: False)
+        distributed._join_attempt(torch.distributed.HashStore(), distributed.DistInfo(rank, 2), lambda: False)
 
 
 FAILS_ON_RANK_1 = """
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.cli import _fail
 from makemore.errors import UserError
 try:
-    with parallel.process_group():
-        assert parallel.all_reduce_max(parallel.rank()) == 1
-        assert parallel.broadcast(parallel.rank()) == 0
-        assert parallel.gather(parallel.rank()) == ([0, 1] if parallel.is_main() else [])
-        if not parallel.is_main():
+    with distributed.process_group():
+        assert distributed.all_reduce_max(distributed.rank()) == 1
+        assert distributed.broadcast(distributed.rank()) == 0
+        assert distributed.gather(distributed.rank()) == ([0, 1] if distributed.is_main() else [])
+        if not distributed.is_main():
             raise UserError("the disk is full")
-        parallel.broadcast("never sent")
+        distributed.broadcast("never sent")
         raise AssertionError
 except UserError as error:
     assert _fail(str(error)) == 2
@@ -337,8 +339,8 @@ def test_error_on_one_rank_is_printed_once_by_rank_0(pair: Pair) -> None:
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (2, 4), (0, 2), (12, 4)])
 def test_rank_slice_matches_array_split(monkeypatch: pytest.MonkeyPatch, rows: int, size: int) -> None:
     for rank, expected in enumerate(np.array_split(np.arange(rows), size)):
-        monkeypatch.setattr(parallel, "_dist_info", parallel.DistInfo(rank, size))
-        np.testing.assert_array_equal(np.arange(rows)[parallel.rank_slice(rows)], expected)
+        monkeypatch.setattr(distributed, "_dist_info", distributed.DistInfo(rank, size))
+        np.testing.assert_array_equal(np.arange(rows)[distributed.rank_slice(rows)], expected)
 
 
 def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +348,12 @@ def test_single_process_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name, raising=False)
     # Batch systems may set WORLD_SIZE without torchrun.
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert parallel.dist_info_from_env() == parallel.DistInfo(0, 1, 0)
+    assert distributed.dist_info_from_env() == distributed.DistInfo(0, 1, 0)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(parallel.process_group())
-        assert (parallel.all_reduce_max(3.5), parallel.broadcast("x"), parallel.gather(1)) == (3.5, "x", [1])
-        assert parallel.rank_slice(5) == slice(0, 5)
+        stack.enter_context(distributed.process_group())
+        assert (distributed.all_reduce_max(3.5), distributed.broadcast("x"), distributed.gather(1)) == (
+            3.5,
+            "x",
+            [1],
+        )
+        assert distributed.rank_slice(5) == slice(0, 5)

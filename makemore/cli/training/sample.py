@@ -67,7 +67,8 @@ def command(
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
     from makemore.runs.run import load
     from makemore.runtime import native
-    from makemore.sampling.text import DEFAULT_LENGTH_PENALTY, SampleRequest, context_ids, random_seed
+    from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
+    from makemore.sampling.text import SampleRequest, context_ids, random_seed
 
     text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)

@@ -126,16 +126,16 @@ def command(
 def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObserver) -> TrainResult | None:
     """Train until done or interrupted. Returns None on ranks other than 0."""
     from makemore.cli.signals import stop_flag
-    from makemore.runtime import distributed as parallel
+    from makemore.runtime import distributed
     from makemore.training.train import NotMainRank, TrainingInterrupted, train
 
     # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
-    with stop_flag(once=parallel.dist_info_from_env().world_size == 1) as flag:
+    with stop_flag(once=distributed.dist_info_from_env().world_size == 1) as flag:
         try:
             return train(request, observers, flag)
         except (TrainingInterrupted, KeyboardInterrupt) as stopped:
             observer.close()
-            if parallel.dist_info_from_env().rank == 0:
+            if distributed.dist_info_from_env().rank == 0:
                 default_message = "stopped at once; use --resume to continue from the last saved state"
                 observer.note(f"makemore: {str(stopped) or default_message}")
             raise typer.Exit(flag.status) from None

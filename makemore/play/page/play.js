@@ -109,7 +109,7 @@ class Pane {
     const asked = text.value;
     try {
       const question = { run: run.name, text: asked, at: this.at, ...settings() };
-      const answer = await ask("api/look", question, this.looking.signal);
+      const answer = await ask("api/predict", question, this.looking.signal);
       this.show(await answer.json(), asked);
     } catch (error) {
       if (error.name !== "AbortError") this.part(".note").textContent = error.message;

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import compile_options
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.device import (
     get_rng_state,
     is_out_of_memory,
@@ -49,10 +49,10 @@ class AutogradLearner(GradientLearner):
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
         loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
         # The penalty depends on the weights only: add it once per step.
-        penalty = self.model.regularization_loss() if first and parallel.is_main() else None
+        penalty = self.model.regularization_loss() if first and distributed.is_main() else None
         total = loss if penalty is None else loss + penalty
         # FSDP averages gradients over ranks; we need their sum.
-        (total * parallel.world_size() if self.sharded else total).backward()
+        (total * distributed.world_size() if self.sharded else total).backward()
         if state is not None:
             self.carried_state = tuple(part.detach() for part in state)
         return loss.detach()

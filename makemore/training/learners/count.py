@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from makemore.errors import UserError
 from makemore.models.base import CountModel
 from makemore.models.count import Count
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.training.learners.base import Learner, Metrics, count_targets
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -27,7 +27,7 @@ class CountLearner(Learner):
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         for batch in batches:
-            if parallel.world_size() == 1:
+            if distributed.world_size() == 1:
                 self.model.count_batch(batch)
             else:
                 self._observe_rank_part(batch)
@@ -40,19 +40,19 @@ class CountLearner(Learner):
         inputs_BL = torch.cat([context_BL, batch.inputs_BT.to(model.device)], dim=1)
         n_context, (rows, length) = context_BL.shape[1], batch.inputs_BT.shape
         ends_BL = inputs_BL[:, inputs_BL.shape[1] - n_context :].clone()
-        if rows >= parallel.world_size():
-            row_slice, time_slice = parallel.rank_slice(rows), slice(0, length)
+        if rows >= distributed.world_size():
+            row_slice, time_slice = distributed.rank_slice(rows), slice(0, length)
         else:
-            row_slice, time_slice = slice(0, rows), parallel.rank_slice(length)
+            row_slice, time_slice = slice(0, rows), distributed.rank_slice(length)
         inputs_BL = inputs_BL[row_slice, time_slice.start : n_context + time_slice.stop]
         targets_BT = F.pad(batch.targets_BT[row_slice, time_slice], (n_context, 0), value=IGNORE_INDEX)
         model.count_batch(Batch(inputs_BL, targets_BT))
         model.ends = ends_BL
 
     def finish(self) -> None:
-        if parallel.world_size() > 1:
+        if distributed.world_size() > 1:
             tables = self.state_dict()["model"]
-            if not parallel.is_main():
+            if not distributed.is_main():
                 return
             self.model.load_state_dict(tables)
         self.model.finish(self.held_out())
@@ -60,9 +60,9 @@ class CountLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """The counts of all ranks, summed on rank 0."""
         state = super().state_dict()
-        if parallel.world_size() == 1:
+        if distributed.world_size() == 1:
             return state
-        total, *others = parallel.gather(self._count_model().table) or [self._count_model().table]
+        total, *others = distributed.gather(self._count_model().table) or [self._count_model().table]
         for table in others:
             total = total.merge(table)
         for kind, levels in (("keys", total.keys), ("counts", total.counts)):
@@ -70,7 +70,7 @@ class CountLearner(Learner):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if parallel.is_main():
+        if distributed.is_main():
             super().load_state_dict(state)
         else:  # rank 0 holds all counts so far
             self._count_model().ends = state["model"]["ends"].to(self.model.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import LanguageModel
-from makemore.runtime import distributed as parallel
+from makemore.runtime import distributed
 from makemore.runtime.device import (
     has_fast_bfloat16,
     to_device,
@@ -67,7 +67,7 @@ class GradientLearner(Learner):
             self.carried_state = self.model.init_state(*batch.inputs_BT.shape)
             return
         # Reset some rows at random: prompts start without context, too.
-        cold_B = (torch.rand(n_rows) < STATE_RESET_PROBABILITY)[parallel.rank_slice(n_rows)]
+        cold_B = (torch.rand(n_rows) < STATE_RESET_PROBABILITY)[distributed.rank_slice(n_rows)]
         if not cold_B.any():
             return
         fresh = self.model.init_state(*batch.inputs_BT.shape)
@@ -111,7 +111,7 @@ class GradientLearner(Learner):
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _rank_batch(self, batch: Batch) -> Batch:
-        rows, device = parallel.rank_slice(len(batch.inputs_BT)), self.model.device
+        rows, device = distributed.rank_slice(len(batch.inputs_BT)), self.model.device
         inputs_BT, targets_BT = batch.inputs_BT[rows], batch.targets_BT[rows]
         if self.sharded and not len(inputs_BT):
             # The other ranks need this rank's weight shards: compute a row without valid targets.
@@ -121,11 +121,11 @@ class GradientLearner(Learner):
     @contextlib.contextmanager
     def _rank_seed(self, *step_and_part: int) -> Iterator[None]:
         """Seed each rank's random numbers (dropout) differently; a resumed run repeats them."""
-        if parallel.world_size() == 1:
+        if distributed.world_size() == 1:
             yield
             return
         shared_state = torch.get_rng_state()
-        seeds = np.random.SeedSequence([self.config.seed, *step_and_part, parallel.rank()])
+        seeds = np.random.SeedSequence([self.config.seed, *step_and_part, distributed.rank()])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         try:
             yield
@@ -134,23 +134,25 @@ class GradientLearner(Learner):
 
     def _all_reduce(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
         """Sum loss and gradients over all ranks; average running statistics, weighted by target counts."""
-        if parallel.world_size() == 1:
+        if distributed.world_size() == 1:
             return
         if self.sharded:  # FSDP reduces gradients during backward
-            parallel.all_reduce_sum([loss])
+            distributed.all_reduce_sum([loss])
             return
         for parameter in self.optimizers.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        n = count_targets([b.targets_BT[parallel.rank_slice(len(b.targets_BT))] for b in batches]).to(count)
-        weight = torch.where(count > 0, n / count.clamp(min=1), 1 / parallel.world_size())
+        n = count_targets([b.targets_BT[distributed.rank_slice(len(b.targets_BT))] for b in batches]).to(
+            count
+        )
+        weight = torch.where(count > 0, n / count.clamp(min=1), 1 / distributed.world_size())
         running = [
             b for name, b in self.model.named_buffers() if name.rpartition(".")[2].startswith("running_")
         ]
         for buffer in running:
             buffer.mul_(weight)
         grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
-        parallel.all_reduce_sum([loss, *grads, *running])
+        distributed.all_reduce_sum([loss, *grads, *running])
 
     def state_dict(self) -> dict[str, Any]:
         state = {**super().state_dict(), "optimizers": self.optimizers.state_dict()}
@@ -166,14 +168,14 @@ class GradientLearner(Learner):
         self.optimizers.load_state_dict(state["optimizers"])
         device = self.model.device
         self.carried_state = (
-            tuple(t[parallel.rank_slice(len(t))].to(device) for t in state["carried"]) or None
+            tuple(t[distributed.rank_slice(len(t))].to(device) for t in state["carried"]) or None
         )
         if self.ema is not None:
             self.ema.load_state_dict(state["average"])
 
     def _gather_carried(self) -> list[Tensor]:
         """The carried state of all ranks' rows, on rank 0."""
-        if parallel.world_size() == 1:
+        if distributed.world_size() == 1:
             return list(self.carried_state or ())
         local = [tensor.cpu() for tensor in self.carried_state or ()]
-        return [torch.cat(parts) for parts in zip(*parallel.gather(local), strict=True)]
+        return [torch.cat(parts) for parts in zip(*distributed.gather(local), strict=True)]
