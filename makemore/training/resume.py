@@ -116,6 +116,7 @@ def _make_resumed_plan(
     with user_format_errors(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
     corpus = tokenize_source(source, corpus_config, tokenizer, observer)
+    corpus = dataclasses.replace(corpus, reason="as recorded in the run")
     if corpus.digests != config["corpus"]["digests"]:
         raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
     return make_plan(
