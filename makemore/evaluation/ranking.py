@@ -130,14 +130,14 @@ def _pair_confidence(
     # With few seeds a model's variance is too uncertain to be simulated: all models get the average.
     has_many = n_seeds_M > 1
     pooled = float((seed_variance_M * n_seeds_M)[has_many].mean()) if has_many.any() else 0.0
-    simulation = _Simulation(
+    equal_models = _EqualModels(
         text_root_MM=_root(cosines_QM.T @ cosines_QM / len(cosines_QM)),
         n_cosines=min(len(cosines_QM), MAX_SIMULATED_COSINES),
         seed_variance_M=np.where(has_many, pooled / n_seeds_M, 0.0),
         n_seeds_M=n_seeds_M,
     )
     rng = np.random.default_rng(0)
-    draws_RP = np.concatenate([simulation.draw(rng)[:, *pairs] for _ in range(N_DRAWS // CHUNK)])
+    draws_RP = np.concatenate([equal_models.simulate(rng)[:, *pairs] for _ in range(N_DRAWS // CHUNK)])
     draws_RP = draws_RP[:, draws_RP.any(axis=0)]  # equal scores never differ
     if draws_RP.shape[1] < 2:
         return CONFIDENCE
@@ -147,7 +147,7 @@ def _pair_confidence(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Simulation:
+class _EqualModels:
     """M models with equal expected scores."""
 
     text_root_MM: np.ndarray
@@ -157,7 +157,7 @@ class _Simulation:
     """Variance of each score over seeds, in (bits per byte)²; 0 for a single seed."""
     n_seeds_M: np.ndarray
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def simulate(self, rng: np.random.Generator) -> np.ndarray:
         """|difference| / estimated standard error (CHUNK, M, M) of simulated scores."""
         normals = rng.normal(size=(CHUNK, self.n_cosines + 1, len(self.n_seeds_M)))
         texts = normals @ self.text_root_MM

@@ -86,9 +86,14 @@ class LanguageModel(nn.Module, ABC):
         if stats.mode == "lines":
             longest = min(stats.longest_document, 256)
             # Packing splits longer documents; a streaming model would then lose the context before the split.
-            packs = cls.supports_packing and (not cls.supports_streaming or stats.longest_document <= longest)
+            is_packed = cls.supports_packing and (
+                not cls.supports_streaming or stats.longest_document <= longest
+            )
             packing = {"loader": "packed", "block_size": max(longest, 64)}
-            changes = {**(packing if packs else {"loader": "documents", "block_size": longest}), **changes}
+            changes = {
+                **(packing if is_packed else {"loader": "documents", "block_size": longest}),
+                **changes,
+            }
         return replace(TrainConfig(steps=stats.steps, max_time=stats.max_time), **changes)
 
     @property

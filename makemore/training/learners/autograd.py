@@ -48,9 +48,9 @@ class AutogradLearner(GradientLearner):
 
     def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
         loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
-        # The penalty depends on the weights only: add it once per step.
-        penalty = self.model.regularization_loss() if first and distributed.is_main() else None
-        total = loss if penalty is None else loss + penalty
+        # The regularization depends on the weights only: add it once per step.
+        regularization = self.model.regularization_loss() if first and distributed.is_main() else None
+        total = loss if regularization is None else loss + regularization
         # FSDP averages gradients over ranks; we need their sum.
         (total * distributed.world_size() if self.sharded else total).backward()
         if state is not None:
