@@ -19,7 +19,7 @@ from makemore.report.page import page
 REMARKS = {
     "within noise": "Not significantly worse",
     "seeds unknown": "Worse on this text, for these seeds",
-    "text too short": "The text is too short to compare it with",
+    "text too short": "Text too short for a comparison",
 }
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
@@ -52,7 +52,7 @@ def _summary(comparison: Comparison) -> str:
         names[row.result.verdict].append(row.name)
     parts = [
         f"<b>{escape(best.name)}</b> is best on {escape(comparison.split)}: "
-        f"{number(best.result.bits_per_byte)} bits/byte, 95 % interval {interval(best.result.ci95)}."
+        f"{number(best.result.bits_per_byte)} bits/byte (95 % interval: {interval(best.result.ci95)})."
     ]
     if others and len(names["worse"]) == len(others):
         parts.append("All others are significantly worse.")

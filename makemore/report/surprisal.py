@@ -92,6 +92,6 @@ def _page(
     body = (
         f'<h1>{escape(title)}</h1>{head}<div class="key">{marks}</div>'
         f'<div class="card"><div class="text">{spans}</div>'
-        '<div class="bar soft" aria-live="polite">Hover over or tap a piece to see its bits.</div></div>'
+        '<div class="bar soft" aria-live="polite">Hover over or tap a token to see its bits.</div></div>'
     )
     return page(title, body, "surprisal.js")
