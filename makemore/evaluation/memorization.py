@@ -53,7 +53,7 @@ class MemorizationReport:
     samples: Originality
     held_out: Originality | None
     searched: int | None = None
-    """Characters of train searched for copies, from its beginning (``text`` mode)."""
+    """Number of characters at the beginning of train that were searched for copies (``text`` mode)."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """The paper's block: tanh filter times sigmoid gate, with residual and skip outputs."""
+    """Gated block (van den Oord et al. 2016): tanh filter times sigmoid gate, with residual and skip outputs."""
 
     def __init__(self, width: int, n_hidden: int, last: bool) -> None:
         super().__init__()
