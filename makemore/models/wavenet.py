@@ -30,7 +30,7 @@ class WaveNetConfig:
     n_embd: int = setting(24, "embedding width; in gated style also the residual width")
     n_hidden: int = setting(128, "width of each level; in gated style of filter, gate and skip")
     dropout: float = setting(0.0, "dropout probability of each level's output")
-    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or the paper's gated blocks")
+    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or gated blocks (van den Oord et al. 2016)")
 
     def __post_init__(self) -> None:
         if self.block_size < 2 or self.block_size & (self.block_size - 1):
@@ -55,7 +55,7 @@ class Fusion(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """Gated block (van den Oord et al. 2016): tanh filter times sigmoid gate, with residual and skip outputs."""
+    """Gated block (van den Oord et al. 2016): tanh filter times sigmoid gate; residual and skip outputs."""
 
     def __init__(self, width: int, n_hidden: int, last: bool) -> None:
         super().__init__()
