@@ -30,7 +30,7 @@ class WaveNetConfig:
     n_embd: int = setting(24, "embedding width; in gated style also the residual width")
     n_hidden: int = setting(128, "width of each level; in gated style of filter, gate and skip")
     dropout: float = setting(0.0, "dropout probability of each level's output")
-    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or gated blocks (van den Oord et al. 2016)")
+    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or the gated blocks of WaveNet")
 
     def __post_init__(self) -> None:
         if self.block_size < 2 or self.block_size & (self.block_size - 1):
