@@ -92,6 +92,7 @@ class TrainConfig:
     compile: Literal["auto", "yes", "no"] = setting(
         "auto", "torch.compile the training step; auto: if it pays off and there is no native C code"
     )
+    cuda_graph: bool = setting(True, "launch the whole training step as one CUDA graph where possible")
     shard: bool = setting(False, "shard weights and optimizer states across processes (FSDP2)")
 
     def __post_init__(self) -> None:

@@ -53,6 +53,8 @@ class FakeCuda(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.syncs: list[str] = []
+        self.recording: FakeGraph | None = None
+        self.n_replays = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.is_pinned.default:
@@ -69,12 +71,57 @@ class FakeCuda(TorchDispatchMode):
         if name is aten.copy_:
             to_cuda = isinstance(args[0], FakeCudaTensor)
         if fakes and (name in SYNCS or not to_cuda):
+            if self.recording is not None:
+                raise RuntimeError(f"{name} is not permitted when the stream is capturing")
             self.syncs.append(str(name))
         if device is not None:
             kwargs["device"] = CPU
-        out = func(*tree_map(_to_cpu, args), **tree_map(_to_cpu, kwargs))
+        on_cpu = tree_map(_to_cpu, args), tree_map(_to_cpu, kwargs)
+        if self.recording is not None:
+            out = self.recording.add(func, *on_cpu)
+        else:
+            out = func(*on_cpu[0], **on_cpu[1])
         inputs = {id(t.on_cpu): t for t in fakes}
         return tree_map(functools.partial(_to_fake, inputs), out) if to_cuda else out
+
+
+class FakeGraph:
+    """Records the operations of a block, undoing what they changed, and repeats them on the same memory."""
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.undo: list[tuple[Tensor, Tensor]] = []
+
+    def pool(self) -> None:
+        return None
+
+    def add(self, func: Any, args: Any, kwargs: Any) -> Any:
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self.undo += [(t, t.clone()) for t in tree_leaves(value) if isinstance(t, Tensor)]
+        out = func(*args, **kwargs)
+        self.operations.append((func, args, kwargs, out))
+        return out
+
+    @contextlib.contextmanager
+    def record(self, fake: FakeCuda) -> Iterator[None]:
+        random = torch.get_rng_state()
+        fake.recording = self
+        try:
+            yield
+        finally:
+            fake.recording = None
+            torch.set_rng_state(random)
+            for tensor, before in reversed(self.undo):
+                tensor.copy_(before)
+
+    def replay(self, fake: FakeCuda) -> None:
+        fake.n_replays += 1
+        for func, args, kwargs, out in self.operations:
+            pairs = zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True)
+            for recorded, new in pairs:
+                if isinstance(recorded, Tensor) and recorded is not new:
+                    recorded.copy_(new)
 
 
 def _to_cpu(value: Any) -> Any:
@@ -135,4 +182,15 @@ def fake_cuda() -> Iterator[FakeCuda]:
         stack.enter_context(mock.patch.object(torch, "inference_mode", torch.no_grad))
         fake = stack.enter_context(FakeCuda())
         stack.enter_context(IndexedDevice())
+        graphs = {
+            "Stream": lambda *_: mock.Mock(),
+            "current_stream": lambda *_: mock.Mock(),
+            "stream": lambda *_: contextlib.nullcontext(),
+            "CUDAGraph": lambda: mock.Mock(
+                wraps=(graph := FakeGraph()), graph=graph, replay=lambda: graph.replay(fake)
+            ),
+            "graph": lambda graph, **_: graph.graph.record(fake),
+        }
+        for name, value in graphs.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, value))
         yield fake

@@ -266,7 +266,9 @@ def test_weight_decay_applies_only_to_matrices(optimizer: str) -> None:
     config = TrainConfig(optimizer=optimizer, lr=0.1, matrix_lr=0.2, weight_decay=0.5, **STEADY)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    OptimizerSet(model, config).step(0, 0.0)
+    optimizers = OptimizerSet(model, config)
+    optimizers.set_lr(0, 0.0)
+    optimizers.step()
     for name, parameter in model.named_parameters():
         lr = 0.2 if optimizer == "muon" and name in model.muon_parameters() else 0.1
         factor = 1 - lr * 0.5 if parameter.ndim >= 2 else 1.0
@@ -287,7 +289,8 @@ def test_adamw_and_sgd_match_pytorch(optimizer: str, twin: Any) -> None:
     for step in range(4):
         give_gradients(model, step)
         give_gradients(other, step)
-        ours.step(step, 0.0)
+        ours.set_lr(step, 0.0)
+        ours.step()
         theirs.step()
     for parameter, expected in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected, atol=1e-6, rtol=1e-5)
@@ -327,7 +330,8 @@ def test_step_applies_the_schedule_to_every_group_and_clears_gradients() -> None
     optimizers = OptimizerSet(model, config)
     for step, scale in ((0, 0.1), (4, 0.5), (30, 1.0)):
         give_gradients(model, step)
-        optimizers.step(step, 0.0)
+        optimizers.set_lr(step, 0.0)
+        optimizers.step()
         for part in optimizers.parts:
             peak = 0.4 if isinstance(part, Muon) else 0.1
             assert [group["lr"] for group in part.param_groups] == pytest.approx(
@@ -358,7 +362,8 @@ def test_resuming_from_a_saved_state_is_exact(optimizer: str) -> None:
     def steps(model: LanguageModel, optimizers: OptimizerSet, first: int) -> None:
         for step in range(first, first + 3):
             give_gradients(model, step)
-            optimizers.step(step, step / 6)
+            optimizers.set_lr(step, step / 6)
+            optimizers.step()
 
     steps(model, uninterrupted, 0)
     other = make_mlp(seed=1)

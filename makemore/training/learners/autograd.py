@@ -24,6 +24,8 @@ from makemore.types import IGNORE_INDEX, Batch, State
 class AutogradLearner(GradientLearner):
     """Loss and gradients by autograd, optionally compiled."""
 
+    is_graphable = True
+
     def __init__(
         self, model: LanguageModel, config: TrainConfig, precision: torch.dtype, compiled: bool
     ) -> None:
@@ -59,7 +61,8 @@ class AutogradLearner(GradientLearner):
 
     def _compute_gradients(self, batches: Sequence[Batch], count: Tensor, step: int) -> Tensor:
         carried_state, device = self.carried_state, self.model.device
-        random = get_rng_state(device) if self.compiled else None
+        recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        random = get_rng_state(device) if self.compiled and not recording else None
         try:
             return super()._compute_gradients(batches, count, step)
         except Exception as error:

@@ -17,6 +17,7 @@ from makemore.runtime.device import (
     has_fast_bfloat16,
     to_device,
 )
+from makemore.runtime.graphs import GraphedFunction, RecordingError
 from makemore.runtime.sharding import full_tensor
 from makemore.settings import TrainConfig
 from makemore.training.learners.base import Learner, Metrics, count_targets
@@ -30,7 +31,10 @@ STATE_RESET_PROBABILITY = 0.02
 
 
 class GradientLearner(Learner):
-    """Base of the gradient-trained learners: precision, optimizers, carried state."""
+    """Base of the gradient-trained learners: precision, optimizers, carried state, CUDA graphs."""
+
+    is_graphable = False
+    """Whether ``backward`` may be recorded in a CUDA graph: nothing in it waits for the device."""
 
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
@@ -42,10 +46,11 @@ class GradientLearner(Learner):
         self.carried_state: State | None = None
         device = model.device
         self.finite_guard = FiniteGuard(device, skips=device.type == "cuda" and not self.sharded)
+        self._graphed = self._make_graphed()
 
     @property
     def lr(self) -> float:
-        return self.optimizers.parts[-1].param_groups[0]["lr"]
+        return self.optimizers.lr
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
@@ -79,19 +84,53 @@ class GradientLearner(Learner):
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         self.model.train()
-        count = to_device(count_targets([batch.targets_BT for batch in batches]), self.model.device)
+        count = count_targets([batch.targets_BT for batch in batches])
+        self.optimizers.set_lr(step, progress)
+        self.finite_guard.start(step)
+        updated = self._update_graphed(batches, count)
+        if updated is None:
+            updated = self._update(batches, to_device(count, self.model.device), step)
+        if self.ema is not None:
+            self.ema.update()
+        return Metrics(*updated, count)
+
+    def _update(self, batches: Sequence[Batch], count: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Update the weights; returns loss and gradient norm."""
         loss = torch.zeros((), device=self.model.device)
         try:
             loss = self._compute_gradients(batches, count, step)
         finally:
             # Also after an error: the other ranks wait in the all-reduce.
             self._all_reduce(loss, batches, count)
-        norm = self.optimizers.clip()
-        self.finite_guard.watch(step, loss, full_tensor(norm))
-        self.optimizers.step(step, progress, self.finite_guard.skip)
-        if self.ema is not None:
-            self.ema.update()
-        return Metrics(loss, norm, count)
+        norm = full_tensor(self.optimizers.clip())
+        self.finite_guard.watch(loss, norm)
+        self.optimizers.step(self.finite_guard.skip)
+        return loss, norm
+
+    def _make_graphed(self) -> GraphedFunction | None:
+        """The update as a CUDA graph; None if it can't be one: streams reset states by the host's choice."""
+        allowed = self.config.cuda_graph and self.is_graphable and distributed.world_size() == 1
+        if not (allowed and self.optimizers.capturable) or self.config.loader == "streams":
+            return None
+
+        def update(count: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+            batches = [Batch(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+            return self._update(batches, count, 0)
+
+        return GraphedFunction(update, self.model.device)
+
+    def _update_graphed(self, batches: Sequence[Batch], count: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self._graphed is None:
+            return None
+        tensors = [tensor for batch in batches for tensor in (batch.inputs_BT, batch.targets_BT)]
+        try:
+            loss, norm = self._graphed(count, *tensors)
+        except RecordingError as error:
+            self.note = f"the training step can't be a CUDA graph ({error}); continuing without"
+            self._graphed = None
+            self.model.zero_grad(set_to_none=True)
+            return None
+        return loss.clone(), norm.clone()
 
     def check(self) -> None:
         self.finite_guard.check()
@@ -164,6 +203,7 @@ class GradientLearner(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.finite_guard.reset()
+        self._graphed = self._make_graphed()  # a graph refers to the old optimizer states
         self.model.zero_grad(set_to_none=True)  # left by an unfinished step
         self.optimizers.load_state_dict(state["optimizers"])
         device = self.model.device

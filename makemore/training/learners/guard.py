@@ -30,31 +30,40 @@ class FiniteGuard:
     def __init__(self, device: torch.device, skips: bool) -> None:
         """``skips``: whether the optimizers support ``skip``."""
         self.raises_immediately = device.type == "cpu"
-        self.device, self.skips = device, skips
-        self.reset()
+        self.skips = skips
+        self._now = torch.zeros((), dtype=torch.int64, device=device)
+        """The current step, from 1."""
+        self._step = torch.zeros_like(self._now)
+        """The first bad step; 0 if there is none."""
+        self._values = torch.zeros(2, device=device)
+        self._bad = torch.zeros((), device=device)
 
     def reset(self) -> None:
         """Forget any bad step."""
-        self._step = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._values = torch.zeros(2, device=self.device)
-        self._bad = torch.zeros((), device=self.device)
+        for tensor in (self._step, self._values, self._bad):
+            tensor.zero_()
 
     @property
     def skip(self) -> Tensor | None:
         """1 if updates must be skipped, () float; or None if the optimizers needn't check."""
         return self._bad if self.skips and not self.raises_immediately else None
 
-    def watch(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Check a step's () loss and gradient norm; on the CPU raises NonFiniteError. ``step`` is from 0."""
+    def start(self, step: int) -> None:
+        """Begin a step; ``step`` is from 0."""
+        self._now.fill_(step + 1)
+
+    def watch(self, loss: Tensor, norm: Tensor) -> None:
+        """Check the step's () loss and gradient norm; on the CPU raises NonFiniteError."""
         if self.raises_immediately:
             if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
-                raise NonFiniteError(step + 1, float(loss), float(norm))
+                raise NonFiniteError(int(self._now), float(loss), float(norm))
             return
+        # In place, since a CUDA graph repeats the same memory accesses.
         values = torch.stack([loss.detach().float(), norm.detach().float()])
         is_first = (self._bad == 0) & ~values.isfinite().all()
-        self._step = torch.where(is_first, step + 1, self._step)
-        self._values = torch.where(is_first, values, self._values)
-        self._bad = torch.where(is_first, 1.0, self._bad)
+        self._step.copy_(torch.where(is_first, self._now, self._step))
+        self._values.copy_(torch.where(is_first, values, self._values))
+        self._bad.masked_fill_(is_first, 1.0)
 
     def check(self) -> None:
         """Raise NonFiniteError if a step so far was bad; synchronises with the device."""

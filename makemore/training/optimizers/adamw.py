@@ -9,14 +9,20 @@ from torch import nn
 
 from makemore.models.base import LanguageModel
 from makemore.settings import TrainConfig
-from makemore.training.optimizers.base import decay_groups
+from makemore.training.optimizers.base import decay_groups, is_capturable
 
 
 def adamw(params: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW on some parameters."""
     fused = params[0].device.type in ("cpu", "cuda", "mps")
+    capturable = is_capturable(params)
     groups = decay_groups(params, config.weight_decay, "weight_decay")
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused)
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused, capturable=capturable
+    )
+    # torch warns of steps outside of a CUDA graph, which cost nothing here.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,3 +21,8 @@ def decay_groups(params: Iterable[nn.Parameter], weight_decay: float, key: str) 
         {"params": [p for p in params if p.ndim < 2], key: 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def is_capturable(params: Sequence[Tensor]) -> bool:
+    """Whether steps on the parameters can be recorded in a CUDA graph: all are unsharded on a CUDA device."""
+    return params[0].device.type == "cuda" and not hasattr(params[0], "full_tensor")

@@ -13,7 +13,7 @@ from torch import Tensor
 from makemore.models.base import LanguageModel
 from makemore.settings import TrainConfig
 from makemore.training.optimizers.adamw import adamw
-from makemore.training.optimizers.base import decay_factor
+from makemore.training.optimizers.base import decay_factor, is_capturable
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -55,7 +55,9 @@ class Muon(torch.optim.Optimizer):
         for parameter, count in zip(params, parts, strict=False):
             by_shape.setdefault((parameter.shape, count), []).append(parameter)
         groups = [{"params": group, "parts": count} for (_, count), group in by_shape.items()]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        capturable = is_capturable([p for group in by_shape.values() for p in group])
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(groups, {**defaults, "capturable": capturable})
 
     def _velocity(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -85,7 +87,11 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_mul_(params, decay_factor(group["lr"] * group["weight_decay"], self.found_inf))
             if self.found_inf is not None:
                 update = torch.where(self.found_inf > 0, 0.0, update)
-            torch._foreach_add_(params, list(update.to(params[0].dtype)), alpha=-group["lr"] * scale)
+            update = update.to(params[0].dtype)
+            if isinstance(group["lr"], Tensor):
+                torch._foreach_sub_(params, list(update * (group["lr"] * scale)))
+            else:
+                torch._foreach_add_(params, list(update), alpha=-group["lr"] * scale)
 
 
 def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:

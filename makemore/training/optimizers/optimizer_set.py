@@ -35,17 +35,32 @@ class OptimizerSet:
         """Factor on all learning rates, halved by each rollback after divergence."""
         self.parts = OPTIMIZERS.get(config.optimizer)(model, config, dtype)
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
+        self.lr = 0.0
+        """The last step's learning rate of the last parameter group."""
+        self.capturable = all(part.defaults.get("capturable", False) for part in self.parts)
+        """Whether a step may be recorded in a CUDA graph: learning rates are then tensors."""
+        if self.capturable:
+            for group in (group for part in self.parts for group in part.param_groups):
+                group["lr"] = torch.full((), group["lr"], device=group["params"][0].device)
         self.parameters = [p for part in self.parts for g in part.param_groups for p in g["params"]]
 
-    def step(self, step: int, progress: float, skip: Tensor | None = None) -> None:
-        """Apply the current gradients at this step's learning rate, then clear them.
-
-        ``skip``: () float on the device, 1 to leave the weights unchanged.
-        """
+    def set_lr(self, step: int, progress: float) -> None:
+        """Set the learning rates of a step."""
         lr_factor = self.schedule(step, progress) * self.scale
         for part, peaks in zip(self.parts, self._peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
-                group["lr"] = peak * lr_factor
+                self.lr = peak * lr_factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(self.lr)
+                else:
+                    group["lr"] = self.lr
+
+    def step(self, skip: Tensor | None = None) -> None:
+        """Apply the current gradients, then clear them.
+
+        ``skip``: () float on the device, 1 to leave the weights unchanged.
+        """
+        for part in self.parts:
             if skip is not None:
                 part.found_inf = skip  # type: ignore[attr-defined]
             part.step()
