@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.sampling.decoders import FastDecoder, fast_decoder
 from makemore.sampling.decoders.base import Floats, Ints
+from makemore.sampling.decoders.graph import GraphDecoder
 from makemore.types import State
 
 PROMPT_CHUNK = 4096
@@ -44,7 +45,8 @@ class Decoder(ABC):
 
 
 class ModelDecoder(Decoder):
-    """Decodes one model, on the CPU with its fast decoder if it has one, else with ``forward``.
+    """Decodes one model: on the CPU with its fast decoder if it has one, on CUDA with a graph of ``forward``,
+    else with ``forward`` itself.
 
     Count models always run on the CPU. When the context is full, its last half is kept: moved
     by ``drop_oldest`` if positions are relative, otherwise processed again.
@@ -55,8 +57,7 @@ class ModelDecoder(Decoder):
         self.limit = None if model.supports_streaming else model.max_len
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
-        on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
-        self.fast = fast_decoder(model) if fast and on_cpu else None
+        self.fast = _pick_fast_decoder(model) if fast else None
         self.supports_sampling = self.fast is not None and self.fast.supports_sampling
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
@@ -141,6 +142,13 @@ class ModelDecoder(Decoder):
             )
         rows = torch.from_numpy(rows_K).to(self.model.device)
         self.state = tuple(part[rows] for part in self.state)
+
+
+def _pick_fast_decoder(model: LanguageModel) -> FastDecoder | None:
+    if model.device.type == "cuda" and not isinstance(model, CountModel):
+        return GraphDecoder(model)
+    on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
+    return fast_decoder(model) if on_cpu else None
 
 
 class MixtureDecoder(Decoder):
