@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,25 @@ from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-FLOPS_PER_SECOND = {"cpu": 2.2e11, "cuda": 2e13, "mps": 1e12}
-"""Approximate FLOP/s achieved when training small models, by device."""
+SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 1e12)}
+"""Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
+MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
+"""Most weights per token of the text, by device: a GPU sees the text so often that dropout is needed anyway."""
 DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
+TEXT_SETTINGS: dict[bool, dict[str, Any]] = {
+    False: {"optimizer": "muon", "batch_tokens": 2048, "lr": 0.01, "weight_decay": 0.1},
+    # A GPU needs large batches to be busy, and those need larger rates.
+    True: {
+        "optimizer": "muon",
+        "batch_tokens": 16384,
+        "block_size": 256,
+        "lr": 0.02,
+        "matrix_lr": 0.04,
+        "weight_decay": 0.1,
+    },
+}
+"""Training settings for text, by whether the device is a GPU with CUDA."""
 TOKENS_PER_WEIGHT = 5
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
@@ -303,10 +318,10 @@ class Transformer(LanguageModel):
                 replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train
             )
         # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
-        train = cls.default_train_config(
-            stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1
-        )
+        train = cls.default_train_config(stats, **TEXT_SETTINGS[stats.device == "cuda"])
         config = _largest_affordable(stats, train.batch_tokens)
+        if stats.device == "cuda":
+            config = replace(config, block_size=train.block_size)
         return Recipe(replace(config, dropout=_dropout(config, stats, train.batch_tokens)), train)
 
 
@@ -315,7 +330,8 @@ def _n_block_weights(config: TransformerConfig) -> int:
 
 
 def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
-    return stats.tokens(batch_tokens, FLOPS_PER_SECOND[stats.device] / (6 * _n_block_weights(config)))
+    constant, per_weight = SECONDS_PER_TOKEN[stats.device]
+    return stats.tokens(batch_tokens, 1 / (constant + per_weight * _n_block_weights(config)))
 
 
 def _dropout(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
@@ -324,12 +340,13 @@ def _dropout(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -
 
 
 def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:
-    """The widest model with at most one weight per token of the text and TOKENS_PER_WEIGHT tokens per weight
-    in the budget: model and data grow together (Hoffmann et al. 2022)."""
+    """The widest model with at most MAX_WEIGHTS_PER_TOKEN of the text and at least TOKENS_PER_WEIGHT in the
+    budget: model and data grow together (Hoffmann et al. 2022)."""
+    most = MAX_WEIGHTS_PER_TOKEN[stats.device] * stats.train_tokens
     best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
         n_weights, tokens = _n_block_weights(config), _budget_tokens(config, stats, batch_tokens)
-        if n_weights <= stats.train_tokens and tokens >= TOKENS_PER_WEIGHT * n_weights:
+        if n_weights <= most and tokens >= TOKENS_PER_WEIGHT * n_weights:
             best = config
     return best
