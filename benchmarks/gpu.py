@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,9 +101,11 @@ def correctness(options: Options) -> Parts:
     command += ["-m", "slow or not slow", "tests/runtime/test_cuda.py", "-rfE", "--tb=line"]
     command += ["-k", "bigram"] if options.dry_run else []
     environ = {**os.environ, "MAKEMORE_TEST_DEVICE": options.device}
-    output = subprocess.run(
-        command, env=environ, capture_output=True, encoding="utf-8", errors="replace"
-    ).stdout
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, encoding="utf-8", timeout=105)
+        output = done.stdout
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode() + "\nstopped at its time limit"
     lines = output.splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     yield "summary", lines[-1] if lines else "no output"
@@ -342,12 +345,12 @@ def main(
     for name in ["environment", "correctness"] if quick else parts.split(","):
         started = time.perf_counter()
         print(f"{name}:", flush=True)
+        process = subprocess.Popen([sys.executable, *sys.argv, "--only", name], start_new_session=True)
         try:
-            status = subprocess.run(
-                [sys.executable, *sys.argv, "--only", name], timeout=PARTS[name][1]
-            ).returncode
+            status = process.wait(PARTS[name][1])
             problem = f"failed with status {status}" if status else ""
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
             problem = "stopped at its time limit"
         print(f"{name}: {problem or 'done'} after {time.perf_counter() - started:.0f} s", flush=True)
 

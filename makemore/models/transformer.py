@@ -35,7 +35,7 @@ WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 1e12)}
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
-"""Most weights per token of the text, by device: a GPU sees the text so often that dropout is needed anyway."""
+"""Most weights per token of the text, by device: a GPU sees a text often enough to need dropout."""
 DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
 TEXT_SETTINGS: dict[bool, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from makemore.runtime.process import total_memory
 from makemore.settings import TrainConfig
 
 MIN_COMPILE_SECONDS = {"cpu": 75.0, "cuda": 45.0}
-"""Minimum training time in seconds for compilation (cold, 16 to 30 s on a CPU, 11 to 19 s on CUDA) to pay off."""
+"""Minimum training seconds for compilation (cold, 16 to 30 s on a CPU, 11 to 19 s on CUDA) to pay off."""
 
 
 def pick_device(name: str) -> torch.device:
