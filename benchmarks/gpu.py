@@ -98,7 +98,14 @@ def correctness(options: Options) -> Parts:
         "-W",
         "default",
     ]
-    command += ["-m", "slow or not slow", "tests/runtime/test_cuda.py", "-rfE", "--tb=line"]
+    command += [
+        "-m",
+        "slow or not slow",
+        "tests/runtime/test_cuda.py",
+        "-rfE",
+        "--tb=line",
+        "--show-capture=no",
+    ]
     command += ["-k", "bigram"] if options.dry_run else []
     environ = {**os.environ, "MAKEMORE_TEST_DEVICE": options.device}
     try:

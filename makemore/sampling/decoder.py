@@ -145,10 +145,10 @@ class ModelDecoder(Decoder):
 
 
 def _pick_fast_decoder(model: LanguageModel) -> FastDecoder | None:
-    if model.device.type == "cuda" and not isinstance(model, CountModel):
-        return GraphDecoder(model)
-    on_cpu = model.device.type == "cpu" or isinstance(model, CountModel)
-    return fast_decoder(model) if on_cpu else None
+    if model.device.type == "cpu" or isinstance(model, CountModel):
+        return fast_decoder(model)
+    has_state = len(model.init_state(1, 1)) > 0
+    return GraphDecoder(model) if model.device.type == "cuda" and has_state else None
 
 
 class MixtureDecoder(Decoder):

@@ -58,8 +58,9 @@ def text(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def request(text: Path, name: str, device: str, out: Path, **settings: Any) -> TrainRequest:
     fields = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
     sizes = [f"model.{key}={size}" for key, size in SMALL.items() if key in fields]
-    options = {"steps": STEPS, "batch_tokens": 256, "block_size": 16, "dtype": "float32", "device": device}
-    train = {**options, **settings}
+    # Recipes differ between devices.
+    options = {"steps": STEPS, "batch_tokens": 256, "block_size": 16, "lr": 0.01, "matrix_lr": 0.02}
+    train = {**options, "dtype": "float32", "device": device, **settings}
     return TrainRequest(input=str(text), model=name, out=out, train=train, settings=tuple(sizes))
 
 
