@@ -16,7 +16,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.models import transformer
+from makemore.models.layers import attention
 from makemore.models.transformer import Transformer, TransformerConfig
 
 PEAK = 989e12
@@ -148,7 +148,7 @@ def row(case: Case, needs: Needs, processes: int) -> str:
 
 def main() -> None:
     """Print two tables: models, and their training by number of GPUs."""
-    transformer.attend = fused_attention
+    attention.attend = fused_attention
     needs = {case.label: Needs.of(case) for case in CASES}
     print("| model | layers x width, context | parameters | FLOPs/token | saved/token | tokens per run |")
     print("|---" * 6 + "|")

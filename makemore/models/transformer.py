@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,16 @@ from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.attention import (
+    Attention,
+    Positions,
     apply_rope,
-    attend,
     document_causal_bias,
     rope_table,
-    write_cache,
 )
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, Recipe, TrainConfig, setting
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
@@ -38,19 +38,12 @@ MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Most weights per token of the text, by device: a GPU sees a text often enough to need dropout."""
 DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
-TEXT_SETTINGS: dict[bool, dict[str, Any]] = {
-    False: {"optimizer": "muon", "batch_tokens": 2048, "lr": 0.01, "weight_decay": 0.1},
-    # A GPU needs large batches to be busy, and those need larger rates.
-    True: {
-        "optimizer": "muon",
-        "batch_tokens": 16384,
-        "block_size": 256,
-        "lr": 0.02,
-        "matrix_lr": 0.04,
-        "weight_decay": 0.1,
-    },
-}
-"""Training settings for text, by whether the device is a GPU with CUDA."""
+GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
+"""The same for texts on a GPU, where models are larger."""
+MAX_EPOCHS = 30
+"""Epochs of a text after which a GPU stops: more of them overfitted, whatever the dropout."""
+MIN_GPU_STEPS = 5000
+"""Steps within MAX_EPOCHS that limit the batch on a GPU, where larger batches are faster."""
 TOKENS_PER_WEIGHT = 5
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
@@ -92,46 +85,6 @@ def make_norm(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd) if config.style == "gpt2" else RMSNorm()
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Positions and attention mask of one call, shared by all layers."""
-
-    bias: Tensor | None
-    """Added to the attention scores, broadcast to (B, H, T, S); None for plain causal attention."""
-    rotary: tuple[Tensor, Tensor] | None
-    position_B: Tensor | None
-    """Cache position of the call's first token; None without a cache."""
-    doc_position_BT: Tensor
-    """Position of each token within its document, broadcast to (B, T)."""
-    doc_start_BT: Tensor | None
-    """Position at which each token's document begins; None if each row is one document."""
-
-
-class Attention(nn.Module):
-    """Multi-head causal self-attention."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.n_head = config.n_head
-        self.modern = config.style == "modern"
-        self.dropout = config.dropout
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=not self.modern)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=not self.modern)
-
-    def forward(self, x_BTC: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
-        batch, length, width = x_BTC.shape
-        qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        if positions.rotary is not None:
-            q, k = apply_rope(rms_norm(q), *positions.rotary), apply_rope(rms_norm(k), *positions.rotary)
-        if cache is not None and positions.position_B is not None:
-            write_cache(cache[0], k, positions.position_B)
-            write_cache(cache[1], v, positions.position_B)
-            k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
-        out = attend(q, k, v, positions.bias, self.dropout if self.training else 0.0)
-        return self.out(out.transpose(1, 2).reshape(batch, length, width))
-
-
 class FeedForward(nn.Module):
     """Two linear layers with a hidden width of 4 n_embd: squared ReLU or GELU."""
 
@@ -152,7 +105,7 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm1, self.norm2 = make_norm(config), make_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config.n_embd, config.n_head, config.dropout, config.style == "modern")
         self.feed_forward = FeedForward(config)
         self.dropout = Dropout(config.dropout)
         convs = [ShortConv(config.conv, config.n_embd) for _ in range(2)] if config.has_conv else []
@@ -311,18 +264,42 @@ class Transformer(LanguageModel):
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
-        if stats.mode == "lines":
-            train = cls.default_train_config(stats, optimizer="muon", batch_tokens=2048, lr=3e-3)
-            config = TransformerConfig(block_size=train.block_size, n_embd=64)
-            return Recipe(
-                replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train
-            )
-        # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
-        train = cls.default_train_config(stats, **TEXT_SETTINGS[stats.device == "cuda"])
-        config = _largest_affordable(stats, train.batch_tokens)
-        if stats.device == "cuda":
-            config = replace(config, block_size=train.block_size)
-        return Recipe(replace(config, dropout=_dropout(config, stats, train.batch_tokens)), train)
+        return _recipe(stats, cls.default_train_config)
+
+
+def _recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
+    """Default settings; ``base`` makes the training settings that all models share."""
+    if stats.mode == "lines":
+        train = base(stats, optimizer="muon", batch_tokens=2048, lr=3e-3)
+        config = TransformerConfig(block_size=train.block_size, n_embd=64)
+        return Recipe(replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train)
+    if stats.device == "cuda":
+        return _gpu_recipe(stats, base)
+    # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
+    train = base(stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
+    config = _largest_affordable(stats, train.batch_tokens)
+    return Recipe(replace(config, dropout=_dropout(config, stats, train.batch_tokens)), train)
+
+
+def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
+    """For text: the largest batch that leaves enough steps, with rates to match."""
+    tokens = MAX_EPOCHS * stats.train_tokens
+    batch = min(16384, max(4096, 2 ** int(math.log2(max(tokens / MIN_GPU_STEPS, 1)))))
+    steps = -(-tokens // batch)
+    scale = min(2.0, math.sqrt(batch / 2048))
+    train = base(
+        stats,
+        steps=min(steps, stats.steps or steps),
+        optimizer="muon",
+        batch_tokens=batch,
+        block_size=256,
+        lr=0.01 * scale,
+        matrix_lr=0.02 * scale,
+        weight_decay=0.1,
+    )
+    config = replace(_largest_affordable(stats, batch), block_size=256)
+    dropout = _dropout(config, stats, batch, GPU_DROPOUT_BY_EPOCHS)
+    return Recipe(replace(config, dropout=dropout), train)
 
 
 def _n_block_weights(config: TransformerConfig) -> int:
@@ -334,9 +311,14 @@ def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: 
     return stats.tokens(batch_tokens, 1 / (constant + per_weight * _n_block_weights(config)))
 
 
-def _dropout(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+def _dropout(
+    config: TransformerConfig,
+    stats: CorpusStats,
+    batch_tokens: int,
+    by_epochs: tuple[tuple[int, float], ...] = DROPOUT_BY_EPOCHS,
+) -> float:
     epochs = _budget_tokens(config, stats, batch_tokens) / stats.train_tokens
-    return next((dropout for min_epochs, dropout in DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
+    return next((dropout for min_epochs, dropout in by_epochs if epochs >= min_epochs), 0.0)
 
 
 def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:

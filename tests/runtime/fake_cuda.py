@@ -96,6 +96,8 @@ class FakeGraph:
         return None
 
     def add(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if torch.Tag.inplace_view in func.tags:  # changes no memory
+            return func(*args, **kwargs)
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 self.undo += [(t, t.clone()) for t in tree_leaves(value) if isinstance(t, Tensor)]

@@ -11,9 +11,9 @@ from torch import Tensor
 from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import WIDTH, labels, new_figure, token_axis
 from makemore.inspection.subject import Finding, Picture, Subject
-from makemore.models.layers.attention import apply_rope
+from makemore.models.layers.attention import Attention, Positions, apply_rope
 from makemore.models.layers.norms import rms_norm
-from makemore.models.transformer import Attention, Positions, Transformer
+from makemore.models.transformer import Transformer
 
 MAX_PANELS = 64
 LABEL_SIZE = 7.5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.layers.dropout import dropout as drop
+from makemore.models.layers.norms import rms_norm
 
 
 def document_causal_bias(position_BT: Tensor, doc_start_BT: Tensor, keys: int) -> Tensor:
@@ -63,3 +65,42 @@ def apply_rope(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + D/2) by its position's angle; cos, sin broadcast to (B, H, T, D / 2)."""
     a, b = x_BHTD.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(x_BHTD)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Positions and attention mask of one call, shared by all layers."""
+
+    bias: Tensor | None
+    """Added to the attention scores, broadcast to (B, H, T, S); None for plain causal attention."""
+    rotary: tuple[Tensor, Tensor] | None
+    position_B: Tensor | None
+    """Cache position of the call's first token; None without a cache."""
+    doc_position_BT: Tensor
+    """Position of each token within its document, broadcast to (B, T)."""
+    doc_start_BT: Tensor | None
+    """Position at which each token's document begins; None if each row is one document."""
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    def __init__(self, width: int, n_head: int, dropout: float, modern: bool) -> None:
+        """``modern``: without biases."""
+        super().__init__()
+        self.n_head, self.dropout = n_head, dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=not modern)
+        self.out = nn.Linear(width, width, bias=not modern)
+
+    def forward(self, x_BTC: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        batch, length, width = x_BTC.shape
+        qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if positions.rotary is not None:
+            q, k = apply_rope(rms_norm(q), *positions.rotary), apply_rope(rms_norm(k), *positions.rotary)
+        if cache is not None and positions.position_B is not None:
+            write_cache(cache[0], k, positions.position_B)
+            write_cache(cache[1], v, positions.position_B)
+            k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
+        out = attend(q, k, v, positions.bias, self.dropout if self.training else 0.0)
+        return self.out(out.transpose(1, 2).reshape(batch, length, width))
