@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,9 @@ def train(
         overwrite: Overwrite an existing run.
         observer: Receives progress; silent by default.
 
+    Warns:
+        UserWarning: the model is worse than n-gram counts or guessing; the message says what to do.
+
     Raises:
         UserError: a setting is invalid, the text can't be read, or training diverged.
     """
@@ -203,7 +207,10 @@ def train(
         overwrite=overwrite,
         pretrained=pretrained,
     )
-    return _wrap(train_run(request, observer).run)
+    result = train_run(request, observer)
+    if result.remark:
+        warnings.warn(result.remark, stacklevel=2)
+    return _wrap(result.run)
 
 
 def evaluate(run: str | Path | Run, split: str | None = None, *, file: str | Path | None = None) -> Score:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from makemore.report.numbers import with_unit
 from makemore.training.observers import Observer
 
 if TYPE_CHECKING:
+    from makemore.evaluation.baseline import Baseline
     from makemore.evaluation.memorization import MemorizationReport
     from makemore.training.plan import Plan
     from makemore.training.records import TrainRecord
@@ -28,13 +30,36 @@ def settings_line(config: Any) -> str:
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values if v is not None)
 
 
-def recipe_line(plan: Plan) -> str:
-    """Describe how a plan trains; count models have no recipe."""
-    if plan.train.optimizer == "none":
-        return "one pass over the text, counting"
+def plan_line(plan: Plan) -> str:
+    """Describe in one line what is trained: model, size, device, steps and passes."""
+    train = plan.train
+    if train.optimizer == "none":
+        return f"{plan.model_name}: one pass over the text, counting"
     precision = str(plan.precision).removeprefix("torch.")
     compiled = ", compiled" if plan.compiled else ", in C" if plan.native else ""
-    return f"{settings_line(plan.train)} (on {plan.device}, {precision}{compiled})"
+    budgets = [f"{train.steps:,} step{'s' * (train.steps != 1)}"] if train.steps else []
+    budgets += [f"{train.max_time:g} s"] if train.max_time else []
+    text = (
+        f"{plan.model_name}: {plan.model.n_parameters():,} parameters on {plan.device} "
+        f"({precision}{compiled}); {' or '.join(budgets)}, {train.batch_tokens:,} tokens per step"
+    )
+    if train.steps:
+        passes = train.steps * train.batch_tokens / len(plan.corpus.splits["train"].tokens_N)
+        text += f", {passes:.3g} passes over the text"
+    return text
+
+
+def estimate_line(plan: Plan) -> str:
+    """Say how the val loss during training differs from the final score."""
+    n_val, n = len(plan.corpus.splits["val"].tokens_N), plan.train.eval_tokens
+    if n < n_val:
+        return f"val≈ is an estimate on {n:,} of {n_val:,} tokens; the final score covers every token"
+    return "val≈ is an estimate with shorter contexts than the final score"
+
+
+def settings_lines(plan: Plan) -> list[str]:
+    """All settings of the model and of training, a line each."""
+    return [f"model: {settings_line(plan.model.config)}", f"train: {settings_line(plan.train)}"]
 
 
 def in_brackets(bounds: tuple[float, float], sign: str = "") -> str:
@@ -63,6 +88,12 @@ def score_line(score: Score) -> str:
     return text
 
 
+def baseline_line(baseline: Baseline) -> str:
+    """Format the score of the count model that a neural network is compared with."""
+    limit = f", on {baseline.limited_to}" if baseline.limited_to else ""
+    return f"count, for comparison: {baseline.nll:.4f} nats/token (order {baseline.order}{limit})"
+
+
 def memorisation_line(report: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
     samples, held_out = report.samples, report.held_out
@@ -81,28 +112,33 @@ def memorisation_line(report: MemorizationReport) -> str:
 
 
 class ProgressObserver(Observer):
-    """Show a progress bar on a terminal; elsewhere print occasional lines."""
+    """Print a line per evaluation, and show a progress bar on a terminal."""
 
-    def __init__(self, label: str = "") -> None:
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
-        self.label = label
+    def __init__(self, label: str = "", *, quiet: bool = False, verbose: bool = False) -> None:
+        """``label``: name of one run of several, which prints fewer lines and no samples."""
+        self.console = Console(stderr=True, highlight=False)
+        self.label, self.quiet, self.verbose = label, quiet, verbose
+        self.wants_samples = not (label or quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._val: float | None = None
         self._loss: float | None = None
-        self._reported = -1
+        self._printed_at = -math.inf
+        """Progress at the last printed line."""
         self._encoding_start = 0.0
         self._encoding_reported = time.perf_counter()
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, wrap: bool = True) -> None:
+        """Print a message; ``wrap``: on a terminal, between words (False for a command to be copied)."""
         # Training continues even if the terminal is gone or the log's disk is full.
         with contextlib.suppress(OSError):
-            self.console.print(escape_control_chars(text), markup=False, emoji=False)
+            soft_wrap = not (wrap and self.console.is_terminal)
+            self.console.print(escape_control_chars(text), markup=False, emoji=False, soft_wrap=soft_wrap)
 
     def encoding(self, done: int, total: int) -> None:
         now = time.perf_counter()
         self._encoding_start = self._encoding_start or now
-        if now - self._encoding_reported < (0.2 if self.console.is_terminal else 10.0):
+        if self.quiet or now - self._encoding_reported < (0.2 if self.console.is_terminal else 10.0):
             return
         rate = done / max(now - self._encoding_start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
@@ -111,21 +147,9 @@ class ProgressObserver(Observer):
         self._encoding_reported = now
 
     def start(self, plan: Plan) -> None:
-        import torch
-
-        from makemore.runtime.determinism import reproducibility_line
-
-        corpus, split = plan.corpus, plan.corpus.splits["train"]
-        self.note(
-            f"{plan.source.name}: {corpus.mode} mode ({corpus.reason}); {plan.tokenizer_spec} tokens, "
-            f"vocabulary {corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
-            f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
-        )
-        # A count model has no parameters before it has counted.
-        size = "" if plan.train.optimizer == "none" else f"{plan.model.n_parameters():,} parameters; "
-        self.note(f"{plan.model_name}: {size}{settings_line(plan.model.config)}")
-        self.note(f"recipe: {recipe_line(plan)}")
-        self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
+        if self.quiet:
+            return
+        self._describe(plan)
         if self.console.is_terminal:
             columns = (
                 TextColumn(self.label or plan.model_name),
@@ -138,26 +162,54 @@ class ProgressObserver(Observer):
             self._task = self._bar.add_task("", total=1.0, metrics="")
             self._bar.start()
 
+    def _describe(self, plan: Plan) -> None:
+        import torch
+
+        from makemore.runtime.determinism import reproducibility_line
+
+        corpus, split = plan.corpus, plan.corpus.splits["train"]
+        self.note(
+            f"{plan.source.name}: {corpus.mode} mode ({corpus.reason}); {plan.tokenizer_spec} tokens, "
+            f"vocabulary {corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
+            f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
+        )
+        self.note(plan_line(plan))
+        for line in settings_lines(plan) if self.verbose else []:
+            self.note(line)
+        self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
+        if len(corpus.splits["val"].tokens_N) and plan.train.optimizer != "none" and not self.label:
+            self.note(estimate_line(plan))
+
     def record(self, record: TrainRecord) -> None:
         self._val = record.val if record.val is not None else self._val
         self._loss = record.loss if record.loss is not None else self._loss
         metrics = [f"step {record.step:,}"]
         metrics += [f"loss {self._loss:.4f}"] if self._loss is not None else []
-        metrics += [f"val {self._val:.4f}"] if self._val is not None else []
+        metrics += [f"val≈ {self._val:.4f}"] if self._val is not None else []
         metrics += [f"{with_unit(record.tokens_per_second)} tokens/s"]
         line = "  ".join(metrics)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=record.progress, metrics=line)
-        elif int(record.progress * 20) > self._reported:
-            self._reported = int(record.progress * 20)
-            self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s")
+        evaluated = record.val is not None and not self.label
+        if not self.quiet and (evaluated or record.progress >= self._printed_at + self._print_interval):
+            self._printed_at = record.progress
+            best = "  best so far" if record.val is not None and record.improved else ""
+            self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s{best}")
+
+    @property
+    def _print_interval(self) -> float:
+        """Progress between lines without an evaluation."""
+        return 0.25 if self.label else 0.1
+
+    def samples(self, texts: list[str]) -> None:
+        self.note(textwrap.indent(" | ".join(texts), "      "))
 
     def scoring(self, done: int, total: int) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done / max(total, 1), metrics="scoring")
 
     def close(self) -> None:
-        """Remove the progress bar."""
+        """Remove the progress bar; the printed lines remain."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

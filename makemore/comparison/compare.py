@@ -17,6 +17,7 @@ from makemore.comparison.result import Comparison, RankedModel, ScoredRun, seed_
 from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
+from makemore.evaluation.baseline import uniform_nll
 from makemore.evaluation.evaluate import check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.evaluation.ranking import compare_to_best
@@ -214,6 +215,7 @@ def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> Sco
         seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
         memory = result.get("peak_memory")
         memory = memory if memory is None else int(memory)
+    score = evaluate(run, request.file, request.split)
     return ScoredRun(
         folder=run.folder.path,
         config=run.config,
@@ -222,7 +224,8 @@ def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> Sco
         tokens=tokens,
         peak_memory=memory,
         sampling_speed=sampling_speed(run),
-        score=evaluate(run, request.file, request.split),
+        score=score,
+        uniform_nll=uniform_nll(score, run.model.vocab_size),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.comparison.grid import Failure
+from makemore.evaluation.baseline import is_near_uniform
 from makemore.evaluation.profile import RunProfile
 from makemore.evaluation.ranking import PairedResult
 from makemore.runs.run import is_fitted_on
@@ -33,6 +34,8 @@ class ScoredRun:
     sampling_speed: float
     """Tokens per second at batch size 1."""
     score: Score
+    uniform_nll: float
+    """Nats per token on the same text if every token had the same probability."""
 
     @property
     def seed(self) -> int | None:
@@ -95,6 +98,12 @@ class RankedModel:
     def peak_memory(self) -> int | None:
         """Maximum peak memory of the runs."""
         return max((run.peak_memory for run in self.runs if run.peak_memory is not None), default=None)
+
+    @property
+    def is_near_uniform(self) -> bool:
+        """Whether the runs are hardly better than guessing."""
+        nll, uniform = self.mean(lambda run: run.score.nll), self.mean(lambda run: run.uniform_nll)
+        return is_near_uniform(nll, uniform)
 
     @property
     def unseen_bits_per_byte(self) -> float | None:

@@ -156,13 +156,17 @@ def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Remarks on the table: failed runs, single seeds, and mixtures scored where they were fitted."""
+    """Remarks on the table: failed runs, single seeds, models that have learned hardly anything, and mixtures
+    scored where they were fitted."""
     lines = [f"{failure.name} failed: {failure.reason}" for failure in comparison.failures]
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]
     if len(rows) > 1 and single:
         names = "one seed each" if len(single) == len(rows) else f"one seed: {', '.join(single)}"
         lines.append(f"{names}; other seeds may change the order (use --seeds 3)")
+    untrained = [row.name for row in rows if row.is_near_uniform]
+    if untrained:
+        lines.append(f"hardly better than guessing: {', '.join(untrained)}; train longer or on more text")
     fitted = [row.name for row in rows if row.fitted_on(comparison.split)]
     if fitted:
         lines.append(f"mixture weights were fitted on val: {', '.join(fitted)}; use --split test")

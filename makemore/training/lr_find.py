@@ -135,7 +135,9 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     if train.optimizer == "none":
         raise UserError(f"{plan.model_name} has no learning rate; choose another --model")
     low, high = _lr_range(request, train.lr)
-    plan = dataclasses.replace(plan, compiled=train.compile == "yes")
+    steps = None if request.max_time else request.steps
+    train = dataclasses.replace(train, steps=steps, max_time=request.max_time)
+    plan = dataclasses.replace(plan, train=train, compiled=train.compile == "yes")
     observer.start(plan)
     # The schedule in _losses scales these, ending at a factor of 1.
     ratio = train.matrix_lr / train.lr if train.lr else 0.0

@@ -24,6 +24,9 @@ CURVES = {
 class Observer:
     """Receives the events of a training run and ignores them; subclasses handle them."""
 
+    wants_samples = False
+    """Whether to sample the model at a quarter, half and three quarters of training."""
+
     def note(self, text: str) -> None:
         """A message for the user."""
 
@@ -32,6 +35,9 @@ class Observer:
 
     def record(self, record: TrainRecord) -> None:
         """The measurements of a step."""
+
+    def samples(self, texts: list[str]) -> None:
+        """Samples of the model as it is now."""
 
     def encoding(self, done: int, total: int) -> None:
         """Progress of tokenization, in characters."""
@@ -52,6 +58,7 @@ class MultiObserver(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
+        self.wants_samples = any(observer.wants_samples for observer in observers)
 
     def note(self, text: str) -> None:
         for observer in self.observers:
@@ -64,6 +71,10 @@ class MultiObserver(Observer):
     def record(self, record: TrainRecord) -> None:
         for observer in self.observers:
             observer.record(record)
+
+    def samples(self, texts: list[str]) -> None:
+        for observer in self.observers:
+            observer.samples(texts)
 
     def encoding(self, done: int, total: int) -> None:
         for observer in self.observers:

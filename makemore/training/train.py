@@ -11,19 +11,21 @@ from typing import Any
 
 import torch
 
-from makemore.evaluation.scoring import score
+from makemore.evaluation.baseline import Baseline, count_baseline, remark, uniform_nll
+from makemore.evaluation.scoring import Progress, score
+from makemore.models.base import CountModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed, native
-from makemore.runtime.device import peak_memory
+from makemore.runtime.device import get_rng_state, is_out_of_memory, peak_memory, set_rng_state
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.observers import NullObserver, Observer
 from makemore.training.plan import Plan, run_config
 from makemore.training.planning import check_run_dir, prepare
-from makemore.training.records import Diverged
+from makemore.training.records import Diverged, TrainRecord
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.resume import resume
 from makemore.training.saving import save_best, save_record
@@ -31,6 +33,10 @@ from makemore.training.trainer import Trainer
 from makemore.types import Score
 
 N_SAMPLES = 10
+EXCERPT_TOKENS = 100
+"""Length of the samples shown during training, of running text."""
+MIN_SECONDS_TO_SAMPLE = 3.0
+"""Training time before the first sample is shown."""
 MAX_ROLLBACKS = 10
 """Rollbacks before giving up; each halves the learning rate, to a thousandth in the end."""
 
@@ -63,6 +69,10 @@ class TrainResult:
     """Resolved settings: device, threads, precision, compiled or native, optimizer, kind of weights."""
     peak_memory: int | None
     """Peak memory of the process, or of its tensors on CUDA, in bytes; None if unavailable."""
+    baseline: Baseline | None
+    """Score of a count model on the same val; None for count models, without val, or without the memory."""
+    remark: str
+    """What is wrong with the score, compared to the baseline and to guessing; empty if nothing is."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -78,6 +88,8 @@ class TrainResult:
             "peak_memory": self.peak_memory,
             "used": self.used,
             self.score.split: self.score.as_dict(),
+            "baseline": None if self.baseline is None else self.baseline.as_dict(),
+            "remark": self.remark,
             "samples": self.samples,
         }
 
@@ -158,6 +170,7 @@ def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
 def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
     if trainer.finished:
         return
+    quarter = int(4 * trainer.progress)
     for record in trainer.fit():
         # Collective: every rank holds a part of the state.
         state = trainer.state_dict() if record.save else None
@@ -166,12 +179,41 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         if record.note:
             observer.note(record.note)
         observer.record(record)
+        if int(4 * record.progress) > quarter:
+            quarter = int(4 * record.progress)
+            if observer.wants_samples and _is_worth_sampling(trainer, record):
+                _show_samples(plan, trainer, observer)
     if trainer.interrupted:
         weights = trainer.learner.weights()
         if distributed.is_main() and not trainer.best:
             plan.folder.write_model(weights, run_id)
         distributed.all_reduce_max(0)
         raise TrainingInterrupted(plan.folder.path)
+
+
+def _is_worth_sampling(trainer: Trainer, record: TrainRecord) -> bool:
+    """Whether to sample in the middle of training: not at its end, where the best model is sampled, and not
+    if the weights are sharded or the run is short."""
+    is_neural = isinstance(trainer.learner, GradientLearner)
+    is_long = record.elapsed >= MIN_SECONDS_TO_SAMPLE
+    return is_neural and is_long and record.progress < 1 and not trainer.learner.sharded
+
+
+def _show_samples(plan: Plan, trainer: Trainer, observer: Observer) -> None:
+    """Sample a copy of the model, so that training isn't affected; nothing is shown if memory runs out."""
+    rng = get_rng_state(plan.device)
+    try:
+        model = type(plan.model)(plan.model.config, plan.model.vocab_size, plan.model.boundary_id)
+        model.load_state_dict(trainer.learner.weights())
+        run = Run(plan.folder, run_config(plan), plan.corpus.tokenizer, model.to(plan.device).eval())
+        n, length = (N_SAMPLES, None) if plan.corpus.mode == "lines" else (1, EXCERPT_TOKENS)
+        request = SampleRequest(n=n, max_new_tokens=length, seed=plan.train.seed)
+        observer.samples(list(sample(run, request)))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    finally:
+        set_rng_state(rng, plan.device)
 
 
 def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
@@ -202,6 +244,7 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
     final_score = score(run.model, split, run.tokenizer, progress=scoring)
+    baseline = _fit_baseline(plan, scoring)
     n = N_SAMPLES if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
     result = TrainResult(
@@ -215,10 +258,31 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
         samples=samples,
         used=_effective_settings(plan, trainer),
         peak_memory=memory,
+        baseline=baseline,
+        remark=remark(
+            plan.model_name,
+            final_score,
+            uniform=uniform_nll(final_score, run.model.vocab_size),
+            baseline=baseline,
+            train_tokens=len(plan.corpus.splits["train"].tokens_N),
+            still_improving=trainer.best_step == trainer.step and not trainer.stopped_early,
+        ),
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())
     return result
+
+
+def _fit_baseline(plan: Plan, progress: Progress) -> Baseline | None:
+    """The score of a count model, to compare a neural network with."""
+    splits, model = plan.corpus.splits, plan.model
+    if isinstance(model, CountModel) or not len(splits["val"].tokens_N):
+        return None
+    with contextlib.suppress(MemoryError):
+        return count_baseline(
+            splits["train"], splits["val"], model.vocab_size, model.boundary_id, progress=progress
+        )
+    return None
 
 
 def _effective_settings(plan: Plan, trainer: Trainer) -> dict[str, Any]:

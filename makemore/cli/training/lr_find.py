@@ -53,7 +53,7 @@ def command(
         settings=tuple(settings),
         config=config,
     )
-    observer = ProgressObserver()
+    observer = ProgressObserver(model)
     try:
         sweep = find_lr(
             SweepRequest(training=training, low=low, high=high, steps=steps, max_time=limit, picture=out),

@@ -61,6 +61,10 @@ def command(
     ),
     config: Path | None = typer.Option(None, "--config", help="TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, and no samples on the way."),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Print all settings (config.json has them, too)."
+    ),
     json: bool = JSON,
 ) -> None:
     """Train a model, score it on val and print samples."""
@@ -108,15 +112,16 @@ def command(
         overwrite=overwrite,
         pretrained=pretrained,
     )
-    observer = ProgressObserver()
+    observer = ProgressObserver(quiet=quiet, verbose=verbose)
     logs = [log() for log, enabled in ((TensorBoard, tensorboard), (WandB, wandb)) if enabled]
     result = _run(request, observer, MultiObserver(observer, *logs))
     if result is None:
         return
+    _show_score(result, observer)
     if json:
         print_json(result.as_dict())
     else:
-        _show(result, observer)
+        _show_samples(result, observer)
     if inspect:
         from makemore.report.inspection import inspect as inspect_run
 
@@ -145,24 +150,33 @@ def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObse
             observers.close()
 
 
-def _show(result: TrainResult, observer: ProgressObserver) -> None:
-    from makemore.cli.progress import score_line, settings_line
+def _show_score(result: TrainResult, observer: ProgressObserver) -> None:
+    from makemore.cli.progress import baseline_line, score_line, settings_line
     from makemore.models.base import CountModel
 
     observer.note(score_line(result.score))
+    if result.baseline is not None:
+        observer.note(baseline_line(result.baseline))
+    if result.remark:
+        observer.note(result.remark)
     speed = result.tokens / max(result.seconds, 1e-9)
     early = ""
     if result.stopped_early:
         early = f"; stopped early, best at step {result.best_step:,}"
         if result.best_step == result.steps:
             early = "; stopped early"
-    observer.note(f"{result.steps:,} steps in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
+    steps = f"{result.steps:,} step{'s' * (result.steps != 1)}"
+    observer.note(f"{steps} in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
     if isinstance(result.run.model, CountModel):
         model = result.run.model
         observer.note(f"{model.n_parameters():,} counts; {settings_line(model.config)}")
+
+
+def _show_samples(result: TrainResult, observer: ProgressObserver) -> None:
     observer.note("samples:")
     print("\n".join(result.samples))
-    observer.note(f"sample more: {quote_command('makemore', 'sample', str(result.run.folder.path))}")
+    command = quote_command("makemore", "sample", str(result.run.folder.path))
+    observer.note(f"sample more: {command}", wrap=False)
 
 
 def _is_on_command_line(context: typer.Context, name: str) -> bool:

@@ -1,0 +1,122 @@
+"""Yardsticks for a score: a count model of the same text, and the uniform distribution.
+
+A score says little by itself: on a short text a neural network is often worse than n-gram counts, which take
+a second, or even than guessing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from makemore.corpus.loader import OrderedLoader
+from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, Progress
+from makemore.models.count import Count
+from makemore.models.smoothing import CountConfig
+from makemore.types import Score, Split
+
+MAX_TOKENS = 1 << 20
+"""Tokens of a split that the baseline reads: it then takes at most about two seconds and 1 GB."""
+MAX_ORDERS = ((1 << 19, 12), (MAX_TOKENS, 8))
+"""Highest order by number of training tokens."""
+BATCH_TOKENS = 1 << 16
+NEAR_UNIFORM = 0.95
+"""A loss above this fraction of the uniform distribution's is near it."""
+SMALL_TEXT = 20_000
+"""Training tokens below which more training can't be expected to help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Loss of a count model with the order that is best on val."""
+
+    nll: float
+    """Nats per token."""
+    order: int
+    limited_to: str
+    """The part of train or val that was read; empty if all of it was."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"model": "count", **asdict(self)}
+
+
+def count_baseline(
+    train: Split, val: Split, vocab_size: int, boundary_id: int, progress: Progress
+) -> Baseline:
+    """Fit a count model to (the beginning of) train and score it on (the beginning of) val.
+
+    ``progress`` is called after each batch and may raise an exception to stop.
+    """
+    cut = [split.name for split in (train, val) if len(split.tokens_N) > MAX_TOKENS]
+    train, val = _beginning(train), _beginning(val)
+    n_train = len(train.tokens_N)
+    max_order = next(order for limit, order in MAX_ORDERS if n_train <= limit)
+    model = Count(CountConfig(max_order=max_order), vocab_size, boundary_id)
+    done = 0
+    for batch in OrderedLoader(train, boundary_id, BATCH_TOKENS):
+        model.count_batch(batch)
+        done += batch.targets_BT.numel()
+        progress(min(done, n_train), n_train)
+    losses = model.losses_by_order(OrderedLoader(val, boundary_id, BATCH_TOKENS))
+    order = min(losses, key=losses.__getitem__)
+    return Baseline(
+        nll=losses[order],
+        order=order,
+        limited_to=f"the first {MAX_TOKENS:,} tokens of {' and '.join(cut)}" if cut else "",
+    )
+
+
+def _beginning(split: Split) -> Split:
+    """The first documents of a split, with at most ``MAX_TOKENS`` tokens; a longer first document is cut."""
+    if len(split.tokens_N) <= MAX_TOKENS:
+        return split
+    n = max(1, int((split.ends_D <= MAX_TOKENS).sum()))
+    end = min(int(split.ends_D[n - 1]), MAX_TOKENS)
+    return Split(split.name, split.tokens_N[:end], split.starts_D[:n], split.chars_D[:n], split.bytes_D[:n])
+
+
+def uniform_nll(score: Score, vocab_size: int) -> float:
+    """Nats per token on the scored text if every token had the same probability."""
+    nats = score.tokens * math.log(vocab_size) + score.unknown_chars * UNKNOWN_CHAR_NATS
+    return nats / (score.tokens + score.unknown_chars)
+
+
+def is_near_uniform(nll: float, uniform: float) -> bool:
+    """Whether a loss shows that a model has learned hardly anything."""
+    return nll > NEAR_UNIFORM * uniform
+
+
+def remark(
+    model: str,
+    score: Score,
+    *,
+    uniform: float,
+    baseline: Baseline | None,
+    train_tokens: int,
+    still_improving: bool,
+) -> str:
+    """What is wrong with a trained model's score, and what to do; empty if it beats its yardsticks.
+
+    Args:
+        uniform: Nats per token of the uniform distribution.
+        still_improving: Whether the last evaluation was the best one.
+    """
+    near_uniform = is_near_uniform(score.nll, uniform)
+    if score.nll >= uniform:
+        fault = f"worse than guessing: equal probabilities for all tokens have {uniform:.4f} nats/token"
+    elif near_uniform:
+        fault = f"hardly better than guessing: equal probabilities have {uniform:.4f} nats/token"
+    elif baseline is not None and score.nll > baseline.nll:
+        fault = "worse than count"
+    else:
+        return ""
+    if near_uniform and (baseline is None or is_near_uniform(baseline.nll, uniform)):
+        advice = "the text is too short or too random to predict; use more text"
+    elif train_tokens < SMALL_TEXT:
+        advice = f"{train_tokens:,} tokens are too few to train it; use more text or --model count"
+    elif still_improving:
+        advice = "train longer, or use --model count"
+    else:
+        advice = "use --model count, a smaller model or more text"
+    return f"{model} is {fault}; {advice}"
