@@ -14,8 +14,11 @@ class UserError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for an unknown name, suggesting the closest known one."""
+    """The error for an unknown name, suggesting a similar one; of dotted names, the last parts are compared."""
     names = sorted(known)
-    closest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {closest[0]!r}? " if closest else ""
+    by_last_part = {full.rpartition(".")[2]: full for full in names}
+    # Settings have similar names, such as n_head and n_embd.
+    cutoff = 0.7 if "." in name else 0.6
+    closest = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1, cutoff=cutoff)
+    hint = f"did you mean {by_last_part[closest[0]]!r}? " if closest else ""
     return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")

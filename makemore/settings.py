@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -16,14 +16,38 @@ from makemore.errors import UserError, unknown_name
 C = TypeVar("C")
 
 RENAMED = {
+    "model": {
+        "context_length": "block_size",
+        "n_heads": "n_head",
+        "n_layers": "n_layer",
+        "num_heads": "n_head",
+        "num_layers": "n_layer",
+    },
     "train": {
         "accumulate": "grad_accum_steps",
+        "context_length": "block_size",
         "decay_share": "warmdown_fraction",
         "drop_at": "milestones",
         "final_lr": "final_lr_fraction",
-    }
+        "grad_clip": "clip",
+        "gradient_accumulation_steps": "grad_accum_steps",
+        "learning_rate": "lr",
+        "max_iters": "steps",
+        "max_steps": "steps",
+        "warmup_iters": "warmup_steps",
+    },
 }
-"""Earlier names of settings, by section: runs and TOML files may still use them."""
+"""Other names of settings, by section: earlier ones, which runs and TOML files may still use, and names in
+other programs, such as nanoGPT, with the same meaning."""
+
+SIMILAR = {
+    "batch_size": "use train.batch_tokens, the tokens of a step: rows times train.block_size",
+    "epochs": "use train.steps: an epoch is the number of training tokens divided by train.batch_tokens",
+    "min_lr": "use train.final_lr_fraction, a fraction of the peak learning rate",
+}
+"""Names in other programs of settings that have another unit here."""
+MODEL_SETTINGS = ("dropout", "n_embd", "n_head", "n_hidden", "n_layer")
+"""Settings of models that are easily looked for elsewhere."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -238,19 +262,31 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
 def replace_settings(config: C, values: Mapping[str, Any], section: str) -> C:
     """Copy a dataclass with some fields replaced, converted to their declared types.
 
-    Raises UserError for an unknown key (suggesting the closest) or a value of the wrong type.
+    Raises UserError for an unknown key (suggesting the right one) or a value of the wrong type.
     """
     hints = typing.get_type_hints(type(config))
     changes = {}
     for name, value in values.items():
         key = current_name(section, name)
         if key not in hints:
-            raise unknown_name("setting", f"{section}.{key}", [f"{section}.{h}" for h in hints])
+            raise _unknown_setting(section, name, hints)
         changes[key] = _convert(value, hints[key], f"{section}.{key}")
     try:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
     except ValueError as error:
         raise UserError(f"{section}: {error}") from None
+
+
+def _unknown_setting(section: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for an unknown setting, naming the right one if it is known or similar."""
+    advice = SIMILAR.get(name)
+    train, corpus = ([field.name for field in dataclasses.fields(c)] for c in (TrainConfig, CorpusConfig))
+    for other, names in (("model", MODEL_SETTINGS), ("corpus", corpus), ("train", train)):
+        if other != section and current_name(other, name) in names:
+            advice = f"use {other}.{current_name(other, name)}"
+    if advice:
+        return UserError(f"unknown setting '{section}.{name}'; {advice}")
+    return unknown_name("setting", f"{section}.{name}", [f"{section}.{key}" for key in known])
 
 
 def parse_settings(settings: list[str], names: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -28,7 +28,7 @@ def require_valid_spec(spec: str) -> None:
     """Raise UserError if a spec names no tokenizer, or has an option that its tokenizer doesn't take."""
     name, colon, _ = spec.partition(":")
     if colon and not TOKENIZERS.get(name).has_option:
-        raise UserError(f"--tokenizer {spec}: {name} takes no option; use {name}")
+        raise UserError(f"--tokenizer {spec!r}: {name} takes no option; use {name}")
     TOKENIZERS.path(name)
 
 

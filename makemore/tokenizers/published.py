@@ -58,7 +58,7 @@ class PublishedTokenizer(PieceTokenizer):
     def fit(cls, pieces: Iterable[str], option: str) -> Self:
         encoding, _, extent = option.partition(":")
         if extent not in ("", "full"):
-            raise UserError(f"--tokenizer tiktoken:{option}: only :full may follow the encoding's name")
+            raise UserError(f"--tokenizer 'tiktoken:{option}': only :full may follow the encoding's name")
         ranks = load_encoding(encoding)
         has_id = np.full(len(ranks.tokens), extent == "full")
         if not extent:

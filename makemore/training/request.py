@@ -11,7 +11,7 @@ from typing import Any
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
 from makemore.errors import UserError
-from makemore.settings import parse_settings
+from makemore.settings import current_name, parse_settings
 from makemore.training.pretrained import PretrainedModel
 
 SECTIONS = ("model", "train", "corpus")
@@ -52,12 +52,12 @@ def run_folder(request: TrainRequest, source: Source) -> Path:
 
 
 def requested_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """Requested settings by section; --set overrides flags, which override the TOML file."""
-    settings = _read_config(request.config)
-    settings["train"].update(request.train)
-    settings["corpus"].update(request.corpus)
-    for name, values in parse_settings(list(request.settings), SECTIONS).items():
-        settings[name].update(values)
+    """Requested settings by section, under their current names; --set overrides flags, which override the TOML file."""
+    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    flags = {"train": request.train, "corpus": request.corpus}
+    for source in (_read_config(request.config), flags, parse_settings(list(request.settings), SECTIONS)):
+        for section, values in source.items():
+            settings[section].update({current_name(section, name): v for name, v in values.items()})
     return settings
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from makemore.evaluation import baseline as baselines
 from makemore.evaluation.baseline import Baseline, remark, uniform_nll
-from makemore.training.request import TrainRequest
+from makemore.training.request import TrainRequest, requested_settings
 from makemore.training.train import train as train_run
 from tests.cli.conftest import call, train
+from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
 from tests.cli.conftest import work as work
 
@@ -103,3 +104,79 @@ def test_a_ranking_of_untrained_models_says_so(work):
     assert result.status == 0, result.err
     assert "hardly better than guessing: rnn; train longer or on more text" in result.out
     assert "guessing: count" not in result.out
+
+
+# Settings under the names of other programs, answered with an unrelated one (nanoGPT#325: batch_size).
+@pytest.mark.parametrize(
+    ("name", "current"),
+    [
+        ("train.learning_rate", "train.lr"),
+        ("train.max_iters", "train.steps"),
+        ("train.gradient_accumulation_steps", "train.grad_accum_steps"),
+        ("train.context_length", "train.block_size"),
+        ("model.n_layers", "model.n_layer"),
+        ("model.context_length", "model.block_size"),
+    ],
+)
+def test_other_names_of_settings_are_accepted(name, current):
+    request = TrainRequest(settings=(f"{name}=2",))
+    section, _, key = current.partition(".")
+    assert requested_settings(request)[section] == {key: "2"}
+
+
+def test_the_last_setting_wins_under_any_name(tmp_path):
+    config = tmp_path / "settings.toml"
+    config.write_text("[train]\nlr = 0.5\nlearning_rate = 0.25\n", encoding="utf-8")
+    request = TrainRequest(config=config, train={"lr": 0.125}, settings=("train.learning_rate=0.0625",))
+    assert requested_settings(request)["train"] == {"lr": "0.0625"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("train.batch_size=8", "use train.batch_tokens, the tokens of a step: rows times train.block_size"),
+        ("train.epochs=8", "use train.steps: an epoch is the number of training tokens divided by"),
+        ("model.learning_rate=8", "use train.lr"),
+        ("train.n_layers=8", "use model.n_layer"),
+        ("corpus.dropout=0", "use model.dropout"),
+        ("model.foo=8", "known: model.block_size, model.dropout,"),
+        ("model.n_head=8", "known: model.block_size, model.dropout,"),
+    ],
+)
+def test_the_setting_meant_is_named_or_none(refused, setting, advice):
+    message = refused("train", "words.txt", "-m", "mlp", "--set", setting)
+    assert f"unknown setting '{setting.partition('=')[0]}'; {advice}" in message
+
+
+# A value that ends in a colon, shown before a colon: "bpe:: give a size".
+@pytest.mark.parametrize("spec", ["bpe:", "spm::", "char:", "tiktoken:gpt2:half"])
+def test_values_are_quoted_in_messages(refused, spec):
+    assert f"--tokenizer '{spec}': " in refused("train", "words.txt", "-t", spec)
+
+
+# A warning of the clock where nothing depends on it.
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "words.txt", "-m", "count", "--out", "again"],
+        ["train", "words.txt", "-m", "count", "--max-time", "1m", "--out", "again"],
+        ["lr-find", "words.txt", "-m", "bigram", "--steps", "20", "--out", "plot.svg"],
+    ],
+)
+def test_no_warning_of_the_clock_where_nothing_depends_on_it(work, command):
+    result = call(*command)
+    assert result.status == 0
+    assert "bit-for-bit reproducible on this machine" in result.err
+    assert "--max-time" not in result.err
+
+
+def test_a_sweep_limited_by_time_depends_on_it(work):
+    result = call("lr-find", "words.txt", "-m", "bigram", "--max-time", "0.5s", "--out", "plot.svg")
+    assert "not bit-for-bit reproducible: --max-time" in result.err
+
+
+def test_a_resumed_run_does_not_claim_that_its_mode_was_asked_for(work):
+    flags = ["train", "prose.txt", "-m", "bigram", "--out", "resumed"]
+    train(*flags[1:], "--steps", "3")
+    result = call(*flags, "--steps", "5", "--resume")
+    assert "text mode (as recorded in the run)" in result.err

@@ -48,7 +48,8 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(old: Path) -
 
 @pytest.mark.parametrize(("earlier", "current"), RENAMED["train"].items())
 def test_earlier_names_of_settings_are_read(earlier: str, current: str, tmp_path: Path) -> None:
-    value = {"milestones": "0.25,0.5", "grad_accum_steps": 4}.get(current, 0.25)
+    whole = ("block_size", "grad_accum_steps", "steps", "warmup_steps")
+    value = 4 if current in whole else "0.25,0.5" if current == "milestones" else 0.25
     config = replace_settings(TrainConfig(), {earlier: value}, "train")
     assert getattr(config, current) == value
     assert current_name("train", current) == current
