@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from makemore.arguments import in_python_terms, python_terms
 from makemore.comparison.compare import CompareRequest
 from makemore.comparison.compare import compare as run_comparison
 from makemore.comparison.result import Comparison
@@ -36,6 +37,7 @@ class Run(runs.Run):
         folder: The run directory.
     """
 
+    @in_python_terms
     def sample(
         self,
         n: int = 10,
@@ -82,6 +84,7 @@ class Run(runs.Run):
         )
         return list((sample_novel if novel_only else sample)(self, request))
 
+    @in_python_terms
     def generate(
         self,
         prompt: str = "",
@@ -110,6 +113,7 @@ class Run(runs.Run):
         context_ids(self, request)  # check the prompt
         return stream_text(self, request)
 
+    @in_python_terms
     def evaluate(
         self, split: str | None = None, *, file: str | Path | None = None, stride: int | None = None
     ) -> Score:
@@ -125,6 +129,7 @@ class Run(runs.Run):
         """
         return evaluate_run(self, None if file is None else Path(file), split, stride)
 
+    @in_python_terms
     def score(self, text: str | Path) -> Surprisal:
         """Surprisal in bits of each piece of a text (a string, or a Path to a file), and the total score.
 
@@ -137,6 +142,7 @@ def _wrap(run: runs.Run) -> Run:
     return Run(run.folder, run.config, run.tokenizer, run.model)
 
 
+@in_python_terms
 def load(path: str | Path, device: str = "auto") -> Run:
     """Load a run directory.
 
@@ -150,6 +156,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
     return _wrap(runs.load(path, device))
 
 
+@in_python_terms
 def train(
     text: str | Path | Sequence[str | Path] = (),
     model: str | None = None,
@@ -169,6 +176,8 @@ def train(
 ) -> Run:
     """Train a model on a text and score it on val; the run is saved and returned.
 
+    Issues a UserWarning, with what to do, if the model is worse than n-gram counts or than guessing.
+
     Args:
         text: Files, directories, globs, URLs or data set names, as for ``makemore train``.
         model: A name from ``makemore models`` (default: ``transformer``, or the model of ``init_from``).
@@ -185,9 +194,6 @@ def train(
         resume: Resume an interrupted run.
         overwrite: Overwrite an existing run.
         observer: Receives progress; silent by default.
-
-    Warns:
-        UserWarning: the model is worse than n-gram counts or guessing; the message says what to do.
 
     Raises:
         UserError: a setting is invalid, the text can't be read, or training diverged.
@@ -209,15 +215,17 @@ def train(
     )
     result = train_run(request, observer)
     if result.remark:
-        warnings.warn(result.remark, stacklevel=2)
+        warnings.warn(python_terms(result.remark, train), stacklevel=3)
     return _wrap(result.run)
 
 
+@in_python_terms
 def evaluate(run: str | Path | Run, split: str | None = None, *, file: str | Path | None = None) -> Score:
     """Score a run, or the run at a path; see ``Run.evaluate``."""
     return (run if isinstance(run, Run) else load(run)).evaluate(split, file=file)
 
 
+@in_python_terms
 def compare(
     *inputs: str | Path,
     models: str | Sequence[str] = "all",
@@ -274,6 +282,7 @@ def compare(
     )
 
 
+@in_python_terms
 def mix(
     paths: Sequence[str | Path], out: str | Path, *, device: str = "auto", overwrite: bool = False
 ) -> Run:

@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for an unknown name, suggesting a similar one; of dotted names, the last parts are compared."""
+    """The error for an unknown name, suggesting a similar one; of dotted names, compare the last parts."""
     names = sorted(known)
     by_last_part = {full.rpartition(".")[2]: full for full in names}
     # Settings have similar names, such as n_head and n_embd.

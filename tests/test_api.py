@@ -28,6 +28,7 @@ def test_unknown_attribute_raises():
         _ = makemore.lode  # type: ignore[attr-defined]
 
 
+@pytest.mark.filterwarnings("ignore:.*is worse than count")
 def test_every_documented_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("poems.txt").write_text("The rose is red, the violet's blue,\nand so on, as the others do.\n" * 40)

@@ -123,8 +123,8 @@ class ProgressObserver(Observer):
         self._task: TaskID | None = None
         self._val: float | None = None
         self._loss: float | None = None
-        self._printed_at = -math.inf
-        """Progress at the last printed line."""
+        self._next_line = 0.0
+        """Progress at which to print a line without an evaluation."""
         self._encoding_start = 0.0
         self._encoding_reported = time.perf_counter()
 
@@ -183,23 +183,16 @@ class ProgressObserver(Observer):
     def record(self, record: TrainRecord) -> None:
         self._val = record.val if record.val is not None else self._val
         self._loss = record.loss if record.loss is not None else self._loss
-        metrics = [f"step {record.step:,}"]
-        metrics += [f"loss {self._loss:.4f}"] if self._loss is not None else []
-        metrics += [f"val≈ {self._val:.4f}"] if self._val is not None else []
-        metrics += [f"{with_unit(record.tokens_per_second)} tokens/s"]
-        line = "  ".join(metrics)
+        loss = f"  loss {self._loss:.4f}" if self._loss is not None else ""
+        val = f"  val≈ {self._val:.4f}" if self._val is not None else ""
+        step, speed = f"step {record.step:,}", f"  {with_unit(record.tokens_per_second)} tokens/s"
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=record.progress, metrics=line)
+            self._bar.update(self._task, completed=record.progress, metrics=step + loss + speed)
         evaluated = record.val is not None and not self.label
-        if not self.quiet and (evaluated or record.progress >= self._printed_at + self._print_interval):
-            self._printed_at = record.progress
-            best = "  best so far" if record.val is not None and record.improved else ""
-            self.note(f"{record.progress:4.0%}  {line}  {record.elapsed:.0f} s{best}")
-
-    @property
-    def _print_interval(self) -> float:
-        """Progress between lines without an evaluation."""
-        return 0.25 if self.label else 0.1
+        if not self.quiet and (evaluated or record.progress >= self._next_line):
+            self._next_line = min(record.progress + (0.25 if self.label else 0.1), 1.0)
+            best = "  best" if record.val is not None and record.improved else ""
+            self.note(f"{record.progress:4.0%}  {step}{loss}{val}{speed}  {record.elapsed:.0f} s{best}")
 
     def samples(self, texts: list[str]) -> None:
         self.note(textwrap.indent(" | ".join(texts), "      "))

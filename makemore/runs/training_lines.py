@@ -55,9 +55,7 @@ def train_lines(run: Run) -> TrainLines:
     Raises UserError in ``text`` mode, or if both are missing.
     """
     if run.mode == "text":
-        raise UserError(
-            "--novel-only compares lines, but this run's text is one document; use sample --report"
-        )
+        raise UserError("--novel-only compares lines, but this run's text is one document; leave it out")
     saved_U = run.folder.read_line_hashes(run.config)
     return TrainLines(
         np.unique(hash_lines(run.documents().all("train"))) if saved_U is None else saved_U.numpy()

@@ -106,7 +106,8 @@ def parse_vocab_size(name: str, option: str, minimum: int) -> int:
     is_number = option.isascii() and option.isdecimal()
     if not is_number or not minimum <= int(option) <= MAX_VOCAB_SIZE:
         raise UserError(
-            f"--tokenizer '{name}:{option}': give a size from {minimum} to {MAX_VOCAB_SIZE}, such as {name}:512"
+            f"--tokenizer '{name}:{option}': give a size from {minimum} to {MAX_VOCAB_SIZE}, "
+            f"such as {name}:512"
         )
     return int(option)
 

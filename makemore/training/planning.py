@@ -41,7 +41,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request without writing to disk. Raises UserError if it is invalid."""
     kind = MODELS.get(request.model)
     if not kind.is_trainable:
-        raise UserError(f"a {request.model} combines trained runs; use makemore mix RUN RUN --out DIR")
+        raise UserError(f"a {request.model} combines trained runs; use makemore mix")
     tokenizer = request.tokenizer or "char"
     TOKENIZERS.path(tokenizer.partition(":")[0])
     overrides = requested_settings(request)
@@ -162,7 +162,7 @@ def check_run_dir(folder: RunDir, request: TrainRequest) -> None:
     """Raise UserError if the run directory already exists and may not be overwritten."""
     if folder.is_occupied and not request.overwrite:
         why = "already holds a run; add --resume, --overwrite" if folder.exists else "is not a run; move it"
-        raise UserError(f"{folder.path} {why}, or name another --out DIR")
+        raise UserError(f"{folder.path} {why}, or name another --out")
 
 
 def fit_context(

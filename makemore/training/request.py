@@ -52,7 +52,7 @@ def run_folder(request: TrainRequest, source: Source) -> Path:
 
 
 def requested_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """Requested settings by section, under their current names; --set overrides flags, which override the TOML file."""
+    """Requested settings by section, under current names; --set overrides flags, which override TOML."""
     settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     flags = {"train": request.train, "corpus": request.corpus}
     for source in (_read_config(request.config), flags, parse_settings(list(request.settings), SECTIONS)):

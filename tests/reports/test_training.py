@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import makemore
+from makemore.arguments import python_terms
+from makemore.cli import run
+from makemore.cli.progress import ProgressObserver
+from makemore.errors import UserError
 from makemore.evaluation import baseline as baselines
 from makemore.evaluation.baseline import Baseline, remark, uniform_nll
+from makemore.runs.run import load
+from makemore.training import train as trainings
 from makemore.training.request import TrainRequest, requested_settings
 from makemore.training.train import train as train_run
 from tests.cli.conftest import call, train
@@ -100,9 +113,9 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
 
 
 def test_a_ranking_of_untrained_models_says_so(work):
-    result = call("compare", "words.txt", "--models", "count,rnn", "--steps", "1", "--out", "grid")
+    result = call("compare", "words.txt", "--models", "count,mlp", "--steps", "1", "--out", "grid")
     assert result.status == 0, result.err
-    assert "hardly better than guessing: rnn; train longer or on more text" in result.out
+    assert "hardly better than guessing: mlp; train longer or on more text" in result.out
     assert "guessing: count" not in result.out
 
 
@@ -180,3 +193,150 @@ def test_a_resumed_run_does_not_claim_that_its_mode_was_asked_for(work):
     train(*flags[1:], "--steps", "3")
     result = call(*flags, "--steps", "5", "--resume")
     assert "text mode (as recorded in the run)" in result.err
+
+
+# Errors of the Python API that name flags of the command line.
+def test_errors_of_the_api_name_arguments(work):
+    run = makemore.load("lines")
+    cases = {
+        "steps=0: must be 1 or more": lambda: makemore.train("words.txt", steps=0),
+        "lines already holds a run; add resume=True, overwrite=True, or name another out": (
+            lambda: makemore.train("words.txt", "count", out="lines")
+        ),
+        "max_new_tokens=0: must be 1 or more": lambda: run.sample(max_new_tokens=0),
+        "stride=0: must be 1 or more": lambda: makemore.load("lines").evaluate(stride=0),
+        "settings['corpus.split']='1,0': give three fractions": (
+            lambda: makemore.train("words.txt", settings={"corpus.split": "1,0"})
+        ),
+        "device='cuda': no CUDA GPU found, or torch was built without CUDA; use device='cpu'": (
+            lambda: makemore.load("lines", device="cuda")
+        ),
+        "seeds=0: must be 1 or more": lambda: makemore.compare("words.txt", models="count", seeds=0),
+        "lines already holds a run; add overwrite=True or name another out": (
+            lambda: makemore.mix(["lines", "lines"], "lines")
+        ),
+    }
+    if torch.cuda.is_available():
+        del cases["device='cuda': no CUDA GPU found, or torch was built without CUDA; use device='cpu'"]
+    for message, call_api in cases.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            call_api()
+
+
+def test_no_flag_is_left_in_a_message_for_python():
+    """Of all messages in the package, in the terms of every function."""
+    functions = [makemore.train, makemore.evaluate, makemore.compare, makemore.Run.sample]
+    package = Path(makemore.__file__).parent
+    nodes = [
+        node
+        for path in package.rglob("*.py")
+        for call_node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call_node, ast.Call) and getattr(call_node.func, "id", "") == "UserError"
+        for node in ast.walk(call_node)
+    ]
+    texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    flags = [text for text in texts if re.search(r"(?<![\w-])--[a-z]", text)]
+    assert len(flags) > 50
+    for text in flags:
+        for function in functions:
+            assert "--" not in python_terms(text, function)
+
+
+def test_the_api_warns_of_a_model_worse_than_guessing(work):
+    with pytest.warns(UserWarning, match="use more text or model='count'") as caught:
+        makemore.train("prose.txt", "mlp", steps=3, out="mlp")
+    assert caught[0].filename == __file__
+
+
+class Terminal(io.StringIO):
+    """A terminal of 60 columns."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+# Thirty settings in one line, broken in the middle of words; a bar that leaves no history.
+def test_a_terminal_shows_a_summary_and_keeps_each_evaluation(work, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(terminal):
+        assert run(["train", "prose.txt", "-m", "mlp", "--steps", "40", "--out", "mlp"]) == 0
+    text = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).split())
+    records = [json.loads(line) for line in Path("mlp/metrics.jsonl").read_text("utf-8").splitlines()]
+    evaluations = [record for record in records if "val" in record]
+    assert len(evaluations) >= 5
+    for record in evaluations:
+        assert f"step {record['step']} loss {record['loss']:.4f} val≈ {record['val']:.4f}" in text
+    assert re.search(r"mlp: [\d,]+ parameters on cpu \([^)]*\); 40 steps, 4,096 tokens", text), text
+    for setting in ("warmup_steps", "beta1", "final_lr_fraction", "n_hidden"):
+        assert setting not in text
+
+
+def test_long_lines_break_between_words_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with contextlib.redirect_stderr(terminal):
+        observer = ProgressObserver()
+        observer.note("wonderful " * 20)
+        observer.note("command " * 20, wrap=False)
+    words, command = terminal.getvalue().split("\n", 4)[:4], terminal.getvalue().split("\n")[4]
+    assert {word for line in words for word in line.split()} == {"wonderful"}
+    assert max(map(len, words)) <= 60
+    assert command.split() == ["command"] * 20
+
+
+def test_verbose_prints_all_settings_and_quiet_no_progress(work):
+    flags = ["prose.txt", "-m", "mlp", "--steps", "20"]
+    shown, quiet = train(*flags, "--out", "a", "-v"), train(*flags, "--out", "b", "--quiet")
+    config = json.loads(Path("a/config.json").read_text(encoding="utf-8"))
+    names = [*config["train"], *config["model"]["settings"]]
+    missing = [name for name in names if f"{name}=" not in shown.err]
+    assert {*missing} <= {name for name, value in config["train"].items() if value is None}
+    assert "step 1 " in shown.err
+    assert "step 1 " not in quiet.err
+    assert quiet.err.startswith("val: ")
+    assert quiet.out == shown.out
+
+
+# The val loss during training, of a part of val, that isn't the final one.
+def test_the_estimate_of_val_is_marked(work):
+    flags = ["prose.txt", "-m", "bigram", "--steps", "20"]
+    part = train(*flags, "--set", "train.eval_tokens=20", "--out", "part").err
+    n_val = result_of("part")["val"]["tokens"]
+    assert f"val≈ is an estimate on 20 of {n_val} tokens; the final score covers every token" in part
+    assert "val≈ is an estimate with shorter contexts" in train(*flags, "--out", "all").err
+
+
+# Training that shows nothing but a loss until it ends.
+@pytest.mark.parametrize("text", ["words.txt", "prose.txt"])
+@pytest.mark.parametrize("model", ["mlp", "lstm", "transformer"])
+def test_samples_at_quarters_change_nothing(work, monkeypatch, text, model):
+    monkeypatch.setattr(trainings, "MIN_SECONDS_TO_SAMPLE", 0.0)
+    flags = [text, "-m", model, "--steps", "12", "--set", "train.loader=windows"]
+    if model == "transformer":
+        flags += ["--set", "model.n_layer=1", "--set", "model.n_embd=32"]
+    shown, quiet = train(*flags, "--out", "a"), train(*flags, "--out", "b", "--quiet")
+    is_sample = [line.startswith("      ") for line in shown.err.splitlines()]
+    starts = sum(now and not before for before, now in itertools.pairwise(is_sample))
+    assert starts == 3
+    assert not any(line.startswith("      ") for line in quiet.err.splitlines())
+    weights = [load(out, "cpu").model.state_dict() for out in ("a", "b")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_samples_during_training_escape_control_characters(work, monkeypatch):
+    monkeypatch.setattr(trainings, "MIN_SECONDS_TO_SAMPLE", 0.0)
+    Path("evil.txt").write_text("\x1b]0;title\x07 " * 300, encoding="utf-8")
+    result = train("evil.txt", "-m", "bigram", "--steps", "12", "--mode", "text", "--out", "evil")
+    assert "\\x1b" in result.err
+    assert "\x1b" not in result.err
+    assert "\x07" not in result.err
+
+
+def test_runs_of_a_comparison_print_little(work, capfd):
+    call("compare", "words.txt", "--models", "bigram", "--steps", "40", "--out", "grid")
+    err = capfd.readouterr().err
+    assert "val≈ is" not in err
+    assert 2 <= len(re.findall(r"%  step \d", err)) <= 6
