@@ -21,13 +21,16 @@ from rich.text import Text
 
 WIDTH = 112
 COMMANDS = (
-    ("makemore train names.txt --max-time 60s", r"lines mode|parameters|val:|steps in"),
+    (
+        "makemore train names.txt",
+        r"lines mode|^train |parameters|val:|chars\) *$|for comparison|is worse|steps in",
+    ),
     ("makemore sample checkpoints/names-transformer -n 8", ""),
     ("makemore sample checkpoints/names-transformer -n 1 --show-probs --seed 3", ""),
-    ("makemore train names.txt --model count", r"val:"),
+    ("makemore train names.txt --model count", r"val:|chars\) *$"),
     ("makemore compare checkpoints/names-transformer checkpoints/names-count", ""),
 )
-"""Command lines, and a pattern of the output lines to show (empty: all)."""
+"""Command lines, and a pattern of the messages to show (empty: the output)."""
 
 
 def output_lines(command: str, pattern: str, folder: Path) -> str:
@@ -37,8 +40,14 @@ def output_lines(command: str, pattern: str, folder: Path) -> str:
     done = subprocess.run(
         words, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", check=True
     )
-    lines = (done.stderr + done.stdout if pattern else done.stdout).splitlines()
-    return "\n".join(line for line in lines if re.search(pattern, line))
+    if not pattern:
+        return done.stdout.rstrip("\n")
+    without_cursor = re.sub(r"\r|\x1b\[[0-9;?]*[A-HJKhl]", "\n", done.stderr)
+    lines = [line for line in without_cursor.splitlines() if line.strip() and "━" not in line]
+    # Samples during training, and the evaluation above each.
+    is_sample = [line.startswith(" " * 6) for line in lines]
+    shown = [a or b for a, b in zip(is_sample, [*is_sample[1:], False], strict=True)]
+    return "\n".join(line for line, s in zip(lines, shown, strict=True) if s or re.search(pattern, line))
 
 
 def main() -> None:

@@ -150,7 +150,7 @@ def _evaluate_start(plan: Plan, trainer: Trainer, observer: Observer) -> None:
     """Evaluate the initial weights: they are kept unless training improves on them."""
     val = trainer.evaluate_now().val
     if val is not None:
-        observer.note(f"starts from {plan.init_from}: val {val:.4f} nats/token")
+        observer.note(f"starts from {plan.init_from}: val≈ {val:.4f} nats/token")
 
 
 def _fit(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
@@ -179,7 +179,8 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         if record.note:
             observer.note(record.note)
         observer.record(record)
-        if int(4 * record.progress) > quarter:
+        evaluated = record.val is not None or trainer.evaluate is None
+        if evaluated and int(4 * record.progress) > quarter:
             quarter = int(4 * record.progress)
             if observer.wants_samples and _is_worth_sampling(trainer, record):
                 _show_samples(plan, trainer, observer)
