@@ -21,7 +21,7 @@ from makemore.sampling.novel import sample_novel
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
 from makemore.settings import parse_duration
 from makemore.training.mix import mix as mix_runs
-from makemore.training.observers import Observer
+from makemore.training.observers import MultiObserver, Observer
 from makemore.training.request import TrainRequest
 from makemore.training.train import train as train_run
 from makemore.types import Score
@@ -156,6 +156,13 @@ def load(path: str | Path, device: str = "auto") -> Run:
     return _wrap(runs.load(path, device))
 
 
+class _PythonNotes(MultiObserver):
+    """Forwards events, with arguments in place of flags in notes."""
+
+    def note(self, text: str) -> None:
+        super().note(python_terms(text, train))
+
+
 @in_python_terms
 def train(
     text: str | Path | Sequence[str | Path] = (),
@@ -213,7 +220,7 @@ def train(
         overwrite=overwrite,
         pretrained=pretrained,
     )
-    result = train_run(request, observer)
+    result = train_run(request, observer and _PythonNotes(observer))
     if result.remark:
         warnings.warn(python_terms(result.remark, train), stacklevel=3)
     return _wrap(result.run)

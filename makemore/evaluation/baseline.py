@@ -23,8 +23,10 @@ MAX_ORDERS = ((1 << 19, 12), (MAX_TOKENS, 8))
 BATCH_TOKENS = 1 << 16
 NEAR_UNIFORM = 0.95
 """A loss above this fraction of the uniform distribution's is near it."""
+WORSE = 1.01
+"""A loss of this multiple of the baseline's is worse: smaller differences may be chance."""
 SMALL_TEXT = 20_000
-"""Training tokens below which more training can't be expected to help."""
+"""Training tokens below which more training is unlikely to help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ def remark(
         fault = f"worse than guessing: equal probabilities for all tokens have {uniform:.4f} nats/token"
     elif near_uniform:
         fault = f"hardly better than guessing: equal probabilities have {uniform:.4f} nats/token"
-    elif baseline is not None and score.nll > baseline.nll:
+    elif baseline is not None and score.nll > WORSE * baseline.nll:
         fault = "worse than count"
     else:
         return ""

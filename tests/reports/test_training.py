@@ -24,6 +24,7 @@ from makemore.evaluation import baseline as baselines
 from makemore.evaluation.baseline import Baseline, remark, uniform_nll
 from makemore.runs.run import load
 from makemore.training import train as trainings
+from makemore.training.observers import Observer
 from makemore.training.request import TrainRequest, requested_settings
 from makemore.training.train import train as train_run
 from tests.cli.conftest import call, train
@@ -103,6 +104,7 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
 
     assert about(uniform=2 * nll, count=1.1 * nll) == ""
     assert about(uniform=2 * nll, count=None) == ""
+    assert about(uniform=2 * nll, count=0.995 * nll) == ""
     assert about(uniform=2 * nll, count=0.9 * nll, improving=True) == (
         "gru is worse than count; train longer, or use --model count"
     )
@@ -240,6 +242,18 @@ def test_no_flag_is_left_in_a_message_for_python():
     for text in flags:
         for function in functions:
             assert "--" not in python_terms(text, function)
+
+
+def test_notes_to_an_observer_of_the_api_name_arguments(work):
+    class Notes(Observer):
+        texts: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.texts.append(text)
+
+    for resume in (False, True):
+        makemore.train("words.txt", "bigram", steps=60, out="again", resume=resume, observer=Notes())
+    assert "the run ended at step 60: to continue, raise steps" in Notes.texts
 
 
 def test_the_api_warns_of_a_model_worse_than_guessing(work):

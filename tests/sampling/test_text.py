@@ -142,7 +142,7 @@ class TestGenerate:
         run = load(folder / "chars")
         with pytest.raises(UserError, match="not in the vocabulary"):
             run.generate("Z")
-        with pytest.raises(UserError, match="--top-k"):
+        with pytest.raises(UserError, match="top_k=0"):
             run.generate(top_k=0)
 
 
