@@ -63,6 +63,11 @@ class Split:
     def bytes(self) -> int:
         return int(self.bytes_D.sum())
 
+    def lone_ends(self, boundary_id: int) -> np.ndarray:
+        """Indices of the targets that end a line of which no character has a token."""
+        starts_D = self.starts_D[self.ends_D - self.starts_D == 1]
+        return starts_D[self.tokens_N[starts_D] == boundary_id]
+
     def inputs_at(self, index: np.ndarray, boundary_id: int) -> np.ndarray:
         """The input tokens of targets ``index`` as int64; any shape; a negative index gives the boundary."""
         previous = self.tokens_N[np.maximum(index - 1, 0)].astype(np.int64)

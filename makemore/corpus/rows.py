@@ -89,11 +89,16 @@ def document_groups(ends_D: np.ndarray, tokens: int, count: int) -> np.ndarray:
 
 
 def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False) -> Batch:
-    """Gather rows, right-padded with the boundary; uncounted targets become IGNORE_INDEX."""
+    """Gather rows, right-padded with the boundary; uncounted targets become IGNORE_INDEX.
+
+    So does the end of a line of which no character has a token: there is nothing to predict it from.
+    """
     index = rows.begin[:, None] + np.arange(int(rows.lengths.max()))
     inside = index < rows.end[:, None]
     index = np.minimum(index, len(split.tokens_N) - 1)
     inputs = np.where(inside, split.inputs_at(index, boundary_id), boundary_id)
+    targets = split.tokens_N[index].astype(np.int64)
     counted = inside & (index >= rows.score_from[:, None])
-    targets = np.where(counted, split.tokens_N[index].astype(np.int64), IGNORE_INDEX)
+    counted &= (inputs != boundary_id) | (targets != boundary_id)
+    targets = np.where(counted, targets, IGNORE_INDEX)
     return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), continues)

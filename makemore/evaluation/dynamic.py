@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ def dynamic_nats(
     bad = np.flatnonzero(~np.isfinite(nats_N))
     if len(bad):
         raise UserError(f"weights diverged by token {bad[0]} of {split.name}; lower --dynamic-lr")
+    nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
     return nats_N
 
 

@@ -159,8 +159,9 @@ def target_metrics(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Apply ``target_fn`` to the distribution of every target: (N, F) float64.
+    """Apply ``target_fn`` to the distribution of every target: (N, F) float64; the first value is nats.
 
+    The end of a line of only unknown characters has ln V nats: no token says what came before.
     Raises UserError, with the position, if the first value of a target is NaN or if the probabilities at
     the first position of a row don't sum to 1.
     """
@@ -174,7 +175,9 @@ def target_metrics(
         else:
             _score_rows(model, rows, target_fn, values)
     model.train(training)
-    return values.result()
+    metrics_NF = values.result()
+    metrics_NF[split.lone_ends(model.boundary_id), 0] = math.log(model.vocab_size)
+    return metrics_NF
 
 
 @torch.no_grad()

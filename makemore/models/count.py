@@ -38,7 +38,7 @@ class Count(CountModel):
         # The last tokens of each counted row, so that training can resume in mid-document.
         self.register_buffer("ends", self._empty_context(0))
         self.ends: Tensor
-        self._set_table(NgramTable.empty(self.order, vocab_size, boundary_id))
+        self._set_table(NgramTable.uncounted(self.order, vocab_size, boundary_id))
 
     @property
     def table(self) -> NgramTable:
@@ -54,10 +54,16 @@ class Count(CountModel):
         self._counter.add(inputs_N, targets_N)
 
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
-        """If ``order`` is 0, choose the order with the lowest loss on the held-out batches."""
+        """If ``order`` is 0, choose the order with the lowest loss on the held-out batches.
+
+        For lines, order 1 isn't considered: it doesn't see where a line begins, so it would generate blank
+        lines.
+        """
         batches = list(held_out)
         if not self.config.order and batches:
             losses = self.losses_by_order(batches)
+            if self.order > 1 and self.table.counts[0][self.boundary_id]:
+                del losses[1]
             self._set_order(min(losses, key=losses.__getitem__))
         self.ends = self._empty_context(0)
         _ = self.smoothed
@@ -191,4 +197,4 @@ class Count(CountModel):
         except ValueError as error:
             errors.append(f"{prefix}counts: {error}")
         else:
-            self._set_table(table)
+            self._set_table(table.with_document_starts())  # runs of earlier versions lack some

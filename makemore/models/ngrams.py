@@ -37,13 +37,31 @@ class NgramTable:
     boundary_id: int
     keys: list[Ints]
     counts: list[Ints]
-    """Counts by level; 0 for an n-gram seen only as context."""
+    """Counts by level; 0 for an n-gram that isn't a target, only (part of) a context."""
 
     @classmethod
     def empty(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
         """The table of an empty text."""
         keys = [np.arange(size) for size in [vocab_size] + [0] * (order - 1)]
         return cls(vocab_size, boundary_id, keys, [np.zeros_like(k) for k in keys])
+
+    @classmethod
+    def uncounted(cls, order: int, vocab_size: int, boundary_id: int) -> Self:
+        """Like ``empty``, but with every bigram that begins a document, so that a document's start has a
+        distribution of its own."""
+        table = cls.empty(order, vocab_size, boundary_id)
+        if order > 1:
+            table.keys[1] = boundary_id * vocab_size + np.delete(np.arange(vocab_size), boundary_id)
+            table.counts[1] = np.zeros_like(table.keys[1])
+        return table
+
+    def with_document_starts(self) -> NgramTable:
+        """The table with every bigram that begins a document, as ``uncounted`` makes it; others lack some."""
+        start = self.uncounted(self.order, self.vocab_size, self.boundary_id)
+        if self.order == 1:
+            return self
+        nodes, tokens = start.split_keys(1)
+        return self.merge(start) if (self.find(1, nodes, tokens) < 0).any() else self
 
     @classmethod
     def count(cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints) -> Self:

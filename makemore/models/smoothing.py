@@ -54,19 +54,24 @@ class SmoothedLevel(NamedTuple):
 
 
 class SmoothedNgrams:
-    """Smoothed probabilities of an n-gram table in float64; the config may have a lower order."""
+    """Smoothed probabilities of an n-gram table in float64; the config may have a lower order.
+
+    Smoothing gives no probability to the end of an empty document, nor to the end of any document
+    if none was counted (running text).
+    """
 
     def __init__(self, table: NgramTable, config: CountConfig) -> None:
         self.table = table
-        self.uniform = 1 / table.vocab_size
+        self.uniform_V = _uniform(table)
         self.backs_off = config.smoothing != "additive"
         self.levels = [
             _build_level(table, m, discounted_G, backoff_C)
             for m, (discounted_G, backoff_C) in enumerate(_smooth(table, config))
         ]
         root = np.zeros(1, np.int64)
-        start = np.full((1, table.vocab_size), self.uniform)
-        self.unigram_1V = self._interpolate(self.levels[0], root, start)
+        self.unigram_1V = self._interpolate(self.levels[0], root, self.uniform_V[None].copy())
+        if len(self.levels) > 1 and table.counts[0].any():
+            self._exclude_empty_documents(self.levels[1])
 
     def dense(self, contexts: list[Ints]) -> Floats:
         """Distributions (N, V) after ``contexts``, as returned by ``NgramTable.contexts``."""
@@ -77,18 +82,30 @@ class SmoothedNgrams:
 
     def target_probs(self, contexts: list[Ints], targets_N: Ints) -> Floats:
         """Probability (N,) of each target after its context."""
-        p_N = np.full(len(targets_N), self.uniform)
+        p_N = self.uniform_V[targets_N]
         for m, (level, nodes_N) in enumerate(zip(self.levels, contexts, strict=False)):
             if not self.backs_off:
-                p_N[nodes_N != ABSENT] = self.uniform
+                p_N = np.where(nodes_N == ABSENT, p_N, self.uniform_V[targets_N])
             grams_N = self.table.find(m, nodes_N, targets_N)
             p_N = p_N * level.backoff_weights[nodes_N] + level.shares[grams_N]
         return p_N
 
+    def _exclude_empty_documents(self, bigrams: SmoothedLevel) -> None:
+        """Share what the start of a document passes on among all tokens but the boundary."""
+        start = self.table.boundary_id
+        p_V = self.unigram_1V[0] if self.backs_off else self.uniform_V
+        rest = 1 - p_V[start]
+        if rest > 0:
+            grams = bigrams.first_child[start] + np.arange(bigrams.children[start])
+            tokens = bigrams.tokens[grams]
+            passed_on = np.where(tokens == start, 0.0, p_V[tokens] / rest)
+            bigrams.shares[grams] += bigrams.backoff_weights[start] * passed_on
+            bigrams.backoff_weights[start] = 0.0
+
     def _interpolate(self, level: SmoothedLevel, nodes_N: Ints, p_NV: Floats) -> Floats:
         """Update the shorter contexts' distributions to the distributions of ``nodes_N``, in place."""
         if not self.backs_off:
-            p_NV[nodes_N != ABSENT] = self.uniform
+            p_NV[nodes_N != ABSENT] = self.uniform_V
         p_NV *= level.backoff_weights[nodes_N, None]
         children_N = level.children[nodes_N]
         ends_N = np.cumsum(children_N)
@@ -99,6 +116,13 @@ class SmoothedNgrams:
         row_starts = np.repeat(np.arange(len(nodes_N)) * p_NV.shape[1], children_N)
         p_NV.reshape(-1)[row_starts + level.tokens[grams]] += level.shares[grams]
         return p_NV
+
+
+def _uniform(table: NgramTable) -> Floats:
+    """(V,): equal probabilities, without the boundary if it was never counted."""
+    is_possible_V = np.ones(table.vocab_size, bool)
+    is_possible_V[table.boundary_id] = table.counts[0][table.boundary_id] > 0 or not table.counts[0].any()
+    return is_possible_V / is_possible_V.sum()
 
 
 def _build_level(table: NgramTable, m: int, discounted_G: Floats, backoff_C: Floats) -> SmoothedLevel:
@@ -122,9 +146,13 @@ def _smooth(table: NgramTable, config: CountConfig) -> list[tuple[Floats, Floats
     """Discounted counts of the n-grams and backoff mass of the contexts, by level."""
     if config.smoothing == "kneser-ney":
         return _kneser_ney(table, config.order)
-    prior = config.alpha * (table.vocab_size if config.smoothing == "additive" else 1)
     n_contexts = [1, *map(len, table.keys)]
-    return [(table.counts[m].astype(np.float64), np.full(n_contexts[m], prior)) for m in range(config.order)]
+    priors = [np.full(n_contexts[m], config.alpha) for m in range(config.order)]
+    if config.smoothing == "additive":
+        priors = [prior * np.count_nonzero(_uniform(table)) for prior in priors]
+        if len(priors) > 1:  # no boundary after a boundary
+            priors[1][table.boundary_id] = config.alpha * (table.vocab_size - 1)
+    return [(table.counts[m].astype(np.float64), prior) for m, prior in enumerate(priors)]
 
 
 def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:

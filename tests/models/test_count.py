@@ -51,6 +51,7 @@ class Reference:
             for history, target in histories(row, config.order):
                 for n in range(len(history) + 1):
                     counts[n + 1][(*history[len(history) - n :], target)] += 1
+        self.possible = set(range(vocab_size)) - ({0} if counts[1] and not counts[1][(0,)] else set())
         if config.smoothing == "kneser-ney":
             counts = self.continuation_counts(counts)
         self.discounts = self.estimate_all_discounts(counts)
@@ -89,11 +90,19 @@ class Reference:
     def p(self, history: Gram, target: int) -> float:
         seen, alpha = self.after.get(history, {}), self.config.alpha
         total, count = sum(seen.values()), seen.get(target, 0)
+        # A document isn't empty: after the boundary, the boundary has only the probability of its own counts.
+        possible = self.possible - {0} if history == (0,) else self.possible
         if self.config.smoothing == "additive":
+            prior = float(target in possible)
             if total + alpha == 0:
-                return 1 / self.vocab_size
-            return (count + alpha) / (total + alpha * self.vocab_size)
-        lower = self.p(history[1:], target) if history else 1 / self.vocab_size
+                return prior / len(possible)
+            return (count + alpha * prior) / (total + alpha * len(possible))
+        if not history:
+            lower = (target in possible) / len(possible)
+        elif target in possible:
+            lower = self.p(history[1:], target) / (1 - self.p((), 0) if history == (0,) else 1)
+        else:
+            lower = 0.0
         if self.config.smoothing == "recursive-additive":
             return (count + alpha * lower) / (total + alpha) if total + alpha else lower
         if not total:
@@ -155,8 +164,12 @@ def assert_same_table(a: NgramTable, b: NgramTable) -> None:
 @SMOOTHINGS
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize(("documents", "alpha"), [(1, 1.0), (12, 0.3), (400, 2.0)])
-def test_probabilities_match_the_reference(smoothing: Any, order: int, documents: int, alpha: float) -> None:
-    rows = random_rows(documents) + random_rows(documents // 3, seed=1, boundary=False, ends=False)
+@pytest.mark.parametrize("ends", [True, False])
+def test_probabilities_match_the_reference(
+    smoothing: Any, order: int, documents: int, alpha: float, ends: bool
+) -> None:
+    rows = random_rows(documents, ends=ends)
+    rows += random_rows(documents // 3, seed=1, boundary=False, ends=False)
     config = CountConfig(order, smoothing, alpha)
     reference = Reference(rows, config)
     model = count_model(batch_of(rows), order=order, smoothing=smoothing, alpha=alpha)
@@ -205,12 +218,40 @@ def test_discounts_of_known_counts_of_counts() -> None:
         assert estimate_discounts(incomplete, fallback) is fallback
 
 
+SETTINGS_OF_IMPOSSIBLE = pytest.mark.parametrize(
+    ("smoothing", "alpha"),
+    [("kneser-ney", 1.0), ("additive", 0.5), ("recursive-additive", 0.5), ("recursive-additive", 0.0)],
+)
+
+
+@SETTINGS_OF_IMPOSSIBLE
+def test_the_boundary_has_no_probability_where_it_cannot_come(smoothing: Any, alpha: float) -> None:
+    """Documents aren't empty; a running text's end isn't a target. The other tokens share its part."""
+    rows = [row for row in random_rows(60) if len(row[0]) > 1]
+    running = [(inputs, [*targets[:-1], IGNORE_INDEX]) for inputs, targets in rows]
+    settings = {"order": 4, "smoothing": smoothing, "alpha": alpha}
+    for kind, batch in (("lines", batch_of(rows)), ("text", batch_of(running))):
+        p_TV = count_model(batch, **settings)(torch.tensor([[0, 1, 2, 5]]))[0][0].double().exp()
+        impossible = p_TV[0, 0] if kind == "lines" else p_TV[:, 0]
+        assert (impossible == 0).all()
+        torch.testing.assert_close(p_TV.sum(-1), torch.ones(4).double(), atol=1e-6, rtol=0)
+
+
+def test_the_order_chosen_for_lines_sees_where_a_line_begins() -> None:
+    letters = [([0, 1 + i % 5], [1 + i % 5, 0]) for i in range(5)]
+    model = Count(CountConfig(0, max_order=4), VOCAB, 0)
+    model.count_batch(batch_of(letters))
+    model.finish([batch_of([([0, 5, 4, 3, 2, 1, 3, 2], [5, 4, 3, 2, 1, 3, 2, 0])])])
+    assert model.order >= 2
+
+
 # --- cases with known answers --------------------------------------------------------------------
 
 
 def test_order_2_additive_matches_bigram_frequencies() -> None:
     rows = random_rows(50)
     N = torch.ones(VOCAB, VOCAB)
+    N[0, 0] = 0  # documents aren't empty
     for inputs, targets in rows:
         for a, b in zip(inputs, targets, strict=True):
             N[a, b] += 1
@@ -224,7 +265,8 @@ def test_order_2_additive_matches_bigram_frequencies() -> None:
 def test_heavy_smoothing_approaches_uniform(smoothing: Any) -> None:
     model = count_model(batch_of(random_rows(50)), order=3, smoothing=smoothing, alpha=1e9)
     logits, _ = model(torch.tensor([[0, 1, 2, 3]]))
-    torch.testing.assert_close(logits, torch.full_like(logits, -math.log(VOCAB)))
+    torch.testing.assert_close(logits[0, 1:], torch.full((3, VOCAB), -math.log(VOCAB)))
+    torch.testing.assert_close(logits[0, 0, 1:], torch.full((VOCAB - 1,), -math.log(VOCAB - 1)))
 
 
 @pytest.mark.parametrize("smoothing", ["additive", "recursive-additive"])
@@ -237,7 +279,8 @@ def test_without_smoothing_unseen_ngrams_have_probability_zero(smoothing: Any) -
     unseen = model(torch.tensor([[0, 5]]))[0][0, 1].exp()
     # The context (0, 5) is unseen: uniform, or backed off to the unigram.
     unigram = torch.tensor([0, 3, 2, 1, 0, 0]) / 6
-    expected = torch.full((VOCAB,), 1 / VOCAB) if smoothing == "additive" else unigram
+    uniform = torch.tensor([0, 1, 1, 1, 1, 1]) / 5  # the boundary was never counted
+    expected = uniform if smoothing == "additive" else unigram
     torch.testing.assert_close(unseen, expected)
 
 
@@ -251,7 +294,8 @@ def test_an_untrained_model_is_uniform(smoothing: Any) -> None:
 def test_texts_too_small_for_discounts_give_valid_probabilities(tokens: list[int]) -> None:
     model = count_model(batch_of([([0, *tokens], [*tokens, 0])]), order=4)
     logits, _ = model(torch.tensor([[0, 1, 2, 3, 1, 1, 1, 5, 4]]))
-    assert logits.isfinite().all()
+    assert logits[0, 1:].isfinite().all()
+    assert logits[0, 0, 1:].isfinite().all()
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(1, 9))
 
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.run import load
@@ -57,6 +58,8 @@ def test_unknown_characters_count_as_tokens(work):
     assert score.nll < 28  # 27.7 per unknown character
     assert score.perplexity == pytest.approx(math.exp(score.nll))
     assert score.bits_per_char == pytest.approx(score.nats / math.log(2) / 7)
+    vocab_size = load("lines", "cpu").tokenizer.vocab_size
+    assert score.nats == pytest.approx(-6 * math.log(1e-6 / 1_114_112) + math.log(vocab_size))
 
 
 # Held-out text that is a copy of the training text (textgenrnn#175: "perfect" results on repeated lines).
@@ -99,3 +102,30 @@ def test_notes_of_a_comparison_go_to_stderr_beside_csv_and_markdown(work):
         result = call("compare", "lines", "bigram", flag)
         assert "other seeds may change the order" in result.err
         assert "other seeds" not in result.out
+
+
+# Blank lines among the samples of a model that never saw one.
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["smith", "dalton", "johnson", "baker", "miller", "clark", "wright", "mason", "cook", "hill"],
+        [chr(0x4E00 + 7 * i) + chr(0x4E00 + 11 * i % 900) for i in range(150)],
+    ],
+    ids=["ten names", "CJK"],
+)
+@pytest.mark.parametrize("smoothing", ["kneser-ney", "additive", "recursive-additive"])
+def test_count_draws_no_blank_lines(tmp_path, monkeypatch, lines, smoothing):
+    monkeypatch.chdir(tmp_path)
+    Path("lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = ["--set", f"model.smoothing={smoothing}"]
+    train("lines.txt", "-m", "count", "--mode", "lines", *settings, "--out", "run")
+    drawn = call("sample", "run", "-n", "2000", "--seed", "1").out.split("\n")[:-1]
+    assert len(drawn) == 2000
+    assert all(drawn)
+
+
+def test_count_gives_the_end_of_running_text_no_probability(work):
+    run = load("text", "cpu")
+    logits, _ = run.model(torch.from_numpy(run.tokenizer.encode("bread and salt").astype("int64"))[None])
+    assert (logits[..., 0] == -math.inf).all()
+    torch.testing.assert_close(logits.exp().sum(-1), torch.ones(logits.shape[:2]))

@@ -94,13 +94,13 @@ def contributions(
 ) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
     (order,) how often the longest known context has each order."""
-    parts = [np.full(len(targets_N), smoothed.uniform)]
+    parts = [smoothed.uniform_V[targets_N]]
     longest_N = np.zeros(len(targets_N), np.int64)
     for m, (level, nodes_N) in enumerate(zip(smoothed.levels, contexts, strict=False)):
         if not smoothed.backs_off:
             for part in parts[1:]:
                 part[nodes_N != ABSENT] = 0.0
-            parts[0][nodes_N != ABSENT] = smoothed.uniform
+            parts[0] = np.where(nodes_N == ABSENT, parts[0], smoothed.uniform_V[targets_N])
         for part in parts:
             part *= level.backoff_weights[nodes_N]
         parts.append(level.shares[smoothed.table.find(m, nodes_N, targets_N)])
