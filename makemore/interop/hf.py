@@ -32,6 +32,7 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOUNDARY,
         "eos_token": BOUNDARY,
+        "split_special_tokens": True,  # a boundary spelled out in a text is text
         "model_max_length": model.config.block_size,
         "clean_up_tokenization_spaces": False,
     }

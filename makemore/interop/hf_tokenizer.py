@@ -71,7 +71,8 @@ def _byte_level_bpe(tokens: Sequence[bytes], pattern: str | None) -> tokenizers.
     spelled = ["".join(letters[b] for b in token) for token in tokens]
     ids = {BOUNDARY: 0} | {token: i for i, token in enumerate(spelled, start=1)}
     merges = [pair for token in spelled for pair in _merges_of(token, ids)]
-    converted = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=True))
+    # Without a pattern, a text that spells the boundary would be a token without merges.
+    converted = tokenizers.Tokenizer(models.BPE(ids, merges, ignore_merges=pattern is not None))
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
     converted.pre_tokenizer = pre_tokenizers.Sequence([*split, to_bytes])

@@ -22,7 +22,10 @@ from tests.interop.nonzero_models import nonzero_transformer
 
 pytestmark = pytest.mark.slow
 
+LITERAL = "<|endoftext|>"
+"""The boundary's spelling, which is ordinary text in a text."""
 TEXT = "Wörld, it's 1234 — \t  日本 {}\n\n  <|tag|> aaaaaaa bababa\r\n it'll\u00a0go\x00 e\u0301" * 3
+TEXT += f" {LITERAL} and {LITERAL}"
 STYLES = pytest.mark.parametrize("settings", [{"style": "gpt2"}, {"conv": 1}], ids=["gpt2", "modern"])
 SPECS = pytest.mark.parametrize("spec", ["char", "byte", "bpe:300", "full"])
 
@@ -79,7 +82,13 @@ def test_tokenizer_gives_the_same_ids(spec: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(spec)
     hf = load("AutoTokenizer", export(tmp_path, nonzero_transformer(tokenizer.vocab_size, conv=1), tokenizer))
     rng = random.Random(0)
-    for text in [TEXT, "", *("".join(rng.choices(TEXT, k=rng.randrange(60))) for _ in range(200))]:
+    for text in [
+        TEXT,
+        "",
+        LITERAL,
+        f"a{LITERAL}\n{LITERAL}{LITERAL} b",
+        *("".join(rng.choices(TEXT, k=rng.randrange(60))) for _ in range(200)),
+    ]:
         ids = hf(text)["input_ids"]
         assert ids == [0, *tokenizer.encode(text).tolist()]
         assert hf.decode(ids, skip_special_tokens=True) == text
