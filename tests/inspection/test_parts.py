@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from makemore.corpus.rows import Rows, to_batch
 from makemore.inspection.capture import record_activations
 from makemore.inspection.figures import BOUNDARY, label
 from makemore.inspection.pictures import (
@@ -76,7 +77,35 @@ def judge_end(vals: list[float], trains: list[float]) -> str:
 def test_overfitting_is_reported_with_its_first_step() -> None:
     finding = judge_end([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
     assert "overfitting since step 300: val rose by 0.200" in finding
-    assert "memorisation" in finding
+
+
+def test_train_and_val_are_compared_with_the_same_weights() -> None:
+    """Memorisation is measured; val below the logged train loss, as with dropout, is explained."""
+    tokenizer = fit_tokenizer("char", ["abcdefghi"])
+    model = Count(CountConfig(order=6), tokenizer.vocab_size, 0).eval()
+    train, val = (
+        make_split(torch.randint(1, 10, (30, 12), generator=torch.Generator().manual_seed(n))) for n in (0, 1)
+    )
+    batch = to_batch(train, Rows(train.starts_D, train.starts_D, train.ends_D), 0)
+    model.count_batch(batch)
+    model.finish()
+    subject = Subject(
+        model_name="count",
+        model=model,
+        tokenizer=tokenizer,
+        tokens_T=torch.zeros(3),
+        records=[],
+        train=train,
+        val=val,
+    )
+    memorised = losses.judge_gap(subject, 0.1)
+    assert [finding.kind for finding in memorised] == ["warning"]
+    assert "memorisation" in memorised[0].text
+    alike = dataclasses.replace(subject, val=train)
+    assert losses.judge_gap(alike, 0.1) == []
+    (explained,) = losses.judge_gap(alike, 9.0)
+    assert explained.kind == "note"
+    assert "logged while the weights changed, ended at 9.000, above val" in explained.text
 
 
 def test_falling_loss_is_reported() -> None:
@@ -193,6 +222,16 @@ def test_saturated_layer_is_reported() -> None:
     assert "lower the initial scale" in findings[0]
 
 
+def test_saturation_after_training_is_a_fault_only_of_dead_units() -> None:
+    values = torch.randn(200, 30, generator=torch.Generator().manual_seed(0)).mul(4).tanh()
+    layer = activations.LayerActivations("tanh 1", "tanh", values)
+    (finding,) = activations.interpret([layer], [])
+    assert (finding.kind, layer.share > 0.5) == ("note", True)
+    dead = activations.LayerActivations("tanh 1", "tanh", torch.ones(200, 30))
+    (finding,) = activations.interpret([dead], [])
+    assert (finding.kind, finding.text) == ("warning", "tanh 1: 30 of 30 units are dead on this batch")
+
+
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_unrolled_recurrent_layers_match_pytorch(kind: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
@@ -278,6 +317,31 @@ def test_components_are_eigenvectors_of_the_covariance() -> None:
     np.testing.assert_allclose(shares, values[::-1][:2] / values.sum())
     expected = (rows - rows.mean(0)) @ vectors[:, ::-1][:, :2]
     np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-9)
+
+
+def test_only_embeddings_more_similar_than_by_chance_are_named() -> None:
+    subject = Subject(
+        model_name="mlp",
+        model=nonzero_model("mlp"),
+        tokenizer=TOKENIZER,
+        tokens_T=torch.zeros(3),
+        records=[],
+    )
+    shown = np.arange(VOCAB)
+    n_named = 0
+    for seed in range(40):
+        rows = np.random.default_rng(seed).normal(size=(VOCAB, 8))
+        (finding,) = embeddings.interpret(subject, rows, shown)
+        n_named += "most similar" in finding.text
+    assert n_named <= 6  # 5% of 40 expected
+    rows[3] = rows[5] + 0.01
+    (finding,) = embeddings.interpret(subject, rows, shown)
+    assert "(1.00)" in finding.text
+
+
+def test_the_share_of_the_variance_that_the_picture_explains_is_reported() -> None:
+    assert embeddings.explained(np.array([0.5, 0.25])).text == "the two axes explain 75% of the variance"
+    assert "may be far apart" in embeddings.explained(np.array([0.1, 0.1])).text
 
 
 @pytest.mark.parametrize("width", [1, 2])

@@ -25,7 +25,7 @@ SATURATION_THRESHOLD = 0.97
 GELU_FLAT = -0.004
 """GELU outputs between this and 0 come from inputs where its slope is almost zero."""
 MAX_SATURATED_FRACTION = 0.3
-"""Fraction of saturated activations that triggers a warning."""
+"""Fraction of saturated activations above which a layer is reported."""
 SHOWN_TOKENS = 120
 MAX_LAYERS = 16
 """Maximum number of plotted layers; all layers are checked."""
@@ -106,24 +106,26 @@ def plot(subject: Subject) -> Picture | None:
 
 
 def interpret(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Finding]:
-    """Report saturated layers and dead units."""
+    """Report saturated layers and dead units. Only before training is saturation a fault: trained units
+    saturate where they are sure, and learn from the other tokens unless they are dead."""
     findings = []
-    for when, layers in (("before training ", before), ("", after)):
-        for stage in layers:
-            if (
-                stage.kind in ("tanh", "sigmoid")
-                and stage.share > MAX_SATURATED_FRACTION
-                and "gate" not in stage.name
-            ):
-                advice = "lower the initial scale" if when else "lower the learning rate or decay weights"
-                text = f"{when}{stage.name} is saturated at {stage.share:.0%}: {advice}"
-                findings.append(Finding("warning", text))
+    for stage in filter(_is_saturated_layer, before):
+        text = f"before training {stage.name} is saturated at {stage.share:.0%}: lower the initial scale"
+        findings.append(Finding("warning", text))
     for stage in after:
+        if _is_saturated_layer(stage) and not stage.dead:
+            text = f"{stage.name} is saturated at {stage.share:.0%}, but every unit gets gradients"
+            findings.append(Finding("note", text))
         if stage.dead and "gate" not in stage.name:
             units = stage.values_NH.shape[1]
             text = f"{stage.name}: {stage.dead} of {units} units are dead on this batch"
             findings.append(Finding("warning" if stage.dead > 0.1 * units else "note", text))
     return findings or [Finding("good", "no saturated layers, no dead units")]
+
+
+def _is_saturated_layer(stage: LayerActivations) -> bool:
+    is_bounded = stage.kind in BOUNDS and "gate" not in stage.name
+    return is_bounded and stage.share > MAX_SATURATED_FRACTION
 
 
 @torch.no_grad()

@@ -115,7 +115,9 @@ def interpret(counts: Floats, means: Floats) -> list[Finding]:
     text = f"average predictions differ from the bigram counts by {mean:.3f} nats (KL divergence)"
     if mean < 0.05:
         return [Finding("good", f"{text}: the bigrams are learned")]
-    return [Finding("note" if mean < 0.3 else "warning", f"{text}: not all bigrams are learned")]
+    if mean < 0.3:
+        return [Finding("note", text)]
+    return [Finding("warning", f"{text}: not all bigrams are learned")]
 
 
 def _most_frequent(pairs: tuple[Ints, Ints], vocab_size: int) -> Ints:

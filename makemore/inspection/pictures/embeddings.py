@@ -12,6 +12,7 @@ from makemore.inspection.figures import BLUE, DARK, GREEN, ORANGE, RED, label, n
 from makemore.inspection.subject import Finding, Picture, Subject
 
 MAX_LABELS = 100
+SHUFFLES = 200
 CAPTION = (
     "Each token's embedding, projected onto the first two principal components (Pearson 1901). Nearby tokens "
     "are treated alike. The axis labels give the share of the variance that each axis shows."
@@ -78,24 +79,49 @@ def plot(subject: Subject) -> Picture | None:
         title="Embeddings",
         caption=CAPTION,
         figure=figure,
-        findings=interpret(subject, rows_VC, shown),
+        findings=[explained(shares), *interpret(subject, rows_VC, shown)],
     )
+
+
+def explained(shares_2: Floats) -> Finding:
+    """How much of the embedding the picture shows."""
+    share = float(shares_2.sum())
+    warning = "" if share > 0.5 else ": tokens that are close in the picture may be far apart"
+    return Finding("note", f"the two axes explain {share:.0%} of the variance{warning}")
 
 
 def interpret(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[Finding]:
-    """List the pairs of tokens with the highest cosine similarity."""
+    """List the pairs of tokens that are more similar, by cosine, than any pair by chance."""
     rows = rows_VC[shown] - rows_VC.mean(0)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    cosine = np.tril(rows @ rows.T, -1)
+    if len(shown) < 3:
+        return []
+    chance = chance_similarity(rows)
+    cosine = _cosines(rows)
     best = np.argsort(-cosine, axis=None)[:3]
-    text = ", ".join(
+    pairs = [
         f"{label(subject.tokenizer, int(shown[b]))} and {label(subject.tokenizer, int(shown[a]))} "
         f"({cosine[a, b]:.2f})"
         for a, b in zip(*np.unravel_index(best, cosine.shape), strict=True)
-        if a != b
-    )
-    text = f"most similar embeddings by cosine: {text}".replace(r"\$", "$")
-    return [Finding("note", text)] if len(shown) > 1 else []
+        if cosine[a, b] > chance
+    ]
+    if pairs:
+        text = f"most similar embeddings by cosine: {', '.join(pairs)}; by chance, up to {chance:.2f}"
+    else:
+        text = f"no two embeddings are more similar than by chance (cosine up to {chance:.2f})"
+    return [Finding("note", text.replace(r"\$", "$"))]
+
+
+def chance_similarity(rows_VC: Floats) -> float:
+    """Highest cosine of two rows that 95% of matrices stay below, if each column is shuffled."""
+    rng = np.random.default_rng(0)
+    highest = [_cosines(rng.permuted(rows_VC, axis=0)).max() for _ in range(SHUFFLES)]
+    return float(np.quantile(highest, 0.95))
+
+
+def _cosines(rows_VC: Floats) -> Floats:
+    """Cosine of each pair of rows, below the diagonal; -1 elsewhere."""
+    rows_VC = rows_VC / np.maximum(np.linalg.norm(rows_VC, axis=1, keepdims=True), 1e-12)
+    return np.where(np.tri(len(rows_VC), k=-1, dtype=bool), rows_VC @ rows_VC.T, -1.0)
 
 
 def kind_of(text: str) -> str:

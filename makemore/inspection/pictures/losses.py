@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from makemore.evaluation.scoring import estimate_loss
 from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 
 MIN_CHANGE = 0.01
 """Smallest change worth reporting, in nats per token."""
+MAX_GAP = 0.15
+"""Gap between val and train, as a fraction of val, above which to warn of memorisation."""
+GAP_TOKENS = 20_000
+"""Tokens of train and of val on which the gap between them is measured."""
 CAPTION = (
     "Loss in nats per token over training: logged train averages in grey, smoothed in blue, val in orange; "
     "the star marks the saved weights. The dashed line is ln V, the loss of uniform guessing, where "
-    "training should start. The gap between val and train is memorisation."
+    "training should start. Train is logged while the weights change and with dropout, if any, so val may be "
+    "below it; the findings compare both with the saved weights and without dropout."
 )
 
 
@@ -43,7 +49,11 @@ def plot(subject: Subject) -> Picture | None:
     axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
-    findings = [*judge_start(subject.records, subject.vocab_size), *judge_end(subject)]
+    findings = [
+        *judge_start(subject.records, subject.vocab_size),
+        *judge_end(subject),
+        *judge_gap(subject, final_mean(losses)),
+    ]
     return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, findings=findings)
 
 
@@ -97,22 +107,31 @@ def judge_end(subject: Subject) -> list[Finding]:
             )
         )
     elif final_decrease(steps, vals) > MIN_CHANGE:
-        text = "val was still falling at the end: more steps would help"
+        reason = " as the learning rate decayed" if lr_decayed(subject.records) else ""
+        text = f"val was still falling at the end{reason}: more steps may help"
         findings.append(Finding("note", text))
     else:
         text = f"val converged at {best:.3f} by step {steps[best_eval]:,}"
         if best_eval == len(vals) - 1 and lr_decayed(subject.records):
             text += ", as the learning rate decayed; a longer run may go lower"
         findings.append(Finding("good", text))
-    gap = best - train
-    if gap > 0.15 * best:
-        findings.append(
-            Finding(
-                "warning",
-                f"train ended {gap:.3f} nats below val: memorisation; more text, dropout or a smaller "
-                "model would help",
-            )
-        )
+    return findings
+
+
+def judge_gap(subject: Subject, logged: float) -> list[Finding]:
+    """Compare the saved weights' losses on train and val, measured alike; ``logged``: train's last losses."""
+    if subject.train is None or subject.val is None or not len(subject.val.tokens_N):
+        return []
+    train, val = (estimate_loss(subject.model, split, GAP_TOKENS) for split in (subject.train, subject.val))
+    losses = f"with the saved weights and without dropout, train is {train:.3f} and val {val:.3f}"
+    findings = []
+    if logged - val > MIN_CHANGE:
+        dropout = " and with dropout" if getattr(subject.model.config, "dropout", 0) else ""
+        text = f"train, logged while the weights changed{dropout}, ended at {logged:.3f}, above val; {losses}"
+        findings.append(Finding("note", text))
+    if val - train > MAX_GAP * val:
+        text = f"{losses}: memorisation; more text, dropout or a smaller model may help"
+        findings.append(Finding("warning", text))
     return findings
 
 

@@ -16,11 +16,10 @@ from makemore.models.base import CountModel, LanguageModel
 from makemore.types import IGNORE_INDEX, Batch
 
 MAX_ROWS = 60
-MAX_GRADIENT_RATIO = 1000.0
 CAPTION = (
     "One row per parameter, log scale: absolute values after training (left), and of the loss gradient on "
-    "one training batch (right). Boxes span the middle 50%, whiskers 90%, without zeros. Gradients of "
-    "similar size in all rows mean that every layer learns."
+    "one training batch (right). Boxes span the middle 50%, whiskers 90%, without zeros. A "
+    "parameter without gradients doesn't learn."
 )
 
 
@@ -92,8 +91,7 @@ def interpret(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Findi
         largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         ratio = matrices[largest] / matrices[smallest]
         text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
-        is_large = ratio > MAX_GRADIENT_RATIO
-        findings.append(Finding("warning" if is_large else "good", f"{text}: too much" if is_large else text))
+        findings.append(Finding("note", text))
     return findings
 
 
