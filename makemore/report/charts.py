@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import NamedTuple
 
 from makemore.report.numbers import with_unit
 
 WIDTH, HEIGHT = 420, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 26, 40
-COLOURS = 10
+DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+"""Dashes of the first, second … row of one model."""
 TICKS = 5
 LABEL_HEIGHT = 13.0
 DISTANCE_COST = 2.0
@@ -22,6 +24,22 @@ LETTER_WIDTH = 7.2
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
+
+
+class Ink(NamedTuple):
+    """How a row is drawn: a model has the same colour in every chart and page, its rows differ in dashes."""
+
+    model: str
+    nth: int = 0
+    """Number of earlier rows of the same model."""
+
+    @property
+    def colour(self) -> str:
+        return f"var(--m-{escape(self.model, quote=True)},var(--soft))"
+
+    @property
+    def stroke(self) -> str:
+        return f"stroke:{self.colour};stroke-dasharray:{DASHES[self.nth % len(DASHES)]}"
 
 
 @dataclass(frozen=True)
@@ -87,13 +105,13 @@ def axis(
 
 @dataclass
 class Chart:
-    """A chart with two axes; colours are indexed by table row."""
+    """A chart with two axes."""
 
     title: str
     x: Axis
     y: Axis
     _marks: list[str] = field(default_factory=list)
-    _labels: list[tuple[float, float, int, str]] = field(default_factory=list)
+    _labels: list[tuple[float, float, Ink, str]] = field(default_factory=list)
 
     def _to_pixels(self, point: Point) -> Point:
         x = LEFT + self.x.position(point[0]) * (WIDTH - LEFT - RIGHT)
@@ -113,13 +131,13 @@ class Chart:
     def _is_visible(self, point: Point) -> bool:
         return bool(self._between_sides([point])) and -0.001 <= self.y.position(point[1]) <= 1.001
 
-    def line(self, points: Sequence[Point], colour: int, name: str) -> None:
+    def line(self, points: Sequence[Point], ink: Ink, name: str) -> None:
         """Add a curve with a dot at its end."""
         inside = self._between_sides(points)
         if not inside:
             return
-        self._path(inside, f'class="curve" style="stroke:var(--c{colour % COLOURS})"', name)
-        self.dot(inside[-1], colour, name, radius=4)
+        self._path(inside, f'class="curve" style="{ink.stroke}"', name)
+        self.dot(inside[-1], ink, name, radius=4)
 
     def dashed(self, points: Sequence[Point], name: str) -> None:
         """Add a dashed reference line."""
@@ -129,21 +147,21 @@ class Chart:
         path = " ".join(f"{x},{y}" for x, y in map(self._to_pixels, points))
         self._marks.append(f'<polyline {style} points="{path}"><title>{escape(name)}</title></polyline>')
 
-    def dot(self, point: Point, colour: int, name: str, radius: float = 5) -> None:
+    def dot(self, point: Point, ink: Ink, name: str, radius: float = 5) -> None:
         """Add a dot with a tooltip."""
         if not self._is_visible(point):
             return
         x, y = self._to_pixels(point)
         tooltip = f"{name}: {self.x.text(point[0])}, {self.y.text(point[1])}"
         self._marks.append(
-            f'<circle class="ring" cx="{x}" cy="{y}" r="{radius:g}" style="fill:var(--c{colour % COLOURS})">'
+            f'<circle class="ring" cx="{x}" cy="{y}" r="{radius:g}" style="fill:{ink.colour}">'
             f"<title>{escape(tooltip)}</title></circle>"
         )
 
-    def label(self, point: Point, colour: int, name: str) -> None:
+    def label(self, point: Point, ink: Ink, name: str) -> None:
         """Add a name beside a dot, in its colour, placed to avoid overlaps."""
         if self._is_visible(point):
-            self._labels.append((*self._to_pixels(point), colour, name))
+            self._labels.append((*self._to_pixels(point), ink, name))
 
     def svg(self) -> str:
         """Render the chart."""
@@ -178,7 +196,7 @@ class Chart:
         """Place each label where it hides the least area of dots and other labels, preferably close by."""
         used = [(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in self._labels]
         parts = []
-        for x, y, colour, name in sorted(self._labels, key=lambda label: label[1]):
+        for x, y, ink, name in sorted(self._labels, key=lambda label: label[1]):
             boxes = _boxes_beside(x, y, LETTER_WIDTH * len(name))
             inside = [box for box in boxes if _inside(box)] or boxes
             rank = {box: n for n, box in enumerate(inside)}
@@ -188,7 +206,7 @@ class Chart:
             )
             used.append(box)
             parts.append(
-                f'<text class="name" style="fill:var(--c{colour % COLOURS})" x="{box[0]:.1f}" '
+                f'<text class="name" style="fill:{ink.colour}" x="{box[0]:.1f}" '
                 f'y="{box[3] - 3:.1f}">{escape(name)}</text>'
             )
         return "".join(parts)

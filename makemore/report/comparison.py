@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 from makemore.comparison.result import Comparison, RankedModel
 from makemore.evaluation.profile import RunProfile
-from makemore.report.charts import Axis, Chart, axis, pareto_frontier
+from makemore.report.charts import Axis, Chart, Ink, axis, pareto_frontier
 from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent
 from makemore.report.page import page
@@ -21,6 +21,7 @@ REMARKS = {
     "seeds unknown": "Worse on this text, for these seeds",
     "text too short": "Text too short for a comparison",
 }
+DOTS = "A lone dot is the score of a row without evaluations, such as a mixture."
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
@@ -33,7 +34,7 @@ def comparison_page(comparison: Comparison) -> str:
         [
             f"<h1>{escape(title)}</h1>",
             _summary(comparison),
-            _table(comparison),
+            _tables(comparison),
             f"<h2>Charts</h2>{_legend(comparison.rows)}",
             f'<div class="grid">{"".join(_charts(comparison))}</div>',
             _hard_tokens(comparison),
@@ -64,8 +65,22 @@ def _summary(comparison: Comparison) -> str:
     return f"<p>{' '.join(parts)}</p>{remarks}"
 
 
-def _table(comparison: Comparison) -> str:
-    columns = (*NAME, *(column for part in tables(comparison) for column in part))
+def _tables(comparison: Comparison) -> str:
+    """A table for each group of columns: one table with all of them would be wider than most screens."""
+    groups = tables(comparison)
+    parts = [
+        _table(comparison, (*NAME, *groups[0])),
+        *(_table(comparison, (NAME[0], *g)) for g in groups[1:]),
+    ]
+    meanings = "".join(
+        f"<li><b>{escape(column.title)}</b>: {escape(column.meaning)}</li>"
+        for columns in (NAME, *groups)
+        for column in columns
+    )
+    return f"{''.join(parts)}<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>"
+
+
+def _table(comparison: Comparison, columns: tuple[Column, ...]) -> str:
     head = "".join(
         f'<th scope="col"{_text_class(column)} title="{escape(column.meaning, quote=True)}">'
         f'<button type="button">{escape(column.title)}</button></th>'
@@ -75,13 +90,9 @@ def _table(comparison: Comparison) -> str:
         f"<tr{mark}>{''.join(_cell(column, row) for column in columns)}</tr>"
         for row, mark in zip(comparison.rows, _row_classes(comparison), strict=True)
     )
-    meanings = "".join(
-        f"<li><b>{escape(column.title)}</b>: {escape(column.meaning)}</li>" for column in columns
-    )
     return (
         f'<div class="card wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>"
     )
 
 
@@ -101,12 +112,22 @@ def _cell(column: Column, row: RankedModel) -> str:
     return f'<td{_text_class(column)} data-v="{sorted_by}">{escape(column.text(row))}</td>'
 
 
-def _legend(rows: Iterable[RankedModel]) -> str:
+def _legend(rows: Sequence[RankedModel]) -> str:
     marks = "".join(
-        f'<span><i style="background:var(--c{i % 10})"></i>{escape(row.name)}</span>'
-        for i, row in enumerate(rows)
+        f'<span><svg viewBox="0 0 28 8"><path class="curve" d="M0 4h28" style="{ink.stroke}"/></svg>'
+        f"{escape(row.name)}</span>"
+        for row, ink in zip(rows, _inks(rows), strict=True)
     )
     return f'<div class="key">{marks}</div>'
+
+
+def _inks(rows: Sequence[RankedModel]) -> list[Ink]:
+    earlier: Counter[str] = Counter()
+    inks = []
+    for row in rows:
+        inks.append(Ink(row.model, earlier[row.model]))
+        earlier[row.model] += 1
+    return inks
 
 
 def _figure(title: str, chart: Chart, caption: str) -> str:
@@ -120,8 +141,11 @@ def _bits(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _profiles(comparison: Comparison) -> list[tuple[int, str, RunProfile]]:
-    return [(i, row.name, row.profile) for i, row in enumerate(comparison.rows) if row.profile is not None]
+def _profiles(comparison: Comparison) -> list[tuple[Ink, RankedModel, RunProfile]]:
+    rows = comparison.rows
+    return [
+        (ink, row, row.profile) for ink, row in zip(_inks(rows), rows, strict=True) if row.profile is not None
+    ]
 
 
 def _charts(comparison: Comparison) -> list[str]:
@@ -131,12 +155,12 @@ def _charts(comparison: Comparison) -> list[str]:
         _figure(
             "Validation loss by time",
             _curves(comparison, 0, "seconds"),
-            "Bits per byte, estimated at each evaluation.",
+            f"Bits per byte, estimated at each evaluation. {DOTS}",
         ),
         _figure(
             "Validation loss by tokens",
             _curves(comparison, 1, "tokens trained on"),
-            "Bits per byte, by number of training tokens.",
+            f"Bits per byte, by number of training tokens. {DOTS}",
         ),
         _figure("Quality by parameters", *parameters),
         _figure("Quality by training time", *seconds),
@@ -146,16 +170,21 @@ def _charts(comparison: Comparison) -> list[str]:
 
 
 def _curves(comparison: Comparison, which: int, label: str) -> Chart:
-    curves = [(i, name, profile.curve) for i, name, profile in _profiles(comparison)]
+    curves = [(ink, row.name, profile.curve or [_end(row)]) for ink, row, profile in _profiles(comparison)]
     last = [curve[-1][2] for _, _, curve in curves if curve] or [1.0]
     # Cut off the first evaluations, which would flatten the rest.
     max_bits = max(last) + max(max(last) - min(last), 0.15)
     points = [point for _, _, curve in curves for point in curve]
     x = axis(label, [point[which] for point in points], log=True)
     chart = Chart(label, x, axis("bits/byte", [point[2] for point in points], text=_bits, most=max_bits))
-    for i, name, curve in curves:
-        chart.line([(point[which], point[2]) for point in curve], i, name)
+    for ink, name, curve in curves:
+        chart.line([(point[which], point[2]) for point in curve], ink, name)
     return chart
+
+
+def _end(row: RankedModel) -> tuple[float, float, float]:
+    """The place among the curves of a row without one, such as a mixture."""
+    return row.runs[0].seconds, row.runs[0].tokens, row.result.bits_per_byte
 
 
 def _frontier(comparison: Comparison, label: str, value: Callable[[RankedModel], float]) -> tuple[Chart, str]:
@@ -165,9 +194,9 @@ def _frontier(comparison: Comparison, label: str, value: Callable[[RankedModel],
     chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
     best = pareto_frontier([p for p in points if math.isfinite(p[1])])
     chart.dashed(best, "frontier")
-    for i, (row, point) in enumerate(zip(comparison.rows, points, strict=True)):
-        chart.dot(point, i, row.name)
-        chart.label(point, i, row.name)
+    for ink, row, point in zip(_inks(comparison.rows), comparison.rows, points, strict=True):
+        chart.dot(point, ink, row.name)
+        chart.label(point, ink, row.name)
     if len(best) > 1:
         return chart, "Bits per byte. The dashed line is the Pareto frontier."
     names = [row.name for row, point in zip(comparison.rows, points, strict=True) if point in best]
@@ -181,15 +210,16 @@ def _calibration(comparison: Comparison) -> Chart:
         Axis("observed frequency", 0.0, 1.0, text=_bits),
     )
     chart.dashed([(0.0, 0.0), (1.0, 1.0)], "perfect calibration")
-    for i, name, profile in _profiles(comparison):
+    for ink, row, profile in _profiles(comparison):
         calibration = profile.calibration
         bins = zip(calibration.share, calibration.confidence, calibration.accuracy, strict=True)
-        chart.line([(confidence, accuracy) for share, confidence, accuracy in bins if share > 0.001], i, name)
+        points = [(confidence, accuracy) for share, confidence, accuracy in bins if share > 0.001]
+        chart.line(points, ink, row.name)
     return chart
 
 
 def _errors(comparison: Comparison) -> str:
-    errors = [f"{name} {profile.calibration.error:.2%}" for _, name, profile in _profiles(comparison)]
+    errors = [f"{row.name} {profile.calibration.error:.2%}" for _, row, profile in _profiles(comparison)]
     return (
         "On the dashed line, tokens are as frequent as predicted; below it, the model is overconfident. "
         f"Expected calibration error: {', '.join(errors)}."
@@ -199,15 +229,15 @@ def _errors(comparison: Comparison) -> str:
 def _positions(comparison: Comparison) -> Chart:
     lines = comparison.mode == "lines"
     label = "bytes from the start of the line" if lines else "tokens of context"
-    curves = [(i, name, profile.positions) for i, name, profile in _profiles(comparison)]
+    curves = [(ink, row.name, profile.positions) for ink, row, profile in _profiles(comparison)]
     points = [point for _, _, curve in curves for point in curve]
     chart = Chart(
         label,
         axis(label, [p[0] for p in points], log=not lines),
         axis("bits/byte", [p[1] for p in points], text=_bits),
     )
-    for i, name, curve in curves:
-        chart.line(curve, i, name)
+    for ink, name, curve in curves:
+        chart.line(curve, ink, name)
     return chart
 
 
@@ -222,14 +252,14 @@ def _positions_caption(comparison: Comparison) -> str:
 
 def _hard_tokens(comparison: Comparison) -> str:
     cards = []
-    for _, name, profile in _profiles(comparison):
+    for _, row, profile in _profiles(comparison):
         rows = "".join(
             f'<tr><td class="words"><code>{escape(_visible(token.text))}</code></td><td>{token.bits:.2f}</td>'
             f"<td>{token.times:,}</td><td>{token.share:.1%}</td></tr>"
             for token in profile.hard
         )
         cards.append(
-            f'<div class="card"><h3>{escape(name)}</h3><table><thead><tr><th class="words">token</th>'
+            f'<div class="card"><h3>{escape(row.name)}</h3><table><thead><tr><th class="words">token</th>'
             "<th>bits</th><th>times</th><th>share of bits</th></tr></thead>"
             f"<tbody>{rows}</tbody></table></div>"
         )

@@ -21,10 +21,9 @@ PROBE = """
   window.addEventListener("error", (event) => errors.push(event.message), true);
   document.addEventListener("securitypolicyviolation", (event) => errors.push(event.violatedDirective));
   window.addEventListener("load", () => {
-    const table = document.querySelector("table.sortable");
-    const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
     const orders = {};
-    if (table) {
+    for (const table of document.querySelectorAll("table.sortable")) {
+      const names = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
       for (const head of table.tHead.rows[0].cells) {
         head.querySelector("button").click();
         const up = names();
@@ -39,6 +38,7 @@ PROBE = """
     output.id = "probe";
     output.textContent = JSON.stringify({
       errors, orders, width: innerWidth, scroll: document.documentElement.scrollWidth,
+      cutOff: [...document.querySelectorAll(".wide")].filter((p) => p.scrollWidth > p.clientWidth).length,
       wide: wide.map((part) => part.outerHTML.slice(0, 80)),
       background: getComputedStyle(document.body).backgroundColor,
     });
@@ -71,6 +71,11 @@ def test_page_fits_a_phone(pages, tmp_path, mode):
     assert measured["width"] == PHONE
     assert measured["scroll"] <= PHONE
     assert measured["wide"] == []
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_no_table_is_cut_off_at_1200_pixels(pages, tmp_path, mode):
+    assert probe(pages[mode], tmp_path, width=1200)["cutOff"] == 0
 
 
 def test_columns_sort_both_ways(pages, comparisons, tmp_path):

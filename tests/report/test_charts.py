@@ -6,11 +6,13 @@ import itertools
 import math
 import random
 import re
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import pytest
 
-from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, axis, pareto_frontier
+from makemore.models import MODELS
+from makemore.report.charts import HEIGHT, WIDTH, Axis, Chart, Ink, axis, pareto_frontier
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -41,11 +43,11 @@ def test_frontier_holds_the_undominated_points():
 
 def test_chart_is_well_formed_and_its_marks_are_inside():
     chart = Chart("<times>", axis("x & y", [1, 100], log=True), Axis("y", 0.0, 1.0))
-    chart.line([(1, 0.1), (10, 0.5), (100, 0.9), (1000, 0.5)], 0, "a < b")
-    chart.dot((50, 2.0), 1, "outside")
+    chart.line([(1, 0.1), (10, 0.5), (100, 0.9), (1000, 0.5)], Ink("mlp"), "a < b")
+    chart.dot((50, 2.0), Ink("gru"), "outside")
     for i in range(4):
-        chart.dot((90, 0.5), i, f"model {i}")
-        chart.label((90, 0.5), i, f"model {i}")
+        chart.dot((90, 0.5), Ink("mlp", i), f"model {i}")
+        chart.label((90, 0.5), Ink("mlp", i), f"model {i}")
     svg = ElementTree.fromstring(chart.svg())
     assert svg.get("aria-label") == "<times>"
     circles = svg.findall(".//circle")
@@ -60,3 +62,12 @@ def test_chart_is_well_formed_and_its_marks_are_inside():
     assert "outside" not in chart.svg()
     (path,) = svg.findall(".//polyline")
     assert len(re.findall(r"[\d.]+,[\d.]+", path.get("points"))) == 3
+
+
+def test_a_model_has_one_colour_and_each_of_its_rows_other_dashes():
+    assert Ink("mlp").colour == Ink("mlp", 1).colour != Ink("gru").colour
+    assert len({Ink("mlp", nth).stroke for nth in range(4)}) == 4
+    style = files("makemore.report").joinpath("style.css").read_text(encoding="utf-8")
+    colours = re.findall(r"--m-([a-z-]+): (var\(--c\d+\))", style)
+    assert {name for name, _ in colours} == set(MODELS)
+    assert len({colour for _, colour in colours}) == len(list(MODELS))
