@@ -21,6 +21,7 @@ from makemore.runtime.files import (
     make_dir_durably,
     read_json,
     read_tensors,
+    tensor_digest,
     user_format_errors,
     user_write_errors,
     write_bytes,
@@ -32,6 +33,7 @@ FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 LINE_HASHES = "seen.safetensors"
+WEIGHTS = "weights.json"
 
 
 _CONFIG = {
@@ -50,6 +52,7 @@ _CONFIG = {
         "context": str,
     },
 }
+_WEIGHTS = {"run_id": str, "digests": [str]}
 _RESULT = {"run_id": str, "metrics": METRICS_SEAL}
 
 
@@ -108,7 +111,7 @@ class RunDir:
             self.remove_temporaries()
             self.states.drop()
             # Remove files that identify a run last: an interrupted clear can be repeated.
-            for name in (MODEL, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+            for name in (MODEL, WEIGHTS, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
 
     def remove_temporaries(self) -> None:
@@ -180,10 +183,26 @@ class RunDir:
         return data
 
     def write_model(self, tensors: dict[str, Tensor], run_id: str) -> None:
-        write_tensors(self.path / MODEL, tensors, run_id)
+        """Write the weights. Equal weights give equal files, so their checksum and the run's id are in
+        ``weights.json``, written first and with the previous checksum, in case of an interruption between."""
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        digests = [tensor_digest(plain)]
+        with contextlib.suppress(UserError):  # damaged: written again
+            digests += self._weight_digests(run_id)[:1]
+        write_json(self.path / WEIGHTS, {"run_id": run_id, "digests": digests})
+        write_tensors(self.path / MODEL, plain, None)
 
     def read_model(self, run_id: str) -> dict[str, Tensor]:
-        return read_tensors(self.path / MODEL, run_id)
+        return read_tensors(self.path / MODEL, run_id, self._weight_digests(run_id))
+
+    def _weight_digests(self, run_id: str) -> list[str]:
+        """Checksums of the newest weights and of those before; none in runs of earlier versions."""
+        if not os.path.lexists(self.path / WEIGHTS):
+            return []
+        record = read_checked_json(self.path / WEIGHTS, _WEIGHTS)
+        if record["run_id"] != run_id:
+            raise UserError(f"{self.path / WEIGHTS} belongs to another run")
+        return record["digests"]
 
     def write_line_hashes(self, hashes_U: Tensor, run_id: str) -> None:
         """Write the sorted hashes of the training lines, (U,) int64."""

@@ -110,7 +110,7 @@ class States:
             raise UserError(f"{folder / STATE} belongs to another run")
         if payload.get("name") != folder.name:
             raise UserError(f"{folder / STATE} is damaged: it belongs to state {payload.get('name')}")
-        tensors = read_tensors(folder / TENSORS, run_id, payload.get("tensors"))
+        tensors = read_tensors(folder / TENSORS, run_id, [payload["tensors"]])
         try:
             return SavedState(_unflatten(payload["state"], tensors), payload["metrics"], [])
         except (KeyError, TypeError, ValueError) as error:

@@ -32,6 +32,8 @@ MAX_HEADER_BYTES = 16 << 20
 """Maximum bytes of a tensor file's header (names and shapes), enough for some 200,000 tensors."""
 MAX_BYTES = 1 << 62
 """Size limit on systems that don't report their memory."""
+RECORD = "makemore"
+"""The entry of a tensor file's metadata with its file name, checksum and run id."""
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -205,17 +207,22 @@ def tensor_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str) -> str:
-    """Write tensors with their file name, run id and checksum; returns the checksum."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str | None) -> str:
+    """Write tensors with their file name, run id (if not None) and checksum; returns the checksum.
+
+    The same arguments give the same bytes.
+    """
     # Cloned: safetensors refuses tensors that share memory (tied weights).
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     digest = tensor_digest(plain)
-    write_bytes(path, save(plain, {"file": path.name, "run_id": run_id, "sha256": digest}))
+    record = {"file": path.name, "sha256": digest, **({} if run_id is None else {"run_id": run_id})}
+    # One entry, because safetensors writes several in random order.
+    write_bytes(path, save(plain, {RECORD: json.dumps(record, separators=(",", ":"))}))
     return digest
 
 
-def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str, Tensor]:
-    """Read a file that ``write_tensors`` wrote; ``digest``: the expected checksum, if known.
+def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Read a file that ``write_tensors`` wrote; ``digests``: the possible checksums, required without run id.
 
     Raises UserError if it is missing, damaged, from another run, or larger than memory.
     """
@@ -223,16 +230,29 @@ def read_tensors(path: Path, run_id: str, digest: str | None = None) -> dict[str
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            record = json.loads(metadata[RECORD]) if metadata.keys() == {RECORD} else metadata
             # Clone: mapped tensors would change with the file and keep its disk space in use.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
+        actual = tensor_digest(tensors)
+        is_intact = record.keys() | {"run_id"} == {"file", "run_id", "sha256"} and record["sha256"] == actual
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ):
         raise UserError(f"{path} is damaged, or was not written by makemore") from None
-    actual = tensor_digest(tensors)
-    if metadata.keys() != {"file", "run_id", "sha256"} or metadata["sha256"] != actual:
+    if not is_intact:
         raise UserError(f"{path} is damaged: its checksum doesn't match")
-    if metadata["run_id"] != run_id:
+    if "run_id" not in record and not digests:
+        raise UserError(f"{path} can't be verified: the run's weights.json is missing")
+    is_known = actual in digests
+    if record.get("run_id", run_id if is_known else None) != run_id:
         raise UserError(f"{path} belongs to another run")
-    if metadata["file"] != path.name or actual != (digest or actual):
+    if record["file"] != path.name or not (is_known or not digests):
         raise UserError(f"{path} is damaged: it was replaced by another file of the run")
     return tensors
 

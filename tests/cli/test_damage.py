@@ -11,7 +11,7 @@ from tests.cli.conftest import call, train
 
 pytestmark = pytest.mark.slow
 
-REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+REQUIRED_FILES = ("config.json", "tokenizer.json", "model.safetensors", "weights.json")
 
 
 def flip_bit(path, other_run):

@@ -20,7 +20,7 @@ import torch
 
 from makemore.runs.directory import RunDir
 from makemore.runtime import files
-from makemore.runtime.files import read_json, write_json, write_tensors
+from makemore.runtime.files import read_json, write_json
 from tests.cli.conftest import Result, call, listing
 from tests.reliability.corruption import make_runs
 from tests.reliability.fuzzing import WRONG_VALUES, json_paths, replace_value
@@ -345,7 +345,7 @@ def test_wrong_tensors_are_refused(work):
     """Valid checksums, invalid shapes and types."""
     run_id = RunDir(work / "run").read_config()["run_id"]
     for tensors in ({}, {"x": torch.ones(3)}, {"head.weight": torch.ones(1, dtype=torch.bool)}):
-        write_tensors(work / "run" / "model.safetensors", tensors, run_id)
+        RunDir(work / "run").write_model(tensors, run_id)
         assert "run is damaged or from another version" in refused("sample")
 
 
