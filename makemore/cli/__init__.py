@@ -13,7 +13,7 @@ import typer.core
 
 from makemore import __version__
 from makemore.cli.exchange import export, importing
-from makemore.cli.inspecting import check, gradcheck, inspect, models, play
+from makemore.cli.inspecting import check, gradcheck, inspect, models, play, runs
 from makemore.cli.measuring import compare, evaluate, score
 from makemore.cli.options import escape_control_chars
 from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Look inside": {
         "inspect": inspect.command,
         "play": play.command,
+        "runs": runs.command,
         "models": models.command,
         "check": check.command,
         "gradcheck": gradcheck.command,

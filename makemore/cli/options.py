@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 JSON = typer.Option(False, "--json", help="Print one JSON object to stdout.")
+RUN = typer.Argument(..., help="Run directory, or a run's name in checkpoints/.")
 DEVICE = typer.Option("auto", "--device", help="auto, cpu, cuda, cuda:1 or mps.")
 INPUT = typer.Argument(
     [],

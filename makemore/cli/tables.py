@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from makemore.report.columns import NAME, tables
+from makemore.report.numbers import number
 
 if TYPE_CHECKING:
     from makemore.comparison.result import Comparison
     from makemore.evaluation.memorization import MemorizationReport, Originality
     from makemore.inspection.gradcheck import GradRow
+    from makemore.runs.listing import RunSummary
 
 
 def gradcheck_table(rows: list[GradRow]) -> str:
@@ -52,6 +56,27 @@ def comparison_table(comparison: Comparison) -> str:
             table.add_row(*(column.text(row) for column in (*NAME, *columns)))
         parts.append(_render(table))
     return "\n\n".join(parts)
+
+
+def runs_table(runs: Sequence[RunSummary]) -> str:
+    """Format one row per run: model, text, score and age."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    for title in ("model", "tokenizer", "text", "bits/byte", "on", "age"):
+        table.add_column(title, justify="right" if title in ("bits/byte", "age") else "left", no_wrap=True)
+    for run in runs:
+        bits = "–" if run.bits_per_byte is None else number(run.bits_per_byte)
+        state = run.split or ("damaged; see makemore check" if run.problem else "no result yet")
+        table.add_row(run.run, run.model, run.tokenizer, run.text, bits, state, _age(run.modified))
+    return _render(table)
+
+
+def _age(modified: float) -> str:
+    seconds = max(0.0, time.time() - modified)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def comparison_csv(comparison: Comparison) -> str:

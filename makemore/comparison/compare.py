@@ -22,7 +22,7 @@ from makemore.evaluation.evaluate import check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.evaluation.ranking import compare_to_best
 from makemore.models import MODELS
-from makemore.runs.directory import CONFIG, RESULT, RunDir
+from makemore.runs.directory import CONFIG, RESULT, RunDir, find_run
 from makemore.runs.run import Run, load
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import user_format_errors
@@ -74,13 +74,12 @@ def compare(
     if request.split is not None:
         check_split(request.split)
     note = observe("").note
-    trained_here = not all((Path(path) / CONFIG).exists() for path in request.inputs)
+    folders = [find_run(path) for path in request.inputs]
+    trained_here = not all((folder / CONFIG).exists() for folder in folders)
     failures: list[Failure] = []
-    if not trained_here:
-        folders = [Path(path) for path in request.inputs]
-    elif len(request.inputs) > 1:
-        raise UserError("give one text to train on, or only run directories")
-    else:
+    if trained_here:
+        if len(request.inputs) > 1:
+            raise UserError("give one text to train on, or only run directories")
         folders, failures = train_grid(_grid(request), observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")

@@ -40,6 +40,10 @@ class Text:
         data = text.encode()
         return Text(data, hashlib.sha256(data).hexdigest(), len(text))
 
+    def string(self) -> str:
+        """The whole text."""
+        return "".join(self.pieces())
+
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from ``begin`` to ``end`` in blocks; memory-mapped pages are released after each."""
         end = self.size if end is None else end

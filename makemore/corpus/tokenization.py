@@ -29,6 +29,8 @@ class Tokenization:
     tokens: int
     chars: int
     bytes: int
+    ids: list[int]
+    """The first tokens."""
     pieces: list[str]
     """The first tokens as text; invalid UTF-8 bytes as ``\\xNN``."""
     frequent: list[tuple[str, int]]
@@ -43,6 +45,7 @@ class Tokenization:
             "bytes": self.bytes,
             "tokens_per_char": self.tokens / self.chars,
             "bytes_per_token": self.bytes / self.tokens,
+            "ids": self.ids,
             "pieces": self.pieces,
             "frequent": dict(self.frequent),
         }
@@ -71,6 +74,7 @@ def tokenize(
     counts_V = np.zeros(tokenizer.vocab_size, np.int64)
     for split in splits:
         counts_V += np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
+    first = encoded.splits["train"].tokens_N[:length].tolist()
     top = np.argsort(-counts_V, kind="stable")[:FREQUENT]
     return Tokenization(
         tokenizer=spec,
@@ -80,7 +84,8 @@ def tokenize(
         tokens=int(counts_V.sum()),
         chars=sum(split.chars for split in splits),
         bytes=sum(split.bytes for split in splits),
-        pieces=[token_text(tokenizer, int(token)) for token in encoded.splits["train"].tokens_N[:length]],
+        ids=first,
+        pieces=[token_text(tokenizer, token) for token in first],
         frequent=[
             (token_text(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]
         ],

@@ -34,6 +34,8 @@ CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 LINE_HASHES = "seen.safetensors"
 WEIGHTS = "weights.json"
+CHECKPOINTS = Path("checkpoints")
+"""Default folder of runs."""
 
 
 _CONFIG = {
@@ -54,6 +56,14 @@ _CONFIG = {
 }
 _WEIGHTS = {"run_id": str, "digests": [str]}
 _RESULT = {"run_id": str, "metrics": METRICS_SEAL}
+
+
+def find_run(path: str | Path) -> Path:
+    """The path of a run, which may be given by its name alone if it is in ``checkpoints``."""
+    path = Path(path)
+    named = CHECKPOINTS / path
+    is_name = len(path.parts) == 1 and not os.path.lexists(path)
+    return named if is_name and os.path.isfile(named / CONFIG) else path
 
 
 def _is_run_file(path: Path) -> bool:

@@ -18,7 +18,7 @@ from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
-from makemore.runs.directory import RunDir
+from makemore.runs.directory import RunDir, find_run
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import user_format_errors
 from makemore.runtime.memory import construct_model, memory_limit_for
@@ -98,8 +98,11 @@ def is_fitted_on(config: Mapping[str, Any], split: str) -> bool:
 
 
 def load(path: str | Path, device: str = "auto") -> Run:
-    """Load a run directory. Raises UserError if it isn't one, is damaged, or has an unknown model."""
-    folder = RunDir(Path(path))
+    """Load a run, given by its directory or its name in ``checkpoints``.
+
+    Raises UserError if it isn't a run, is damaged, or has an unknown model.
+    """
+    folder = RunDir(find_run(path))
     config = folder.read_config()
     run_id = config["run_id"]
     with user_format_errors(folder.path):

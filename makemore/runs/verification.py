@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir
+from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, find_run
 from makemore.runs.states import SavedState
 from makemore.runtime.files import stat_regular_file, tensor_digest, user_format_errors
 from makemore.tokenizers import tokenizer_from_dict
@@ -19,7 +19,7 @@ def check_run(path: str | Path) -> list[str]:
 
     Every byte is checked, except metrics logged after the newest state, which a resumed run logs again.
     """
-    folder = RunDir(Path(path))
+    folder = RunDir(find_run(path))
     if not folder.path.is_dir() or not folder.is_occupied:
         raise UserError(f"no run at {path}; create one with makemore train")
     problems: list[str] = []

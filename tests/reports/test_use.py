@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+
 import pytest
 
 from makemore.runs.run import load
@@ -46,3 +50,60 @@ def test_an_interruption_between_checksum_and_weights_is_harmless(work):
     run.folder.write_model({"x": run.model.state_dict()["keys_1"]}, run.config["run_id"])
     weights.write_bytes(before)
     assert call("sample", "lines").status == 0
+
+
+# Runs that are only found by the path of their folder, although train chose the folder itself.
+def test_a_run_is_found_by_its_name_in_checkpoints(work, monkeypatch):
+    train("words.txt", "-m", "count")
+    name = "words-count"
+    arguments = {"sample": ["-n", "2"], "eval": ["--no-report"], "score": ["--text", "bada"]}
+    for command, options in arguments.items():
+        result = call(command, name, *options)
+        assert result.status == 0, result.err
+    assert call("check", name).status == 0
+    assert call("compare", name, "lines").status == 0
+    assert call("mix", name, "lines", "--out", "mixed").status == 0
+    assert call("export", name, "--format", "arpa").status == 0
+    assert (work / "checkpoints/words-count.arpa").is_file()
+    train("prose.txt", "-m", "count", "--out", name)  # a path comes before a name
+    assert load(name, "cpu").mode == "text"
+
+
+def test_a_text_to_score_may_be_given_directly(work, refused, monkeypatch):
+    (work / "some.txt").write_text("bada\nkila\n", encoding="utf-8")
+    expected = json.loads(call("score", "lines", "some.txt", "--json").out)["bits_per_byte"]
+    given = call("score", "lines", "--text", "bada\nkila\n", "--json")
+    assert json.loads(given.out)["bits_per_byte"] == expected
+    for against in ([], ["--against", "lines"]):
+        stdin = io.TextIOWrapper(io.BytesIO(b"bada\r\nkila\r\n"))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert json.loads(call("score", "lines", "-", *against, "--json").out)["bits_per_byte"] == expected
+    assert "give a text to score" in refused("score", "lines")
+    assert "give a text to score" in refused("score", "lines", "some.txt", "--text", "bada")
+
+
+# Which of twenty folders was the good one?
+def test_runs_are_listed_best_first(work):
+    train("words.txt", "-m", "bigram", "--steps", "2", "--out", "checkpoints/worse")
+    train("words.txt", "-m", "count", "--out", "checkpoints/grid/better")
+    train("prose.txt", "-m", "count", "--out", "checkpoints/prose")
+    train("words.txt", "-m", "bigram", "--steps", "2", "--out", "checkpoints/broken")
+    (work / "checkpoints/broken/result.json").write_text("{}", encoding="utf-8")
+    rows = json.loads(call("runs", "--json").out)["runs"]
+    assert [row["run"].replace("\\", "/") for row in rows if not row["problem"]] == [
+        "checkpoints/prose",
+        "checkpoints/grid/better",
+        "checkpoints/worse",
+    ]
+    assert [row["model"] for row in rows if row["problem"]] == ["bigram"]
+    plain = call("runs")
+    assert plain.status == 0
+    assert "grid/better" in plain.out
+    assert "damaged; see makemore check" in plain.out
+    assert "no runs in nowhere" in call("runs", "nowhere").err
+
+
+def test_token_ids_can_be_printed(work):
+    ids = json.loads(call("tokenize", "words.txt", "-n", "12", "--json").out)["ids"]
+    assert len(ids) == 12
+    assert call("tokenize", "words.txt", "-n", "12", "--ids").out == " ".join(map(str, ids)) + "\n"

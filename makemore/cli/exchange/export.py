@@ -7,11 +7,11 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON, RUN, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
+    run: Path = RUN,
     format: str = typer.Option(..., "--format", "-f", help="hf (Hugging Face), onnx or arpa (KenLM)."),
     out: Path | None = typer.Option(
         None, "--out", "-o", help="Output path (default: beside the run, named after it)."

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON, RUN, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
+    run: Path = RUN,
     json: bool = JSON,
 ) -> None:
     """Check a run's files for damage."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import JSON, escape_control_chars, print_json
+from makemore.cli.options import JSON, RUN, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.report.inspection import Inspection
@@ -17,7 +17,7 @@ MARKS = {"good": "+", "note": "-", "warning": "!"}
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
+    run: Path = RUN,
     text: str | None = typer.Option(None, "--text", help="Text for the attention and gate plots."),
     out: Path | None = typer.Option(
         None, "--out", "-o", help="Directory for the page and PNG files (default: beside the run)."

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, escape_control_chars, print_json
+from makemore.cli.options import DEVICE, JSON, RUN, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.evaluation.evaluate import DynamicScore
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
+    run: Path = RUN,
     file: Path | None = typer.Argument(None, help="Another text to score, in full unless --split is set."),
     split: str | None = typer.Option(None, "--split", help="Split: val (default), test, train or val+test."),
     stride: int | None = typer.Option(

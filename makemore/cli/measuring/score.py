@@ -6,12 +6,13 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json
+from makemore.cli.options import DEVICE, JSON, RUN, print_json
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
-    file: Path = typer.Argument(..., help="Text file."),
+    run: Path = RUN,
+    file: Path | None = typer.Argument(None, help="Text file, or '-' for stdin."),
+    text: str | None = typer.Option(None, "--text", help="Text to score, in place of a file."),
     against: Path | None = typer.Option(
         None, "--against", help="Second run; show which run predicts each token better."
     ),
@@ -21,6 +22,7 @@ def command(
 ) -> None:
     """Show the surprisal of each token of a text."""
     from makemore.cli.surprisal import print_surprisal, print_surprisal_diff
+    from makemore.errors import UserError
     from makemore.evaluation.surprisal import surprisal, surprisal_diff
     from makemore.report.page import require_page_path, write_page
     from makemore.report.surprisal import surprisal_diff_page, surprisal_page
@@ -28,8 +30,13 @@ def command(
 
     if html is not None:
         require_page_path(html)
-    result = surprisal(load(run, device), file)
-    comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), file))
+    if (file is None) == (text is None):
+        raise UserError("give a text to score: FILE, '-' for stdin, or --text TEXT")
+    loaded = load(run, device)
+    scored = text if text is not None else loaded.text(file).string() if str(file) == "-" else file
+    assert scored is not None
+    result = surprisal(loaded, scored)
+    comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), scored))
     if html is not None:
         write_page(html, surprisal_page(result) if comparison is None else surprisal_diff_page(comparison))
     if json:

@@ -23,6 +23,7 @@ def command(
     input: list[str] = INPUT,
     tokenizer: str = TOKENIZER,
     n: int = typer.Option(300, "-n", min=0, help="Number of tokens to show, from the start."),
+    ids: bool = typer.Option(False, "--ids", help="Print only the ids of these tokens."),
     mode: str | None = MODE,
     encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
     json: bool = JSON,
@@ -35,6 +36,8 @@ def command(
     result = tokenize(input, tokenizer, corpus, n, ProgressObserver().encoding)
     if json:
         print_json(result.as_dict())
+    elif ids:
+        print(*result.ids)
     else:
         _show(result)
 

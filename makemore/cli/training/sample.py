@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json
+from makemore.cli.options import DEVICE, JSON, RUN, print_json
 
 if TYPE_CHECKING:
     from makemore.runs.run import Run
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Path = typer.Argument(..., help="Run directory."),
+    run: Path = RUN,
     n: int | None = typer.Option(None, "-n", help="Samples per prompt (default: 10 lines, or one text)."),
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="Text to continue; repeatable."),
     prompt_file: Path | None = typer.Option(

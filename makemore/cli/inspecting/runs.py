@@ -1,0 +1,24 @@
+"""``makemore runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from makemore.cli.options import JSON, escape_control_chars, print_json
+
+
+def command(
+    folder: Path = typer.Argument(Path("checkpoints"), help="Directory that holds the runs."),
+    json: bool = JSON,
+) -> None:
+    """List runs with model, text, score and age, for each text the best first."""
+    from makemore.cli.tables import runs_table
+    from makemore.runs.listing import list_runs
+
+    runs = list_runs(folder)
+    if json:
+        print_json({"runs": [run.as_dict() for run in runs]})
+    else:
+        print(escape_control_chars(runs_table(runs)))

@@ -1,0 +1,70 @@
+"""List the runs in a folder with their scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from makemore.errors import UserError
+from makemore.runs.directory import CHECKPOINTS, CONFIG, RESULT, RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run; ``split`` and ``bits_per_byte`` are None if it has no result."""
+
+    run: str
+    model: str
+    tokenizer: str
+    text: str
+    split: str | None
+    bits_per_byte: float | None
+    modified: float
+    """Time of the last change, in seconds since the epoch."""
+    problem: str = ""
+    """Why the run can't be read; empty if it can."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
+    """The runs in a folder and its subfolders, by text, then best first. Raises UserError if it has none."""
+    paths = [path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{CONFIG}")]
+    if not paths:
+        raise UserError(f"no runs in {folder}; create one with makemore train")
+    summaries = [_summarise(path) for path in paths]
+    return sorted(summaries, key=lambda row: (row.text, _rank(row), row.run))
+
+
+def _rank(row: RunSummary) -> float:
+    return math.inf if row.bits_per_byte is None else row.bits_per_byte
+
+
+def _summarise(path: Path) -> RunSummary:
+    folder, model, tokenizer, text, problem = RunDir(path), "", "", "", ""
+    split, bits = None, None
+    try:
+        config = folder.read_config()
+        model, tokenizer = config["model"]["name"], config["tokenizer"]
+        text = str(config["corpus"].get("name", ""))
+        result = folder.read_result() or {}
+        split = next((name for name in ("val", "train") if name in result), None)
+        bits = float(result[split]["bits_per_byte"]) if split else None
+    except UserError as error:
+        problem = str(error)
+    except (KeyError, TypeError, ValueError):
+        problem = f"{path / RESULT} is damaged or from another version"
+    newest = path / RESULT if (path / RESULT).exists() else path / CONFIG
+    return RunSummary(
+        run=str(path),
+        model=model,
+        tokenizer=tokenizer,
+        text=text,
+        split=split,
+        bits_per_byte=bits,
+        modified=newest.stat().st_mtime,
+        problem=problem,
+    )
