@@ -30,7 +30,7 @@ class Value:
     ) -> None:
         self.data = float(data)
         self.grad = 0.0
-        """d result / d self, after ``backward`` was called on the result."""
+        """d result / d self, once ``backward`` was called on the result; summed over calls for an input."""
         self.inputs, self.local_grads = inputs, local_grads
         """Inputs of the operation, and d self / d input for each."""
         self.op, self.label = op, label
@@ -86,11 +86,16 @@ class Value:
         return _value(other) / self
 
     def backward(self) -> None:
-        """Set ``grad`` of every value in this value's graph to d self / d value."""
+        """Add d self / d value to ``grad`` of every input of this value's graph, as in PyTorch.
+
+        Gradients of several calls add up, so set those of the parameters to zero before each step. The
+        results of operations get the gradient of this call only.
+        """
         values = topological_order(self)
         for value in values:
-            value.grad = 0.0
-        self.grad = 1.0
+            if value.inputs:
+                value.grad = 0.0
+        self.grad += 1.0
         for value in reversed(values):
             for source, local_grad in zip(value.inputs, value.local_grads, strict=True):
                 source.grad += local_grad * value.grad  # a sum: a value may be used more than once
@@ -172,6 +177,8 @@ def gradient_descent(
     losses = []
     for _ in range(steps):
         current = loss()
+        for parameter in parameters:
+            parameter.grad = 0.0  # backward adds to the gradients of the last step
         current.backward()
         losses.append(current.data)
         for parameter in parameters:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from makemore.errors import unknown_name
+from makemore.errors import UserError, unknown_name
 
 T = TypeVar("T")
 
@@ -14,8 +14,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names to classes or functions, imported lazily to keep help and errors from importing torch."""
 
-    def __init__(self, kind: str, entries: dict[str, str]) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, entries: dict[str, str], others: dict[str, str] | None = None) -> None:
+        """``others``: names without an entry, and what the error for them says."""
+        self.kind, self.others = kind, others or {}
         self._entries = dict(entries)
 
     def __iter__(self) -> Iterator[str]:
@@ -34,6 +35,8 @@ class Registry(Generic[T]):
 
     def path(self, name: str) -> str:
         """The ``module:Class`` of a name. Raises UserError, suggesting the closest name, if unknown."""
+        if name in self.others:
+            raise UserError(f"{name} is {self.others[name]}")
         if name not in self._entries:
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]

@@ -44,6 +44,19 @@ def commands() -> list[tuple[str, str]]:
     return sorted({(p, c) for p, c in runnable if p != "cli.md"})
 
 
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(r"makemore play", "play"), (r"--format onnx", "onnx"), (r"--tensorboard\b", "tensorboard")],
+)
+def test_pages_with_commands_that_need_an_extra_install_it(command, extra):
+    """Pages that install the project and use an extra name it; others needn't repeat the installation."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        installs = re.findall(r"pip install -e \S+", text)
+        if installs and re.search(command, text):
+            assert any(f"{extra}]" in install or f"{extra}," in install for install in installs), page
+
+
 def test_commands_are_found():
     assert len(commands()) > 20
 

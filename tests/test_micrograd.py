@@ -54,12 +54,18 @@ def test_values_and_gradients_match_torch(name: str) -> None:
             assert mine.grad == pytest.approx(tensor.grad.item(), rel=1e-10, abs=1e-12)
 
 
-def test_second_backward_resets_gradients() -> None:
-    x = Value(3.0)
-    y = x * x
+def test_gradients_add_up_until_they_are_set_to_zero() -> None:
+    """As in PyTorch; forgetting to set them to zero is a lesson of the lecture."""
+    x, theirs = Value(3.0), torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    y, expected = x * x * x, theirs * theirs * theirs
+    for _ in range(2):
+        y.backward()
+        expected.backward(retain_graph=True)
+        assert x.grad == theirs.grad.item()
+    assert x.grad == 54.0
+    x.grad = 0.0
     y.backward()
-    y.backward()
-    assert x.grad == 6.0
+    assert (x.grad, y.grad) == (27.0, 1.0)
 
 
 def test_backward_through_a_long_chain_does_not_recurse() -> None:

@@ -24,4 +24,5 @@ MODELS: Registry[type[LanguageModel]] = Registry(
         "transformer": "makemore.models.transformer:Transformer",
         "mixture": "makemore.models.mixture:Mixture",
     },
+    others={"micrograd": "to be read, not trained; see makemore models micrograd"},
 )

@@ -8,18 +8,20 @@ from typing import Any
 from makemore.models import MODELS
 from makemore.settings import CorpusConfig, TrainConfig
 
-READ_ONLY_MODELS = [
-    {
-        "name": "micrograd",
-        "summary": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
-    }
-]
-"""Models to read rather than train."""
+READ_ONLY_MODELS = {
+    "micrograd": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
+}
+"""Names and summaries of models to read rather than train."""
 
 
 def list_models() -> list[dict[str, Any]]:
     """Name and summary of every registered model."""
     return [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
+
+
+def list_read_only_models() -> list[dict[str, str]]:
+    """Name and summary of every model to read."""
+    return [{"name": name, "summary": summary} for name, summary in READ_ONLY_MODELS.items()]
 
 
 def settings_for(name: str) -> dict[str, list[dict[str, Any]]]:

@@ -107,3 +107,13 @@ def test_token_ids_can_be_printed(work):
     ids = json.loads(call("tokenize", "words.txt", "-n", "12", "--json").out)["ids"]
     assert len(ids) == 12
     assert call("tokenize", "words.txt", "-n", "12", "--ids").out == " ".join(map(str, ids)) + "\n"
+
+
+# A name from the list of models is then refused as unknown.
+def test_every_listed_model_can_be_looked_up():
+    listed = json.loads(call("models", "--json").out)
+    for row in [*listed["models"], *listed["to_read"]]:
+        assert call("models", row["name"]).status == 0, row
+        assert json.loads(call("models", row["name"], "--json").out)["model"] == row["name"]
+    assert "makemore/micrograd.py" in call("models", "micrograd").out
+    assert "micrograd is to be read, not trained" in call("train", "-m", "micrograd").err

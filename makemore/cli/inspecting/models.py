@@ -12,20 +12,26 @@ def command(
     json: bool = JSON,
 ) -> None:
     """List the models, or one model's settings."""
-    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, settings_for
+    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, list_read_only_models, settings_for
 
     if name is None:
         rows = list_models()
         if json:
-            print_json({"models": rows, "to_read": READ_ONLY_MODELS})
+            print_json({"models": rows, "to_read": list_read_only_models()})
             return
         width = max(len(row["name"]) for row in rows)
         for row in rows:
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nread first:")
-        for row in READ_ONLY_MODELS:
+        for row in list_read_only_models():
             print(f"{row['name']:<{width}}  {row['summary']}")
         print("\nsettings of a model: makemore models NAME")
+        return
+    if name in READ_ONLY_MODELS:
+        if json:
+            print_json({"model": name, "summary": READ_ONLY_MODELS[name]})
+        else:
+            print(f"{name}: {READ_ONLY_MODELS[name]}\nit has no settings: it is to be read, not trained")
         return
     sections = settings_for(name)
     if json:
