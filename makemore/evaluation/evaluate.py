@@ -36,7 +36,11 @@ def get_split(run: Run, file: Path | None, split: str | None) -> Split:
         check_split(split)
     if file is not None and split is None:
         return encode_text(
-            run.text(file), file.name, mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)
+            run.text(file),
+            "stdin" if str(file) == "-" else file.name,
+            mode=run.mode,
+            tokenizer=run.tokenizer,
+            seen=training_lines(run),
         )
     return run.corpus(file).split(split or "val")
 

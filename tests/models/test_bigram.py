@@ -68,7 +68,8 @@ def pair_counts() -> Tensor:
 
 
 def distance_to_uniform(probabilities_VV: Tensor) -> float:
-    return (probabilities_VV - 1 / V).abs().max().item()
+    """Largest distance after any token but the boundary, which no boundary follows in the count bigram."""
+    return (probabilities_VV[1:] - 1 / V).abs().max().item()
 
 
 def count_bigram_probs(alpha: float) -> Tensor:
@@ -141,13 +142,14 @@ def run(names: Path, model: str, out: Path, settings: dict[str, Any], split: str
 
 
 def lectures_bigram(train_words: list[str], scored_words: list[str]) -> float:
-    """Add-one-smoothed bigram loss in nats per character, line ends included."""
+    """Add-one-smoothed bigram loss in nats per character, line ends included. Unlike in the lecture, lines
+    aren't blank: no one is added to the count of a line end at the start of a line."""
     pairs = Counter(p for word in train_words for p in pairwise(f".{word}."))
     totals: Counter[str] = Counter()
     for (before, _), n in pairs.items():
         totals[before] += n
     nats = [
-        -math.log((pairs[p] + 1) / (totals[p[0]] + len(LETTERS) + 1))
+        -math.log((pairs[p] + 1) / (totals[p[0]] + len(LETTERS) + (p[0] != ".")))
         for word in scored_words
         for p in pairwise(f".{word}.")
     ]
