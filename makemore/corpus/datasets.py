@@ -106,7 +106,8 @@ def download(
     dataset = DATASETS[name]
     path = (folder or download_folder()) / f"{name}.txt"
     if path.exists():
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
+        is_same_size = path.is_file() and path.stat().st_size == dataset.size
+        if not is_same_size or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
             raise UserError(f"{path} exists but is not the pinned file; move it away first")
         return path, False
     data = _fetch(dataset, progress)

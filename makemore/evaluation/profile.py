@@ -171,7 +171,11 @@ def _val_curve(run: Run) -> list[tuple[float, float, float]]:
         return []
     with user_format_errors(run.folder.path / RESULT):
         tokens_per_byte = result["val"]["tokens"] / result["val"]["bytes"]
-    return [curve_point(record, tokens_per_byte) for record in run.folder.metrics.read() if "val" in record]
+    return [
+        curve_point(record, tokens_per_byte)
+        for record in run.folder.metrics.read()
+        if {"elapsed", "tokens", "val"} <= record.keys()
+    ]
 
 
 def curve_point(record: dict[str, Any], tokens_per_byte: float) -> tuple[float, float, float]:

@@ -98,7 +98,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     if run.config.get("init_from"):
         return subject, "replay of the first steps: training started from another model's weights"
     fresh = copy.deepcopy(plan.model).eval()
-    steps = max((r["step"] for r in subject.records if isinstance(r.get("step"), int)), default=0)
+    steps = max((r["step"] for r in subject.records), default=0)
     return dataclasses.replace(
         subject, untrained=fresh, updates=replay(make_trainer(plan, _never), steps)
     ), ""

@@ -18,6 +18,7 @@ from makemore.interop.nanochat import to_nanochat
 from makemore.models.base import LanguageModel
 from makemore.models.transformer import Transformer
 from makemore.runtime.files import user_format_errors
+from makemore.runtime.untrusted import file_size, read_foreign_json
 from makemore.tokenizers import Tokenizer
 from makemore.training.pretrained import PretrainedModel
 
@@ -74,8 +75,8 @@ FIXED_SETTINGS = {
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder is a Hugging Face model rather than a run."""
     try:
-        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return "model_type" in read_foreign_json(folder / "config.json")
+    except (OSError, ValueError, TypeError):
         return False
 
 
@@ -86,7 +87,7 @@ def read_gpt2(folder: Path) -> PretrainedModel:
 
 
 def _read_gpt2(folder: Path) -> PretrainedModel:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_foreign_json(folder / "config.json")
     _check(folder, config)
     settings, weights = from_gpt2(_weights(folder), {"n_head": config["n_head"]}, transposed=True)
     boundary = config.get("bos_token_id")
@@ -120,10 +121,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(read_foreign_json(index)["weight_map"].values()))
         else:
             names = ["model.safetensors"]
-        parts = [load_file(folder / Path(name).name) for name in names]
+        paths = [folder / Path(name).name for name in names]
+        for path in paths:
+            file_size(path)  # refuses pipes and devices
+        parts = [load_file(path) for path in paths]
     except FileNotFoundError:
         raise UserError(
             f"{folder} has no model.safetensors; pickled weights aren't read, so save the model again with "

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 
 from makemore.errors import UserError
 from makemore.interop.gpt2 import GPT2_TOKENS
+from makemore.runtime.untrusted import read_foreign_json, read_limited
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import PATTERN, BPETokenizer, byte_decoder, byte_encoder
 from makemore.tokenizers.byte import ByteTokenizer
@@ -118,9 +119,9 @@ def read_tokenizer(folder: Path, boundary: int) -> tuple[Tokenizer, str, list[in
 def _read_json(folder: Path) -> dict[str, Any]:
     try:
         if (folder / "tokenizer.json").is_file():
-            return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+            return read_foreign_json(folder / "tokenizer.json")
+        vocab = read_foreign_json(folder / "vocab.json")
+        lines = read_limited(folder / "merges.txt").decode("utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt") from None
     except (OSError, ValueError) as error:

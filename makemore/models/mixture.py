@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, MixtureModel
+from makemore.runtime.untrusted import parse_json
 from makemore.settings import replace_settings, setting
 from makemore.types import State
 
@@ -30,7 +30,7 @@ class MixtureConfig:
 
     def pairs(self) -> list[tuple[str, dict[str, Any]]]:
         """Parse ``members``. Raises ValueError unless it is a list of pairs."""
-        return [(name, settings) for name, settings in json.loads(self.members)]
+        return [(name, settings) for name, settings in parse_json(self.members)]
 
 
 class Mixture(MixtureModel):

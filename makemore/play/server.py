@@ -6,7 +6,6 @@ its own address, after ``#``: browsers neither send nor log that part.
 
 from __future__ import annotations
 
-import json
 import secrets
 import socket
 import sys
@@ -26,6 +25,7 @@ from starlette.routing import Route
 from makemore.errors import UserError
 from makemore.play.lookahead import predict
 from makemore.runs.run import Run
+from makemore.runtime.untrusted import parse_json
 from makemore.sampling import SampleParams
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
 
@@ -107,7 +107,7 @@ class Handlers:
             if len(body) > MAX_BYTES:
                 raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
         try:
-            query = json.loads(body or b"{}")
+            query = parse_json(body or b"{}")
         except ValueError:
             raise RequestError(400, "the request isn't JSON") from None
         if not isinstance(query, dict):

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from makemore.runtime.files import finite, stat_regular_file, user_write_errors, write_bytes
+from makemore.runtime.files import finite, require_file, stat_regular_file, user_write_errors, write_bytes
+from makemore.runtime.untrusted import parse_json
+
+MAX_LOG_BYTES = 1 << 28
+"""Maximum bytes of a log, enough for more than a million lines."""
 
 
 class MetricsLog:
@@ -29,13 +34,11 @@ class MetricsLog:
                 os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """Read all records, skipping lines that a crash cut off."""
-        records = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError):
-                    records.append(json.loads(line))
-        return [r for r in records if isinstance(r, dict)]
+        """Read the finite numbers of all records, skipping other lines, such as one that a crash cut off.
+
+        Raises UserError if the log is not a regular file or too large.
+        """
+        return [record for line in self._bytes().splitlines() if (record := _parse_record(line))]
 
     def checksum(self) -> dict[str, Any]:
         """Current size and checksum of ``metrics.jsonl``, to store in a state or a result."""
@@ -61,12 +64,24 @@ class MetricsLog:
         Returns the problem if the kept part is damaged (its readable lines are kept), or an empty string.
         """
         if problem := self.check(seal):
-            records = [r for r in self.read() if isinstance(r.get("step"), int) and r["step"] <= step]
-            data = "".join(json.dumps(finite(r), allow_nan=False) + "\n" for r in records).encode()
+            records = [r for r in self.read() if r["step"] <= step]
+            data = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode()
         else:
             data = self._bytes()[: seal["bytes"]]
         write_bytes(self.path, data)
         return problem
 
     def _bytes(self) -> bytes:
-        return self.path.read_bytes() if stat_regular_file(self.path) is not None else b""
+        if stat_regular_file(self.path) is None:
+            return b""
+        require_file(self.path, MAX_LOG_BYTES)
+        return self.path.read_bytes()
+
+
+def _parse_record(line: bytes) -> dict[str, Any]:
+    """The finite numbers of a log line by name. Returns an empty dict if it isn't an object with a step."""
+    with contextlib.suppress(ValueError, OverflowError):  # OverflowError: an integer too large for a float
+        record = parse_json(line)
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            return {k: v for k, v in record.items() if type(v) in (int, float) and math.isfinite(v)}
+    return {}

@@ -25,9 +25,8 @@ from torch import Tensor
 
 from makemore.errors import UserError
 from makemore.runtime.process import total_memory
+from makemore.runtime.untrusted import MAX_JSON_BYTES, parse_json
 
-MAX_JSON_BYTES = 64 << 20
-"""Maximum bytes of a JSON file; real files, with vocabularies of a few megabytes, are far smaller."""
 MAX_HEADER_BYTES = 16 << 20
 """Maximum bytes of a tensor file's header (names and shapes), enough for some 200,000 tensors."""
 MAX_BYTES = 1 << 62
@@ -127,7 +126,8 @@ def stat_regular_file(path: Path) -> os.stat_result | None:
     return info
 
 
-def _require_file(path: Path, max_size: int) -> os.stat_result:
+def require_file(path: Path, max_size: int) -> os.stat_result:
+    """``lstat`` of a regular file. Raises UserError if it is missing or larger than ``max_size`` bytes."""
     info = stat_regular_file(path)
     if info is None:
         raise UserError(f"{path} is missing; the run is incomplete")
@@ -144,7 +144,7 @@ def user_format_errors(path: Path, runs_model_code: bool = False) -> Iterator[No
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         if runs_model_code and isinstance(error, AttributeError):
             raise
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
@@ -179,17 +179,17 @@ def _json_bytes(payload: dict[str, Any]) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file that ``write_json`` wrote. Raises UserError if it is missing, damaged or not makemore's."""
-    _require_file(path, MAX_JSON_BYTES)
+    require_file(path, MAX_JSON_BYTES)
     try:
         data = path.read_bytes()
-        payload = json.loads(data.decode("utf-8", errors="surrogatepass"))
+        payload = parse_json(data.decode("utf-8", errors="surrogatepass"))
         as_written = _json_bytes(payload)
         if payload.pop("sha256") != json_digest(payload) or data != as_written:
             raise UserError(f"{path} is damaged: its checksum doesn't match")
         name = payload.pop("file")
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged, or was not written by makemore") from None
     if name != path.name:
         raise UserError(f"{path} is damaged: it is a copy of {name}")
@@ -259,7 +259,7 @@ def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[s
 
 def _check_sizes(path: Path) -> None:
     """Raise UserError for a file larger than memory, before allocating any."""
-    _require_file(path, total_memory() or MAX_BYTES)
+    require_file(path, total_memory() or MAX_BYTES)
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

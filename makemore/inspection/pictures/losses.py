@@ -149,11 +149,6 @@ def lr_decayed(records: list[dict[str, Any]]) -> bool:
 
 
 def _points(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and finite values of a logged metric."""
-    points = [
-        (record["step"], record[key])
-        for record in records
-        if isinstance(record.get(key), float | int) and isinstance(record.get("step"), int)
-    ]
-    points = [(step, value) for step, value in points if math.isfinite(value)]
-    return [step for step, _ in points], [float(value) for _, value in points]
+    """Steps and values of a logged metric."""
+    points = [(record["step"], float(record[key])) for record in records if key in record]
+    return [step for step, _ in points], [value for _, value in points]

@@ -1,0 +1,69 @@
+"""Faults reported with small files that crash a program or take all memory; comments describe the reports."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from makemore.errors import UserError
+from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
+from makemore.training.request import TrainRequest, requested_settings
+from tests.cli.conftest import call, train
+from tests.cli.conftest import refused as refused
+from tests.cli.conftest import trained_runs as trained_runs
+from tests.cli.conftest import work as work
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs named pipes")
+ODD_LINES = [
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "[" * 900 + "]" * 900,
+    '{"step": 2, "val": ' + "[" * 300 + "]" * 300 + "}",
+    '{"step": "2", "val": 1.5}',
+    '{"step": [2], "val": 1.5}',
+    '{"step": true, "val": 1.5}',
+    '{"step": 2, "val": null, "elapsed": 1, "tokens": 1}',
+    '{"step": 2, "val": "low", "elapsed": {}, "tokens": []}',
+    '{"step": 2, "val": 1.5}',
+    '{"step": 2, "val": NaN, "loss": Infinity, "elapsed": 1, "tokens": 1}',
+    '{"step": 2, "val": 1' + "0" * 400 + ', "loss": 1e400, "lr": -1' + "0" * 5000 + "}",
+    "3",
+    "null",
+    "\x00\xff",
+]
+
+
+# A log with a line that no run writes (RecursionError and TypeError in tools that read the logs of others).
+def test_any_line_in_the_log_is_read_or_skipped(work):
+    train("words.txt", "-m", "bigram", "--steps", "5", "--out", "bigram")
+    log = work / "bigram" / "metrics.jsonl"
+    plain = log.read_bytes()
+    figures = call("inspect", "bigram", "--json").out
+    log.write_bytes(plain + "\n".join(ODD_LINES).encode("latin-1"))
+    assert "were added after the run ended" in call("check", "bigram").err
+    for command in (["inspect", "bigram"], ["compare", "bigram", "lines", "--html", "page.html"]):
+        result = call(*command, "--json")
+        assert result.status == 0, result.err
+    assert json.loads(call("inspect", "bigram", "--json").out)["findings"] == json.loads(figures)["findings"]
+    resumed = call("train", "words.txt", "-m", "bigram", "--out", "bigram", "--resume", "--steps", "9")
+    assert resumed.status == 0, resumed.err
+
+
+def test_json_has_a_depth_and_a_size(tmp_path):
+    deepest = "[" * MAX_JSON_DEPTH + "1" + "]" * MAX_JSON_DEPTH
+    assert parse_json(deepest)
+    for text in (f"[{deepest}]", "[" * 100_000, '{"a":' * 100_000, "1" * 10_000):
+        with pytest.raises(ValueError, match=r"nested too deeply|Exceeds"):
+            parse_json(text)
+    (tmp_path / "large.json").touch()
+    os.truncate(tmp_path / "large.json", 1 << 40)  # a sparse file
+    with pytest.raises(OSError, match="larger than"):
+        read_foreign_json(tmp_path / "large.json")
+
+
+def test_deep_settings_are_a_user_error(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000, encoding="utf-8")
+    with pytest.raises(UserError, match="is not TOML"):
+        requested_settings(TrainRequest(config=tmp_path / "deep.toml"))
