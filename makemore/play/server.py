@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -102,14 +102,16 @@ class Handlers:
         if not secrets.compare_digest(token.encode(), self.token.encode()):
             raise RequestError(401, "wrong token; open the address that makemore play printed")
         body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MAX_BYTES:
-                raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
         try:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BYTES:
+                    raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
             query = parse_json(body or b"{}")
-        except ValueError:
-            raise RequestError(400, "the request isn't JSON") from None
+        except ClientDisconnect:
+            raise RequestError(400, "the request is incomplete") from None
+        except ValueError as error:
+            raise RequestError(400, f"the request can't be read as JSON: {error}") from None
         if not isinstance(query, dict):
             raise RequestError(400, "the request isn't a JSON object")
         return query

@@ -18,6 +18,10 @@ Probs = NDArray[np.float64]
 NOISE_BLOCK = 256
 
 
+MIN_TEMPERATURE = 1e-100
+"""Lower temperatures are greedy: logits divided by them could overflow."""
+
+
 @dataclass(frozen=True)
 class SampleParams:
     """Sampling settings. Raises UserError for values out of range."""
@@ -39,7 +43,7 @@ class SampleParams:
 
     @property
     def is_greedy(self) -> bool:
-        return self.greedy or self.temperature == 0
+        return self.greedy or self.temperature < MIN_TEMPERATURE
 
     @property
     def is_unmodified(self) -> bool:

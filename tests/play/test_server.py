@@ -139,6 +139,9 @@ def test_other_invalid_requests_are_refused(server: PlayServer) -> None:
     assert call(server, "/api/sample", {"run": "lines", "n": 1000}).status == 422
     assert call(server, "/api/predict", {"run": "lines", "text": "a" * MAX_BYTES}).status == 413
     authorization = {"Authorization": f"Bearer {server.token}"}
-    assert Response(server, "POST", "/api/predict", b"{", **authorization).status == 400
+    for body in (b"{", b"\xff", b"[" * 100_000, b'{"run":' * 50_000, b"1" * 5000):
+        response = Response(server, "POST", "/api/predict", body, **authorization)
+        assert response.status == 400
+        assert response.json["error"].isprintable()
     assert Response(server, "GET", "/api/predict", **authorization).status == 405
     assert Response(server, "GET", "/nowhere", **authorization).status == 404

@@ -1,15 +1,17 @@
-"""Fuzz targets: run directories and texts of arbitrary bytes must be read or refused with a UserError.
+"""Fuzz targets: run directories and texts of arbitrary bytes must be read or refused with a UserError, and
+requests to the play server answered.
 
 Hypothesis feeds them in the tests, a coverage-guided fuzzer in ``benchmarks/fuzz.py``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from makemore.corpus.source import resolve_source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import read_source
 from makemore.errors import UserError
+from makemore.play.server import make_app
 from makemore.runs.run import load
 from makemore.runs.verification import check_run
 from makemore.runtime.files import json_digest
@@ -207,3 +210,78 @@ def check_run_directory(data: bytes, run_dir: RestorableRun) -> None:
                 )
     finally:
         run_dir.restore()
+
+
+ASGIApp = Callable[..., Awaitable[None]]
+TOKEN = "token"
+PATHS = ("/api/predict", "/api/sample", "/api/runs", "/nowhere")
+QUERY = {
+    "run": "lines",
+    "text": "ba",
+    "temperature": 0.5,
+    "top_k": 3,
+    "top_p": 0.9,
+    "min_p": 0.1,
+    "at": 1,
+} | {
+    "n": 2,
+    "seed": 3,
+    "max_new_tokens": 5,
+}
+QUERY_VALUES = [*WRONG_VALUES[1:], 1, 5e-324, -1e-9, 2**63, 10**400, "text", "d\ud800", "ba\r\n\0e"]
+BODIES = [
+    b"",
+    b"[" * 100_000,
+    b'{"run":' * 50_000,
+    b"\xff",
+    b"1" * 5000,
+    b"NaN",
+    b'{"at": 1e999}',
+    b"x" * 1_000_001,
+]
+
+
+def play_app(folder: Path) -> ASGIApp:
+    """The play server's app with a run ``lines``."""
+    words = folder / "words.txt"
+    words.write_text("".join(f"{a}{b}\n" for a in "abcd" for b in "efgh") * 3, encoding="utf-8")
+    settings = {"steps": 2, "device": "cpu", "compile": "no"}
+    train(TrainRequest(input=str(words), model="mlp", out=folder / "lines", train=settings))
+    return make_app({"lines": load(folder / "lines", "cpu")}, TOKEN)
+
+
+def respond(app: ASGIApp, method: str, path: str, body: bytes, is_cut: bool) -> tuple[int, bytes]:
+    """Status and body of an app's response; ``is_cut``: the client disconnects before the body's end."""
+    sent: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": is_cut}]
+
+    async def receive() -> dict[str, Any]:
+        return received.pop() if received else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+    asyncio.run(app({**scope, "asgi": {"version": "3.0", "spec_version": "2.4"}}, receive, send))  # type: ignore[arg-type]
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+def check_request(data: bytes, app: ASGIApp) -> None:
+    """Send a request to the app of ``play_app``; it must answer with a result or a message of one line."""
+    choices = Choices(data)
+    method, path = choices.pick(("POST", "GET", "HEAD")), choices.pick(PATHS)
+    is_cut, kind = choices.number() % 8 == 7, choices.number() % 4
+    if kind > 1:
+        query = dict(QUERY)
+        for _ in range(1 + choices.number() % 3):
+            query[choices.pick(list(QUERY))] = choices.pick(QUERY_VALUES)
+        body = json.dumps(query).encode()
+    else:
+        body = choices.pick(BODIES) if kind else choices.rest()
+    status, answer = respond(app, method, path, body, is_cut)
+    assert status in (200, 400, 404, 405, 413, 422), status
+    if status == 200 and path != "/api/sample" and method != "HEAD":
+        json.loads(answer)
+    if status in (400, 413, 422):
+        assert json.loads(answer)["error"].isprintable()

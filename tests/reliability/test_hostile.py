@@ -21,7 +21,15 @@ from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 from tests.cli.conftest import Result, call, words
-from tests.reliability.fuzzing import ENCODINGS, RestorableRun, check_run_directory, check_text
+from tests.reliability.fuzzing import (
+    ENCODINGS,
+    ASGIApp,
+    RestorableRun,
+    check_request,
+    check_run_directory,
+    check_text,
+    play_app,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +60,11 @@ def work(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def restorable_run(tmp_path_factory) -> RestorableRun:
     return RestorableRun(tmp_path_factory.mktemp("restorable_run"))
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> ASGIApp:
+    return play_app(tmp_path_factory.mktemp("play"))
 
 
 def file_stats(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -98,6 +111,15 @@ def test_texts_in_every_encoding(tmp_path, encoding, content, choices):
 @example(b"\0\x81\x0e" + b"\xf8" * 23 + b"\nJ")  # a state whose copy of the config isn't one
 def test_damaged_run_directories(restorable_run, data):
     check_run_directory(data, restorable_run)
+
+
+@examples(1500)
+@given(st.binary(max_size=24))
+@example(bytes([0, 0, 7]))  # the client disconnects
+@example(bytes([0, 0, 0, 1, 1]))  # 100,000 brackets
+@example(bytes([0, 0, 0, 2, 0, 2, 16]))  # the smallest temperature
+def test_play_requests(app, data):
+    check_request(data, app)
 
 
 @examples(500)
