@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def from_gpt2(
     ``settings``: at least n_head. ``transposed``: matrices are stored as (inputs, outputs). Missing biases
     become zeros. Raises UserError if a weight is missing.
     """
-    by_name = {_strip_prefixes(name): tensor.float() for name, tensor in tensors.items()}
+    by_name = {strip_prefixes(name): tensor.float() for name, tensor in tensors.items()}
     if "wte.weight" not in by_name or "wpe.weight" not in by_name:
         raise UserError("these aren't GPT-2 weights: wte.weight or wpe.weight is missing")
     n_layer = len({name.split(".")[1] for name in by_name if name.startswith("h.")})
@@ -111,10 +112,9 @@ def reorder_vocabulary(weights: dict[str, Tensor], rows: list[int]) -> dict[str,
     return weights | {name: weights[name][index] for name in ("embedding.weight", "head.weight")}
 
 
-def _strip_prefixes(name: str) -> str:
-    for prefix in ("_orig_mod.", "module.", "transformer."):
-        name = name.removeprefix(prefix)
-    return name
+def strip_prefixes(name: str) -> str:
+    """Remove the prefixes of compiled and distributed models, in any order, and of GPT-2's body."""
+    return re.sub(r"^(_orig_mod\.|module\.|transformer\.)+", "", name)
 
 
 def _require(tensors: dict[str, Tensor], name: str) -> Tensor:

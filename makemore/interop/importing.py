@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
 
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.documents import SPLITS, make_documents
-from makemore.corpus.splits import make_corpus
+from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import read_source
 from makemore.errors import UserError
+from makemore.evaluation.scoring import estimate_loss
+from makemore.interop.checkpoint_file import read_checkpoint
 from makemore.interop.pickled import (
     MAKEMORE_HEADS,
     from_makemore,
     from_nanogpt,
     is_makemore_transformer,
     is_nanogpt,
-    read_checkpoint,
 )
 from makemore.models import MODELS
+from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime.files import user_format_errors
+from makemore.runtime.memory import memory_limit_for
 from makemore.settings import CorpusConfig, TrainConfig, replace_settings
 from makemore.training.plan import make_plan, run_config
 from makemore.training.planning import make_model
 from makemore.training.pretrained import load_weights
 from makemore.training.request import TrainRequest
+
+MAX_CHECKED_TOKENS = 8192
+"""Tokens of the text that a checkpoint must predict no worse than uniform guessing."""
+MAX_EXCESS = 0.1
+"""Maximum loss above that of uniform guessing, in nats: untrained models are slightly worse."""
 
 
 def import_checkpoint(
@@ -38,7 +47,7 @@ def import_checkpoint(
     """Create a run from a checkpoint and the text it was trained on (a path or data set name).
 
     ``n_head`` applies to makemore.py transformers, whose files don't record it. Raises UserError if the
-    checkpoint can't be read or doesn't fit the text, ``n_head`` doesn't apply, or ``out`` already exists.
+    checkpoint can't be read or has learned another text, ``n_head`` doesn't apply, or ``out`` exists already.
     """
     contents = read_checkpoint(checkpoint)
     if n_head is not None and not is_makemore_transformer(contents):
@@ -57,8 +66,11 @@ def import_checkpoint(
             foreign = from_makemore(contents, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
-    model = make_model(kind, replace_settings(kind.Config(), foreign.settings, "model"), foreign.tokenizer, 0)
+    settings = replace_settings(kind.Config(), foreign.settings, "model")
+    max_bytes = memory_limit_for(foreign.weights.values())
+    model = make_model(kind, settings, foreign.tokenizer, seed=0, max_bytes=max_bytes)
     load_weights(model, foreign)
+    _check_text(model, corpus)
     imported = dataclasses.replace(foreign, origin=str(checkpoint))
     plan = make_plan(
         request=TrainRequest(model=foreign.model, tokenizer=foreign.tokenizer_spec, pretrained=imported),
@@ -77,3 +89,18 @@ def import_checkpoint(
         folder.write_model(model.state_dict(), run_id)
         folder.write_result({"model": foreign.model, "parameters": model.n_parameters()})
     return load(folder.path, "cpu")
+
+
+def _check_text(model: LanguageModel, corpus: Corpus) -> None:
+    """Raise UserError if a model of characters predicts the text worse than uniform guessing.
+
+    Checkpoints store only the number of characters. The characters of another text with as many get the
+    wrong ids.
+    """
+    uniform = math.log(model.vocab_size)
+    loss = estimate_loss(model, corpus.splits["train"], MAX_CHECKED_TOKENS)
+    if corpus.tokenizer.name == "char" and loss > uniform + MAX_EXCESS:
+        raise UserError(
+            f"the checkpoint predicts this text worse than guessing ({loss:.2f} nats per character, guessing "
+            f"{uniform:.2f}); pass the text it was trained on"
+        )

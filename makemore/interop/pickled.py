@@ -1,19 +1,15 @@
-"""Import checkpoints of nanoGPT (``ckpt.pt``) and makemore.py (``model.pt``). Both are pickles, read with
-PyTorch's restricted unpickler, which loads tensors and plain values and runs no code."""
+"""Convert checkpoints of nanoGPT (``ckpt.pt``) and makemore.py (``model.pt``)."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.interop.gpt2 import GPT2_TOKENS, from_gpt2, reorder_vocabulary
+from makemore.interop.gpt2 import GPT2_TOKENS, from_gpt2, reorder_vocabulary, strip_prefixes
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.char import CharTokenizer
 from makemore.training.pretrained import PretrainedModel
@@ -24,32 +20,12 @@ IMPOSSIBLE_LOGIT = 30.0
 """Approximately minus the logit of a token that should never be predicted."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint. Raises UserError if it holds anything but tensors and plain values."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are rejected below
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} isn't a checkpoint of only tensors and plain values; it wasn't loaded because "
-            "anything else could run code"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} can't be read as a PyTorch checkpoint: {type(error).__name__}") from None
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint")
-    return checkpoint
-
-
 def is_nanogpt(checkpoint: Mapping[str, Any]) -> bool:
     return "model_args" in checkpoint and "model" in checkpoint
 
 
 def is_makemore_transformer(checkpoint: Mapping[str, Any]) -> bool:
-    return "transformer.wte.weight" in checkpoint
+    return any(str(name).endswith("transformer.wte.weight") for name in checkpoint)
 
 
 def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> PretrainedModel:
@@ -92,12 +68,13 @@ def from_makemore(
 
     Raises UserError for other makemore.py models.
     """
-    if set(checkpoint) == {"logits"}:
-        tokenizer = _fit_alphabet(text, len(checkpoint["logits"]) - 1)
+    if {strip_prefixes(str(name)) for name in checkpoint} == {"logits"}:
+        (logits,) = checkpoint.values()
+        tokenizer = _fit_alphabet(text, len(logits) - 1)
         return PretrainedModel(
             model="bigram",
             settings={},
-            weights={"W": checkpoint["logits"].float()},
+            weights={"W": logits.float()},
             tokenizer=tokenizer,
             tokenizer_spec="char",
         )
@@ -131,7 +108,12 @@ def _with_boundary(weights: dict[str, Tensor], newline: int) -> dict[str, Tensor
     scale, bias = weights["norm.weight"], weights["norm.bias"]
     if len(head) >= head.shape[1]:
         raise UserError("can't add a boundary token; import a checkpoint with n_embd > vocabulary size")
-    orthogonal = torch.linalg.svd(head.double(), full_matrices=True).Vh[-1]
+    # Project out the rows' span from the axis that is farthest from it.
+    basis = torch.linalg.qr(head.double().T).Q
+    axis = int(basis.norm(dim=1).argmin())
+    orthogonal = -basis @ basis[axis]
+    orthogonal[axis] += 1
+    orthogonal /= orthogonal.norm()
     # Far beyond the norm of the activations, so the logit is nearly constant.
     length = 10 * float((scale.abs().max() * head.shape[1] ** 0.5 + bias.norm()).double())
     row = (-IMPOSSIBLE_LOGIT / length * orthogonal).float()

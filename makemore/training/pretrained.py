@@ -63,8 +63,12 @@ def check_encodable(corpus: Corpus, text: Text) -> None:
 
 
 def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
-    """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ."""
+    """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ, or
+    if a weight isn't finite."""
     weights = dict(start.weights)
+    bad = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if bad:
+        raise UserError(f"the model to start from is damaged: {bad[0]} has weights that are NaN or infinite")
     if "positions.weight" in weights:
         weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
     try:

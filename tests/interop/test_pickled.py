@@ -12,14 +12,22 @@ import pytest
 import torch
 
 from makemore.errors import UserError
+from makemore.interop import importing
+from makemore.interop.checkpoint_file import read_checkpoint
 from makemore.interop.importing import import_checkpoint
-from makemore.interop.pickled import from_makemore, from_nanogpt, read_checkpoint
+from makemore.interop.pickled import from_makemore, from_nanogpt
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, stream_text
 from tests.interop.reference import Reference
 
 PLAY = "To be, or not\nto be: that is\nthe question!\n" * 20
 NAMES = "emma\nolivia\nava\nisabella\nsophia\n" * 8
+
+
+@pytest.fixture(autouse=True)
+def untrained_models_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import models with random weights, which predict the text worse than guessing."""
+    monkeypatch.setattr(importing, "MAX_EXCESS", float("inf"))
 
 
 @pytest.fixture
