@@ -16,10 +16,9 @@ from typing import Any
 
 from makemore.errors import UserError
 from makemore.runtime.cachedir import cache_dir
+from makemore.runtime.untrusted import read_foreign_json
 
 META = "meta.json"
-MAX_CHECKSUM_BYTES = 1 << 28
-"""Largest file in bytes whose checksum is verified; larger files are checked by size alone."""
 BLOCK = 1 << 22
 
 
@@ -46,16 +45,16 @@ class Cache:
             self.note = f"no cache ({reason}): nothing is reused; set MAKEMORE_CACHE to a writable directory"
 
     def find(self, key: str) -> tuple[Path, dict[str, Any]] | None:
-        """An entry's directory and metadata, or None if it is missing or damaged."""
+        """An entry's directory and metadata, or None if it is missing or damaged; reads all of its bytes."""
         folder = self.folder / key
         try:
-            meta = json.loads((folder / META).read_text(encoding="utf-8"))
-            for name, (size, crc) in meta["files"].items():
-                if (folder / name).stat().st_size != size:
-                    return None
-                if size <= MAX_CHECKSUM_BYTES and _crc(folder / name) != crc:
-                    return None
-            return folder, meta["metadata"]
+            meta = read_foreign_json(folder / META)
+            files, metadata = meta["files"], meta["metadata"]
+            is_intact = meta["digest"] == cache_key(files, metadata) and all(
+                (folder / name).stat().st_size == size and _crc(folder / name) == crc
+                for name, (size, crc) in files.items()
+            )
+            return (folder, metadata) if is_intact else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -111,6 +110,6 @@ def _seal(folder: Path, metadata: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         files[path.name] = [path.stat().st_size, _crc(path)]
     with (folder / META).open("w", encoding="utf-8") as file:
-        json.dump({"files": files, "metadata": metadata}, file)
+        json.dump({"files": files, "metadata": metadata, "digest": cache_key(files, metadata)}, file)
         file.flush()
         os.fsync(file.fileno())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from makemore.corpus.cache import META, Cache
 from makemore.errors import UserError
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
 from makemore.training.request import TrainRequest, requested_settings
@@ -67,3 +69,25 @@ def test_deep_settings_are_a_user_error(tmp_path):
     (tmp_path / "deep.toml").write_text("a = " + "[" * 5000, encoding="utf-8")
     with pytest.raises(UserError, match="is not TOML"):
         requested_settings(TrainRequest(config=tmp_path / "deep.toml"))
+
+
+# A damaged cache that is used because it is too large to verify.
+def test_a_damaged_cache_of_any_size_is_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path))
+
+    def build(folder: Path) -> dict[str, str]:
+        (folder / "tokens.bin").touch()
+        os.truncate(folder / "tokens.bin", 300 << 20)  # a sparse file
+        return {"alphabet": "abc"}
+
+    store = Cache("texts")
+    folder, metadata = store.get_or_build("key", build)
+    assert store.find("key") == (folder, metadata)
+    with (folder / "tokens.bin").open("rb+") as file:
+        file.seek(299 << 20)
+        file.write(b"1")
+    assert store.find("key") is None
+    assert store.get_or_build("key", build) == (folder, metadata)
+    meta = (folder / META).read_text(encoding="utf-8")
+    (folder / META).write_text(meta.replace("abc", "abd"), encoding="utf-8")
+    assert store.find("key") is None

@@ -59,6 +59,20 @@ class TestWithACompiler:
         assert list(cache.iterdir()) == [compiled]
         assert not failures
 
+    @pytest.mark.parametrize("size", [100, -1])
+    def test_damaged_library_is_compiled_again(self, tmp_path, cache, size):
+        library(tmp_path).load()
+        (compiled,) = cache.iterdir()
+        data = compiled.read_bytes()
+        compiled.unlink()  # it stays mapped
+        compiled.write_bytes(data[:size])
+        native._build.cache_clear()
+        code = library(tmp_path).load()
+        assert code is not None
+        assert code.answer(ctypes.byref(Pair(2, 0.5)), 80) == 42
+        (again,) = cache.iterdir()
+        assert again.read_bytes()[:size] == data[:size]
+
     def test_changed_source_is_compiled_again(self, tmp_path, cache):
         library(tmp_path).load()
         native._build.cache_clear()

@@ -77,10 +77,8 @@ def _build(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         headers = sorted([*HEADERS.glob("*.h"), *source.parent.glob("*.h")])
         text = b"".join(path.read_bytes() for path in (source, *headers))
         key = hashlib.sha256(text + repr(flags).encode() + _processor()).hexdigest()[:32]
-        library = cache_dir() / "native" / f"{source.stem}-{key}.so"
-        if not library.exists():
-            _compile(compiler, source, library, flags)
-        return ctypes.CDLL(str(library))
+        prefix = cache_dir() / "native" / f"{source.stem}-{key}"
+        return ctypes.CDLL(str(_find(prefix) or _compile(compiler, source, prefix, flags)))
     except FileNotFoundError as error:
         raise BuildError(f"no C compiler ({error.filename or compiler} not found)") from None
     except subprocess.CalledProcessError as error:
@@ -90,11 +88,25 @@ def _build(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         raise BuildError(" ".join(str(error).split())[:200]) from None
 
 
-def _compile(compiler: str, source: Path, library: Path, flags: tuple[str, ...]) -> None:
+def _find(prefix: Path) -> Path | None:
+    """The compiled library whose path starts with ``prefix``. Deletes damaged files, which could crash."""
+    for path in prefix.parent.glob(f"{prefix.name}-*.so"):
+        if path == _library_path(prefix, path):
+            return path
+        path.unlink()
+    return None
+
+
+def _library_path(prefix: Path, library: Path) -> Path:
+    """Path in the cache: ``prefix`` and a checksum of the library, so that damage is noticed."""
+    return prefix.with_name(f"{prefix.name}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so")
+
+
+def _compile(compiler: str, source: Path, prefix: Path, flags: tuple[str, ...]) -> Path:
     """Compile into a temporary directory and rename: other processes may be building the same file."""
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        output = Path(folder) / library.name
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=prefix.parent) as folder:
+        output = Path(folder) / "library.so"
         options = ["-O3", "-march=native", "-shared", "-fPIC", f"-I{HEADERS}", *flags]
         subprocess.run(
             [compiler, *options, "-o", str(output), str(source), "-lm"],
@@ -102,7 +114,7 @@ def _compile(compiler: str, source: Path, library: Path, flags: tuple[str, ...])
             capture_output=True,
             timeout=COMPILE_TIMEOUT,
         )
-        output.replace(library)
+        return output.replace(_library_path(prefix, output))
 
 
 def _processor() -> bytes:
