@@ -19,6 +19,8 @@ from makemore.corpus.decoding import BLOCK, read_blocks
 from makemore.errors import UserError
 
 COMPRESSED_SUFFIXES = (".gz", ".zst")
+ZST_BLOCK = 1 << 12
+"""Compressed bytes to decompress at a time; they become 128 MB at most."""
 URL_TIMEOUT = 30.0
 """Seconds to wait for a server's answer."""
 
@@ -197,8 +199,8 @@ def read_part(part: str) -> Iterator[bytes]:
         with _open(Path(part), gzip.open) as file:
             yield from _read(file, part)
     elif Path(part).suffix == ".zst":
-        with _open(Path(part), _zstandard_open) as file:
-            yield from _read(file, part)
+        with _open(Path(part), open) as file:
+            yield from _read_zst(file, part)
     else:
         yield from read_blocks(Path(part))
 
@@ -212,24 +214,31 @@ def _open(path: Path, opener: Any) -> IO[bytes]:
         raise UserError(f"can't read {path}: {error.strerror or error}") from None
 
 
-def _zstandard_open(source: Any, mode: str, name: str | None = None) -> IO[bytes]:
-    try:
-        import zstandard
-    except ImportError:
-        raise UserError(f"{name or source}: .zst files need zstandard; run: pip install zstandard") from None
-    return zstandard.open(source, mode)
-
-
 def _read(file: Any, name: str) -> Iterator[bytes]:
     try:
         while block := file.read(BLOCK):
             yield block
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"can't read {name}: {error}") from None
-    except Exception as error:  # ZstdError: its module differs between versions of zstandard
-        if type(error).__name__ == "ZstdError":
-            raise UserError(f"can't read {name}: {error}") from None
-        raise
+
+
+def _read_zst(file: Any, name: str) -> Iterator[bytes]:
+    """Decompress all zstandard frames. Unlike zstandard's own reader, it refuses an incomplete one."""
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(f"{name}: .zst files need zstandard; run: pip install zstandard") from None
+    frame, rest = None, b""
+    try:
+        while block := rest or file.read(ZST_BLOCK):
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(block)
+            rest = frame.unused_data
+            frame = None if frame.eof else frame
+    except (OSError, zstandard.ZstdError) as error:
+        raise UserError(f"can't read {name}: {error}") from None
+    if frame is not None:
+        raise UserError(f"can't read {name}: the file is incomplete; get the whole file")
 
 
 def _read_url(url: str) -> Iterator[bytes]:
@@ -241,7 +250,7 @@ def _read_url(url: str) -> Iterator[bytes]:
                 with gzip.open(response) as file:
                     yield from _read(file, url)
             elif suffix == ".zst":
-                yield from _read(_zstandard_open(response, "rb", url), url)
+                yield from _read_zst(response, url)
             else:
                 yield from _read(response, url)
     except (OSError, http.client.HTTPException, ValueError) as error:

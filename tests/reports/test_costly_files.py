@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from makemore.corpus.cache import META, Cache
+from makemore.corpus.source import read_part
 from makemore.errors import UserError
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
 from makemore.training.request import TrainRequest, requested_settings
@@ -91,3 +95,29 @@ def test_a_damaged_cache_of_any_size_is_built_again(tmp_path, monkeypatch):
     meta = (folder / META).read_text(encoding="utf-8")
     (folder / META).write_text(meta.replace("abc", "abd"), encoding="utf-8")
     assert store.find("key") is None
+
+
+# A compressed file that was cut short and read in part, silently (any tool built on zstandard's reader).
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_compressed_file_that_was_cut_short_is_refused(work, refused, suffix):
+    compress = {".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[suffix]
+    text = (work / "words.txt").read_bytes() * 5000
+    data = compress(text)
+    path = work / f"words{suffix}"
+    for end in (len(data) - 1, len(data) // 2, 20):
+        path.write_bytes(data[:end])
+        assert "can't read" in refused("tokenize", path.name)
+    path.write_bytes(data + compress(b"last\n"))  # several members, as pzstd and bgzip write them
+    assert b"".join(read_part(str(path))) == text + b"last\n"
+    path.write_bytes(data + b"garbage")
+    assert "can't read" in refused("tokenize", path.name)
+
+
+def test_zst_is_decompressed_in_bounded_memory(tmp_path):
+    data = zstandard.ZstdCompressor().compress(bytes(1 << 30))
+    (tmp_path / "zeros.zst").write_bytes(data)
+    tracemalloc.start()
+    assert sum(map(len, read_part(str(tmp_path / "zeros.zst")))) == 1 << 30
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 300e6
