@@ -114,7 +114,7 @@ class Digest:
 def _lines(text: Text, spans: Spans) -> list[str]:
     data = text.data
     lines = [data[begin:end] for begin, end in zip(*(part.tolist() for part in spans), strict=True)]
-    text.release()
+    text.check()
     return b"\n".join(lines).decode().split("\n")
 
 

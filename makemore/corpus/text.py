@@ -1,10 +1,11 @@
-"""A text as normalised UTF-8, in memory or memory-mapped, identified by its sha256."""
+"""A text as normalised UTF-8, in memory or in a file, identified by its sha256."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
-import mmap
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +18,66 @@ from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
 
 MAX_IN_MEMORY_BYTES = 1 << 22
-"""Largest text in bytes that is held in memory; longer texts are memory-mapped."""
+"""Largest text in bytes that is held in memory; longer texts are read from a file as needed."""
+
+Stamp = tuple[int, int]
+"""Size and modification time of a file."""
+
+
+class FileData:
+    """The bytes of a file, read as needed. It isn't memory-mapped: a mapped file that shrinks is a crash."""
+
+    def __init__(self, file: IO[bytes], name: str, stamp: Stamp) -> None:
+        """``stamp``: the file's stamp before it was first read."""
+        self._handle, self._name, self._stamp = os.dup(file.fileno()), name, stamp
+        self.check()
+
+    def __len__(self) -> int:
+        return self._stamp[0]
+
+    def __getitem__(self, part: slice) -> bytes:
+        """Raises UserError if the file has become shorter."""
+        begin, end, _ = part.indices(len(self))
+        data = _read_at(self._handle, end - begin, begin)
+        while len(data) < end - begin:  # a call reads 2 GB at most
+            more = _read_at(self._handle, end - begin - len(data), begin + len(data))
+            if not more:
+                raise _changed_error(self._name)
+            data += more
+        return data
+
+    def check(self) -> None:
+        """Raise UserError if the file has changed since it was first read."""
+        if _stamp(os.fstat(self._handle)) != self._stamp:
+            raise _changed_error(self._name)
+
+    def __del__(self) -> None:
+        os.close(self._handle)
+
+
+if sys.platform == "win32":
+
+    def _read_at(handle: int, size: int, offset: int) -> bytes:
+        os.lseek(handle, offset, os.SEEK_SET)
+        return os.read(handle, size)
+
+else:
+    _read_at = os.pread
+
+
+def _stamp(info: os.stat_result) -> Stamp:
+    return info.st_size, info.st_mtime_ns
+
+
+def _changed_error(name: str) -> UserError:
+    return UserError(f"{name} changed while it was read; run the command again, or on a copy")
 
 
 @dataclass(frozen=True)
 class Text:
     """A text as UTF-8 without a byte-order mark, with line ends as newlines."""
 
-    data: bytes | mmap.mmap
+    data: bytes | FileData
     digest: str
     """sha256 of the bytes."""
     chars: int
@@ -45,11 +98,11 @@ class Text:
         return "".join(self.pieces())
 
     def blocks(self, begin: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from ``begin`` to ``end`` in blocks; memory-mapped pages are released after each."""
+        """The bytes from ``begin`` to ``end`` in blocks. Raises UserError if their file has changed."""
         end = self.size if end is None else end
         for at in range(begin, end, BLOCK):
             yield self.data[at : min(at + BLOCK, end)]
-            self.release()
+            self.check()
 
     def pieces(self, begin: int = 0, end: int | None = None) -> Iterator[str]:
         """``blocks`` as strings, cut at line ends where possible."""
@@ -83,10 +136,10 @@ class Text:
             char, offset = char - n_chars, offset + len(block)
         return offset
 
-    def release(self) -> None:
-        """Return a memory-mapped text's pages to the system, where supported."""
-        if isinstance(self.data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self.data.madvise(mmap.MADV_DONTNEED)
+    def check(self) -> None:
+        """Raise UserError if the text is in a file that has changed."""
+        if isinstance(self.data, FileData):
+            self.data.check()
 
 
 class _Reader:
@@ -121,6 +174,10 @@ class _Reader:
             self.size, self.chars = self.size + len(data), self.chars + len(piece)
             yield data
 
+    def result(self, data: bytes | FileData) -> Text:
+        """The text that was read, whose bytes are ``data``."""
+        return Text(data, self.text.hexdigest(), self.chars)
+
 
 def read_source(source: Source, encoding: str = "utf-8") -> Text:
     """Read a source of any size.
@@ -133,24 +190,26 @@ def read_source(source: Source, encoding: str = "utf-8") -> Text:
     for data in blocks:
         buffered.append(data)
         if reader.size > MAX_IN_MEMORY_BYTES:
-            return _map_large(source, reader, buffered, blocks)
-    return Text(b"".join(buffered), reader.text.hexdigest(), reader.chars)
+            return _keep_in_file(source, reader, buffered, blocks)
+    return reader.result(b"".join(buffered))
 
 
-def _map_large(source: Source, reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
-    """Memory-map the user's file if it is normalised UTF-8 already, else a temporary copy."""
-    if source.plain_file is None:
-        return _map_copy(reader, buffered, blocks)
+def _keep_in_file(source: Source, reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
+    """Use the user's file if it is normalised UTF-8 already, else a temporary copy."""
+    path = source.plain_file
+    if path is None or not path.is_file():  # a pipe can't be read again
+        return _copy(reader, buffered, blocks)
+    stamp = _stamp(path.stat())
     for _ in blocks:
         pass
     if reader.raw.digest() == reader.text.digest():
-        with source.plain_file.open("rb") as file:
-            return _map(file, reader)
+        with path.open("rb") as file:
+            return reader.result(FileData(file, str(path), (reader.size, stamp[1])))
     second = _Reader(source, reader.encoding)
-    return _map_copy(second, [], iter(second))
+    return _copy(second, [], iter(second))
 
 
-def _map_copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
+def _copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
     with tempfile.TemporaryFile(prefix="makemore-") as file:
         try:
             for data in buffered:
@@ -164,9 +223,4 @@ def _map_copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -
                 f"can't copy {reader.source.name} to {tempfile.gettempdir()} ({error.strerror}); "
                 "set TMPDIR to a directory with free space"
             ) from None
-        return _map(file, reader)
-
-
-def _map(file: IO[bytes], reader: _Reader) -> Text:
-    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return Text(data, reader.text.hexdigest(), reader.chars)
+        return reader.result(FileData(file, "the temporary copy", _stamp(os.fstat(file.fileno()))))

@@ -1,4 +1,4 @@
-"""Texts too large for memory: the same splits and tokens as for small texts, but memory-mapped."""
+"""Texts too large for memory: the same splits and tokens as for small texts, but in files."""
 
 from __future__ import annotations
 

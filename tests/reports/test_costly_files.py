@@ -7,16 +7,21 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import zstandard
 
 from makemore.corpus.cache import META, Cache
-from makemore.corpus.source import read_part
+from makemore.corpus.documents import make_documents
+from makemore.corpus.source import read_part, resolve_source
+from makemore.corpus.splits import make_corpus
+from makemore.corpus.text import MAX_IN_MEMORY_BYTES, read_source
 from makemore.errors import UserError
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
+from makemore.settings import CorpusConfig
 from makemore.training.request import TrainRequest, requested_settings
-from tests.cli.conftest import call, train
+from tests.cli.conftest import call, train, words
 from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
 from tests.cli.conftest import work as work
@@ -121,3 +126,31 @@ def test_zst_is_decompressed_in_bounded_memory(tmp_path):
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 300e6
+
+
+# A bus error, because a log file was rotated while it was read through mapped memory.
+@pytest.mark.parametrize("change", ["shorter", "other bytes"])
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_a_text_that_changes_while_it_is_read_is_a_user_error(tmp_path, mode, change):
+    path = tmp_path / "large.txt"
+    path.write_text(words(50_000) * 16, encoding="utf-8")
+    text = read_source(resolve_source(str(path)))
+    assert text.size > MAX_IN_MEMORY_BYTES
+    documents = make_documents(text, CorpusConfig(mode))
+    os.utime(path, ns=(1, 1))
+    if change == "shorter":
+        os.truncate(path, 100)
+    for read in (lambda: documents.all("train"), lambda: make_corpus(text, CorpusConfig(mode), "char")):
+        with pytest.raises(UserError, match=r"large\.txt changed while it was read"):
+            read()
+
+
+@posix
+def test_a_large_text_is_read_from_a_pipe(tmp_path):
+    content = words(50_000).encode() * 16
+    os.mkfifo(tmp_path / "pipe")
+    writer = Thread(target=(tmp_path / "pipe").write_bytes, args=(content,))
+    writer.start()
+    text = read_source(resolve_source(str(tmp_path / "pipe")))
+    writer.join()
+    assert b"".join(text.blocks()) == content
