@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import os
@@ -18,8 +19,10 @@ from makemore.corpus.source import read_part, resolve_source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import MAX_IN_MEMORY_BYTES, read_source
 from makemore.errors import UserError
+from makemore.runtime.files import read_json, write_json
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
 from makemore.settings import CorpusConfig
+from makemore.tokenizers.ranks import Ranks
 from makemore.training.request import TrainRequest, requested_settings
 from tests.cli.conftest import call, train, words
 from tests.cli.conftest import refused as refused
@@ -154,3 +157,31 @@ def test_a_large_text_is_read_from_a_pipe(tmp_path):
     text = read_source(resolve_source(str(tmp_path / "pipe")))
     writer.join()
     assert b"".join(text.blocks()) == content
+
+
+# tiktoken#590: a panic of the Rust code, where the pattern of a shared tokenizer matches the empty string.
+@pytest.mark.parametrize("pattern", ["", "a*", "(?=a)", r"\b", "^", "x|", "[", "(?<!\\d)"])
+def test_a_pattern_that_matches_nothing_is_damage(work, refused, pattern):
+    train("words.txt", "-m", "count", "-t", "bpe:260", "--out", "run")
+    path = work / "run" / "tokenizer.json"
+    tokens = "".join(f"{base64.b64encode(bytes([byte])).decode()} " for byte in range(256)).strip()
+    kept = base64.b64encode(b"\xff" * 32).decode()
+    saved = {"name": "tiktoken", "encoding": "mine", "pattern": pattern, "ranks": tokens, "kept": kept}
+    write_json(path, {**saved, "run_id": read_json(path)["run_id"]})
+    for command in (["sample", "run"], ["eval", "run"], ["check", "run"]):
+        assert "damaged or from another version" in refused(*command)
+
+
+# Text that vanishes, because the pattern of a shared tokenizer doesn't match it.
+@pytest.mark.parametrize("pattern", ["x", "(a+)+$", "[a-z]+"])
+def test_a_pattern_that_skips_text_is_a_user_error(pattern):
+    ranks = Ranks(pattern, [bytes([byte]) for byte in range(256)])
+    with pytest.raises(UserError, match="skips characters"):
+        ranks.encode("bananas and x")
+
+
+def test_a_panic_of_the_tokenizer_is_a_user_error(capfd):
+    ranks = Ranks(r"(?=q)|[\s\S]", [bytes([byte]) for byte in range(256)])
+    assert len(ranks.encode("banana")) == 6
+    with pytest.raises(UserError, match="the tokenizer fails on this text"):
+        ranks.encode("quick")
