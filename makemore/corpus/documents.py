@@ -14,6 +14,7 @@ import numpy as np
 
 from makemore.corpus.text import Text
 from makemore.errors import UserError
+from makemore.runtime.process import require_memory
 from makemore.settings import CorpusConfig, split_fractions
 
 Mode = Literal["lines", "text"]
@@ -24,10 +25,14 @@ MODE_SAMPLE_BYTES = 1 << 23
 MAX_HELD_OUT = {"lines": 100_000, "text": 2_000_000}
 """Maximum lines or characters in val and in test if ``split`` is ``auto``: more would only slow scoring."""
 LINES_PER_BLOCK = 1 << 15
+BYTES_PER_LINE = 60
+"""Memory that a line takes besides its text, by measurement."""
+BYTES_PER_DISTINCT_LINE = 300
+"""Memory that ``dedupe`` takes for each distinct line besides its text, by measurement."""
 
 
 class Spans(NamedTuple):
-    """Byte ranges of a text, (D,) int64 each; in ``lines`` mode they exclude the newline."""
+    """Byte ranges of a text, (D,) uint32 or int64 each; in ``lines`` mode they exclude the newline."""
 
     begin: np.ndarray
     end: np.ndarray
@@ -136,19 +141,33 @@ def choose_mode(text: str) -> tuple[Mode, str]:
     return "lines", f"it is a list of {len(lines):,} short lines (median {median} characters)"
 
 
+def count_lines(text: Text) -> int:
+    """Number of lines, blank ones included."""
+    return sum(block.count(b"\n") for block in text.blocks()) + 1
+
+
 def line_spans(text: Text) -> tuple[Spans, int]:
-    """The non-blank lines of a text, and the number of blank ones."""
-    newlines, offset = [], 0
+    """The non-blank lines of a text, and the number of blank ones.
+
+    Raises UserError if there are more lines than fit in memory.
+    """
+    n_lines = count_lines(text)
+    require_memory(n_lines * BYTES_PER_LINE, f"{n_lines:,} lines", "use a part of the text, or --mode text")
+    dtype = np.dtype(np.uint32 if text.size < 1 << 32 else np.int64)
+    ends, found, offset = np.full(n_lines, text.size, dtype), 0, 0
     for block in text.blocks():
-        newlines.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + offset)
-        offset += len(block)
-    ends = np.concatenate(newlines)
-    if not len(ends) or ends[-1] != text.size - 1:
-        ends = np.append(ends, text.size)
-    begins = np.concatenate([[0], ends[:-1] + 1])
+        newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        ends[found : found + len(newlines)] = newlines + offset
+        found, offset = found + len(newlines), offset + len(block)
+    if found and ends[found - 1] == text.size - 1:
+        ends = ends[:found]  # no line follows the last newline
+    begins = np.zeros_like(ends)
+    begins[1:] = ends[:-1] + 1
     spans = Spans(begins, ends)
-    nonblank = np.flatnonzero(_is_nonblank(text, spans))
-    return spans.select(nonblank), len(ends) - len(nonblank)
+    is_nonblank = _is_nonblank(text, spans)
+    if is_nonblank.all():
+        return spans, 0
+    return spans.select(np.flatnonzero(is_nonblank)), int(np.count_nonzero(~is_nonblank))
 
 
 def _is_nonblank(text: Text, spans: Spans) -> np.ndarray:
@@ -157,7 +176,7 @@ def _is_nonblank(text: Text, spans: Spans) -> np.ndarray:
     start, offset = 0, 0
     for block in text.blocks():
         data = np.frombuffer(block, np.uint8)
-        stop = int(np.searchsorted(spans.begin, offset + len(block)))
+        stop = int(np.searchsorted(spans.begin, spans.begin.dtype.type(offset + len(block))))
         first = data[spans.begin[start:stop] - offset]
         nonblank[start:stop] = (first > 0x20) & (first < 0x7F)
         start, offset = stop, offset + len(block)
@@ -175,6 +194,8 @@ def _shuffled_order(n: int) -> np.ndarray:
 
 def _duplicate_groups(text: Text, spans: Spans) -> np.ndarray:
     """(D,) int64: index of each line's group of equal lines, in order of first appearance."""
+    needed = len(spans.begin) * BYTES_PER_DISTINCT_LINE + text.size
+    require_memory(needed, f"{len(spans.begin):,} lines with --dedupe", "remove repeated lines beforehand")
     groups: dict[bytes, int] = {}
     group_ids = [groups.setdefault(text.data[a:b], len(groups)) for a, b in zip(*spans, strict=True)]
     return np.array(group_ids, np.int64)
@@ -193,8 +214,8 @@ def _split_lines(
     text: Text, spans: Spans, shares: tuple[float, float, float], cap: int | None, dedupe: bool
 ) -> tuple[list[Spans], bool]:
     """Each split's lines, and whether val and test are capped; ``dedupe`` keeps equal lines in one split."""
-    group_D = _duplicate_groups(text, spans) if dedupe else np.arange(len(spans.begin))
-    units = int(group_D.max()) + 1
+    group_D = _duplicate_groups(text, spans) if dedupe else np.zeros(0, np.int64)
+    units = int(group_D.max()) + 1 if dedupe else len(spans.begin)
     val, test = _split_bounds(units, shares, cap)
     order = _shuffled_order(units)
     if not dedupe:

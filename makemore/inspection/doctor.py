@@ -34,6 +34,8 @@ MAX_SHOWN = 30
 FALLBACK_ENCODINGS = ("utf-16", "cp1252")
 MAX_WORDS = 2_000_000
 """Stop counting words after this many."""
+MAX_LINES = 2_000_000
+"""Stop looking for repeated lines after this many."""
 MAX_ENCODED = 1 << 28
 """Maximum size, in bytes, of a text to encode for the section on a default run."""
 
@@ -60,7 +62,6 @@ def diagnose(
     config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
     source = resolve_input(names)
     text, encoding = _read(source, config, diagnosis)
-    documents = make_documents(text, config)
     diagnosis.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
@@ -72,7 +73,7 @@ def diagnose(
     diagnosis.sections["alphabet"] = _describe_alphabet(_count_chars(text), diagnosis)
     diagnosis.sections["lines"] = _describe_lines(text)
     diagnosis.sections["words"] = _describe_words(text)
-    diagnosis.sections["splits"] = _describe_splits(documents, diagnosis)
+    diagnosis.sections["splits"] = _describe_splits(make_documents(text, config), diagnosis)
     diagnosis.sections["machine"] = _describe_machine(try_compile, diagnosis)
     diagnosis.sections["a default run"] = _describe_default_run(text, config)
     return diagnosis
@@ -127,21 +128,32 @@ def _iter_lines(text: Text) -> Iterator[list[str]]:
 
 
 def _describe_lines(text: Text) -> dict[str, Any]:
-    lengths, distinct, n_blank = [], Counter[int](), 0
+    lengths, distinct, n_blank = Counter[int](), Counter[int](), 0
+    complete = True
     for lines in _iter_lines(text):
-        lengths.append(np.array([len(line) for line in lines]))
+        lengths.update(map(len, lines))
         n_blank += sum(not line.strip() for line in lines)
-        distinct.update(hash(line) for line in lines if line.strip())
-    all_lengths = np.concatenate(lengths)
-    n_nonblank = int(distinct.total())
+        complete = complete and distinct.total() < MAX_LINES
+        if complete:
+            distinct.update(hash(line) for line in lines if line.strip())
+    n_nonblank = distinct.total()
     return {
-        "lines": len(all_lengths),
+        "lines": lengths.total(),
         "blank": n_blank,
-        "median length": int(np.median(all_lengths)),
-        "longest": int(all_lengths.max()),
+        "median length": _median(lengths),
+        "longest": max(lengths),
+        "repeats counted in": "the whole text" if complete else f"its first {n_nonblank:,} lines",
         "repeated": n_nonblank - len(distinct),
         "repeated, share": (n_nonblank - len(distinct)) / max(n_nonblank, 1),
     }
+
+
+def _median(counts: Counter[int]) -> int:
+    """Median of values from how often each occurs, rounded down."""
+    values = np.array(sorted(counts))
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    middle = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
+    return int(values[middle].sum() // 2)
 
 
 def _describe_words(text: Text) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import os
 import platform
 import sys
 
+from makemore.errors import UserError
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _MAX_MMAP_THRESHOLD = 32 << 20
 """The largest threshold that glibc accepts."""
@@ -19,6 +21,16 @@ def total_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def require_memory(n_bytes: int, purpose: str, advice: str) -> None:
+    """Raise UserError if this machine has less memory than ``purpose`` takes."""
+    memory = total_memory()
+    if memory is not None and n_bytes > memory:
+        raise UserError(
+            f"{purpose} take about {n_bytes / 1e9:.1f} GB of memory, and this machine has "
+            f"{memory / 1e9:.1f} GB; {advice}"
+        )
 
 
 def tune_process() -> None:

@@ -10,15 +10,20 @@ import tracemalloc
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import zstandard
 
+from makemore.corpus import text as text_module
 from makemore.corpus.cache import META, Cache
 from makemore.corpus.documents import make_documents
 from makemore.corpus.source import read_part, resolve_source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import MAX_IN_MEMORY_BYTES, read_source
 from makemore.errors import UserError
+from makemore.inspection import doctor
+from makemore.inspection.doctor import diagnose
+from makemore.runtime import process
 from makemore.runtime.files import read_json, write_json
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
 from makemore.settings import CorpusConfig
@@ -185,3 +190,30 @@ def test_a_panic_of_the_tokenizer_is_a_user_error(capfd):
     assert len(ranks.encode("banana")) == 6
     with pytest.raises(UserError, match="the tokenizer fails on this text"):
         ranks.encode("quick")
+
+
+# A compressed file of a few megabytes whose short lines take all memory.
+def test_lines_that_dont_fit_in_memory_are_a_user_error(work, refused, monkeypatch):
+    (work / "short.txt.gz").write_bytes(gzip.compress(b"a\nb\n" * 100_000))
+    monkeypatch.setattr(process, "total_memory", lambda: 5_000_000)
+    for command in (["doctor", "short.txt.gz"], ["train", "short.txt.gz", "-m", "count"]):
+        assert "200,001 lines take about 0.0 GB of memory" in refused(*command)
+    monkeypatch.setattr(process, "total_memory", lambda: 20_000_000)
+    assert "lines with --dedupe take" in refused("train", "short.txt.gz", "--dedupe")
+
+
+def test_doctor_counts_repeated_lines_in_bounded_memory(tmp_path, monkeypatch):
+    lines = [*words(2000).splitlines(), "", "a" * 300]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    names = [str(tmp_path / "lines.txt")]
+    section = diagnose(names, try_compile=False).sections["lines"]
+    assert section["median length"] == int(np.median([len(line) for line in lines]))
+    assert section["longest"] == 300
+    assert section["repeated"] == 2001 - len(set(lines) - {""})
+    assert section["repeats counted in"] == "the whole text"
+    monkeypatch.setattr(doctor, "MAX_LINES", 100)
+    monkeypatch.setattr(text_module, "BLOCK", 1000)
+    section = diagnose(names, try_compile=False).sections["lines"]
+    assert section["lines"] == 2002
+    assert 0 < section["repeated"] < 300
+    assert section["repeats counted in"].startswith("its first 1")
