@@ -18,6 +18,10 @@ ABSENT = -1
 """Marks a token or context before the start of the row or document."""
 UNSEEN = -2
 """Marks a context that isn't in the table."""
+ESTIMATE_TOKENS = 1 << 17
+"""Tokens from which the size of a table is estimated."""
+BYTES_PER_NGRAM = 130
+"""Memory that an n-gram takes while it is counted, smoothed and saved, by measurement."""
 COUNT_CHUNK_SIZE = 1 << 21
 """Tokens buffered before they are counted."""
 
@@ -267,6 +271,24 @@ def _pack_grams(digits: Ints, base: int, order: int) -> Ints:
         grams *= base
         grams += following * alive
     return grams
+
+
+def estimate_sizes(tokens_N: Ints, order: int, vocab_size: int, boundary_id: int) -> list[float]:
+    """Estimate the number of different n-grams of a text at each level, from its first tokens.
+
+    They grow as a power of the text's length (Heaps' law), whose exponent is measured between half of the
+    sample and all of it.
+    """
+    sample_N = tokens_N[:ESTIMATE_TOKENS].astype(np.int64)
+    half, full = (
+        [len(keys) for keys in NgramTable.count(order, vocab_size, boundary_id, part[:-1], part[1:]).keys]
+        for part in (sample_N[: len(sample_N) // 2], sample_N)
+    )
+    scale = len(tokens_N) / max(1, len(sample_N))
+    return [
+        min(n * scale ** np.log2(n / max(1, n_half)), float(vocab_size) ** level)
+        for level, (n_half, n) in enumerate(zip(half, full, strict=True), start=1)
+    ]
 
 
 class NgramCounter:

@@ -14,10 +14,12 @@ from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
+from makemore.models.ngrams import BYTES_PER_NGRAM, estimate_sizes
 from makemore.runs.directory import RunDir
 from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
-from makemore.runtime.memory import construct_model
+from makemore.runtime.files import MAX_BYTES
+from makemore.runtime.memory import MemoryLimit, construct_model
 from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
 from makemore.tokenizers import TOKENIZERS, Tokenizer
 from makemore.training.observers import Observer
@@ -30,11 +32,15 @@ DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
 
 
-LARGE_VOCABULARY = 4096
-
-
+LARGE_VOCABULARY = 1000
+"""Tokens from which the memory of training is estimated, and of characters, other tokenizers suggested."""
 BYTES_PER_PARAMETER = 16
 """Weights, gradients, and the optimizer's two moments, in float32."""
+BYTES_PER_SAVED_PARAMETER = 16
+"""The best weights and the copies of weights and moments that are made to save them."""
+BYTES_PER_LOGIT = 12
+"""Logits, log-probabilities and gradients of a batch, in float32."""
+MIN_NOTED_GB = 1.0
 
 
 def prepare(request: TrainRequest, observer: Observer) -> Plan:
@@ -78,7 +84,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         observer.note("using adamw: muon needs unsharded matrices")
         train = dataclasses.replace(train, optimizer="adamw")
     model_config, train = fit_context(kind, model_config, train=train, corpus=corpus, observer=observer)
-    _check_memory(kind, model_config, corpus.tokenizer, device, observer)
+    _check_memory(kind, model_config, corpus=corpus, train=train, device=device, observer=observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         load_weights(model, start)
@@ -177,26 +183,48 @@ def fit_context(
 
 
 def _check_memory(
-    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, device: torch.device, observer: Observer
+    kind: type[LanguageModel],
+    config: Any,
+    *,
+    corpus: Corpus,
+    train: TrainConfig,
+    device: torch.device,
+    observer: Observer,
 ) -> None:
-    """Note the training memory of a large-vocabulary model. Raises UserError if the device has less."""
-    if issubclass(kind, CountModel) or tokenizer.vocab_size < LARGE_VOCABULARY:
+    """Note what training takes, if that is much, or if characters make a large vocabulary.
+
+    Raises UserError if it doesn't fit in the device's memory.
+    """
+    tokenizer, advice = corpus.tokenizer, "use a smaller vocabulary, e.g. bpe:512"
+    many_characters = tokenizer.name == "char" and tokenizer.vocab_size >= LARGE_VOCABULARY
+    if many_characters:
+        advice = "-t bpe:2048 or -t byte takes less, and often predicts rare characters better"
+    if issubclass(kind, CountModel):
+        tokens_N, order = corpus.splits["train"].tokens_N, config.order or config.max_order
+        if not many_characters and len(tokens_N) * order * BYTES_PER_NGRAM < MIN_NOTED_GB * 1e9:
+            return
+        n_grams = sum(estimate_sizes(tokens_N, order, tokenizer.vocab_size, tokenizer.boundary_id))
+        cost, needed = f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
+        advice = advice if many_characters else "a lower model.max_order takes less"
+    elif tokenizer.vocab_size >= LARGE_VOCABULARY:
+        n_parameters = count_parameters(kind, config, tokenizer.vocab_size)
+        cost, needed = f"{n_parameters:,} parameters", n_parameters * BYTES_PER_PARAMETER
+        needed += BYTES_PER_SAVED_PARAMETER * n_parameters if device.type == "cpu" else 0
+        needed += BYTES_PER_LOGIT * tokenizer.vocab_size * train.batch_tokens // train.grad_accum_steps
+    else:
         return
-    parameters = count_parameters(kind, config, tokenizer.vocab_size)
-    needed = parameters * BYTES_PER_PARAMETER / 1e9
-    cost = (
-        f"{parameters:,} parameters for {tokenizer.vocab_size:,} tokens take about {needed:.1f} GB to train"
-    )
+    kinds = f"{tokenizer.vocab_size - 1:,} {'characters' if tokenizer.name == 'char' else 'tokens'}"
+    cost += f" for {kinds} take about {needed / 1e9:.1f} GB to train"
     memory = total_memory_gb(device)
-    if memory is not None and needed > memory:
-        raise UserError(f"{cost}, but only {memory:.1f} GB exist; use a smaller vocabulary, e.g. bpe:512")
-    if needed >= 1:
-        observer.note(cost)
+    if memory is not None and needed > memory * 1e9:
+        raise UserError(f"{cost}, but only {memory:.1f} GB exist; {advice}")
+    if many_characters or needed >= MIN_NOTED_GB * 1e9:
+        observer.note(f"{cost}; {advice}")
 
 
 def count_parameters(kind: type[LanguageModel], config: Any, vocab_size: int) -> int:
-    """Number of parameters of a model, without allocating it."""
-    with torch.device("meta"):
+    """Number of parameters of a model, without allocating it. Raises UserError if it has too many layers."""
+    with MemoryLimit(MAX_BYTES), torch.device("meta"):
         return kind(config, vocab_size, 0).n_parameters()
 
 
