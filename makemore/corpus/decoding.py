@@ -12,7 +12,11 @@ BLOCK = 1 << 22
 """Bytes per read."""
 
 
-class NotTextError(UserError):
+class UnusableTextError(UserError):
+    """The input can't be used as a text: it is blank, not text, or too short."""
+
+
+class NotTextError(UnusableTextError):
     """The input is binary, or text in another encoding than expected."""
 
 
@@ -53,7 +57,7 @@ def decode_blocks(
 
 def blank_text_error(name: str) -> UserError:
     """The error for an empty or blank text."""
-    return UserError(f"{name} is empty; give a file that contains text")
+    return UnusableTextError(f"{name} is empty; give a file that contains text")
 
 
 class _Decoder:

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.text import Text
-from makemore.errors import UserError
 from makemore.runtime.process import require_memory
 from makemore.settings import CorpusConfig, split_fractions
 
@@ -240,11 +240,11 @@ def _split_text(text: Text, shares: tuple[float, float, float], cap: int | None)
 def make_documents(text: Text, config: CorpusConfig) -> Documents:
     """Split a text: lines are shuffled with a fixed seed, running text is cut into contiguous parts.
 
-    Raises UserError if the text is too short or has one distinct character, or if ``dedupe`` needs lines.
+    Raises UnusableTextError if the text is too short or of one character, or ``dedupe`` needs lines.
     """
     head = text.head(MODE_SAMPLE_BYTES)
     if len(set(head.strip())) < 2 and text.size <= MODE_SAMPLE_BYTES:
-        raise UserError("the text has fewer than two distinct characters; give a more varied text")
+        raise UnusableTextError("the text has fewer than two distinct characters; give a more varied text")
     mode, reason = (config.mode, "set explicitly") if config.mode != "auto" else choose_mode(head)
     shares = split_fractions(config.split, mode)
     cap = MAX_HELD_OUT[mode] if config.split == "auto" else None
@@ -252,16 +252,16 @@ def make_documents(text: Text, config: CorpusConfig) -> Documents:
     if mode == "lines":
         spans, n_blank = line_spans(text)
         if len(spans.begin) < 2:
-            raise UserError("the text has only one line; use --mode text, or give more lines")
+            raise UnusableTextError("the text has only one line; use --mode text, or give more lines")
         parts, capped = _split_lines(text, spans, shares, cap, config.dedupe)
     elif config.dedupe:
-        raise UserError("--dedupe needs lines, but this text is one document; add --mode lines")
+        raise UnusableTextError("--dedupe needs lines, but this text is one document; add --mode lines")
     else:
         parts, capped = _split_text(text, shares, cap)
     for name, share, part in zip(SPLITS, shares, parts, strict=True):
         if share and not len(part.begin):
             unit = "lines" if mode == "lines" else "characters"
-            raise UserError(
+            raise UnusableTextError(
                 f"the text is too short: the {name} split would be empty; give more {unit}, "
                 "or change the split, such as --split 0.5,0.25,0.25"
             )

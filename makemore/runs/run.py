@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.documents import Documents, Mode, make_documents
 from makemore.corpus.source import Source, resolve_recorded_source, resolve_source
 from makemore.corpus.splits import Corpus, make_corpus
@@ -74,22 +76,37 @@ class Run:
 
         Raises UserError if the training text is missing or has changed.
         """
-        documents = make_documents(self.text(path), corpus_config_of(self.config))
+        with self._reporting_changes(path):
+            documents = make_documents(self.text(path), corpus_config_of(self.config))
         if path is None:
             self._check_digests({name: documents.digest(name) for name in documents.spans})
         return documents
 
     def corpus(self, path: Path | None = None) -> Corpus:
         """Split and tokenize the text; like ``documents`` otherwise."""
-        corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
+        with self._reporting_changes(path):
+            corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
         if path is None:
             self._check_digests(corpus.digests)
         return corpus
 
     def _check_digests(self, digests: dict[str, str]) -> None:
         if digests != self.config["corpus"]["digests"]:
-            source = training_paths(self.config)[0]
-            raise UserError(f"{source} has changed since {self.name} was trained; name a file to score")
+            raise self._changed_error()
+
+    @contextlib.contextmanager
+    def _reporting_changes(self, path: Path | None) -> Iterator[None]:
+        """Report a training text that has become empty or too short as changed, not as unusable."""
+        try:
+            yield
+        except UnusableTextError:
+            if path is not None:
+                raise
+            raise self._changed_error() from None
+
+    def _changed_error(self) -> UserError:
+        source = training_paths(self.config)[0]
+        return UserError(f"{source} has changed since {self.name} was trained; name a file to score")
 
 
 def is_fitted_on(config: Mapping[str, Any], split: str) -> bool:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.source import Source
 from makemore.errors import UserError
 from makemore.models import MODELS
@@ -115,10 +116,16 @@ def _make_resumed_plan(
     data = distributed.broadcast(folder.read_tokenizer(config["run_id"]) if distributed.is_main() else {})
     with user_format_errors(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
-    corpus = tokenize_source(source, corpus_config, tokenizer, observer)
+    other_text = UserError(
+        f"{source.name} is not the text {folder.path} was trained on; resume with that text"
+    )
+    try:
+        corpus = tokenize_source(source, corpus_config, tokenizer, observer)
+    except UnusableTextError:
+        raise other_text from None
     corpus = dataclasses.replace(corpus, reason="as recorded in the run")
     if corpus.digests != config["corpus"]["digests"]:
-        raise UserError(f"{source.name} is not the text {folder.path} was trained on; resume with that text")
+        raise other_text
     return make_plan(
         request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
         folder=folder,

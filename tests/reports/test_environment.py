@@ -138,3 +138,17 @@ def test_bytes_added_to_a_finished_log_are_damage(work):
     result = call("check", "bigram")
     assert result.status == 2
     assert "12 bytes were added after the run ended" in result.out + result.err
+
+
+# A text that has become shorter is called too short, although it has changed.
+@pytest.mark.parametrize("content", ["", "\n\n", "aaaa", "one line", "ab\ncd\n", "\0binary"])
+def test_a_training_text_that_changed_is_called_changed(work, content):
+    (work / "copy.txt").write_text((work / "words.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    train("copy.txt", "-m", "bigram", "--steps", "3", "--out", "run")
+    (work / "copy.txt").write_text(content, encoding="utf-8")
+    assert "copy.txt has changed since run was trained" in call("eval", "run").err
+    resumed = call("train", "copy.txt", "-m", "bigram", "--steps", "6", "--out", "run", "--resume")
+    assert "copy.txt is not the text run was trained on" in resumed.err
+    scored = call("eval", "run", "copy.txt", "--split", "val")
+    assert scored.status == 2
+    assert "changed" not in scored.err
