@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from makemore.runtime.untrusted import parse_json
 
 MAX_LOG_BYTES = 1 << 28
 """Maximum bytes of a log, enough for more than a million lines."""
+MAX_NUMBER = 10**18
+"""Maximum of a log's numbers: steps, tokens, seconds, nats; larger ones overflow in plots."""
 
 
 class MetricsLog:
@@ -34,7 +35,7 @@ class MetricsLog:
                 os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the finite numbers of all records, skipping other lines, such as one that a crash cut off.
+        """Read the numbers of all records, skipping other lines, such as one that a crash cut off.
 
         Raises UserError if the log is not a regular file or too large.
         """
@@ -79,9 +80,9 @@ class MetricsLog:
 
 
 def _parse_record(line: bytes) -> dict[str, Any]:
-    """The finite numbers of a log line by name. Returns an empty dict if it isn't an object with a step."""
-    with contextlib.suppress(ValueError, OverflowError):  # OverflowError: an integer too large for a float
+    """The numbers of a log line by name. Returns an empty dict if it isn't an object with a step."""
+    with contextlib.suppress(ValueError):
         record = parse_json(line)
         if isinstance(record, dict) and type(record.get("step")) is int:
-            return {k: v for k, v in record.items() if type(v) in (int, float) and math.isfinite(v)}
+            return {k: v for k, v in record.items() if type(v) in (int, float) and abs(v) <= MAX_NUMBER}
     return {}

@@ -48,6 +48,8 @@ ODD_LINES = [
     '{"step": 2, "val": 1.5}',
     '{"step": 2, "val": NaN, "loss": Infinity, "elapsed": 1, "tokens": 1}',
     '{"step": 2, "val": 1' + "0" * 400 + ', "loss": 1e400, "lr": -1' + "0" * 5000 + "}",
+    '{"step": 2, "val": 1e308, "loss": 1e308, "elapsed": 1e308, "tokens": 1e308, "lr": 1e308}',
+    '{"step": 2, "val": -1e308, "loss": -1e308, "elapsed": -1e308, "tokens": -1e308, "lr": -1e308}',
     "3",
     "null",
     "\x00\xff",
