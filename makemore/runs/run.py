@@ -22,7 +22,7 @@ from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir, find_run
 from makemore.runtime.device import pick_device
-from makemore.runtime.files import user_format_errors
+from makemore.runtime.files import require_finite, user_format_errors
 from makemore.runtime.memory import construct_model, memory_limit_for
 from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
@@ -125,6 +125,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
     with user_format_errors(folder.path):
         tokenizer = tokenizer_from_dict(folder.read_tokenizer(run_id))
         tensors = folder.read_model(run_id)
+        require_finite(tensors, str(folder.path))
         kind = MODELS.get(config["model"]["name"])
         settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
         max_bytes = memory_limit_for(tensors.values())

@@ -92,11 +92,12 @@ class RunChecker:
         result, path = self._result(), self.folder.path / SAMPLES
         if result is None or "samples" not in result:
             return
-        if stat_regular_file(path) is None:
+        info = stat_regular_file(path)
+        if info is None:
             raise UserError(f"{path} is missing")
         with user_format_errors(self.folder.path / RESULT):
             expected = ("\n".join(result["samples"]) + "\n").encode()
-        if path.read_bytes() != expected:
+        if info.st_size != len(expected) or path.read_bytes() != expected:
             raise UserError(f"{path} is damaged: it differs from the samples in {RESULT}")
 
     def metrics(self) -> None:

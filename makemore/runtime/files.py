@@ -14,7 +14,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,15 @@ def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[s
     if record["file"] != path.name or not (is_known or not digests):
         raise UserError(f"{path} is damaged: it was replaced by another file of the run")
     return tensors
+
+
+def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError if weights are NaN or infinite."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{source} is damaged or has diverged: {name} has weights that are NaN or infinite"
+            )
 
 
 def _check_sizes(path: Path) -> None:

@@ -15,6 +15,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.run import load
+from makemore.runtime.files import require_finite
 from makemore.settings import Recipe, replace_settings
 from makemore.tokenizers import Tokenizer
 
@@ -66,9 +67,7 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
     """Copy the weights, truncating position embeddings to the context. Raises UserError if shapes differ, or
     if a weight isn't finite."""
     weights = dict(start.weights)
-    bad = [name for name, weight in weights.items() if not weight.isfinite().all()]
-    if bad:
-        raise UserError(f"the model to start from is damaged: {bad[0]} has weights that are NaN or infinite")
+    require_finite(weights, start.origin or "the checkpoint")
     if "positions.weight" in weights:
         weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
     try:

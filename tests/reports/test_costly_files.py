@@ -23,6 +23,7 @@ from makemore.corpus.text import MAX_IN_MEMORY_BYTES, read_source
 from makemore.errors import UserError
 from makemore.inspection import doctor
 from makemore.inspection.doctor import diagnose
+from makemore.runs.directory import RunDir
 from makemore.runtime import process
 from makemore.runtime.files import read_json, write_json
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
@@ -219,3 +220,28 @@ def test_doctor_counts_repeated_lines_in_bounded_memory(tmp_path, monkeypatch):
     assert section["lines"] == 2002
     assert 0 < section["repeated"] < 300
     assert section["repeats counted in"].startswith("its first 1")
+
+
+# A damaged run that is sampled without a word, and a traceback where its weights are plotted.
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("command", ["sample", "eval", "inspect"])
+def test_a_run_whose_weights_are_not_finite_is_refused(work, refused, command, value):
+    train("words.txt", "-m", "bigram", "--steps", "3", "--out", "run")
+    folder = RunDir(work / "run")
+    run_id = folder.read_config()["run_id"]
+    weights = folder.read_model(run_id)
+    weights["W"][1, 2] = value
+    folder.write_model(weights, run_id)
+    assert "NaN or infinite" in refused(command, "run")
+
+
+@posix
+def test_check_reads_no_more_than_the_samples(work):
+    (work / "lines" / "samples.txt").unlink()
+    (work / "lines" / "samples.txt").touch()
+    os.truncate(work / "lines" / "samples.txt", 1 << 40)  # a sparse file
+    (work / "text" / "metrics.jsonl").touch()
+    os.truncate(work / "text" / "metrics.jsonl", 1 << 40)
+    assert "samples.txt is damaged" in call("check", "lines").err
+    assert "metrics.jsonl is damaged" in call("check", "text").err
+    assert call("eval", "text").status == 0
