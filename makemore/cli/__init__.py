@@ -15,8 +15,8 @@ from makemore import __version__
 from makemore.cli.exchange import export, importing
 from makemore.cli.inspecting import check, gradcheck, inspect, models, play, runs
 from makemore.cli.measuring import compare, evaluate, score
-from makemore.cli.options import escape_control_chars
 from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
+from makemore.cli.terminal import echo
 from makemore.cli.texts import data, doctor, tokenize
 from makemore.cli.training import lr_find, mix, sample, train
 from makemore.errors import UserError
@@ -93,7 +93,7 @@ ClickException = cast(
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"makemore {__version__}")
+        echo(f"makemore {__version__}")
         raise typer.Exit
 
 
@@ -107,10 +107,9 @@ def root(
 
 
 def _fail(message: str, status: int = 2) -> int:
-    line = escape_control_chars(" ".join(message.split()))
     if distributed.dist_info_from_env().rank == 0:
         with contextlib.suppress(OSError):
-            print(f"makemore: {line}", file=sys.stderr)
+            echo(f"makemore: {' '.join(message.split())}", err=True)
     return status
 
 
@@ -137,7 +136,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error))
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message(), file=sys.stderr)
+            echo(error.format_message(), err=True)
             return 2
         return _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
-import sys
-from typing import Any
 
 import typer
 
@@ -30,19 +27,15 @@ TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt
 TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
 
 
-def escape_control_chars(text: str) -> str:
-    """Escape control characters except newlines, because input files are untrusted."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
 def quote_command(*arguments: str) -> str:
     """A command line to paste into a shell."""
-    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else " ".join(map(_quote, arguments))
 
 
-def print_json(payload: dict[str, Any]) -> None:
-    """Print one JSON object to stdout; NaN and infinities become null."""
-    from makemore.runtime.files import finite  # imports torch
-
-    json.dump(finite(payload), sys.stdout, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+def _quote(argument: str) -> str:
+    """Quote for bash and zsh; bytes that can't be printed are escaped within ``$'…'``."""
+    if argument.isprintable():
+        return shlex.quote(argument)
+    plain = set(map(chr, range(0x20, 0x7F))) - set("\\'")
+    escaped = (char if (char := chr(byte)) in plain else f"\\x{byte:02x}" for byte in os.fsencode(argument))
+    return f"$'{''.join(escaped)}'"

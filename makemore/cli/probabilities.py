@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
-from makemore.cli.options import escape_control_chars
+from makemore.cli.console import Console
+from makemore.cli.terminal import escape_control_chars
 
 if TYPE_CHECKING:
     from makemore.sampling.probabilities import TokenProb

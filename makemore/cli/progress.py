@@ -9,10 +9,10 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from makemore.cli.options import escape_control_chars
+from makemore.cli.console import Console
+from makemore.cli.terminal import escape_control_chars
 from makemore.report.numbers import with_unit
 from makemore.training.observers import Observer
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
+from makemore.cli.console import Console
 from makemore.report.surprisal import LEVELS, better_class, level, totals, visible
 
 if TYPE_CHECKING:

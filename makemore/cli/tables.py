@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
+from makemore.cli.console import Console
 from makemore.report.columns import NAME, tables
 from makemore.report.numbers import number
 

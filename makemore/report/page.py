@@ -9,11 +9,19 @@ from pathlib import Path
 from makemore.errors import UserError
 from makemore.runtime.files import require_replaceable, write_bytes
 
+CONTROL_PICTURES = (
+    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
+    | {0x7F: "␡"}
+    | {i: f"\\x{i:x}" for i in range(0x80, 0xA0)}
+    | {i: f"\\u{i:x}" for i in (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+)
+"""Visible replacements of control characters, line separators and characters that reverse text."""
+
 
 def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
     """An HTML document. ``body`` is HTML; ``scripts`` are names of files in this package."""
     code = "\n".join(_resource(name) for name in scripts)
-    return f"""<!doctype html>
+    document = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -32,6 +40,7 @@ def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str
 </body>
 </html>
 """
+    return document.translate(CONTROL_PICTURES)
 
 
 def generator(made_by: str) -> str:

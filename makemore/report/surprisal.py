@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from html import escape
 
 from makemore.evaluation.surprisal import Surprisal, SurprisalDiff
-from makemore.report.page import page
+from makemore.report.page import CONTROL_PICTURES, page
 from makemore.types import Score
 
 LEVELS = (1.0, 2.0, 4.0, 8.0)
 """Colour thresholds in bits per character."""
 GAINS = (0.5, 2.0)
 """Colour thresholds for the difference between two runs, in bits per character."""
-CONTROL_PICTURES = (
-    {i: chr(0x2400 + i) for i in range(32) if chr(i) not in "\n\t"}
-    | {0x7F: "␡"}
-    | {i: f"\\x{i:x}" for i in range(0x80, 0xA0)}
-)
-"""Visible replacements of control characters, so none reaches a terminal."""
 
 
 def level(bits: float, piece: str) -> int:

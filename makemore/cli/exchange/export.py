@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, RUN, print_json
+from makemore.cli.options import JSON, RUN
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -27,6 +27,6 @@ def command(
     if json:
         print_json(exported.as_dict())
         return
-    print(f"{exported.path}  ({exported.bytes:,} bytes)")
+    echo(f"{exported.path}  ({exported.bytes:,} bytes)")
     if exported.note:
-        print(exported.note, file=sys.stderr)
+        echo(exported.note, err=True)

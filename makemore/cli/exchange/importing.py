@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, print_json, quote_command
+from makemore.cli.options import JSON, quote_command
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -30,5 +31,5 @@ def command(
     if json:
         print_json({"run": str(run.folder.path), "model": model, "parameters": parameters})
         return
-    print(f"{run.folder.path}: {model}, {parameters:,} parameters")
-    print(f"score it: {quote_command('makemore', 'eval', str(run.folder.path))}")
+    echo(f"{run.folder.path}: {model}, {parameters:,} parameters")
+    echo(f"score it: {quote_command('makemore', 'eval', str(run.folder.path))}")

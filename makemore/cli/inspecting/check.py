@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, RUN, print_json
+from makemore.cli.options import JSON, RUN
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -23,4 +24,4 @@ def command(
         raise typer.Exit(2 if problems else 0)
     if problems:
         raise UserError("; ".join(problems))
-    print(f"{run}: all files are intact")
+    echo(f"{run}: all files are intact")

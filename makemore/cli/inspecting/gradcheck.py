@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -24,6 +25,6 @@ def command(
     if json:
         print_json({"model": model, "rows": [row.__dict__ for row in rows]})
     else:
-        print(gradcheck_table(rows))
+        echo(gradcheck_table(rows))
     if not all(row.approximate for row in rows):
         raise typer.Exit(1)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import JSON, RUN, escape_control_chars, print_json
+from makemore.cli.options import JSON, RUN
+from makemore.cli.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from makemore.report.inspection import Inspection
@@ -38,10 +39,10 @@ def command(
         show(inspection)
 
 
-def show(inspection: Inspection, write: Callable[[str], None] = print) -> None:
+def show(inspection: Inspection, write: Callable[[str], None] = echo) -> None:
     """Print the findings, one per line, and the path of the page."""
     for finding in inspection.findings:
-        write(escape_control_chars(f"{MARKS[finding.kind]} {finding.text}"))
+        write(f"{MARKS[finding.kind]} {finding.text}")
     if inspection.left_out:
-        write(escape_control_chars(f"left out: {inspection.left_out}"))
-    write(escape_control_chars(f"pictures: {inspection.page}"))
+        write(f"left out: {inspection.left_out}")
+    write(f"pictures: {inspection.page}")

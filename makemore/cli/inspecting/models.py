@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -21,17 +22,17 @@ def command(
             return
         width = max(len(row["name"]) for row in rows)
         for row in rows:
-            print(f"{row['name']:<{width}}  {row['summary']}")
-        print("\nread first:")
+            echo(f"{row['name']:<{width}}  {row['summary']}")
+        echo("\nread first:")
         for row in list_read_only_models():
-            print(f"{row['name']:<{width}}  {row['summary']}")
-        print("\nsettings of a model: makemore models NAME")
+            echo(f"{row['name']:<{width}}  {row['summary']}")
+        echo("\nsettings of a model: makemore models NAME")
         return
     if name in READ_ONLY_MODELS:
         if json:
             print_json({"model": name, "summary": READ_ONLY_MODELS[name]})
         else:
-            print(f"{name}: {READ_ONLY_MODELS[name]}\nit has no settings: it is to be read, not trained")
+            echo(f"{name}: {READ_ONLY_MODELS[name]}\nit has no settings: it is to be read, not trained")
         return
     sections = settings_for(name)
     if json:
@@ -39,5 +40,5 @@ def command(
         return
     for section, rows in sections.items():
         for row in rows:
-            print(f"{section}.{row['name']}={row['default']}  {row['help']}")
-    print(f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it")
+            echo(f"{section}.{row['name']}={row['default']}  {row['help']}")
+    echo(f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from makemore.cli.options import DEVICE
+from makemore.cli.terminal import echo
 
 
 def command(
@@ -37,11 +37,11 @@ def command(
     token = secrets.token_urlsafe(24)
     listener = listen(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}/#{token}"
-    print(address, flush=True)
-    print("press Ctrl-C to stop", file=sys.stderr)
+    echo(address)
+    echo("press Ctrl-C to stop", err=True)
     if open:
         webbrowser.open(address)
     try:
         serve(make_app(loaded, token), listener)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        echo("stopped", err=True)

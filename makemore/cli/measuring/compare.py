@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, TOKENIZER, print_json
+from makemore.cli.options import DEVICE, JSON, TOKENIZER
+from makemore.cli.terminal import echo, print_json
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ def command(
         try:
             comparison = compare(request, observe, flag)
         except (TrainingInterrupted, KeyboardInterrupt):
-            print("makemore: stopped; run the same command again to resume", file=sys.stderr)
+            echo("makemore: stopped; run the same command again to resume", err=True)
             raise typer.Exit(flag.status) from None
     if html is not None:
         write_page(html, comparison_page(comparison))
-        print(f"report: {html}", file=sys.stderr)
+        echo(f"report: {html}", err=True)
     if json:
         print_json(comparison.as_dict())
         return
-    print(_format(comparison, csv, markdown))
+    echo(_format(comparison, csv, markdown))
     for note in notes(comparison):
-        print(note, file=sys.stderr if csv or markdown else sys.stdout)
+        echo(note, err=csv or markdown)
 
 
 def observe(name: str) -> ProgressObserver:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, RUN, escape_control_chars, print_json
+from makemore.cli.options import DEVICE, JSON, RUN
+from makemore.cli.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from makemore.evaluation.evaluate import DynamicScore
@@ -64,7 +65,7 @@ def command(
         lines.append(memorisation_line(memorisation))
     if dynamic_score is not None:
         lines.append(dynamic_line(dynamic_score))
-    print(escape_control_chars("\n".join(lines)))
+    echo("\n".join(lines))
 
 
 def dynamic_line(dynamic: DynamicScore) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, RUN, print_json
+from makemore.cli.options import DEVICE, JSON, RUN
+from makemore.cli.terminal import print_json
 
 
 def command(

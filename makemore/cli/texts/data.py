@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from makemore.cli.options import JSON, print_json
+from makemore.cli.options import JSON
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -23,11 +22,11 @@ def command(
             print_json({"datasets": descriptions})
             return
         for key, text in descriptions.items():
-            print(f"{key:<12}  {text}")
+            echo(f"{key:<12}  {text}")
         return
     path, fetched = download(name)
     if json:
         print_json({"name": name, "path": str(path), "fetched": fetched})
         return
-    print(f"{'fetched' if fetched else 'already downloaded'}: {path}", file=sys.stderr)
-    print(path)
+    echo(f"{'fetched' if fetched else 'already downloaded'}: {path}", err=True)
+    echo(str(path))

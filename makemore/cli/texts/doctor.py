@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, escape_control_chars, print_json
+from makemore.cli.options import INPUT, JSON, MODE
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -25,11 +26,11 @@ def command(
         print_json(diagnosis.as_dict())
         return
     for name, section in diagnosis.sections.items():
-        print(f"{name}:")
+        echo(f"{name}:")
         for label, value in section.items():
-            print(f"  {label}: {escape_control_chars(_format(value))}")
+            echo(f"  {label}: {_format(value)}")
     for line in diagnosis.advice:
-        print(f"! {escape_control_chars(line)}")
+        echo(f"! {line}")
 
 
 def _format(value: Any) -> str:

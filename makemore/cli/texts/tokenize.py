@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, TOKENIZER, escape_control_chars, print_json
+from makemore.cli.options import INPUT, JSON, MODE, TOKENIZER
+from makemore.cli.terminal import escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.corpus.tokenization import Tokenization
@@ -43,8 +44,9 @@ def command(
 
 
 def _show(result: Tokenization) -> None:
-    from rich.console import Console
     from rich.text import Text
+
+    from makemore.cli.console import Console
 
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     text = Text()
@@ -54,7 +56,7 @@ def _show(result: Tokenization) -> None:
         text.append(bar).append(escape_control_chars(_visible(piece)), STYLES[i % len(STYLES)])
     console.print(text)
     if result.note:
-        console.print(escape_control_chars(result.note))
+        console.print(result.note)
     console.print(
         f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER, print_json
+from makemore.cli.options import JSON, TOKENIZER
+from makemore.cli.terminal import echo, print_json
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def command(
     if json:
         print_json(sweep.as_dict())
         return
-    print(chart(sweep))
-    print("suggested:", " ".join(f"--set {name}={rate}" for name, rate in sweep.settings().items()))
+    echo(chart(sweep))
+    flags = " ".join(f"--set {name}={rate}" for name, rate in sweep.settings().items())
+    echo(f"suggested: {flags}")
     observer.note("a tenth of the rate with the lowest smoothed loss")
     observer.note(f"picture: {sweep.picture}")
 

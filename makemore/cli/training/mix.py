@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, print_json, quote_command
+from makemore.cli.options import DEVICE, JSON, quote_command
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -28,8 +29,8 @@ def command(
         print_json(result.as_dict())
         return
     for name, weight in zip(result.members, result.weights, strict=True):
-        print(f"{weight:.3f}  {name}")
-    print(score_line(result.val) + "  (the weights were fitted on this split)")
+        echo(f"{weight:.3f}  {name}")
+    echo(score_line(result.val) + "  (the weights were fitted on this split)")
     if result.test is not None:
-        print(score_line(result.test))
-    print(f"sample it: {quote_command('makemore', 'sample', str(out))}")
+        echo(score_line(result.test))
+    echo(f"sample it: {quote_command('makemore', 'sample', str(out))}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import DEVICE, JSON, RUN, print_json
+from makemore.cli.options import DEVICE, JSON, RUN
+from makemore.cli.terminal import echo, echo_sample, print_json
 
 if TYPE_CHECKING:
     from makemore.runs.run import Run
@@ -93,7 +94,7 @@ def command(
     else:
         _print_samples(loaded, requests, novel_only, json)
     for note in native.failure_notes():
-        typer.echo(note, err=True)
+        echo(note, err=True)
 
 
 def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None:
@@ -145,8 +146,8 @@ def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, js
     else:
         for i, text in enumerate(texts):
             if i and run.mode == "text":
-                print("-" * 40)
-            print(text)
+                echo("-" * 40)
+            echo_sample(text)
 
 
 def _can_stream(request: SampleRequest) -> bool:
@@ -156,11 +157,10 @@ def _can_stream(request: SampleRequest) -> bool:
 def _stream(run: Run, request: SampleRequest) -> None:
     from makemore.sampling.text import normalize_prompt, stream_text
 
-    sys.stdout.write(normalize_prompt(run, request))
+    echo_sample(normalize_prompt(run, request), end="")
     for piece in stream_text(run, request):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+        echo_sample(piece, end="")
+    echo()
 
 
 def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
@@ -171,7 +171,7 @@ def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
     if json:
         print_json({**_json_header(run, requests), "report": result.as_dict()})
     else:
-        print(memorisation_table(result))
+        echo(memorisation_table(result))
 
 
 def _print_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, print_json, quote_command
+from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, quote_command
+from makemore.cli.terminal import echo_sample, print_json
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _show_score(result: TrainResult, observer: ProgressObserver) -> None:
 
 def _show_samples(result: TrainResult, observer: ProgressObserver) -> None:
     observer.note("samples:")
-    print("\n".join(result.samples))
+    echo_sample("\n".join(result.samples))
     command = quote_command("makemore", "sample", str(result.run.folder.path))
     observer.note(f"sample more: {command}", wrap=False)
 

@@ -27,7 +27,9 @@ function made(tag, properties = {}, ...children) {
   return part;
 }
 
-const visible = (piece) => piece.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥");
+const picture = (control) => String.fromCharCode(0x2400 + control.charCodeAt(0));
+const visible = (piece) =>
+  piece.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/[\0-\x1f]/g, picture);
 const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toPrecision(2)} %`);
 const shade = (p) => (p >= 0.5 ? "p3" : p >= 0.2 ? "p2" : p >= 0.05 ? "p1" : "p0");
 
