@@ -51,7 +51,7 @@ class Source:
         stem = PurePosixPath(
             path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED_SUFFIXES else path.name
         ).stem
-        return "".join(c for c in stem if c not in "*?[]:") or "text"
+        return "".join(c for c in stem if c.isprintable() and c not in "*?[]:") or "text"
 
     @property
     def plain_file(self) -> Path | None:

@@ -17,7 +17,7 @@ from makemore.interop.hf_tokenizer import BOUNDARY, read_tokenizer, to_hugging_f
 from makemore.interop.nanochat import to_nanochat
 from makemore.models.base import LanguageModel
 from makemore.models.transformer import Transformer
-from makemore.runtime.files import user_format_errors
+from makemore.runtime.files import user_format_errors, utf8_path
 from makemore.runtime.untrusted import file_size, read_foreign_json
 from makemore.tokenizers import Tokenizer
 from makemore.training.pretrained import PretrainedModel
@@ -117,6 +117,11 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{folder}: n_inner={config['n_inner']} isn't supported; it must be 4 x n_embd")
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    with utf8_path(path) as name:
+        return load_file(name)
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     try:
@@ -127,7 +132,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         paths = [folder / Path(name).name for name in names]
         for path in paths:
             file_size(path)  # refuses pipes and devices
-        parts = [load_file(path) for path in paths]
+        parts = [_tensors(path) for path in paths]
     except FileNotFoundError:
         raise UserError(
             f"{folder} has no model.safetensors; pickled weights aren't read, so save the model again with "

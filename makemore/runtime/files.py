@@ -151,6 +151,18 @@ def user_format_errors(path: Path, runs_model_code: bool = False) -> Iterator[No
         raise UserError(f"{path} is damaged or from another version: {reason}") from None
 
 
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """A path of an existing file that is valid UTF-8, which safetensors needs."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
 def finite(value: Any) -> Any:
     """A JSON value with null for NaN and infinities, which JSON doesn't have."""
     if isinstance(value, dict):
@@ -174,7 +186,7 @@ def write_json(path: Path, payload: dict[str, Any]) -> None:
 
 def _json_bytes(payload: dict[str, Any]) -> bytes:
     text = json.dumps(payload, indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", errors="surrogatepass")
+    return text.encode("utf-8", errors="backslashreplace")  # file names may have surrogates
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
     require_file(path, MAX_JSON_BYTES)
     try:
         data = path.read_bytes()
-        payload = parse_json(data.decode("utf-8", errors="surrogatepass"))
+        payload = parse_json(data.decode("utf-8"))
         as_written = _json_bytes(payload)
         if payload.pop("sha256") != json_digest(payload) or data != as_written:
             raise UserError(f"{path} is damaged: its checksum doesn't match")
@@ -228,7 +240,7 @@ def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[s
     """
     _check_sizes(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             record = json.loads(metadata[RECORD]) if metadata.keys() == {RECORD} else metadata
             # Clone: mapped tensors would change with the file and keep its disk space in use.
