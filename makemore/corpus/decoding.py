@@ -28,6 +28,11 @@ def codec_name(encoding: str) -> str:
         raise UserError(f"unknown encoding {encoding!r}; try utf-8, utf-16, latin-1 or cp1252") from None
 
 
+def normalize_newlines(text: str) -> str:
+    """The text with its line ends as newlines, as in every text that is read from a file."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def decode_blocks(
     blocks: Iterable[bytes], name: str, encoding: str = "utf-8", allow_blank: bool = False
 ) -> Iterator[str]:
@@ -47,8 +52,8 @@ def decode_blocks(
         if text.endswith("\r"):  # the next block may start with the \n
             text, pending = text[:-1], "\r"
         if text:
-            yield _reject_surrogates(text.replace("\r\n", "\n").replace("\r", "\n"), name)
-    rest = (pending + decode(b"", final=True)).replace("\r\n", "\n").replace("\r", "\n")
+            yield _reject_surrogates(normalize_newlines(text), name)
+    rest = normalize_newlines(pending + decode(b"", final=True))
     if blank and not allow_blank:
         raise blank_text_error(name)
     if rest:
@@ -104,9 +109,9 @@ def _reject_surrogates(text: str, name: str) -> str:
     return text
 
 
-def decode_text(data: bytes, name: str, encoding: str = "utf-8") -> str:
+def decode_text(data: bytes, name: str, encoding: str = "utf-8", allow_blank: bool = False) -> str:
     """``decode_blocks`` for bytes in memory."""
-    return "".join(decode_blocks([data], name, encoding))
+    return "".join(decode_blocks([data], name, encoding, allow_blank))
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
@@ -124,6 +129,6 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         raise UserError(f"can't read {path}: {reason}") from None
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
+def read_text(path: Path, encoding: str = "utf-8", allow_blank: bool = False) -> str:
     """Read a text file. Raises UserError as ``read_blocks`` and ``decode_blocks`` do."""
-    return "".join(decode_blocks(read_blocks(path), str(path), encoding))
+    return "".join(decode_blocks(read_blocks(path), str(path), encoding, allow_blank))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.corpus.decoding import read_text
+from makemore.corpus.decoding import normalize_newlines, read_text
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import split_documents, training_lines
@@ -95,7 +95,11 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     Raises UserError for an unreadable file or a text without encodable characters.
     """
     name = text.name if isinstance(text, Path) else "the text"
-    full_text = read_text(text, run.config["corpus"]["encoding"]) if isinstance(text, Path) else text
+    full_text = (
+        read_text(text, run.config["corpus"]["encoding"])
+        if isinstance(text, Path)
+        else normalize_newlines(text)
+    )
     documents = split_documents(run, full_text)
     split = encode_documents(
         name, [documents], mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)

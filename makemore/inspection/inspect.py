@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from makemore.corpus.decoding import normalize_newlines
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.inspection.figures import LEGEND
@@ -57,6 +58,7 @@ def draw_pictures(run: Run, text: str | None = None) -> Drawing:
 
     Raises UserError if the run can't encode the text.
     """
+    text = None if text is None else normalize_newlines(text)
     subject, left_out = make_subject(run, text)
     n_shown = len(subject.tokens_T) - 1
     if text is not None and len(run.tokenizer.encode(text)) > n_shown:

@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from makemore.corpus.decoding import normalize_newlines
 from makemore.errors import UserError
 from makemore.play.lookahead import predict
 from makemore.runs.run import Run
@@ -187,7 +188,7 @@ def _text(query: dict[str, Any]) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise RequestError(422, "text: contains half a character") from None
-    return text.replace("\r\n", "\n")
+    return normalize_newlines(text)
 
 
 def _params(query: dict[str, Any]) -> SampleParams:

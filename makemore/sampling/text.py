@@ -13,6 +13,7 @@ from threading import Event
 import numpy as np
 from numpy.typing import NDArray
 
+from makemore.corpus.decoding import normalize_newlines
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.runs.run import Run
@@ -20,6 +21,7 @@ from makemore.sampling import SampleParams, beam_search, generate
 from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
 from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
+from makemore.tokenizers.base import NEWLINE_HINT
 
 MAX_ROWS = 1024
 MAX_STATE_BYTES = 1 << 28
@@ -52,6 +54,9 @@ class SampleRequest:
             raise UserError(f"-n {self.n}: must be 1 or more")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"--max-new-tokens {self.max_new_tokens}: must be 1 or more")
+        object.__setattr__(self, "prompt", normalize_newlines(self.prompt))
+        if self.stop is not None:
+            object.__setattr__(self, "stop", normalize_newlines(self.stop))
         if self.stop == "":
             raise UserError("--stop '': give at least one character")
         if self.length_penalty < 0:
@@ -116,9 +121,8 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def normalize_prompt(run: Run, request: SampleRequest) -> str:
-    """Normalise the prompt's line ends; in ``lines`` mode also drop a trailing newline."""
-    prompt = request.prompt.replace("\r\n", "\n")
-    return prompt.removesuffix("\n") if run.mode == "lines" else prompt
+    """The prompt; in ``lines`` mode without a trailing newline."""
+    return request.prompt.removesuffix("\n") if run.mode == "lines" else request.prompt
 
 
 def context_ids(run: Run, request: SampleRequest) -> NDArray[np.int64]:
@@ -141,6 +145,16 @@ def context_ids(run: Run, request: SampleRequest) -> NDArray[np.int64]:
     training_tail = tokenizer.encode(run.config["corpus"]["context"]).astype(np.int64)
     limit = None if run.model.supports_streaming or not run.model.max_len else max(1, run.model.max_len // 2)
     return training_tail[-limit:] if limit else training_tail
+
+
+def request_notes(run: Run, request: SampleRequest) -> list[str]:
+    """Remarks on a prompt or stop string that was probably mistyped."""
+    notes, stop = [], request.stop or ""
+    if r"\n" in request.prompt + stop:
+        notes.append(f"the prompt or stop string has a backslash and an n; {NEWLINE_HINT}")
+    if run.tokenizer.unknown_chars(stop) or (run.mode == "lines" and "\n" in stop):
+        notes.append(f"--stop can never match: this run doesn't generate {stop!r}")
+    return notes
 
 
 def max_new_tokens_of(run: Run, request: SampleRequest) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from makemore.errors import UserError
 
 MAX_VOCAB_SIZE = 1 << 20
+NEWLINE_HINT = r"type a newline as $'\n' (bash, zsh)"
 
 
 class Tokenizer(ABC):
@@ -85,7 +86,10 @@ class Tokenizer(ABC):
         if unknown:
             shown = " ".join(repr(c) for c in sorted(unknown)[:8])
             more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-            raise UserError(f"not in the vocabulary: {shown}{more}; remove them, or pass --unknown skip")
+            hint = f"; {NEWLINE_HINT}" if r"\n" in text else ""
+            raise UserError(
+                f"not in the vocabulary: {shown}{more}; remove them, or pass --unknown skip{hint}"
+            )
 
 
 class PieceTokenizer(Tokenizer):

@@ -66,10 +66,11 @@ def command(
     if length_penalty is not None and beam is None:
         raise UserError("--length-penalty requires --beam")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
+    from makemore.corpus.decoding import blank_text_error
     from makemore.runs.run import load
     from makemore.runtime import native
     from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
-    from makemore.sampling.text import SampleRequest, context_ids, random_seed
+    from makemore.sampling.text import SampleRequest, context_ids, random_seed, request_notes
 
     text = _read_prompt_file(prompt, prompt_file)
     loaded = load(run, device)
@@ -85,8 +86,12 @@ def command(
         length_penalty=DEFAULT_LENGTH_PENALTY if length_penalty is None else length_penalty,
     )
     requests = [replace(request, prompt=p) for p in _prompts(loaded, prompt, text)]
+    if not requests:
+        raise blank_text_error("standard input" if str(prompt_file) == "-" else str(prompt_file))
     for r in requests:
         context_ids(loaded, r)  # reject a bad prompt before printing anything
+    for note in {note: None for r in requests for note in request_notes(loaded, r)}:
+        echo(note, err=True)
     if report:
         _print_report(loaded, requests, json)
     elif show_probs:
@@ -106,15 +111,15 @@ def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None
     if prompt:
         raise UserError("--prompt and --prompt-file can't be combined; choose one")
     if str(prompt_file) == "-":
-        return decode_text(sys.stdin.buffer.read(), "standard input")
-    return read_text(prompt_file)
+        return decode_text(sys.stdin.buffer.read(), "standard input", allow_blank=True)
+    return read_text(prompt_file, allow_blank=True)
 
 
 def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
     """The whole file in ``text`` mode, one prompt per line in ``lines`` mode."""
     if text is None:
         return prompt or [""]
-    return [line for line in text.split("\n") if line] if run.mode == "lines" else [text]
+    return [part for part in (text.split("\n") if run.mode == "lines" else [text]) if part]
 
 
 def _n_samples(run: Run, n: int | None, beam: int | None, report: bool) -> int:
