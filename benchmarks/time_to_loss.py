@@ -155,7 +155,7 @@ def nanogpt(checkout: Path, data: str, folder: Path, gpu: bool, options: str) ->
     folder = folder.resolve()
     outcome = Outcome("nanoGPT, its GPU settings" if gpu else "nanoGPT, its CPU settings", 0.0)
     if not (folder / "curve.json").exists():
-        write_data(bytes(read_source(resolve_input([data]), "utf-8").data).decode(), folder / "data")
+        write_data(bytes(read_source(resolve_input([data])).data).decode(), folder / "data")
         command = [sys.executable, str(checkout.resolve() / "train.py"), "config/train_shakespeare_char.py"]
         command += [f"--dataset={folder / 'data'}", f"--out_dir={folder}"]
         command += [*([] if gpu else CPU.split()), *options.split()]

@@ -63,8 +63,9 @@ class CorpusConfig:
         "auto", "lines: one document per line; text: a single document; auto: detected"
     )
     split: str = setting("auto", "fractions for train, val and test, such as 0.8,0.1,0.1")
-    encoding: str = setting("utf-8", "character encoding of the input")
+    encoding: str = setting("utf-8", "character encoding of the input; utf-8:replace replaces invalid bytes")
     dedupe: bool = setting(False, "lines mode: put equal lines into the same split")
+    skip_damaged: bool = setting(False, "leave out files that can't be decompressed or decoded")
 
 
 @dataclass(frozen=True)

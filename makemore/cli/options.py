@@ -23,6 +23,12 @@ MODE = typer.Option(
     help="How to read the input: one document per line (lines), one document (text), or detect "
     "(auto, default).",
 )
+ENCODING = typer.Option(
+    None, "--encoding", help="Text encoding (default: utf-8); utf-8:replace replaces invalid bytes."
+)
+SKIP_DAMAGED = typer.Option(
+    None, "--skip-damaged", help="Leave out files that can't be decompressed or decoded."
+)
 TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
 TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
 

@@ -219,7 +219,14 @@ def _read(file: Any, name: str) -> Iterator[bytes]:
         while block := file.read(BLOCK):
             yield block
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"can't read {name}: {error}") from None
+        raise _damaged_error(name, error) from None
+
+
+def _damaged_error(name: str, problem: object) -> UserError:
+    advice = ""
+    if name.endswith(COMPRESSED_SUFFIXES):
+        advice = "; replace the file, or leave out damaged files with --skip-damaged"
+    return UserError(f"can't read {name}: {problem}{advice}")
 
 
 def _read_zst(file: Any, name: str) -> Iterator[bytes]:
@@ -236,9 +243,9 @@ def _read_zst(file: Any, name: str) -> Iterator[bytes]:
             rest = frame.unused_data
             frame = None if frame.eof else frame
     except (OSError, zstandard.ZstdError) as error:
-        raise UserError(f"can't read {name}: {error}") from None
+        raise _damaged_error(name, error) from None
     if frame is not None:
-        raise UserError(f"can't read {name}: the file is incomplete; get the whole file")
+        raise _damaged_error(name, "the file is incomplete")
 
 
 def _read_url(url: str) -> Iterator[bytes]:

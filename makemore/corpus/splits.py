@@ -50,8 +50,8 @@ class Corpus:
     splits: dict[str, Split]
     train_lines: Callable[[], Iterator[list[str]]]
     """Iterates over the training documents as strings, in blocks."""
-    note: str = ""
-    """A one-line note for the user, or empty."""
+    notes: tuple[str, ...] = ()
+    """One-line notes for the user."""
 
     def split(self, name: str) -> Split:
         """``train``, ``val``, ``test``, or several joined by ``+``, concatenated."""
@@ -265,7 +265,7 @@ def _build_corpus(
     tokenizer: Tokenizer,
     arrays: dict[str, np.ndarray],
     documents: Callable[[], Documents],
-    note: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Corpus:
     splits = {name: _make_split(name, metadata["mode"], arrays) for name in SPLITS}
     train, val, test = metadata["fractions"]
@@ -274,7 +274,7 @@ def _build_corpus(
         tokenizer=tokenizer,
         splits=splits,
         train_lines=lambda: documents().read("train"),
-        note=note,
+        notes=notes,
     )
 
 
@@ -310,7 +310,9 @@ def _from_cache(
 
     folder, metadata = cache.get_or_build(cache_key("corpus", *text_key, fitted.to_dict()), build)
     shapes = {name: (dtype, length) for name, (dtype, length) in metadata.pop("arrays").items()}
-    return _build_corpus(metadata, fitted, read_arrays(folder, shapes), split, cache.note)
+    return _build_corpus(
+        metadata, fitted, read_arrays(folder, shapes), split, (cache.note,) if cache.note else ()
+    )
 
 
 def _state(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,15 +7,16 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 
-from makemore.corpus.decoding import BLOCK, blank_text_error, decode_blocks
+from makemore.corpus.decoding import BLOCK, REPLACEMENT, blank_text_error, decode_blocks
 from makemore.corpus.source import Source, read_part
 from makemore.errors import UserError
+from makemore.settings import CorpusConfig
 
 MAX_IN_MEMORY_BYTES = 1 << 22
 """Largest text in bytes that is held in memory; longer texts are read from a file as needed."""
@@ -81,6 +82,8 @@ class Text:
     digest: str
     """sha256 of the bytes."""
     chars: int
+    notes: tuple[str, ...] = ()
+    """One-line notes for the user on how the text was read."""
 
     @property
     def size(self) -> int:
@@ -145,23 +148,24 @@ class Text:
 class _Reader:
     """Reads a source as normalised UTF-8, counting and hashing it."""
 
-    def __init__(self, source: Source, encoding: str) -> None:
-        self.source, self.encoding = source, encoding
-        self.raw, self.text = hashlib.sha256(), hashlib.sha256()
-        self.size, self.chars = 0, 0
+    def __init__(self, source: Source, config: CorpusConfig) -> None:
+        self.source, self.config = source, config
+        self.raw_hash, self.text_hash = hashlib.sha256(), hashlib.sha256()
+        self.size, self.chars, self.replaced = 0, 0, 0
+        self.damaged: list[str] = []
 
     def _raw_blocks(self, part: str) -> Iterator[bytes]:
         for block in read_part(part):
-            self.raw.update(block)
+            self.raw_hash.update(block)
             yield block
 
     def _pieces(self) -> Iterator[str]:
         last, blank, single = "\n", True, len(self.source.parts) == 1
-        for part in self.source.parts:
+        for part in self._readable_parts():
             if not last.endswith("\n"):
                 yield "\n"  # separate this file's last line from the next file's first
             name = self.source.name if single else part
-            for piece in decode_blocks(self._raw_blocks(part), name, self.encoding, allow_blank=True):
+            for piece in decode_blocks(self._raw_blocks(part), name, self.config.encoding, allow_blank=True):
                 last, blank = piece, blank and not piece.strip()
                 yield piece
         if blank:
@@ -170,28 +174,50 @@ class _Reader:
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces():
             data = piece.encode()
-            self.text.update(data)
+            self.text_hash.update(data)
             self.size, self.chars = self.size + len(data), self.chars + len(piece)
+            self.replaced += piece.count(REPLACEMENT)
             yield data
 
-    def result(self, data: bytes | FileData) -> Text:
-        """The text that was read, whose bytes are ``data``."""
-        return Text(data, self.text.hexdigest(), self.chars)
+    def _readable_parts(self) -> Sequence[str]:
+        """The files to read: with ``skip_damaged`` those without errors, or all if none is without."""
+        parts = self.source.parts
+        if self.config.skip_damaged:
+            self.damaged = [part for part in parts if os.path.exists(part) and self._is_damaged(part)]
+        return [part for part in parts if part not in self.damaged] or parts
+
+    def _is_damaged(self, part: str) -> bool:
+        try:
+            for _ in decode_blocks(read_part(part), part, self.config.encoding, allow_blank=True):
+                pass
+        except UserError:
+            return True
+        return False
+
+    def text(self, data: bytes | FileData) -> Text:
+        """The text, once all blocks have been read."""
+        notes = []
+        if self.replaced and self.config.encoding.endswith(":replace"):
+            notes.append(f"replaced invalid bytes by {self.replaced:,} U+FFFD characters")
+        if self.damaged:
+            more = f" and {len(self.damaged) - 5} more" if self.damaged[5:] else ""
+            notes.append(f"skipped {len(self.damaged):,} damaged files: {', '.join(self.damaged[:5])}{more}")
+        return Text(data, self.text_hash.hexdigest(), self.chars, tuple(notes))
 
 
-def read_source(source: Source, encoding: str = "utf-8") -> Text:
+def read_source(source: Source, config: CorpusConfig | None = None) -> Text:
     """Read a source of any size.
 
     Raises UserError if it isn't text, or if there is no disk space for a copy.
     """
-    reader = _Reader(source, encoding)
+    reader = _Reader(source, config or CorpusConfig())
     buffered: list[bytes] = []
     blocks = iter(reader)
     for data in blocks:
         buffered.append(data)
         if reader.size > MAX_IN_MEMORY_BYTES:
             return _keep_in_file(source, reader, buffered, blocks)
-    return reader.result(b"".join(buffered))
+    return reader.text(b"".join(buffered))
 
 
 def _keep_in_file(source: Source, reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
@@ -202,10 +228,10 @@ def _keep_in_file(source: Source, reader: _Reader, buffered: list[bytes], blocks
     stamp = _stamp(path.stat())
     for _ in blocks:
         pass
-    if reader.raw.digest() == reader.text.digest():
+    if reader.raw_hash.digest() == reader.text_hash.digest():
         with path.open("rb") as file:
-            return reader.result(FileData(file, str(path), (reader.size, stamp[1])))
-    second = _Reader(source, reader.encoding)
+            return reader.text(FileData(file, str(path), (reader.size, stamp[1])))
+    second = _Reader(source, reader.config)
     return _copy(second, [], iter(second))
 
 
@@ -223,4 +249,4 @@ def _copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Te
                 f"can't copy {reader.source.name} to {tempfile.gettempdir()} ({error.strerror}); "
                 "set TMPDIR to a directory with free space"
             ) from None
-        return reader.result(FileData(file, "the temporary copy", _stamp(os.fstat(file.fileno()))))
+        return reader.text(FileData(file, "the temporary copy", _stamp(os.fstat(file.fileno()))))

@@ -22,7 +22,7 @@ class Tokenization:
     """Token statistics over all splits, and the text's first tokens."""
 
     tokenizer: str
-    note: str
+    notes: list[str]
     vocab_size: int
     used: int
     """Number of vocabulary tokens that occur in the text."""
@@ -69,7 +69,8 @@ def tokenize(
     """
     require_valid_spec(spec)
     config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
-    encoded = make_corpus(read_source(resolve_input(names), config.encoding), config, spec, progress)
+    text = read_source(resolve_input(names), config)
+    encoded = make_corpus(text, config, spec, progress)
     tokenizer, splits = encoded.tokenizer, encoded.splits.values()
     counts_V = np.zeros(tokenizer.vocab_size, np.int64)
     for split in splits:
@@ -78,7 +79,7 @@ def tokenize(
     top = np.argsort(-counts_V, kind="stable")[:FREQUENT]
     return Tokenization(
         tokenizer=spec,
-        note=tokenizer.note,
+        notes=[note for note in (*text.notes, tokenizer.note) if note],
         vocab_size=tokenizer.vocab_size,
         used=int(np.count_nonzero(counts_V)),
         tokens=int(counts_V.sum()),

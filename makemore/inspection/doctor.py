@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 import unicodedata
@@ -62,6 +63,7 @@ def diagnose(
     config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
     source = resolve_input(names)
     text, encoding = _read(source, config, diagnosis)
+    diagnosis.advice += text.notes
     diagnosis.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
@@ -82,12 +84,13 @@ def diagnose(
 def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
     """Read the text, trying other encodings if decoding fails; also returns the encoding used."""
     try:
-        return read_source(source, config.encoding), config.encoding
+        return read_source(source, config), config.encoding
     except NotTextError as error:
         first_error = error
-    for encoding in FALLBACK_ENCODINGS:
+    suggested = first_error.suggested_encoding
+    for encoding in [suggested] if suggested else FALLBACK_ENCODINGS:
         with contextlib.suppress(UserError):
-            text = read_source(source, encoding)
+            text = read_source(source, dataclasses.replace(config, encoding=encoding))
             if any(map(_is_garbage, _count_chars(text))):
                 continue
             diagnosis.advice.append(f"{first_error}; it can be read as {encoding}: check the result")

@@ -32,7 +32,8 @@ from makemore.version import __version__
 def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
     """The CorpusConfig in a run's config."""
     corpus = config["corpus"]
-    names = [field.name for field in dataclasses.fields(CorpusConfig)]
+    # Runs of earlier versions lack later settings.
+    names = [field.name for field in dataclasses.fields(CorpusConfig) if field.name in corpus]
     return replace_settings(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
 
 
@@ -65,7 +66,7 @@ class Run:
     def text(self, path: Path | None = None) -> Text:
         """Read the training text, or the text at ``path``. Raises UserError if missing or unreadable."""
         source = self.source() if path is None else resolve_source(str(path))
-        return read_source(source, self.config["corpus"]["encoding"])
+        return read_source(source, corpus_config_of(self.config))
 
     def source(self) -> Source:
         """The training text's source. Raises UserError unless it is existing local files."""

@@ -114,6 +114,7 @@ def run_config(plan: Plan) -> dict[str, Any]:
             "split": plan.corpus_config.split,
             "dedupe": plan.corpus_config.dedupe,
             "encoding": plan.corpus_config.encoding,
+            "skip_damaged": plan.corpus_config.skip_damaged,
             "digests": corpus.digests,
             "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
             "longest_document": int((split.ends_D - split.starts_D).max()),

@@ -138,15 +138,15 @@ def tokenize_source(
 ) -> Corpus:
     """Tokenize a text. ``require_encodable``: raise UserError if the tokenizer can't encode all of it."""
     with distributed.local_main_first():
-        text = read_source(source, config.encoding)
+        text = read_source(source, config)
         corpus = make_corpus(text, config, tokenizer, observer.encoding)
         if require_encodable:
             check_encodable(corpus, text)
-    return corpus
+    return dataclasses.replace(corpus, notes=(*text.notes, *corpus.notes))
 
 
 def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
-    notes = [corpus.note, corpus.tokenizer.note]
+    notes = [*corpus.notes, corpus.tokenizer.note]
     if source.n_skipped:
         notes.append(f"skipped {source.n_skipped:,} files that aren't text")
     if source.n_repeated:

@@ -15,8 +15,11 @@ FILES = {
     "byte-order mark only": (b"\xef\xbb\xbf", "is empty"),
     "binary": (b"\x7fELF\0\0\1\2" * 50, "looks binary (zero byte at 4)"),
     "utf-16": (("ab\n" * 50).encode("utf-16"), "--encoding"),
-    "latin-1": ("abcd\ngarçon\n".encode("latin-1"), "byte 0xe7 at 8; pass its encoding, such as --encoding"),
-    "latin-1 with a mark": ("\ufeffabc".encode() + b"\xe7", "byte 0xe7 at 6;"),
+    "latin-1": (
+        "abcd\ngarçon\n".encode("latin-1"),
+        "(0xe7) at byte 8 in line 2; pass its encoding, such as --encoding",
+    ),
+    "latin-1 with a mark": ("\ufeffabc".encode() + b"\xe7", "(0xe7) at byte 6 in line 1; to replace them"),
     "two characters": (b"ab", "too short"),
     "no character twice": (b"abcdefghijklmnopqrst", "too short"),
 }

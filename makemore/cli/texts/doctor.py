@@ -6,21 +6,23 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED
 from makemore.cli.terminal import echo, print_json
 
 
 def command(
     input: list[str] = INPUT,
     mode: str | None = MODE,
-    encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
+    encoding: str | None = ENCODING,
+    skip_damaged: bool | None = SKIP_DAMAGED,
     compile: bool = typer.Option(True, "--compile/--no-compile", help="Test whether torch.compile works."),
     json: bool = JSON,
 ) -> None:
     """Check a text and this computer before training."""
     from makemore.inspection.doctor import diagnose
 
-    corpus = {key: value for key, value in (("mode", mode), ("encoding", encoding)) if value is not None}
+    corpus = {"mode": mode, "encoding": encoding, "skip_damaged": skip_damaged}
+    corpus = {key: value for key, value in corpus.items() if value is not None}
     diagnosis = diagnose(input, corpus, compile)
     if json:
         print_json(diagnosis.as_dict())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, TOKENIZER
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZER
 from makemore.cli.terminal import escape_control_chars, print_json
 
 if TYPE_CHECKING:
@@ -26,14 +26,16 @@ def command(
     n: int = typer.Option(300, "-n", min=0, help="Number of tokens to show, from the start."),
     ids: bool = typer.Option(False, "--ids", help="Print only the ids of these tokens."),
     mode: str | None = MODE,
-    encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
+    encoding: str | None = ENCODING,
+    skip_damaged: bool | None = SKIP_DAMAGED,
     json: bool = JSON,
 ) -> None:
     """Show how a text is split into tokens."""
     from makemore.cli.progress import ProgressObserver
     from makemore.corpus.tokenization import tokenize
 
-    corpus = {key: value for key, value in (("mode", mode), ("encoding", encoding)) if value is not None}
+    corpus = {"mode": mode, "encoding": encoding, "skip_damaged": skip_damaged}
+    corpus = {key: value for key, value in corpus.items() if value is not None}
     result = tokenize(input, tokenizer, corpus, n, ProgressObserver().encoding)
     if json:
         print_json(result.as_dict())
@@ -55,8 +57,8 @@ def _show(result: Tokenization) -> None:
         bar = "" if console.is_terminal or not i or piece == "\n" else "|"
         text.append(bar).append(escape_control_chars(_visible(piece)), STYLES[i % len(STYLES)])
     console.print(text)
-    if result.note:
-        console.print(result.note)
+    for note in result.notes:
+        console.print(note)
     console.print(
         f"{result.tokens:,} tokens of {result.chars:,} characters, {result.bytes:,} bytes: "
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from makemore.cli.options import INPUT, JSON, MODE, TOKENIZERS_HELP, quote_command
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZERS_HELP, quote_command
 from makemore.cli.terminal import echo_sample, print_json
 from makemore.settings import parse_duration
 
@@ -48,7 +48,8 @@ def command(
     seed: int | None = typer.Option(None, "--seed", help="Random seed of weights, batches and dropout."),
     split: str | None = typer.Option(None, "--split", help="Fractions of train,val,test, e.g. 0.8,0.1,0.1."),
     dedupe: bool | None = typer.Option(None, "--dedupe", help="Put identical lines in the same split."),
-    encoding: str | None = typer.Option(None, "--encoding", help="Text encoding (default: utf-8)."),
+    encoding: str | None = ENCODING,
+    skip_damaged: bool | None = SKIP_DAMAGED,
     on_divergence: str | None = ON_DIVERGENCE,
     init_from: Path | None = typer.Option(
         None, "--init-from", help="Fine-tune the weights of a run or a Hugging Face GPT-2 directory."
@@ -80,6 +81,7 @@ def command(
         "compile": None if compile is None else "yes" if compile else "no",
     }
     corpus = {"mode": mode, "split": split, "encoding": encoding, "dedupe": dedupe}
+    corpus |= {"skip_damaged": skip_damaged}
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
