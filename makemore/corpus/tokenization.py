@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from makemore.corpus.datasets import resolve_input
-from makemore.corpus.splits import Progress, make_corpus
-from makemore.corpus.text import read_source
+from makemore.corpus.splits import Corpus, Progress, encode_documents, make_corpus
+from makemore.corpus.text import Text, read_source
 from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import Tokenizer, require_valid_spec
 
 FREQUENT = 20
+MAX_TOKEN_BYTES = 64
+"""Most tokens are shorter, so this many bytes per token suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,15 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
 
 
+def _first_tokens(text: Text, corpus: Corpus, length: int) -> np.ndarray:
+    """The first ``length`` tokens of the text, in its own order (``lines`` mode shuffles the splits)."""
+    head = text.head(MAX_TOKEN_BYTES * length)
+    documents = [line for line in head.split("\n") if line.strip()] if corpus.mode == "lines" else [head]
+    return encode_documents("head", [documents], mode=corpus.mode, tokenizer=corpus.tokenizer).tokens_N[
+        :length
+    ]
+
+
 def tokenize(
     names: Sequence[str],
     spec: str,
@@ -75,7 +86,7 @@ def tokenize(
     counts_V = np.zeros(tokenizer.vocab_size, np.int64)
     for split in splits:
         counts_V += np.bincount(split.tokens_N, minlength=tokenizer.vocab_size)
-    first = encoded.splits["train"].tokens_N[:length].tolist()
+    first = _first_tokens(text, encoded, length).tolist()
     top = np.argsort(-counts_V, kind="stable")[:FREQUENT]
     return Tokenization(
         tokenizer=spec,

@@ -156,3 +156,14 @@ def test_a_damaged_file_in_a_folder_can_be_skipped(refused, work):
     assert call("eval", "run", "--no-report").status == 0
     assert "no such file" in refused("tokenize", "missing.txt", "words.txt", "--skip-damaged")
     assert "b.txt.gz" in refused("tokenize", "many/b.txt.gz", "--skip-damaged")
+
+
+# "Show how my text is tokenized" that showed shuffled lines of the training split.
+def test_tokenize_shows_the_beginning_of_the_text(work):
+    for spec in ("char", "bpe:260"):
+        pieces = json.loads(call("tokenize", "words.txt", "-t", spec, "-n", "50", "--json").out)["pieces"]
+        assert len(pieces) == 50
+        assert (work / "words.txt").read_text(encoding="utf-8").startswith("".join(pieces))
+    pieces = json.loads(call("tokenize", "prose.txt", "-n", "9", "--json").out)["pieces"]
+    assert (work / "prose.txt").read_text(encoding="utf-8").startswith("".join(pieces))
+    assert len(json.loads(call("tokenize", "words.txt", "-n", "0", "--json").out)["pieces"]) == 0

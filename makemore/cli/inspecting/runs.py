@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from makemore.cli.options import JSON, escape_control_chars, print_json
+from makemore.cli.options import JSON
+from makemore.cli.terminal import echo, print_json
 
 
 def command(
@@ -21,4 +22,4 @@ def command(
     if json:
         print_json({"runs": [run.as_dict() for run in runs]})
     else:
-        print(escape_control_chars(runs_table(runs)))
+        echo(runs_table(runs))
