@@ -8,16 +8,16 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from makemore.corpus.decoding import UnusableTextError
+from makemore.corpus.mode import Mode, choose_mode
 from makemore.corpus.text import Text
 from makemore.runtime.process import require_memory
 from makemore.settings import CorpusConfig, split_fractions
 
-Mode = Literal["lines", "text"]
 SPLITS = ("train", "val", "test")
 SHUFFLE_SEED = 42
 MODE_SAMPLE_BYTES = 1 << 23
@@ -121,24 +121,6 @@ def _lines(text: Text, spans: Spans) -> list[str]:
     lines = [data[begin:end] for begin, end in zip(*(part.tolist() for part in spans), strict=True)]
     text.check()
     return b"\n".join(lines).decode().split("\n")
-
-
-def choose_mode(text: str) -> tuple[Mode, str]:
-    """Choose ``lines`` for a list of short lines or ``text`` for prose; also return the reason."""
-    lines = text.rstrip("\n").split("\n")
-    blank = sum(not line.strip() for line in lines) / len(lines)
-    indented = sum(line[:1] in (" ", "\t") for line in lines) / len(lines)
-    lengths = sorted(len(line) for line in lines)
-    median, long = lengths[len(lines) // 2], lengths[int(len(lines) * 0.95)]
-    if len(lines) < 10:
-        return "text", f"it has {len(lines)} line{'s' * (len(lines) != 1)}"
-    if blank > 0.01:
-        return "text", f"{blank:.0%} of its lines are blank"
-    if indented > 0.1:
-        return "text", f"{indented:.0%} of its lines are indented"
-    if median > 40 or long > 200:
-        return "text", f"its lines are long (median {median} characters)"
-    return "lines", f"it is a list of {len(lines):,} short lines (median {median} characters)"
 
 
 def count_lines(text: Text) -> int:

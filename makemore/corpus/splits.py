@@ -15,14 +15,15 @@ import numpy as np
 
 from makemore.corpus.arrays import ArrayWriter, read_arrays
 from makemore.corpus.cache import Cache, cache_key
-from makemore.corpus.documents import SPLITS, Digest, Documents, Mode, make_documents, single_split
+from makemore.corpus.documents import SPLITS, Digest, Documents, make_documents, single_split
+from makemore.corpus.mode import Mode
 from makemore.corpus.text import MAX_IN_MEMORY_BYTES, Text
 from makemore.settings import CorpusConfig
 from makemore.tokenizers import TOKENIZERS, fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import Split
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Version of the cached arrays; a new version invalidates older entries."""
 CONTEXT_CHARS = 256
 THREADS = min(8, os.cpu_count() or 1)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from makemore.corpus.decoding import UnusableTextError
-from makemore.corpus.documents import Documents, Mode, make_documents
+from makemore.corpus.documents import Documents, make_documents
+from makemore.corpus.mode import Mode
 from makemore.corpus.source import Source, resolve_recorded_source, resolve_source
 from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import Text, read_source

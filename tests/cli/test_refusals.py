@@ -190,7 +190,7 @@ def test_report_needs_the_training_text(refused, work):
 
 def test_novel_only_gives_up_without_new_samples(refused, work):
     (work / "two.txt").write_text("bada\ndaba\n" * 40)
-    train("two.txt", "-m", "count", "--out", "run")
+    train("two.txt", "-m", "count", "--mode", "lines", "--out", "run")
     message = refused("sample", "run", "--novel-only", "--temperature", "0.01", "-n", "2")
     assert "only 0 of 200 samples were new; lower -n or raise --temperature" in message
 

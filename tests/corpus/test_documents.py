@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore.corpus.documents import MAX_HELD_OUT, SPLITS, Documents, choose_mode
+from makemore.corpus.documents import MAX_HELD_OUT, SPLITS, Documents
 from makemore.corpus.documents import make_documents as documents_of
+from makemore.corpus.mode import choose_mode
 from makemore.corpus.text import Text
 from makemore.errors import UserError
 from makemore.settings import CorpusConfig

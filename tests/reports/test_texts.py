@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import sys
 from pathlib import Path
 
 import pytest
 
 from makemore.corpus.decoding import BLOCK, decode_blocks
+from makemore.corpus.mode import choose_mode
 from makemore.errors import UserError
 from makemore.evaluation.surprisal import surprisal
 from makemore.runs.run import load
@@ -167,3 +169,67 @@ def test_tokenize_shows_the_beginning_of_the_text(work):
     pieces = json.loads(call("tokenize", "prose.txt", "-n", "9", "--json").out)["pieces"]
     assert (work / "prose.txt").read_text(encoding="utf-8").startswith("".join(pieces))
     assert len(json.loads(call("tokenize", "words.txt", "-n", "0", "--json").out)["pieces"]) == 0
+
+
+def events(n: int) -> list[str]:
+    """A melody as note-on and note-off events: a few different lines, in a strict order."""
+    rng = random.Random(0)
+    pitches = [rng.choice((60, 62, 64, 65, 67, 69, 71)) for _ in range(n)]
+    return [
+        line for p in pitches for line in (f"note_on {p}", f"wait {rng.choice((12, 24))}", f"note_off {p}")
+    ]
+
+
+def haiku(n: int) -> list[str]:
+    """Poems of three lines that share words, as poems on one subject do."""
+    rng = random.Random(1)
+    subjects = [words(8, seed).split() for seed in range(100)]
+    return [" ".join(rng.choices(subjects[i % 100], k=k)) for i in range(n) for k in (3, 4, 3)]
+
+
+def log(n: int) -> list[str]:
+    rng, lines = random.Random(2), []
+    for t in sorted(rng.sample(range(80_000), n)):
+        user = rng.choice("abcdefgh")
+        for event in ("open", "read", "close"):
+            lines.append(f"{t // 3600:02}:{t // 60 % 60:02}:{t % 60:02} {event} user-{user}")
+    return lines
+
+
+def measurements(n: int) -> list[str]:
+    rng, value, lines = random.Random(3), 50.0, []
+    for _ in range(n):
+        value += rng.gauss(0, 0.5)
+        lines.append(f"{value:.1f}")
+    return lines
+
+
+SEQUENCES = {"events": events(200), "haiku": haiku(60), "log": log(300), "measurements": measurements(900)}
+LISTS = {
+    "names": words(900).split(),
+    "sorted names": sorted(words(900).split()),
+    "sorted backwards": sorted(words(900).split(), reverse=True),
+    "girls, then boys": [f"{w}a" for w in words(400).split()] + [f"{w}o" for w in words(400, 4).split()],
+    "dice": [str(random.Random(i).randint(1, 6)) for i in range(900)],
+    "numbers": [str(i) for i in range(100, 3000, 3)],
+    "dates": [f"{y}-{m:02}-{d:02}" for y in range(2000, 2006) for m in range(1, 13) for d in range(1, 29)],
+}
+
+
+# Melodies, poems and logs, one event or verse per line, shuffled as if they were lists (textgenrnn#175).
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_short_lines_that_depend_on_their_order_are_running_text(name):
+    mode, reason = choose_mode("\n".join(SEQUENCES[name]))
+    assert mode == "text"
+    assert "shuffled" in reason
+    assert reason.endswith("for a list, pass --mode lines")
+    lines = list(SEQUENCES[name])
+    random.Random(0).shuffle(lines)
+    mode, reason = choose_mode("\n".join(lines))
+    assert mode == "lines"
+    assert reason.endswith("if their order matters, pass --mode text")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_in_any_order_are_lines(name):
+    assert choose_mode("\n".join(LISTS[name]))[0] == "lines"
