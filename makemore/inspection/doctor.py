@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 import unicodedata
@@ -17,7 +18,8 @@ import torch
 
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.decoding import NotTextError
-from makemore.corpus.documents import SPLITS, Documents, make_documents
+from makemore.corpus.documents import MODE_SAMPLE_BYTES, SPLITS, Documents, make_documents
+from makemore.corpus.mode import Mode, choose_mode
 from makemore.corpus.source import Source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import Text, read_source
@@ -32,11 +34,19 @@ from makemore.training.request import TrainRequest
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
 MAX_SHOWN = 30
+MAX_WORD, MAX_LINE = 20, 100
+"""Maximum number of characters of a word, and of a list of them."""
 FALLBACK_ENCODINGS = ("utf-16", "cp1252")
+MAX_MEAN_WORD = 20
+"""Maximum mean length of words; longer ones aren't words."""
 MAX_WORDS = 2_000_000
 """Stop counting words after this many."""
 MAX_LINES = 2_000_000
 """Stop looking for repeated lines after this many."""
+MIN_TRAINED_CHARS = {"lines": 2_000, "text": 30_000}
+"""Length from which a default transformer beats ``count``, in characters."""
+TRAINING_TIMES = ((2_000_000, "2m"), (20_000_000, "10m"), (math.inf, "1h"))
+"""Recommended training time of texts shorter than each number of characters."""
 MAX_ENCODED = 1 << 28
 """Maximum size, in bytes, of a text to encode for the section on a default run."""
 
@@ -64,6 +74,8 @@ def diagnose(
     source = resolve_input(names)
     text, encoding = _read(source, config, diagnosis)
     diagnosis.advice += text.notes
+    documents = make_documents(text, config)
+    is_sequence = _check_mode(text, documents, diagnosis)
     diagnosis.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
@@ -75,10 +87,42 @@ def diagnose(
     diagnosis.sections["alphabet"] = _describe_alphabet(_count_chars(text), diagnosis)
     diagnosis.sections["lines"] = _describe_lines(text)
     diagnosis.sections["words"] = _describe_words(text)
-    diagnosis.sections["splits"] = _describe_splits(make_documents(text, config), diagnosis)
+    diagnosis.sections["splits"] = _describe_splits(documents, diagnosis, is_sequence)
     diagnosis.sections["machine"] = _describe_machine(try_compile, diagnosis)
     diagnosis.sections["a default run"] = _describe_default_run(text, config)
+    diagnosis.sections["recommended"] = _recommend(text, documents.mode, documents.reason, encoding)
     return diagnosis
+
+
+def _check_mode(text: Text, documents: Documents, diagnosis: Diagnosis) -> bool:
+    """Whether lines that depend on their order are read as a list, because the user set the mode."""
+    mode, reason = choose_mode(text.head(MODE_SAMPLE_BYTES))
+    is_sequence = documents.mode == "lines" and mode == "text"
+    if is_sequence:
+        diagnosis.advice.append(f"use --mode text: {reason.partition(';')[0]}")
+    return is_sequence
+
+
+def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, Any]:
+    """Mode, model and training time for this text."""
+    limit = MIN_TRAINED_CHARS[mode]
+    if text.chars < limit:
+        model, time, why = "count", "a second", f"fewer than {limit:,} characters are too few for a network"
+    else:
+        model, time = TrainRequest().model, next(t for size, t in TRAINING_TIMES if text.chars < size)
+        why = f"{limit:,} characters or more suffice for a network"
+    return {
+        "mode": mode,
+        "mode, because": reason,
+        "model": model,
+        "model, because": why,
+        "time": time,
+        "encoding": encoding,
+    }
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
@@ -116,12 +160,13 @@ def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, 
     if len(counts) > 1000:
         diagnosis.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
     if odd:
-        diagnosis.advice.append(f"control characters: {' '.join(repr(c) for c in sorted(odd)[:MAX_SHOWN])}")
+        shown = " ".join(map(repr, sorted(odd)[:MAX_SHOWN]))
+        diagnosis.advice.append(f"control characters: {_clip(shown, MAX_LINE)}")
     return {
         "characters": len(counts),
-        "most often": " ".join(repr(char) for char, _ in counts.most_common(MAX_SHOWN)),
+        "most often": _clip(" ".join(repr(char) for char, _ in counts.most_common(MAX_SHOWN)), MAX_LINE),
         f"at most {MAX_RARE_COUNT} times": len(rare),
-        "of these": " ".join(repr(char) for char in rare[:MAX_SHOWN]),
+        "of these": _clip(" ".join(map(repr, rare[:MAX_SHOWN])), MAX_LINE),
     }
 
 
@@ -167,22 +212,24 @@ def _describe_words(text: Text) -> dict[str, Any]:
         if not complete:
             break
         counts.update(piece.split())
+    if sum(len(word) * n for word, n in counts.items()) > MAX_MEAN_WORD * counts.total():
+        return {"left out": "the text isn't divided by spaces"}
     freqs = np.array([n for _, n in counts.most_common(1000)], np.float64)
-    slope = float("nan")
-    if len(freqs) > 9:
-        # Zipf's law: frequency falls as rank to the power of about -1.
-        slope = round(float(np.polyfit(np.log(np.arange(1, len(freqs) + 1)), np.log(freqs), 1)[0]), 4) + 0.0
-    return {
+    section: dict[str, Any] = {
         "counted in": "the whole text" if complete else f"its first {counts.total():,} words",
         "words": counts.total(),
         "different": len(counts),
         "once only": sum(n == 1 for n in counts.values()),
-        "slope of log frequency by log rank": slope,
-        "most often": " ".join(word for word, _ in counts.most_common(10)),
+        "most often": _clip(" ".join(_clip(word, MAX_WORD) for word, _ in counts.most_common(10)), MAX_LINE),
     }
+    if len(freqs) > 9:
+        # Zipf's law: frequency falls as rank to the power of about -1.
+        slope = np.polyfit(np.log(np.arange(1, len(freqs) + 1)), np.log(freqs), 1)[0]
+        section["slope of log frequency by log rank"] = round(float(slope), 4) + 0.0
+    return section
 
 
-def _describe_splits(documents: Documents, diagnosis: Diagnosis) -> dict[str, Any]:
+def _describe_splits(documents: Documents, diagnosis: Diagnosis, is_sequence: bool) -> dict[str, Any]:
     section: dict[str, Any] = {"mode": documents.mode, "because": documents.reason}
     if documents.mode == "text":
         sizes = {name: sum(len(p) for part in documents.read(name) for p in part) for name in SPLITS}
@@ -197,7 +244,7 @@ def _describe_splits(documents: Documents, diagnosis: Diagnosis) -> dict[str, An
         share = sum(line in in_train for line in lines) / max(len(lines), 1)
         section[f"{name}, lines"] = len(lines)
         section[f"{name}, share also in train"] = share
-        if share > 0.01:
+        if share > 0.01 and not is_sequence:
             diagnosis.advice.append(
                 f"{share:.1%} of {name} also occurs in train; use --dedupe to keep duplicates in one split"
             )

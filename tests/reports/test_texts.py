@@ -6,8 +6,10 @@ import gzip
 import json
 import os
 import random
+import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,3 +235,61 @@ def test_short_lines_that_depend_on_their_order_are_running_text(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_in_any_order_are_lines(name):
     assert choose_mode("\n".join(LISTS[name]))[0] == "lines"
+
+
+def doctor(work: Path, text: str, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What doctor reports on a text, as JSON and as printed."""
+    (work / "text.txt").write_text(text, encoding="utf-8")
+    command = ["doctor", "text.txt", "--no-compile", *arguments]
+    return json.loads(call(*command, "--json").out), call(*command).out
+
+
+# A report on a text without spaces that prints all of it as one frequent word.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(random.Random(0).choices("abcdefgh", k=400_000)),
+        "".join(chr(random.Random(i).randint(0x4E00, 0x5000)) for i in range(4000)),
+        "、".join("漢字かな交じり文" * 3 for _ in range(300)) + "\n一行\n" * 20,
+        f"{'short words and ' * 40}{'x' * 90_000}\n" * 2,
+        "".join(f"{chr(i)}\n" for i in range(0x1F300, 0x1F500)),
+    ],
+    ids=["letters", "ideographs", "phrases", "one long word", "rare characters"],
+)
+def test_nothing_that_doctor_prints_is_longer_than_a_line(work, text):
+    report, printed = doctor(work, text)
+    assert max(map(len, printed.splitlines())) <= 160
+    assert "nan" not in printed
+    assert "null" not in json.dumps(report["words"])
+
+
+def test_doctor_leaves_out_words_if_there_are_none(work):
+    report, _ = doctor(work, "甲乙丙丁" * 400)
+    assert report["words"] == {"left out": "the text isn't divided by spaces"}
+    few, _ = doctor(work, "one two three four\n" * 30)
+    assert "slope of log frequency by log rank" not in few["words"]
+
+
+# Advice to remove repetitions from a melody, whose order matters.
+def test_doctor_recommends_mode_model_and_time(work):
+    report, printed = doctor(work, "\n".join(events(200)))
+    assert report["recommended"]["mode"] == "text"
+    assert "shuffled" in report["recommended"]["mode, because"]
+    assert "--dedupe" not in printed
+    assert printed.splitlines()[-1] == "train it: makemore train text.txt --mode text --model count"
+    forced, _ = doctor(work, "\n".join(events(200)), "--mode", "lines")
+    assert any(
+        line.startswith("use --mode text: its lines depend on their order") for line in forced["advice"]
+    )
+    assert not any("--dedupe" in line for line in forced["advice"])
+    _, large = doctor(work, words(40_000))
+    assert large.splitlines()[-1].endswith("--mode lines --model transformer --max-time 2m")
+
+
+def test_the_recommended_command_reads_the_text_as_doctor_did(work):
+    (work / "my text.txt").write_bytes("garçon élève\n".encode("cp1252") * 40)
+    command = call("doctor", "my text.txt", "--no-compile").out.splitlines()[-1].removeprefix("train it: ")
+    assert "'my text.txt'" in command
+    assert "--encoding cp1252" in command
+    result = train(*shlex.split(command)[2:])
+    assert "lines mode" in result.err or "text mode" in result.err

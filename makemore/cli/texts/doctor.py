@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, quote_command
 from makemore.cli.terminal import echo, print_json
 
 
@@ -33,6 +33,17 @@ def command(
             echo(f"  {label}: {_format(value)}")
     for line in diagnosis.advice:
         echo(f"! {line}")
+    flags = ["--skip-damaged"] if skip_damaged else []
+    echo(f"train it: {_training_command([*input, *flags], diagnosis.sections['recommended'])}")
+
+
+def _training_command(arguments: list[str], recommended: dict[str, Any]) -> str:
+    flags = ["--mode", recommended["mode"], "--model", recommended["model"]]
+    if recommended["encoding"] != "utf-8":
+        flags += ["--encoding", recommended["encoding"]]
+    if recommended["model"] != "count":
+        flags += ["--max-time", recommended["time"]]
+    return quote_command("makemore", "train", *arguments, *flags)
 
 
 def _format(value: Any) -> str:
