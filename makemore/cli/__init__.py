@@ -56,6 +56,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
 }
 """Every command, in the groups of ``makemore --help``."""
+MAX_MESSAGE = 1000
+"""Maximum length of an error message in characters."""
 
 
 class GroupedHelp(typer.core.TyperGroup):
@@ -107,9 +109,12 @@ def root(
 
 
 def _fail(message: str, status: int = 2) -> int:
+    line = " ".join(message.split())
+    if len(line) > MAX_MESSAGE:  # it quotes a long argument; the end says what to do
+        line = f"{line[: MAX_MESSAGE // 2]} … {line[-MAX_MESSAGE // 2 :]}"
     if distributed.dist_info_from_env().rank == 0:
         with contextlib.suppress(OSError):
-            echo(f"makemore: {' '.join(message.split())}", err=True)
+            echo(f"makemore: {line}", err=True)
     return status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import reprlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -153,7 +154,7 @@ def request_notes(run: Run, request: SampleRequest) -> list[str]:
     if r"\n" in request.prompt + stop:
         notes.append(f"the prompt or stop string has a backslash and an n; {NEWLINE_HINT}")
     if run.tokenizer.unknown_chars(stop) or (run.mode == "lines" and "\n" in stop):
-        notes.append(f"--stop can never match: this run doesn't generate {stop!r}")
+        notes.append(f"--stop can never match: this run doesn't generate {reprlib.repr(stop)}")
     return notes
 
 

@@ -263,6 +263,21 @@ def test_nothing_that_doctor_prints_is_longer_than_a_line(work, text):
     assert "null" not in json.dumps(report["words"])
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "y" * 100_000],
+        ["models", "y" * 100_000],
+        ["sample", "lines", "--prompt-file", "y" * 100_000],
+        ["train", "words.txt", "--set", "y" * 100_000],
+        ["sample", "lines", "-p", "".join(map(chr, range(0x4E00, 0x9000)))],
+    ],
+    ids=lambda command: " ".join(command)[:20],
+)
+def test_no_error_is_longer_than_a_few_lines(refused, command):
+    assert len(refused(*command)) < 1100
+
+
 def test_doctor_leaves_out_words_if_there_are_none(work):
     report, _ = doctor(work, "甲乙丙丁" * 400)
     assert report["words"] == {"left out": "the text isn't divided by spaces"}

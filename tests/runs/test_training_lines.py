@@ -100,6 +100,7 @@ def test_damaged_hashes_are_refused(folder):
 
 def test_overwriting_replaces_the_hashes(folder):
     (folder / "words.txt").write_text("kala\nbidi\ndale\n" * 30, encoding="utf-8")
-    train(TrainRequest(input=str(folder / "words.txt"), model="count", out=folder / "run", overwrite=True))
+    text, lines = str(folder / "words.txt"), {"mode": "lines"}
+    train(TrainRequest(input=text, model="count", corpus=lines, out=folder / "run", overwrite=True))
     assert set(move_text(folder)) == {"kala", "bidi", "dale"}
     assert len(train_lines(load(folder / "run")).sorted_U) == 3
