@@ -24,6 +24,11 @@ class Column:
         return self.title in ("run", "tokenizer")
 
 
+def _one_line(text: str) -> str:
+    """A name in one line, so that none can forge a row."""
+    return text.replace("\n", r"\n")
+
+
 def _beyond(row: RankedModel) -> str:
     return {"worse": "yes", "within noise": "no"}.get(row.result.verdict, row.result.verdict)
 
@@ -38,8 +43,10 @@ def _difference_interval(row: RankedModel) -> str:
 
 
 NAME = (
-    Column("run", "model or run directory", lambda row: row.name, lambda row: row.name),
-    Column("tokenizer", "name of the tokenizer", lambda row: row.tokenizer, lambda row: row.tokenizer),
+    Column("run", "model or run directory", lambda row: _one_line(row.name), lambda row: row.name),
+    Column(
+        "tokenizer", "name of the tokenizer", lambda row: _one_line(row.tokenizer), lambda row: row.tokenizer
+    ),
 )
 QUALITY = (
     Column(
@@ -158,7 +165,7 @@ def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
 def notes(comparison: Comparison) -> list[str]:
     """Remarks on the table: failed runs, single seeds, models that have learned hardly anything, and mixtures
     scored where they were fitted."""
-    lines = [f"{failure.name} failed: {failure.reason}" for failure in comparison.failures]
+    lines = [_one_line(f"{failure.name} failed: {failure.reason}") for failure in comparison.failures]
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]
     if len(rows) > 1 and single:

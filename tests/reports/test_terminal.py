@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,16 @@ def test_pages_show_control_codes_as_symbols(folder, monkeypatch):
         content = Path(page).read_text(encoding="utf-8")
         assert not hostile_codes(content)
         assert "␛]0;owned␇" in content
+
+
+@posix
+def test_a_name_of_several_lines_forges_no_row(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    shutil.copytree(f"lines{TITLE}", "a\n| best | 0.1 |")
+    for flag in ([], ["--markdown"]):
+        output = call("compare", "a\n| best | 0.1 |", *flag).out
+        assert r"a\n" in output
+        assert not [line for line in output.splitlines() if line.startswith("| best")]
 
 
 def test_text_in_any_script_is_not_escaped():
