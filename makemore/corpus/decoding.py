@@ -89,7 +89,7 @@ class _Decoder:
 
     def __init__(self, name: str, codec: str, errors: str) -> None:
         self.name, self.codec = name, codec
-        self._pos, self._n_lines, self._is_ascii = 0, 0, True
+        self._pos, self._n_pending, self._n_lines, self._is_ascii = 0, 0, 0, True
         info = codecs.lookup(codec)
         # rot13, zlib and others map text to text or bytes to bytes.
         if info.incrementaldecoder is None or not getattr(info, "_is_text_encoding", True):
@@ -107,6 +107,7 @@ class _Decoder:
                 "or pass its --encoding"
             )
         try:
+            self._n_pending = len(self._decoder.getstate()[0])
             text = self._decoder.decode(block, final)
         except UnicodeDecodeError:
             raise
@@ -119,7 +120,7 @@ class _Decoder:
 
     def invalid_bytes_error(self, error: UnicodeDecodeError, rest: Iterable[bytes]) -> NotTextError:
         """The error for invalid bytes; ``rest``: the bytes from the failed block to the end of the file."""
-        n_pending = len(self._decoder.getstate()[0])
+        n_pending = self._n_pending
         first = f"0x{error.object[error.start]:02x}) at byte {self._pos - n_pending + error.start}"
         if self.codec != "utf-8":
             return NotTextError(f"{self.name} is not {self.codec} ({first}; pass its --encoding")

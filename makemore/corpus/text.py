@@ -183,7 +183,8 @@ class _Reader:
         """The files to read: with ``skip_damaged`` those without errors, or all if none is without."""
         parts = self.source.parts
         if self.config.skip_damaged:
-            self.damaged = [part for part in parts if os.path.exists(part) and self._is_damaged(part)]
+            files = [part for part in parts if part != "-" and os.path.exists(part)]
+            self.damaged = list(filter(self._is_damaged, files))
         return [part for part in parts if part not in self.damaged] or parts
 
     def _is_damaged(self, part: str) -> bool:
