@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.console import Console
-from makemore.cli.terminal import escape_control_chars
 from makemore.report.numbers import with_unit
 from makemore.training.observers import Observer
 
@@ -133,7 +132,7 @@ class ProgressObserver(Observer):
         # Training continues even if the terminal is gone or the log's disk is full.
         with contextlib.suppress(OSError):
             soft_wrap = not (wrap and self.console.is_terminal)
-            self.console.print(escape_control_chars(text), markup=False, emoji=False, soft_wrap=soft_wrap)
+            self.console.print(text, markup=False, emoji=False, soft_wrap=soft_wrap)
 
     def encoding(self, done: int, total: int) -> None:
         now = time.perf_counter()

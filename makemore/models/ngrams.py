@@ -62,10 +62,8 @@ class NgramTable:
     def with_document_starts(self) -> NgramTable:
         """The table with every bigram that begins a document, as ``uncounted`` makes it; others lack some."""
         start = self.uncounted(self.order, self.vocab_size, self.boundary_id)
-        if self.order == 1:
-            return self
-        nodes, tokens = start.split_keys(1)
-        return self.merge(start) if (self.find(1, nodes, tokens) < 0).any() else self
+        has_all = self.order == 1 or (self.find(1, *start.split_keys(1)) >= 0).all()
+        return self if has_all else self.merge(start)
 
     @classmethod
     def count(cls, order: int, vocab_size: int, boundary_id: int, inputs_N: Ints, targets_N: Ints) -> Self:

@@ -199,10 +199,13 @@ def test_a_panic_of_the_tokenizer_is_a_user_error(capfd):
 def test_lines_that_dont_fit_in_memory_are_a_user_error(work, refused, monkeypatch):
     (work / "short.txt.gz").write_bytes(gzip.compress(b"a\nb\n" * 100_000))
     monkeypatch.setattr(process, "total_memory", lambda: 5_000_000)
-    for command in (["doctor", "short.txt.gz"], ["train", "short.txt.gz", "-m", "count"]):
+    for command in (
+        ["doctor", "short.txt.gz", "--mode", "lines"],
+        ["train", "short.txt.gz", "--mode", "lines"],
+    ):
         assert "200,001 lines take about 0.0 GB of memory" in refused(*command)
     monkeypatch.setattr(process, "total_memory", lambda: 20_000_000)
-    assert "lines with --dedupe take" in refused("train", "short.txt.gz", "--dedupe")
+    assert "lines with --dedupe take" in refused("train", "short.txt.gz", "--mode", "lines", "--dedupe")
 
 
 def test_doctor_counts_repeated_lines_in_bounded_memory(tmp_path, monkeypatch):

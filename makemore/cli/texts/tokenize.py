@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZER
-from makemore.cli.terminal import escape_control_chars, print_json
+from makemore.cli.terminal import echo, escape_control_chars, print_json
 
 if TYPE_CHECKING:
     from makemore.corpus.tokenization import Tokenization
@@ -40,7 +40,7 @@ def command(
     if json:
         print_json(result.as_dict())
     elif ids:
-        print(*result.ids)
+        echo(" ".join(map(str, result.ids)))
     else:
         _show(result)
 
