@@ -94,6 +94,8 @@ class Score:
     """Score of the documents not in train. None unless some documents are in train and some aren't."""
     all_in_train: bool = False
     """Whether every document is in train, so that the score measures memory only."""
+    copied: float = 0.0
+    """Share of the tokens in long stretches that also stand in train (running text)."""
 
     @property
     def nll(self) -> float:
@@ -138,6 +140,7 @@ class Score:
             "ci95_bits_per_char": list(self.ci95_bits_per_char),
             "unspellable": self.unknown_chars,
             "all_in_train": self.all_in_train,
+            "copied": self.copied,
         }
         if self.not_in_train is not None:
             metrics["unseen"] = self.not_in_train.as_dict()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.console import Console
+from makemore.evaluation.copies import copies_line
 from makemore.report.numbers import with_unit
 from makemore.training.observers import Observer
 
@@ -81,6 +82,7 @@ def score_line(score: Score) -> str:
         text += f"; {score.unknown_chars:,} characters outside the alphabet, scored with a fixed probability"
     if score.all_in_train:
         text += f"\nevery document of {score.split} is in train: the score measures memory"
+    text += copies_line(score)
     if score.not_in_train is not None:
         unseen = score.not_in_train
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"

@@ -11,6 +11,7 @@ from typing import Any
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import encode_text
 from makemore.errors import UserError, unknown_name
+from makemore.evaluation.copies import with_copies
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import Progress, make_score, score
@@ -66,14 +67,29 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Score:
     """Score a run with the scoring protocol. Raises UserError if the split is empty."""
-    return score(run.model, _nonempty_split(run, file, split), run.tokenizer, stride, progress)
+    if file is not None and split is None:
+        target = get_split(run, file, None)
+        require_known_text(run, target)
+        return score(run.model, target, run.tokenizer, stride, progress)
+    name = "val" if split is None else split
+    check_split(name)
+    corpus = run.corpus(file)
+    target = _nonempty(run, corpus.split(name))
+    return with_copies(score(run.model, target, run.tokenizer, stride, progress), corpus, target)
 
 
-def _nonempty_split(run: Run, file: Path | None, split: str | None) -> Split:
-    target = get_split(run, file, split)
-    if not len(target.tokens_N):
-        raise UserError(f"the {target.name} split of {run.name} is empty; name another --split")
-    return target
+def require_known_text(run: Run, text: Split) -> None:
+    """Raise UserError if the run's tokenizer can encode nothing of a text, or only white space."""
+    unknown = 0 if text.unknown_chars_D is None else int(text.unknown_chars_D.sum())
+    is_unknown = unknown > len(text.tokens_N) and not run.tokenizer.decode_bytes(text.tokens_N).strip()
+    if is_unknown or not len(text.tokens_N):
+        raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
+
+
+def _nonempty(run: Run, split: Split) -> Split:
+    if not len(split.tokens_N):
+        raise UserError(f"the {split.name} split of {run.name} is empty; name another --split")
+    return split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +125,7 @@ def evaluate_dynamic(
     ``plain`` is the run's ordinary score on the same split. Raises UserError if the model isn't trained by
     gradients or its training text is missing.
     """
-    target, settings = _nonempty_split(run, file, split), settings or DynamicSettings()
+    target, settings = _nonempty(run, get_split(run, file, split)), settings or DynamicSettings()
     train = run.corpus().split("train")
     nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride, progress=progress)
     result = make_score(target, nats_N, run.tokenizer.token_bytes())

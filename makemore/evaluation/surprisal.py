@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from makemore.corpus.decoding import normalize_newlines, read_text
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.evaluate import split_documents, training_lines
+from makemore.evaluation.evaluate import require_known_text, split_documents, training_lines
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
 from makemore.runs.run import Run
 from makemore.types import Score, Split
@@ -104,8 +104,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     split = encode_documents(
         name, [documents], mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)
     )
-    if not len(split.tokens_N):
-        raise UserError(f"{name} has no characters that {run.name} can encode; use another text")
+    require_known_text(run, split)
     end = "\n" if run.mode == "lines" else ""
     scored_text = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)

@@ -14,6 +14,7 @@ import torch
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
+from makemore.evaluation.copies import with_copies
 from makemore.evaluation.scoring import fit_mixture_weights, make_score, mix_nats, score, token_nats
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture, MixtureConfig
@@ -80,8 +81,10 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
         run=run,
         members=[r.name for r in runs],
         weights=weights_K.tolist(),
-        val=make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()),
-        test=score(run.model, test, run.tokenizer) if len(test.tokens_N) else None,
+        val=with_copies(
+            make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()), corpus, val
+        ),
+        test=with_copies(score(run.model, test, run.tokenizer), corpus, test) if len(test.tokens_N) else None,
     )
     folder.write_result({**result.as_dict(), **_total_cost(runs)})
     return result

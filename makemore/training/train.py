@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from makemore.evaluation.baseline import Baseline, count_baseline, remark, uniform_nll
+from makemore.evaluation.copies import with_copies
 from makemore.evaluation.scoring import Progress, score
 from makemore.models.base import CountModel
 from makemore.runs.directory import RunDir
@@ -244,7 +245,7 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
 
     run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    final_score = score(run.model, split, run.tokenizer, progress=scoring)
+    final_score = with_copies(score(run.model, split, run.tokenizer, progress=scoring), plan.corpus, split)
     baseline = _fit_baseline(plan, scoring)
     n = N_SAMPLES if plan.corpus.mode == "lines" else 1
     samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.run import load
 from tests.cli.conftest import call, train
+from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
 from tests.cli.conftest import work as work
 
@@ -51,15 +54,18 @@ def test_files_and_output_are_strict_json_where_scores_are_infinite(tmp_path, mo
 
 # A perplexity of 74 digits, because characters outside the vocabulary had a loss but weren't counted.
 def test_unknown_characters_count_as_tokens(work):
-    (work / "other.txt").write_text("привет\n", encoding="utf-8")
-    score = evaluate(load("lines", "cpu"), Path("other.txt"))
-    assert (score.tokens, score.unknown_chars) == (1, 6)
-    assert score.nll == pytest.approx(score.nats / 7)
+    (work / "known.txt").write_text("ba\n", encoding="utf-8")
+    (work / "other.txt").write_text("baпривет\nдень\n", encoding="utf-8")
+    run = load("lines", "cpu")
+    known, score = evaluate(run, Path("known.txt")), evaluate(run, Path("other.txt"))
+    assert (score.tokens, score.unknown_chars) == (4, 10)
+    assert score.nll == pytest.approx(score.nats / 14)
     assert score.nll < 28  # 27.7 per unknown character
     assert score.perplexity == pytest.approx(math.exp(score.nll))
-    assert score.bits_per_char == pytest.approx(score.nats / math.log(2) / 7)
-    vocab_size = load("lines", "cpu").tokenizer.vocab_size
-    assert score.nats == pytest.approx(-6 * math.log(1e-6 / 1_114_112) + math.log(vocab_size))
+    assert score.bits_per_char == pytest.approx(score.nats / math.log(2) / 14)
+    # The end of a line without a known character costs ln V.
+    unknown = -10 * math.log(1e-6 / 1_114_112) + math.log(run.tokenizer.vocab_size)
+    assert score.nats == pytest.approx(known.nats + unknown)
 
 
 # Held-out text that is a copy of the training text (textgenrnn#175: "perfect" results on repeated lines).
@@ -129,3 +135,41 @@ def test_count_gives_the_end_of_running_text_no_probability(work):
     logits, _ = run.model(torch.from_numpy(run.tokenizer.encode("bread and salt").astype("int64"))[None])
     assert (logits[..., 0] == -math.inf).all()
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(logits.shape[:2]))
+
+
+def test_held_out_text_that_stands_in_train_is_mentioned(tmp_path: Path) -> None:
+    """A perplexity near 1 on a text that repeats itself says nothing; duplicates between train and test of
+    published corpora are reported again and again (Lee et al. 2022)."""
+    rng = random.Random(5)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 8))) for _ in range(300)]
+    paragraphs = [" ".join(rng.choices(words, k=60)) + ".\n\n" for _ in range(40)]
+    text = "".join(paragraphs)
+    copied = text[200:500]
+    new = " ".join(rng.choices(words, k=30))
+    (tmp_path / "text.txt").write_text(f"{text}{copied}{new}{text[:700]}{copied}{new}", encoding="utf-8")
+    run = tmp_path / "run"
+    assert call("train", tmp_path / "text.txt", "-m", "count", "--out", run).status == 0
+    whole = call("eval", run, "--no-report")
+    assert "of val stands in train word for word (stretches of 100 characters or more)" in whole.out
+    # Counted by hand: every stretch of 100 characters of val that occurs in train.
+    corpus = load(run).corpus()
+    train, val = (corpus.tokenizer.decode(corpus.splits[name].tokens_N) for name in ("train", "val"))
+    marked = [False] * len(val)
+    for i in range(len(val) - 99):
+        if val[i : i + 100] in train:
+            marked[i : i + 100] = [True] * 100
+    score = json.loads(call("eval", run, "--no-report", "--json").out)
+    assert score["copied"] == pytest.approx(sum(marked) / len(marked))
+    assert 0.01 < score["copied"] < 1
+    (tmp_path / "other.txt").write_text(text, encoding="utf-8")
+    assert call("train", tmp_path / "other.txt", "-m", "count", "--out", tmp_path / "other").status == 0
+    assert "word for word" not in call("eval", tmp_path / "other", "--no-report").out
+
+
+@pytest.mark.parametrize("text", ["привет", "привет\n", "привет мир\nи снова"])
+@pytest.mark.parametrize("run", ["lines", "text"])
+def test_a_text_without_a_known_character_is_refused(work: Path, refused: Any, text: str, run: str) -> None:
+    """Its perplexity would be a number of many digits."""
+    Path("other.txt").write_text(text, encoding="utf-8")
+    for command in ("eval", "score"):
+        assert "no characters that" in refused(command, run, "other.txt")

@@ -1,0 +1,81 @@
+"""How much of a held-out running text stands word for word in the training text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.corpus.splits import Corpus
+from makemore.types import Score, Split
+
+MIN_STRETCH_CHARS = 100
+"""Length from which a stretch counts as copied; ordinary phrases are shorter."""
+MAX_SEARCHED_TOKENS = 1 << 22
+"""Tokens at the beginning of train that are searched, at 60 ms per million."""
+CHUNK = 1 << 20
+FILTER_SIZE = np.uint64(1 << 22)
+MIN_MENTIONED = 0.01
+"""Share from which copies are mentioned."""
+
+Hashes = NDArray[np.uint64]
+
+
+def with_copies(score: Score, corpus: Corpus, split: Split) -> Score:
+    """The score of a split of a running text, with the share of it that was copied from train."""
+    if corpus.mode != "text" or split.name == "train":
+        return score
+    return dataclasses.replace(score, copied=copied_share(corpus.splits["train"], split))
+
+
+def copies_line(score: Score) -> str:
+    """A line on the copied text; empty if there is (almost) none."""
+    if score.copied < MIN_MENTIONED:
+        return ""
+    return (
+        f"\n{score.copied:.0%} of {score.split} stands in train word for word (stretches of "
+        f"{MIN_STRETCH_CHARS} characters or more)"
+    )
+
+
+def copied_share(train: Split, held_out: Split) -> float:
+    """Share of the tokens in stretches of MIN_STRETCH_CHARS or more that also occur in train."""
+    length = max(2, round(MIN_STRETCH_CHARS * len(held_out.tokens_N) / max(held_out.chars, 1)))
+    wanted = _hashes(held_out.tokens_N, length)
+    if not len(wanted):
+        return 0.0
+    found = np.zeros(len(wanted), bool)
+    may_be_wanted = np.zeros(FILTER_SIZE, bool)
+    may_be_wanted[wanted % FILTER_SIZE] = True
+    tokens_N = train.tokens_N[:MAX_SEARCHED_TOKENS]
+    for begin in range(0, len(tokens_N) - length + 1, CHUNK):
+        hashes = _hashes(tokens_N[begin : begin + CHUNK + length - 1], length)
+        found |= np.isin(wanted, hashes[may_be_wanted[hashes % FILTER_SIZE]])
+    is_copied = np.zeros(len(held_out.tokens_N) + 1, np.int64)
+    starts = np.flatnonzero(found)
+    np.add.at(is_copied, starts, 1)
+    np.add.at(is_copied, starts + length, -1)
+    return float(np.mean(np.cumsum(is_copied)[:-1] > 0))
+
+
+def _hashes(tokens_N: np.ndarray, length: int) -> Hashes:
+    """Hashes of all windows of ``length`` tokens, by doubling: (N - length + 1,) or empty."""
+    count = len(tokens_N) - length + 1
+    if count < 1:
+        return np.zeros(0, np.uint64)
+    # Hash single tokens first: a polynomial of small numbers modulo 2^64 collides.
+    power = (tokens_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    power ^= power >> np.uint64(29)
+    power *= np.uint64(0xBF58476D1CE4E5B9)
+    factor = np.uint64(0xD6E8FEB86659FD93)
+    result, done = np.zeros(count, np.uint64), 0
+    size, scale = 1, factor
+    with np.errstate(over="ignore"):
+        while size <= length:
+            if length & size:
+                result = result * scale + power[done : done + count]
+                done += size
+            power = power[:-size] * scale + power[size:] if len(power) > size else power[:0]
+            size, scale = 2 * size, scale * scale
+    return result
