@@ -65,7 +65,9 @@ class Count(CountModel):
             if self.order > 1 and self.table.counts[0][self.boundary_id]:
                 del losses[1]
             self._set_order(min(losses, key=losses.__getitem__))
-        self.ends = self._empty_context(0)
+        # A resumed run may continue a document longer than a batch, which is its batch's only row.
+        context = self.ends[:, self.ends.shape[1] - self.order + 1 :]
+        self.ends = context.clone() if len(context) == 1 else self._empty_context(0)
         _ = self.smoothed
 
     def _set_order(self, order: int) -> None:

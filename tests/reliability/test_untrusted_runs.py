@@ -102,7 +102,7 @@ def test_no_module_unpickles():
     folder = Path(files.__file__).parents[1]
     for path in folder.rglob("*.py"):
         code = path.read_text(encoding="utf-8")
-        if path == folder / "interop" / "pickled.py":
+        if path == folder / "interop" / "checkpoint_file.py":
             assert re.findall(r"torch\.load\(.*", code) == [
                 'torch.load(path, map_location="cpu", weights_only=True)'
             ]

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from makemore.cli.options import quote_command
 from makemore.corpus.source import resolve_source
+from makemore.runs.run import load
 from tests.cli.conftest import call, train
 from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
@@ -152,3 +154,16 @@ def test_a_training_text_that_changed_is_called_changed(work, content):
     scored = call("eval", "run", "copy.txt", "--split", "val")
     assert scored.status == 2
     assert "changed" not in scored.err
+
+
+# Training that stops in the middle of a text and is resumed: a traceback in the counting of a long document.
+@pytest.mark.parametrize("text", ["words.txt", "prose.txt"])
+def test_counting_continues_where_its_steps_ended(work, text):
+    settings = ["-m", "count", "--set", "model.order=3", "--set", "train.batch_tokens=256"]
+    train(text, *settings, "--steps", 3, "--out", "parts")
+    train(text, *settings, "--steps", 5, "--out", "parts", "--resume")
+    train(text, *settings, "--steps", 5, "--out", "whole")
+    parts, whole = (load(run).model.state_dict() for run in ("parts", "whole"))
+    assert parts.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(parts[name], tensor), name

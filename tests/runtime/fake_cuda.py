@@ -101,8 +101,9 @@ class FakeGraph:
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 self.undo += [(t, t.clone()) for t in tree_leaves(value) if isinstance(t, Tensor)]
+        recorded = tree_map(_alias, (args, kwargs))  # their shapes may be changed in place later
         out = func(*args, **kwargs)
-        self.operations.append((func, args, kwargs, out))
+        self.operations.append((func, *recorded, tree_map(_alias, out)))
         return out
 
     @contextlib.contextmanager
@@ -122,8 +123,12 @@ class FakeGraph:
         for func, args, kwargs, out in self.operations:
             pairs = zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True)
             for recorded, new in pairs:
-                if isinstance(recorded, Tensor) and recorded is not new:
+                if isinstance(recorded, Tensor) and recorded.data_ptr() != new.data_ptr():
                     recorded.copy_(new)
+
+
+def _alias(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _to_cpu(value: Any) -> Any:
