@@ -14,7 +14,7 @@ from makemore.settings import CorpusConfig, TrainConfig
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_VALUE = r"'[^']*'|-?\d[^\s,;:)]*|cpu|cuda|count|lines|text|rollback"
+_VALUE = r"'[^']*'|-?\d[^\s,;:)]*|cpu|cuda|count|lines|text|rollback|skip|cp1252|utf-8:replace"
 _FLAG = re.compile(rf"(?<![\w-])--?([a-z][a-z-]*)(?:[ =]({_VALUE}))?(?![\w-])")
 _SETTING = re.compile(r"--set ([a-z_.]+)=([^\s,;:)]+)")
 _DEFAULTS = {

@@ -263,19 +263,28 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
 def replace_settings(config: C, values: Mapping[str, Any], section: str) -> C:
     """Copy a dataclass with some fields replaced, converted to their declared types.
 
+    Raises UserError as ``convert_settings`` does, or if the values don't go together.
+    """
+    changes = convert_settings(type(config), values, section)
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise UserError(f"{section}: {error}") from None
+
+
+def convert_settings(config: type, values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Convert values to the declared types of a dataclass's fields.
+
     Raises UserError for an unknown key (suggesting the right one) or a value of the wrong type.
     """
-    hints = typing.get_type_hints(type(config))
+    hints = typing.get_type_hints(config)
     changes = {}
     for name, value in values.items():
         key = current_name(section, name)
         if key not in hints:
             raise _unknown_setting(section, name, hints)
         changes[key] = _convert(value, hints[key], f"{section}.{key}")
-    try:
-        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-    except ValueError as error:
-        raise UserError(f"{section}: {error}") from None
+    return changes
 
 
 def _unknown_setting(section: str, name: str, known: Iterable[str]) -> UserError:

@@ -95,7 +95,7 @@ class Score:
     all_in_train: bool = False
     """Whether every document is in train, so that the score measures memory only."""
     copied: float = 0.0
-    """Share of the tokens in long stretches that also stand in train (running text)."""
+    """Share of the tokens in long passages that also occur in train (running text)."""
 
     @property
     def nll(self) -> float:

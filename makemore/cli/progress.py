@@ -45,7 +45,7 @@ def plan_line(plan: Plan) -> str:
     )
     if train.steps:
         passes = train.steps * train.batch_tokens / len(plan.corpus.splits["train"].tokens_N)
-        text += f", {passes:.3g} passes over the text"
+        text += f", {passes:,.{0 if passes >= 100 else 1}f} passes over the text"
     return text
 
 
@@ -122,7 +122,6 @@ class ProgressObserver(Observer):
         self.wants_samples = not (label or quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._val: float | None = None
         self._loss: float | None = None
         self._next_line = 0.0
         """Progress at which to print a line without an evaluation."""
@@ -182,11 +181,11 @@ class ProgressObserver(Observer):
             self.note(estimate_line(plan))
 
     def record(self, record: TrainRecord) -> None:
-        self._val = record.val if record.val is not None else self._val
         self._loss = record.loss if record.loss is not None else self._loss
         loss = f"  loss {self._loss:.4f}" if self._loss is not None else ""
-        val = f"  val≈ {self._val:.4f}" if self._val is not None else ""
-        step, speed = f"step {record.step:,}", f"  {with_unit(record.tokens_per_second)} tokens/s"
+        val = f"  val≈ {record.val:.4f}" if record.val is not None else ""
+        rate = record.tokens_per_second
+        step, speed = f"step {record.step:,}", f"  {with_unit(rate)} tokens/s" if rate else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=record.progress, metrics=step + loss + speed)
         evaluated = record.val is not None and not self.label

@@ -39,7 +39,8 @@ def gradcheck_table(rows: list[GradRow]) -> str:
 
 def _render(table: Table) -> str:
     out = io.StringIO()
-    width = max(110, shutil.get_terminal_size().columns)
+    # Wider than a narrow terminal, which then breaks lines itself: nothing is cut off.
+    width = max(160, shutil.get_terminal_size().columns)
     # Names may contain brackets or colons, which are not markup.
     Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(table)
     return out.getvalue().rstrip()
@@ -47,7 +48,8 @@ def _render(table: Table) -> str:
 
 def comparison_table(comparison: Comparison) -> str:
     """Format a comparison with one row per model, best first: scores, other metrics, time and memory."""
-    parts = [f"{comparison.source}, {comparison.split}: bits/byte, best first"]
+    scored = dict.fromkeys([comparison.source, comparison.split])
+    parts = [f"{', '.join(scored)}: bits/byte, best first"]
     for columns in tables(comparison):
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
         for column in (*NAME, *columns):
@@ -61,12 +63,12 @@ def comparison_table(comparison: Comparison) -> str:
 def runs_table(runs: Sequence[RunSummary]) -> str:
     """Format one row per run: model, text, score and age."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold")
+    table.add_column("run", no_wrap=True)
     for title in ("model", "tokenizer", "text", "bits/byte", "on", "age"):
         table.add_column(title, justify="right" if title in ("bits/byte", "age") else "left", no_wrap=True)
     for run in runs:
         bits = "–" if run.bits_per_byte is None else number(run.bits_per_byte)
-        state = run.split or ("damaged; see makemore check" if run.problem else "no result yet")
+        state = run.split or ("damaged" if run.problem else "no result")
         table.add_row(run.run, run.model, run.tokenizer, run.text, bits, state, _age(run.modified))
     return _render(table)
 

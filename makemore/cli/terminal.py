@@ -1,4 +1,4 @@
-"""Print text without control codes, which input files and runs may contain and a terminal would obey."""
+"""Print text from files and runs with its control codes escaped."""
 
 from __future__ import annotations
 

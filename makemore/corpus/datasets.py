@@ -101,6 +101,8 @@ def download(
     Raises UserError for an unknown name, a network failure, a checksum mismatch (nothing is saved), or
     a different file at the path (nothing is overwritten).
     """
+    if name == BUNDLED:
+        raise UserError(f"{name} comes with makemore; train on it with: makemore train {name}")
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     dataset = DATASETS[name]

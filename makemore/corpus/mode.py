@@ -46,7 +46,7 @@ def choose_mode(text: str) -> tuple[Mode, str]:
 
 
 def order_reason(lines: Sequence[str]) -> str:
-    """How neighbouring lines depend on each other, or empty if they do so no more than shuffled lines.
+    """Why the order of the lines matters; empty if it doesn't.
 
     Two signs: in their order the lines compress better, as events and measurements do, or they share more
     words with their neighbours, as verses do. In a sorted text neighbours are alike in any case: only the

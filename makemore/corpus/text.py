@@ -26,7 +26,10 @@ Stamp = tuple[int, int]
 
 
 class FileData:
-    """The bytes of a file, read as needed. It isn't memory-mapped: a mapped file that shrinks is a crash."""
+    """The bytes of a file, read as needed.
+
+    It isn't memory-mapped: if a mapped file shrinks, reading it crashes the process.
+    """
 
     def __init__(self, file: IO[bytes], name: str, stamp: Stamp) -> None:
         """``stamp``: the file's stamp before it was first read."""
@@ -180,7 +183,7 @@ class _Reader:
             yield data
 
     def _readable_parts(self) -> Sequence[str]:
-        """The files to read: with ``skip_damaged`` those without errors, or all if none is without."""
+        """Files to read; with ``skip_damaged`` only the undamaged ones, or all if every file is damaged."""
         parts = self.source.parts
         if self.config.skip_damaged:
             files = [part for part in parts if part != "-" and os.path.exists(part)]
@@ -199,7 +202,7 @@ class _Reader:
         """The text, once all blocks have been read."""
         notes = []
         if self.replaced and self.config.encoding.endswith(":replace"):
-            notes.append(f"replaced invalid bytes by {self.replaced:,} U+FFFD characters")
+            notes.append(f"invalid bytes replaced by U+FFFD: {self.replaced:,}")
         if self.damaged:
             more = f" and {len(self.damaged) - 5} more" if self.damaged[5:] else ""
             notes.append(f"skipped {len(self.damaged):,} damaged files: {', '.join(self.damaged[:5])}{more}")

@@ -1,4 +1,4 @@
-"""Yardsticks for a score: a count model of the same text, and the uniform distribution.
+"""Baselines for a score: a count model of the same text, and the uniform distribution.
 
 A score says little by itself: on a short text a neural network is often worse than n-gram counts, which take
 a second, or even than guessing.
@@ -97,12 +97,14 @@ def remark(
     baseline: Baseline | None,
     train_tokens: int,
     still_improving: bool,
+    hardly_begun: bool = False,
 ) -> str:
-    """What is wrong with a trained model's score, and what to do; empty if it beats its yardsticks.
+    """What is wrong with a trained model's score, and what to do; empty if it beats the baselines.
 
     Args:
         uniform: Nats per token of the uniform distribution.
         still_improving: Whether the last evaluation was the best one.
+        hardly_begun: Whether the budget ended training before it could show anything.
     """
     near_uniform = is_near_uniform(score.nll, uniform)
     if score.nll >= uniform:
@@ -113,7 +115,9 @@ def remark(
         fault = "worse than count"
     else:
         return ""
-    if near_uniform and (baseline is None or is_near_uniform(baseline.nll, uniform)):
+    if hardly_begun:
+        advice = "training has hardly begun: raise --steps or --max-time"
+    elif near_uniform and (baseline is None or is_near_uniform(baseline.nll, uniform)):
         advice = "the text is too short or too random to predict; use more text"
     elif train_tokens < SMALL_TEXT:
         advice = f"{train_tokens:,} tokens are too few to train it; use more text or --model count"

@@ -1,4 +1,4 @@
-"""How much of a held-out running text stands word for word in the training text."""
+"""Share of a held-out running text that occurs verbatim in the training text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from makemore.corpus.splits import Corpus
 from makemore.types import Score, Split
 
-MIN_STRETCH_CHARS = 100
-"""Length from which a stretch counts as copied; ordinary phrases are shorter."""
+MIN_PASSAGE_CHARS = 100
+"""Length from which a passage counts as copied; ordinary phrases are shorter."""
 MAX_SEARCHED_TOKENS = 1 << 22
 """Tokens at the beginning of train that are searched, at 60 ms per million."""
 CHUNK = 1 << 20
@@ -34,14 +34,14 @@ def copies_line(score: Score) -> str:
     if score.copied < MIN_MENTIONED:
         return ""
     return (
-        f"\n{score.copied:.0%} of {score.split} stands in train word for word (stretches of "
-        f"{MIN_STRETCH_CHARS} characters or more)"
+        f"\n{score.copied:.0%} of {score.split} occurs verbatim in train (passages of "
+        f"{MIN_PASSAGE_CHARS} characters or more)"
     )
 
 
 def copied_share(train: Split, held_out: Split) -> float:
-    """Share of the tokens in stretches of MIN_STRETCH_CHARS or more that also occur in train."""
-    length = max(2, round(MIN_STRETCH_CHARS * len(held_out.tokens_N) / max(held_out.chars, 1)))
+    """Share of the tokens in passages of MIN_PASSAGE_CHARS or more that also occur in train."""
+    length = max(2, round(MIN_PASSAGE_CHARS * len(held_out.tokens_N) / max(held_out.chars, 1)))
     wanted = _hashes(held_out.tokens_N, length)
     if not len(wanted):
         return 0.0

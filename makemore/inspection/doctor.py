@@ -31,6 +31,8 @@ from makemore.training.observers import NullObserver
 from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
 from makemore.training.request import TrainRequest
 
+JOINERS = "\u200c\u200d"
+"""Format characters that writing needs."""
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
 MAX_SHOWN = 30
@@ -83,7 +85,7 @@ def diagnose(
         "source": source.name,
         "files": len(source.parts),
         "encoding": encoding,
-        "bytes": text.size,
+        "bytes, as UTF-8": text.size,
         "characters": text.chars,
         "sha256": text.digest,
     }
@@ -110,10 +112,11 @@ def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, 
     """Mode, model and training time for this text."""
     limit = MIN_TRAINED_CHARS[mode]
     if text.chars < limit:
-        model, time, why = "count", "a second", f"fewer than {limit:,} characters are too few for a network"
+        model, time = "count", "a second"
+        why = f"with fewer than {limit:,} characters it often wins; makemore compare ranks other models, too"
     else:
         model, time = TrainRequest().model, next(t for size, t in TRAINING_TIMES if text.chars < size)
-        why = f"{limit:,} characters or more suffice for a network"
+        why = f"with {limit:,} characters or more it usually beats count"
     return {
         "mode": mode,
         "mode, because": reason,
@@ -159,7 +162,7 @@ def _count_chars(text: Text) -> Counter[str]:
 
 def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, Any]:
     rare = sorted(char for char, n in counts.items() if n <= MAX_RARE_COUNT)
-    odd = [char for char in counts if not char.isprintable() and char not in "\n\t"]
+    odd = [char for char in counts if unicodedata.category(char)[0] == "C" and char not in "\n\t" + JOINERS]
     if len(counts) > 1000:
         diagnosis.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
     if odd:

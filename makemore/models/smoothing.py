@@ -91,7 +91,7 @@ class SmoothedNgrams:
         return p_N
 
     def _exclude_empty_documents(self, bigrams: SmoothedLevel) -> None:
-        """Share what the start of a document passes on among all tokens but the boundary."""
+        """Distribute the back-off mass at a document's start over all tokens except the boundary."""
         start = self.table.boundary_id
         p_V = self.unigram_1V[0] if self.backs_off else self.uniform_V
         rest = 1 - p_V[start]

@@ -35,13 +35,13 @@ WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 1e12)}
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
-"""Most weights per token of the text, by device: a GPU sees a text often enough to need dropout."""
+"""Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
 DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
 """The same for texts on a GPU, where models are larger."""
 MAX_EPOCHS = 30
-"""Epochs of a text after which a GPU stops: more of them overfitted, whatever the dropout."""
+"""Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
 """Steps within MAX_EPOCHS that limit the batch on a GPU, where larger batches are faster."""
 TOKENS_PER_WEIGHT = 5

@@ -25,7 +25,7 @@ class Column:
 
 
 def _one_line(text: str) -> str:
-    """A name in one line, so that none can forge a row."""
+    """Replace newlines in a name, so that it can't add table rows."""
     return text.replace("\n", r"\n")
 
 
@@ -170,10 +170,11 @@ def notes(comparison: Comparison) -> list[str]:
     single = [row.name for row in rows if len(row.runs) == 1]
     if len(rows) > 1 and single:
         names = "one seed each" if len(single) == len(rows) else f"one seed: {', '.join(single)}"
-        lines.append(f"{names}; other seeds may change the order (use --seeds 3)")
+        lines.append(f"{names}; other seeds may change the order (train with compare TEXT --seeds 3)")
     untrained = [row.name for row in rows if row.is_near_uniform]
     if untrained:
-        lines.append(f"hardly better than guessing: {', '.join(untrained)}; train longer or on more text")
+        names = ", ".join(untrained)
+        lines.append(f"no better than guessing, or hardly: {names}; train longer or on more text")
     fitted = [row.name for row in rows if row.fitted_on(comparison.split)]
     if fitted:
         lines.append(f"mixture weights were fitted on val: {', '.join(fitted)}; use --split test")

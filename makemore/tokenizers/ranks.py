@@ -50,7 +50,7 @@ class Ranks:
         except ValueError as error:  # too much backtracking; makemore's own patterns never do that
             reason = str(error)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # in Rust
+            if type(error).__name__ != "PanicException":  # a panic in tiktoken's Rust code
                 raise
             reason = str(error)
         if reason:

@@ -20,8 +20,8 @@ from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.memory import MemoryLimit, construct_model
-from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, replace_settings
-from makemore.tokenizers import TOKENIZERS, Tokenizer
+from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, convert_settings, replace_settings
+from makemore.tokenizers import Tokenizer, require_valid_spec
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.plan import Plan, is_sharded, make_plan
@@ -49,12 +49,15 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     if not kind.is_trainable:
         raise UserError(f"a {request.model} combines trained runs; use makemore mix")
     tokenizer = request.tokenizer or "char"
-    TOKENIZERS.path(tokenizer.partition(":")[0])
+    require_valid_spec(tokenizer)
     overrides = requested_settings(request)
+    convert_settings(kind.Config, overrides["model"], "model")
+    has_budget(replace_settings(TrainConfig(), overrides["train"], "train"))
+    corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
+    device = pick_device(str(overrides["train"].get("device", "auto")))
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     check_run_dir(folder, request)
-    corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
     start = request.pretrained
     if start and start.model != request.model:
         raise UserError(f"{start.origin} holds a {start.model}, not a {request.model}; omit --model")
@@ -69,7 +72,6 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    device = pick_device(str(overrides["train"].get("device", "auto")))
     recipe = kind.recipe(corpus_stats(corpus, overrides["train"], device))
     if start:
         request = dataclasses.replace(request, tokenizer=start.tokenizer_spec)
@@ -191,7 +193,7 @@ def _check_memory(
     device: torch.device,
     observer: Observer,
 ) -> None:
-    """Note what training takes, if that is much, or if characters make a large vocabulary.
+    """Note the expected memory if it is large, or if characters make a large vocabulary.
 
     Raises UserError if it doesn't fit in the device's memory.
     """

@@ -72,9 +72,16 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
         weights["positions.weight"] = weights["positions.weight"][: model.config.block_size]
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"these settings don't fit the model to start from: {reason}") from None
+    except RuntimeError:
+        changed = [
+            f"model.{name}={new} (there {start.settings.get(name)})"
+            for name, new in dataclasses.asdict(model.config).items()
+            if new != start.settings.get(name) and name != "block_size"
+        ]
+        reason = ", ".join(changed) or "its weights have other shapes"
+        raise UserError(
+            f"these settings don't fit the model to start from: {reason}; leave them as they are there"
+        ) from None
 
 
 def fine_tune_recipe(start: PretrainedModel, recipe: Recipe, mode: str) -> Recipe:

@@ -144,7 +144,7 @@ def _how_to_continue(plan: Plan, trainer: Trainer) -> str:
     if isinstance(plan.model, CountModel):
         return "count models read the text once"
     if trainer.stopped_early:
-        return "val stopped improving; to continue, raise train.patience and the budget"
+        return "val stopped improving; to continue, raise the budget and, best, train.patience"
     budgets = (("--steps", plan.train.steps), ("--max-time", plan.train.max_time))
     return f"to continue, raise {' and '.join(flag for flag, budget in budgets if budget)}"
 
@@ -188,7 +188,7 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str,
         save_best(plan, trainer, run_id)
 
 
-_SCHEDULE = "from here on the learning rate follows the new budget; a new run with it would differ"
+_SCHEDULE = "from here on the learning rate follows the new budget; a new run would give other results"
 
 
 _ROUNDING = "results may differ by rounding from here on"

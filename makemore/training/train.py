@@ -268,11 +268,19 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
             baseline=baseline,
             train_tokens=len(plan.corpus.splits["train"].tokens_N),
             still_improving=trainer.best_step == trainer.step and not trainer.stopped_early,
+            hardly_begun=_hardly_begun(plan, trainer),
         ),
     )
     plan.folder.write_samples("\n".join(samples) + "\n")
     plan.folder.write_result(result.as_dict())
     return result
+
+
+def _hardly_begun(plan: Plan, trainer: Trainer) -> bool:
+    """Whether training ended during warm-up, or counting in the middle of the text."""
+    if isinstance(plan.model, CountModel):
+        return (trainer.loader.progress or 0.0) < 1
+    return trainer.step <= plan.train.warmup_steps and not trainer.stopped_early
 
 
 def _fit_baseline(plan: Plan, progress: Progress) -> Baseline | None:

@@ -109,7 +109,7 @@ def test_stray_bytes_are_counted_and_can_be_replaced(refused, work):
     assert "stray.txt is not utf-8: 3 invalid bytes, the first (0x92) at byte 700 in line " in line
     assert line.endswith("; to replace them, pass --encoding utf-8:replace")
     result = train("stray.txt", "-m", "count", "--encoding", "utf-8:replace", "--out", "run")
-    assert "replaced invalid bytes by 3 U+FFFD characters" in result.err
+    assert "invalid bytes replaced by U+FFFD: 3" in result.err
     assert call("eval", "run", "--no-report").status == 0
     assert "U+FFFD" in call("tokenize", "stray.txt", "--encoding", "utf-8:replace").out
     doctor = call("doctor", "stray.txt", "--no-compile")

@@ -61,7 +61,7 @@ def test_a_count_model_is_the_yardstick(work):
     assert result_of("mlp")["baseline"]["nll"] == pytest.approx(counts, abs=1e-6)
     assert f"count, for comparison: {counts:.4f} nats/token" in result.err
     assert "mlp is worse than count; " in result.err
-    assert "tokens are too few to train it; use more text or --model count" in result.err
+    assert "training has hardly begun: raise --steps or --max-time" in result.err
     shown = json.loads(train("prose.txt", "-m", "mlp", "--steps", "20", "--out", "json", "--json").out)
     assert shown["baseline"] == result_of("mlp")["baseline"]
     assert shown["remark"] in result.err
@@ -117,7 +117,7 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
 def test_a_ranking_of_untrained_models_says_so(work):
     result = call("compare", "words.txt", "--models", "count,mlp", "--steps", "1", "--out", "grid")
     assert result.status == 0, result.err
-    assert "hardly better than guessing: mlp; train longer or on more text" in result.out
+    assert "no better than guessing, or hardly: mlp; train longer or on more text" in result.out
     assert "guessing: count" not in result.out
 
 
@@ -257,7 +257,7 @@ def test_notes_to_an_observer_of_the_api_name_arguments(work):
 
 
 def test_the_api_warns_of_a_model_worse_than_guessing(work):
-    with pytest.warns(UserWarning, match="use more text or model='count'") as caught:
+    with pytest.warns(UserWarning, match="hardly begun: raise steps or max_time") as caught:
         makemore.train("prose.txt", "mlp", steps=3, out="mlp")
     assert caught[0].filename == __file__
 

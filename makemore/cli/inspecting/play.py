@@ -11,7 +11,7 @@ from makemore.cli.terminal import echo
 
 
 def command(
-    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Run directories to choose from."),
+    runs: list[Path] = typer.Argument(..., help="Run directories to choose from."),
     port: int = typer.Option(0, "--port", min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one."),
     open: bool = typer.Option(False, "--open", help="Open the page in a browser."),
     device: str = DEVICE,

@@ -14,7 +14,7 @@ def command(
     folder: Path = typer.Argument(Path("checkpoints"), help="Directory that holds the runs."),
     json: bool = JSON,
 ) -> None:
-    """List runs with model, text, score and age, for each text the best first."""
+    """List runs and their scores, best first."""
     from makemore.cli.tables import runs_table
     from makemore.runs.listing import list_runs
 

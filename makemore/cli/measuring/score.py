@@ -13,7 +13,7 @@ from makemore.cli.terminal import print_json
 def command(
     run: Path = RUN,
     file: Path | None = typer.Argument(None, help="Text file, or '-' for stdin."),
-    text: str | None = typer.Option(None, "--text", help="Text to score, in place of a file."),
+    text: str | None = typer.Option(None, "--text", help="Text to score instead of FILE."),
     against: Path | None = typer.Option(
         None, "--against", help="Second run; show which run predicts each token better."
     ),
@@ -31,10 +31,12 @@ def command(
 
     if html is not None:
         require_page_path(html)
-    if (file is None) == (text is None):
+    if file is not None and text is not None:
+        raise UserError("give FILE or --text, not both")
+    if file is None and not text:
         raise UserError("give a text to score: FILE, '-' for stdin, or --text TEXT")
     loaded = load(run, device)
-    scored = text if text is not None else loaded.text(file).string() if str(file) == "-" else file
+    scored = text if text else loaded.text(file).string() if str(file) == "-" else file
     assert scored is not None
     result = surprisal(loaded, scored)
     comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), scored))

@@ -64,9 +64,9 @@ def _show(result: Tokenization) -> None:
         f"{result.tokens / result.chars:.4f} tokens/character, {result.bytes / result.tokens:.3f} bytes/token"
     )
     console.print(f"vocabulary: {result.used:,} of {result.vocab_size:,} tokens occur; most frequent:")
-    frequent = "  ".join(f"{_visible(piece).strip(chr(10))!r} {count:,}" for piece, count in result.frequent)
+    frequent = "  ".join(f"{_visible(piece, '')} {count:,}" for piece, count in result.frequent)
     console.print(frequent)
 
 
-def _visible(piece: str) -> str:
-    return piece.replace("\t", "→").replace("\n", "⏎\n")
+def _visible(piece: str, line_end: str = "\n") -> str:
+    return piece.replace("\t", "→").replace("\n", f"⏎{line_end}")

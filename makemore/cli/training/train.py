@@ -63,10 +63,8 @@ def command(
     ),
     config: Path | None = typer.Option(None, "--config", help="TOML file of settings."),
     settings: list[str] = typer.Option([], "--set", help="A setting, such as model.n_layer=6; repeatable."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, and no samples on the way."),
-    verbose: bool = typer.Option(
-        False, "--verbose", "-v", help="Print all settings (config.json has them, too)."
-    ),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print no progress or samples during training."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Print all settings."),
     json: bool = JSON,
 ) -> None:
     """Train a model, score it on val and print samples."""
@@ -81,7 +79,7 @@ def command(
         "compile": None if compile is None else "yes" if compile else "no",
     }
     corpus = {"mode": mode, "split": split, "encoding": encoding, "dedupe": dedupe}
-    corpus |= {"skip_damaged": skip_damaged}
+    corpus["skip_damaged"] = skip_damaged
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
@@ -95,8 +93,9 @@ def command(
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.request import TrainRequest
 
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite can't be combined; choose one")
+    for first, second in (("resume", "overwrite"), ("quiet", "verbose")):
+        if context.params[first] and context.params[second]:
+            raise UserError(f"--{first} and --{second} can't be combined; choose one")
     if init_from is not None and _is_on_command_line(context, "tokenizer"):
         raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
     pretrained = None if init_from is None else read_pretrained(init_from)
