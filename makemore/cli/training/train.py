@@ -9,6 +9,7 @@ import typer
 
 from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZERS_HELP, quote_command
 from makemore.cli.terminal import echo_sample, print_json
+from makemore.errors import UserError
 from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ def command(
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
-    from makemore.errors import UserError
     from makemore.interop.pretrained import read_pretrained
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.request import TrainRequest
