@@ -145,6 +145,12 @@ _MINIMUMS = (
 """Minimum values of training settings."""
 
 
+def require_seed(seed: int) -> None:
+    """Raise UserError for a seed that a random generator doesn't take."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: must be 0 or more and below 2**63")
+
+
 def milestone_fractions(config: TrainConfig) -> tuple[float, ...]:
     """Fractions of the budget at which the ``step`` schedule drops; ``auto``: the start of the decay.
 
@@ -245,10 +251,12 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         return known[str(value).lower()]
     try:
         if kind is int:
+            if isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
+                return int(value)  # exact, unlike a float above 2**53
             number = float(value)
             if number != int(number):
                 raise ValueError
-            return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+            return int(number)
         if kind is float:
             number = float(value)
             if not math.isfinite(number):

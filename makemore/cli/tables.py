@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
     from makemore.runs.listing import RunSummary
 
 
+MAX_WIDTH = 10_000
+"""Columns, so that nothing is cut off: a narrow terminal breaks lines itself."""
+MAX_TEXT_NAME = 40
+
+
 def gradcheck_table(rows: list[GradRow]) -> str:
     """Format one row per gradient: exact or approximate match, and the largest difference."""
     table = Table("gradient of", "against", "exact", "approximate", "largest difference")
@@ -39,10 +43,8 @@ def gradcheck_table(rows: list[GradRow]) -> str:
 
 def _render(table: Table) -> str:
     out = io.StringIO()
-    # Wider than a narrow terminal, which then breaks lines itself: nothing is cut off.
-    width = max(160, shutil.get_terminal_size().columns)
     # Names may contain brackets or colons, which are not markup.
-    Console(file=out, width=width, markup=False, emoji=False, highlight=False).print(table)
+    Console(file=out, width=MAX_WIDTH, markup=False, emoji=False, highlight=False).print(table)
     return out.getvalue().rstrip()
 
 
@@ -69,7 +71,8 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
     for run in runs:
         bits = "–" if run.bits_per_byte is None else number(run.bits_per_byte)
         state = run.split or ("damaged" if run.problem else "no result")
-        table.add_row(run.run, run.model, run.tokenizer, run.text, bits, state, _age(run.modified))
+        text = run.text if len(run.text) <= MAX_TEXT_NAME else f"{run.text[: MAX_TEXT_NAME - 1]}…"
+        table.add_row(run.run, run.model, run.tokenizer, text, bits, state, _age(run.modified))
     return _render(table)
 
 

@@ -12,7 +12,7 @@ from makemore.corpus.datasets import resolve_input
 from makemore.corpus.splits import Corpus, Progress, encode_documents, make_corpus
 from makemore.corpus.text import Text, read_source
 from makemore.settings import CorpusConfig, replace_settings
-from makemore.tokenizers import Tokenizer, require_valid_spec
+from makemore.tokenizers import require_valid_spec
 
 FREQUENT = 20
 MAX_TOKEN_BYTES = 64
@@ -51,11 +51,6 @@ class Tokenization:
             "pieces": self.pieces,
             "frequent": dict(self.frequent),
         }
-
-
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text; invalid UTF-8 bytes as ``\\xNN``."""
-    return tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
 
 
 def _first_tokens(text: Text, corpus: Corpus, length: int) -> np.ndarray:
@@ -97,8 +92,8 @@ def tokenize(
         chars=sum(split.chars for split in splits),
         bytes=sum(split.bytes for split in splits),
         ids=first,
-        pieces=[token_text(tokenizer, token) for token in first],
+        pieces=[tokenizer.token_text(token) for token in first],
         frequent=[
-            (token_text(tokenizer, int(token)), int(counts_V[token])) for token in top if counts_V[token]
+            (tokenizer.token_text(int(token)), int(counts_V[token])) for token in top if counts_V[token]
         ],
     )

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import ManualModel
-from makemore.settings import parse_settings, replace_settings
+from makemore.settings import parse_settings, replace_settings, require_seed
 from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
@@ -154,6 +154,7 @@ def check_gradients(name: str, settings: tuple[str, ...] = (), seed: int = 0) ->
         manual = [n for n in MODELS if issubclass(MODELS.get(n), ManualModel)]
         raise UserError(f"{name} has no hand-written backward pass; choose from {', '.join(manual)}")
     config = replace_settings(kind.Config(), parse_settings(list(settings), ("model",))["model"], "model")
+    require_seed(seed)
     torch.manual_seed(seed)
     model = kind(config, VOCAB, 0)
     tokens = torch.randint(1, VOCAB, (ROWS, LENGTH + 1))

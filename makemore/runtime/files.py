@@ -62,8 +62,11 @@ def user_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free disk space, then resume an interrupted run with --resume" if full else ""
+        advice = {
+            errno.ENOSPC: "; free disk space (--resume continues an interrupted run)",
+            errno.EDQUOT: "; free disk space (--resume continues an interrupted run)",
+            errno.ENAMETOOLONG: "; give a shorter name with --out",
+        }.get(error.errno or 0, "")
         raise UserError(f"can't write {path}: {error.strerror}{advice}") from None
 
 

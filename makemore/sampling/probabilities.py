@@ -67,8 +67,8 @@ def _sample_ids(run: Run, request: SampleRequest, prompt: NDArray[np.int64], ind
 def _token_prob(run: Run, p_V: NDArray[np.float64], token: int) -> TokenProb:
     top = np.argsort(-p_V, kind="stable")[:ALTERNATIVES].tolist()
     return TokenProb(
-        run.tokenizer.decode([token]),
+        run.tokenizer.token_text(token),
         float(p_V[token]),
         entropy_bits(p_V),
-        [(run.tokenizer.decode([i]), float(p_V[i])) for i in top if p_V[i] > 0],
+        [(run.tokenizer.token_text(i), float(p_V[i])) for i in top if p_V[i] > 0],
     )

@@ -22,6 +22,7 @@ from makemore.sampling import SampleParams, beam_search, generate
 from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
 from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
+from makemore.settings import require_seed
 from makemore.tokenizers.base import NEWLINE_HINT
 
 MAX_ROWS = 1024
@@ -58,6 +59,7 @@ class SampleRequest:
         object.__setattr__(self, "prompt", normalize_newlines(self.prompt))
         if self.stop is not None:
             object.__setattr__(self, "stop", normalize_newlines(self.stop))
+        require_seed(self.seed)
         if self.stop == "":
             raise UserError("--stop '': give at least one character")
         if self.length_penalty < 0:

@@ -54,6 +54,10 @@ class Tokenizer(ABC):
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The UTF-8 bytes of token ids; the boundary becomes a newline."""
 
+    def token_text(self, token: int) -> str:
+        """A token as text; invalid UTF-8 bytes as ``\\xNN``."""
+        return self.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
+
     @abstractmethod
     def token_bytes(self) -> np.ndarray:
         """(V,) int64: number of UTF-8 bytes of each token; the boundary counts 1 (the newline)."""

@@ -66,7 +66,7 @@ def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None:
         return {name: {} for name in SECTIONS}
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from makemore.errors import UserError
-from makemore.interop.arpa import arpa_lines, word_list
+from makemore.interop.arpa import UNKNOWN_LOG10, arpa_lines, word_list
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count
 from makemore.models.smoothing import CountConfig
@@ -123,3 +123,14 @@ def test_models_without_backoff_are_refused() -> None:
         list(arpa_lines(train_count(tokenizer, order=2, smoothing="additive"), tokenizer))
     with pytest.raises(UserError, match="is for count"):
         list(arpa_lines(Bigram(BigramConfig(), 5, 0), tokenizer))
+
+
+def test_an_unknown_character_costs_the_same_at_the_start_of_a_line(tmp_path: Path) -> None:
+    """The back-off weight of ``<s>`` was 0 where all tokens are listed after it (kenlm#377)."""
+    kenlm = pytest.importorskip("kenlm")
+    tokenizer = fit_tokenizer("char", sample_lines(40))
+    path = tmp_path / "count.arpa"
+    lines = arpa_lines(train_count(tokenizer, order=4), tokenizer)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (first, *_), *_ = kenlm.Model(str(path)).full_scores("\u017e", bos=True, eos=False)
+    assert first == pytest.approx(UNKNOWN_LOG10, abs=1e-4)

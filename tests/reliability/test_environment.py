@@ -72,7 +72,7 @@ class TestFullDisk:
 
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
-            assert_error(train(text, "run"), "No space left on device; free disk space, then resume")
+            assert_error(train(text, "run"), "No space left on device; free disk space")
         out = tmp_path / "run"
         if RunDir(out).exists:
             assert_resumes(text, out, tmp_path)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
 from makemore.runs.run import load
 from makemore.runs.verification import check_run
-from tests.cli.conftest import call, train
+from tests.cli.conftest import call, train, words
 from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
 from tests.cli.conftest import work as work
@@ -117,3 +119,45 @@ def test_every_listed_model_can_be_looked_up():
         assert json.loads(call("models", row["name"], "--json").out)["model"] == row["name"]
     assert "makemore/micrograd.py" in call("models", "micrograd").out
     assert "micrograd is to be read, not trained" in call("train", "-m", "micrograd").err
+
+
+# A seed that is rounded on its way through a float (llama.cpp#561, partofthething/ace#4: seeds ignored).
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**63 - 1])
+def test_large_seeds_are_kept_exactly(work, seed):
+    train("words.txt", "-m", "bigram", "--steps", 2, "--set", f"train.seed={seed}", "--out", "seeded")
+    assert load("seeded").config["train"]["seed"] == seed
+    train("words.txt", "-m", "bigram", "--steps", 3, "--seed", seed, "--out", "seeded", "--resume")
+
+
+@pytest.mark.parametrize("command", [("sample", "lines"), ("gradcheck",), ("train", "words.txt")])
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64])
+def test_seeds_out_of_range_are_refused_everywhere(refused, command, seed):
+    assert "must be" in refused(*command, "--seed", seed)
+
+
+# A settings file saved by Windows' editor (gpt-2-simple#263: a byte-order mark before JSON).
+def test_a_settings_file_may_begin_with_a_byte_order_mark(work):
+    Path("bom.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nlr = 0.25\r\n")
+    train("words.txt", "-m", "bigram", "--steps", 2, "--config", "bom.toml", "--out", "bom")
+    assert load("bom").config["train"]["lr"] == 0.25
+
+
+# Byte tokens shown as replacement characters (text-generation-inference#131).
+def test_probabilities_of_byte_tokens_can_be_told_apart(work):
+    Path("emoji.txt").write_text("👍👎🙂" * 50, encoding="utf-8")
+    train("emoji.txt", "-m", "count", "-t", "byte", "--out", "bytes")
+    shown = json.loads(call("sample", "bytes", "-n", 1, "--show-probs", "--max-new-tokens", 8, "--json").out)
+    assert "\ufffd" not in json.dumps(shown, ensure_ascii=False)
+    assert "\\xf0" in re.findall(r'"token": "(.*?)"', json.dumps(shown).replace(r"\\", "\\"))
+
+
+# File names of the greatest length (datasets#2924).
+def test_a_text_with_a_very_long_name(work):
+    long = "n" * 120
+    Path(f"{long}.txt").write_text(words(40), encoding="utf-8")
+    train(f"{long}.txt", "-m", "count", "--out", "long-named-text")
+    assert "long-named-text " in call("runs", ".").out
+    Path(f"{'n' * 251}.txt").write_text(words(40), encoding="utf-8")
+    result = call("train", f"{'n' * 251}.txt", "-m", "count")
+    assert result.status == 2
+    assert "give a shorter name with --out" in result.err
