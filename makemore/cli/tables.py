@@ -44,7 +44,11 @@ def gradcheck_table(rows: list[GradRow]) -> str:
 def _render(table: Table) -> str:
     out = io.StringIO()
     # Names may contain brackets or colons, which are not markup.
-    Console(file=out, width=MAX_WIDTH, markup=False, emoji=False, highlight=False).print(table)
+    # Without styles, also where FORCE_COLOR is set: printing the string would escape their codes.
+    console = Console(
+        file=out, width=MAX_WIDTH, markup=False, emoji=False, highlight=False, force_terminal=False
+    )
+    console.print(table)
     return out.getvalue().rstrip()
 
 

@@ -16,6 +16,8 @@ from makemore import cli
 from makemore.cli.terminal import escape_control_chars
 from makemore.runs.directory import RunDir
 from tests.cli.conftest import Result, call, words
+from tests.cli.conftest import trained_runs as trained_runs
+from tests.cli.conftest import work as work
 
 TITLE = "\x1b]0;owned\x07"
 """Sets the window's title in most terminals."""
@@ -172,3 +174,16 @@ def test_commands_print_only_through_the_terminal_module():
                 assert not called.endswith(("stdout.write", "stderr.write")), f"{path}: {called}"
             if isinstance(node, ast.ImportFrom) and node.module == "rich.console":
                 assert "Console" not in [name.name for name in node.names], path
+
+
+def test_tables_hold_no_escaped_styles_where_colours_are_forced(work, monkeypatch):
+    """FORCE_COLOR=1, as continuous integration sets it, turned a table's head into ``\\x1b[1m``."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for command in (
+        ["compare", "lines", "text", "--file", "words.txt"],
+        ["runs", "."],
+        ["gradcheck"],
+        ["models"],
+    ):
+        result = call(*command)
+        assert "\\x1b" not in result.out + result.err, command
