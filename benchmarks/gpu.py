@@ -61,6 +61,10 @@ class Options:
     def device(self) -> str:
         return "cpu" if self.dry_run else "cuda"
 
+    @property
+    def matrix_size(self) -> int:
+        return 64 if self.dry_run else 8192
+
     def seconds(self, on_gpu: float) -> float:
         return 1.0 if self.dry_run else on_gpu
 
@@ -71,41 +75,20 @@ class Options:
 def environment(options: Options) -> Parts:
     """The card, versions, and the measured peaks of matrix products and memory."""
     card = "CPU" if options.dry_run else torch.cuda.get_device_name()
-    driver = (
-        ""
-        if options.dry_run
-        else _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    )
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = "" if options.dry_run else _output(query)
     found = {"card": card, "driver": driver, "torch": torch.__version__, "cuda": torch.version.cuda}
     found |= {"python": sys.version.split()[0], "cores": os.cpu_count(), "date": str(date.today())}
-    found |= measure_peaks(options.device, 64 if options.dry_run else 8192)
+    found |= measure_peaks(options.device, options.matrix_size)
     yield from found.items()
 
 
 def correctness(options: Options) -> Parts:
     """Run the tests that compare the GPU with the CPU."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "2" if options.dry_run else "12",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:benchmark",
-        "-W",
-        "default",
-    ]
-    command += [
-        "-m",
-        "slow or not slow",
-        "tests/runtime/test_cuda.py",
-        "-rfE",
-        "--tb=line",
-        "--show-capture=no",
-    ]
+    command = [sys.executable, "-m", "pytest", "tests/runtime/test_cuda.py", "-m", "slow or not slow"]
+    command += ["-n", "2" if options.dry_run else "12", "-q", "-rfE", "--tb=line", "--show-capture=no"]
+    # Plugins that happen to be installed may warn, which is an error in the tests.
+    command += ["-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "default"]
     command += ["-k", "bigram"] if options.dry_run else []
     environ = {**os.environ, "MAKEMORE_TEST_DEVICE": options.device}
     try:
@@ -142,7 +125,7 @@ def training(options: Options) -> Parts:
 
 
 def nanogpt(options: Options) -> Parts:
-    """nanoGPT's own command with its GPU settings, for 90 s; its log gives the curve."""
+    """nanoGPT's own command with its GPU settings, for NANOGPT_SECONDS; its log gives the curve."""
     if options.nanogpt is None:
         yield "skipped", "no --nanogpt"
         return
@@ -180,19 +163,14 @@ def nanogpt(options: Options) -> Parts:
 
 def sampling(options: Options) -> Parts:
     """Tokens per second of our generator and of nanoGPT's, by batch size."""
-    batches = (1, 2) if options.dry_run else (1, 64, 1024)
+    n_by_rows = {1: 20, 2: 20} if options.dry_run else {1: 500, 64: 100, 1024: 20}
     for name, config in (("0.8M", SMALL), ("10M", MEDIUM)):
-        yield (
-            name,
-            sampling_speed(
-                options.size(config), options.device, batches, options.nanogpt, options.seconds(2.5)
-            ),
-        )
+        yield name, sampling_speed(options.size(config), options.device, n_by_rows, options.nanogpt)
 
 
 def scale(options: Options) -> Parts:
     """Training speed of larger models as a share of the measured peak, and torchrun with one process."""
-    peak = json.loads(options.out.read_text(encoding="utf-8"))["environment"]["matmul TFLOP/s"]
+    peak = measure_peaks(options.device, options.matrix_size)["matmul TFLOP/s"]
     for name, config, batch in (("0.8M", SMALL, 16_384), ("10M", MEDIUM, 65_536), ("100M", LARGE, 65_536)):
         for label, compiled, graph in (
             ("compiled", True, True),
@@ -240,18 +218,8 @@ def _record(options: Options, part: str, name: str, result: Any) -> None:
 
 def _train(options: Options, data: str, flags: list[str], run: Path, split: str) -> Results:
     """Train in a process of its own; score the best weights by our protocol and by nanoGPT's estimator."""
-    command = [
-        sys.executable,
-        "-m",
-        "makemore",
-        "train",
-        data,
-        "--out",
-        str(run),
-        "--device",
-        options.device,
-        *flags,
-    ]
+    command = [sys.executable, "-m", "makemore", "train", data, *flags]
+    command += ["--out", str(run), "--device", options.device]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     seconds = time.perf_counter() - started
@@ -280,51 +248,33 @@ def _train(options: Options, data: str, flags: list[str], run: Path, split: str)
         ],
     }
     if split == "val+test":
-        found["nanoGPT's estimate"] = round(nanogpt_estimate(loaded), 4)
+        batches = 2 if options.dry_run else 200
+        found["nanoGPT's estimate"] = round(nanogpt_estimate(loaded, batches), 4)
     return found
 
 
-def nanogpt_estimate(run: Run, batches: int = 200, rows: int = 64, length: int = 256) -> float:
+def nanogpt_estimate(run: Run, batches: int, rows: int = 64, length: int = 256) -> float:
     """Mean loss of random crops of the last tenth, as nanoGPT estimates it, but with windows of the model's
     own context where that is shorter than 256 characters."""
     val, test = (run.corpus().split(name).tokens_N.astype(np.int64) for name in ("val", "test"))
     tokens = torch.from_numpy(np.concatenate([val, test]))
     length = min(length, run.model.max_len or length)
     generator = torch.Generator().manual_seed(1337)
-    total = torch.zeros((), dtype=torch.float64)
+    losses = []
     with torch.inference_mode():
-        for _ in range(batches if run.model.device.type == "cuda" else 2):
-            starts = torch.randint(len(tokens) - length, (rows,), generator=generator)
-            crops: Tensor = torch.stack([tokens[i : i + length + 1] for i in starts.tolist()]).to(
-                run.model.device
-            )
+        for _ in range(batches):
+            starts = torch.randint(len(tokens) - length, (rows,), generator=generator).tolist()
+            crops: Tensor = torch.stack([tokens[i : i + length + 1] for i in starts]).to(run.model.device)
             logits, _ = run.model(crops[:, :-1])
-            total += target_nats(logits, crops[:, 1:]).mean().double().cpu()
-    return float(total / (batches if run.model.device.type == "cuda" else 2))
+            losses.append(float(target_nats(logits, crops[:, 1:]).mean()))
+    return sum(losses) / batches
 
 
 def _torchrun(options: Options, flags: list[str]) -> Results:
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=1",
-            "-m",
-            "makemore",
-        ]
-        command += [
-            "train",
-            options.data,
-            "--steps",
-            "30",
-            "--out",
-            f"{folder}/run",
-            "--device",
-            options.device,
-            *flags,
-        ]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+        command += ["-m", "makemore", "train", options.data, "--steps", "30", *flags]
+        command += ["--out", f"{folder}/run", "--device", options.device]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:
             return {"failed": done.stderr[-1500:]}

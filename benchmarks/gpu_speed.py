@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import sampling
 import torch
+from sampling import VOCAB
 
 from makemore.models.transformer import Transformer, TransformerConfig
-from makemore.sampling.generate import generate
-from makemore.sampling.logits import SampleParams
 from makemore.settings import TrainConfig
 from makemore.training.learners import make_learner
 from makemore.types import Batch
-
-VOCAB = 66
 
 
 def wait(device: str) -> None:
@@ -101,60 +97,17 @@ def kernel_times(step: Callable[[], object], repeats: int = 5, most: int = 15) -
 
 
 def sampling_speed(
-    config: TransformerConfig, device: str, batches: tuple[int, ...], nanogpt: Path | None, seconds: float
-) -> dict[str, Any]:
-    """Tokens per second by batch size: on the device, on the CPU, and nanoGPT's on the device."""
-    torch.manual_seed(0)
-    model = Transformer(config, VOCAB, 0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.08)
-    results: dict[str, Any] = {}
-    for batch in batches:
+    config: TransformerConfig, device: str, n_by_rows: dict[int, int], nanogpt: Path | None
+) -> dict[str, int]:
+    """Tokens per second by number of rows: on the CPU, on the device, and nanoGPT's on the device."""
+    sizes = {name: getattr(config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
+    model = sampling.build("transformer", sizes, "")
+    results: dict[str, int] = {}
+    for rows, n in n_by_rows.items():
         for place in dict.fromkeys(["cpu", device]):
-            model.to(place)
-            results[f"{place}, batch {batch}"] = round(_generate(model, batch, seconds))
+            results[f"{place}, batch {rows}"] = round(sampling.speed(model.to(place), rows, n))
         if nanogpt is not None:
-            results[f"nanoGPT, batch {batch}"] = round(
-                _nanogpt_generate(nanogpt, config, device, batch, seconds)
-            )
+            module = sampling.nanogpt_module(nanogpt)
+            rate = sampling.nanogpt_speed(module, sizes, rows, min(n, 32), device)
+            results[f"nanoGPT, batch {rows}"] = round(rate)
     return results
-
-
-def _generate(model: Transformer, batch: int, seconds: float) -> float:
-    """Tokens per second, after a hundred steps to warm up."""
-    prompt = np.ones((batch, 1), np.int64)
-    n, started = 0, 0.0
-    for _ in generate(model, prompt, 100_000, SampleParams(), seed=1):
-        n += 1
-        if n == 100:
-            started = time.perf_counter()
-        if n > 100 and time.perf_counter() - started > seconds:
-            break
-    return (n - 100) * batch / (time.perf_counter() - started)
-
-
-def _nanogpt_generate(
-    checkout: Path, config: TransformerConfig, device: str, batch: int, seconds: float
-) -> float:
-    spec = importlib.util.spec_from_file_location("nanogpt_model", checkout / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
-    settings = module.GPTConfig(
-        block_size=config.block_size, vocab_size=VOCAB, dropout=0.0, bias=False, **sizes
-    )
-    model = module.GPT(settings).to(device).eval()
-    tokens = torch.ones((batch, 1), dtype=torch.int64, device=device)
-    # As its sample.py: bf16 autocast, contexts that grow to the block size.
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-        tokens = model.generate(tokens, 16)
-        wait(device)
-        started, n = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
-            tokens = model.generate(tokens[:, -config.block_size :], 16)
-            wait(device)
-            n += 16
-    return n * batch / (time.perf_counter() - started)

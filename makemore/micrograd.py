@@ -88,8 +88,8 @@ class Value:
     def backward(self) -> None:
         """Add d self / d value to ``grad`` of every input of this value's graph, as in PyTorch.
 
-        Gradients of several calls add up, so set those of the parameters to zero before each step. The
-        results of operations get the gradient of this call only.
+        Gradients of several calls add up, so set the gradients of the parameters to zero before each step.
+        The results of operations get the gradient of this call only.
         """
         values = topological_order(self)
         for value in values:

@@ -46,8 +46,9 @@ SIMILAR = {
     "min_lr": "use train.final_lr_fraction, a fraction of the peak learning rate",
 }
 """Names in other programs of settings that have another unit here."""
+MAX_SEED = 2**63 - 1
 MODEL_SETTINGS = ("dropout", "n_embd", "n_head", "n_hidden", "n_layer")
-"""Settings of models that are easily looked for elsewhere."""
+"""Model settings that users often write under another section."""
 
 
 def setting(default: Any, help: str) -> Any:
@@ -133,7 +134,7 @@ class TrainConfig:
                 f"grad_accum_steps={self.grad_accum_steps} must be at most batch_tokens={self.batch_tokens}"
             )
         milestone_fractions(self)
-        if self.seed >= 2**63:
+        if self.seed > MAX_SEED:
             raise ValueError(f"seed={self.seed} must be below 2**63")
 
 
@@ -147,7 +148,7 @@ _MINIMUMS = (
 
 def require_seed(seed: int) -> None:
     """Raise UserError for a seed that a random generator doesn't take."""
-    if not 0 <= seed < 2**63:
+    if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed {seed}: must be 0 or more and below 2**63")
 
 

@@ -64,7 +64,7 @@ class Split:
         return int(self.bytes_D.sum())
 
     def lone_ends(self, boundary_id: int) -> np.ndarray:
-        """Indices of the targets that end a line of which no character has a token."""
+        """Indices (K,) int64 of the ends of lines without a character that the tokenizer knows."""
         starts_D = self.starts_D[self.ends_D - self.starts_D == 1]
         return starts_D[self.tokens_N[starts_D] == boundary_id]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich import console
 from rich.segment import Segment
 
-from makemore.cli.terminal import escape_control_chars
+from makemore.runtime.characters import escape_control_chars
 
 
 class Console(console.Console):

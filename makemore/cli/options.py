@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from typing import Any
 
 import typer
 
@@ -31,6 +32,11 @@ SKIP_DAMAGED = typer.Option(
 )
 TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
 TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given: those that aren't None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def quote_command(*arguments: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from makemore.cli.console import Console
-from makemore.cli.terminal import escape_control_chars
+from makemore.runtime.characters import escape_control_chars
 
 if TYPE_CHECKING:
     from makemore.sampling.probabilities import TokenProb

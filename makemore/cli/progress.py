@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.console import Console
-from makemore.evaluation.copies import copies_line
 from makemore.report.numbers import with_unit
 from makemore.training.observers import Observer
 
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from makemore.training.plan import Plan
     from makemore.training.records import TrainRecord
     from makemore.types import Score
+
+
+MIN_COPIED = 0.01
+"""Minimum share of copied text that is mentioned."""
 
 
 def settings_line(config: Any) -> str:
@@ -82,7 +85,8 @@ def score_line(score: Score) -> str:
         text += f"; {score.unknown_chars:,} characters outside the alphabet, scored with a fixed probability"
     if score.all_in_train:
         text += f"\nevery document of {score.split} is in train: the score measures memory"
-    text += copies_line(score)
+    if score.copied >= MIN_COPIED:
+        text += f"\n{score.copied:.0%} of {score.split} occurs verbatim in train, in long passages"
     if score.not_in_train is not None:
         unseen = score.not_in_train
         text += f"\n{unseen.split} in train: {unseen.nll:.4f} nats/token ({unseen.tokens:,} tokens)"

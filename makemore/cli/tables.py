@@ -14,6 +14,7 @@ from rich.table import Table
 from makemore.cli.console import Console
 from makemore.report.columns import NAME, tables
 from makemore.report.numbers import number
+from makemore.runtime.characters import clip
 
 if TYPE_CHECKING:
     from makemore.comparison.result import Comparison
@@ -75,7 +76,7 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
     for run in runs:
         bits = "–" if run.bits_per_byte is None else number(run.bits_per_byte)
         state = run.split or ("damaged" if run.problem else "no result")
-        text = run.text if len(run.text) <= MAX_TEXT_NAME else f"{run.text[: MAX_TEXT_NAME - 1]}…"
+        text = clip(run.text, MAX_TEXT_NAME)
         table.add_row(run.run, run.model, run.tokenizer, text, bits, state, _age(run.modified))
     return _render(table)
 

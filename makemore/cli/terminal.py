@@ -4,27 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
-from collections.abc import Callable
 from typing import Any
 
-JOINERS = "\u200c\u200d"
-"""Format characters that writing needs: the zero-width non-joiner and joiner."""
-
-
-def escape_control_chars(text: str) -> str:
-    """Escape control, format and unassigned characters, except newlines and tabs."""
-    return _escape(text, repr)
-
-
-def _escape(text: str, spell: Callable[[str], str]) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if _is_harmless(c) else spell(c)[1:-1] for c in text)
-
-
-def _is_harmless(char: str) -> bool:
-    return char.isprintable() or char in "\n\t" or char in JOINERS or unicodedata.category(char) == "Zs"
+from makemore.runtime.characters import escape_control_chars
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
@@ -43,4 +25,4 @@ def print_json(payload: dict[str, Any]) -> None:
     from makemore.runtime.files import finite  # imports torch
 
     text = json.dumps(finite(payload), ensure_ascii=False, allow_nan=False)
-    print(_escape(text, json.dumps))
+    print(escape_control_chars(text, json.dumps))

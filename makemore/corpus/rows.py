@@ -91,7 +91,7 @@ def document_groups(ends_D: np.ndarray, tokens: int, count: int) -> np.ndarray:
 def to_batch(split: Split, rows: Rows, boundary_id: int, continues: bool = False) -> Batch:
     """Gather rows, right-padded with the boundary; uncounted targets become IGNORE_INDEX.
 
-    So does the end of a line of which no character has a token: there is nothing to predict it from.
+    The ends of lines without a known character are ignored, too: no token precedes them.
     """
     index = rows.begin[:, None] + np.arange(int(rows.lengths.max()))
     inside = index < rows.end[:, None]

@@ -19,12 +19,12 @@ from makemore.types import Score, Split
 MAX_TOKENS = 1 << 20
 """Tokens of a split that the baseline reads: it then takes at most about two seconds and 1 GB."""
 MAX_ORDERS = ((1 << 19, 12), (MAX_TOKENS, 8))
-"""Highest order by number of training tokens."""
+"""(tokens, order): maximum order of the count model for at most this many training tokens."""
 BATCH_TOKENS = 1 << 16
 NEAR_UNIFORM = 0.95
-"""A loss above this fraction of the uniform distribution's is near it."""
+"""A loss above this fraction of ln V, the loss of the uniform distribution, shows hardly any learning."""
 WORSE = 1.01
-"""A loss of this multiple of the baseline's is worse: smaller differences may be chance."""
+"""A loss above this multiple of the count model's loss is worse; smaller differences may be chance."""
 SMALL_TEXT = 20_000
 """Training tokens below which more training is unlikely to help."""
 
@@ -60,10 +60,9 @@ def count_baseline(
         model.count_batch(batch)
         done += batch.targets_BT.numel()
         progress(min(done, n_train), n_train)
-    losses = model.losses_by_order(OrderedLoader(val, boundary_id, BATCH_TOKENS))
-    order = min(losses, key=losses.__getitem__)
+    order, nll = model.best_order(OrderedLoader(val, boundary_id, BATCH_TOKENS))
     return Baseline(
-        nll=losses[order],
+        nll=nll,
         order=order,
         limited_to=f"the first {MAX_TOKENS:,} tokens of {' and '.join(cut)}" if cut else "",
     )
@@ -97,14 +96,21 @@ def remark(
     baseline: Baseline | None,
     train_tokens: int,
     still_improving: bool,
-    hardly_begun: bool = False,
+    hardly_begun: bool,
 ) -> str:
-    """What is wrong with a trained model's score, and what to do; empty if it beats the baselines.
+    """Describe what is wrong with a trained model's score, and what to do.
 
     Args:
+        model: Name of the model.
+        score: Its score on val.
         uniform: Nats per token of the uniform distribution.
+        baseline: Loss of a count model on the same text, if it is known.
+        train_tokens: Number of training tokens.
         still_improving: Whether the last evaluation was the best one.
-        hardly_begun: Whether the budget ended training before it could show anything.
+        hardly_begun: Whether the budget ended during warm-up, or before all of the text was counted.
+
+    Returns:
+        One line, or an empty string if the score beats the uniform distribution and the count model.
     """
     near_uniform = is_near_uniform(score.nll, uniform)
     if score.nll >= uniform:

@@ -11,36 +11,31 @@ from makemore.corpus.splits import Corpus
 from makemore.types import Score, Split
 
 MIN_PASSAGE_CHARS = 100
-"""Length from which a passage counts as copied; ordinary phrases are shorter."""
+"""Minimum length of a copied passage; ordinary phrases are shorter."""
 MAX_SEARCHED_TOKENS = 1 << 22
 """Tokens at the beginning of train that are searched, at 60 ms per million."""
 CHUNK = 1 << 20
 FILTER_SIZE = np.uint64(1 << 22)
-MIN_MENTIONED = 0.01
-"""Share from which copies are mentioned."""
 
 Hashes = NDArray[np.uint64]
 
 
 def with_copies(score: Score, corpus: Corpus, split: Split) -> Score:
-    """The score of a split of a running text, with the share of it that was copied from train."""
+    """A score with its ``copied``; unchanged for lists of lines and for train."""
     if corpus.mode != "text" or split.name == "train":
         return score
     return dataclasses.replace(score, copied=copied_share(corpus.splits["train"], split))
 
 
-def copies_line(score: Score) -> str:
-    """A line on the copied text; empty if there is (almost) none."""
-    if score.copied < MIN_MENTIONED:
-        return ""
-    return (
-        f"\n{score.copied:.0%} of {score.split} occurs verbatim in train (passages of "
-        f"{MIN_PASSAGE_CHARS} characters or more)"
-    )
-
-
 def copied_share(train: Split, held_out: Split) -> float:
-    """Share of the tokens in passages of MIN_PASSAGE_CHARS or more that also occur in train."""
+    """Share of the held-out tokens in passages that occur verbatim in train.
+
+    Passages are compared by hashes, about 64 bits each; only those of MIN_PASSAGE_CHARS characters (by the
+    mean length of a token) or more count.
+
+    Returns:
+        A fraction in [0, 1].
+    """
     length = max(2, round(MIN_PASSAGE_CHARS * len(held_out.tokens_N) / max(held_out.chars, 1)))
     wanted = _hashes(held_out.tokens_N, length)
     if not len(wanted):
@@ -60,7 +55,7 @@ def copied_share(train: Split, held_out: Split) -> float:
 
 
 def _hashes(tokens_N: np.ndarray, length: int) -> Hashes:
-    """Hashes of all windows of ``length`` tokens, by doubling: (N - length + 1,) or empty."""
+    """Polynomial hashes (N - length + 1,) of all windows of ``length`` tokens, by doubling; or empty."""
     count = len(tokens_N) - length + 1
     if count < 1:
         return np.zeros(0, np.uint64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
-from makemore.corpus.splits import encode_text
+from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
@@ -31,19 +31,27 @@ def check_split(split: str) -> None:
 def get_split(run: Run, file: Path | None, split: str | None) -> Split:
     """Get the split to score: a split of the run's text (default: val), or ``file`` or one of its splits.
 
-    Raises UserError if the split is unknown or the text is missing, changed or unreadable.
+    Raises UserError if the split is unknown or empty, or if the text is missing, changed or unreadable, or
+    has no characters that the run can encode.
     """
-    if split is not None:
-        check_split(split)
+    return _split_and_corpus(run, file, split)[0]
+
+
+def _split_and_corpus(run: Run, file: Path | None, split: str | None) -> tuple[Split, Corpus | None]:
+    """The split to score, and the corpus that it belongs to; None if it is a whole file."""
     if file is not None and split is None:
-        return encode_text(
-            run.text(file),
-            "stdin" if str(file) == "-" else file.name,
-            mode=run.mode,
-            tokenizer=run.tokenizer,
-            seen=training_lines(run),
-        )
-    return run.corpus(file).split(split or "val")
+        name = "stdin" if str(file) == "-" else file.name
+        seen = training_lines(run)
+        text = encode_text(run.text(file), name, mode=run.mode, tokenizer=run.tokenizer, seen=seen)
+        require_known_text(run, text)
+        return text, None
+    name = "val" if split is None else split
+    check_split(name)
+    corpus = run.corpus(file)
+    part = corpus.split(name)
+    if not len(part.tokens_N):
+        raise UserError(f"the {name} split of {run.name} is empty; name another --split")
+    return part, corpus
 
 
 def split_documents(run: Run, text: str) -> list[str]:
@@ -66,16 +74,10 @@ def evaluate(
     stride: int | None = None,
     progress: Progress | None = None,
 ) -> Score:
-    """Score a run with the scoring protocol. Raises UserError if the split is empty."""
-    if file is not None and split is None:
-        target = get_split(run, file, None)
-        require_known_text(run, target)
-        return score(run.model, target, run.tokenizer, stride, progress)
-    name = "val" if split is None else split
-    check_split(name)
-    corpus = run.corpus(file)
-    target = _nonempty(run, corpus.split(name))
-    return with_copies(score(run.model, target, run.tokenizer, stride, progress), corpus, target)
+    """Score a run with the scoring protocol. Raises UserError like ``get_split``."""
+    target, corpus = _split_and_corpus(run, file, split)
+    result = score(run.model, target, run.tokenizer, stride, progress)
+    return result if corpus is None else with_copies(result, corpus, target)
 
 
 def require_known_text(run: Run, text: Split) -> None:
@@ -84,12 +86,6 @@ def require_known_text(run: Run, text: Split) -> None:
     is_unknown = unknown > len(text.tokens_N) and not run.tokenizer.decode_bytes(text.tokens_N).strip()
     if is_unknown or not len(text.tokens_N):
         raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
-
-
-def _nonempty(run: Run, split: Split) -> Split:
-    if not len(split.tokens_N):
-        raise UserError(f"the {split.name} split of {run.name} is empty; name another --split")
-    return split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +121,7 @@ def evaluate_dynamic(
     ``plain`` is the run's ordinary score on the same split. Raises UserError if the model isn't trained by
     gradients or its training text is missing.
     """
-    target, settings = _nonempty(run, get_split(run, file, split)), settings or DynamicSettings()
+    (target, _), settings = _split_and_corpus(run, file, split), settings or DynamicSettings()
     train = run.corpus().split("train")
     nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride, progress=progress)
     result = make_score(target, nats_N, run.tokenizer.token_bytes())

@@ -161,7 +161,7 @@ def target_metrics(
 ) -> np.ndarray:
     """Apply ``target_fn`` to the distribution of every target: (N, F) float64; the first value is nats.
 
-    The end of a line of only unknown characters has ln V nats: no token says what came before.
+    The end of a line without a known character costs ln V nats, since no token precedes it.
     Raises UserError, with the position, if the first value of a target is NaN or if the probabilities at
     the first position of a row don't sum to 1.
     """

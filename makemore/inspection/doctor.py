@@ -25,14 +25,13 @@ from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import Text, read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
+from makemore.runtime.characters import clip, is_harmless
 from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory_gb
-from makemore.settings import CorpusConfig, replace_settings
+from makemore.settings import CorpusConfig, TrainConfig, replace_settings
 from makemore.training.observers import NullObserver
 from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
 from makemore.training.request import TrainRequest
 
-JOINERS = "\u200c\u200d"
-"""Format characters that writing needs."""
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
 MAX_SHOWN = 30
@@ -127,10 +126,6 @@ def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, 
     }
 
 
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
 def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
     """Read the text, trying other encodings if decoding fails; also returns the encoding used."""
     try:
@@ -162,17 +157,17 @@ def _count_chars(text: Text) -> Counter[str]:
 
 def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, Any]:
     rare = sorted(char for char, n in counts.items() if n <= MAX_RARE_COUNT)
-    odd = [char for char in counts if unicodedata.category(char)[0] == "C" and char not in "\n\t" + JOINERS]
+    odd = [char for char in counts if not is_harmless(char)]
     if len(counts) > 1000:
         diagnosis.advice.append(f"{len(counts):,} different characters: try --tokenizer byte or bpe:2048")
     if odd:
         shown = " ".join(map(repr, sorted(odd)[:MAX_SHOWN]))
-        diagnosis.advice.append(f"control characters: {_clip(shown, MAX_LINE)}")
+        diagnosis.advice.append(f"control characters: {clip(shown, MAX_LINE)}")
     return {
         "characters": len(counts),
-        "most often": _clip(" ".join(repr(char) for char, _ in counts.most_common(MAX_SHOWN)), MAX_LINE),
+        "most often": clip(" ".join(repr(char) for char, _ in counts.most_common(MAX_SHOWN)), MAX_LINE),
         f"at most {MAX_RARE_COUNT} times": len(rare),
-        "of these": _clip(" ".join(map(repr, rare[:MAX_SHOWN])), MAX_LINE),
+        "of these": clip(" ".join(map(repr, rare[:MAX_SHOWN])), MAX_LINE),
     }
 
 
@@ -226,7 +221,7 @@ def _describe_words(text: Text) -> dict[str, Any]:
         "words": counts.total(),
         "different": len(counts),
         "once only": sum(n == 1 for n in counts.values()),
-        "most often": _clip(" ".join(_clip(word, MAX_WORD) for word, _ in counts.most_common(10)), MAX_LINE),
+        "most often": clip(" ".join(clip(word, MAX_WORD) for word, _ in counts.most_common(10)), MAX_LINE),
     }
     if len(freqs) > 9:
         # Zipf's law: frequency falls as rank to the power of about -1.
@@ -292,7 +287,7 @@ def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(TrainRequest().model)
-    recipe = kind.recipe(corpus_stats(corpus, {}, pick_device("auto")))
+    recipe = kind.recipe(corpus_stats(corpus, TrainConfig(), pick_device("auto")))
     model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=NullObserver())
     parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).

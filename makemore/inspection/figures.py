@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import font_manager, ft2font
 from matplotlib.figure import Figure
 
+from makemore.runtime.characters import clip
 from makemore.tokenizers import Tokenizer
 
 BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
@@ -52,7 +53,7 @@ def label(tokenizer: Tokenizer, token: int) -> str:
     if token == tokenizer.boundary_id:
         return BOUNDARY
     text = "".join(_visible(char) for char in tokenizer.decode([token]))
-    text = text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 1] + "…"
+    text = clip(text, MAX_LABEL_LENGTH)
     return text.replace("$", r"\$")
 
 

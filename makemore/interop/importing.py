@@ -36,9 +36,10 @@ from makemore.training.pretrained import load_weights
 from makemore.training.request import TrainRequest
 
 MAX_CHECKED_TOKENS = 8192
-"""Tokens of the text that a checkpoint must predict no worse than uniform guessing."""
+"""Number of training tokens on which a checkpoint is compared with uniform guessing."""
 MAX_EXCESS = 0.1
-"""Maximum loss above that of uniform guessing, in nats: untrained models are slightly worse."""
+"""Maximum excess of the loss over ln V, the loss of uniform guessing, in nats per character. An untrained
+model may exceed ln V slightly."""
 
 
 def import_checkpoint(

@@ -47,7 +47,7 @@ class LanguageModel(nn.Module, ABC):
     """Maximum context length in tokens; None if unbounded, as with a recurrent state."""
     supports_streaming: bool = True
     """Whether input of any length can be processed with a state of constant size.
-    If False, the tokens seen by a state and those of a call must not exceed ``max_len`` in total."""
+    If False, the tokens seen by a state and the tokens of a call must not exceed ``max_len`` in total."""
 
     def __init__(self, config: Any, vocab_size: int, boundary_id: int) -> None:
         super().__init__()

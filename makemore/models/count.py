@@ -54,21 +54,27 @@ class Count(CountModel):
         self._counter.add(inputs_N, targets_N)
 
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
-        """If ``order`` is 0, choose the order with the lowest loss on the held-out batches.
+        """If ``order`` is 0, choose the order with the lowest loss on the held-out batches."""
+        batches = list(held_out)
+        if not self.config.order and batches:
+            order, _ = self.best_order(batches)
+            self._set_order(order)
+        # Keep the context of a document longer than a batch, its only row: a resumed run may continue it.
+        context = self.ends[:, self.ends.shape[1] - self.order + 1 :]
+        self.ends = context.clone() if len(context) == 1 else self._empty_context(0)
+        _ = self.smoothed
+
+    def best_order(self, held_out: Iterable[Batch]) -> tuple[int, float]:
+        """The order with the lowest loss on held-out batches, and this loss in nats per token.
 
         For lines, order 1 isn't considered: it doesn't see where a line begins, so it would generate blank
         lines.
         """
-        batches = list(held_out)
-        if not self.config.order and batches:
-            losses = self.losses_by_order(batches)
-            if self.order > 1 and self.table.counts[0][self.boundary_id]:
-                del losses[1]
-            self._set_order(min(losses, key=losses.__getitem__))
-        # A resumed run may continue a document longer than a batch, which is its batch's only row.
-        context = self.ends[:, self.ends.shape[1] - self.order + 1 :]
-        self.ends = context.clone() if len(context) == 1 else self._empty_context(0)
-        _ = self.smoothed
+        losses = self.losses_by_order(held_out)
+        if self.order > 1 and self.table.counts[0][self.boundary_id]:
+            del losses[1]
+        order = min(losses, key=losses.__getitem__)
+        return order, losses[order]
 
     def _set_order(self, order: int) -> None:
         table = self.table.cut(order)

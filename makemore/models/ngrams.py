@@ -19,7 +19,7 @@ ABSENT = -1
 UNSEEN = -2
 """Marks a context that isn't in the table."""
 ESTIMATE_TOKENS = 1 << 17
-"""Tokens from which the size of a table is estimated."""
+"""Number of tokens, from the start of a text, that the estimate of its table's size uses."""
 BYTES_PER_NGRAM = 130
 """Memory that an n-gram takes while it is counted, smoothed and saved, by measurement."""
 COUNT_CHUNK_SIZE = 1 << 21
@@ -60,7 +60,7 @@ class NgramTable:
         return table
 
     def with_document_starts(self) -> NgramTable:
-        """The table with every bigram that begins a document, as ``uncounted`` makes it; others lack some."""
+        """Add the document-start bigrams, as in ``uncounted``; tables of earlier versions lack them."""
         start = self.uncounted(self.order, self.vocab_size, self.boundary_id)
         has_all = self.order == 1 or (self.find(1, *start.split_keys(1)) >= 0).all()
         return self if has_all else self.merge(start)

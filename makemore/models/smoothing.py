@@ -160,7 +160,7 @@ def _kneser_ney(table: NgramTable, order: int) -> list[tuple[Floats, Floats]]:
     Techniques for Language Modeling"): separate discounts for counts of 1, 2 and at least 3.
 
     Lower orders use continuation counts, the number of distinct tokens seen before an n-gram. An order
-    whose discounts can't be estimated uses those of the next higher order, whose n-grams are rarer.
+    whose discounts can't be estimated uses the discounts of the next higher order, whose n-grams are rarer.
     """
     counts = [*table.continuations[: order - 1], table.counts[order - 1]]
     result: list[tuple[Floats, Floats]] = []

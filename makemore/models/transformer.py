@@ -39,11 +39,11 @@ MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
 """(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
-"""The same for texts on a GPU, where models are larger."""
+"""(epochs, dropout) for running text on a GPU, where models are larger."""
 MAX_EPOCHS = 30
 """Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
-"""Steps within MAX_EPOCHS that limit the batch on a GPU, where larger batches are faster."""
+"""Minimum number of steps in MAX_EPOCHS on a GPU; it limits the batch size."""
 TOKENS_PER_WEIGHT = 5
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
@@ -282,7 +282,7 @@ def _recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
-    """For text: the largest batch that leaves enough steps, with rates to match."""
+    """Settings for running text: the largest batch that leaves enough steps, and learning rates to match."""
     tokens = MAX_EPOCHS * stats.train_tokens
     batch = min(16384, max(4096, 2 ** int(math.log2(max(tokens / MIN_GPU_STEPS, 1)))))
     steps = -(-tokens // batch)
@@ -297,7 +297,7 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
         matrix_lr=0.02 * scale,
         weight_decay=0.1,
     )
-    config = replace(_largest_affordable(stats, batch), block_size=256)
+    config = replace(_largest_affordable(stats, batch), block_size=train.block_size)
     dropout = _dropout(config, stats, batch, GPU_DROPOUT_BY_EPOCHS)
     return Recipe(replace(config, dropout=dropout), train)
 
@@ -322,8 +322,11 @@ def _dropout(
 
 
 def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:
-    """The widest model with at most MAX_WEIGHTS_PER_TOKEN of the text and at least TOKENS_PER_WEIGHT in the
-    budget: model and data grow together (Hoffmann et al. 2022)."""
+    """The widest model that the text and the budget allow.
+
+    Model and data grow together (Hoffmann et al. 2022): a model has at most MAX_WEIGHTS_PER_TOKEN weights per
+    token of the text, and the budget at least TOKENS_PER_WEIGHT tokens per weight.
+    """
     most = MAX_WEIGHTS_PER_TOKEN[stats.device] * stats.train_tokens
     best = TransformerConfig(n_embd=WIDTHS[0])
     for n_embd in WIDTHS[1:]:

@@ -183,7 +183,7 @@ def _curves(comparison: Comparison, which: int, label: str) -> Chart:
 
 
 def _end(row: RankedModel) -> tuple[float, float, float]:
-    """The place among the curves of a row without one, such as a mixture."""
+    """Seconds, tokens and bits per byte of a row without evaluations, such as a mixture."""
     return row.runs[0].seconds, row.runs[0].tokens, row.result.bits_per_byte
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runs.directory import CHECKPOINTS, CONFIG, RESULT, RunDir
-from makemore.runtime.untrusted import read_foreign_json
+from makemore.runs.directory import CHECKPOINTS, CONFIG, RESULT, STATES, RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +33,12 @@ class RunSummary:
 def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
     """The runs in a folder and its subfolders, by text, then best first. Raises UserError if it has none."""
     paths = [path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{CONFIG}")]
-    paths = [path for path in paths if not _is_foreign(path / CONFIG)]
+    # Exported models have a config.json, too, but neither results nor states.
+    paths = [path for path in paths if (path / RESULT).exists() or (path / STATES).exists()]
     if not paths:
         raise UserError(f"no runs in {folder}; create one with makemore train")
     summaries = [_summarise(path) for path in paths]
     return sorted(summaries, key=lambda row: (row.text, row.split != "val", _rank(row), row.run))
-
-
-def _is_foreign(config: Path) -> bool:
-    """Whether another program wrote it, as in an exported model: it has no checksum."""
-    try:
-        content = read_foreign_json(config)
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "sha256" not in content
 
 
 def _rank(row: RunSummary) -> float:

@@ -62,11 +62,11 @@ def user_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = {
-            errno.ENOSPC: "; free disk space (--resume continues an interrupted run)",
-            errno.EDQUOT: "; free disk space (--resume continues an interrupted run)",
-            errno.ENAMETOOLONG: "; give a shorter name with --out",
-        }.get(error.errno or 0, "")
+        advice = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "; free disk space (--resume continues an interrupted run)"
+        elif error.errno == errno.ENAMETOOLONG:
+            advice = "; give a shorter name with --out"
         raise UserError(f"can't write {path}: {error.strerror}{advice}") from None
 
 

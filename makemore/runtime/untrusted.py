@@ -16,7 +16,7 @@ MAX_JSON_DEPTH = 100
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a regular file, or of the one a link leads to. Raises OSError for pipes, which would block."""
+    """Size of a regular file in bytes; follows links. Raises OSError for pipes, which would block."""
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")

@@ -33,7 +33,7 @@ DEFAULT_SECONDS = 120.0
 
 
 LARGE_VOCABULARY = 1000
-"""Tokens from which the memory of training is estimated, and of characters, other tokenizers suggested."""
+"""Vocabulary size from which memory is estimated and, for characters, another tokenizer suggested."""
 BYTES_PER_PARAMETER = 16
 """Weights, gradients, and the optimizer's two moments, in float32."""
 BYTES_PER_SAVED_PARAMETER = 16
@@ -51,10 +51,9 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     tokenizer = request.tokenizer or "char"
     require_valid_spec(tokenizer)
     overrides = requested_settings(request)
-    convert_settings(kind.Config, overrides["model"], "model")
-    has_budget(replace_settings(TrainConfig(), overrides["train"], "train"))
+    requested = _check_settings(kind, overrides)
     corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
-    device = pick_device(str(overrides["train"].get("device", "auto")))
+    device = pick_device(requested.device)
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     check_run_dir(folder, request)
@@ -72,7 +71,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    recipe = kind.recipe(corpus_stats(corpus, overrides["train"], device))
+    recipe = kind.recipe(corpus_stats(corpus, requested, device))
     if start:
         request = dataclasses.replace(request, tokenizer=start.tokenizer_spec)
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
@@ -105,11 +104,20 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     return plan
 
 
-def corpus_stats(corpus: Corpus, train: Mapping[str, Any], device: torch.device) -> CorpusStats:
-    """Collect the inputs of a recipe. ``train``: requested fields of TrainConfig."""
+def _check_settings(kind: type[LanguageModel], overrides: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
+    """Check requested settings before the text is read; returns the training settings, without the recipe.
+
+    Raises UserError for an unknown name or a wrong value.
+    """
+    convert_settings(kind.Config, overrides["model"], "model")
+    train = replace_settings(TrainConfig(), overrides["train"], "train")
+    has_budget(train)
+    return train
+
+
+def corpus_stats(corpus: Corpus, train: TrainConfig, device: torch.device) -> CorpusStats:
+    """Collect the inputs of a recipe. ``train``: the requested settings."""
     split = corpus.splits["train"]
-    config = replace_settings(TrainConfig(), train, "train")
-    no_budget = not has_budget(config)
     return CorpusStats(
         mode=corpus.mode,
         train_tokens=len(split.tokens_N),
@@ -117,8 +125,8 @@ def corpus_stats(corpus: Corpus, train: Mapping[str, Any], device: torch.device)
         documents=len(split.starts_D),
         longest_document=int((split.ends_D - split.starts_D).max()),
         device=device.type,
-        steps=config.steps,
-        max_time=DEFAULT_SECONDS if no_budget else config.max_time,
+        steps=train.steps,
+        max_time=train.max_time if has_budget(train) else DEFAULT_SECONDS,
     )
 
 

@@ -63,7 +63,7 @@ def records(val_losses: list[float], train_losses: list[float], first: float = m
     ]
 
 
-def judge_end(vals: list[float], trains: list[float]) -> str:
+def interpret_end(vals: list[float], trains: list[float]) -> str:
     subject = Subject(
         model_name="mlp",
         model=nonzero_model("mlp"),
@@ -71,11 +71,11 @@ def judge_end(vals: list[float], trains: list[float]) -> str:
         tokens_T=torch.zeros(3),
         records=records(vals, trains),
     )
-    return " ".join(finding.text for finding in losses.judge_end(subject))
+    return " ".join(finding.text for finding in losses.interpret_end(subject))
 
 
 def test_overfitting_is_reported_with_its_first_step() -> None:
-    finding = judge_end([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
+    finding = interpret_end([2.0, 1.8, 1.7, 1.8, 1.9], [2.0, 1.8, 1.6, 1.2, 0.9])
     assert "overfitting since step 300: val rose by 0.200" in finding
 
 
@@ -98,23 +98,23 @@ def test_train_and_val_are_compared_with_the_same_weights() -> None:
         train=train,
         val=val,
     )
-    memorised = losses.judge_gap(subject, 0.1)
+    memorised = losses.interpret_gap(subject, 0.1)
     assert [finding.kind for finding in memorised] == ["warning"]
     assert "memorisation" in memorised[0].text
     alike = dataclasses.replace(subject, val=train)
-    assert losses.judge_gap(alike, 0.1) == []
-    (explained,) = losses.judge_gap(alike, 9.0)
+    assert losses.interpret_gap(alike, 0.1) == []
+    (explained,) = losses.interpret_gap(alike, 9.0)
     assert explained.kind == "note"
     assert "logged while the weights changed, ended at 9.000, above val" in explained.text
 
 
 def test_falling_loss_is_reported() -> None:
     vals = [2.0 - 0.05 * i for i in range(20)]
-    assert "still falling" in judge_end(vals, vals)
+    assert "still falling" in interpret_end(vals, vals)
 
 
 def test_converged_loss_is_reported() -> None:
-    assert "converged at 1.700 by step 400" in judge_end(
+    assert "converged at 1.700 by step 400" in interpret_end(
         [2.0, 1.8, 1.701, 1.7, 1.705], [2.0, 1.8, 1.7, 1.7, 1.7]
     )
 
@@ -128,7 +128,7 @@ def test_converged_loss_is_reported() -> None:
     ],
 )
 def test_first_loss_is_compared_with_ln_v(first: float, kind: str, message: str) -> None:
-    (finding,) = losses.judge_start(records([2.0], [2.0], first), VOCAB)
+    (finding,) = losses.interpret_start(records([2.0], [2.0], first), VOCAB)
     assert (finding.kind, message in finding.text) == (kind, True)
 
 

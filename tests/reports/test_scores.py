@@ -150,7 +150,7 @@ def test_held_out_text_that_stands_in_train_is_mentioned(tmp_path: Path) -> None
     run = tmp_path / "run"
     assert call("train", tmp_path / "text.txt", "-m", "count", "--out", run).status == 0
     whole = call("eval", run, "--no-report")
-    assert "of val occurs verbatim in train (passages of 100 characters or more)" in whole.out
+    assert "of val occurs verbatim in train, in long passages" in whole.out
     # Counted by hand: every stretch of 100 characters of val that occurs in train.
     corpus = load(run).corpus()
     train, val = (corpus.tokenizer.decode(corpus.splits[name].tokens_N) for name in ("train", "val"))

@@ -100,6 +100,7 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
             baseline=baseline,
             train_tokens=tokens,
             still_improving=improving,
+            hardly_begun=False,
         )
 
     assert about(uniform=2 * nll, count=1.1 * nll) == ""

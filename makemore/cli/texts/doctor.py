@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, quote_command
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, given, quote_command
 from makemore.cli.terminal import echo, print_json
 
 
@@ -21,8 +21,7 @@ def command(
     """Check a text and this computer before training."""
     from makemore.inspection.doctor import diagnose
 
-    corpus = {"mode": mode, "encoding": encoding, "skip_damaged": skip_damaged}
-    corpus = {key: value for key, value in corpus.items() if value is not None}
+    corpus = given(mode=mode, encoding=encoding, skip_damaged=skip_damaged)
     diagnosis = diagnose(input, corpus, compile)
     if json:
         print_json(diagnosis.as_dict())

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZER
-from makemore.cli.terminal import echo, escape_control_chars, print_json
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZER, given
+from makemore.cli.terminal import echo, print_json
+from makemore.runtime.characters import escape_control_chars
 
 if TYPE_CHECKING:
     from makemore.corpus.tokenization import Tokenization
@@ -34,8 +35,7 @@ def command(
     from makemore.cli.progress import ProgressObserver
     from makemore.corpus.tokenization import tokenize
 
-    corpus = {"mode": mode, "encoding": encoding, "skip_damaged": skip_damaged}
-    corpus = {key: value for key, value in corpus.items() if value is not None}
+    corpus = given(mode=mode, encoding=encoding, skip_damaged=skip_damaged)
     result = tokenize(input, tokenizer, corpus, n, ProgressObserver().encoding)
     if json:
         print_json(result.as_dict())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import JSON, TOKENIZER
+from makemore.cli.options import JSON, TOKENIZER, given
 from makemore.cli.terminal import echo, print_json
 from makemore.settings import parse_duration
 
@@ -38,7 +38,6 @@ def command(
 ) -> None:
     """Suggest a learning rate from a short range test."""
     limit = parse_duration(max_time)
-    train: dict[str, Any] = {"device": device, "seed": seed}
     from makemore.models import MODELS
 
     MODELS.path(model)
@@ -50,7 +49,7 @@ def command(
         input=input or (),
         model=model,
         tokenizer=tokenizer,
-        train={k: v for k, v in train.items() if v is not None},
+        train=given(device=device, seed=seed),
         settings=tuple(settings),
         config=config,
     )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, TOKENIZERS_HELP, quote_command
+from makemore.cli.options import (
+    ENCODING,
+    INPUT,
+    JSON,
+    MODE,
+    SKIP_DAMAGED,
+    TOKENIZERS_HELP,
+    given,
+    quote_command,
+)
 from makemore.cli.terminal import echo_sample, print_json
 from makemore.errors import UserError
 from makemore.settings import parse_duration
@@ -69,18 +78,16 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Train a model, score it on val and print samples."""
-    train: dict[str, Any] = {
-        "steps": steps,
-        "max_time": parse_duration(max_time),
-        "device": device,
-        "dtype": dtype,
-        "seed": seed,
-        "shard": shard,
-        "on_divergence": on_divergence,
-        "compile": None if compile is None else "yes" if compile else "no",
-    }
-    corpus = {"mode": mode, "split": split, "encoding": encoding, "dedupe": dedupe}
-    corpus["skip_damaged"] = skip_damaged
+    train = given(
+        steps=steps,
+        max_time=parse_duration(max_time),
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        shard=shard,
+        on_divergence=on_divergence,
+        compile=None if compile is None else "yes" if compile else "no",
+    )
     from makemore.models import MODELS
     from makemore.tokenizers import TOKENIZERS
 
@@ -106,8 +113,8 @@ def command(
         model=model,
         tokenizer=tokenizer,
         out=out,
-        train={k: v for k, v in train.items() if v is not None},
-        corpus={k: v for k, v in corpus.items() if v is not None},
+        train=train,
+        corpus=given(mode=mode, split=split, encoding=encoding, dedupe=dedupe, skip_damaged=skip_damaged),
         settings=tuple(settings),
         config=config,
         resume=resume,

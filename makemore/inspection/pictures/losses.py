@@ -50,9 +50,9 @@ def plot(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     findings = [
-        *judge_start(subject.records, subject.vocab_size),
-        *judge_end(subject),
-        *judge_gap(subject, final_mean(losses)),
+        *interpret_start(subject.records, subject.vocab_size),
+        *interpret_end(subject),
+        *interpret_gap(subject, final_mean(losses)),
     ]
     return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, findings=findings)
 
@@ -74,7 +74,7 @@ def final_mean(losses: list[float]) -> float:
     return sum(tail) / len(tail)
 
 
-def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Finding]:
+def interpret_start(records: list[dict[str, Any]], vocab_size: int) -> list[Finding]:
     """Compare the first loss with uniform guessing."""
     steps, losses = _points(records, "loss")
     if not steps or steps[0] != 1:
@@ -90,7 +90,7 @@ def judge_start(records: list[dict[str, Any]], vocab_size: int) -> list[Finding]
     return [Finding("good", f"{text}: a good initialisation")]
 
 
-def judge_end(subject: Subject) -> list[Finding]:
+def interpret_end(subject: Subject) -> list[Finding]:
     """Report overfitting, unfinished training or convergence."""
     steps, vals = _points(subject.records, "val")
     if len(vals) < 3:
@@ -118,7 +118,7 @@ def judge_end(subject: Subject) -> list[Finding]:
     return findings
 
 
-def judge_gap(subject: Subject, logged: float) -> list[Finding]:
+def interpret_gap(subject: Subject, logged: float) -> list[Finding]:
     """Compare the saved weights' losses on train and val, measured alike; ``logged``: train's last losses."""
     if subject.train is None or subject.val is None or not len(subject.val.tokens_N):
         return []

@@ -34,7 +34,7 @@ class GradientLearner(Learner):
     """Base of the gradient-trained learners: precision, optimizers, carried state, CUDA graphs."""
 
     is_graphable = False
-    """Whether ``backward`` may be recorded in a CUDA graph: nothing in it waits for the device."""
+    """Whether ``backward`` may be recorded in a CUDA graph, because it never waits for the device."""
 
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
@@ -108,7 +108,10 @@ class GradientLearner(Learner):
         return loss, norm
 
     def _make_graphed(self) -> GraphedFunction | None:
-        """The update as a CUDA graph; None if it can't be one: streams reset states by the host's choice."""
+        """Prepare the update as a CUDA graph.
+
+        Returns None where a step needs the CPU: to exchange gradients, or to reset the states of streams.
+        """
         allowed = self.config.cuda_graph and self.is_graphable and distributed.world_size() == 1
         if not (allowed and self.optimizers.capturable) or self.config.loader == "streams":
             return None
