@@ -59,7 +59,7 @@ class Count(CountModel):
         if not self.config.order and batches:
             order, _ = self.best_order(batches)
             self._set_order(order)
-        # Keep the context of a document longer than a batch, its only row: a resumed run may continue it.
+        # A document longer than a batch is its only row; keep its context, since a resumed run may continue.
         context = self.ends[:, self.ends.shape[1] - self.order + 1 :]
         self.ends = context.clone() if len(context) == 1 else self._empty_context(0)
         _ = self.smoothed

@@ -174,7 +174,7 @@ def notes(comparison: Comparison) -> list[str]:
     untrained = [row.name for row in rows if row.is_near_uniform]
     if untrained:
         names = ", ".join(untrained)
-        lines.append(f"no better than guessing, or hardly: {names}; train longer or on more text")
+        lines.append(f"no better than guessing, or hardly better: {names}; train longer or on more text")
     fitted = [row.name for row in rows if row.fitted_on(comparison.split)]
     if fitted:
         lines.append(f"mixture weights were fitted on val: {', '.join(fitted)}; use --split test")

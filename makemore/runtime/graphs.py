@@ -13,15 +13,15 @@ from torch import Tensor
 from makemore.runtime.device import is_out_of_memory, to_device
 
 CALLS_BEFORE_RECORDING = 3
-"""Ordinary calls with the same shapes: compilation, library handles and lazy states must be ready."""
+"""Number of ordinary calls before a recording; they prepare compiled code and optimizer states."""
 MAX_RECORDINGS = 4
-"""Shapes that are recorded; calls with other shapes run as usual."""
+"""Maximum number of recorded shapes; calls with other shapes run as usual."""
 
 Shapes = tuple[torch.Size, ...]
 
 
 class RecordingError(Exception):
-    """A function couldn't be recorded; it was not completed."""
+    """A function couldn't be recorded, and didn't complete."""
 
 
 @dataclass(frozen=True)

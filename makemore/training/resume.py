@@ -144,7 +144,7 @@ def _how_to_continue(plan: Plan, trainer: Trainer) -> str:
     if isinstance(plan.model, CountModel):
         return "count models read the text once"
     if trainer.stopped_early:
-        return "val stopped improving; to continue, raise the budget and, best, train.patience"
+        return "val stopped improving; to continue, raise the budget, and train.patience to stop later"
     budgets = (("--steps", plan.train.steps), ("--max-time", plan.train.max_time))
     return f"to continue, raise {' and '.join(flag for flag, budget in budgets if budget)}"
 

@@ -273,5 +273,5 @@ class TestChanges:
         assert train(request).steps == 9
         observer = RecordingObserver()
         assert resume(request, observer, steps=40).steps == 9
-        assert any("raise the budget and, best, train.patience" in line for line in observer.notes)
+        assert any("raise the budget, and train.patience" in line for line in observer.notes)
         assert resume(request, patience=0).steps == 40

@@ -118,7 +118,7 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
 def test_a_ranking_of_untrained_models_says_so(work):
     result = call("compare", "words.txt", "--models", "count,mlp", "--steps", "1", "--out", "grid")
     assert result.status == 0, result.err
-    assert "no better than guessing, or hardly: mlp; train longer or on more text" in result.out
+    assert "no better than guessing, or hardly better: mlp; train longer or on more text" in result.out
     assert "guessing: count" not in result.out
 
 

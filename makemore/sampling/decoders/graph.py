@@ -13,9 +13,9 @@ from makemore.types import State
 
 
 class GraphDecoder(FastDecoder):
-    """Keeps the state in place, since a graph repeats the same memory accesses.
+    """Replays ``forward`` as a CUDA graph, on a state that stays in place.
 
-    Ended rows stay in the batch as padding until half are left: another number of rows needs a new graph.
+    Finished rows remain as padding until half of the batch is left: a new batch size needs a new graph.
     """
 
     duplicates_single_row = False
