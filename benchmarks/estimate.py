@@ -43,10 +43,23 @@ class Case:
     tokens: float
 
 
+def _transformer(block_size: int, n_layer: int, n_embd: int) -> TransformerConfig:
+    return TransformerConfig(block_size=block_size, n_layer=n_layer, n_head=n_layer, n_embd=n_embd)
+
+
 CASES = (
     Case("1M", TransformerConfig(), 66, 16_384, 16_384, 100e6),
-    Case("10M", TransformerConfig(256, 6, 6, 384), 66, 65_536, 16_384, 100e6),
-    Case("124M", TransformerConfig(1024, 12, 12, 768), 50_258, 524_288, 16_384, 10e9),
+    Case(
+        "10M", TransformerConfig(block_size=256, n_layer=6, n_head=6, n_embd=384), 66, 65_536, 16_384, 100e6
+    ),
+    Case(
+        "124M",
+        TransformerConfig(block_size=1024, n_layer=12, n_head=12, n_embd=768),
+        50_258,
+        524_288,
+        16_384,
+        10e9,
+    ),
 )
 
 
@@ -102,7 +115,7 @@ class Needs:
         # Models of one and two layers separate a layer's activations from the rest.
         shallow: dict[int, Any] = {}
         for n_layer in (1, 2):
-            sizes = TransformerConfig(config.block_size, n_layer, config.n_head, config.n_embd)
+            sizes = config.replace(n_layer=n_layer)
             shallow[n_layer] = saved_bytes(sizes, case.vocab_size)
         layer = shallow[2] - shallow[1]
         saved = shallow[1] + (config.n_layer - 1) * layer

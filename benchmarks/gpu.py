@@ -236,7 +236,7 @@ def _train(options: Options, data: str, flags: list[str], run: Path, split: str)
         "parameters": result["parameters"],
         "memory MB": round((result["peak_memory"] or 0) / 1e6),
         "compiled": result["used"]["compiled"],
-        "settings": config["model"]["settings"],
+        "settings": {k: v for k, v in config["model"].items() if k != "name"},
         "train": config["train"],
         "curve": [
             json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

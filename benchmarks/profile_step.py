@@ -116,7 +116,7 @@ def main(
     profiler, total = profile_steps(trainer, steps, plan.device)
     groups, names = sum_times(profiler.events(), plan.device.type == "cuda")
     groups["rest"] = max(0.0, total - sum(groups.values()))
-    print(f"{model}, {plan.train.batch_tokens:,} tokens per step, {plan.precision}, ", end="")
+    print(f"{model}, {plan.train.data.batch_tokens:,} tokens per step, {plan.precision}, ", end="")
     print(
         f"{'compiled' if trainer.learner.compiled else 'eager'}, {torch.get_num_threads()} threads, ", end=""
     )

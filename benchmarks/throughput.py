@@ -150,7 +150,7 @@ def row(
     peak_flops = peaks[plan.precision]
     eager = measure(plan, seconds)
     cells = [model, f"{plan.model.n_parameters():,}", str(plan.precision).removeprefix("torch.")]
-    cells += [f"{plan.train.batch_tokens:,}", *eager.cells(peak_flops)]
+    cells += [f"{plan.train.data.batch_tokens:,}", *eager.cells(peak_flops)]
     if compiling and not isinstance(plan.model, CountModel):
         auto = make_plan(data, model, "auto", settings)
         fast_plan = auto if auto.native else make_plan(data, model, "yes", settings)

@@ -19,7 +19,7 @@ from makemore.runs import run as runs
 from makemore.sampling.logits import SampleParams
 from makemore.sampling.novel import sample_novel
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
-from makemore.settings import parse_duration
+from makemore.settings.train import parse_duration
 from makemore.training.mix import mix as mix_runs
 from makemore.training.observers import MultiObserver, Observer
 from makemore.training.request import TrainRequest

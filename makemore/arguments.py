@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from makemore.errors import UserError
 from makemore.settings import CorpusConfig, TrainConfig
+from makemore.settings.base import flatten
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,11 +18,7 @@ T = TypeVar("T")
 _VALUE = r"'[^']*'|-?\d[^\s,;:)]*|cpu|cuda|count|lines|text|rollback|skip|cp1252|utf-8:replace"
 _FLAG = re.compile(rf"(?<![\w-])--?([a-z][a-z-]*)(?:[ =]({_VALUE}))?(?![\w-])")
 _SETTING = re.compile(r"--set ([a-z_.]+)=([^\s,;:)]+)")
-_DEFAULTS = {
-    f"{section}.{name}": default
-    for section, config in (("train", TrainConfig()), ("corpus", CorpusConfig()))
-    for name, default in vars(config).items()
-}
+_DEFAULTS = flatten({"train": TrainConfig().model_dump(), "corpus": CorpusConfig().model_dump()})
 
 
 def in_python_terms(function: Callable[P, T]) -> Callable[P, T]:

@@ -18,24 +18,21 @@ from makemore.tokenizers import TOKENIZERS
 from makemore.training.optimizers import OPTIMIZERS
 
 TOY = '''
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from makemore.settings import setting
+from makemore.settings import ModelConfig, Size
 from makemore.models.base import LanguageModel
 
 
-@dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(ModelConfig):
     """Settings of ``toy``."""
 
-    width: int = setting(16, "width of the toy")
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ValueError("width must be at least 1")
+    name: Literal["toy"] = "toy"
+    width: Size = Field(16, description="width of the toy")
 
 
 class Toy(LanguageModel):
@@ -98,7 +95,7 @@ def test_external_model_is_trained_scored_and_sampled(
     assert result["val"]["nll"] < 1.6  # guessing: ln 10 = 2.3
     assert json.loads((out / "config.json").read_text())["model"] == {
         "name": "toy",
-        "settings": {"width": 8},
+        "width": 8,
     }
     assert run(["eval", str(out), "--json"]) == 0
     score = json.loads(capsys.readouterr().out)
@@ -120,7 +117,7 @@ def test_external_model_is_listed_with_its_summary(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("model.widht=8", "model.width"), ("model.width=big", "whole number"), ("model.width=0", "at least 1")],
+    [("model.widht=8", "model.width"), ("model.width=big", "whole number"), ("model.width=0", "1 or more")],
 )
 def test_external_model_settings_are_validated(
     setting: str, message: str, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.console import Console
 from makemore.report.numbers import with_unit
+from makemore.settings import Settings
+from makemore.settings.base import flatten
 from makemore.training.observers import Observer
 
 if TYPE_CHECKING:
@@ -27,16 +28,16 @@ MIN_COPIED = 0.01
 """Minimum share of copied text that is mentioned."""
 
 
-def settings_line(config: Any) -> str:
-    """Format a dataclass's settings that aren't None as ``key=value``."""
-    values = dataclasses.asdict(config).items()
+def settings_line(config: Settings) -> str:
+    """Format settings that aren't None as ``key=value``."""
+    values = flatten(config.model_dump(exclude={"name"})).items()
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values if v is not None)
 
 
 def plan_line(plan: Plan) -> str:
     """Describe in one line what is trained: model, size, device, steps and passes."""
     train = plan.train
-    if train.optimizer == "none":
+    if train.optimizer.name == "none":
         return f"{plan.model_name}: one pass over the text, counting"
     precision = str(plan.precision).removeprefix("torch.")
     compiled = ", compiled" if plan.compiled else ", in C" if plan.native else ""
@@ -44,10 +45,10 @@ def plan_line(plan: Plan) -> str:
     budgets += [f"{train.max_time:g} s"] if train.max_time else []
     text = (
         f"{plan.model_name}: {plan.model.n_parameters():,} parameters on {plan.device} "
-        f"({precision}{compiled}); {' or '.join(budgets)}, {train.batch_tokens:,} tokens per step"
+        f"({precision}{compiled}); {' or '.join(budgets)}, {train.data.batch_tokens:,} tokens per step"
     )
     if train.steps:
-        passes = train.steps * train.batch_tokens / len(plan.corpus.splits["train"].tokens_N)
+        passes = train.steps * train.data.batch_tokens / len(plan.corpus.splits["train"].tokens_N)
         text += f", {passes:,.{0 if passes >= 100 else 1}f} passes over the text"
     return text
 
@@ -181,7 +182,7 @@ class ProgressObserver(Observer):
         for line in settings_lines(plan) if self.verbose else []:
             self.note(line)
         self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
-        if len(corpus.splits["val"].tokens_N) and plan.train.optimizer != "none" and not self.label:
+        if len(corpus.splits["val"].tokens_N) and plan.train.optimizer.name != "none" and not self.label:
             self.note(estimate_line(plan))
 
     def record(self, record: TrainRecord) -> None:

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from makemore.comparison.grid import Failure, Grid, ObserverFactory, train_grid
-from makemore.comparison.result import Comparison, RankedModel, ScoredRun, seed_of
+from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
@@ -22,10 +22,10 @@ from makemore.evaluation.evaluate import check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.evaluation.ranking import compare_to_best
 from makemore.models import MODELS
-from makemore.runs.directory import CONFIG, RESULT, RunDir, find_run
+from makemore.runs.directory import CONFIG, RunDir, find_run
 from makemore.runs.run import Run, load
+from makemore.runs.schema import RunRecord
 from makemore.runtime.device import pick_device
-from makemore.runtime.files import user_format_errors
 from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
 from makemore.training.train import TrainingInterrupted
@@ -89,10 +89,14 @@ def compare(
     elif not request.file.is_file():
         raise UserError(f"--file {request.file}: no such file; give the path of a text")
     rows = _score_groups(groups, _names(groups, trained_here), request, note, stop)
-    corpus = groups[0][0].config["corpus"]
-    source = corpus["name"] if request.file is None else request.file.name
+    config = groups[0][0].config
+    source = config.text.name if request.file is None else request.file.name
     return Comparison(
-        source=source, split=rows[0].runs[0].score.split, mode=corpus["mode"], rows=rows, failures=failures
+        source=source,
+        split=rows[0].runs[0].score.split,
+        mode=config.corpus.mode,
+        rows=rows,
+        failures=failures,
     )
 
 
@@ -131,11 +135,7 @@ class _SavedRun(NamedTuple):
     """A run on disk."""
 
     folder: Path
-    config: dict[str, Any]
-
-    @property
-    def seed(self) -> int | None:
-        return seed_of(self.config)
+    config: RunRecord
 
 
 def _groups(folders: Iterable[Path]) -> list[list[_SavedRun]]:
@@ -146,22 +146,24 @@ def _groups(folders: Iterable[Path]) -> list[list[_SavedRun]]:
         saved = _SavedRun(folder, RunDir(folder).read_config())
         identity = _config_without_seed(saved.config)
         # Another run with the same seed goes into a group of its own.
-        key = (identity, n_seen[identity, saved.seed])
-        n_seen[identity, saved.seed] += 1
+        key = (identity, n_seen[identity, saved.config.seed])
+        n_seen[identity, saved.config.seed] += 1
         groups.setdefault(key, []).append(saved)
     return list(groups.values())
 
 
-def _config_without_seed(config: dict[str, Any]) -> str:
-    train = {k: v for k, v in config.get("train", {}).items() if k not in ("seed", "device")}
-    settings = {k: config.get(k) for k in ("model", "tokenizer", "mixed")}
-    return json.dumps({**settings, "train": train, "text": config["corpus"]["digests"]}, sort_keys=True)
+def _config_without_seed(config: RunRecord) -> str:
+    values = config.model_dump(
+        include={"model": True, "tokenizer": True, "mixed": True, "train": True, "text": {"digests"}},
+        exclude={"train": {"seed": True, "runtime": {"device"}}},
+    )
+    return json.dumps(values, sort_keys=True)
 
 
 def _require_same_splits(groups: list[list[_SavedRun]]) -> None:
     first, *others = [saved for group in groups for saved in group]
     for saved in others:
-        if saved.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
+        if saved.config.text.digests != first.config.text.digests:
             raise UserError(
                 f"{saved.folder.name} and {first.folder.name} were trained on different splits; "
                 "rank them on a common text with --file"
@@ -186,9 +188,8 @@ def _score_groups(
             if stop():
                 raise TrainingInterrupted(saved.folder)
             run = load(saved.folder, request.device)
-            result = run.folder.read_result() or {}
             note(f"scoring {saved.folder.name}")
-            scored[-1].append(_score_run(run, result, request))
+            scored[-1].append(_score_run(run, request))
             if saved is group[0]:
                 samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
@@ -209,19 +210,16 @@ def _profile(run: Run, request: CompareRequest) -> RunProfile:
     return profile_run(run, get_split(run, request.file, request.split))
 
 
-def _score_run(run: Run, result: dict[str, Any], request: CompareRequest) -> ScoredRun:
-    with user_format_errors(run.folder.path / RESULT):
-        seconds, tokens = float(result.get("seconds", 0.0)), int(result.get("tokens", 0))
-        memory = result.get("peak_memory")
-        memory = memory if memory is None else int(memory)
+def _score_run(run: Run, request: CompareRequest) -> ScoredRun:
+    result = run.folder.read_result()
     score = evaluate(run, request.file, request.split)
     return ScoredRun(
         folder=run.folder.path,
         config=run.config,
         parameters=run.model.n_parameters(),
-        seconds=seconds,
-        tokens=tokens,
-        peak_memory=memory,
+        seconds=result.seconds if result else 0.0,
+        tokens=result.tokens if result else 0,
+        peak_memory=result.peak_memory if result else None,
         sampling_speed=sampling_speed(run),
         score=score,
         uniform_nll=uniform_nll(score, run.model.vocab_size),
@@ -243,9 +241,9 @@ def _common_units(scored: list[list[ScoredRun]]) -> np.ndarray:
 def _names(groups: list[list[_SavedRun]], trained_here: bool) -> list[str]:
     """Row names: models if trained here, otherwise each group's folder name or common name prefix."""
     if trained_here:
-        tokenizers = {group[0].config["tokenizer"] for group in groups}
+        tokenizers = {group[0].config.tokenizer for group in groups}
         configs = [group[0].config for group in groups]
-        return [c["model"]["name"] + (f" {c['tokenizer']}" if len(tokenizers) > 1 else "") for c in configs]
+        return [c.model.name + (f" {c.tokenizer}" if len(tokenizers) > 1 else "") for c in configs]
     return [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
 
 

@@ -18,7 +18,8 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.registry import Registry
 from makemore.runs.directory import RunDir
-from makemore.runs.run import load, training_paths
+from makemore.runs.run import load
+from makemore.runs.schema import RunRecord
 from makemore.tokenizers import TOKENIZERS
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
@@ -116,16 +117,16 @@ def _plan(cell: TrainRequest, grid: Grid) -> tuple[TrainRequest, bool]:
     return dataclasses.replace(cell, resume=True), False
 
 
-def _check_settings(cell: TrainRequest, config: dict[str, Any]) -> None:
+def _check_settings(cell: TrainRequest, config: RunRecord) -> None:
     """Raise UserError if the existing run has other settings."""
-    saved = config["train"]
+    saved, requested = config.train, cell.requested.train
     settings = {
-        "model": (config["model"]["name"], cell.model),
-        "tokenizer": (config["tokenizer"], cell.tokenizer),
-        "seed": (saved["seed"], cell.train["seed"]),
-        "steps": (saved["steps"], cell.train.get("steps")),
-        "max_time": (saved["max_time"], cell.train.get("max_time")),
-        "text": (training_paths(config)[0], str(Path(str(cell.input)).absolute())),
+        "model": (config.model.name, cell.model),
+        "tokenizer": (config.tokenizer, cell.tokenizer),
+        "seed": (saved.seed, requested.seed),
+        "steps": (saved.steps, requested.steps),
+        "max_time": (saved.max_time, requested.max_time),
+        "text": (config.text.paths[0], str(Path(str(cell.input)).absolute())),
     }
     for name, (old, new) in settings.items():
         if old != new:

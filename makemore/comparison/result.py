@@ -12,12 +12,8 @@ from makemore.evaluation.baseline import is_near_uniform
 from makemore.evaluation.profile import RunProfile
 from makemore.evaluation.ranking import PairedResult
 from makemore.runs.run import is_fitted_on
+from makemore.runs.schema import RunRecord
 from makemore.types import Score
-
-
-def seed_of(config: dict[str, Any]) -> int | None:
-    """The training seed in a run's config, or None for a mixture."""
-    return config.get("train", {}).get("seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +21,7 @@ class ScoredRun:
     """One run's metrics."""
 
     folder: Path
-    config: dict[str, Any]
+    config: RunRecord
     parameters: int
     seconds: float
     tokens: int
@@ -39,7 +35,7 @@ class ScoredRun:
 
     @property
     def seed(self) -> int | None:
-        return seed_of(self.config)
+        return self.config.seed
 
     @property
     def tokens_per_second(self) -> float:
@@ -75,11 +71,11 @@ class RankedModel:
 
     @property
     def model(self) -> str:
-        return self.runs[0].config["model"]["name"]
+        return self.runs[0].config.model.name
 
     @property
     def tokenizer(self) -> str:
-        return self.runs[0].config["tokenizer"]
+        return self.runs[0].config.tokenizer
 
     def fitted_on(self, split: str) -> bool:
         """Whether the row is a mixture whose weights were fitted on (part of) the scored split."""

@@ -50,7 +50,7 @@ class Memorization:
 
     def add(self, run: Run, samples: list[str]) -> None:
         """Add a run's samples; its training text may be missing."""
-        digest = run.config["corpus"]["digests"]["train"]
+        digest = run.config.text.digests["train"]
         if digest not in self._train:
             self._train[digest] = None
             with contextlib.suppress(UserError):

@@ -16,7 +16,7 @@ from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.mode import Mode, choose_mode
 from makemore.corpus.text import Text
 from makemore.runtime.process import require_memory
-from makemore.settings import CorpusConfig, split_fractions
+from makemore.settings.corpus import CorpusConfig, split_fractions
 
 SPLITS = ("train", "val", "test")
 SHUFFLE_SEED = 42

@@ -11,7 +11,7 @@ import numpy as np
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.splits import Corpus, Progress, encode_documents, make_corpus
 from makemore.corpus.text import Text, read_source
-from makemore.settings import CorpusConfig, replace_settings
+from makemore.settings import CorpusConfig, parse
 from makemore.tokenizers import require_valid_spec
 
 FREQUENT = 20
@@ -74,7 +74,7 @@ def tokenize(
     Raises UserError if the tokenizer is unknown, or the text unreadable or too short.
     """
     require_valid_spec(spec)
-    config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
+    config = parse(CorpusConfig, corpus or {}, "corpus")
     text = read_source(resolve_input(names), config)
     encoded = make_corpus(text, config, spec, progress)
     tokenizer, splits = encoded.tokenizer, encoded.splits.values()

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from makemore.corpus.rows import Rows, eval_windows
 from makemore.evaluation.scoring import row_nats, target_metrics, target_nats
-from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
-from makemore.runtime.files import user_format_errors
 from makemore.tokenizers import Tokenizer
 from makemore.types import Split
 
@@ -166,11 +164,10 @@ def hard_tokens(split: Split, tokenizer: Tokenizer, nats_N: np.ndarray) -> list[
 
 def _val_curve(run: Run) -> list[tuple[float, float, float]]:
     """The val curve in bits per byte. Returns an empty list if the run has no val score to convert with."""
-    result = run.folder.read_result() or {}
-    if "val" not in result:
+    result = run.folder.read_result()
+    if result is None or result.val is None or not result.val.bytes:
         return []
-    with user_format_errors(run.folder.path / RESULT):
-        tokens_per_byte = result["val"]["tokens"] / result["val"]["bytes"]
+    tokens_per_byte = result.val.tokens / result.val.bytes
     return [
         curve_point(record, tokens_per_byte)
         for record in run.folder.metrics.read()

@@ -96,9 +96,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     """
     name = text.name if isinstance(text, Path) else "the text"
     full_text = (
-        read_text(text, run.config["corpus"]["encoding"])
-        if isinstance(text, Path)
-        else normalize_newlines(text)
+        read_text(text, run.config.corpus.encoding) if isinstance(text, Path) else normalize_newlines(text)
     )
     documents = split_documents(run, full_text)
     split = encode_documents(

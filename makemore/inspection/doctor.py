@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
@@ -27,10 +26,10 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.runtime.characters import clip, is_harmless
 from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory_gb
-from makemore.settings import CorpusConfig, TrainConfig, replace_settings
+from makemore.settings import CorpusConfig, TrainConfig, parse
 from makemore.training.observers import NullObserver
 from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
-from makemore.training.request import TrainRequest
+from makemore.training.request import DEFAULT_MODEL
 
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
@@ -74,7 +73,7 @@ def diagnose(
     Raises UserError if the text can't be read or contains nothing to learn from.
     """
     diagnosis = Diagnosis()
-    config = replace_settings(CorpusConfig(), corpus or {}, "corpus")
+    config = parse(CorpusConfig, corpus or {}, "corpus")
     source = resolve_input(names)
     text, encoding = _read(source, config, diagnosis)
     diagnosis.advice += text.notes
@@ -114,7 +113,7 @@ def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, 
         model, time = "count", "a second"
         why = f"with fewer than {limit:,} characters it often wins; makemore compare ranks other models, too"
     else:
-        model, time = TrainRequest().model, next(t for size, t in TRAINING_TIMES if text.chars < size)
+        model, time = DEFAULT_MODEL, next(t for size, t in TRAINING_TIMES if text.chars < size)
         why = f"with {limit:,} characters or more it usually beats count"
     return {
         "mode": mode,
@@ -135,7 +134,7 @@ def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[T
     suggested = first_error.suggested_encoding
     for encoding in [suggested] if suggested else FALLBACK_ENCODINGS:
         with contextlib.suppress(UserError):
-            text = read_source(source, dataclasses.replace(config, encoding=encoding))
+            text = read_source(source, config.replace(encoding=encoding))
             if any(map(_is_garbage, _count_chars(text))):
                 continue
             diagnosis.advice.append(f"{first_error}; it can be read as {encoding}: check the result")
@@ -286,16 +285,16 @@ def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
         return {"left out": f"the text is larger than {MAX_ENCODED:,} bytes"}
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
-    kind = MODELS.get(TrainRequest().model)
+    kind = MODELS.get(DEFAULT_MODEL)
     recipe = kind.recipe(corpus_stats(corpus, TrainConfig(), pick_device("auto")))
     model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=NullObserver())
     parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {
-        "model": TrainRequest().model,
+        "model": DEFAULT_MODEL,
         "parameters": parameters,
         "weights, gradients and optimizer, MB": round(parameters * BYTES_PER_PARAMETER / 1e6, 1),
-        "activations, MB": round(per_token * train.batch_tokens / 1e6, 1),
+        "activations, MB": round(per_token * train.data.batch_tokens / 1e6, 1),
         "tokens, MB": round(sum(split.tokens_N.nbytes for split in corpus.splits.values()) / 1e6, 1),
     }

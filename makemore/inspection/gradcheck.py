@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import ManualModel
-from makemore.settings import parse_settings, replace_settings, require_seed
+from makemore.settings.train import require_seed
+from makemore.training.request import parse_assignments, requested_config
 from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
@@ -153,7 +154,8 @@ def check_gradients(name: str, settings: tuple[str, ...] = (), seed: int = 0) ->
     if not issubclass(kind, ManualModel):
         manual = [n for n in MODELS if issubclass(MODELS.get(n), ManualModel)]
         raise UserError(f"{name} has no hand-written backward pass; choose from {', '.join(manual)}")
-    config = replace_settings(kind.Config(), parse_settings(list(settings), ("model",))["model"], "model")
+    sources = parse_assignments([*settings, f"model.name={name}"], ("model",))
+    config = requested_config(sources).model
     require_seed(seed)
     torch.manual_seed(seed)
     model = kind(config, VOCAB, 0)

@@ -19,13 +19,11 @@ from makemore.inspection.pictures import PICTURES
 from makemore.inspection.subject import Picture, Subject, Update
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.runs.run import Run, corpus_config_of
+from makemore.runs.run import Run
 from makemore.sampling.text import SampleRequest, stream_text
-from makemore.settings import TrainConfig, replace_settings
 from makemore.training.assembly import make_loader, make_trainer
 from makemore.training.plan import Plan, make_plan
 from makemore.training.planning import make_model
-from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
 REPLAYED_STEPS = 100
@@ -80,7 +78,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     except UserError as error:
         corpus, left_out = None, str(error)
     subject = Subject(
-        model_name=run.config["model"]["name"],
+        model_name=run.config.model.name,
         model=model,
         tokenizer=run.tokenizer,
         tokens_T=_tokens(run, corpus, text),
@@ -97,7 +95,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
     )
     if not model.is_trainable or isinstance(model, CountModel):
         return subject, ""
-    if run.config.get("init_from"):
+    if run.config.init_from:
         return subject, "replay of the first steps: training started from another model's weights"
     fresh = copy.deepcopy(plan.model).eval()
     steps = max((r["step"] for r in subject.records), default=0)
@@ -136,22 +134,16 @@ def _never() -> bool:
 def _plan(run: Run, corpus: Corpus) -> Plan:
     """Plan of the original training run, on the CPU in float32."""
     config = run.config
-    saved = config.get("train") or {}
-    train = replace_settings(
-        TrainConfig(), {**saved, "device": "cpu", "dtype": "float32", "compile": "no"}, "train"
-    )
-    train = dataclasses.replace(train, shard=False, ema=0.0)
-    kind = MODELS.get(config["model"]["name"])
-    settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
-    model = make_model(kind, settings, run.tokenizer, train.seed)
+    train = config.train.replace(device="cpu", dtype="float32", compile="no", shard=False, ema=0.0)
+    model = make_model(MODELS.get(config.model.name), config.model, run.tokenizer, train.seed)
     return make_plan(
-        request=TrainRequest(model=config["model"]["name"], tokenizer=config["tokenizer"]),
         folder=run.folder,
         source=run.source(),
         model=model,
+        tokenizer_spec=config.tokenizer,
         corpus=corpus,
         train=train,
-        corpus_config=corpus_config_of(config),
+        corpus_config=config.corpus,
         device=torch.device("cpu"),
     )
 
@@ -167,9 +159,7 @@ def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
     elif corpus is not None:
         ids = _default_text(corpus)
     else:
-        ids = run.tokenizer.encode(
-            run.config["corpus"]["context"] or "".join(stream_text(run, SampleRequest(n=1)))
-        )
+        ids = run.tokenizer.encode(run.config.text.context or "".join(stream_text(run, SampleRequest(n=1))))
     ids = np.asarray(ids, np.int64)[: max_tokens - 1]
     return torch.from_numpy(np.concatenate([[run.tokenizer.boundary_id], ids]))
 
@@ -188,8 +178,8 @@ def _facts(run: Run, subject: Subject, left_out: str) -> dict[str, str]:
     facts = {
         "model": subject.model_name,
         "parameters": f"{run.model.n_parameters():,}",
-        "trained on": f"{run.config['corpus']['name']} ({run.mode} mode)",
-        "tokenizer": f"{run.config['tokenizer']}, {run.tokenizer.vocab_size:,} tokens",
+        "trained on": f"{run.config.text.name} ({run.mode} mode)",
+        "tokenizer": f"{run.config.tokenizer}, {run.tokenizer.vocab_size:,} tokens",
         "signs": LEGEND,
     }
     if left_out:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.models.transformer import Transformer
+from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.settings import parse
 
 MODEL_LAYERS = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
 
@@ -75,11 +76,11 @@ GPT2_TOKENS = 50256
 
 
 def from_gpt2(
-    tensors: Mapping[str, Tensor], settings: dict[str, Any], transposed: bool
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors: Mapping[str, Tensor], n_head: int, transposed: bool
+) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """Settings and weights of the transformer, with the rows of the vocabulary in their original order.
 
-    ``settings``: at least n_head. ``transposed``: matrices are stored as (inputs, outputs). Missing biases
+    ``transposed``: matrices are stored as (inputs, outputs). Missing biases
     become zeros. Raises UserError if a weight is missing.
     """
     by_name = {strip_prefixes(name): tensor.float() for name, tensor in tensors.items()}
@@ -95,15 +96,15 @@ def from_gpt2(
             rows = len(weights[f"{ours}.weight"])
             weights[f"{ours}.bias"] = by_name.get(f"{theirs}.bias", torch.zeros(rows))
     weights["head.weight"] = by_name.get("lm_head.weight", weights["embedding.weight"])
-    model_settings = {
+    settings = {
         "style": "gpt2",
         "n_layer": n_layer,
+        "n_head": n_head,
         "n_embd": width,
         "block_size": len(weights["positions.weight"]),
         "tie": torch.equal(weights["head.weight"], weights["embedding.weight"]),
-        **settings,
     }
-    return model_settings, weights
+    return parse(TransformerConfig, settings, "model"), weights
 
 
 def reorder_vocabulary(weights: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:

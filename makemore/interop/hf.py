@@ -89,7 +89,7 @@ def read_gpt2(folder: Path) -> PretrainedModel:
 def _read_gpt2(folder: Path) -> PretrainedModel:
     config = read_foreign_json(folder / "config.json")
     _check(folder, config)
-    settings, weights = from_gpt2(_weights(folder), {"n_head": config["n_head"]}, transposed=True)
+    settings, weights = from_gpt2(_weights(folder), config["n_head"], transposed=True)
     boundary = config.get("bos_token_id")
     boundary = config.get("eos_token_id") if boundary is None else boundary
     if not isinstance(boundary, int):
@@ -98,7 +98,6 @@ def _read_gpt2(folder: Path) -> PretrainedModel:
     if max(rows) >= len(weights["embedding.weight"]):
         raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
     return PretrainedModel(
-        model="transformer",
         settings=settings,
         weights=reorder_vocabulary(weights, rows),
         tokenizer=tokenizer,

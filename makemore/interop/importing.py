@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -29,11 +28,10 @@ from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime.files import user_format_errors
 from makemore.runtime.memory import memory_limit_for
-from makemore.settings import CorpusConfig, TrainConfig, replace_settings
-from makemore.training.plan import make_plan, run_config
+from makemore.settings import CorpusConfig, TrainConfig
+from makemore.training.plan import make_plan, run_record
 from makemore.training.planning import make_model
 from makemore.training.pretrained import load_weights
-from makemore.training.request import TrainRequest
 
 MAX_CHECKED_TOKENS = 8192
 """Number of training tokens on which a checkpoint is compared with uniform guessing."""
@@ -67,14 +65,13 @@ def import_checkpoint(
             foreign = from_makemore(contents, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
-    settings = replace_settings(kind.Config(), foreign.settings, "model")
     max_bytes = memory_limit_for(foreign.weights.values())
-    model = make_model(kind, settings, foreign.tokenizer, seed=0, max_bytes=max_bytes)
+    model = make_model(kind, foreign.settings, foreign.tokenizer, seed=0, max_bytes=max_bytes)
     load_weights(model, foreign)
     _check_text(model, corpus)
-    imported = dataclasses.replace(foreign, origin=str(checkpoint))
     plan = make_plan(
-        request=TrainRequest(model=foreign.model, tokenizer=foreign.tokenizer_spec, pretrained=imported),
+        tokenizer_spec=foreign.tokenizer_spec,
+        init_from=str(checkpoint),
         folder=folder,
         source=source,
         model=model,
@@ -86,7 +83,7 @@ def import_checkpoint(
     with folder.locked():
         folder.clear()
         tokenizer, seen_U = foreign.tokenizer.to_dict(), train_line_hashes(corpus)
-        run_id = folder.create(run_config(plan), tokenizer, seen_U=seen_U)
+        run_id = folder.create(run_record(plan), tokenizer, seen_U=seen_U)
         folder.write_model(model.state_dict(), run_id)
         folder.write_result({"model": foreign.model, "parameters": model.n_parameters()})
     return load(folder.path, "cpu")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from makemore.errors import UserError
 from makemore.interop.gpt2 import GPT2_TOKENS, from_gpt2, reorder_vocabulary, strip_prefixes
+from makemore.models.bigram import BigramConfig
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.char import CharTokenizer
 from makemore.training.pretrained import PretrainedModel
@@ -37,13 +38,12 @@ def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> Pretrain
     arguments = checkpoint["model_args"]
     if "n_head" not in arguments:
         raise UserError("this isn't a nanoGPT checkpoint: its model_args have no n_head")
-    settings, weights = from_gpt2(checkpoint["model"], {"n_head": arguments["n_head"]}, transposed=False)
+    settings, weights = from_gpt2(checkpoint["model"], arguments["n_head"], transposed=False)
     rows = len(weights["embedding.weight"])
     if rows > GPT2_TOKENS:
         tokenizer = fit_tokenizer("tiktoken:gpt2:full", [])
         order = [GPT2_TOKENS, *range(GPT2_TOKENS)]
         return PretrainedModel(
-            model="transformer",
             settings=settings,
             weights=reorder_vocabulary(weights, order),
             tokenizer=tokenizer,
@@ -51,10 +51,9 @@ def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> Pretrain
         )
     tokenizer = _fit_alphabet(text, rows)
     newline = tokenizer.alphabet.find("\n")
-    weights = _with_boundary(weights, max(newline, 0))
+    weights = with_boundary(weights, max(newline, 0))
     return PretrainedModel(
-        model="transformer",
-        settings=settings | {"tie": False},
+        settings=settings.replace(tie=False),
         weights=weights,
         tokenizer=tokenizer,
         tokenizer_spec="char",
@@ -72,19 +71,16 @@ def from_makemore(
         (logits,) = checkpoint.values()
         tokenizer = _fit_alphabet(text, len(logits) - 1)
         return PretrainedModel(
-            model="bigram",
-            settings={},
+            settings=BigramConfig(),
             weights={"W": logits.float()},
             tokenizer=tokenizer,
             tokenizer_spec="char",
         )
     if not is_makemore_transformer(checkpoint):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")
-    settings, weights = from_gpt2(checkpoint, {"n_head": n_head}, transposed=False)
+    settings, weights = from_gpt2(checkpoint, n_head, transposed=False)
     tokenizer = _fit_alphabet(text, len(weights["embedding.weight"]) - 1)
-    return PretrainedModel(
-        model="transformer", settings=settings, weights=weights, tokenizer=tokenizer, tokenizer_spec="char"
-    )
+    return PretrainedModel(settings=settings, weights=weights, tokenizer=tokenizer, tokenizer_spec="char")
 
 
 def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:
@@ -98,7 +94,7 @@ def _fit_alphabet(text: Iterable[str], size: int) -> CharTokenizer:
     return tokenizer
 
 
-def _with_boundary(weights: dict[str, Tensor], newline: int) -> dict[str, Tensor]:
+def with_boundary(weights: dict[str, Tensor], newline: int) -> dict[str, Tensor]:
     """Add row 0 for the boundary, which nanoGPT lacks: embedded as the newline and never predicted.
 
     The final norm's bias gets a component orthogonal to all rows of the head except the boundary's: only the

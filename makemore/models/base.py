@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from makemore.settings import CorpusStats, Recipe, TrainConfig
+from makemore.settings import CorpusStats, ModelConfig, Recipe, TrainConfig
 from makemore.types import Batch, State
 
 
 class LanguageModel(nn.Module, ABC):
     """Predicts the next token. Concrete models are not subclassed further."""
 
-    Config: ClassVar[type]
-    """Frozen dataclass of the model's settings; every field has a default and a help text."""
+    Config: ClassVar[type[ModelConfig]]
+    """The model's settings; every field has a default and a help text."""
     summary: ClassVar[str]
     """One-line description for ``makemore models``."""
 
@@ -94,7 +93,7 @@ class LanguageModel(nn.Module, ABC):
                 **(packing if is_packed else {"loader": "documents", "block_size": longest}),
                 **changes,
             }
-        return replace(TrainConfig(steps=stats.steps, max_time=stats.max_time), **changes)
+        return TrainConfig(steps=stats.steps, max_time=stats.max_time).replace(**changes)
 
     @property
     def context_prefix(self) -> int:

@@ -8,48 +8,40 @@ value, or fused, with closed-form gradients of cross-entropy and batch normalisa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.base import ManualModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, Recipe, Size
 from makemore.types import IGNORE_INDEX, State
 
 
-@dataclass(frozen=True)
-class BatchNormMLPConfig:
+class BatchNormMLPConfig(ModelConfig):
     """Settings of ``batchnorm-mlp``."""
 
-    block_size: int = setting(3, "context length in tokens")
-    n_embd: int = setting(24, "embedding width")
-    n_hidden: int = setting(256, "width of each hidden layer")
-    n_layer: int = setting(1, "number of hidden layers")
-    momentum: float = setting(0.1, "weight of a new batch in the running statistics")
-    eps: float = setting(1e-5, "added to the variance for numerical stability")
-    backprop: Literal["fused", "steps"] = setting(
-        "fused", "backward pass: closed-form gradients, or through every intermediate value"
+    name: Literal["batchnorm-mlp"] = "batchnorm-mlp"
+    block_size: Size = Field(3, description="context length in tokens")
+    n_embd: Size = Field(24, description="embedding width")
+    n_hidden: Size = Field(256, description="width of each hidden layer")
+    n_layer: Size = Field(1, description="number of hidden layers")
+    momentum: float = Field(0.1, gt=0, le=1, description="weight of a new batch in the running statistics")
+    eps: float = Field(1e-5, gt=0, description="added to the variance for numerical stability")
+    backprop: Literal["fused", "steps"] = Field(
+        "fused", description="backward pass: closed-form gradients, or through every intermediate value"
     )
-
-    def __post_init__(self) -> None:
-        if min(self.block_size, self.n_embd, self.n_hidden, self.n_layer) < 1:
-            raise ValueError("block_size, n_embd, n_hidden and n_layer must be at least 1")
-        if not 0 < self.momentum <= 1:
-            raise ValueError("momentum must be above 0 and at most 1")
-        if self.eps <= 0:
-            raise ValueError("eps must be above 0")
 
 
 class BatchNormMLP(ManualModel):
     """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
-    Config: ClassVar[type] = BatchNormMLPConfig
+    Config: ClassVar[type[BatchNormMLPConfig]] = BatchNormMLPConfig
     supports_packing = True
     summary = "deep tanh MLP with batch normalisation and hand-written gradients"
 

@@ -6,32 +6,28 @@ uniform distribution, as additive smoothing does for counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, NonNegative, Recipe
 from makemore.types import State
 
 
-@dataclass(frozen=True)
-class BigramConfig:
+class BigramConfig(ModelConfig):
     """Settings of ``bigram``."""
 
-    weight_penalty: float = setting(0.0, "coefficient of the mean squared weight in the loss")
-
-    def __post_init__(self) -> None:
-        if self.weight_penalty < 0:
-            raise ValueError("weight_penalty must not be negative")
+    name: Literal["bigram"] = "bigram"
+    weight_penalty: NonNegative = Field(0.0, description="coefficient of the mean squared weight in the loss")
 
 
 class Bigram(LanguageModel):
     """``logits = onehot(token) @ W``, computed by looking up a row of W."""
 
-    Config: ClassVar[type] = BigramConfig
+    Config: ClassVar[type[BigramConfig]] = BigramConfig
     summary = "neural bigram: one-hot token times a weight matrix"
     supports_compile = False
     supports_packing = True

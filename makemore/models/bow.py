@@ -4,38 +4,34 @@ with uniform weights, so comparing with a transformer shows what attention adds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, Recipe, Size
 from makemore.types import State
 
 NO_TOKEN = -1
 """Marks positions before the start of the document in the state."""
 
 
-@dataclass(frozen=True)
-class BagOfWordsConfig:
+class BagOfWordsConfig(ModelConfig):
     """Settings of ``bow``."""
 
-    block_size: int = setting(8, "number of tokens averaged")
-    n_embd: int = setting(64, "embedding width")
-    n_hidden: int = setting(256, "width of the hidden layer")
-
-    def __post_init__(self) -> None:
-        if min(self.block_size, self.n_embd, self.n_hidden) < 1:
-            raise ValueError("block_size, n_embd and n_hidden must be at least 1")
+    name: Literal["bow"] = "bow"
+    block_size: Size = Field(8, description="number of tokens averaged")
+    n_embd: Size = Field(64, description="embedding width")
+    n_hidden: Size = Field(256, description="width of the hidden layer")
 
 
 class BagOfWords(LanguageModel):
     """The current embedding plus the mean of the last ``block_size`` embeddings (fewer early on)."""
 
-    Config: ClassVar[type] = BagOfWordsConfig
+    Config: ClassVar[type[BagOfWordsConfig]] = BagOfWordsConfig
     summary = "causal bag of words: uniform average over a window, one residual layer"
     supports_compile = False
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Union
 
+from pydantic import Field
+
+from makemore.errors import UserError
 from makemore.models import MODELS
-from makemore.settings import CorpusConfig, TrainConfig
+from makemore.settings import ModelConfig, parse
 
 READ_ONLY_MODELS = {
     "micrograd": "scalar autograd in one file: makemore/micrograd.py, python -m makemore.micrograd",
@@ -24,17 +27,19 @@ def list_read_only_models() -> list[dict[str, str]]:
     return [{"name": name, "summary": summary} for name, summary in READ_ONLY_MODELS.items()]
 
 
-def settings_for(name: str) -> dict[str, list[dict[str, Any]]]:
-    """Name, default and help text of each setting of a model, of training and of the corpus, by section.
+def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
+    """Validate a model's settings; ``name`` selects the model.
 
-    Training defaults apply without a recipe; a model's recipe sets some values by text and budget. Raises
-    UserError if the model is unknown.
+    Raises UserError for an unknown model, an unknown setting or an invalid value.
     """
-    sections = {"model": MODELS.get(name).Config, "train": TrainConfig, "corpus": CorpusConfig}
-    return {
-        section: [
-            {"name": f.name, "default": f.default, "help": f.metadata.get("help", "")}
-            for f in dataclasses.fields(config)
-        ]
-        for section, config in sections.items()
-    }
+    if isinstance(values, ModelConfig):
+        return values
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise UserError("model.name is missing; give the name of a model")
+    return parse(MODELS.get(name).Config, values, "model")
+
+
+def any_model_config() -> Any:
+    """The type of the settings of any registered model, for a schema: a union selected by ``name``."""
+    return Annotated[Union[tuple(MODELS.get(name).Config for name in MODELS)], Field(discriminator="name")]  # noqa: UP007

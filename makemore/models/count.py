@@ -7,7 +7,6 @@ it and passes the rest on to the distribution of a shorter context, down to the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +26,7 @@ DENSE_CHUNK_SIZE = 1 << 17
 class Count(CountModel):
     """N-gram model; the table stays in main memory on every device."""
 
-    Config: ClassVar[type] = CountConfig
+    Config: ClassVar[type[CountConfig]] = CountConfig
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
     _smoothed: SmoothedNgrams | None
 
@@ -80,7 +79,7 @@ class Count(CountModel):
         table = self.table.cut(order)
         for n in range(order + 1, self.order + 1):
             del self._buffers[f"keys_{n}"], self._buffers[f"counts_{n}"]
-        self.config = replace(self.config, order=order)
+        self.config = self.config.replace(order=order)
         self.order, self.max_len = order, max(order - 1, 1)
         self._set_table(table)
 
@@ -125,7 +124,7 @@ class Count(CountModel):
         losses: dict[int, float] = {}
         with np.errstate(divide="ignore"):
             for order in range(1, self.order + 1):
-                smoothed = SmoothedNgrams(self.table, replace(self.config, order=order))
+                smoothed = SmoothedNgrams(self.table, self.config.replace(order=order))
                 p_N = smoothed.target_probs(contexts[:order], targets_N[scored_N])
                 losses[order] = float(-np.log(p_N).mean())
         return losses
@@ -145,7 +144,7 @@ class Count(CountModel):
     def smoothed(self) -> SmoothedNgrams:
         table = self.table
         if self._smoothed is None:
-            self._smoothed = SmoothedNgrams(table, replace(self.config, order=self.order))
+            self._smoothed = SmoothedNgrams(table, self.config.replace(order=self.order))
         return self._smoothed
 
     def _empty_context(self, n_rows: int) -> Tensor:

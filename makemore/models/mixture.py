@@ -3,40 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.runtime.untrusted import parse_json
-from makemore.settings import replace_settings, setting
+from makemore.settings import ModelConfig
 from makemore.types import State
 
 
-@dataclass(frozen=True)
-class MixtureConfig:
+def _member_configs(members: Any) -> Any:
+    # Imported here to avoid a cycle: the registry imports this file.
+    from makemore.models.catalogue import parse_model_config
+
+    if isinstance(members, str):  # runs of earlier versions
+        members = [{"name": name, **settings} for name, settings in parse_json(members)]
+    return tuple(map(parse_model_config, members))
+
+
+class MixtureConfig(ModelConfig):
     """Settings of ``mixture``."""
 
-    members: str = setting(
-        '[["mlp", {}], ["bigram", {}]]', "member models, as a JSON list of [name, settings] pairs"
+    name: Literal["mixture"] = "mixture"
+    members: Annotated[
+        tuple[SerializeAsAny[ModelConfig], ...], BeforeValidator(_member_configs), Field(min_length=1)
+    ] = Field(
+        default_factory=lambda: _member_configs([{"name": "mlp"}, {"name": "bigram"}]),
+        description="settings of the member models",
     )
-
-    def __post_init__(self) -> None:
-        pairs = self.pairs()
-        if not pairs or not all(isinstance(n, str) and isinstance(s, dict) for n, s in pairs):
-            raise ValueError("members must be a JSON list of [name, settings] pairs")
-
-    def pairs(self) -> list[tuple[str, dict[str, Any]]]:
-        """Parse ``members``. Raises ValueError unless it is a list of pairs."""
-        return [(name, settings) for name, settings in parse_json(self.members)]
 
 
 class Mixture(MixtureModel):
     """``log sum_k w_k p_k``: on any token at most -ln w_k nats worse than member k."""
 
-    Config: ClassVar[type] = MixtureConfig
+    Config: ClassVar[type[MixtureConfig]] = MixtureConfig
     summary = "weighted sum of trained runs' probabilities, made by makemore mix"
 
     def __init__(self, config: MixtureConfig, vocab_size: int, boundary_id: int) -> None:
@@ -44,10 +47,7 @@ class Mixture(MixtureModel):
         # Imported here to avoid a cycle: the registry imports this file.
         from makemore.models import MODELS
 
-        members = []
-        for name, settings in config.pairs():
-            kind = MODELS.get(name)
-            members.append(kind(replace_settings(kind.Config(), settings, "model"), vocab_size, boundary_id))
+        members = [MODELS.get(c.name)(c, vocab_size, boundary_id) for c in config.members]
         self._set_members(members)
 
     def _set_members(self, members: list[LanguageModel]) -> None:

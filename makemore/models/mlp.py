@@ -4,41 +4,35 @@ Model"): concatenated embeddings of the last few tokens, through tanh layers to 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
 
-@dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(ModelConfig):
     """Settings of ``mlp``."""
 
-    block_size: int = setting(8, "context length in tokens")
-    n_embd: int = setting(32, "embedding width")
-    n_hidden: int = setting(512, "width of each hidden layer")
-    n_layer: int = setting(1, "number of hidden layers")
-    dropout: float = setting(0.0, "dropout probability of hidden units")
-
-    def __post_init__(self) -> None:
-        if min(self.block_size, self.n_embd, self.n_hidden, self.n_layer) < 1:
-            raise ValueError("block_size, n_embd, n_hidden and n_layer must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
+    name: Literal["mlp"] = "mlp"
+    block_size: Size = Field(8, description="context length in tokens")
+    n_embd: Size = Field(32, description="embedding width")
+    n_hidden: Size = Field(512, description="width of each hidden layer")
+    n_layer: Size = Field(1, description="number of hidden layers")
+    dropout: Probability = Field(0.0, description="dropout probability of hidden units")
 
 
 class MLP(LanguageModel):
     """MLP over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
-    Config: ClassVar[type] = MLPConfig
+    Config: ClassVar[type[MLPConfig]] = MLPConfig
     supports_packing = True
     summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
     supports_compile = False

@@ -5,35 +5,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import Dropout
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
 TOKENS_PER_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
 """Approximate training speed on running text, by device."""
 
 
-@dataclass(frozen=True)
-class RecurrentConfig:
-    """Settings of ``rnn``, ``gru`` and ``lstm``."""
+class RecurrentConfig(ModelConfig):
+    """Settings that ``rnn``, ``gru`` and ``lstm`` have in common."""
 
-    n_embd: int = setting(64, "embedding width")
-    n_hidden: int = setting(192, "width of the hidden vector")
-    n_layer: int = setting(1, "number of stacked recurrent layers")
-    dropout: float = setting(0.0, "dropout probability between layers")
+    n_embd: Size = Field(64, description="embedding width")
+    n_hidden: Size = Field(192, description="width of the hidden vector")
+    n_layer: Size = Field(1, description="number of stacked recurrent layers")
+    dropout: Probability = Field(0.0, description="dropout probability between layers")
 
-    def __post_init__(self) -> None:
-        if min(self.n_embd, self.n_hidden, self.n_layer) < 1:
-            raise ValueError("n_embd, n_hidden and n_layer must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
+
+class RNNConfig(RecurrentConfig):
+    """Settings of ``rnn``."""
+
+    name: Literal["rnn"] = "rnn"
+
+
+class GRUConfig(RecurrentConfig):
+    """Settings of ``gru``."""
+
+    name: Literal["gru"] = "gru"
+
+
+class LSTMConfig(RecurrentConfig):
+    """Settings of ``lstm``."""
+
+    name: Literal["lstm"] = "lstm"
 
 
 class Recurrent(LanguageModel):
@@ -43,7 +54,7 @@ class Recurrent(LanguageModel):
     (Zaremba et al. 2014).
     """
 
-    Config: ClassVar[type] = RecurrentConfig
+    Config: ClassVar[type[RecurrentConfig]]
     max_len = None
     supports_compile = False
     layer_type: ClassVar[Callable[..., nn.RNNBase]]
@@ -92,7 +103,7 @@ class Recurrent(LanguageModel):
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
         if stats.mode == "lines":
-            return Recipe(RecurrentConfig(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
+            return Recipe(cls.Config(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
         # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
         train = cls.default_train_config(
             stats,
@@ -104,14 +115,15 @@ class Recurrent(LanguageModel):
             matrix_lr=0.03,
             weight_decay=0.1,
         )
-        epochs = stats.tokens(train.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
-        return Recipe(RecurrentConfig(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
+        epochs = stats.tokens(train.data.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
+        return Recipe(cls.Config(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
 
 
 class RNN(Recurrent):
     """h_t = tanh(W x_t + U h_{t-1} + b)."""
 
     summary = "Mikolov et al. 2010: one hidden vector, one tanh per step"
+    Config = RNNConfig
     layer_type = nn.RNN
 
 
@@ -119,6 +131,7 @@ class GRU(Recurrent):
     """h_t = (1 - z) tanh(W x_t + r (U h_{t-1}) + b) + z h_{t-1}, with reset gate r and update gate z."""
 
     summary = "Cho et al. 2014: hidden vector with reset and update gates"
+    Config = GRUConfig
     layer_type = nn.GRU
 
 
@@ -126,6 +139,7 @@ class LSTM(Recurrent):
     """c_t = f c_{t-1} + i g and h_t = o tanh(c_t), with forget, input and output gates f, i and o."""
 
     summary = "Hochreiter & Schmidhuber 1997: cells with input, forget and output gates"
+    Config = LSTMConfig
     layer_type = nn.LSTM
     n_states = 2
 

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from makemore.models.ngrams import ABSENT, Ints, NgramTable
-from makemore.settings import setting
+from makemore.settings import ModelConfig, NonNegative
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class CountConfig:
+class CountConfig(ModelConfig):
     """Settings of ``count``."""
 
-    order: int = setting(0, "longest n-gram in tokens (0: choose the best on val, up to max_order)")
-    smoothing: Literal["kneser-ney", "additive", "recursive-additive"] = setting(
-        "kneser-ney", "how unseen continuations get probability"
+    name: Literal["count"] = "count"
+    order: int = Field(
+        0, ge=0, le=12, description="longest n-gram in tokens (0: choose the best on val, up to max_order)"
     )
-    alpha: float = setting(1.0, "smoothing constant of the additive methods (0: none)")
-    max_order: int = setting(12, "longest n-gram counted when order is 0")
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.order <= 12 or not 1 <= self.max_order <= 12:
-            raise ValueError("order must be from 0 to 12, max_order from 1 to 12")
-        if self.smoothing not in ("kneser-ney", "additive", "recursive-additive"):
-            raise ValueError("smoothing must be kneser-ney, additive or recursive-additive")
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError("alpha must be finite and not negative")
+    smoothing: Literal["kneser-ney", "additive", "recursive-additive"] = Field(
+        "kneser-ney", description="how unseen continuations get probability"
+    )
+    alpha: NonNegative = Field(1.0, description="smoothing constant of the additive methods (0: none)")
+    max_order: int = Field(12, ge=1, le=12, description="longest n-gram counted when order is 0")
 
 
 class SmoothedLevel(NamedTuple):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ from makemore.models.layers.attention import (
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.settings import CorpusStats, Recipe, TrainConfig, setting
+from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
@@ -48,26 +48,26 @@ TOKENS_PER_WEIGHT = 5
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
 
-@dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(ModelConfig):
     """Settings of ``transformer``."""
 
-    block_size: int = setting(128, "context length in tokens")
-    n_layer: int = setting(4, "number of blocks")
-    n_head: int = setting(4, "attention heads per block")
-    n_embd: int = setting(128, "width of the residual stream")
-    dropout: float = setting(0.0, "dropout probability")
-    style: Literal["modern", "gpt2"] = setting("modern", "architecture: modern, or GPT-2 as in nanoGPT")
-    conv: int = setting(4, "width in tokens of the modern style's short convolutions (1: none)")
-    tie: bool = setting(True, "share weights between embedding and head (gpt2 style only)")
+    name: Literal["transformer"] = "transformer"
+    block_size: Size = Field(128, description="context length in tokens")
+    n_layer: Size = Field(4, description="number of blocks")
+    n_head: Size = Field(4, description="attention heads per block")
+    n_embd: Size = Field(128, description="width of the residual stream")
+    dropout: Probability = Field(0.0, description="dropout probability")
+    style: Literal["modern", "gpt2"] = Field(
+        "modern", description="architecture: modern, or GPT-2 as in nanoGPT"
+    )
+    conv: Size = Field(4, description="width in tokens of the modern style's short convolutions (1: none)")
+    tie: bool = Field(True, description="share weights between embedding and head (gpt2 style only)")
 
-    def __post_init__(self) -> None:
-        if min(self.block_size, self.n_layer, self.n_head, self.n_embd, self.conv) < 1:
-            raise ValueError("block_size, n_layer, n_head, n_embd and conv must be at least 1")
+    @model_validator(mode="after")
+    def _check_head_size(self) -> Self:
         if self.n_embd % (2 * self.n_head):
             raise ValueError(f"n_embd must be a multiple of 2 x n_head ({2 * self.n_head})")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
+        return self
 
     @property
     def has_conv(self) -> bool:
@@ -134,7 +134,7 @@ class Block(nn.Module):
 class Transformer(LanguageModel):
     """Attends to up to ``block_size`` tokens; the state holds each layer's keys, values and conv inputs."""
 
-    Config: ClassVar[type] = TransformerConfig
+    Config: ClassVar[type[TransformerConfig]] = TransformerConfig
     summary = "decoder-only transformer, modern or GPT-2 style"
     supports_streaming = False
     supports_packing = True
@@ -271,14 +271,16 @@ def _recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
     """Default settings; ``base`` makes the training settings that all models share."""
     if stats.mode == "lines":
         train = base(stats, optimizer="muon", batch_tokens=2048, lr=3e-3)
-        config = TransformerConfig(block_size=train.block_size, n_embd=64)
-        return Recipe(replace(config, dropout=max(0.1, _dropout(config, stats, train.batch_tokens))), train)
+        config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
+        return Recipe(
+            config.replace(dropout=max(0.1, _dropout(config, stats, train.data.batch_tokens))), train
+        )
     if stats.device == "cuda":
         return _gpu_recipe(stats, base)
     # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
     train = base(stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
-    config = _largest_affordable(stats, train.batch_tokens)
-    return Recipe(replace(config, dropout=_dropout(config, stats, train.batch_tokens)), train)
+    config = _largest_affordable(stats, train.data.batch_tokens)
+    return Recipe(config.replace(dropout=_dropout(config, stats, train.data.batch_tokens)), train)
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
@@ -297,9 +299,9 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
         matrix_lr=0.02 * scale,
         weight_decay=0.1,
     )
-    config = replace(_largest_affordable(stats, batch), block_size=train.block_size)
+    config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
     dropout = _dropout(config, stats, batch, GPU_DROPOUT_BY_EPOCHS)
-    return Recipe(replace(config, dropout=dropout), train)
+    return Recipe(config.replace(dropout=dropout), train)
 
 
 def _n_block_weights(config: TransformerConfig) -> int:

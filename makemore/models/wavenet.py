@@ -8,37 +8,38 @@ and no position is computed twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.dropout import Dropout
-from makemore.settings import CorpusStats, Recipe, setting
+from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
 
-@dataclass(frozen=True)
-class WaveNetConfig:
+class WaveNetConfig(ModelConfig):
     """Settings of ``wavenet``."""
 
-    block_size: int = setting(8, "context length in tokens, a power of two")
-    n_embd: int = setting(24, "embedding width; in gated style also the residual width")
-    n_hidden: int = setting(128, "width of each level; in gated style of filter, gate and skip")
-    dropout: float = setting(0.0, "dropout probability of each level's output")
-    style: Literal["tree", "gated"] = setting("tree", "tree of fused pairs, or the gated blocks of WaveNet")
+    name: Literal["wavenet"] = "wavenet"
+    block_size: int = Field(8, description="context length in tokens, a power of two", ge=2)
+    n_embd: Size = Field(24, description="embedding width; in gated style also the residual width")
+    n_hidden: Size = Field(128, description="width of each level; in gated style of filter, gate and skip")
+    dropout: Probability = Field(0.0, description="dropout probability of each level's output")
+    style: Literal["tree", "gated"] = Field(
+        "tree", description="tree of fused pairs, or the gated blocks of WaveNet"
+    )
 
-    def __post_init__(self) -> None:
-        if self.block_size < 2 or self.block_size & (self.block_size - 1):
-            raise ValueError("block_size must be a power of two, at least 2")
-        if min(self.n_embd, self.n_hidden) < 1:
-            raise ValueError("n_embd and n_hidden must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must be at least 0 and below 1")
+    @field_validator("block_size")
+    @classmethod
+    def _check_power_of_two(cls, size: int) -> int:
+        if size & (size - 1):
+            raise ValueError("must be a power of two")
+        return size
 
 
 class Fusion(nn.Module):
@@ -74,7 +75,7 @@ class GatedBlock(nn.Module):
 class WaveNet(LanguageModel):
     """WaveNet over the last ``block_size`` tokens, padded with boundary tokens before a document."""
 
-    Config: ClassVar[type] = WaveNetConfig
+    Config: ClassVar[type[WaveNetConfig]] = WaveNetConfig
     summary = "van den Oord et al. 2016: dilated causal convolutions, a tree of fused pairs"
 
     def __init__(self, config: WaveNetConfig, vocab_size: int, boundary_id: int) -> None:

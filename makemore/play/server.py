@@ -171,12 +171,12 @@ async def _error_response(request: Request, error: Exception) -> Response:
 def _describe(name: str, run: Run) -> dict[str, Any]:
     return {
         "name": name,
-        "model": run.config["model"]["name"],
+        "model": run.config.model.name,
         "parameters": run.model.n_parameters(),
         "mode": run.mode,
-        "tokenizer": run.config["tokenizer"],
+        "tokenizer": run.config.tokenizer,
         "vocab_size": run.tokenizer.vocab_size,
-        "text": run.config["corpus"]["name"],
+        "text": run.config.text.name,
     }
 
 

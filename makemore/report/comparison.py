@@ -24,6 +24,8 @@ REMARKS = {
 DOTS = "A lone dot is the score of a row without evaluations, such as a mixture."
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
+LEFT_OUT: dict[str, Any] = {"format": True, "run_id": True, "seen": True, "text": {"paths", "context"}}
+"""Parts of ``config.json`` that say nothing about the recipe."""
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
@@ -298,24 +300,9 @@ def _recipes(comparison: Comparison) -> str:
 
 def _recipe(row: RankedModel) -> dict[str, Any]:
     config = row.runs[0].config
-    keys = (
-        "tokenizer",
-        "train",
-        "mixed",
-        "precision",
-        "compiled",
-        "native",
-        "device",
-        "threads",
-        "machine",
-        "versions",
-    )
-    corpus = {k: config["corpus"][k] for k in ("name", "mode", "shares", "digests", "tokens")}
     return {
         "runs": [str(run.folder) for run in row.runs],
         "seeds": [run.seed for run in row.runs],
         "peak memory": memory(row.peak_memory),
-        "model": config["model"],
-        **{k: config[k] for k in keys if k in config},
-        "corpus": corpus,
+        **config.model_dump(exclude=LEFT_OUT),
     }

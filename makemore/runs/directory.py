@@ -13,7 +13,7 @@ from torch import Tensor
 from makemore.errors import UserError
 from makemore.runs.lock import exclusive
 from makemore.runs.metrics import MetricsLog
-from makemore.runs.schema import METRICS_SEAL, read_checked_json
+from makemore.runs.schema import ResultRecord, RunRecord, WeightsRecord, parse_run_record, read_record
 from makemore.runs.states import States
 from makemore.runtime.files import (
     is_temporary,
@@ -29,33 +29,12 @@ from makemore.runtime.files import (
     write_tensors,
 )
 
-FORMAT = 1
 CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 LINE_HASHES = "seen.safetensors"
 WEIGHTS = "weights.json"
 CHECKPOINTS = Path("checkpoints")
 """Default folder of runs."""
-
-
-_CONFIG = {
-    "run_id": str,
-    "model": {"name": str, "settings": dict},
-    "tokenizer": str,
-    "seen": bool,
-    "corpus": {
-        "paths": [str],
-        "mode": ("lines", "text"),
-        "split": str,
-        "dedupe": bool,
-        "encoding": str,
-        "digests": {"train": str, "val": str, "test": str},
-        "longest_document": int,
-        "context": str,
-    },
-}
-_WEIGHTS = {"run_id": str, "digests": [str]}
-_RESULT = {"run_id": str, "metrics": METRICS_SEAL}
 
 
 def find_run(path: str | Path) -> Path:
@@ -132,19 +111,17 @@ class RunDir:
 
     def create(
         self,
-        config: dict[str, Any],
+        config: RunRecord,
         tokenizer: dict[str, Any],
         state: dict[str, Any] | None = None,
         seen_U: Tensor | None = None,
     ) -> str:
         """Create the run: tokenizer, line hashes (``seen_U``), initial state, then config.json. Writing the
         config last means every run that has one can be resumed. Returns the run's id."""
-        config = {"format": FORMAT, **config, "seen": seen_U is not None}
-        run_id = json_digest(config)[:16]
-        self._copies = {
-            TOKENIZER: {**tokenizer, "run_id": run_id},
-            CONFIG: {**config, "run_id": run_id},
-        }
+        config = config.model_copy(update={"seen": seen_U is not None})
+        run_id = json_digest(config.model_dump())[:16]
+        config = config.model_copy(update={"run_id": run_id})
+        self._copies = {TOKENIZER: {**tokenizer, "run_id": run_id}, CONFIG: config.model_dump()}
         write_json(self.path / TOKENIZER, self._copies[TOKENIZER])
         if seen_U is not None:
             self.write_line_hashes(seen_U, run_id)
@@ -165,12 +142,12 @@ class RunDir:
                     problems.append(str(error))
         return problems
 
-    def write_config(self, config: dict[str, Any]) -> None:
+    def write_config(self, config: RunRecord) -> None:
         """Replace the config of an existing run."""
-        self._copies[CONFIG] = config
-        write_json(self.path / CONFIG, config)
+        self._copies[CONFIG] = config.model_dump()
+        write_json(self.path / CONFIG, self._copies[CONFIG])
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> RunRecord:
         """Read the config. Raises UserError if it is missing, is damaged, or has another format version."""
         if not os.path.isdir(self.path):
             if os.path.lexists(self.path):
@@ -178,12 +155,14 @@ class RunDir:
             raise UserError(f"no run at {self.path}; create one with makemore train")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG}); give a run's directory")
-        version = read_json(self.path / CONFIG).get("format")
-        if version != FORMAT:
-            raise UserError(f"{self.path} has format {version}; this version of makemore reads {FORMAT}")
-        config = read_checked_json(self.path / CONFIG, _CONFIG)
-        self._copies[CONFIG] = config
+        config = parse_run_record(read_json(self.path / CONFIG), self.path / CONFIG)
+        self._copies[CONFIG] = config.model_dump()
         return config
+
+    def read_config_copy(self) -> RunRecord | None:
+        """The config stored with the newest state, or None if there is none."""
+        copy = self.states.read_copy(CONFIG)
+        return None if copy is None else parse_run_record(copy, self.path / CONFIG)
 
     def read_tokenizer(self, run_id: str) -> dict[str, Any]:
         data = read_json(self.path / TOKENIZER)
@@ -205,34 +184,34 @@ class RunDir:
     def read_model(self, run_id: str) -> dict[str, Tensor]:
         return read_tensors(self.path / MODEL, run_id, self._weight_digests(run_id))
 
-    def _weight_digests(self, run_id: str) -> list[str]:
+    def _weight_digests(self, run_id: str) -> tuple[str, ...]:
         """Checksums of the newest weights and of those before; none in runs of earlier versions."""
         if not os.path.lexists(self.path / WEIGHTS):
-            return []
-        record = read_checked_json(self.path / WEIGHTS, _WEIGHTS)
-        if record["run_id"] != run_id:
+            return ()
+        record = read_record(self.path / WEIGHTS, WeightsRecord)
+        if record.run_id != run_id:
             raise UserError(f"{self.path / WEIGHTS} belongs to another run")
-        return record["digests"]
+        return record.digests
 
     def write_line_hashes(self, hashes_U: Tensor, run_id: str) -> None:
         """Write the sorted hashes of the training lines, (U,) int64."""
         write_tensors(self.path / LINE_HASHES, {"hashes": hashes_U}, run_id)
 
-    def read_line_hashes(self, config: dict[str, Any]) -> Tensor | None:
+    def read_line_hashes(self, config: RunRecord) -> Tensor | None:
         """Read the line hashes; returns None if the run has none. Raises UserError if they are damaged."""
-        if not config["seen"]:
+        if not config.seen:
             return None
         with user_format_errors(self.path / LINE_HASHES):
-            return read_tensors(self.path / LINE_HASHES, config["run_id"])["hashes"]
+            return read_tensors(self.path / LINE_HASHES, config.run_id)["hashes"]
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(
             self.path / RESULT,
-            {**result, "run_id": self.read_config()["run_id"], "metrics": self.metrics.checksum()},
+            {**result, "run_id": self.read_config().run_id, "metrics": self.metrics.checksum().model_dump()},
         )
 
-    def read_result(self) -> dict[str, Any] | None:
-        return read_checked_json(self.path / RESULT, _RESULT) if (self.path / RESULT).exists() else None
+    def read_result(self) -> ResultRecord | None:
+        return read_record(self.path / RESULT, ResultRecord) if (self.path / RESULT).exists() else None
 
     def write_samples(self, text: str) -> None:
         write_bytes(self.path / SAMPLES, text.encode())

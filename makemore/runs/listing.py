@@ -50,15 +50,12 @@ def _summarise(path: Path) -> RunSummary:
     split, bits = None, None
     try:
         config = folder.read_config()
-        model, tokenizer = config["model"]["name"], config["tokenizer"]
-        text = str(config["corpus"].get("name", ""))
-        result = folder.read_result() or {}
-        split = next((name for name in ("val", "train") if name in result), None)
-        bits = float(result[split]["bits_per_byte"]) if split else None
+        model, tokenizer, text = config.model.name, config.tokenizer, config.text.name
+        if result := folder.read_result():
+            split = "val" if result.val else "train" if result.train else None
+            bits = score.bits_per_byte if (score := result.val or result.train) else None
     except UserError as error:
         problem = str(error)
-    except (KeyError, TypeError, ValueError):
-        problem = f"{path / RESULT} is damaged or from another version"
     newest = path / RESULT if (path / RESULT).exists() else path / CONFIG
     return RunSummary(
         run=str(path),

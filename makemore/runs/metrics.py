@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from makemore.runs.schema import Seal
 from makemore.runtime.files import finite, require_file, stat_regular_file, user_write_errors, write_bytes
 from makemore.runtime.untrusted import parse_json
 
@@ -41,25 +42,25 @@ class MetricsLog:
         """
         return [record for line in self._bytes().splitlines() if (record := _parse_record(line))]
 
-    def checksum(self) -> dict[str, Any]:
+    def checksum(self) -> Seal:
         """Current size and checksum of ``metrics.jsonl``, to store in a state or a result."""
         data = self._bytes()
-        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return Seal(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
-    def check(self, seal: dict[str, Any], is_complete: bool = False) -> str:
+    def check(self, seal: Seal, is_complete: bool = False) -> str:
         """Check the metrics logged before ``seal`` was stored; returns the problem, or an empty string.
 
         ``is_complete``: nothing may have been logged since.
         """
         path, data = self.path, self._bytes()
-        if seal["bytes"] and not path.exists():
+        if seal.bytes and not path.exists():
             return f"{path} is missing"
-        if is_complete and len(data) > seal["bytes"]:
-            return f"{path} is damaged: {len(data) - seal['bytes']:,} bytes were added after the run ended"
-        intact = hashlib.sha256(data[: seal["bytes"]]).hexdigest() == seal["sha256"]
+        if is_complete and len(data) > seal.bytes:
+            return f"{path} is damaged: {len(data) - seal.bytes:,} bytes were added after the run ended"
+        intact = hashlib.sha256(data[: seal.bytes]).hexdigest() == seal.sha256
         return "" if intact else f"{path} is damaged: its checksum doesn't match"
 
-    def truncate(self, step: int, seal: dict[str, Any]) -> str:
+    def truncate(self, step: int, seal: Seal) -> str:
         """Drop metrics logged after ``step``, when ``seal`` was stored; a resumed run logs them again.
 
         Returns the problem if the kept part is damaged (its readable lines are kept), or an empty string.
@@ -68,7 +69,7 @@ class MetricsLog:
             records = [r for r in self.read() if r["step"] <= step]
             data = "".join(json.dumps(r, allow_nan=False) + "\n" for r in records).encode()
         else:
-            data = self._bytes()[: seal["bytes"]]
+            data = self._bytes()[: seal.bytes]
         write_bytes(self.path, data)
         return problem
 

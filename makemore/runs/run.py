@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,25 +20,12 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir, find_run
+from makemore.runs.schema import RunRecord
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import require_finite, user_format_errors
 from makemore.runtime.memory import construct_model, memory_limit_for
-from makemore.settings import CorpusConfig, replace_settings
 from makemore.tokenizers import Tokenizer, tokenizer_from_dict
 from makemore.version import __version__
-
-
-def corpus_config_of(config: dict[str, Any]) -> CorpusConfig:
-    """The CorpusConfig in a run's config."""
-    corpus = config["corpus"]
-    # Runs of earlier versions lack later settings.
-    names = [field.name for field in dataclasses.fields(CorpusConfig) if field.name in corpus]
-    return replace_settings(CorpusConfig(), {name: corpus[name] for name in names}, "corpus")
-
-
-def training_paths(config: dict[str, Any]) -> list[str]:
-    """The paths of a run's training text."""
-    return list(config["corpus"]["paths"])
 
 
 @dataclass(frozen=True)
@@ -48,7 +33,7 @@ class Run:
     """A loaded run directory."""
 
     folder: RunDir
-    config: dict[str, Any]
+    config: RunRecord
     tokenizer: Tokenizer
     model: LanguageModel
 
@@ -62,16 +47,17 @@ class Run:
 
     @property
     def mode(self) -> Mode:
-        return self.config["corpus"]["mode"]
+        mode = self.config.corpus.mode
+        return "text" if mode == "text" else "lines"
 
     def text(self, path: Path | None = None) -> Text:
         """Read the training text, or the text at ``path``. Raises UserError if missing or unreadable."""
         source = self.source() if path is None else resolve_source(str(path))
-        return read_source(source, corpus_config_of(self.config))
+        return read_source(source, self.config.corpus)
 
     def source(self) -> Source:
         """The training text's source. Raises UserError unless it is existing local files."""
-        return resolve_recorded_source(training_paths(self.config))
+        return resolve_recorded_source(self.config.text.paths)
 
     def documents(self, path: Path | None = None) -> Documents:
         """Split the training text, or the text at ``path``, as in training.
@@ -79,7 +65,7 @@ class Run:
         Raises UserError if the training text is missing or has changed.
         """
         with self._reporting_changes(path):
-            documents = make_documents(self.text(path), corpus_config_of(self.config))
+            documents = make_documents(self.text(path), self.config.corpus)
         if path is None:
             self._check_digests({name: documents.digest(name) for name in documents.spans})
         return documents
@@ -87,13 +73,13 @@ class Run:
     def corpus(self, path: Path | None = None) -> Corpus:
         """Split and tokenize the text; like ``documents`` otherwise."""
         with self._reporting_changes(path):
-            corpus = make_corpus(self.text(path), corpus_config_of(self.config), self.tokenizer)
+            corpus = make_corpus(self.text(path), self.config.corpus, self.tokenizer)
         if path is None:
             self._check_digests(corpus.digests)
         return corpus
 
     def _check_digests(self, digests: dict[str, str]) -> None:
-        if digests != self.config["corpus"]["digests"]:
+        if digests != self.config.text.digests:
             raise self._changed_error()
 
     @contextlib.contextmanager
@@ -107,13 +93,13 @@ class Run:
             raise self._changed_error() from None
 
     def _changed_error(self) -> UserError:
-        source = training_paths(self.config)[0]
+        source = self.config.text.paths[0]
         return UserError(f"{source} has changed since {self.name} was trained; name a file to score")
 
 
-def is_fitted_on(config: Mapping[str, Any], split: str) -> bool:
+def is_fitted_on(config: RunRecord, split: str) -> bool:
     """Whether a run's config is a mixture's, whose weights were fitted on (part of) this split."""
-    return "mixed" in config and "val" in split.split("+")
+    return bool(config.mixed) and "val" in split.split("+")
 
 
 def load(path: str | Path, device: str = "auto") -> Run:
@@ -123,16 +109,15 @@ def load(path: str | Path, device: str = "auto") -> Run:
     """
     folder = RunDir(find_run(path))
     config = folder.read_config()
-    run_id = config["run_id"]
+    run_id = config.run_id
     with user_format_errors(folder.path):
         tokenizer = tokenizer_from_dict(folder.read_tokenizer(run_id))
         tensors = folder.read_model(run_id)
         require_finite(tensors, str(folder.path))
-        kind = MODELS.get(config["model"]["name"])
-        settings = replace_settings(kind.Config(), config["model"]["settings"], "model")
+        kind = MODELS.get(config.model.name)
         max_bytes = memory_limit_for(tensors.values())
     with user_format_errors(folder.path, runs_model_code=True):
-        model = construct_model(kind, settings, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
+        model = construct_model(kind, config.model, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
         model.load_state_dict(tensors)
     model.to(pick_device(device)).eval()
     return Run(folder, config, tokenizer, model)

@@ -12,19 +12,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runs.schema import METRICS_SEAL, read_checked_json
+from makemore.runs.schema import Seal, StateRecord, read_record
 from makemore.runtime.files import read_json, read_tensors, write_json, write_tensors
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-_STATE = {"name": str, "run_id": str, "tensors": str, "metrics": METRICS_SEAL, "state": dict, "copies": dict}
 
 
 class SavedState(NamedTuple):
     """A loaded state, and the problems of newer, damaged states."""
 
     state: dict[str, Any]
-    metrics: dict[str, Any]
-    """Size (``bytes``) and ``sha256`` of ``metrics.jsonl`` when the state was saved."""
+    metrics: Seal
     problems: list[str]
 
 
@@ -47,7 +45,7 @@ class States:
         return sorted(folders, key=_state_order, reverse=True)
 
     def write(
-        self, step: int, state: dict[str, Any], run_id: str, metrics: dict[str, Any], copies: dict[str, Any]
+        self, step: int, state: dict[str, Any], run_id: str, metrics: Seal, copies: dict[str, Any]
     ) -> None:
         """Save a state to resume from, then delete all older states except the last good one.
 
@@ -59,7 +57,7 @@ class States:
             "name": folder.name,
             "run_id": run_id,
             "state": _flatten(state, "state", tensors),
-            "metrics": metrics,
+            "metrics": metrics.model_dump(),
             "copies": copies,
         }
         try:
@@ -105,14 +103,14 @@ class States:
         return good, problems
 
     def _read(self, folder: Path, run_id: str) -> SavedState:
-        payload = read_checked_json(folder / STATE, _STATE)
-        if payload.get("run_id") != run_id:
+        record = read_record(folder / STATE, StateRecord)
+        if record.run_id != run_id:
             raise UserError(f"{folder / STATE} belongs to another run")
-        if payload.get("name") != folder.name:
-            raise UserError(f"{folder / STATE} is damaged: it belongs to state {payload.get('name')}")
-        tensors = read_tensors(folder / TENSORS, run_id, [payload["tensors"]])
+        if record.name != folder.name:
+            raise UserError(f"{folder / STATE} is damaged: it belongs to state {record.name}")
+        tensors = read_tensors(folder / TENSORS, run_id, [record.tensors])
         try:
-            return SavedState(_unflatten(payload["state"], tensors), payload["metrics"], [])
+            return SavedState(_unflatten(record.state, tensors), record.metrics, [])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder / STATE} is damaged: {type(error).__name__} {error}") from None
 

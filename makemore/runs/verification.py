@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.runs.directory import CONFIG, MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, find_run
+from makemore.runs.directory import MODEL, RESULT, SAMPLES, STATES, TOKENIZER, RunDir, find_run
+from makemore.runs.schema import ResultRecord, RunRecord
 from makemore.runs.states import SavedState
 from makemore.runtime.files import stat_regular_file, tensor_digest, user_format_errors
 from makemore.tokenizers import tokenizer_from_dict
@@ -23,9 +24,10 @@ def check_run(path: str | Path) -> list[str]:
     if not folder.path.is_dir() or not folder.is_occupied:
         raise UserError(f"no run at {path}; create one with makemore train")
     problems: list[str] = []
-    config = folder.states.read_copy(CONFIG)
-    with _collecting(problems):
-        config = folder.read_config()
+    config: RunRecord | None = None
+    for read in (folder.read_config, folder.read_config_copy):
+        with _collecting(problems):
+            config = config or read()
     if config:
         files = RunChecker(folder, config, problems)
         for verify in (files.tokenizer, files.model, files.seen, files.result, files.samples, files.metrics):
@@ -46,8 +48,8 @@ def _collecting(problems: list[str]) -> Iterator[None]:
 class RunChecker:
     """Checks of a run's files against its newest state; each method checks one file and raises UserError."""
 
-    def __init__(self, folder: RunDir, config: dict[str, Any], problems: list[str]) -> None:
-        self.folder, self.config, self.run_id = folder, config, config["run_id"]
+    def __init__(self, folder: RunDir, config: RunRecord, problems: list[str]) -> None:
+        self.folder, self.config, self.run_id = folder, config, config.run_id
         states, broken = folder.states.read_all(self.run_id)
         problems += broken
         self.newest: SavedState | None = states[0] if states else None
@@ -78,9 +80,9 @@ class RunChecker:
     def seen(self) -> None:
         self.folder.read_line_hashes(self.config)
 
-    def _result(self) -> dict[str, Any] | None:
+    def _result(self) -> ResultRecord | None:
         result = self.folder.read_result()
-        if result is not None and result.get("run_id") != self.run_id:
+        if result is not None and result.run_id != self.run_id:
             raise UserError(f"{self.folder.path / RESULT} belongs to another run")
         return result
 
@@ -90,21 +92,19 @@ class RunChecker:
 
     def samples(self) -> None:
         result, path = self._result(), self.folder.path / SAMPLES
-        if result is None or "samples" not in result:
+        if result is None or result.samples is None:
             return
         info = stat_regular_file(path)
         if info is None:
             raise UserError(f"{path} is missing")
-        with user_format_errors(self.folder.path / RESULT):
-            expected = ("\n".join(result["samples"]) + "\n").encode()
+        expected = ("\n".join(result.samples) + "\n").encode()
         if info.st_size != len(expected) or path.read_bytes() != expected:
             raise UserError(f"{path} is damaged: it differs from the samples in {RESULT}")
 
     def metrics(self) -> None:
         """The log must match the checksum in the result, or in the newest state of an unfinished run."""
         seal, is_complete = self.newest.metrics if self.newest else None, False
-        with user_format_errors(self.folder.path / RESULT):
-            if self.finished and (result := self._result()):
-                seal, is_complete = result["metrics"], True
-            if seal and (problem := self.folder.metrics.check(seal, is_complete)):
-                raise UserError(problem)
+        if self.finished and (result := self._result()):
+            seal, is_complete = result.metrics, True
+        if seal and (problem := self.folder.metrics.check(seal, is_complete)):
+            raise UserError(problem)

@@ -13,7 +13,7 @@ def nondeterminism_reasons(train: TrainConfig, device: torch.device, compiled: b
     torch's deterministic algorithms stay off: they are slower and lack some operations.
     """
     reasons = []
-    if train.max_time is not None and train.optimizer != "none":  # counting seldom reaches its time limit
+    if train.max_time is not None and train.optimizer.name != "none":  # counting is quick
         reasons.append("--max-time makes the number of steps depend on speed (use --steps instead)")
     if device.type != "cpu":
         reasons.append(f"{device.type} sums in no fixed order (use --device cpu)")

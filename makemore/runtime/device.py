@@ -80,19 +80,19 @@ def pick_precision(config: TrainConfig, device: torch.device, supports_autocast:
     """Dtype of matrix products in training; ``supports_autocast``: the model supports lower precision."""
     if not supports_autocast:
         return torch.float32
-    if config.dtype == "auto":
+    if config.runtime.dtype == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    return torch.bfloat16 if config.runtime.dtype == "bfloat16" else torch.float32
 
 
 def should_compile(config: TrainConfig, device: torch.device, pays: bool) -> bool:
     """Whether to compile the training step; ``pays``: compiling makes the model faster."""
-    if config.compile != "auto":
-        return config.compile == "yes"
+    if config.runtime.compile != "auto":
+        return config.runtime.compile == "yes"
     if not pays:
         return False
     # Documents vary in length, and every new shape is recompiled.
-    if platform.system() == "Windows" or device.type == "mps" or config.loader == "documents":
+    if platform.system() == "Windows" or device.type == "mps" or config.data.loader == "documents":
         return False
     if device.type == "cpu" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return False

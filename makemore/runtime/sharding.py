@@ -26,7 +26,7 @@ def shard(model: nn.Module, config: TrainConfig) -> None:
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
         raise UserError("--shard works with the transformer only; train other models without it")
-    if config.optimizer == "muon":
+    if config.optimizer.name == "muon":
         raise UserError("--shard: Muon needs unsharded matrices; add --set train.optimizer=adamw")
     mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(),))
     # FSDP2 warns in case a block's output is modified in place, which never happens here.

@@ -22,7 +22,7 @@ from makemore.sampling import SampleParams, beam_search, generate
 from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
 from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
-from makemore.settings import require_seed
+from makemore.settings.train import require_seed
 from makemore.tokenizers.base import NEWLINE_HINT
 
 MAX_ROWS = 1024
@@ -145,7 +145,7 @@ def context_ids(run: Run, request: SampleRequest) -> NDArray[np.int64]:
         return np.append(np.int64(tokenizer.boundary_id), ids)
     if len(ids):
         return ids
-    training_tail = tokenizer.encode(run.config["corpus"]["context"]).astype(np.int64)
+    training_tail = tokenizer.encode(run.config.text.context).astype(np.int64)
     limit = None if run.model.supports_streaming or not run.model.max_len else max(1, run.model.max_len // 2)
     return training_tail[-limit:] if limit else training_tail
 
@@ -166,7 +166,7 @@ def max_new_tokens_of(run: Run, request: SampleRequest) -> int:
         return request.max_new_tokens
     if run.mode == "text":
         return DEFAULT_TEXT_TOKENS
-    return max(32, 4 * int(run.config["corpus"]["longest_document"]))
+    return max(32, 4 * run.config.text.longest_document)
 
 
 def end_token_ids(run: Run) -> NDArray[np.int64]:

@@ -20,27 +20,27 @@ VAL_BATCH_TOKENS = 65536
 def make_loader(plan: Plan) -> Loader:
     """Build the training loader; its micro-batches have ``batch_tokens // grad_accum_steps`` tokens."""
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
-    batch_tokens = train.batch_tokens // train.grad_accum_steps
+    batch_tokens = train.data.batch_tokens // train.data.grad_accum_steps
     if isinstance(plan.model, CountModel):
         return OrderedLoader(split, boundary, batch_tokens)
-    if train.loader == "streams":
+    if train.data.loader == "streams":
         return StreamLoader(
             split,
             boundary,
             batch_tokens=batch_tokens,
-            block_size=train.block_size,
+            block_size=train.data.block_size,
             seed=train.seed,
-            truncation=train.truncation,
+            truncation=train.data.truncation,
         )
-    if train.loader == "packed":
+    if train.data.loader == "packed":
         return PackedLoader(
-            split, boundary, batch_tokens=batch_tokens, block_size=train.block_size, seed=train.seed
+            split, boundary, batch_tokens=batch_tokens, block_size=train.data.block_size, seed=train.seed
         )
     return ShuffledLoader(
         split,
         boundary,
         batch_tokens=batch_tokens,
-        block_size=train.block_size,
+        block_size=train.data.block_size,
         context_prefix=plan.model.context_prefix,
         seed=train.seed,
     )
@@ -49,7 +49,7 @@ def make_loader(plan: Plan) -> Loader:
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Move the model to its device and build its trainer: learner, loader and evaluation."""
     plan.model.to(plan.device)
-    plan.model.one_document_per_row = plan.train.loader in ("windows", "documents")
+    plan.model.one_document_per_row = plan.train.data.loader in ("windows", "documents")
     if is_sharded(plan.train):
         shard(plan.model, plan.train)
     val = plan.corpus.splits["val"]

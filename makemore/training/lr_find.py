@@ -132,24 +132,24 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     require_replaceable(picture, FIGURE_MARKS, "--out")
     plan = prepare(dataclasses.replace(request.training, overwrite=True), observer)
     train = plan.train
-    if train.optimizer == "none":
+    if train.optimizer.name == "none":
         raise UserError(f"{plan.model_name} has no learning rate; choose another --model")
-    low, high = _lr_range(request, train.lr)
+    low, high = _lr_range(request, train.optimizer.lr)
     steps = None if request.max_time else request.steps
-    train = dataclasses.replace(train, steps=steps, max_time=request.max_time)
-    plan = dataclasses.replace(plan, train=train, compiled=train.compile == "yes")
+    train = train.replace(steps=steps, max_time=request.max_time)
+    plan = dataclasses.replace(plan, train=train, compiled=train.runtime.compile == "yes")
     observer.start(plan)
     # The schedule in _losses scales these, ending at a factor of 1.
-    ratio = train.matrix_lr / train.lr if train.lr else 0.0
-    swept = dataclasses.replace(train, lr=high, matrix_lr=high * ratio)
+    ratio = train.optimizer.matrix_lr / train.optimizer.lr if train.optimizer.lr else 0.0
+    swept = train.replace(lr=high, matrix_lr=high * ratio)
     plan = dataclasses.replace(plan, train=swept)
     points, diverged = _smooth(_losses(plan, request, low, high, observer))
     if len(points) < MIN_POINTS:
         raise UserError(f"training diverged after {len(points)} steps, starting at {low:g}; lower --from")
-    muon_lr_ratio = ratio if train.optimizer == "muon" else None
+    muon_lr_ratio = ratio if train.optimizer.name == "muon" else None
     sweep = Sweep(
         model=plan.model_name,
-        optimizer=train.optimizer,
+        optimizer=train.optimizer.name,
         muon_lr_ratio=muon_lr_ratio,
         points=points,
         diverged=diverged,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,10 @@ from makemore.evaluation.copies import with_copies
 from makemore.evaluation.scoring import fit_mixture_weights, make_score, mix_nats, score, token_nats
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture, MixtureConfig
-from makemore.runs.directory import RESULT, RunDir
+from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load, versions
+from makemore.runs.schema import Member, RunRecord
 from makemore.runs.training_lines import train_line_hashes
-from makemore.runtime.files import user_format_errors
 from makemore.types import Score
 
 
@@ -54,7 +52,7 @@ def check_members(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.name} is a mixture itself; pass its members instead")
         if run.tokenizer.to_dict() != first.tokenizer.to_dict():
             raise UserError(f"{run.name} and {first.name} have different tokenizers; choose other runs")
-        if run.config["corpus"]["digests"] != first.config["corpus"]["digests"]:
+        if run.config.text.digests != first.config.text.digests:
             raise UserError(f"{run.name} and {first.name} have different splits; choose other runs")
 
 
@@ -91,9 +89,9 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
 
 
 def _build_mixture(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
-    pairs = [[run.config["model"]["name"], run.config["model"]["settings"]] for run in runs]
     first = runs[0].tokenizer
-    model = Mixture(MixtureConfig(json.dumps(pairs)), first.vocab_size, first.boundary_id)
+    config = MixtureConfig(members=tuple(run.config.model for run in runs))
+    model = Mixture(config, first.vocab_size, first.boundary_id)
     for member, run in zip(model.members, runs, strict=True):
         member.load_state_dict(run.model.state_dict())
     model.mixing.copy_(torch.from_numpy(weights_K))
@@ -102,18 +100,18 @@ def _build_mixture(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
 
 def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
     first = runs[0].config
-    config = {
-        "model": {"name": "mixture", "settings": dataclasses.asdict(model.config)},
-        "tokenizer": first["tokenizer"],
-        "corpus": first["corpus"],
-        "mixed": [{"run": run.name, "train": run.config["train"]} for run in runs],
-        "versions": versions(),
-    }
+    config = RunRecord.for_model("mixture")(
+        model=model.config,
+        tokenizer=first.tokenizer,
+        corpus=first.corpus,
+        text=first.text,
+        mixed=tuple(Member(run=run.name, train=run.config.train) for run in runs),
+        versions=versions(),
+    )
     run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=train_line_hashes(corpus))
     folder.write_model(model.state_dict(), run_id)
 
 
 def _total_cost(runs: Sequence[Run]) -> dict[str, float]:
-    results = [run.folder.read_result() or {} for run in runs]
-    with user_format_errors(runs[0].folder.path / RESULT):
-        return {key: sum(float(r.get(key, 0.0)) for r in results) for key in ("seconds", "tokens")}
+    results = [result for run in runs if (result := run.folder.read_result())]
+    return {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 from typing import Any
 
 from makemore.errors import UserError
-from makemore.training.plan import Plan
+from makemore.training.plan import Plan, run_record
 from makemore.training.records import TrainRecord
 
 CURVES = {
@@ -135,13 +134,12 @@ class WandB(Observer):
         self._run: Any = None
 
     def start(self, plan: Plan) -> None:
-        settings = {"model": dataclasses.asdict(plan.model.config), "train": dataclasses.asdict(plan.train)}
         plan.folder.path.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "makemore"),
             name=plan.folder.path.name,
             dir=str(plan.folder.path),
-            config={**settings, "model": plan.model_name, "tokenizer": plan.tokenizer_spec},
+            config=run_record(plan).model_dump(include={"model", "tokenizer", "corpus", "train"}),
             mode=os.environ.get("WANDB_MODE", "offline"),
             settings={"quiet": True},
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -15,11 +13,11 @@ from makemore.errors import UserError
 from makemore.models.base import LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
+from makemore.runs.schema import Environment, RunRecord, TextRecord
 from makemore.runtime import distributed
 from makemore.runtime.device import pick_precision, should_compile
 from makemore.settings import CorpusConfig, TrainConfig
 from makemore.training.kernels import GradientKernel, gradient_kernel
-from makemore.training.request import TrainRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,6 @@ class Plan:
 
     folder: RunDir
     source: Source
-    model_name: str
     model: LanguageModel
     tokenizer_spec: str
     corpus: Corpus
@@ -43,37 +40,42 @@ class Plan:
     init_from: str = ""
     """Source of the initial weights; empty if random."""
 
+    @property
+    def model_name(self) -> str:
+        return self.model.config.name
+
 
 def make_plan(
     *,
-    request: TrainRequest,
     folder: RunDir,
     source: Source,
     model: LanguageModel,
+    tokenizer_spec: str,
     corpus: Corpus,
     train: TrainConfig,
     corpus_config: CorpusConfig,
     device: torch.device,
+    init_from: str = "",
 ) -> Plan:
     """Complete a plan from the model and the training settings."""
-    if not model.supports_streaming and model.max_len and train.block_size > model.max_len:
-        train = dataclasses.replace(train, block_size=model.max_len)
-    if train.loader == "packed" and not model.supports_packing:
+    if not model.supports_streaming and model.max_len and train.data.block_size > model.max_len:
+        train = train.replace(block_size=model.max_len)
+    if train.data.loader == "packed" and not model.supports_packing:
         raise UserError(
-            f"train.loader=packed: {request.model} needs one document per row; use train.loader=documents"
+            f"train.loader=packed: {model.config.name} needs one document per row; use train.loader=documents"
         )
-    if train.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
+    if train.data.loader == "streams" and (not model.supports_streaming or isinstance(model, ManualModel)):
         raise UserError(
-            f"train.loader=streams: {request.model} keeps no state between batches; use train.loader=windows"
+            f"train.loader=streams: {model.config.name} keeps no state between batches; "
+            "use train.loader=windows"
         )
     precision = pick_precision(train, device, model.supports_autocast)
     native = pick_native(model, train, device, precision)
     return Plan(
         folder=folder,
         source=source,
-        model_name=request.model,
         model=model,
-        tokenizer_spec=request.tokenizer or "char",
+        tokenizer_spec=tokenizer_spec,
         corpus=corpus,
         train=train,
         corpus_config=corpus_config,
@@ -82,7 +84,7 @@ def make_plan(
         compiled=should_compile(train, device, model.supports_compile and native is None)
         and not is_sharded(train),
         native=native,
-        init_from=request.pretrained.origin if request.pretrained else "",
+        init_from=init_from,
     )
 
 
@@ -90,45 +92,45 @@ def pick_native(
     model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
 ) -> GradientKernel | None:
     """The model's C implementation, if it has one and training may use it."""
-    allowed = train.compile == "auto" and device.type == "cpu" and not is_sharded(train)
+    allowed = train.runtime.compile == "auto" and device.type == "cpu" and not is_sharded(train)
     return gradient_kernel(model, precision) if allowed else None
 
 
 def is_sharded(train: TrainConfig) -> bool:
     """Whether weights and optimizer states are sharded over several processes."""
-    return train.shard and distributed.world_size() > 1
+    return train.runtime.shard and distributed.world_size() > 1
 
 
-def run_config(plan: Plan) -> dict[str, Any]:
+def run_record(plan: Plan) -> RunRecord:
     """The contents of a run's ``config.json``."""
     corpus, split = plan.corpus, plan.corpus.splits["train"]
-    return {
-        "model": {"name": plan.model_name, "settings": dataclasses.asdict(plan.model.config)},
-        "tokenizer": plan.tokenizer_spec,
-        "corpus": {
-            "paths": plan.source.absolute_names(),
-            "name": plan.source.stem,
-            "mode": corpus.mode,
-            "reason": corpus.reason,
-            "shares": list(corpus.fractions),
-            "split": plan.corpus_config.split,
-            "dedupe": plan.corpus_config.dedupe,
-            "encoding": plan.corpus_config.encoding,
-            "skip_damaged": plan.corpus_config.skip_damaged,
-            "digests": corpus.digests,
-            "tokens": {name: len(s.tokens_N) for name, s in corpus.splits.items()},
-            "longest_document": int((split.ends_D - split.starts_D).max()),
-            "context": corpus.context,
-        },
-        "train": dataclasses.asdict(plan.train),
-        "init_from": plan.init_from,
-        "precision": str(plan.precision).removeprefix("torch."),
-        "compiled": plan.compiled,
-        "native": plan.native is not None,
-        "device": str(plan.device),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-        "launch": distributed.launch_id(),
-        "machine": platform.machine(),
-        "versions": versions(),
-    }
+    text = TextRecord(
+        paths=tuple(plan.source.absolute_names()),
+        name=plan.source.stem,
+        digests=corpus.digests,
+        tokens={name: len(s.tokens_N) for name, s in corpus.splits.items()},
+        longest_document=int((split.ends_D - split.starts_D).max()),
+        context=corpus.context,
+        reason=corpus.reason,
+        fractions=corpus.fractions,
+    )
+    environment = Environment(
+        precision=str(plan.precision).removeprefix("torch."),
+        compiled=plan.compiled,
+        native=plan.native is not None,
+        device=str(plan.device),
+        threads=torch.get_num_threads(),
+        processes=distributed.world_size(),
+        machine=platform.machine(),
+        launch=distributed.launch_id(),
+    )
+    return RunRecord.for_model(plan.model_name)(
+        model=plan.model.config,
+        tokenizer=plan.tokenizer_spec,
+        corpus=plan.corpus_config.model_copy(update={"mode": corpus.mode}),
+        train=plan.train,
+        text=text,
+        init_from=plan.init_from,
+        environment=environment,
+        versions=versions(),
+    )

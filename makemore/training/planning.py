@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,13 +19,13 @@ from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.memory import MemoryLimit, construct_model
-from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, convert_settings, replace_settings
+from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, override
 from makemore.tokenizers import Tokenizer, require_valid_spec
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.plan import Plan, is_sharded, make_plan
 from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
-from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
+from makemore.training.request import TrainRequest, open_source, run_folder
 
 DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
@@ -50,10 +49,8 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"a {request.model} combines trained runs; use makemore mix")
     tokenizer = request.tokenizer or "char"
     require_valid_spec(tokenizer)
-    overrides = requested_settings(request)
-    requested = _check_settings(kind, overrides)
-    corpus_config = replace_settings(CorpusConfig(), overrides["corpus"], "corpus")
-    device = pick_device(requested.device)
+    requested, corpus_config = request.requested, request.requested.corpus
+    device = pick_device(requested.train.runtime.device)
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     check_run_dir(folder, request)
@@ -71,29 +68,30 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    recipe = kind.recipe(corpus_stats(corpus, requested, device))
+    recipe = kind.recipe(corpus_stats(corpus, requested.train, device))
     if start:
-        request = dataclasses.replace(request, tokenizer=start.tokenizer_spec)
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
-    model_config = replace_settings(recipe.model, overrides["model"], "model")
-    train = replace_settings(recipe.train, overrides["train"], "train")
-    if train.optimizer != "none":
-        OPTIMIZERS.path(train.optimizer)
-    if issubclass(kind, CountModel) and overrides["train"].get("max_time") is None:
-        train = dataclasses.replace(train, max_time=None)  # a single pass has no time limit
-    if is_sharded(train) and train.optimizer == "muon" and "optimizer" not in overrides["train"]:
+    model_config = override(recipe.model, requested.model, "model")
+    train = override(recipe.train, requested.train, "train")
+    if train.optimizer.name != "none":
+        OPTIMIZERS.path(train.optimizer.name)
+    if issubclass(kind, CountModel) and requested.train.max_time is None:
+        train = train.replace(max_time=None)  # a single pass has no time limit
+    is_chosen = "name" in requested.train.optimizer.model_fields_set
+    if is_sharded(train) and train.optimizer.name == "muon" and not is_chosen:
         observer.note("using adamw: muon needs unsharded matrices")
-        train = dataclasses.replace(train, optimizer="adamw")
+        train = train.replace(optimizer=train.optimizer.replace(name="adamw"))
     model_config, train = fit_context(kind, model_config, train=train, corpus=corpus, observer=observer)
     _check_memory(kind, model_config, corpus=corpus, train=train, device=device, observer=observer)
     model = make_model(kind, model_config, corpus.tokenizer, train.seed)
     if start:
         load_weights(model, start)
     plan = make_plan(
-        request=request,
         folder=folder,
         source=source,
         model=model,
+        tokenizer_spec=start.tokenizer_spec if start else tokenizer,
+        init_from=start.origin if start else "",
         corpus=corpus,
         train=train,
         corpus_config=corpus_config,
@@ -102,17 +100,6 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     for note in native.failure_notes():
         observer.note(note)
     return plan
-
-
-def _check_settings(kind: type[LanguageModel], overrides: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
-    """Check requested settings before the text is read; returns the training settings, without the recipe.
-
-    Raises UserError for an unknown name or a wrong value.
-    """
-    convert_settings(kind.Config, overrides["model"], "model")
-    train = replace_settings(TrainConfig(), overrides["train"], "train")
-    has_budget(train)
-    return train
 
 
 def corpus_stats(corpus: Corpus, train: TrainConfig, device: torch.device) -> CorpusStats:
@@ -131,11 +118,7 @@ def corpus_stats(corpus: Corpus, train: TrainConfig, device: torch.device) -> Co
 
 
 def has_budget(config: TrainConfig) -> bool:
-    """Whether steps or time are limited. Raises UserError if either isn't positive."""
-    if config.steps is not None and config.steps < 1:
-        raise UserError(f"--steps {config.steps}: must be 1 or more")
-    if config.max_time is not None and config.max_time <= 0:
-        raise UserError(f"--max-time {config.max_time:g}: must be above 0")
+    """Whether steps or time are limited."""
     return config.steps is not None or config.max_time is not None
 
 
@@ -188,8 +171,8 @@ def fit_context(
     n_train = len(corpus.splits["train"].tokens_N)
     if not kind.supports_streaming and corpus.mode == "text" and model_config.block_size > n_train:
         observer.note(f"block_size reduced from {model_config.block_size} to {n_train}, the text's length")
-        model_config = dataclasses.replace(model_config, block_size=n_train)
-    return model_config, dataclasses.replace(train, block_size=min(train.block_size, n_train))
+        model_config = model_config.replace(block_size=n_train)
+    return model_config, train.replace(block_size=min(train.data.block_size, n_train))
 
 
 def _check_memory(
@@ -220,7 +203,9 @@ def _check_memory(
         n_parameters = count_parameters(kind, config, tokenizer.vocab_size)
         cost, needed = f"{n_parameters:,} parameters", n_parameters * BYTES_PER_PARAMETER
         needed += BYTES_PER_SAVED_PARAMETER * n_parameters if device.type == "cpu" else 0
-        needed += BYTES_PER_LOGIT * tokenizer.vocab_size * train.batch_tokens // train.grad_accum_steps
+        needed += (
+            BYTES_PER_LOGIT * tokenizer.vocab_size * train.data.batch_tokens // train.data.grad_accum_steps
+        )
     else:
         return
     kinds = f"{tokenizer.vocab_size - 1:,} {'characters' if tokenizer.name == 'char' else 'tokens'}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.run import load
 from makemore.runtime.files import require_finite
-from makemore.settings import Recipe, replace_settings
+from makemore.settings import ModelConfig, Recipe
 from makemore.tokenizers import Tokenizer
 
 FINE_TUNE_LR_SCALE = 0.3
@@ -27,8 +25,7 @@ FINE_TUNE_LR_SCALE = 0.3
 class PretrainedModel:
     """Weights to start training from, with their settings and tokenizer."""
 
-    model: str
-    settings: dict[str, Any]
+    settings: ModelConfig
     weights: dict[str, Tensor]
     tokenizer: Tokenizer
     tokenizer_spec: str
@@ -36,16 +33,19 @@ class PretrainedModel:
     origin: str = ""
     """Source of the weights."""
 
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.settings.name
+
 
 def read_run(folder: Path) -> PretrainedModel:
     run = load(folder, "cpu")
-    model = run.config["model"]
     return PretrainedModel(
-        model=model["name"],
-        settings=model["settings"],
+        settings=run.config.model,
         weights=run.model.state_dict(),
         tokenizer=run.tokenizer,
-        tokenizer_spec=run.config["tokenizer"],
+        tokenizer_spec=run.config.tokenizer,
         origin=str(folder),
     )
 
@@ -74,9 +74,9 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
         model.load_state_dict(weights)
     except RuntimeError:
         changed = [
-            f"model.{name}={new} (there {start.settings.get(name)})"
-            for name, new in dataclasses.asdict(model.config).items()
-            if new != start.settings.get(name) and name != "block_size"
+            f"model.{name}={new} (there {old})"
+            for (name, new), (_, old) in zip(model.config, start.settings, strict=True)
+            if new != old and name != "block_size"
         ]
         reason = ", ".join(changed) or "its weights have other shapes"
         raise UserError(
@@ -86,12 +86,10 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
 
 def fine_tune_recipe(start: PretrainedModel, recipe: Recipe, mode: str) -> Recipe:
     """Recipe for fine-tuning: the starting model's settings and context, with a lower learning rate."""
-    kind = MODELS.get(start.model)
-    train = dataclasses.replace(
-        recipe.train,
-        lr=FINE_TUNE_LR_SCALE * recipe.train.lr,
-        matrix_lr=FINE_TUNE_LR_SCALE * recipe.train.matrix_lr,
+    kind, optimizer = MODELS.get(start.settings.name), recipe.train.optimizer
+    train = recipe.train.replace(
+        lr=FINE_TUNE_LR_SCALE * optimizer.lr, matrix_lr=FINE_TUNE_LR_SCALE * optimizer.matrix_lr
     )
     if mode == "text" and not kind.supports_streaming:
-        train = dataclasses.replace(train, block_size=start.settings["block_size"])
-    return Recipe(replace_settings(kind.Config(), start.settings, "model"), train)
+        train = train.replace(block_size=start.settings.block_size)  # type: ignore[attr-defined]
+    return Recipe(start.settings, train)

@@ -48,10 +48,10 @@ class Evaluation(NamedTuple):
 
 def divergence_error(config: TrainConfig, reason: str) -> Diverged:
     """The error for a loss or gradient that is not finite, with settings to try."""
-    overrides = [f"train.lr={config.lr / 3:.2g}"]
-    if config.optimizer == "muon":
-        overrides.append(f"train.matrix_lr={config.matrix_lr / 3:.2g}")
-    if not config.clip:
+    overrides = [f"train.lr={config.optimizer.lr / 3:.2g}"]
+    if config.optimizer.name == "muon":
+        overrides.append(f"train.matrix_lr={config.optimizer.matrix_lr / 3:.2g}")
+    if not config.optimizer.clip:
         overrides.append("train.clip=1")
     return Diverged(
         f"{reason}: training diverged; lower the learning rate, e.g. with "

@@ -1,42 +1,85 @@
-"""Training request: the text, the model, and the requested settings by section."""
+"""Training request: the text, the requested settings, and where to write the run."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
-from makemore.errors import UserError
-from makemore.settings import current_name, parse_settings
+from makemore.errors import UserError, unknown_name
+from makemore.runs.schema import RunConfig
+from makemore.settings import parse
+from makemore.settings.base import arrange, merge
 from makemore.training.pretrained import PretrainedModel
 
 SECTIONS = ("model", "train", "corpus")
+DEFAULT_MODEL = "transformer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """A training request. ``settings`` are ``section.key=value`` strings and override everything else."""
+    """A training request. ``settings`` override the other fields, and these the file ``config``.
+
+    Raises UserError for unknown or invalid settings.
+    """
 
     input: str | tuple[str, ...] = ()
     """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
-    model: str = "transformer"
+    model: str = ""
+    """The model's name (empty: the one in ``config``, or the default)."""
     tokenizer: str | None = None
-    """Tokenizer name (None: ``char``, or the tokenizer of the resumed run)."""
+    """Tokenizer name (None: the one in ``config``, ``char``, or the tokenizer of the resumed run)."""
     out: Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     """Requested fields of TrainConfig."""
     corpus: Mapping[str, Any] = field(default_factory=dict)
     """Requested fields of CorpusConfig."""
     settings: tuple[str, ...] = ()
+    """Settings as ``section.name=value``."""
     config: Path | None = None
+    """TOML file of settings."""
     resume: bool = False
     overwrite: bool = False
     pretrained: PretrainedModel | None = None
     """Initial weights, with their tokenizer; ``tokenizer`` is then ignored."""
+
+    def __post_init__(self) -> None:
+        """Complete ``model`` and ``tokenizer`` from the settings."""
+        object.__setattr__(self, "model", self.requested.model.name)
+        if "tokenizer" in self.requested.model_fields_set:
+            object.__setattr__(self, "tokenizer", self.requested.tokenizer)
+
+    @cached_property
+    def requested(self) -> RunConfig:
+        """The requested settings; others are not set and have their defaults."""
+        sources = [
+            {} if self.config is None else read_toml(self.config),
+            {"model": {"name": self.model}} if self.model else {},
+            {"tokenizer": self.tokenizer} if self.tokenizer is not None else {},
+            {"train": dict(self.train), "corpus": dict(self.corpus)},
+            *parse_assignments(self.settings),
+        ]
+        return requested_config(sources)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without ``requested``: a new process registers added models only later."""
+        return {name: value for name, value in vars(self).items() if name != "requested"}
+
+
+def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
+    """Merge settings, later ones over earlier ones. Raises UserError for an unknown or invalid setting."""
+    names = [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})]
+    name = [DEFAULT_MODEL, *names][-1]
+    cls = RunConfig.for_model(name)
+    merged: dict[str, Any] = {}
+    for source in [*sources, {"model": {"name": name}}]:
+        merged = merge(merged, arrange(cls, source))
+    return parse(cls, merged)
 
 
 def open_source(request: TrainRequest) -> Source:
@@ -51,20 +94,8 @@ def run_folder(request: TrainRequest, source: Source) -> Path:
     return request.out or Path("checkpoints") / f"{source.stem}-{request.model}{tuned}"
 
 
-def requested_settings(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """Requested settings by section, under current names; --set overrides flags, which override TOML."""
-    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    flags = {"train": request.train, "corpus": request.corpus}
-    for source in (_read_config(request.config), flags, parse_settings(list(request.settings), SECTIONS)):
-        for section, values in source.items():
-            settings[section].update({current_name(section, name): v for name, v in values.items()})
-    return settings
-
-
-def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Read a TOML file by section. Raises UserError if missing, malformed, or with unknown sections."""
-    if path is None:
-        return {name: {} for name in SECTIONS}
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings. Raises UserError if missing, malformed, or with unknown sections."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -72,6 +103,40 @@ def _read_config(path: Path | None) -> dict[str, dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     for name, section in data.items():
-        if name not in SECTIONS or not isinstance(section, dict):
-            raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}]")
-    return {name: dict(data.get(name, {})) for name in SECTIONS}
+        if name != "tokenizer" and (name not in SECTIONS or not isinstance(section, dict)):
+            raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}] or tokenizer")
+    return data
+
+
+def parse_assignments(settings: Sequence[str], sections: Sequence[str] = SECTIONS) -> list[dict[str, Any]]:
+    """Parse ``("model.order=2", …)`` into ``[{"model": {"order": 2}}, …]``.
+
+    Raises UserError for a setting not of the form ``section.name=value`` or an unknown section.
+    """
+    parsed: list[dict[str, Any]] = []
+    for text in settings:
+        key, equals, value = text.partition("=")
+        section, *names = key.strip().split(".")
+        if not equals or not all(names) or not names:
+            raise UserError(f"--set {text!r}: write section.name=value, such as model.n_layer=4")
+        if section not in sections:
+            raise unknown_name("section of settings", section, sections)
+        nested: Any = _parse_value(value.strip())
+        for name in reversed(names):
+            nested = {name: nested}
+        parsed.append({section: nested})
+    return parsed
+
+
+def _parse_value(text: str) -> Any:
+    """A number or a list as in TOML, otherwise the text."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    value = values.pop("value")
+    return (
+        value
+        if isinstance(value, int | float | list) and not isinstance(value, bool) and not values
+        else text
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,21 +13,22 @@ from makemore.corpus.source import Source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.runs.directory import CONFIG, STATES, TOKENIZER, RunDir
-from makemore.runs.run import corpus_config_of
+from makemore.runs.directory import STATES, TOKENIZER, RunDir
+from makemore.runs.schema import Resumption, RunConfig, RunRecord
 from makemore.runs.states import SavedState
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import tensor_digest, user_format_errors
 from makemore.runtime.memory import memory_limit_for
-from makemore.settings import TrainConfig, current_name, replace_settings
+from makemore.settings import parse
+from makemore.settings.base import flatten
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
 from makemore.training.observers import Observer
-from makemore.training.plan import Plan, make_plan, run_config
+from makemore.training.plan import Plan, make_plan, run_record
 from makemore.training.planning import has_budget, make_model, tokenize_source
-from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
+from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.saving import save_best
 from makemore.training.trainer import Trainer
 
@@ -40,103 +42,90 @@ def resume(
     Raises:
         UserError: the run is missing or damaged, or its settings or text differ.
     """
-    MODELS.path(request.model)
-    overrides = requested_settings(request)
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     config, saved = _read_run(folder, request, observer, locks)
-    with user_format_errors(folder.path / CONFIG):
-        old_train = replace_settings(TrainConfig(), config["train"], "train")
     plan = _make_resumed_plan(
-        request,
-        overrides,
-        source=source,
-        folder=folder,
-        config=config,
-        old_train=old_train,
-        saved=saved,
-        observer=observer,
+        request, source=source, folder=folder, config=config, saved=saved, observer=observer
     )
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
         observer.note(f"{problem}; falling back to the previous state")
     with user_format_errors(folder.path / STATES):
         trainer.load_state_dict(saved.state)
-    budgets = [(getattr(plan.train, k) or 0, getattr(old_train, k) or 0) for k in ("steps", "max_time")]
+    budgets = [(getattr(plan.train, k) or 0, getattr(config.train, k) or 0) for k in ("steps", "max_time")]
     trainer.reopen(any(new > old for new, old in budgets))
     if distributed.is_main():
         _record_changes(plan, config, trainer, observer)
-        _restore_files(plan, trainer, saved, config["run_id"], observer)
+        _restore_files(plan, trainer, saved, config.run_id, observer)
     observer.note(f"resuming at step {trainer.step:,}")
-    return plan, trainer, config["run_id"]
+    return plan, trainer, config.run_id
 
 
 def _read_run(
     folder: RunDir, request: TrainRequest, observer: Observer, locks: contextlib.ExitStack
-) -> tuple[dict[str, Any], SavedState]:
+) -> tuple[RunRecord, SavedState]:
     """Read the config and the newest state on rank 0, which alone needs access to the run, for all ranks."""
     if distributed.is_main() and folder.is_occupied:
         locks.enter_context(folder.locked())
         for problem in folder.restore_from_states():
             observer.note(f"{problem}; restored from a saved state")
-    config = distributed.broadcast(folder.read_config() if distributed.is_main() else {})
-    name = config["model"]["name"]
+    config = distributed.broadcast(folder.read_config() if distributed.is_main() else None)
+    assert config is not None
+    name = config.model.name
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = distributed.broadcast(
-        folder.states.read_newest(config["run_id"]) if distributed.is_main() else None
-    )
+    saved = distributed.broadcast(folder.states.read_newest(config.run_id) if distributed.is_main() else None)
     assert saved is not None
     return config, saved
 
 
 def _make_resumed_plan(
     request: TrainRequest,
-    overrides: dict[str, dict[str, Any]],
     source: Source,
     folder: RunDir,
-    config: dict[str, Any],
-    old_train: TrainConfig,
+    config: RunRecord,
     saved: SavedState,
     observer: Observer,
 ) -> Plan:
     """The run's plan with the settings that may change. Raises UserError if others, or the text, differ."""
-    changes = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
     kind = MODELS.get(request.model)
     with user_format_errors(folder.path / STATES):
-        model_config = replace_settings(kind.Config(), saved.state["settings"], "model")
+        model_config = parse(kind.Config, saved.state["settings"], "model")
         max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
-    with user_format_errors(folder.path / CONFIG):
-        train = replace_settings(old_train, changes, "train")
-        corpus_config = corpus_config_of(config)
+    requested = flatten(request.requested.model_dump(exclude_unset=True))
+    train = config.train
+    for name in RESUMABLE_CHANGES & requested.keys():
+        train = train.replace(**{name.rpartition(".")[2]: requested.pop(name)})
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")
-    require_same_tokenizer(request.tokenizer, config["tokenizer"])
-    require_same_settings({"model": model_config, "train": train, "corpus": corpus_config}, overrides)
-    data = distributed.broadcast(folder.read_tokenizer(config["run_id"]) if distributed.is_main() else {})
+    require_same_tokenizer(request.tokenizer, config.tokenizer)
+    require_same_settings(config.model_copy(update={"model": model_config, "train": train}), requested)
+    data = distributed.broadcast(folder.read_tokenizer(config.run_id) if distributed.is_main() else {})
     with user_format_errors(folder.path / TOKENIZER):
         tokenizer = tokenizer_from_dict(data)
     other_text = UserError(
         f"{source.name} is not the text {folder.path} was trained on; resume with that text"
     )
     try:
-        corpus = tokenize_source(source, corpus_config, tokenizer, observer)
+        corpus = tokenize_source(source, config.corpus, tokenizer, observer)
     except UnusableTextError:
         raise other_text from None
     corpus = dataclasses.replace(corpus, reason="as recorded in the run")
-    if corpus.digests != config["corpus"]["digests"]:
+    if corpus.digests != config.text.digests:
         raise other_text
     return make_plan(
-        request=dataclasses.replace(request, tokenizer=config["tokenizer"]),
         folder=folder,
         source=source,
         model=make_model(
             kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, max_bytes=max_bytes
         ),
+        tokenizer_spec=config.tokenizer,
+        init_from=config.init_from,
         corpus=corpus,
         train=train,
-        corpus_config=corpus_config,
-        device=pick_device(train.device),
+        corpus_config=config.corpus,
+        device=pick_device(train.runtime.device),
     )
 
 
@@ -149,20 +138,18 @@ def _how_to_continue(plan: Plan, trainer: Trainer) -> str:
     return f"to continue, raise {' and '.join(flag for flag, budget in budgets if budget)}"
 
 
-def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observer: Observer) -> None:
+def _record_changes(plan: Plan, config: RunRecord, trainer: Trainer, observer: Observer) -> None:
     """Report changed settings and record them in the run's config, unless its budget is used up."""
     if trainer.finished:
         observer.note(f"the run ended at step {trainer.step:,}: {_how_to_continue(plan, trainer)}")
         if not trainer.stopped_early:
             return
-    lines = describe_changes(config, run_config(plan), plan.train)
+    lines = describe_changes(config, run_record(plan))
     for line in lines:
         observer.note(line)
     if lines:
-        earlier = config.get("resumed")
-        history = [*(earlier if isinstance(earlier, list) else []), {"step": trainer.step, "changes": lines}]
-        train = dataclasses.asdict(plan.train)
-        plan.folder.write_config({**config, "train": train, "resumed": history})
+        resumed = (*config.resumed, Resumption(step=trainer.step, changes=tuple(lines)))
+        plan.folder.write_config(config.model_copy(update={"train": plan.train, "resumed": resumed}))
 
 
 def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str, observer: Observer) -> None:
@@ -195,36 +182,29 @@ _ROUNDING = "results may differ by rounding from here on"
 
 
 RESUMABLE_CHANGES = {
-    "steps": _SCHEDULE,
-    "max_time": _SCHEDULE,
-    "device": _ROUNDING,
-    "shard": _ROUNDING,
-    "patience": "early stopping uses the new value from here on",
-    "save_interval": "the weights are not affected",
-    "on_divergence": "applies from here on",
+    "train.steps": _SCHEDULE,
+    "train.max_time": _SCHEDULE,
+    "train.runtime.device": _ROUNDING,
+    "train.runtime.shard": _ROUNDING,
+    "train.patience": "early stopping uses the new value from here on",
+    "train.save_interval": "the weights are not affected",
+    "train.on_divergence": "applies from here on",
 }
-"""Training settings that may change on resume, and the effect of each change."""
+"""Settings that may change on resume, and the effect of each change."""
 
 
-ENVIRONMENT_KEYS = ("device", "precision", "compiled", "native", "threads", "processes", "machine")
-"""Keys of a run's config that describe its environment, besides ``versions``."""
-
-
-def require_same_settings(saved: Mapping[str, Any], requested: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError if a requested setting differs from the run's.
-
-    ``saved`` holds the run's settings by section, with permitted changes already applied.
-    """
-    for section, settings in saved.items():
-        for key, value in requested[section].items():
-            # ``auto`` agrees with any mode or split it could have resolved to.
-            if section == "corpus" and value == "auto":
-                continue
-            if replace_settings(settings, {key: value}, section) != settings:
-                raise UserError(
-                    f"{section}.{key} was {getattr(settings, current_name(section, key))}, not {value}; "
-                    "a resumed run keeps its settings (use --overwrite to start a new run)"
-                )
+def require_same_settings(saved: RunConfig, requested: Mapping[str, Any]) -> None:
+    """Raise UserError if a requested setting, by dotted name, differs from the run's."""
+    values = flatten(saved.model_dump())
+    for name, value in requested.items():
+        # ``auto`` agrees with any mode or split it could have resolved to.
+        if name.startswith("corpus.") and value == "auto":
+            continue
+        if name in values and values[name] != value:
+            raise UserError(
+                f"{name} was {values[name]}, not {value}; "
+                "a resumed run keeps its settings (use --overwrite to start a new run)"
+            )
 
 
 def require_same_tokenizer(requested: str | None, saved: str) -> None:
@@ -236,23 +216,16 @@ def require_same_tokenizer(requested: str | None, saved: str) -> None:
         )
 
 
-def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any], train: TrainConfig) -> list[str]:
+def describe_changes(before: RunRecord, now: RunRecord) -> list[str]:
     """Describe each change from a run's saved config to the current one, with its effect, one line each."""
-    saved = before["train"]
-    lines = [
-        f"train.{name}: {saved.get(name)} -> {value}; {RESUMABLE_CHANGES[name]}"
-        for name, value in dataclasses.asdict(train).items()
-        if name in RESUMABLE_CHANGES and name in saved and saved[name] != value
-    ]
-    lines += [
-        f"{name}: {before.get(name)} -> {now[name]}; {_ROUNDING}"
-        for name in ENVIRONMENT_KEYS
-        if before.get(name) != now[name]
-    ]
-    versions = before.get("versions")
-    versions = versions if isinstance(versions, dict) else {}
-    return lines + [
-        f"{name} {versions.get(name)} -> {version}; {_ROUNDING}"
-        for name, version in now["versions"].items()
-        if versions.get(name) != version
+    old, new = flatten(before.model_dump()), flatten(now.model_dump())
+    effects = RESUMABLE_CHANGES | {
+        name: _ROUNDING
+        for name in new
+        if name.startswith(("environment.", "versions.")) and name != "environment.launch"
+    }
+    changed = {name: effect for name, effect in effects.items() if old.get(name) != new[name]}
+    return [
+        f"{re.sub('^(environment|versions)[.]', '', name)}: {old.get(name)} -> {new[name]}; {effect}"
+        for name, effect in changed.items()
     ]

@@ -26,9 +26,8 @@ def save_record(
 def save_best(plan: Plan, trainer: Trainer, run_id: str) -> None:
     """Write the best weights so far, and first any model settings that training has chosen."""
     config = plan.folder.read_config()
-    settings = dataclasses.asdict(plan.model.config)
-    if config["model"]["settings"] != settings:
-        plan.folder.write_config({**config, "model": {"name": plan.model_name, "settings": settings}})
+    if config.model != plan.model.config:
+        plan.folder.write_config(config.model_copy(update={"model": plan.model.config}))
     plan.folder.write_model(trainer.best, run_id)
 
 

@@ -24,7 +24,7 @@ from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.observers import NullObserver, Observer
-from makemore.training.plan import Plan, run_config
+from makemore.training.plan import Plan, run_record
 from makemore.training.planning import check_run_dir, prepare
 from makemore.training.records import Diverged, TrainRecord
 from makemore.training.request import TrainRequest, open_source, run_folder
@@ -78,7 +78,7 @@ class TrainResult:
     def as_dict(self) -> dict[str, Any]:
         return {
             "run": str(self.run.folder.path),
-            "model": self.run.config["model"]["name"],
+            "model": self.run.config.model.name,
             "parameters": self.run.model.n_parameters(),
             "steps": self.steps,
             "best_step": self.best_step,
@@ -123,7 +123,13 @@ def _resumes_after_restart(request: TrainRequest) -> bool:
     if not (distributed.world_size() > 1 and distributed.is_main() and distributed.was_restarted()):
         return False
     folder = RunDir(run_folder(request, open_source(request)))
-    return folder.exists and folder.read_config().get("launch") == distributed.launch_id()
+    return folder.exists and _launch(folder) == distributed.launch_id()
+
+
+def _launch(folder: RunDir) -> str:
+    """Id of the torchrun launch that created the run."""
+    environment = folder.read_config().environment
+    return environment.launch if environment else ""
 
 
 def _start_run(
@@ -141,7 +147,7 @@ def _start_run(
         check_run_dir(plan.folder, request)  # another process may have created a run since
         plan.folder.clear()
         seen_U = train_line_hashes(plan.corpus)
-        run_id = plan.folder.create(run_config(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
+        run_id = plan.folder.create(run_record(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
         if plan.init_from:
             save_best(plan, trainer, run_id)
     return plan, trainer, run_id
@@ -207,7 +213,7 @@ def _show_samples(plan: Plan, trainer: Trainer, observer: Observer) -> None:
     try:
         model = type(plan.model)(plan.model.config, plan.model.vocab_size, plan.model.boundary_id)
         model.load_state_dict(trainer.learner.weights())
-        run = Run(plan.folder, run_config(plan), plan.corpus.tokenizer, model.to(plan.device).eval())
+        run = Run(plan.folder, run_record(plan), plan.corpus.tokenizer, model.to(plan.device).eval())
         n, length = (N_SAMPLES, None) if plan.corpus.mode == "lines" else (1, EXCERPT_TOKENS)
         request = SampleRequest(n=n, max_new_tokens=length, seed=plan.train.seed)
         observer.samples(list(sample(run, request)))
@@ -280,7 +286,7 @@ def _hardly_begun(plan: Plan, trainer: Trainer) -> bool:
     """Whether training ended during warm-up, or counting in the middle of the text."""
     if isinstance(plan.model, CountModel):
         return (trainer.loader.progress or 0.0) < 1
-    return trainer.step <= plan.train.warmup_steps and not trainer.stopped_early
+    return trainer.step <= plan.train.schedule.warmup_steps and not trainer.stopped_early
 
 
 def _fit_baseline(plan: Plan, progress: Progress) -> Baseline | None:
@@ -303,7 +309,7 @@ def _effective_settings(plan: Plan, trainer: Trainer) -> dict[str, Any]:
         "precision": str(trainer.learner.precision).removeprefix("torch."),
         "compiled": trainer.learner.compiled,
         "native": plan.native is not None,
-        "optimizer": plan.train.optimizer,
+        "optimizer": plan.train.optimizer.name,
         "weights": trainer.best_weights,
     }
     if native.failures:

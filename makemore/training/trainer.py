@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -144,7 +143,7 @@ class Trainer:
         """Up to ``train.grad_accum_steps`` micro-batches; fewer at the end of the data."""
         micro_batches: list[Batch] = []
         with contextlib.suppress(StopIteration):
-            while len(micro_batches) < self.config.grad_accum_steps:
+            while len(micro_batches) < self.config.data.grad_accum_steps:
                 micro_batches.append(self.loader.next())
         return micro_batches
 
@@ -156,8 +155,8 @@ class Trainer:
                 raise
         raise UserError(
             f"out of memory on {self.learner.model.device} at step {self.step}: lower train.batch_tokens "
-            f"({self.config.batch_tokens}), raise train.grad_accum_steps "
-            f"({self.config.grad_accum_steps}), or use "
+            f"({self.config.data.batch_tokens}), raise train.grad_accum_steps "
+            f"({self.config.data.grad_accum_steps}), or use "
             "a smaller model (--set model.*); the last saved state is kept"
         )
 
@@ -235,13 +234,13 @@ class Trainer:
     def _stalled(self) -> bool:
         """Val loss stopped improving (for half the patience) while the learning rate can still decay."""
         config = self.config
-        decays = config.schedule == "linear" and config.warmdown_fraction > 0
-        can_decay = decays and config.warmup_steps < self.step and self.progress < 0.9
+        decays = config.schedule.shape == "linear" and config.schedule.warmdown_fraction > 0
+        can_decay = decays and config.schedule.warmup_steps < self.step and self.progress < 0.9
         return can_decay and 0 < config.patience <= 2 * self.evals_since_best
 
     def _shorten_budget(self) -> None:
         """Restart from the best weights where decay begins or, if decaying, at half the learning rate."""
-        decay_start = 1 - self.config.warmdown_fraction
+        decay_start = 1 - self.config.schedule.warmdown_fraction
         restart_at = decay_start if self.progress < decay_start else (1 + self.progress) / 2
         self.budget *= self.progress / restart_at
         self.evals_since_best = 0
@@ -321,7 +320,7 @@ class Trainer:
         """Everything that resuming needs: weights, optimizer state, data position, random states."""
         return {
             # Count models choose some of their settings when they finish.
-            "settings": dataclasses.asdict(self.learner.model.config),
+            "settings": self.learner.model.config.model_dump(),
             "trainer": {self._KEYS.get(name, name): getattr(self, name) for name in self._SCALARS},
             "sum": self._loss_sum,
             "best": self.best,

@@ -149,7 +149,7 @@ class TestResuming:
 
     def test_changed_settings_are_refused(self, refused, run):
         resume = ["words.txt", "-m", "bigram", "--out", "run", "--resume"]
-        assert "train.lr was" in refused("train", *resume, "--set", "train.lr=0.5")
+        assert "train.optimizer.lr was" in refused("train", *resume, "--set", "train.lr=0.5")
 
     def test_more_steps_continue_the_run(self, run):
         resume = ["words.txt", "-m", "bigram", "--out", "run", "--resume", "--json"]

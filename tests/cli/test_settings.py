@@ -15,16 +15,16 @@ def test_flags_and_set_override_the_config_file(work):
     options = ["--config", "c.toml", "--steps", "2", "--set", "model.n_embd=3", "--out", "r"]
     train("words.txt", "--model", "mlp", *options)
     config = load("r").config
-    assert config["model"]["settings"]["n_hidden"] == 8
-    assert config["model"]["settings"]["n_embd"] == 3
-    assert config["train"]["steps"] == 2
+    assert config.model.n_hidden == 8
+    assert config.model.n_embd == 3
+    assert config.train.steps == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--model", "mlp"], "model is bigram, not mlp"),
-        (["--set", "train.lr=9"], "train.lr was"),
+        (["--set", "train.lr=9"], "train.optimizer.lr was"),
         (["--seed", "5"], "train.seed was 0, not 5"),
         (["--set", "model.weight_penalty=1"], "model.weight_penalty was"),
         (["--mode", "text"], "corpus.mode was lines, not text"),

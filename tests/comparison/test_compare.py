@@ -54,7 +54,7 @@ def test_every_cell_is_a_separate_run(ladder):
     assert {p.name for p in (folder / "runs").iterdir()} == names
     for name in names:
         config = load(folder / "runs" / name).config
-        assert (config["model"]["name"], str(config["train"]["seed"])) == (name.split("-")[0], name[-1])
+        assert (config.model.name, str(config.train.seed)) == (name.split("-")[0], name[-1])
     assert [row.name for row in comparison.rows] == ["count", "bigram"]
     assert [run.seed for row in comparison.rows for run in row.runs] == [0, 1, 0, 1]
     assert not comparison.failures
@@ -118,7 +118,7 @@ def test_interrupted_comparison_resumes(tmp_path):
         compare(bigram_request, stop=state.exists)
     run = RunDir(state.parent)
     assert run.read_result() is None
-    steps = run.states.read_newest(run.read_config()["run_id"])[0]["trainer"]["step"]
+    steps = run.states.read_newest(run.read_config().run_id)[0]["trainer"]["step"]
     assert 0 < steps < 1500
     (row,) = compare(bigram_request).rows
     assert RunDir(state.parent).read_result()["steps"] <= 1500

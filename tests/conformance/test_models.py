@@ -107,11 +107,11 @@ def test_saving_and_loading_gives_the_same_logits(name, tmp_path):
 
 
 def test_every_setting_has_help_text(name):
-    import dataclasses
-
-    for field in dataclasses.fields(MODELS.get(name).Config):
-        assert field.metadata.get("help"), field.name
-    assert MODELS.get(name).summary
+    kind = MODELS.get(name)
+    for setting, field in kind.Config.model_fields.items():
+        assert field.description or setting == "name", setting
+    assert kind.Config().name == name
+    assert kind.summary
 
 
 def test_packed_documents_match_separate_rows(name):

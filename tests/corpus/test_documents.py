@@ -74,7 +74,7 @@ def test_lines_are_split_as_in_the_lectures():
     lines = list(WORDS)
     random.Random(42).shuffle(lines)
     n1, n2 = int(0.8 * len(lines)), int(0.9 * len(lines))
-    parts = parts_of(make_documents(NAMES, CorpusConfig("lines")))
+    parts = parts_of(make_documents(NAMES, CorpusConfig(mode="lines")))
     assert parts == {"train": lines[:n1], "val": lines[n1:n2], "test": lines[n2:]}
 
 
@@ -90,7 +90,9 @@ def test_names_are_split_as_in_the_lectures(names_file):
 @given(st.integers(40, 3000))
 def test_last_tenth_of_a_text_is_the_nanogpt_val_split(n):
     text = (PROSE * 2)[:n]
-    parts = {name: "".join(d) for name, d in parts_of(make_documents(text, CorpusConfig("text"))).items()}
+    parts = {
+        name: "".join(d) for name, d in parts_of(make_documents(text, CorpusConfig(mode="text"))).items()
+    }
     assert parts["train"] == text[: int(n * 0.9)]
     assert parts["val"] + parts["test"] == text[int(n * 0.9) :]
     assert abs(len(parts["val"]) - len(parts["test"])) <= 1
@@ -106,7 +108,7 @@ def test_shakespeare_val_split_matches_nanogpt(shakespeare_file):
 @given(st.lists(st.text("ab \t", max_size=4), min_size=40, max_size=80), st.sampled_from(["\n", "\n\n", ""]))
 def test_only_blank_lines_are_dropped(lines, end):
     text = "\n".join(["ab"] * 10 + lines) + end
-    documents = make_documents(text, CorpusConfig("lines"))
+    documents = make_documents(text, CorpusConfig(mode="lines"))
     documents_in_splits = sorted(d for part in parts_of(documents).values() for d in part)
     assert documents_in_splits == sorted(line for line in text.split("\n") if line.strip())
     assert documents.blank_lines + len(documents_in_splits) + text.endswith("\n") == text.count("\n") + 1
@@ -115,7 +117,7 @@ def test_only_blank_lines_are_dropped(lines, end):
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("fractions", ["0.5,0.25,0.25", "1,0,0", "0.9,0.1,0", "0.5,0,0.5"])
 def test_split_sizes_match_the_fractions(mode, fractions):
-    documents = make_documents(NAMES, CorpusConfig(mode, fractions))
+    documents = make_documents(NAMES, CorpusConfig(mode=mode, split=fractions))
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(documents).values()]
     expected = [float(fraction) * sum(sizes) for fraction in fractions.split(",")]
     assert all(abs(size - wanted) <= 1 for size, wanted in zip(sizes, expected, strict=True))
@@ -123,8 +125,8 @@ def test_split_sizes_match_the_fractions(mode, fractions):
 
 
 def test_split_digest_depends_on_its_documents_and_their_order():
-    one, two = (make_documents(text, CorpusConfig("lines")) for text in (NAMES, NAMES + "\n\n"))
-    other = make_documents(NAMES.replace(WORDS[0], "zzz", 1), CorpusConfig("lines"))
+    one, two = (make_documents(text, CorpusConfig(mode="lines")) for text in (NAMES, NAMES + "\n\n"))
+    other = make_documents(NAMES.replace(WORDS[0], "zzz", 1), CorpusConfig(mode="lines"))
     assert [one.digest(s) for s in SPLITS] == [two.digest(s) for s in SPLITS]
     assert [one.digest(s) for s in SPLITS] != [other.digest(s) for s in SPLITS]
 
@@ -142,7 +144,7 @@ def test_split_digest_depends_on_its_documents_and_their_order():
 )
 def test_too_little_text_is_refused(text, mode, message):
     with pytest.raises(UserError, match=message):
-        make_documents(text, CorpusConfig(mode))
+        make_documents(text, CorpusConfig(mode=mode))
 
 
 @given(
@@ -151,7 +153,7 @@ def test_too_little_text_is_refused(text, mode, message):
 )
 def test_dedupe_keeps_equal_lines_together(lines, extra):
     text = "\n".join([*lines, *(f"only {i}" for i in range(12 + extra))])
-    documents = make_documents(text, CorpusConfig("lines", "0.5,0.25,0.25", dedupe=True))
+    documents = make_documents(text, CorpusConfig(mode="lines", split="0.5,0.25,0.25", dedupe=True))
     parts = parts_of(documents)
     assert sorted(line for part in parts.values() for line in part) == sorted(text.split("\n"))
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -162,17 +164,17 @@ def test_dedupe_keeps_equal_lines_together(lines, extra):
 
 def test_dedupe_needs_lines_mode():
     with pytest.raises(UserError, match="--dedupe needs lines"):
-        make_documents(PROSE, CorpusConfig("text", dedupe=True))
+        make_documents(PROSE, CorpusConfig(mode="text", dedupe=True))
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_held_out_splits_of_a_huge_text_are_capped_by_default(mode, monkeypatch):
     monkeypatch.setitem(MAX_HELD_OUT, mode, 30)
-    capped = make_documents(NAMES, CorpusConfig(mode))
+    capped = make_documents(NAMES, CorpusConfig(mode=mode))
     sizes = [sum(len(d) for d in p) if mode == "text" else len(p) for p in parts_of(capped).values()]
     assert capped.capped
     assert sizes[1:] == [30, 30]
-    explicit = make_documents(NAMES, CorpusConfig(mode, "0.8,0.1,0.1"))
+    explicit = make_documents(NAMES, CorpusConfig(mode=mode, split="0.8,0.1,0.1"))
     assert not explicit.capped
     joined = [[x for part in parts_of(d).values() for x in part] for d in (capped, explicit)]
     assert joined[0] == joined[1] if mode == "lines" else "".join(joined[0]) == "".join(joined[1]) == NAMES
@@ -180,7 +182,7 @@ def test_held_out_splits_of_a_huge_text_are_capped_by_default(mode, monkeypatch)
 
 def test_blank_lines_are_dropped_and_leading_blanks_kept():
     text = "\n".join(["a", "", " ", "\t", "\u3000", "\u00a0\u2003", " b", "\u3000c", "é", "👩", "\x0b"])
-    documents = make_documents(text, CorpusConfig("lines", "1,0,0"))
+    documents = make_documents(text, CorpusConfig(mode="lines", split="1,0,0"))
     assert sorted(documents.all("train")) == sorted(["a", " b", "\u3000c", "é", "👩"])
     assert documents.blank_lines == 6
 

@@ -66,7 +66,7 @@ def check_equal(one: Corpus, two: Corpus) -> None:
 @pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
 def test_large_text_encodes_like_a_small_one(small_limits, path, mode, tokenizer):
-    config = CorpusConfig(mode, "0.6,0.2,0.2")
+    config = CorpusConfig(mode=mode, split="0.6,0.2,0.2")
     large = make_corpus(text_of(path), config, tokenizer)
     assert isinstance(large.splits["train"].tokens_N, np.memmap)
     monkey = pytest.MonkeyPatch()
@@ -79,8 +79,8 @@ def test_large_text_encodes_like_a_small_one(small_limits, path, mode, tokenizer
 
 @pytest.mark.parametrize("mode", ["lines", "text"])
 def test_bpe_is_lossless_across_pieces(small_limits, path, mode):
-    corpus = make_corpus(text_of(path), CorpusConfig(mode, "0.6,0.2,0.2"), "bpe:280")
-    parts = make_documents(Text.of(LINES), CorpusConfig(mode, "0.6,0.2,0.2"))
+    corpus = make_corpus(text_of(path), CorpusConfig(mode=mode, split="0.6,0.2,0.2"), "bpe:280")
+    parts = make_documents(Text.of(LINES), CorpusConfig(mode=mode, split="0.6,0.2,0.2"))
     for name in SPLITS:
         end = "\n" if mode == "lines" else ""
         expected = "".join(document + end for document in parts.all(name))
@@ -90,21 +90,21 @@ def test_bpe_is_lossless_across_pieces(small_limits, path, mode):
 
 
 def test_encoded_corpus_is_read_from_the_cache(small_limits, path, monkeypatch):
-    first = make_corpus(text_of(path), CorpusConfig("text"), "bpe:280")
+    first = make_corpus(text_of(path), CorpusConfig(mode="text"), "bpe:280")
 
     def fail(*args: object) -> None:
         raise AssertionError("encoded again")
 
     monkeypatch.setattr(splits, "_encode", fail)
     monkeypatch.setattr(splits, "make_documents", fail)
-    check_equal(first, make_corpus(text_of(path), CorpusConfig("text"), "bpe:280"))
+    check_equal(first, make_corpus(text_of(path), CorpusConfig(mode="text"), "bpe:280"))
     with pytest.raises(AssertionError):
-        make_corpus(text_of(path), CorpusConfig("text", "0.5,0.25,0.25"), "bpe:280")
+        make_corpus(text_of(path), CorpusConfig(mode="text", split="0.5,0.25,0.25"), "bpe:280")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "meta"])
 def test_damaged_cache_entry_is_rebuilt(small_limits, path, damage):
-    first = make_corpus(text_of(path), CorpusConfig("text"), "char")
+    first = make_corpus(text_of(path), CorpusConfig(mode="text"), "char")
     tokens = np.array(first.splits["train"].tokens_N)
     for file in small_limits.glob(f"*/{META if damage == 'meta' else 'train-tokens.bin'}"):
         data = bytearray(file.read_bytes())
@@ -112,13 +112,15 @@ def test_damaged_cache_entry_is_rebuilt(small_limits, path, damage):
         file.unlink()
         if damage != "delete":
             file.write_bytes(data[:-1] if damage == "truncate" else data)
-    again = make_corpus(text_of(path), CorpusConfig("text"), "char")
+    again = make_corpus(text_of(path), CorpusConfig(mode="text"), "char")
     np.testing.assert_array_equal(again.splits["train"].tokens_N, tokens)
 
 
 def test_concurrent_builds_agree(small_limits, path):
     with ThreadPoolExecutor(8) as pool:
-        built = list(pool.map(lambda _: make_corpus(text_of(path), CorpusConfig("lines"), "char"), range(8)))
+        built = list(
+            pool.map(lambda _: make_corpus(text_of(path), CorpusConfig(mode="lines"), "char"), range(8))
+        )
     for other in built[1:]:
         check_equal(built[0], other)
     assert not list(small_limits.glob(".building-*"))
@@ -128,7 +130,7 @@ def test_unwritable_cache_is_noted(small_limits, path, monkeypatch):
     blocker = path.with_name("file")
     blocker.write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("MAKEMORE_CACHE", str(blocker))
-    corpus = make_corpus(text_of(path), CorpusConfig("lines"), "char")
+    corpus = make_corpus(text_of(path), CorpusConfig(mode="lines"), "char")
     assert "no cache" in corpus.notes[0]
     assert len(corpus.splits["train"].tokens_N)
 
@@ -139,7 +141,7 @@ def test_full_disk_raises_a_user_error(small_limits, path, monkeypatch):
 
     monkeypatch.setattr(cache, "_seal", disk_full)
     with pytest.raises(UserError, match=r"No space left on device; free some space.*MAKEMORE_CACHE"):
-        make_corpus(text_of(path), CorpusConfig("lines"), "char")
+        make_corpus(text_of(path), CorpusConfig(mode="lines"), "char")
     assert not list(small_limits.glob(".building-*"))
 
 

@@ -28,12 +28,12 @@ def text_of(mode: str) -> Text:
 
 
 def documents_of(mode: str) -> dict[str, list[str]]:
-    documents = make_documents(text_of(mode), CorpusConfig(mode))
+    documents = make_documents(text_of(mode), CorpusConfig(mode=mode))
     return {name: documents.all(name) for name in SPLITS}
 
 
 def build_corpus(mode: str, tokenizer: str):
-    return make_corpus(text_of(mode), CorpusConfig(mode), tokenizer)
+    return make_corpus(text_of(mode), CorpusConfig(mode=mode), tokenizer)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])

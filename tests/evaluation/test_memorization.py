@@ -144,7 +144,7 @@ def test_lines_need_no_source_text(folder, tmp_path):
     train(TrainRequest(input=str(folder / "words.txt"), model="count", out=tmp_path / "run"))
     run = load(tmp_path / "run")
     known = run.documents().all("train")[0]
-    run.config["corpus"]["paths"] = [str(tmp_path / "gone.txt")]
+    (folder / "words.txt").rename(tmp_path / "gone.txt")
     report = memorisation(run, [known, "zzz"])
     assert report.samples.verbatim == 0.5
     assert report.held_out is None

@@ -414,7 +414,7 @@ def test_order_contributions_sum_to_the_probability() -> None:
         assert frequencies.sum() == pytest.approx(1)
         by_order = orders.order_losses(model, contexts, targets)
         assert by_order[-1] == pytest.approx(-np.log(model.smoothed.target_probs(contexts, targets)).mean())
-        unigrams = SmoothedNgrams(model.table, dataclasses.replace(model.config, order=1))
+        unigrams = SmoothedNgrams(model.table, model.config.replace(order=1))
         assert by_order[0] == pytest.approx(-np.log(unigrams.target_probs(contexts[:1], targets)).mean())
 
 

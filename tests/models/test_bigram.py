@@ -37,7 +37,7 @@ def corpus(length: int = 400) -> tuple[Tensor, Tensor]:
 
 def converged_model(weight_penalty: float = 0.0) -> Bigram:
     """A bigram trained with full-batch L-BFGS in float64 until convergence."""
-    model = Bigram(BigramConfig(weight_penalty), V, 0).double()
+    model = Bigram(BigramConfig(weight_penalty=weight_penalty), V, 0).double()
     inputs, targets = corpus()
     optimizer = torch.optim.LBFGS(
         model.parameters(),
@@ -120,8 +120,8 @@ def test_stronger_penalty_and_smoothing_approach_uniform() -> None:
 
 
 def test_a_negative_penalty_is_rejected() -> None:
-    with pytest.raises(ValueError, match="negative"):
-        BigramConfig(-1.0)
+    with pytest.raises(ValueError, match="weight_penalty"):
+        BigramConfig(weight_penalty=-1.0)
 
 
 # --- names.txt, with the lectures' split ---------------------------------------------------------

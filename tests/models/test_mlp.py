@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,5 +111,5 @@ def test_muon_parameters_are_the_hidden_weights() -> None:
 
 @pytest.mark.parametrize("settings", [{"block_size": 0}, {"n_layer": 0}, {"dropout": 1.0}])
 def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be at least"):
+    with pytest.raises(ValidationError, match=next(iter(settings))):
         MLPConfig(**settings)

@@ -109,7 +109,7 @@ def test_running_text_predictions_match_forward(runs: dict[str, Run], name: str)
 def test_empty_text_continues_the_training_text(runs: dict[str, Run]) -> None:
     shown = predict(runs["text"], "")
     assert (shown.tokens, shown.earlier, shown.at) == ([], "", 0)
-    context = runs["text"].config["corpus"]["context"]
+    context = runs["text"].config.text.context
     assert_equal_candidates(shown, predict(runs["text"], context))
 
 

@@ -89,7 +89,7 @@ def make_runs(folder: Path) -> dict[str, Path]:
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     run_dir = RunDir(folder)
-    return run_dir.read_model(run_dir.read_config()["run_id"])
+    return run_dir.read_model(run_dir.read_config().run_id)
 
 
 def damage_once(kind: str, run_path: Path, rng: random.Random) -> list[Path]:

@@ -96,7 +96,12 @@ def check_text(data: bytes, folder: Path) -> None:
     """Read and encode a text as ``train`` does; it must decode to the same text or raise a UserError."""
     choices = Choices(data)
     suffix, encoding, tokenizer = choices.pick(SUFFIXES), choices.pick(ENCODINGS), choices.pick(TOKENIZERS)
-    config = CorpusConfig(choices.pick(MODES), choices.pick(SPLITS), encoding, bool(choices.number() & 1))
+    config = CorpusConfig(
+        mode=choices.pick(MODES),
+        split=choices.pick(SPLITS),
+        encoding=encoding,
+        dedupe=bool(choices.number() & 1),
+    )
     path = folder / f"text{suffix}"
     path.write_bytes(choices.rest()[:MAX_TEXT_BYTES])
     with contextlib.suppress(UserError):

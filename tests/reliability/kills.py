@@ -77,7 +77,7 @@ class Trial:
 
     def final_state(self) -> dict[str, torch.Tensor]:
         """Tensors of a finished run: the saved model, and its last training state."""
-        run_id = self.run.read_config()["run_id"]
+        run_id = self.run.read_config().run_id
         state = self.run.states.read_newest(run_id).state
         tensors = {f"model {k}": v for k, v in self.run.read_model(run_id).items()}
         tensors |= {f"learner {k}": v for k, v in state["learner"]["model"].items()}

@@ -64,7 +64,7 @@ def test_diverged_step_is_named_and_discarded(request_, monkeypatch, tmp_path, f
             train(request_)
     assert "--set train.lr=0.001" in str(error.value)
     folder = RunDir(request_.out)
-    run_id = folder.read_config()["run_id"]
+    run_id = folder.read_config().run_id
     assert all(t.isfinite().all() for t in folder.read_model(run_id).values())
     state = folder.states.read_newest(run_id).state
     assert state["trainer"]["step"] == 6

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.settings import TrainConfig
+from makemore.settings.base import setting_names
 from makemore.training.observers import NullObserver
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
@@ -169,8 +170,8 @@ VALUES = [
     "none",
     "true",
 ]
-KEYS = [f"train.{name}" for name in TrainConfig.__dataclass_fields__] + [
-    f"model.{name}" for kind in MODELS for name in MODELS.get(kind).Config.__dataclass_fields__
+KEYS = [f"train.{name}" for name in setting_names(TrainConfig)] + [
+    f"model.{name}" for kind in MODELS for name in MODELS.get(kind).Config.model_fields
 ]
 
 

@@ -69,7 +69,7 @@ def texts(tmp_path) -> dict[str, Path]:
 
 
 def request_for(path: Path, name: str, out: Path, **train: Any) -> TrainRequest:
-    known = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
+    known = MODELS.get(name).Config.model_fields
     settings = tuple(f"model.{key}={value}" for key, value in SMALL_MODEL.items() if key in known)
     return TrainRequest(input=str(path), model=name, out=out, train={**TRAIN, **train}, settings=settings)
 
@@ -90,7 +90,7 @@ def resume(request: TrainRequest, observer: RecordingObserver | None = None, **c
 
 def state_of(out: Path) -> dict[str, Any]:
     folder = RunDir(out)
-    state = folder.states.read_newest(folder.read_config()["run_id"]).state
+    state = folder.states.read_newest(folder.read_config().run_id).state
     for name in ("elapsed", "_eval_seconds"):
         del state["trainer"][name]
     return state
@@ -212,8 +212,8 @@ class TestChanges:
         resume(stopped, observer, steps=14)
         assert any("train.steps: 10 -> 14; from here on the learning rate" in line for line in observer.notes)
         config = RunDir(stopped.out).read_config()
-        assert config["train"]["steps"] == 14
-        assert [entry["step"] for entry in config["resumed"]] == [5]
+        assert config.train.steps == 14
+        assert [entry.step for entry in config.resumed] == [5]
         observer = RecordingObserver()
         assert resume(stopped, observer).steps == 14
         assert not any("->" in line for line in observer.notes)
@@ -221,11 +221,13 @@ class TestChanges:
     def test_changed_environment_is_reported(self, stopped):
         folder = RunDir(stopped.out)
         config = folder.read_config()
-        folder.write_config({**config, "threads": 7, "versions": {**config["versions"], "torch": "2.0"}})
+        environment = config.environment.model_copy(update={"threads": 7})
+        changes = {"environment": environment, "versions": {**config.versions, "torch": "2.0"}}
+        folder.write_config(config.model_copy(update=changes))
         observer = RecordingObserver()
         resume(stopped, observer)
         assert any(line.startswith("threads: 7 -> 1; results may differ") for line in observer.notes)
-        assert any(line.startswith("torch 2.0 -> ") for line in observer.notes)
+        assert any(line.startswith("torch: 2.0 -> ") for line in observer.notes)
 
     def test_another_tokenizer_is_refused(self, stopped):
         other = TrainRequest(input=stopped.input, model="mlp", tokenizer="byte", out=stopped.out, resume=True)
@@ -236,9 +238,9 @@ class TestChanges:
     @pytest.mark.parametrize(
         ("section", "change", "message"),
         [
-            ("train", {"lr": 0.5}, "train.lr was"),
+            ("train", {"lr": 0.5}, "train.optimizer.lr was"),
             ("train", {"seed": 3}, "train.seed was 0, not 3"),
-            ("train", {"grad_accum_steps": 4}, "train.grad_accum_steps was 2, not 4"),
+            ("train", {"grad_accum_steps": 4}, "train.data.grad_accum_steps was 2, not 4"),
             ("corpus", {"mode": "text"}, "corpus.mode was lines, not text"),
             ("corpus", {"split": "0.5,0.25,0.25"}, "corpus.split was"),
         ],

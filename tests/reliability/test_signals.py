@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_stops_at_once(text, tmp_path, monkeypatch):
     result = call("train", text, "--out", "run", *FLAGS)
     assert result.status == 130
     assert "makemore: stopped at once" in result.err
-    assert RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config()["run_id"])
+    assert RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config().run_id)
 
 
 def test_closed_terminal_stops_the_run(text, monkeypatch):

@@ -343,7 +343,7 @@ def test_wrong_values_are_refused_or_harmless(work, originals):
 
 def test_wrong_tensors_are_refused(work):
     """Valid checksums, invalid shapes and types."""
-    run_id = RunDir(work / "run").read_config()["run_id"]
+    run_id = RunDir(work / "run").read_config().run_id
     for tensors in ({}, {"x": torch.ones(3)}, {"head.weight": torch.ones(1, dtype=torch.bool)}):
         RunDir(work / "run").write_model(tensors, run_id)
         assert "run is damaged or from another version" in refused("sample")

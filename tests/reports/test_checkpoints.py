@@ -13,7 +13,7 @@ import torch
 
 from makemore.errors import UserError
 from makemore.interop.checkpoint_file import read_checkpoint
-from makemore.interop.pickled import from_nanogpt
+from makemore.interop.pickled import from_nanogpt, with_boundary
 from makemore.runs.run import load
 from tests.cli.conftest import call, train
 from tests.cli.conftest import refused as refused
@@ -67,9 +67,10 @@ def test_a_checkpoint_is_no_larger_in_memory_than_its_file(tmp_path):
 
 def test_a_wide_checkpoint_takes_no_square_matrix():
     width = 100_000  # its square would be 80 GB
-    weights = {"wte.weight": torch.randn(3, width), "wpe.weight": torch.zeros(2, width)}
-    weights |= {"ln_f.weight": torch.ones(width)}
-    converted = from_nanogpt({"model": weights, "model_args": {"n_head": 1}}, "abc").weights
+    rows = torch.randn(3, width)
+    weights = {"embedding.weight": rows, "head.weight": rows}
+    weights |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    converted = with_boundary(weights, newline=0)
     bias, head = converted["norm.bias"], converted["head.weight"]
     assert (head[1:] @ bias).abs().max() < 1e-3 * bias.norm()
     assert head[0] @ bias == pytest.approx(-30, rel=1e-3)
@@ -103,7 +104,8 @@ def test_prefixes_of_compiled_and_distributed_models_are_removed(work, prefix):
         f"{prefix}transformer.wpe.weight": torch.zeros(2, 8),
     }
     weights[f"{prefix}transformer.ln_f.weight"] = torch.ones(8)
-    assert from_nanogpt({"model": weights, "model_args": arguments}, "abc").settings["n_layer"] == 0
+    with pytest.raises(UserError, match="n_layer=0"):  # the weights are found, of no layers
+        from_nanogpt({"model": weights, "model_args": arguments}, "abc")
 
 
 # A text with as many characters as the training text, but other ones.

@@ -29,7 +29,7 @@ from makemore.runtime.files import read_json, write_json
 from makemore.runtime.untrusted import MAX_JSON_DEPTH, parse_json, read_foreign_json
 from makemore.settings import CorpusConfig
 from makemore.tokenizers.ranks import Ranks
-from makemore.training.request import TrainRequest, requested_settings
+from makemore.training.request import TrainRequest
 from tests.cli.conftest import call, train, words
 from tests.cli.conftest import refused as refused
 from tests.cli.conftest import trained_runs as trained_runs
@@ -88,7 +88,7 @@ def test_json_has_a_depth_and_a_size(tmp_path):
 def test_deep_settings_are_a_user_error(tmp_path):
     (tmp_path / "deep.toml").write_text("a = " + "[" * 5000, encoding="utf-8")
     with pytest.raises(UserError, match="is not TOML"):
-        requested_settings(TrainRequest(config=tmp_path / "deep.toml"))
+        TrainRequest(config=tmp_path / "deep.toml")
 
 
 # A damaged cache that is used because it is too large to verify.
@@ -147,11 +147,11 @@ def test_a_text_that_changes_while_it_is_read_is_a_user_error(tmp_path, mode, ch
     path.write_text(words(50_000) * 16, encoding="utf-8")
     text = read_source(resolve_source(str(path)))
     assert text.size > MAX_IN_MEMORY_BYTES
-    documents = make_documents(text, CorpusConfig(mode))
+    documents = make_documents(text, CorpusConfig(mode=mode))
     os.utime(path, ns=(1, 1))
     if change == "shorter":
         os.truncate(path, 100)
-    for read in (lambda: documents.all("train"), lambda: make_corpus(text, CorpusConfig(mode), "char")):
+    for read in (lambda: documents.all("train"), lambda: make_corpus(text, CorpusConfig(mode=mode), "char")):
         with pytest.raises(UserError, match=r"large\.txt changed while it was read"):
             read()
 
@@ -231,7 +231,7 @@ def test_doctor_counts_repeated_lines_in_bounded_memory(tmp_path, monkeypatch):
 def test_a_run_whose_weights_are_not_finite_is_refused(work, refused, command, value):
     train("words.txt", "-m", "bigram", "--steps", "3", "--out", "run")
     folder = RunDir(work / "run")
-    run_id = folder.read_config()["run_id"]
+    run_id = folder.read_config().run_id
     weights = folder.read_model(run_id)
     weights["W"][1, 2] = value
     folder.write_model(weights, run_id)

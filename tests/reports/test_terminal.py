@@ -121,8 +121,10 @@ def test_a_strangers_settings_are_escaped(folder, monkeypatch):
     monkeypatch.chdir(folder)
     run = RunDir(Path(f"text{TITLE}"))
     config = run.read_config()
-    corpus = {**config["corpus"], "encoding": f"utf{TITLE}", "paths": [f"/nowhere{TITLE}"]}
-    run.write_config({**config, "tokenizer": f"char{TITLE}", "corpus": corpus})
+    corpus = config.corpus.replace(encoding=f"utf{TITLE}")
+    text = config.text.model_copy(update={"paths": (f"/nowhere{TITLE}",)})
+    changes = {"tokenizer": f"char{TITLE}", "corpus": corpus, "text": text}
+    run.write_config(config.model_copy(update=changes))
     try:
         for command in (["eval"], ["compare"], ["check"], ["inspect"], ["sample", "--report"]):
             result = call_on_terminal(command[0], run.path, *command[1:])

@@ -156,7 +156,7 @@ def test_a_damaged_file_in_a_folder_can_be_skipped(refused, work):
     assert "skipped 2 damaged files: " in result.err
     assert "b.txt.gz" in result.err
     assert "d.txt" in result.err
-    assert sum(load("run", "cpu").config["corpus"]["tokens"].values()) == len(words(40) + words(40, seed=5))
+    assert sum(load("run", "cpu").config.text.tokens.values()) == len(words(40) + words(40, seed=5))
     assert call("eval", "run", "--no-report").status == 0
     assert "no such file" in refused("tokenize", "missing.txt", "words.txt", "--skip-damaged")
     assert "b.txt.gz" in refused("tokenize", "many/b.txt.gz", "--skip-damaged")

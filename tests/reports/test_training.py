@@ -23,9 +23,10 @@ from makemore.errors import UserError
 from makemore.evaluation import baseline as baselines
 from makemore.evaluation.baseline import Baseline, remark, uniform_nll
 from makemore.runs.run import load
+from makemore.settings.base import arrange, flatten
 from makemore.training import train as trainings
 from makemore.training.observers import Observer
-from makemore.training.request import TrainRequest, requested_settings
+from makemore.training.request import TrainRequest
 from makemore.training.train import train as train_run
 from tests.cli.conftest import call, train
 from tests.cli.conftest import refused as refused
@@ -136,15 +137,17 @@ def test_a_ranking_of_untrained_models_says_so(work):
 )
 def test_other_names_of_settings_are_accepted(name, current):
     request = TrainRequest(settings=(f"{name}=2",))
-    section, _, key = current.partition(".")
-    assert requested_settings(request)[section] == {key: "2"}
+    section = current.partition(".")[0]
+    nested = arrange(type(request.requested), {section: {current.rpartition(".")[2]: 2}})[section]
+    nested |= {"name": "transformer"} if section == "model" else {}
+    assert request.requested.model_dump(exclude_unset=True)[section] == nested
 
 
 def test_the_last_setting_wins_under_any_name(tmp_path):
     config = tmp_path / "settings.toml"
     config.write_text("[train]\nlr = 0.5\nlearning_rate = 0.25\n", encoding="utf-8")
     request = TrainRequest(config=config, train={"lr": 0.125}, settings=("train.learning_rate=0.0625",))
-    assert requested_settings(request)["train"] == {"lr": "0.0625"}
+    assert request.requested.train.model_dump(exclude_unset=True) == {"optimizer": {"lr": 0.0625}}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_the_last_setting_wins_under_any_name(tmp_path):
         ("train.batch_size=8", "use train.batch_tokens, the tokens of a step: rows times train.block_size"),
         ("train.epochs=8", "use train.steps: an epoch is the number of training tokens divided by"),
         ("model.learning_rate=8", "use train.lr"),
-        ("train.n_layers=8", "use model.n_layer"),
+        ("train.n_layer=8", "use model.n_layer"),
         ("corpus.dropout=0", "use model.dropout"),
         ("model.foo=8", "known: model.block_size, model.dropout,"),
         ("model.n_head=8", "known: model.block_size, model.dropout,"),
@@ -306,9 +309,10 @@ def test_verbose_prints_all_settings_and_quiet_no_progress(work):
     flags = ["prose.txt", "-m", "mlp", "--steps", "20"]
     shown, quiet = train(*flags, "--out", "a", "-v"), train(*flags, "--out", "b", "--quiet")
     config = json.loads(Path("a/config.json").read_text(encoding="utf-8"))
-    names = [*config["train"], *config["model"]["settings"]]
+    values = flatten({"train": config["train"], "model": config["model"]})
+    names = [name.partition(".")[2] for name in values if name != "model.name"]
     missing = [name for name in names if f"{name}=" not in shown.err]
-    assert {*missing} <= {name for name, value in config["train"].items() if value is None}
+    assert {*missing} <= {name.partition(".")[2] for name, value in values.items() if value is None}
     assert "step 1 " in shown.err
     assert "step 1 " not in quiet.err
     assert quiet.err.startswith("val: ")

@@ -49,7 +49,7 @@ def test_an_interruption_between_checksum_and_weights_is_harmless(work):
     run = load("lines", "cpu")
     weights = work / "lines/model.safetensors"
     before = weights.read_bytes()
-    run.folder.write_model({"x": run.model.state_dict()["keys_1"]}, run.config["run_id"])
+    run.folder.write_model({"x": run.model.state_dict()["keys_1"]}, run.config.run_id)
     weights.write_bytes(before)
     assert call("sample", "lines").status == 0
 
@@ -125,7 +125,7 @@ def test_every_listed_model_can_be_looked_up():
 @pytest.mark.parametrize("seed", [2**53 + 1, 2**63 - 1])
 def test_large_seeds_are_kept_exactly(work, seed):
     train("words.txt", "-m", "bigram", "--steps", 2, "--set", f"train.seed={seed}", "--out", "seeded")
-    assert load("seeded").config["train"]["seed"] == seed
+    assert load("seeded").config.train.seed == seed
     train("words.txt", "-m", "bigram", "--steps", 3, "--seed", seed, "--out", "seeded", "--resume")
 
 
@@ -139,7 +139,7 @@ def test_seeds_out_of_range_are_refused_everywhere(refused, command, seed):
 def test_a_settings_file_may_begin_with_a_byte_order_mark(work):
     Path("bom.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nlr = 0.25\r\n")
     train("words.txt", "-m", "bigram", "--steps", 2, "--config", "bom.toml", "--out", "bom")
-    assert load("bom").config["train"]["lr"] == 0.25
+    assert load("bom").config.train.optimizer.lr == 0.25
 
 
 # Byte tokens shown as replacement characters (text-generation-inference#131).

@@ -12,8 +12,10 @@ import torch
 from makemore.errors import UserError
 from makemore.runs import directory
 from makemore.runs.directory import RunDir
+from makemore.runs.schema import RunRecord, Seal, TextRecord
 from makemore.runtime import files
 from makemore.runtime.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from makemore.settings import CorpusConfig
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -157,20 +159,12 @@ def run_dir(tmp_path):
     return RunDir(tmp_path / "run")
 
 
-CONFIG = {
-    "model": {"name": "count", "settings": {}},
-    "tokenizer": "char",
-    "corpus": {
-        "paths": ["words.txt"],
-        "mode": "lines",
-        "split": "auto",
-        "dedupe": False,
-        "encoding": "utf-8",
-        "digests": {"train": "a", "val": "b", "test": "c"},
-        "longest_document": 3,
-        "context": "",
-    },
-}
+CONFIG = RunRecord.for_model("bigram")(
+    text=TextRecord(
+        paths=("words.txt",), digests={"train": "a", "val": "b", "test": "c"}, longest_document=3, context=""
+    ),
+    corpus=CorpusConfig(mode="lines"),
+)
 
 
 def fill(run_dir: RunDir) -> str:
@@ -183,8 +177,8 @@ def fill(run_dir: RunDir) -> str:
 class TestRunDir:
     def test_config_and_tokenizer_round_trip(self, run_dir):
         run_id = fill(run_dir)
-        assert run_dir.read_config()["model"] == CONFIG["model"]
-        assert run_dir.read_config()["run_id"] == run_id
+        assert run_dir.read_config().model == CONFIG.model
+        assert run_dir.read_config().run_id == run_id
         assert run_dir.read_tokenizer(run_id)["alphabet"] == "ab"
         assert run_dir.read_result() is None
 
@@ -253,7 +247,7 @@ class TestRunDir:
             (1, 0),
             (0, 1),
         ]
-        assert other.read_config()["model"] == CONFIG["model"]
+        assert other.read_config().model == CONFIG.model
         assert other.read_tokenizer(run_id)["alphabet"] == "ab"
 
     def test_interrupted_clear_can_be_repeated(self, run_dir, monkeypatch):
@@ -286,7 +280,7 @@ class TestMetrics:
         for step in (2, 3, 4):
             run_dir.metrics.append({"step": step})
         assert (
-            run_dir.metrics.truncate(2, {"bytes": 0, "sha256": "?"}) != ""
+            run_dir.metrics.truncate(2, Seal(bytes=0, sha256="?")) != ""
         )  # cuts by step where the checksum is wrong
         assert run_dir.metrics.read() == [{"step": 1}, {"step": 2}]
         run_dir.metrics.append({"step": 3})

@@ -11,7 +11,8 @@ import torch
 from makemore import load
 from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
-from makemore.settings import RENAMED, TrainConfig, current_name, replace_settings
+from makemore.settings import TrainConfig, parse
+from makemore.settings.base import flatten
 from tests.cli.conftest import call
 
 OLD = Path(__file__).with_name("old")
@@ -31,7 +32,7 @@ def test_a_finished_run_loads_scores_and_samples(old: Path, name: str) -> None:
     run = load(old / name, "cpu")
     score = run.evaluate("val", file="words.txt")
     # Earlier count models gave blank lines some probability.
-    expected = {"finished": recorded["val"]["nll"], "count": recorded["val"]["nll"] - 0.0002064}
+    expected = {"finished": recorded.val.nll, "count": recorded.val.nll - 0.0002064}
     assert score.nll == pytest.approx(expected[name], abs=1e-5)
     assert len(run.sample(n=3, seed=1)) == 3
 
@@ -48,13 +49,12 @@ def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(old: Path) -
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("earlier", "current"), RENAMED["train"].items())
-def test_earlier_names_of_settings_are_read(earlier: str, current: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("earlier", "current"), TrainConfig.aliases.items())
+def test_earlier_names_of_settings_are_read(earlier: str, current: str) -> None:
     whole = ("block_size", "grad_accum_steps", "steps", "warmup_steps")
     value = 4 if current in whole else "0.25,0.5" if current == "milestones" else 0.25
-    config = replace_settings(TrainConfig(), {earlier: value}, "train")
-    assert getattr(config, current) == value
-    assert current_name("train", current) == current
+    config = flatten(parse(TrainConfig, {earlier: value}).model_dump())
+    assert {v for name, v in config.items() if name.rpartition(".")[2] == current} == {value}
 
 
 def test_a_settings_file_with_earlier_names(old: Path) -> None:
@@ -63,6 +63,6 @@ def test_a_settings_file_with_earlier_names(old: Path) -> None:
     )
     done = call("train", "words.txt", "-m", "bigram", "--steps", "3", "--config", "old.toml", "--out", "new")
     assert done.status == 0, done
-    train = RunDir(old / "new").read_config()["train"]
-    assert (train["grad_accum_steps"], train["warmdown_fraction"]) == (2, 0.5)
-    assert (train["final_lr_fraction"], train["milestones"]) == (0.1, "0.5")
+    train = RunDir(old / "new").read_config().train
+    assert (train.data.grad_accum_steps, train.schedule.warmdown_fraction) == (2, 0.5)
+    assert (train.schedule.final_lr_fraction, train.schedule.milestones) == (0.1, "0.5")

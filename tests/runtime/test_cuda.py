@@ -56,7 +56,7 @@ def text(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def request(text: Path, name: str, device: str, out: Path, **settings: Any) -> TrainRequest:
-    fields = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
+    fields = MODELS.get(name).Config.model_fields
     sizes = [f"model.{key}={size}" for key, size in SMALL.items() if key in fields]
     # Recipes differ between devices.
     options = {"steps": STEPS, "batch_tokens": 256, "block_size": 16, "lr": 0.01, "matrix_lr": 0.02}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +104,7 @@ def test_a_step_runs_on_mps_without_synchronizing(name: str, mode: Any) -> None:
     documents = 1000 if mode == "lines" else 1
     kind = MODELS.get(name)
     recipe = kind.recipe(CorpusStats(mode, 100_000, VOCAB, documents, 20, "mps", steps=100))
-    settings = dataclasses.replace(recipe.train, ema=0.9, grad_accum_steps=2)
+    settings = recipe.train.replace(ema=0.9, grad_accum_steps=2)
     model = kind(recipe.model, VOCAB, 0).to("meta")
     learner = make_learner(model, settings, torch.float32, False)
     tokens = torch.randint(0, VOCAB, (4, 16))

@@ -220,7 +220,7 @@ def test_sharded_run_matches_and_resumes_in_one_process(pair: Pair, lines: Path,
     adamw = ("train.optimizer=adamw", "train.ema=0.9")
     train_one(lines, "transformer", tmp_path / "straight", *adamw, steps=20)
     pair.train(lines, "transformer", tmp_path / "run", *adamw, steps=10, flags=("--shard",))
-    assert RunDir(tmp_path / "run").read_config()["train"]["shard"]
+    assert RunDir(tmp_path / "run").read_config().train.runtime.shard
     train_one(lines, "transformer", tmp_path / "run", *adamw, steps=20, resume=True)
     np.testing.assert_allclose(curve(tmp_path / "run"), [*curve(tmp_path / "straight")], atol=1e-4)
 
@@ -240,7 +240,7 @@ def test_signal_saves_a_valid_state(lines: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output = finish(process)
     assert output.count("stopped; add --resume") == 1, output
-    saved = RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config()["run_id"])
+    saved = RunDir(tmp_path / "run").states.read_newest(RunDir(tmp_path / "run").read_config().run_id)
     assert saved.state["trainer"]["step"] > 0
     assert not saved.problems
 

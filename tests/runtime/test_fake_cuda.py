@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def test_fake_cuda_refuses_mixed_devices_and_records_syncs() -> None:
 
 def outcome(text: Path, name: str, run: Path, device: str, sample_run: Path) -> tuple[float, str]:
     """Loss of a run trained, resumed and scored on a device, and samples from ``sample_run`` there."""
-    fields = {field.name for field in dataclasses.fields(MODELS.get(name).Config)}
+    fields = MODELS.get(name).Config.model_fields
     sizes = [f"model.{key}={size}" for key, size in SMALL.items() if key in fields]
     # The transformer's recipe depends on the device.
     rates = ["train.lr=0.01", "train.matrix_lr=0.02"] * (name == "transformer")

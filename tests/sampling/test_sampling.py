@@ -14,6 +14,7 @@ from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count
 from makemore.models.mixture import Mixture, MixtureConfig
+from makemore.models.rnn import LSTMConfig
 from makemore.models.smoothing import CountConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.sampling import RandomStreams, SampleParams, beam_search, distribution, generate, sample_tokens
@@ -367,9 +368,9 @@ class TestRows:
 
 def test_mixture_members_keep_separate_contexts():
     """An unbounded member keeps its full context when a limited one drops old tokens."""
-    config = '[["lstm", {"n_hidden": 16}], ["transformer", {"block_size": 8, "n_embd": 32}]]'
+    members = (LSTMConfig(n_hidden=16), TransformerConfig(block_size=8, n_embd=32))
     torch.manual_seed(0)
-    model = Mixture(MixtureConfig(config), VOCAB, 0)
+    model = Mixture(MixtureConfig(members=members), VOCAB, 0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     model.eval()

@@ -51,10 +51,10 @@ def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: s
     plan, base_weights = prepare(request, NullObserver()), load(base).model.state_dict()
     assert all(torch.equal(tensor, base_weights[name]) for name, tensor in plan.model.state_dict().items())
     plain = prepare(TrainRequest(input="others.txt", model=model, train={"steps": 3}), NullObserver())
-    assert plan.train.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.lr)
+    assert plan.train.optimizer.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.optimizer.lr)
     assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
     result = train(request)
-    assert result.run.config["init_from"] == str(base)
+    assert result.run.config.init_from == str(base)
     assert result.run.tokenizer.to_dict() == load(base).tokenizer.to_dict()
     assert result.run.folder.metrics.read()
 

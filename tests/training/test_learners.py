@@ -116,7 +116,7 @@ def test_a_weight_penalty_changes_the_update_but_not_the_reported_loss() -> None
     results = []
     for penalty in (0.0, 50.0):
         torch.manual_seed(0)
-        model = randomise(Bigram(BigramConfig(penalty), V, 0))
+        model = randomise(Bigram(BigramConfig(weight_penalty=penalty), V, 0))
         loss = autograd(model, optimizer="sgd", lr=0.1, clip=0.0).step([batch()], 0, 0.0).loss
         results.append((loss, model.W.detach()))
     assert torch.equal(results[0][0], results[1][0])
@@ -143,7 +143,7 @@ def split_rows(full: Batch, rows: tuple[int, ...]) -> list[Batch]:
 
 def make_penalised() -> LanguageModel:
     torch.manual_seed(0)
-    return randomise(Bigram(BigramConfig(3.0), V, 0))
+    return randomise(Bigram(BigramConfig(weight_penalty=3.0), V, 0))
 
 
 @pytest.mark.parametrize("make", [make_mlp, make_penalised], ids=["mlp", "penalty"])
@@ -402,7 +402,7 @@ def test_count_learner_reads_held_out_batches_only_in_finish() -> None:
 
 def test_make_learner_picks_the_learner_for_each_model() -> None:
     kinds = [
-        (Count(CountConfig(2), V, 0), CountLearner),
+        (Count(CountConfig(order=2), V, 0), CountLearner),
         (make_manual(), ManualLearner),
         (make_mlp(), AutogradLearner),
     ]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from makemore.models.base import LanguageModel
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.mlp import MLP, MLPConfig
-from makemore.models.rnn import LSTM, RecurrentConfig
+from makemore.models.rnn import LSTM, LSTMConfig
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.settings import TrainConfig
+from makemore.settings.train import ScheduleConfig
 from makemore.training.optimizers.ema import EMA
 from makemore.training.optimizers.muon import Muon, orthogonalise
 from makemore.training.optimizers.optimizer_set import OptimizerSet
@@ -96,7 +97,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     ],
 )
 def test_lr_scale(settings: dict[str, Any], step: int, progress: float, expected: float) -> None:
-    assert lr_scale(TrainConfig(**settings), step, progress) == pytest.approx(expected)
+    assert lr_scale(TrainConfig(**settings).schedule, step, progress) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("milestones", ["soon", "0.5,", "-0.1", "1.5", "nan", ""])
@@ -115,7 +116,7 @@ def test_out_of_range_settings_are_rejected(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_learning_rate_decays_without_jumps(schedule: str) -> None:
-    config = TrainConfig(schedule=schedule, warmup_steps=0)
+    config = ScheduleConfig(shape=schedule, warmup_steps=0)
     scales = [lr_scale(config, 100, i / 1000) for i in range(1001)]
     drops = [a - b for a, b in pairwise(scales)]
     assert all(-1e-12 <= drop < 0.002 for drop in drops)
@@ -301,9 +302,9 @@ def test_adamw_and_sgd_match_pytorch(optimizer: str, twin: Any) -> None:
     [
         make_mlp(),
         Bigram(BigramConfig(), 7, 0),
-        Transformer(TransformerConfig(8, 2, 2, 8), 7, 0),
-        Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0),
-        LSTM(RecurrentConfig(4, 8, 2), 7, 0),
+        Transformer(TransformerConfig(block_size=8, n_layer=2, n_head=2, n_embd=8), 7, 0),
+        Transformer(TransformerConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, style="gpt2"), 7, 0),
+        LSTM(LSTMConfig(n_embd=4, n_hidden=8, n_layer=2), 7, 0),
     ],
     ids=["mlp", "bigram", "modern", "gpt2", "lstm"],
 )
@@ -425,6 +426,6 @@ def test_an_error_inside_applied_restores_the_raw_weights() -> None:
 
 
 def test_tied_weights_are_averaged_once() -> None:
-    model = Transformer(TransformerConfig(8, 2, 2, 8, style="gpt2"), 7, 0)
+    model = Transformer(TransformerConfig(block_size=8, n_layer=2, n_head=2, n_embd=8, style="gpt2"), 7, 0)
     average = EMA(model, 0.5)
     assert len({t.data_ptr() for t in average.current}) == len(average.current)

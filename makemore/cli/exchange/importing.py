@@ -27,7 +27,7 @@ def command(
     from makemore.interop.importing import import_checkpoint
 
     run = import_checkpoint(checkpoint, input, out=out, n_head=n_head, overwrite=overwrite)
-    model, parameters = run.config["model"]["name"], run.model.n_parameters()
+    model, parameters = run.config.model.name, run.model.n_parameters()
     if json:
         print_json({"run": str(run.folder.path), "model": model, "parameters": parameters})
         return

@@ -7,38 +7,54 @@ import typer
 from makemore.cli.options import JSON
 from makemore.cli.terminal import echo, print_json
 
+SCHEMA = typer.Option(False, "--json-schema", help="Print the JSON schema of settings files, for editors.")
+
 
 def command(
     name: str | None = typer.Argument(None, help="Model whose settings to list (default: list all models)."),
+    schema: bool = SCHEMA,
     json: bool = JSON,
 ) -> None:
     """List the models, or one model's settings."""
-    from makemore.models.catalogue import READ_ONLY_MODELS, list_models, list_read_only_models, settings_for
+    from makemore.models.catalogue import READ_ONLY_MODELS
+    from makemore.runs.settings_help import json_schema, list_settings
 
-    if name is None:
-        rows = list_models()
-        if json:
-            print_json({"models": rows, "to_read": list_read_only_models()})
-            return
-        width = max(len(row["name"]) for row in rows)
-        for row in rows:
-            echo(f"{row['name']:<{width}}  {row['summary']}")
-        echo("\nread first:")
-        for row in list_read_only_models():
-            echo(f"{row['name']:<{width}}  {row['summary']}")
-        echo("\nsettings of a model: makemore models NAME")
-        return
-    if name in READ_ONLY_MODELS:
+    if schema:
+        print_json(json_schema())
+    elif name is None:
+        _list_models(json)
+    elif name in READ_ONLY_MODELS:
         if json:
             print_json({"model": name, "summary": READ_ONLY_MODELS[name]})
         else:
             echo(f"{name}: {READ_ONLY_MODELS[name]}\nit has no settings: it is to be read, not trained")
-        return
-    sections = settings_for(name)
+    elif json:
+        print_json({"model": name, "settings": list_settings(name)})
+    else:
+        for row in list_settings(name):
+            allowed = f"  ({row['allowed']})" if row["allowed"] else ""
+            echo(f"{row['name']}={_value(row['default'])}{allowed}  {row['help']}")
+        echo(
+            f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it"
+        )
+        echo("a group may be left out: train.lr is train.optimizer.lr")
+
+
+def _value(default: object) -> str:
+    return "none" if default is None else str(default)
+
+
+def _list_models(json: bool) -> None:
+    from makemore.models.catalogue import list_models, list_read_only_models
+
+    rows = list_models()
     if json:
-        print_json({"model": name, "settings": sections.pop("model"), **sections})
+        print_json({"models": rows, "to_read": list_read_only_models()})
         return
-    for section, rows in sections.items():
-        for row in rows:
-            echo(f"{section}.{row['name']}={row['default']}  {row['help']}")
-    echo(f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it")
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        echo(f"{row['name']:<{width}}  {row['summary']}")
+    echo("\nread first:")
+    for row in list_read_only_models():
+        echo(f"{row['name']:<{width}}  {row['summary']}")
+    echo("\nsettings of a model: makemore models NAME")

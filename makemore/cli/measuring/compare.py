@@ -9,7 +9,6 @@ import typer
 
 from makemore.cli.options import DEVICE, JSON, TOKENIZER
 from makemore.cli.terminal import echo, print_json
-from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -39,6 +38,8 @@ def command(
 
     All models get the same split and budget. Finished runs are reused; interrupted runs are resumed.
     """
+    from makemore.settings.train import parse_duration
+
     limit = parse_duration(max_time)
     from makemore.errors import UserError
 

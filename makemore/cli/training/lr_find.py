@@ -9,7 +9,6 @@ import typer
 
 from makemore.cli.options import JSON, TOKENIZER, given
 from makemore.cli.terminal import echo, print_json
-from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.training.lr_find import Sweep
@@ -37,6 +36,8 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Suggest a learning rate from a short range test."""
+    from makemore.settings.train import parse_duration
+
     limit = parse_duration(max_time)
     from makemore.models import MODELS
 

@@ -19,7 +19,6 @@ from makemore.cli.options import (
 )
 from makemore.cli.terminal import echo_sample, print_json
 from makemore.errors import UserError
-from makemore.settings import parse_duration
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from makemore.training.request import TrainRequest
     from makemore.training.train import TrainResult
 
+MODEL = typer.Option(None, "--model", "-m", help="Model; see makemore models (default: transformer).")
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
 COMPILE = typer.Option(
     None,
@@ -43,7 +43,7 @@ SHARD = typer.Option(None, "--shard/--no-shard", help="Shard model and optimizer
 def command(
     context: typer.Context,
     input: list[str] = INPUT,
-    model: str = typer.Option("transformer", "--model", "-m", help="Model; see makemore models."),
+    model: str | None = MODEL,
     tokenizer: str | None = TOKENIZER,
     mode: str | None = MODE,
     out: Path | None = typer.Option(None, "--out", "-o", help="Run directory to write."),
@@ -80,7 +80,7 @@ def command(
     """Train a model, score it on val and print samples."""
     train = given(
         steps=steps,
-        max_time=parse_duration(max_time),
+        max_time=max_time,
         device=device,
         dtype=dtype,
         seed=seed,
@@ -92,7 +92,8 @@ def command(
     from makemore.tokenizers import TOKENIZERS
 
     # Report misspelt names before the slow import of torch.
-    MODELS.path(model)
+    if model is not None:
+        MODELS.path(model)
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
@@ -110,7 +111,7 @@ def command(
         model = pretrained.model
     request = TrainRequest(
         input=tuple(input),
-        model=model,
+        model=model or "",
         tokenizer=tokenizer,
         out=out,
         train=train,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,7 +82,7 @@ def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDA
     losses = []
     with np.errstate(divide="ignore"):
         for order in range(1, model.order + 1):
-            smoothed = SmoothedNgrams(model.table, dataclasses.replace(model.config, order=order))
+            smoothed = SmoothedNgrams(model.table, model.config.replace(order=order))
             losses.append(-np.log(smoothed.target_probs(contexts[:order], targets_N)).mean())
     return np.array(losses)
 

@@ -42,7 +42,7 @@ class GradientLearner(Learner):
         self.optimizers = OptimizerSet(
             model, config, torch.bfloat16 if has_fast_bfloat16(model.device) else torch.float32
         )
-        self.ema = EMA(model, config.ema) if config.ema else None
+        self.ema = EMA(model, config.optimizer.ema) if config.optimizer.ema else None
         self.carried_state: State | None = None
         device = model.device
         self.finite_guard = FiniteGuard(device, skips=device.type == "cuda" and not self.sharded)
@@ -66,7 +66,7 @@ class GradientLearner(Learner):
 
     def _prepare_state(self, batch: Batch, n_rows: int) -> None:
         """Set ``carried_state`` to the state before a micro-batch; ``n_rows``: rows of all ranks."""
-        if self.config.loader != "streams":
+        if self.config.data.loader != "streams":
             return
         if not batch.continues or self.carried_state is None:
             self.carried_state = self.model.init_state(*batch.inputs_BT.shape)
@@ -112,8 +112,8 @@ class GradientLearner(Learner):
 
         Returns None where a step needs the CPU: to exchange gradients, or to reset the states of streams.
         """
-        allowed = self.config.cuda_graph and self.is_graphable and distributed.world_size() == 1
-        if not (allowed and self.optimizers.capturable) or self.config.loader == "streams":
+        allowed = self.config.runtime.cuda_graph and self.is_graphable and distributed.world_size() == 1
+        if not (allowed and self.optimizers.capturable) or self.config.data.loader == "streams":
             return None
 
         def update(count: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:

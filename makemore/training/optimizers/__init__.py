@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import torch
 
     from makemore.models.base import LanguageModel
-    from makemore.settings import TrainConfig
+    from makemore.settings.train import OptimizerConfig
 
-    Builder = Callable[[LanguageModel, TrainConfig, torch.dtype], list[torch.optim.Optimizer]]
+    Builder = Callable[[LanguageModel, OptimizerConfig, torch.dtype], list[torch.optim.Optimizer]]
 
 OPTIMIZERS: Registry[Builder] = Registry(
     "optimizer",

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from makemore.models.base import LanguageModel
-from makemore.settings import TrainConfig
+from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.base import decay_groups, is_capturable
 
 
-def adamw(params: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def adamw(params: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW on some parameters."""
     fused = params[0].device.type in ("cpu", "cuda", "mps")
     capturable = is_capturable(params)
@@ -25,6 +25,6 @@ def adamw(params: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Op
     return optimizer
 
 
-def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+def build(model: LanguageModel, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """AdamW on all parameters."""
     return [adamw(list(model.parameters()), config)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import LanguageModel
-from makemore.settings import TrainConfig
+from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.adamw import adamw
 from makemore.training.optimizers.base import decay_factor, is_capturable
 
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(params, list(update), alpha=-group["lr"] * scale)
 
 
-def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+def build(model: LanguageModel, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon on the model's ``muon_parameters``, with matrix products in ``dtype``; AdamW on the rest."""
     named = dict(model.named_parameters())
     matrices = model.muon_parameters()

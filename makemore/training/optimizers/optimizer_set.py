@@ -25,15 +25,15 @@ class OptimizerSet:
         self, model: LanguageModel, config: TrainConfig, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         """``dtype``: dtype of Muon's matrix products."""
-        if config.optimizer == "none":
+        if config.optimizer.name == "none":
             known = ", ".join(OPTIMIZERS)
             raise UserError(f"train.optimizer=none is for count models only; set it to one of {known}")
         self.config = config
-        self.schedule: Callable[[int, float], float] = partial(lr_scale, config)
+        self.schedule: Callable[[int, float], float] = partial(lr_scale, config.schedule)
         """Fraction of the peak learning rates, from step and progress."""
         self.scale = 1.0
         """Factor on all learning rates, halved by each rollback after divergence."""
-        self.parts = OPTIMIZERS.get(config.optimizer)(model, config, dtype)
+        self.parts = OPTIMIZERS.get(config.optimizer.name)(model, config.optimizer, dtype)
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self.lr = 0.0
         """The last step's learning rate of the last parameter group."""
@@ -68,7 +68,7 @@ class OptimizerSet:
 
     def clip(self) -> Tensor:
         """Clip gradients by their global norm, and return the norm before clipping."""
-        max_norm = self.config.clip or math.inf
+        max_norm = self.config.optimizer.clip or math.inf
         foreach = self.parameters[0].device.type in ("cpu", "cuda")
         return nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=foreach)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 
-from makemore.settings import TrainConfig, milestone_fractions
+from makemore.settings.train import ScheduleConfig
 
 
-def lr_scale(config: TrainConfig, step: int, progress: float) -> float:
+def lr_scale(config: ScheduleConfig, step: int, progress: float) -> float:
     """Learning rate as a fraction of its peak.
 
     Warm-up counts steps; decay follows ``progress``, the fraction of the budget (steps or time) used.
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "constant":
+    if config.shape == "constant":
         return warmup
-    if config.schedule == "step":
-        return warmup * 0.1 ** sum(progress >= milestone for milestone in milestone_fractions(config))
-    if config.schedule == "cosine":
+    if config.shape == "step":
+        return warmup * 0.1 ** sum(progress >= milestone for milestone in config.milestone_fractions)
+    if config.shape == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
         decay = (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from makemore.models.base import LanguageModel
-from makemore.settings import TrainConfig
+from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.base import decay_factor, decay_groups
 
 
@@ -25,7 +25,7 @@ class SGD(torch.optim.SGD):
         super().step()
 
 
-def build(model: LanguageModel, config: TrainConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+def build(model: LanguageModel, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """SGD on all parameters, with momentum ``beta1``."""
     params = list(model.parameters())
     # The fused kernel can skip an update without synchronising.
