@@ -7,7 +7,9 @@ import json
 import pytest
 
 from makemore import load
-from tests.cli.conftest import train
+from makemore.runs.schema import RunConfig
+from makemore.settings.base import setting_names
+from tests.cli.conftest import call, train
 
 
 def test_flags_and_set_override_the_config_file(work):
@@ -66,3 +68,51 @@ def test_cost_of_a_large_vocabulary_is_reported_before_training(work, monkeypatc
     notes = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
     assert "parameters for" in notes
     assert "to train" in notes
+
+
+def test_groups_and_short_names_mean_the_same(work):
+    (work / "long.toml").write_text(
+        'tokenizer = "byte"\n[model]\nname = "mlp"\nn_hidden = 8\n'
+        '[train]\nsteps = 2\n[train.optimizer]\nname = "sgd"\nlr = 0.5\n[train.data]\nbatch_tokens = 64\n',
+        encoding="utf-8",
+    )
+    (work / "short.toml").write_text(
+        'tokenizer = "byte"\n[model]\nname = "mlp"\nn_hidden = 8\n'
+        '[train]\nsteps = 2\noptimizer = "sgd"\nlearning_rate = 0.5\nbatch_tokens = 64\n',
+        encoding="utf-8",
+    )
+    for name in ("long", "short"):
+        train("words.txt", "--config", f"{name}.toml", "--out", name)
+    configs = [load(name).config for name in ("long", "short")]
+    assert configs[0].train == configs[1].train
+    assert configs[0].model == configs[1].model
+    assert (configs[0].model.name, configs[0].tokenizer) == ("mlp", "byte")
+    assert (configs[0].train.optimizer.name, configs[0].train.optimizer.lr) == ("sgd", 0.5)
+
+
+def test_a_group_keeps_what_an_earlier_source_set(work):
+    (work / "c.toml").write_text('[train]\noptimizer = "sgd"\nlr = 0.5\n', encoding="utf-8")
+    options = ["--config", "c.toml", "--set", "train.optimizer.beta1=0.5", "--steps", "2", "--out", "r"]
+    train("words.txt", "--model", "mlp", *options)
+    optimizer = load("r").config.train.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.beta1) == ("sgd", 0.5, 0.5)
+
+
+def test_the_schema_accepts_what_train_accepts(work):
+    schema = json.loads(call("models", "--json-schema").out)
+    models = schema["properties"]["model"]["discriminator"]["mapping"]
+    assert {"transformer", "lstm", "count", "mixture"} <= set(models)
+    lstm = schema["$defs"][models["lstm"].rpartition("/")[2]]["properties"]
+    assert lstm["n_hidden"]["minimum"] == 1
+    assert lstm["n_hidden"]["description"] == "width of the hidden vector"
+    optimizer = schema["$defs"]["OptimizerConfig"]["properties"]
+    assert (optimizer["beta1"]["exclusiveMaximum"], optimizer["beta1"]["default"]) == (1, 0.9)
+
+
+def test_every_setting_is_listed_with_its_bounds(work):
+    lines = call("models", "mlp").out.splitlines()
+    assert "model.dropout=0.0  (≥ 0, < 1)  dropout probability of hidden units" in lines
+    assert "train.steps=none  (≥ 1)  number of optimizer steps" in lines
+    listed = {row["name"] for row in json.loads(call("models", "mlp", "--json").out)["settings"]}
+    run_config = RunConfig.for_model("mlp")
+    assert listed == {*setting_names(run_config)} - {"model.name"}
