@@ -261,7 +261,7 @@ def _describe_machine(try_compile: bool, diagnosis: Diagnosis) -> dict[str, Any]
         "device": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory, GB": round(memory, 1) if (memory := total_memory_gb(device)) else None,
+        "memory, GB": round(total_memory_gb(device), 1),
         "torch": torch.__version__,
         "bfloat16": "fast" if has_fast_bfloat16(device) else "slow or unsupported; float32 is used",
         "torch.compile": note,

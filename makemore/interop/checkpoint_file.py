@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.process import total_memory
 from makemore.runtime.untrusted import file_size
 
@@ -30,7 +29,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     than its file has bytes for."""
     try:
         size = file_size(path)
-        if size > (total_memory() or MAX_BYTES):
+        if size > (total_memory()):
             raise UserError(f"{path} doesn't fit in memory")
         _check_contents(path, size)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 
@@ -14,8 +13,7 @@ def cache_dir() -> Path:
     """
     if os.environ.get("MAKEMORE_CACHE"):
         return Path(os.environ["MAKEMORE_CACHE"])
-    if platform.system() == "Windows" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"]) / "makemore"
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches" / "makemore"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "makemore"
+    import platformdirs
+
+    Path.home()  # platformdirs would return a relative path
+    return platformdirs.user_cache_path("makemore", appauthor=False)

@@ -7,16 +7,14 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.runtime import distributed
+from makemore.runtime import distributed, process
 from makemore.runtime.cachedir import cache_dir
-from makemore.runtime.process import total_memory
 from makemore.settings import TrainConfig
 
 MIN_COMPILE_SECONDS = {"cpu": 75.0, "cuda": 45.0}
@@ -99,12 +97,11 @@ def should_compile(config: TrainConfig, device: torch.device, pays: bool) -> boo
     return config.max_time is not None and config.max_time >= MIN_COMPILE_SECONDS[device.type]
 
 
-def total_memory_gb(device: torch.device) -> float | None:
-    """Memory of a device in gigabytes (1e9 bytes), or None if unknown."""
+def total_memory_gb(device: torch.device) -> float:
+    """Memory of a device in gigabytes (1e9 bytes)."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e9
-    n_bytes = total_memory()
-    return None if n_bytes is None else n_bytes / 1e9
+    return process.total_memory() / 1e9
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -142,20 +139,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes of tensors on a CUDA device, else of this process; None if unknown (Windows)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Unlike getrusage, this excludes the parent process's peak.
-        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
-        return int(match[1]) * 1024 if match else None
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Peak bytes of tensors on a CUDA device, else of this process; None if unknown."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process.peak_memory()
 
 
 def set_compile_cache_dir() -> None:

@@ -283,7 +283,7 @@ def require_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 def _check_sizes(path: Path) -> None:
     """Raise UserError for a file larger than memory, before allocating any."""
-    require_file(path, total_memory() or MAX_BYTES)
+    require_file(path, total_memory())
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

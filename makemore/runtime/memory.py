@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from makemore.errors import UserError
-from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.process import total_memory
 
 M = TypeVar("M")
@@ -96,7 +95,7 @@ def construct_model(
 ) -> M:
     """Construct a model of at most ``max_bytes`` (default: the machine's memory), else raise UserError."""
     try:
-        with MemoryLimit(max_bytes or total_memory() or MAX_BYTES):
+        with MemoryLimit(max_bytes or total_memory()):
             return model_class(config, vocab_size, boundary_id)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
         # Failed allocations and overflowing sizes are recognised by torch's message.

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
+from pathlib import Path
 
 from makemore.errors import UserError
 
@@ -15,18 +17,34 @@ _MAX_MMAP_THRESHOLD = 32 << 20
 """The largest threshold that glibc accepts."""
 
 
-def total_memory() -> int | None:
-    """The machine's memory in bytes, or None if unknown (e.g. on Windows)."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+def total_memory() -> int:
+    """The machine's memory in bytes."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
+def peak_memory() -> int | None:
+    """Peak memory of this process in bytes, or None if unknown."""
+    import psutil
+
+    peak: int | None = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if peak is not None:
+        return peak
+    # psutil has it on Windows only. Unlike getrusage, /proc excludes the parent process's peak.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        match = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii", errors="replace"))
+        return int(match[1]) * 1024 if match else None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def require_memory(n_bytes: int, purpose: str, advice: str) -> None:
     """Raise UserError if this machine has less memory than ``purpose`` takes."""
     memory = total_memory()
-    if memory is not None and n_bytes > memory:
+    if n_bytes > memory:
         raise UserError(
             f"{purpose} take about {n_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{memory / 1e9:.1f} GB; {advice}"

@@ -64,7 +64,7 @@ def test_zero_stride_is_refused(refused):
 def test_cost_of_a_large_vocabulary_is_reported_before_training(work, monkeypatch):
     monkeypatch.setattr("makemore.training.planning.LARGE_VOCABULARY", 5)
     monkeypatch.setattr("makemore.training.planning.BYTES_PER_PARAMETER", 10**9)
-    monkeypatch.setattr("makemore.training.planning.total_memory_gb", lambda device: None)
+    monkeypatch.setattr("makemore.training.planning.total_memory_gb", lambda device: 1e12)
     notes = train("prose.txt", "--model", "bigram", "--steps", "2", "--out", "r").err
     assert "parameters for" in notes
     assert "to train" in notes

@@ -14,7 +14,7 @@ from makemore.runtime.sharding import gather_full, local_shards, shard_like
 
 class EMA:
     """Exponential moving average of weights and float buffers (Polyak & Juditsky 1992), bias-corrected
-    as in Kingma & Ba 2015.
+    as in Kingma & Ba 2015. torch's AveragedModel has no correction, and copies the module, which FSDP2 can't.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
