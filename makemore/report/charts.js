@@ -1,0 +1,35 @@
+"use strict";
+{
+  const text = { labelColor: "var(--soft)", titleColor: "var(--soft)", labelFontSize: 12, titleFontSize: 12 };
+  const lines = { domainColor: "var(--line)", gridColor: "var(--line)", tickColor: "var(--line)" };
+  const config = {
+    background: null,
+    font: "system-ui, sans-serif",
+    view: { stroke: null, continuousHeight: 240 },
+    axis: { ...text, ...lines, titleFontWeight: "normal", tickCount: 5, labelFlush: true },
+    axisX: { grid: false },
+    axisY: { titleAngle: 0, titleAlign: "left", titleBaseline: "bottom", titleX: -40, titleY: -8 },
+  };
+  // Vega-Lite can't place the names of dots without overlaps; Vega can.
+  const placeNames = (vega) => {
+    for (const mark of vega.marks.filter((mark) => mark.type === "text")) {
+      mark.transform = [{ type: "label", size: { signal: "[width, height]" }, offset: [7], padding: 30 }];
+    }
+    return vega;
+  };
+  const embed = async (chart) => {
+    const spec = JSON.parse(chart.previousElementSibling.textContent);
+    const options = { actions: false, ast: true, config, renderer: "svg", patch: placeNames };
+    const tooltip = { disableDefaultStyle: true };
+    return (await vegaEmbed(chart, spec, { ...options, tooltip })).view;
+  };
+  const views = Promise.all([...document.querySelectorAll(".chart")].map(embed));
+  const names = [...document.querySelectorAll(".key button")];
+  for (const name of names) {
+    name.addEventListener("click", async () => {
+      name.ariaPressed = String(name.ariaPressed !== "true");
+      const hidden = names.flatMap((other, row) => (other.ariaPressed === "true" ? [] : [row]));
+      for (const view of await views) view.signal("hidden", hidden).runAsync();
+    });
+  }
+}
