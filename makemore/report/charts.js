@@ -6,20 +6,27 @@
     background: null,
     font: "system-ui, sans-serif",
     view: { stroke: null, continuousHeight: 240 },
-    axis: { ...text, ...lines, titleFontWeight: "normal", tickCount: 5, labelFlush: true },
+    axis: { ...text, ...lines, titleFontWeight: "normal", tickCount: 5, labelSeparation: 10 },
     axisX: { grid: false },
     axisY: { titleAngle: 0, titleAlign: "left", titleBaseline: "bottom", titleX: -40, titleY: -8 },
   };
-  // Vega-Lite can't place the names of dots without overlaps; Vega can.
-  const placeNames = (vega) => {
-    for (const mark of vega.marks.filter((mark) => mark.type === "text")) {
-      mark.transform = [{ type: "label", size: { signal: "[width, height]" }, offset: [7], padding: 30 }];
+  const patch = (vega) => {
+    const marks = (type) => vega.marks.filter((mark) => mark.type === type);
+    // Vega-Lite can't place the names of dots without overlaps; Vega can.
+    const avoidMarks = marks("symbol").map((mark) => mark.name);
+    for (const mark of marks("text")) {
+      mark.transform = [{ type: "label", size: { signal: "[width, height]" }, offset: [7], avoidMarks }];
+    }
+    // Vega-Lite 6.4 looks for names in the Voronoi cell under the pointer, not in its dot (vega-lite#9707).
+    for (const { encode } of marks("path")) {
+      const tooltip = encode.update.tooltip;
+      tooltip.signal = tooltip.signal.replace(/(?<!datum\.)datum\["run"\]/g, 'datum.datum["run"]');
     }
     return vega;
   };
   const embed = async (chart) => {
     const spec = JSON.parse(chart.previousElementSibling.textContent);
-    const options = { actions: false, ast: true, config, renderer: "svg", patch: placeNames };
+    const options = { actions: false, ast: true, config, renderer: "svg", patch };
     const tooltip = { disableDefaultStyle: true };
     return (await vegaEmbed(chart, spec, { ...options, tooltip })).view;
   };

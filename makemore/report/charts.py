@@ -35,7 +35,7 @@ class Axis(NamedTuple):
     """An axis: its title, and the format of its numbers (of d3-format)."""
 
     title: str
-    format: str = ".2f"
+    format: str = "~g"
     is_log: bool = False
 
 
@@ -130,7 +130,7 @@ def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
 
     def position(channel: Any, field: str, axis: Axis) -> Any:
         kind = {"type": "log"} if axis.is_log else {"zero": False}
-        scale = alt.Scale(**kind, nice=False, padding=12)
+        scale = alt.Scale(**kind, nice=False, padding=16)
         return channel(field, title=axis.title, scale=scale, axis=alt.Axis(format=axis.format))
 
     return alt.Chart().encode(
@@ -139,7 +139,7 @@ def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
         color=_by_row(alt.Color, [ink.colour for ink in inks(rows)]),
         tooltip=[
             alt.Tooltip("run:N", title="title"),
-            alt.Tooltip("x:Q", title=x.title, format=x.format),
+            alt.Tooltip("x:Q", title=x.title, format=f".4{x.format}"),
             alt.Tooltip("y:Q", title=y.title, format=".4f"),
         ],
     )
