@@ -25,7 +25,7 @@
     return vega;
   };
   const embed = async (chart) => {
-    const spec = JSON.parse(chart.previousElementSibling.textContent);
+    const spec = JSON.parse(chart.nextElementSibling.textContent);
     const options = { actions: false, ast: true, config, renderer: "svg", patch };
     const tooltip = { disableDefaultStyle: true };
     return (await vegaEmbed(chart, spec, { ...options, tooltip })).view;

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from makemore.comparison.result import RankedModel
-from makemore.errors import UserError
 
 if TYPE_CHECKING:
     import altair as alt
@@ -18,7 +16,7 @@ Point = tuple[float, float]
 STYLES = (([1, 0], "circle"), ([7, 3], "square"), ([2, 3], "triangle-up"), ([9, 3, 2, 3], "diamond"))
 """Dashes and dots of the first, second … row of one model."""
 SOFT = "var(--soft)"
-REFERENCE = {"color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5, "clip": True}
+REFERENCE: dict[str, Any] = {"color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5, "clip": True}
 ZOOM = "wheel![event.ctrlKey || event.metaKey]"
 """The wheel alone scrolls the page."""
 
@@ -42,20 +40,11 @@ class Axis(NamedTuple):
 BITS = Axis("bits/byte")
 
 
-def require_altair() -> None:
-    """Raise UserError if a package that draws the charts is missing."""
-    missing = [name for name in ("altair", "vl_convert") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"--html needs {' and '.join(missing)}; run: pip install 'makemore[report]'")
-
-
 def vega_embed() -> str:
     """JavaScript that defines ``vegaEmbed``, with everything it imports."""
-    import altair as alt
     import vl_convert
 
-    version, _, _ = alt.SCHEMA_VERSION.rpartition(".")
-    return vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;", vl_version=version)
+    return vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;")
 
 
 def inks(rows: Iterable[RankedModel]) -> list[Ink]:
@@ -77,7 +66,7 @@ def line_chart(
     base = _base(rows, x, y)
     dashes = _by_row(alt.StrokeDash, [ink.dashes for ink in inks(rows)])
     lines = base.mark_line(clip=True, strokeWidth=1.75).encode(strokeDash=dashes)
-    return _layer([lines, _dots(base, rows, size=40)], _data(rows, curves))
+    return _layer([lines, _dots(base, rows, size=40)], _data(rows, curves, x))
 
 
 def without_start(chart: alt.LayerChart) -> alt.LayerChart:
@@ -102,7 +91,7 @@ def frontier_chart(rows: Sequence[RankedModel], values: Iterable[float], x: Axis
     import altair as alt
 
     base = _base(rows, x, BITS)
-    best = base.transform_window([{"op": "min", "field": "y", "as": "best"}], sort=[{"field": "x"}])
+    best = base.transform_window(best="min(y)", sort=[alt.SortField("x")])
     frontier = best.mark_line(interpolate="step-after", **REFERENCE)
     curves = [[(value, row.result.bits_per_byte)] for row, value in zip(rows, values, strict=True)]
     layers = [
@@ -110,15 +99,15 @@ def frontier_chart(rows: Sequence[RankedModel], values: Iterable[float], x: Axis
         _dots(base, rows, size=80),
         base.mark_text(limit=160).encode(text="run:N"),
     ]
-    return _layer(layers, _data(rows, curves))
+    return _layer(layers, _data(rows, curves, x))
 
 
-def _data(rows: Sequence[RankedModel], curves: Iterable[Iterable[Point]]) -> list[dict[str, Any]]:
-    """The finite points of all curves; the last of a curve is marked as its end."""
+def _data(rows: Sequence[RankedModel], curves: Iterable[Iterable[Point]], x: Axis) -> list[dict[str, Any]]:
+    """The points of all curves that the axes can show; the last of a curve is marked as its end."""
     data = []
     for i, (row, curve) in enumerate(zip(rows, curves, strict=True)):
-        points = [point for point in curve if all(map(math.isfinite, point))]
-        data += [{"row": i, "run": row.name, "x": x, "y": y, "end": False} for x, y in points]
+        points = [(a, b) for a, b in curve if math.isfinite(b) and (a > 0 or not x.is_log)]
+        data += [{"row": i, "run": row.name, "x": a, "y": b, "end": False} for a, b in points]
         if points:
             data[-1]["end"] = True
     return data
@@ -129,7 +118,7 @@ def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
     import altair as alt
 
     def position(channel: Any, field: str, axis: Axis) -> Any:
-        kind = {"type": "log"} if axis.is_log else {"zero": False}
+        kind: dict[str, Any] = {"type": "log"} if axis.is_log else {"zero": False}
         scale = alt.Scale(**kind, nice=False, padding=16)
         return channel(field, title=axis.title, scale=scale, axis=alt.Axis(format=axis.format))
 
@@ -171,9 +160,7 @@ def _layer(charts: Sequence[alt.Chart], data: list[dict[str, Any]]) -> alt.Layer
     """Marks on the same axes, of the rows that aren't in the parameter ``hidden``."""
     import altair as alt
 
+    hidden = alt.param(name="hidden", value=[])
     zoom = alt.selection_interval(bind="scales", zoom=ZOOM)
-    return (
-        alt.layer(*charts, data=alt.InlineData(data), width="container")
-        .add_params(alt.param(name="hidden", value=[]), zoom)
-        .transform_filter("indexof(hidden, datum.row) < 0")
-    )
+    chart: Any = alt.layer(*charts, data=alt.InlineData(data), width="container")
+    return chart.transform_filter("indexof(hidden, datum.row) < 0").add_params(hidden, zoom)

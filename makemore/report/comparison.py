@@ -141,16 +141,16 @@ def _legend(rows: Sequence[RankedModel]) -> str:
 def _charts(comparison: Comparison) -> str:
     rows = comparison.rows
     figures = [*_curves(rows), *_frontiers(rows), _calibration(rows), _positions(comparison)]
-    return f'<h2>Charts</h2>{_legend(rows)}<p class="soft screen">{HINT}</p><div class="grid">{"".join(figures)}</div>'
+    hint = f'<p class="soft screen">{HINT}</p>'
+    return f'<h2>Charts</h2>{_legend(rows)}{hint}<div class="grid">{"".join(figures)}</div>'
 
 
 def _figure(title: str, chart: alt.LayerChart, caption: str) -> str:
-    spec = json.dumps(chart.properties(description=title).to_dict(), ensure_ascii=False).replace(
-        "<", r"\u003c"
-    )
+    spec = json.dumps(chart.properties(description=title).to_dict(), ensure_ascii=False)
+    spec = spec.replace("<", r"\u003c")
     return (
-        f'<figure class="card"><h3>{escape(title)}</h3>'
-        f'<script type="application/json">{spec}</script><div class="chart"></div>'
+        f'<figure class="card"><h3>{escape(title)}</h3><div class="chart"></div>'
+        f'<script type="application/json">{spec}</script>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -160,16 +160,14 @@ def _profiles(rows: Sequence[RankedModel]) -> list[RunProfile]:
 
 
 def _curves(rows: Sequence[RankedModel]) -> list[str]:
-    # Seconds, tokens and bits per byte; a row without evaluations, such as a mixture, has its score.
+    # A row without evaluations, such as a mixture, has a single point: its score.
     curves = [
         profile.curve or [(row.runs[0].seconds, row.runs[0].tokens, row.result.bits_per_byte)]
         for row, profile in zip(rows, _profiles(rows), strict=True)
     ]
     seconds = [[(s, bits) for s, _, bits in curve] for curve in curves]
     tokens = [[(n, bits) for _, n, bits in curve] for curve in curves]
-    caption = (
-        "Bits per byte, estimated at each evaluation. A lone dot is the score of a row without evaluations."
-    )
+    caption = "Bits per byte at each evaluation, estimated. A lone dot is the score of a row without any."
     return [
         _figure("Validation loss by time", without_start(line_chart(rows, seconds, SECONDS)), caption),
         _figure("Validation loss by tokens", without_start(line_chart(rows, tokens, TOKENS)), caption),
@@ -188,8 +186,8 @@ def _frontiers(rows: Sequence[RankedModel]) -> list[str]:
 
 def _calibration(rows: Sequence[RankedModel]) -> str:
     calibrations = [profile.calibration for profile in _profiles(rows)]
-    bins = [zip(c.share, c.confidence, c.accuracy, strict=True) for c in calibrations]
-    curves = [[(x, y) for share, x, y in bins_of_row if share > MIN_SHARE] for bins_of_row in bins]
+    bins = [zip(c.confidence, c.accuracy, c.share, strict=True) for c in calibrations]
+    curves = [[(x, y) for x, y, share in row if share > MIN_SHARE] for row in bins]
     chart = line_chart(rows, curves, Axis("probability of the most likely token"), Axis("observed frequency"))
     errors = ", ".join(f"{row.name} {c.error:.2%}" for row, c in zip(rows, calibrations, strict=True))
     return _figure(

@@ -40,7 +40,7 @@ def command(
     All models get the same split and budget. Finished runs are reused; interrupted runs are resumed.
     """
     limit = parse_duration(max_time)
-    from makemore.errors import UserError
+    from makemore.errors import UserError, require_packages
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json can't be combined; choose one")
@@ -52,6 +52,7 @@ def command(
     from makemore.training.train import TrainingInterrupted
 
     if html is not None:
+        require_packages("--html", ("altair", "vl_convert"), extra="report")
         require_page_path(html)
     request = CompareRequest(
         inputs=tuple(inputs),
