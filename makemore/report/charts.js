@@ -15,7 +15,8 @@
     // Vega-Lite can't place the names of dots without overlaps; Vega can.
     const avoidMarks = marks("symbol").map((mark) => mark.name);
     for (const mark of marks("text")) {
-      mark.transform = [{ type: "label", size: { signal: "[width, height]" }, offset: [7], avoidMarks }];
+      const size = { signal: "[max(1, width), height]" }; // the width is 0 in a window that is too narrow
+      mark.transform = [{ type: "label", size, offset: [7], avoidMarks }];
     }
     // Vega-Lite 6.4 looks for names in the Voronoi cell under the pointer, not in its dot (vega-lite#9707).
     for (const { encode } of marks("path")) {

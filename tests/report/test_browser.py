@@ -186,6 +186,14 @@ def test_charts_zoom_and_pan(open_page, pages):
         assert after(svg.dblclick) == start
 
 
+def test_charts_survive_a_window_that_is_too_narrow(open_page, pages):
+    with open_page(pages["lines"]) as page:
+        svg = chart(page, "Quality by parameters")
+        for width, script in ((40, "svg => svg.clientWidth === 0"), (1200, "svg => svg.clientWidth > 300")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_function(script, arg=svg.element_handle())
+
+
 def test_frontier_is_the_best_score_up_to_each_dot(open_page, pages):
     with open_page(pages["lines"]) as page:
         for title in ("Quality by parameters", "Quality by training time"):
