@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -22,3 +23,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     closest = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1, cutoff=cutoff)
     hint = f"did you mean {by_last_part[closest[0]]!r}? " if closest else ""
     return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")
+
+
+def require_packages(feature: str, packages: Iterable[str], extra: str) -> None:
+    """Raise UserError if a package of an optional feature isn't installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{feature} needs {' and '.join(missing)}; run: pip install 'makemore[{extra}]'")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -17,6 +19,7 @@ torch.set_num_threads(1)
 # A slow example is not a failure.
 hypothesis.settings.register_profile("makemore", deadline=None)
 hypothesis.settings.load_profile("makemore")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def _data(name: str) -> Path:
@@ -40,6 +43,19 @@ def shakespeare_file() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests' encoded texts out of the user's cache."""
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, if installed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if executable is None:
+        pytest.skip("Chromium isn't installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Documents begin with the boundary token; the graph carries no state.
 from __future__ import annotations
 
 import copy
-import importlib.util
+import importlib
 import json
 import logging
 import warnings
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from makemore.errors import UserError
+from makemore.errors import UserError, require_packages
 from makemore.interop.base import ExportFormat
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.tokenizers import Tokenizer
@@ -58,8 +58,7 @@ def check_exportable(model: LanguageModel) -> None:
     members = model.members if isinstance(model, MixtureModel) else [model]
     if any(isinstance(member, CountModel) for member in members):
         raise UserError("ONNX can't represent count models, which are lookup tables; use --format arpa")
-    if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnx") is None:
-        raise UserError("--format onnx needs onnx and onnxscript; run: pip install 'makemore[onnx]'")
+    require_packages("--format onnx", ("onnx", "onnxscript"), extra="onnx")
 
 
 class LogitsOnly(nn.Module):

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from makemore.comparison.result import Comparison, RankedModel
 from makemore.evaluation.profile import RunProfile
-from makemore.report.charts import Axis, Chart, Ink, axis, pareto_frontier
+from makemore.report.charts import (
+    Axis,
+    frontier_chart,
+    inks,
+    line_chart,
+    vega_embed,
+    with_diagonal,
+    without_start,
+)
 from makemore.report.columns import NAME, Column, notes, tables
 from makemore.report.numbers import interval, memory, number, percent
-from makemore.report.page import page
+from makemore.report.page import page, resource
+
+if TYPE_CHECKING:
+    import altair as alt
 
 REMARKS = {
     "within noise": "Not significantly worse",
     "seeds unknown": "Worse on this text, for these seeds",
     "text too short": "Text too short for a comparison",
 }
-DOTS = "A lone dot is the score of a row without evaluations, such as a mixture."
+SECONDS = Axis("seconds of training", "~g", is_log=True)
+TOKENS = Axis("tokens trained on", "~s", is_log=True)
+PARAMETERS = Axis("parameters", "~s", is_log=True)
+MIN_SECONDS = 1e-3
+MIN_SHARE = 0.001
+"""Calibration bins with a smaller share of the tokens are noise."""
+HINT = "Click a name to hide it. Drag to pan, Ctrl + wheel (or pinch) to zoom, double-click to reset."
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
 LEFT_OUT: dict[str, Any] = {"format": True, "run_id": True, "seen": True, "text": {"paths", "context"}}
@@ -37,14 +54,13 @@ def comparison_page(comparison: Comparison) -> str:
             f"<h1>{escape(title)}</h1>",
             _summary(comparison),
             _tables(comparison),
-            f"<h2>Charts</h2>{_legend(comparison.rows)}",
-            f'<div class="grid">{"".join(_charts(comparison))}</div>',
+            _charts(comparison),
             _hard_tokens(comparison),
             _samples(comparison),
             _recipes(comparison),
         ]
     )
-    return page(title, body, "sort.js")
+    return page(title, body, resource("sort.js"), vega_embed(), resource("charts.js"))
 
 
 def _summary(comparison: Comparison) -> str:
@@ -116,145 +132,91 @@ def _cell(column: Column, row: RankedModel) -> str:
 
 def _legend(rows: Sequence[RankedModel]) -> str:
     marks = "".join(
-        f'<span><svg viewBox="0 0 28 8"><path class="curve" d="M0 4h28" style="{ink.stroke}"/></svg>'
-        f"{escape(row.name)}</span>"
-        for row, ink in zip(rows, _inks(rows), strict=True)
+        f'<button type="button" aria-pressed="true"><svg viewBox="0 0 28 8" aria-hidden="true">'
+        f'<path d="M0 4h28" style="stroke:{escape(ink.colour, quote=True)};'
+        f'stroke-dasharray:{" ".join(map(str, ink.dashes))}"/></svg>{escape(row.name)}</button>'
+        for row, ink in zip(rows, inks(rows), strict=True)
     )
-    return f'<div class="key">{marks}</div>'
+    return f'<div class="key" role="group" aria-label="Models in the charts">{marks}</div>'
 
 
-def _inks(rows: Sequence[RankedModel]) -> list[Ink]:
-    earlier: Counter[str] = Counter()
-    inks = []
-    for row in rows:
-        inks.append(Ink(row.model, earlier[row.model]))
-        earlier[row.model] += 1
-    return inks
+def _charts(comparison: Comparison) -> str:
+    rows = comparison.rows
+    figures = [*_curves(rows), *_frontiers(rows), _calibration(rows), _positions(comparison)]
+    hint = f'<p class="soft screen">{HINT}</p>'
+    return f'<h2>Charts</h2>{_legend(rows)}{hint}<div class="grid">{"".join(figures)}</div>'
 
 
-def _figure(title: str, chart: Chart, caption: str) -> str:
+def _figure(title: str, chart: alt.LayerChart, caption: str) -> str:
+    spec = json.dumps(chart.properties(description=title).to_dict(), ensure_ascii=False)
+    spec = spec.replace("<", r"\u003c")
     return (
-        f'<figure class="card"><h3>{escape(title)}</h3>{chart.svg()}'
+        f'<figure class="card"><h3>{escape(title)}</h3><div class="chart"></div>'
+        f'<script type="application/json">{spec}</script>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _bits(value: float) -> str:
-    return f"{value:.2f}"
+def _profiles(rows: Sequence[RankedModel]) -> list[RunProfile]:
+    return [row.profile for row in rows if row.profile is not None]
 
 
-def _profiles(comparison: Comparison) -> list[tuple[Ink, RankedModel, RunProfile]]:
-    rows = comparison.rows
+def _curves(rows: Sequence[RankedModel]) -> list[str]:
+    # A row without evaluations, such as a mixture, has a single point: its score.
+    curves = [
+        profile.curve or [(row.runs[0].seconds, row.runs[0].tokens, row.result.bits_per_byte)]
+        for row, profile in zip(rows, _profiles(rows), strict=True)
+    ]
+    seconds = [[(s, bits) for s, _, bits in curve] for curve in curves]
+    tokens = [[(n, bits) for _, n, bits in curve] for curve in curves]
+    caption = "Bits per byte at each evaluation, estimated. A lone dot is the score of a row without any."
     return [
-        (ink, row, row.profile) for ink, row in zip(_inks(rows), rows, strict=True) if row.profile is not None
+        _figure("Validation loss by time", without_start(line_chart(rows, seconds, SECONDS)), caption),
+        _figure("Validation loss by tokens", without_start(line_chart(rows, tokens, TOKENS)), caption),
     ]
 
 
-def _charts(comparison: Comparison) -> list[str]:
-    seconds = _frontier(comparison, "seconds of training", lambda row: row.mean(lambda run: run.seconds))
-    parameters = _frontier(comparison, "parameters", lambda row: row.runs[0].parameters)
+def _frontiers(rows: Sequence[RankedModel]) -> list[str]:
+    caption = "Bits per byte. The dashed line is the Pareto frontier."
+    parameters = [row.runs[0].parameters for row in rows]
+    seconds = [max(row.mean(lambda run: run.seconds), MIN_SECONDS) for row in rows]
     return [
-        _figure(
-            "Validation loss by time",
-            _curves(comparison, 0, "seconds"),
-            f"Bits per byte, estimated at each evaluation. {DOTS}",
-        ),
-        _figure(
-            "Validation loss by tokens",
-            _curves(comparison, 1, "tokens trained on"),
-            f"Bits per byte, by number of training tokens. {DOTS}",
-        ),
-        _figure("Quality by parameters", *parameters),
-        _figure("Quality by training time", *seconds),
-        _figure("Calibration", _calibration(comparison), _errors(comparison)),
-        _figure("Loss by position", _positions(comparison), _positions_caption(comparison)),
+        _figure("Quality by parameters", frontier_chart(rows, parameters, PARAMETERS), caption),
+        _figure("Quality by training time", frontier_chart(rows, seconds, SECONDS), caption),
     ]
 
 
-def _curves(comparison: Comparison, which: int, label: str) -> Chart:
-    curves = [(ink, row.name, profile.curve or [_end(row)]) for ink, row, profile in _profiles(comparison)]
-    last = [curve[-1][2] for _, _, curve in curves if curve] or [1.0]
-    # Cut off the first evaluations, which would flatten the rest.
-    max_bits = max(last) + max(max(last) - min(last), 0.15)
-    points = [point for _, _, curve in curves for point in curve]
-    x = axis(label, [point[which] for point in points], log=True)
-    chart = Chart(label, x, axis("bits/byte", [point[2] for point in points], text=_bits, most=max_bits))
-    for ink, name, curve in curves:
-        chart.line([(point[which], point[2]) for point in curve], ink, name)
-    return chart
-
-
-def _end(row: RankedModel) -> tuple[float, float, float]:
-    """Seconds, tokens and bits per byte of a row without evaluations, such as a mixture."""
-    return row.runs[0].seconds, row.runs[0].tokens, row.result.bits_per_byte
-
-
-def _frontier(comparison: Comparison, label: str, value: Callable[[RankedModel], float]) -> tuple[Chart, str]:
-    """The chart and its caption, which mentions the frontier only if it has several points."""
-    points = [(max(float(value(row)), 1e-3), row.result.bits_per_byte) for row in comparison.rows]
-    x = axis(label, [p[0] for p in points], log=True)
-    chart = Chart(label, x, axis("bits/byte", [p[1] for p in points], text=_bits, below=0.3))
-    best = pareto_frontier([p for p in points if math.isfinite(p[1])])
-    chart.dashed(best, "frontier")
-    for ink, row, point in zip(_inks(comparison.rows), comparison.rows, points, strict=True):
-        chart.dot(point, ink, row.name)
-        chart.label(point, ink, row.name)
-    if len(best) > 1:
-        return chart, "Bits per byte. The dashed line is the Pareto frontier."
-    names = [row.name for row, point in zip(comparison.rows, points, strict=True) if point in best]
-    return chart, f"Bits per byte. Best in both: {' and '.join(names) or 'none'}."
-
-
-def _calibration(comparison: Comparison) -> Chart:
-    chart = Chart(
-        "calibration",
-        Axis("probability of the most likely token", 0.0, 1.0, text=_bits),
-        Axis("observed frequency", 0.0, 1.0, text=_bits),
-    )
-    chart.dashed([(0.0, 0.0), (1.0, 1.0)], "perfect calibration")
-    for ink, row, profile in _profiles(comparison):
-        calibration = profile.calibration
-        bins = zip(calibration.share, calibration.confidence, calibration.accuracy, strict=True)
-        points = [(confidence, accuracy) for share, confidence, accuracy in bins if share > 0.001]
-        chart.line(points, ink, row.name)
-    return chart
-
-
-def _errors(comparison: Comparison) -> str:
-    errors = [f"{row.name} {profile.calibration.error:.2%}" for _, row, profile in _profiles(comparison)]
-    return (
+def _calibration(rows: Sequence[RankedModel]) -> str:
+    calibrations = [profile.calibration for profile in _profiles(rows)]
+    bins = [zip(c.confidence, c.accuracy, c.share, strict=True) for c in calibrations]
+    curves = [[(x, y) for x, y, share in row if share > MIN_SHARE] for row in bins]
+    chart = line_chart(rows, curves, Axis("probability of the most likely token"), Axis("observed frequency"))
+    errors = ", ".join(f"{row.name} {c.error:.2%}" for row, c in zip(rows, calibrations, strict=True))
+    return _figure(
+        "Calibration",
+        with_diagonal(chart),
         "On the dashed line, tokens are as frequent as predicted; below it, the model is overconfident. "
-        f"Expected calibration error: {', '.join(errors)}."
+        f"Expected calibration error: {errors}.",
     )
 
 
-def _positions(comparison: Comparison) -> Chart:
-    lines = comparison.mode == "lines"
-    label = "bytes from the start of the line" if lines else "tokens of context"
-    curves = [(ink, row.name, profile.positions) for ink, row, profile in _profiles(comparison)]
-    points = [point for _, _, curve in curves for point in curve]
-    chart = Chart(
-        label,
-        axis(label, [p[0] for p in points], log=not lines),
-        axis("bits/byte", [p[1] for p in points], text=_bits),
-    )
-    for ink, name, curve in curves:
-        chart.line(curve, ink, name)
-    return chart
-
-
-def _positions_caption(comparison: Comparison) -> str:
+def _positions(comparison: Comparison) -> str:
     if comparison.mode == "lines":
-        return "Bits per byte by the position in the line where a token begins."
-    return (
-        "Bits per byte by number of context tokens, in windows that begin mid-text. "
-        "The window of fixed-window models is always full."
-    )
+        x = Axis("bytes from the start of the line", "~s")
+        caption = "Bits per byte by the position in the line where a token begins."
+    else:
+        x = Axis("tokens of context", "~s", is_log=True)
+        caption = (
+            "Bits per byte by number of context tokens, in windows that begin mid-text. "
+            "The window of fixed-window models is always full."
+        )
+    curves = [profile.positions for profile in _profiles(comparison.rows)]
+    return _figure("Loss by position", line_chart(comparison.rows, curves, x), caption)
 
 
 def _hard_tokens(comparison: Comparison) -> str:
     cards = []
-    for _, row, profile in _profiles(comparison):
+    for row, profile in zip(comparison.rows, _profiles(comparison.rows), strict=True):
         rows = "".join(
             f'<tr><td class="words"><code>{escape(_visible(token.text))}</code></td><td>{token.bits:.2f}</td>'
             f"<td>{token.times:,}</td><td>{token.share:.1%}</td></tr>"

@@ -19,9 +19,9 @@ CONTROL_PICTURES = (
 
 
 def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str:
-    """An HTML document. ``body`` is HTML; ``scripts`` are names of files in this package."""
-    code = "\n".join(_resource(name) for name in scripts)
-    document = f"""<!doctype html>
+    """An HTML document. ``body`` is HTML, ``scripts`` are JavaScript."""
+    code = "".join(f"<script>{script}</script>\n" for script in scripts)
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -30,17 +30,15 @@ def page(title: str, body: str, *scripts: str, made_by: str = "makemore") -> str
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
-<title>{escape(title)}</title>
+<title>{escape(title).translate(CONTROL_PICTURES)}</title>
 <style>
-{_resource("style.css")}</style>
+{resource("style.css")}</style>
 </head>
 <body>
-{body}
-{f"<script>{code}</script>" if code else ""}
-</body>
+{body.translate(CONTROL_PICTURES)}
+{code}</body>
 </html>
 """
-    return document.translate(CONTROL_PICTURES)
 
 
 def generator(made_by: str) -> str:
@@ -48,7 +46,8 @@ def generator(made_by: str) -> str:
     return f'<meta name="generator" content="{made_by}">'
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """The text of a file in this package."""
     return files("makemore.report").joinpath(name).read_text(encoding="utf-8")
 
 

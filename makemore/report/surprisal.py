@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from makemore.evaluation.surprisal import Surprisal, SurprisalDiff
-from makemore.report.page import CONTROL_PICTURES, page
+from makemore.report.page import CONTROL_PICTURES, page, resource
 from makemore.types import Score
 
 LEVELS = (1.0, 2.0, 4.0, 8.0)
@@ -88,4 +88,4 @@ def _page(
         f'<div class="card"><div class="text">{spans}</div>'
         '<div class="bar soft" aria-live="polite">Hover over or tap a token to see its bits.</div></div>'
     )
-    return page(title, body, "surprisal.js")
+    return page(title, body, resource("surprisal.js"))

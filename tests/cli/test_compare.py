@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 
@@ -55,6 +56,13 @@ def test_html_report_does_not_replace_the_output(runs, work):
 
 def test_html_path_that_is_a_folder_is_refused(refused):
     assert "can't write a file there" in refused("compare", "lines", "--html", "text")
+
+
+def test_html_report_without_its_packages_is_refused_before_training(refused, work, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = refused("compare", "words.txt", "--steps", "1", "--out", "grid", "--html", "page.html")
+    assert "--html needs altair and vl_convert; run: pip install 'makemore[report]'" in message
+    assert not (work / "grid").exists()
 
 
 def test_score_prints_text_or_writes_html(work):

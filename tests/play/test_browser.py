@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +12,7 @@ from makemore.runs.run import load
 from makemore.sampling import SampleParams
 from tests.play.conftest import PlayServer
 
-playwright = pytest.importorskip("playwright.sync_api")
-EXECUTABLES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next((path for path in map(shutil.which, EXECUTABLES) if path), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="Chromium isn't installed")]
+pytestmark = pytest.mark.slow
 FIRST, SECOND = '[aria-label="First run"]', '[aria-label="Second run"]'
 MIN_CONTRAST = 4.5  # WCAG AA
 
@@ -50,14 +46,6 @@ CONTRASTS = """
   return results;
 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

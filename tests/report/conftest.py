@@ -44,6 +44,8 @@ def comparisons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compariso
 @pytest.fixture(scope="session")
 def pages(comparisons: dict[str, Comparison], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Report page of each comparison, by mode."""
+    pytest.importorskip("altair")
+    pytest.importorskip("vl_convert")
     folder = tmp_path_factory.mktemp("pages")
     for mode, comparison in comparisons.items():
         (folder / f"{mode}.html").write_text(comparison_page(comparison), encoding="utf-8")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import math
 import re
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from makemore.cli.tables import gradcheck_table
 from makemore.inspection.gradcheck import GradRow
 from makemore.report.columns import NAME, notes, tables
-from makemore.report.comparison import comparison_page
 from makemore.report.numbers import interval, memory, number, with_unit
 from tests.report.conftest import RUNS
 
@@ -21,7 +21,7 @@ MODES = pytest.mark.parametrize("mode", ["lines", "text"])
 
 
 class PageParser(html.parser.HTMLParser):
-    """Check that tags nest correctly; collect table cells, links and charts."""
+    """Check that tags nest correctly; collect table cells, links and the charts' specifications."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,12 +30,13 @@ class PageParser(html.parser.HTMLParser):
         self.rows: list[list[str]] = []
         self.values: list[list[str]] = []
         self.heads: list[str] = []
-        self.charts = 0
+        self.charts: list[dict[str, Any]] = []
+        self.is_chart = False
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.links += [v for k, v in attrs if k in ("href", "src") and v]
-        self.charts += tag == "svg" and attributes.get("role") == "img"
+        self.is_chart = attributes.get("type") == "application/json"
         if tag == "tr":
             self.rows.append([])
             self.values.append([])
@@ -52,6 +53,8 @@ class PageParser(html.parser.HTMLParser):
         assert self.open.pop() == tag, self.getpos()
 
     def handle_data(self, data):
+        if self.is_chart and self.open[-1] == "script":
+            self.charts.append(json.loads(data))
         if self.open and self.open[-1] == "td":
             self.rows[-1][-1] += data
         if self.open[-2:] == ["th", "button"]:
@@ -70,10 +73,13 @@ def parse_page(path) -> PageParser:
 def test_page_is_well_formed_and_self_contained(pages, mode):
     text = pages[mode].read_text(encoding="utf-8")
     assert parse_page(pages[mode]).links == ["data:,"]
-    assert not re.search(r"https?://|@import|url\(", text)
+    assert not re.search(r"https?://|@import|url\(", re.sub("<script.*?</script>", "", text, flags=re.DOTALL))
+    assert "default-src 'none'" in text
+    assert "unsafe-eval" not in text
+    assert len(text.encode()) < 1.5e6
     assert "<b>mlp" not in text
     assert "&lt;b&gt;mlp &amp; co" in text
-    assert "nan" not in re.sub("<[^>]*>", " ", text).split()
+    assert "nan" not in re.sub("<script.*?</script>|<[^>]*>", " ", text, flags=re.DOTALL).split()
 
 
 @MODES
@@ -93,9 +99,15 @@ def test_table_holds_every_row_and_value(pages, comparisons, mode):
 @MODES
 def test_page_has_every_chart_and_section(pages, comparisons, mode):
     text = pages[mode].read_text(encoding="utf-8")
-    assert parse_page(pages[mode]).charts == 6
-    for title in ("Validation loss", "by parameters", "by training time", "Calibration", "Loss by position"):
-        assert title in text
+    charts = {chart["description"]: chart for chart in parse_page(pages[mode]).charts}
+    assert list(charts) == [
+        "Validation loss by time",
+        "Validation loss by tokens",
+        "Quality by parameters",
+        "Quality by training time",
+        "Calibration",
+        "Loss by position",
+    ]
     for title in ("Hardest tokens", "Samples", "Recipes"):
         assert f"<h2>{title}</h2>" in text
     for row in comparisons[mode].rows:
@@ -106,17 +118,10 @@ def test_page_has_every_chart_and_section(pages, comparisons, mode):
     curves = {row.name: len(row.profile.curve) for row in comparisons[mode].rows}
     assert curves["bigram"] == 4
     assert curves["pair"] == 0
-    for chart in re.findall(r"<h3>(Validation loss.*?)</figure>", text, re.DOTALL):
-        assert "<title>pair: " in chart  # without a curve, a dot
-
-
-def test_frontier_of_one_run_has_no_line(comparisons):
-    lines = comparisons["lines"]
-    caption = "The dashed line is the Pareto frontier"
-    several, alone = (comparison_page(c) for c in (lines, replace(lines, rows=lines.rows[:1])))
-    assert caption in several or several.count("Best in both") == 2
-    assert caption not in alone
-    assert f"Best in both: {lines.rows[0].name}." in alone
+    for title, chart in charts.items():
+        points = [point for data in chart["datasets"].values() for point in data if "run" in point]
+        assert {point["run"] for point in points} == set(RUNS), title  # the mixture, too
+        assert sum(point["end"] for point in points) == len(RUNS)
 
 
 def test_texts_too_short_for_an_interval_are_called_so():

@@ -20,13 +20,9 @@ def command(
 
     Shows next-token probabilities as you type, draws samples and compares runs. Ctrl-C stops the server.
     """
-    import importlib.util
+    from makemore.errors import require_packages
 
-    from makemore.errors import UserError
-
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"play needs {' and '.join(missing)}; run: pip install 'makemore[play]'")
+    require_packages("play", ("starlette", "uvicorn"), extra="play")
     import secrets
     import webbrowser
 

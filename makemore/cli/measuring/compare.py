@@ -41,7 +41,7 @@ def command(
     from makemore.settings.train import parse_duration
 
     limit = parse_duration(max_time)
-    from makemore.errors import UserError
+    from makemore.errors import UserError, require_packages
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json can't be combined; choose one")
@@ -53,6 +53,7 @@ def command(
     from makemore.training.train import TrainingInterrupted
 
     if html is not None:
+        require_packages("--html", ("altair", "vl_convert"), extra="report")
         require_page_path(html)
     request = CompareRequest(
         inputs=tuple(inputs),

@@ -33,9 +33,9 @@ BINS = 60
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 CAPTION = (
     "Left: distribution of each nonlinearity's outputs on a training batch, before training (orange) and "
-    "after (blue). Right, after training: one row per token and one column per unit, black where the unit is "
-    "saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or off (relu input below 0, gelu input "
-    "below -3). An entirely black column is a dead unit: it gets almost no gradient from any token."
+    "after (blue). Right, after training: one row per token and one column per unit, marked where the unit "
+    "is saturated (tanh beyond 0.97, sigmoid within 0.015 of 0 or 1) or off (relu input below 0, gelu input "
+    "below -3). A column marked throughout is a dead unit: it gets almost no gradient from any token."
 )
 
 

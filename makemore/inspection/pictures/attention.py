@@ -23,8 +23,8 @@ MARGIN = 1.6
 MIN_ATTENTION = 0.5
 """Mean attention weight above which a head is described by its target."""
 CAPTION = (
-    "One panel per head. Rows are query tokens, columns are key tokens; each row sums to 1. A bright line "
-    "below the diagonal is a head that attends to the previous token; a bright first column is a head that "
+    "One panel per head. Rows are query tokens, columns are key tokens; each row sums to 1. A strong line "
+    "below the diagonal is a head that attends to the previous token; a strong first column is a head that "
     "attends to the boundary token when it has nothing to add."
 )
 
@@ -48,7 +48,7 @@ def plot(subject: Subject) -> Picture | None:
         row, column = divmod(head, columns)
         axes = grid[layer * rows + row, column]
         axes.set_axis_on()
-        image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="magma")
+        image = axes.imshow(weights[layer, head].numpy(), vmin=0, vmax=1, cmap="Blues")
         axes.set_title(f"layer {layer}, head {head}", fontsize=9)
         token_axis(axes.xaxis, names, LABEL_SIZE)
         token_axis(axes.yaxis, names if column == 0 else [], LABEL_SIZE)

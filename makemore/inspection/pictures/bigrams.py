@@ -23,7 +23,7 @@ MAX_COUNTED = 20_000_000
 CAPTION = (
     "Rows: current token; columns: next token. Top: frequency of each pair in the training text, with its "
     "count. Bottom: the model's probability, averaged over the positions of a training batch with that "
-    "current token. Cells that are dark below and pale above are predictions without support in the text. "
+    "current token. Cells that are strong below and faint above are predictions without support in the text. "
     "Models with longer contexts make individual predictions that are sharper than this average."
 )
 

@@ -48,7 +48,7 @@ def plot(subject: Subject) -> Picture | None:
             aspect="auto",
             vmin=0.0 if is_gate else -limit,
             vmax=limit,
-            cmap="viridis" if is_gate else "RdBu_r",
+            cmap="Blues" if is_gate else "RdBu_r",
         )
         axes.set_title(name, fontsize=10)
         axes.set_ylabel("unit")
