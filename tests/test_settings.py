@@ -150,6 +150,9 @@ class TestAssignments:
             {"model": {"f": "a\nb=1"}},
         ]
 
+    def test_the_tokenizer_has_no_section(self):
+        assert parse_assignments(["tokenizer=bpe:512"]) == [{"tokenizer": "bpe:512"}]
+
     @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "model=1", "model.=1", "model..a=1"])
     def test_malformed_assignments_are_refused(self, text):
         with pytest.raises(UserError, match=r"write section\.name=value"):

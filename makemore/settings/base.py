@@ -200,4 +200,6 @@ def _unknown_setting(path: str, known: list[str]) -> UserError:
             advice = f"use {other}.{current}"
     if advice and advice != f"use {path}":
         return UserError(f"unknown setting {path!r}; {advice}")
+    groups = {name.rpartition(".")[0] for name in known} - {section}
+    known = sorted({*known, *groups})
     return unknown_name("setting", path, [n for n in known if n.startswith(f"{section}.")] or known)

@@ -117,6 +117,9 @@ def parse_assignments(settings: Sequence[str], sections: Sequence[str] = SECTION
     for text in settings:
         key, equals, value = text.partition("=")
         section, *names = key.strip().split(".")
+        if section == "tokenizer" and equals and not names:
+            parsed.append({section: value.strip()})
+            continue
         if not equals or not all(names) or not names:
             raise UserError(f"--set {text!r}: write section.name=value, such as model.n_layer=4")
         if section not in sections:

@@ -54,6 +54,7 @@ TRAIN = {
     "tokenizer": (["words.txt", "--tokenizer", "bite"], "did you mean 'byte'"),
     "mixture": (["words.txt", "--model", "mixture"], "makemore mix"),
     "setting": (["words.txt", "-m", "mlp", "--set", "model.n_hiden=3"], "did you mean 'model.n_hidden'"),
+    "group": (["words.txt", "--set", "train.optimzer.lr=1"], "did you mean 'train.optimizer'"),
     "section": (["words.txt", "--set", "modle.n_hidden=3"], "did you mean 'model'"),
     "no section": (["words.txt", "--set", "n_hidden=3"], "write section.name=value"),
     "no value": (["words.txt", "--set", "model.n_hidden"], "write section.name=value"),
