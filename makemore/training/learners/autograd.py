@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from makemore.errors import UserError
 from makemore.models.base import LanguageModel
 from makemore.models.layers.dropout import compile_options
 from makemore.runtime import distributed
@@ -21,8 +25,21 @@ from makemore.training.learners.gradient import GradientLearner
 from makemore.types import IGNORE_INDEX, Batch, State
 
 
+class _Loss(nn.Module):
+    """A function of a model as a module, which DistributedDataParallel needs."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
 class AutogradLearner(GradientLearner):
-    """Loss and gradients by autograd, optionally compiled."""
+    """Loss and gradients by autograd, optionally compiled. With several processes, gradients are summed while
+    ``backward`` computes the next ones (Li et al. 2020, "PyTorch Distributed"), or by FSDP if sharded.
+    """
 
     is_graphable = True
 
@@ -34,8 +51,15 @@ class AutogradLearner(GradientLearner):
             torch.compiler.reset()  # torch limits recompilations, across models
         compile_loss = compiled and not model.compile_blocks()
         options = compile_options(model.device)
-        self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
+        function = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
+        self._loss = _Loss(model, function)
         self.compiled = compiled
+        self.backward_all_reduces = distributed.world_size() > 1
+        self._ddp: DistributedDataParallel | None = None
+        if self.backward_all_reduces and not self.sharded:
+            self._ddp = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+            # Statistics are averaged after the step. (The argument is named differently by torch 2.13.)
+            self._ddp.broadcast_buffers = False
 
     def _eager_loss(
         self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, state: State | None
@@ -48,14 +72,23 @@ class AutogradLearner(GradientLearner):
         )
         return total / count.clamp(min=1), state
 
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
-        loss, state = self._loss(inputs_BT, targets_BT, count, self.carried_state)
-        # The regularization depends on the weights only: add it once per step.
-        regularization = self.model.regularization_loss() if first and distributed.is_main() else None
-        total = loss if regularization is None else loss + regularization
-        # FSDP averages gradients over ranks; we need their sum.
-        (total * distributed.world_size() if self.sharded else total).backward()
-        if state is not None:
+    def backward(
+        self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool, last: bool
+    ) -> Tensor:
+        state, has_rows = self.carried_state, len(inputs_BT) > 0
+        if not has_rows:  # the other ranks wait for this rank's gradients: compute a row without targets
+            inputs_BT = inputs_BT.new_zeros(1, inputs_BT.shape[1])
+            targets_BT = torch.full_like(inputs_BT, IGNORE_INDEX)
+            state = state and self.model.init_state(*inputs_BT.shape)
+        accumulating = self._ddp.no_sync() if self._ddp and not last else contextlib.nullcontext()
+        with accumulating, distributed.peer_errors():
+            loss, state = (self._ddp or self._loss)(inputs_BT, targets_BT, count, state)
+            # The regularization depends on the weights only: add it once per step.
+            regularization = self.model.regularization_loss() if first and distributed.is_main() else None
+            total = loss if regularization is None else loss + regularization
+            # DDP and FSDP average gradients over ranks; we need their sum.
+            (total * distributed.world_size() if self.backward_all_reduces else total).backward()
+        if state is not None and has_rows:
             self.carried_state = tuple(part.detach() for part in state)
         return loss.detach()
 
@@ -66,14 +99,14 @@ class AutogradLearner(GradientLearner):
         try:
             return super()._compute_gradients(batches, count, step)
         except Exception as error:
-            if random is None or is_out_of_memory(error):
+            if random is None or isinstance(error, UserError) or is_out_of_memory(error):
                 raise
             reason = next(iter(str(error).strip().splitlines()), "no reason given")[:120]
             self.compile_error = f"{type(error).__name__}: {reason}"
             self.note = f"compilation failed ({self.compile_error}); continuing without it"
         self.model.compile_blocks(False)
         # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
-        self._loss, self.compiled, self.carried_state = self._eager_loss, False, carried_state
+        self._loss.function, self.compiled, self.carried_state = self._eager_loss, False, carried_state
         set_rng_state(random, device)
         self.model.zero_grad(set_to_none=True)
         return super()._compute_gradients(batches, count, step)
