@@ -15,6 +15,7 @@ from makemore.runs.lock import exclusive
 from makemore.runs.metrics import MetricsLog
 from makemore.runs.schema import METRICS_SEAL, read_checked_json
 from makemore.runs.states import States
+from makemore.runtime import distributed
 from makemore.runtime.files import (
     is_temporary,
     json_digest,
@@ -238,5 +239,7 @@ class RunDir:
         write_bytes(self.path / SAMPLES, text.encode())
 
     def write_state(self, step: int, state: dict[str, Any], run_id: str) -> None:
-        """Save a state to resume from, with the log's checksum and copies of config and tokenizer."""
-        self.states.write(step, state, run_id, self.metrics.checksum(), self._copies)
+        """Save a state to resume from, with the log's checksum and copies of config and tokenizer. All ranks
+        must call this if tensors are sharded; only the arguments of rank 0 matter otherwise."""
+        metrics = self.metrics.checksum() if distributed.is_main() else {}
+        self.states.write(step, state, run_id, metrics, self._copies)

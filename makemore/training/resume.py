@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.source import Source
 from makemore.errors import UserError
@@ -20,14 +22,15 @@ from makemore.runtime import distributed
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import tensor_digest, user_format_errors
 from makemore.runtime.memory import memory_limit_for
+from makemore.runtime.sharding import gather_full
 from makemore.settings import TrainConfig, current_name, replace_settings
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
 from makemore.training.observers import Observer
-from makemore.training.plan import Plan, make_plan, run_config
+from makemore.training.plan import Plan, is_sharded, make_plan, run_config
 from makemore.training.planning import has_budget, make_model, tokenize_source
 from makemore.training.request import TrainRequest, open_source, requested_settings, run_folder
-from makemore.training.saving import save_best
+from makemore.training.saving import read_state, save_weights
 from makemore.training.trainer import Trainer
 
 
@@ -44,16 +47,19 @@ def resume(
     overrides = requested_settings(request)
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
-    config, saved = _read_run(folder, request, observer, locks)
+    config = _read_config(folder, request, observer, locks)
+    changes = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
     with user_format_errors(folder.path / CONFIG):
         old_train = replace_settings(TrainConfig(), config["train"], "train")
+        train = replace_settings(old_train, changes, "train")
+    saved = read_state(folder, config["run_id"], is_sharded(train))
     plan = _make_resumed_plan(
         request,
         overrides,
         source=source,
         folder=folder,
         config=config,
-        old_train=old_train,
+        train=train,
         saved=saved,
         observer=observer,
     )
@@ -67,14 +73,15 @@ def resume(
     if distributed.is_main():
         _record_changes(plan, config, trainer, observer)
         _restore_files(plan, trainer, saved, config["run_id"], observer)
+    _restore_weights(plan, trainer, config["run_id"], observer)
     observer.note(f"resuming at step {trainer.step:,}")
     return plan, trainer, config["run_id"]
 
 
-def _read_run(
+def _read_config(
     folder: RunDir, request: TrainRequest, observer: Observer, locks: contextlib.ExitStack
-) -> tuple[dict[str, Any], SavedState]:
-    """Read the config and the newest state on rank 0, which alone needs access to the run, for all ranks."""
+) -> dict[str, Any]:
+    """Lock the run and read its config, on rank 0, for all ranks."""
     if distributed.is_main() and folder.is_occupied:
         locks.enter_context(folder.locked())
         for problem in folder.restore_from_states():
@@ -83,11 +90,7 @@ def _read_run(
     name = config["model"]["name"]
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = distributed.broadcast(
-        folder.states.read_newest(config["run_id"]) if distributed.is_main() else None
-    )
-    assert saved is not None
-    return config, saved
+    return config
 
 
 def _make_resumed_plan(
@@ -96,18 +99,16 @@ def _make_resumed_plan(
     source: Source,
     folder: RunDir,
     config: dict[str, Any],
-    old_train: TrainConfig,
+    train: TrainConfig,
     saved: SavedState,
     observer: Observer,
 ) -> Plan:
     """The run's plan with the settings that may change. Raises UserError if others, or the text, differ."""
-    changes = {k: overrides["train"].pop(k) for k in RESUMABLE_CHANGES if k in overrides["train"]}
     kind = MODELS.get(request.model)
     with user_format_errors(folder.path / STATES):
         model_config = replace_settings(kind.Config(), saved.state["settings"], "model")
-        max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
+        max_bytes = memory_limit_for(tree_leaves(saved.state["learner"]["model"]))
     with user_format_errors(folder.path / CONFIG):
-        train = replace_settings(old_train, changes, "train")
         corpus_config = corpus_config_of(config)
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")
@@ -166,7 +167,7 @@ def _record_changes(plan: Plan, config: dict[str, Any], trainer: Trainer, observ
 
 
 def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str, observer: Observer) -> None:
-    """Restore metrics, line hashes and weights to match the loaded state."""
+    """Restore metrics and line hashes to match the loaded state."""
     plan.folder.remove_temporaries()
     if problem := plan.folder.metrics.truncate(trainer.step, saved.metrics):
         observer.note(f"{problem}; keeping the readable lines")
@@ -177,15 +178,20 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str,
         seen_U = train_line_hashes(plan.corpus)
         if seen_U is not None:
             plan.folder.write_line_hashes(seen_U, run_id)
-    if not trainer.best:
+
+
+def _restore_weights(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+    """Restore the weights if they are damaged or not the best ones of the loaded state."""
+    best = gather_full(trainer.best)
+    if not (best and distributed.is_main()):
         return
     try:
-        up_to_date = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(trainer.best)
+        up_to_date = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(best)
     except UserError as error:
         observer.note(f"{error}; restored from the state")
         up_to_date = False
     if not up_to_date:
-        save_best(plan, trainer, run_id)
+        save_weights(plan, best, run_id)
 
 
 _SCHEDULE = "from here on the learning rate follows the new budget; a new run would give other results"

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
+from makemore.runs.verification import check_run
 from makemore.runtime import distributed
 from makemore.training.request import TrainRequest
 from makemore.training.train import _resumes_after_restart, train
@@ -216,13 +217,74 @@ def test_a_run_resumes_with_another_number_of_processes(pair: Pair, lines: Path,
     np.testing.assert_allclose(curve(tmp_path / "run")[-1], curve(tmp_path / "straight")[-1], atol=1e-4)
 
 
-def test_sharded_run_matches_and_resumes_in_one_process(pair: Pair, lines: Path, tmp_path: Path) -> None:
-    adamw = ("train.optimizer=adamw", "train.ema=0.9")
-    train_one(lines, "transformer", tmp_path / "straight", *adamw, steps=20)
-    pair.train(lines, "transformer", tmp_path / "run", *adamw, steps=10, flags=("--shard",))
-    assert RunDir(tmp_path / "run").read_config()["train"]["shard"]
-    train_one(lines, "transformer", tmp_path / "run", *adamw, steps=20, resume=True)
-    np.testing.assert_allclose(curve(tmp_path / "run"), [*curve(tmp_path / "straight")], atol=1e-4)
+ADAMW = ("train.optimizer=adamw", "train.ema=0.9")
+
+
+def test_sharded_run_matches_and_resumes_in_any_number_of_processes(
+    pair: Pair, lines: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train_one(lines, "transformer", tmp_path / "straight", *ADAMW, steps=50)
+    pair.train(lines, "transformer", run, *ADAMW, steps=10, flags=("--shard",))
+    assert RunDir(run).read_config()["train"]["shard"]
+    pair.train(lines, "transformer", run, *ADAMW, steps=20, flags=("--shard", "--resume"))
+    train_one(lines, "transformer", run, *ADAMW, steps=30, resume=True)
+    pair.train(lines, "transformer", run, *ADAMW, steps=40, flags=("--shard", "--resume"))
+    pair.train(lines, "transformer", run, *ADAMW, "train.shard=false", steps=50, flags=("--resume",))
+    np.testing.assert_allclose(curve(run), curve(tmp_path / "straight"), atol=1e-4)
+    assert check_run(run) == []
+
+
+def test_no_file_of_a_sharded_state_has_all_weights(pair: Pair, lines: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pair.train(lines, "transformer", run, *ADAMW, steps=10, flags=("--shard",))
+    newest = RunDir(run).states.folders()[0]
+    shards = [load_file(newest / f"shard-{rank}.safetensors") for rank in range(2)]
+    rest = load_file(newest / "tensors.safetensors")
+    sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in (*shards, rest)]
+    weights = sum(tensor.nbytes for tensor in load_file(run / "model.safetensors").values())
+    assert sizes[0] + sizes[1] == 5 * weights, "weights, two moments, EMA, best weights"
+    assert abs(sizes[0] - sizes[1]) < 0.2 * weights
+    assert sizes[2] < 0.5 * weights
+
+
+def test_damaged_shard_is_named_and_the_previous_state_resumed(
+    pair: Pair, lines: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for steps, flags in ((10, ()), (20, ("--resume",))):
+        pair.train(lines, "transformer", run, *ADAMW, steps=steps, flags=("--shard", *flags))
+    shard = RunDir(run).states.folders()[0] / "shard-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert check_run(run)[0] == f"{shard} is damaged: its checksum doesn't match"
+    output = pair.train(lines, "transformer", run, *ADAMW, steps=30, flags=("--shard", "--resume"))
+    assert f"{shard} is damaged: its checksum doesn't match; falling back to the previous state" in output
+    assert curve(run, "step")[-1] == 30
+    assert check_run(run) == []
+
+
+DIVERGES_AT_STEP_15 = """
+from unittest import mock
+from makemore.cli import run
+from makemore.training.learners.guard import FiniteGuard, NonFiniteError
+watch, steps = FiniteGuard.watch, []
+def diverging(self, loss, norm):
+    steps.append(int(self._now))
+    if steps.count(15) == 1 and steps[-1] == 15:
+        raise NonFiniteError(15, float("nan"), 1.0)
+    watch(self, loss, norm)
+with mock.patch.object(FiniteGuard, "watch", diverging):
+    assert run({arguments!r}) == 0
+"""
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_every_rank_rolls_back(pair: Pair, lines: Path, tmp_path: Path, shard: str) -> None:
+    settings = (*ADAMW, f"train.shard={shard}", "train.on_divergence=rollback", "train.save_interval=0")
+    command = arguments(lines, "transformer", tmp_path / "run", *settings, steps=20)
+    output = pair.run(["-c", DIVERGES_AT_STEP_15.format(arguments=command)])
+    assert output.count("learning rate scaled by 0.5") == 1, output
+    assert check_run(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(("model", "batch_tokens"), [("wavenet", 2), ("lstm", 64)])
@@ -263,9 +325,12 @@ main()
 """
 
 
-def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "settings"), [("lstm", ()), ("transformer", (*ADAMW, "train.shard=true"))])
+def test_torchrun_restarts_from_the_last_state(
+    lines: Path, tmp_path: Path, model: str, settings: tuple[str, ...]
+) -> None:
     (tmp_path / "failing.py").write_text(KILLS_RANK_1, encoding="utf-8")
-    run = arguments(lines, "transformer", tmp_path / "run", "train.save_interval=0", steps=40)
+    run = arguments(lines, model, tmp_path / "run", *settings, "train.save_interval=0", steps=40)
     process = start([str(tmp_path / "failing.py"), *run], "--max-restarts=1", "--monitor-interval=0.1")
     output = finish(process)
     assert process.returncode == 0, output
