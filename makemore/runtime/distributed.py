@@ -141,35 +141,24 @@ def _join_attempt(store: Store, info: DistInfo, stop: Callable[[], bool]) -> str
     if info.rank == 0:
         _earlier_attempt = store.check([ATTEMPT_KEY])
         store.set(ATTEMPT_KEY, token)
-        for peer in range(1, info.world_size):
-            if not _wait_for_key(store, f"{token}/{peer}", deadline, stop):
-                raise _missing_rank(peer, info)
-            store.set(f"{token}/{peer}/{store.get(f'{token}/{peer}').decode()}", "")
-        return token
-    while time.monotonic() < deadline:
-        if _wait_for_key(store, ATTEMPT_KEY, time.monotonic() + 1, stop):
+    missing = int(info.rank == 0)  # rank 0 waits for all ranks, they wait for rank 0
+    while missing < info.world_size:
+        if info.rank == 0 and store.check([f"{token}/{missing}"]):
+            store.set(f"{token}/{missing}/{store.get(f'{token}/{missing}').decode()}", "")
+            missing += 1
+            continue
+        if info.rank != 0 and store.check([ATTEMPT_KEY]):
             attempt = store.get(ATTEMPT_KEY).decode()
             store.set(f"{attempt}/{info.rank}", token)
-            if _wait_for_key(store, f"{attempt}/{info.rank}/{token}", time.monotonic() + 1, stop):
+            if store.check([f"{attempt}/{info.rank}/{token}"]):
                 return attempt
-    raise _missing_rank(0, info)
-
-
-def _missing_rank(rank: int, info: DistInfo) -> DistributedUserError:
-    return DistributedUserError(
-        f"rank {rank} of {info.world_size} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs"
-    )
-
-
-def _wait_for_key(store: Store, key: str, deadline: float, stop: Callable[[], bool]) -> bool:
-    """Wait for a key until ``deadline``; returns whether it appeared."""
-    while not store.check([key]):
         if stop():
             raise KeyboardInterrupt
         if time.monotonic() >= deadline:
-            return False
+            name = f"rank {missing} of {info.world_size}"
+            raise DistributedUserError(f"{name} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs")
         time.sleep(0.02)
-    return True
+    return token
 
 
 @contextlib.contextmanager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,17 +24,6 @@ from makemore.training.learners.gradient import GradientLearner
 from makemore.types import IGNORE_INDEX, Batch, State
 
 
-class _Loss(nn.Module):
-    """A function of a model as a module, which DistributedDataParallel needs."""
-
-    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
-
-
 class AutogradLearner(GradientLearner):
     """Loss and gradients by autograd, optionally compiled. With several processes, gradients are summed while
     ``backward`` computes the next ones (Li et al. 2020, "PyTorch Distributed"), or by FSDP if sharded.
@@ -51,13 +39,12 @@ class AutogradLearner(GradientLearner):
             torch.compiler.reset()  # torch limits recompilations, across models
         compile_loss = compiled and not model.compile_blocks()
         options = compile_options(model.device)
-        function = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
-        self._loss = _Loss(model, function)
+        self._loss = torch.compile(self._eager_loss, options=options) if compile_loss else self._eager_loss
         self.compiled = compiled
         self.backward_all_reduces = distributed.world_size() > 1
         self._ddp: DistributedDataParallel | None = None
         if self.backward_all_reduces and not self.sharded:
-            self._ddp = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+            self._ddp = DistributedDataParallel(model, gradient_as_bucket_view=True)
             # Statistics are averaged after the step. (The argument is named differently by torch 2.13.)
             self._ddp.broadcast_buffers = False
 
@@ -66,7 +53,7 @@ class AutogradLearner(GradientLearner):
     ) -> tuple[Tensor, State | None]:
         """Nats summed over valid targets, divided once by ``count``."""
         with self.autocast():
-            logits, state = self.model(inputs_BT, state, targets_BT != IGNORE_INDEX)
+            logits, state = (self._ddp or self.model)(inputs_BT, state, targets_BT != IGNORE_INDEX)
         total = F.cross_entropy(
             logits.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )
@@ -82,7 +69,7 @@ class AutogradLearner(GradientLearner):
             state = state and self.model.init_state(*inputs_BT.shape)
         accumulating = self._ddp.no_sync() if self._ddp and not last else contextlib.nullcontext()
         with accumulating, distributed.peer_errors():
-            loss, state = (self._ddp or self._loss)(inputs_BT, targets_BT, count, state)
+            loss, state = self._loss(inputs_BT, targets_BT, count, state)
             # The regularization depends on the weights only: add it once per step.
             regularization = self.model.regularization_loss() if first and distributed.is_main() else None
             total = loss if regularization is None else loss + regularization
@@ -106,7 +93,7 @@ class AutogradLearner(GradientLearner):
             self.note = f"compilation failed ({self.compile_error}); continuing without it"
         self.model.compile_blocks(False)
         # Redo the step with the same random numbers, so that they don't depend on when compilation failed.
-        self._loss.function, self.compiled, self.carried_state = self._eager_loss, False, carried_state
+        self._loss, self.compiled, self.carried_state = self._eager_loss, False, carried_state
         set_rng_state(random, device)
         self.model.zero_grad(set_to_none=True)
         return super()._compute_gradients(batches, count, step)
