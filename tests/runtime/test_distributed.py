@@ -432,7 +432,7 @@ import torch
 from makemore.cli import run
 from makemore.runtime import distributed
 def compiled(function, options=None):
-    def failing(*args):
+    def failing(*args, **options):
         raise RuntimeError("no compiler")
     return failing if distributed.rank() == 1 else function
 with mock.patch.object(torch, "compile", compiled):
@@ -441,11 +441,11 @@ with mock.patch.object(torch, "compile", compiled):
 
 
 def test_compilation_may_fail_on_one_rank(pair: Pair, lines: Path, tmp_path: Path) -> None:
-    train_one(lines, "wavenet", tmp_path / "one", "train.grad_accum_steps=2", steps=10)
+    train_one(lines, "transformer", tmp_path / "one", "train.grad_accum_steps=2", steps=20)
     settings = ("train.grad_accum_steps=2", "train.compile=yes")
-    command = arguments(lines, "wavenet", tmp_path / "two", *settings, steps=10)
+    command = arguments(lines, "transformer", tmp_path / "two", *settings, steps=20)
     pair.run(["-c", FAILS_TO_COMPILE_ON_RANK_1.format(arguments=command)])
-    np.testing.assert_allclose(curve(tmp_path / "two", "loss"), curve(tmp_path / "one", "loss"), atol=1e-2)
+    np.testing.assert_allclose(curve(tmp_path / "two"), curve(tmp_path / "one"), atol=1e-4)
 
 
 def test_error_on_one_rank_is_printed_once(pair: Pair) -> None:
