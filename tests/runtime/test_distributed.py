@@ -205,6 +205,9 @@ def test_two_processes_count_the_same_as_one(pair: Pair, lines: Path, tmp_path: 
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert int(one["counts_1"].sum()) > 3000
+    run = RunDir(tmp_path / "two")
+    state = run.states.read_newest(run.read_config()["run_id"]).state
+    assert torch.equal(state["learner"]["model"]["counts_1"], two["counts_1"])
 
 
 def test_a_run_resumes_with_another_number_of_processes(pair: Pair, lines: Path, tmp_path: Path) -> None:
