@@ -124,12 +124,10 @@ class Needs:
     def fixed(self, muon: bool, processes: int, sharded: bool) -> float:
         """Bytes of weights, gradients and optimizer states per GPU."""
         states = 8.0 * self.parameters - (4.0 * self.hidden if muon else 0.0)
-        shardable = 8.0 * self.parameters + states
-        if sharded:
-            return shardable / processes
-        buffer = 4.0 * self.parameters if processes > 1 else 0.0
-        best, low = 4.0 * self.parameters, 2.0 * self.parameters
-        return shardable + buffer + best + low
+        weights_gradients_best = 12.0 * self.parameters
+        shardable = weights_gradients_best + states
+        bf16_copies = 2.0 * self.parameters
+        return shardable / processes if sharded else shardable + bf16_copies
 
 
 def communication_cost(parameters: int, processes: int, sharded: bool) -> tuple[float, float]:

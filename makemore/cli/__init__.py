@@ -112,7 +112,7 @@ def _fail(message: str, status: int = 2) -> int:
     line = " ".join(message.split())
     if len(line) > MAX_MESSAGE:  # it quotes a long argument; the end says what to do
         line = f"{line[: MAX_MESSAGE // 2]} … {line[-MAX_MESSAGE // 2 :]}"
-    if distributed.dist_info_from_env().rank == 0:
+    if distributed.reports_errors():
         with contextlib.suppress(OSError):
             echo(f"makemore: {line}", err=True)
     return status

@@ -13,8 +13,9 @@ from torch import Tensor
 from makemore.errors import UserError
 from makemore.runs.lock import exclusive
 from makemore.runs.metrics import MetricsLog
-from makemore.runs.schema import ResultRecord, RunRecord, WeightsRecord, parse_run_record, read_record
+from makemore.runs.schema import ResultRecord, RunRecord, Seal, WeightsRecord, parse_run_record, read_record
 from makemore.runs.states import States
+from makemore.runtime import distributed
 from makemore.runtime.files import (
     is_temporary,
     json_digest,
@@ -217,5 +218,7 @@ class RunDir:
         write_bytes(self.path / SAMPLES, text.encode())
 
     def write_state(self, step: int, state: dict[str, Any], run_id: str) -> None:
-        """Save a state to resume from, with the log's checksum and copies of config and tokenizer."""
-        self.states.write(step, state, run_id, self.metrics.checksum(), self._copies)
+        """Save a state to resume from, with the log's checksum and copies of config and tokenizer. All ranks
+        must call this if tensors are sharded; only the arguments of rank 0 matter otherwise."""
+        metrics = self.metrics.checksum() if distributed.is_main() else Seal(bytes=0, sha256="")
+        self.states.write(step, state, run_id, metrics, self._copies)

@@ -143,6 +143,8 @@ class StateRecord(Record):
     run_id: str
     tensors: str
     """Checksum of the tensors."""
+    shards: tuple[str, ...] = ()
+    """Checksums of each rank's part of sharded tensors."""
     metrics: Seal
     state: dict[str, Any]
     copies: dict[str, Any]

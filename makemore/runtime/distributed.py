@@ -1,7 +1,7 @@
 """Data-parallel training in the processes that torchrun starts; does nothing in a single process.
 
-Within ``process_group`` all ranks make the same calls in the same order. Before they exchange anything but
-gradients, they compare errors: a UserError on one rank is then raised on all.
+Within ``process_group`` all ranks make the same calls in the same order. A rank that raises a UserError
+stores its message, prints it and exits, which ends the other ranks' collectives: they raise the same error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 JOIN_TIMEOUT = 300.0
 """Seconds to wait for the other ranks at start-up."""
-ATTEMPT_KEY = "makemore/attempt"
+ATTEMPT_KEY, ERROR_KEY = "makemore/attempt", "error"
 T = TypeVar("T")
 
 
@@ -40,7 +40,10 @@ class DistInfo(NamedTuple):
 
 _SINGLE = DistInfo()
 _dist_info = _SINGLE
+_store: Store | None = None
+"""The store of this attempt."""
 _earlier_attempt = False
+_reporting_rank = 0
 
 
 def dist_info_from_env() -> DistInfo:
@@ -83,13 +86,13 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def process_group(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Join the process group for the block; ``stop`` is polled while ranks connect.
+    """Join the process group for the block; ``stop`` is polled while ranks wait for each other.
 
     Raises:
         UserError: on every rank, when any rank raises one or is lost.
         KeyboardInterrupt: when ``stop`` returns True.
     """
-    global _dist_info
+    global _dist_info, _store, _reporting_rank
     info = dist_info_from_env()
     if info.world_size == 1 or _dist_info.world_size > 1:
         yield
@@ -103,22 +106,25 @@ def process_group(stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    with _peer_errors():
-        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT)))
-        attempt_store = PrefixStore(_join_attempt(store, info, stop), store)
-        dist.init_process_group(backend, store=attempt_store, rank=info.rank, world_size=info.world_size)
-    _dist_info = info
+    with peer_errors():
+        launch_store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_TIMEOUT)))
+        store = PrefixStore(_join_attempt(launch_store, info, stop), launch_store)
+        dist.init_process_group(backend, store=store, rank=info.rank, world_size=info.world_size)
+    _dist_info, _store, _reporting_rank = info, store, 0
     try:
         yield
         if is_main():
-            store.delete_key(ATTEMPT_KEY)
+            launch_store.delete_key(ATTEMPT_KEY)
     except DistributedUserError:
         raise
     except UserError as error:
-        _max_or_raise(0.0, str(error))
+        with contextlib.suppress(RuntimeError):  # the store may be lost
+            store.compare_set(ERROR_KEY, "", f"{info.rank} {error}")
+        _first_error()
+        raise
     finally:
-        _dist_info = _SINGLE
         dist.destroy_process_group()
+        _dist_info, _store = _SINGLE, None
         # Gloo's threads release their last tensors a moment later, and abort a process that exits first.
         time.sleep(0.1)
 
@@ -128,82 +134,76 @@ def _join_attempt(store: Store, info: DistInfo, stop: Callable[[], bool]) -> str
 
     Torchrun uses one store for all its attempts: it holds addresses of dead processes (pytorch issue 135712),
     and no rank knows the number of the attempt, as each machine counts its own restarts. So rank 0 names the
-    attempt, and acknowledges each rank that registers under this name.
+    attempt, and acknowledges each rank that registers under this name; an attempt without an answer is over.
     """
-    join = _admit_ranks if info.rank == 0 else _register
-    return join(store, uuid.uuid4().hex, info, stop)
-
-
-def _admit_ranks(store: Store, attempt: str, info: DistInfo, stop: Callable[[], bool]) -> str:
-    """Rank 0's part of ``_join_attempt``."""
     global _earlier_attempt
-    _earlier_attempt = store.check([ATTEMPT_KEY])
-    store.set(ATTEMPT_KEY, attempt)
-    deadline = time.monotonic() + JOIN_TIMEOUT
-    for peer in range(1, info.world_size):
-        if not _wait_for_key(store, f"{attempt}/{peer}", deadline, stop):
-            raise DistributedUserError(
-                f"rank {peer} of {info.world_size} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs"
-            )
-        store.set(f"{attempt}/{peer}/{store.get(f'{attempt}/{peer}').decode()}", "")
-    return attempt
-
-
-def _register(store: Store, token: str, info: DistInfo, stop: Callable[[], bool]) -> str:
-    """The other ranks' part of ``_join_attempt``: an attempt without an answer is over or hasn't begun."""
-    deadline = time.monotonic() + JOIN_TIMEOUT
-    while time.monotonic() < deadline:
-        if _wait_for_key(store, ATTEMPT_KEY, time.monotonic() + 1, stop):
+    token, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_TIMEOUT
+    if info.rank == 0:
+        _earlier_attempt = store.check([ATTEMPT_KEY])
+        store.set(ATTEMPT_KEY, token)
+    missing = int(info.rank == 0)  # rank 0 waits for all ranks, they wait for rank 0
+    while missing < info.world_size:
+        if info.rank == 0 and store.check([f"{token}/{missing}"]):
+            store.set(f"{token}/{missing}/{store.get(f'{token}/{missing}').decode()}", "")
+            missing += 1
+            continue
+        if info.rank != 0 and store.check([ATTEMPT_KEY]):
             attempt = store.get(ATTEMPT_KEY).decode()
             store.set(f"{attempt}/{info.rank}", token)
-            if _wait_for_key(store, f"{attempt}/{info.rank}/{token}", time.monotonic() + 1, stop):
+            if store.check([f"{attempt}/{info.rank}/{token}"]):
                 return attempt
-    raise DistributedUserError(
-        f"rank 0 of {info.world_size} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs"
-    )
-
-
-def _wait_for_key(store: Store, key: str, deadline: float, stop: Callable[[], bool]) -> bool:
-    """Wait for a key until ``deadline``; returns whether it appeared."""
-    while not store.check([key]):
         if stop():
             raise KeyboardInterrupt
         if time.monotonic() >= deadline:
-            return False
+            name = f"rank {missing} of {info.world_size}"
+            raise DistributedUserError(f"{name} did not join in {JOIN_TIMEOUT:.0f} s; check that it runs")
         time.sleep(0.02)
-    return True
+    return token
 
 
 @contextlib.contextmanager
-def _peer_errors() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
+    """Turn a failed collective into the UserError of the rank that left it, or into one on a lost rank."""
     try:
         yield
     except RuntimeError as error:
+        from torch.distributed import DistError
+
+        # Gloo raises plain RuntimeErrors.
+        if not isinstance(error, DistError) and "gloo" not in str(error).lower():
+            raise
         reason = next(iter(str(error).strip().splitlines()), "no reason given")[:200]
-        raise DistributedUserError(
-            f"lost connection to the other ranks ({reason}); continue with --resume"
-        ) from None
+        lost = f"lost connection to the other ranks ({reason}); continue with --resume"
+        raise DistributedUserError(_first_error() or lost) from None
 
 
-def _max_or_raise(value: float, error: str = "") -> float:
-    """Maximum over all ranks; if any rank has an error, raise it on every rank."""
-    import torch
-    import torch.distributed as dist
+def _first_error() -> str:
+    """The first UserError that a rank raised, if any."""
+    global _reporting_rank
+    with contextlib.suppress(RuntimeError):  # the store may be lost, too
+        if _store is not None and _store.check([ERROR_KEY]):
+            rank, _, message = _store.get(ERROR_KEY).decode().partition(" ")
+            _reporting_rank = int(rank)
+            return message
+    return ""
 
-    with _peer_errors():
-        packed = torch.tensor([float(bool(error)), value], dtype=torch.float64)
-        dist.all_reduce(packed, dist.ReduceOp.MAX)
-        failed, maximum = packed.tolist()
-        if not failed:
-            return maximum
-        errors = [""] * world_size()
-        dist.all_gather_object(errors, error)
-    raise DistributedUserError(next(filter(None, errors)))
+
+def reports_errors() -> bool:
+    """Whether this rank prints the error that ended training: the first to raise one, otherwise rank 0."""
+    return dist_info_from_env().rank == _reporting_rank
 
 
 def all_reduce_max(value: float) -> float:
     """Maximum over all ranks, on every rank."""
-    return value if world_size() == 1 else _max_or_raise(value)
+    if world_size() == 1:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    maximum = torch.tensor(value, dtype=torch.float64)
+    with peer_errors():
+        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return maximum.item()
 
 
 @contextlib.contextmanager
@@ -223,9 +223,8 @@ def broadcast(value: T) -> T:
         return value
     import torch.distributed as dist
 
-    _max_or_raise(0.0)
     box = [value]
-    with _peer_errors():
+    with peer_errors():
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -236,9 +235,8 @@ def gather(value: T) -> list[T]:
         return [value]
     import torch.distributed as dist
 
-    _max_or_raise(0.0)
     values: list[Any] | None = [None] * world_size() if is_main() else None
-    with _peer_errors():
+    with peer_errors():
         dist.gather_object(value, values)
     return values or []
 
@@ -258,7 +256,7 @@ def all_reduce_sum(tensors: list[Tensor]) -> None:
     import torch.distributed as dist
 
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    with _peer_errors():
+    with peer_errors():
         dist.all_reduce(flat)
     sums = flat.split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(

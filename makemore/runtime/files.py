@@ -236,8 +236,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], run_id: str | None) ->
     return digest
 
 
-def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Read a file that ``write_tensors`` wrote; ``digests``: the possible checksums, required without run id.
+def read_tensors(
+    path: Path, run_id: str, digests: Sequence[str] = (), mapped: bool = False
+) -> dict[str, Tensor]:
+    """Read a file that ``write_tensors`` wrote; ``digests``: the possible checksums, required without run id;
+    ``mapped``: map the tensors from the file, except scalars, instead of copying them to memory.
 
     Raises UserError if it is missing, damaged, from another run, or larger than memory.
     """
@@ -246,8 +249,9 @@ def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[s
         with utf8_path(path) as name, safe_open(name, framework="pt") as file:
             metadata = file.metadata() or {}
             record = json.loads(metadata[RECORD]) if metadata.keys() == {RECORD} else metadata
-            # Clone: mapped tensors would change with the file and keep its disk space in use.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Mapped tensors change with the file and keep its disk space in use.
+            tensors = {name: t if mapped and t.ndim else t.clone() for name, t in tensors.items()}
         actual = tensor_digest(tensors)
         is_intact = record.keys() | {"run_id"} == {"file", "run_id", "sha256"} and record["sha256"] == actual
     except (

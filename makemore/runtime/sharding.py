@@ -1,9 +1,10 @@
-"""Shard weights, gradients and optimizer states over ranks (FSDP2), and gather them for saving."""
+"""Shard weights, gradients and optimizer states over ranks (FSDP2), gather them, and read saved shards."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +46,18 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor if full_tensor is None else full_tensor()
 
 
-def gather_full(value: Any) -> Any:
-    """Gather a nested state's sharded tensors on rank 0's CPU (empty elsewhere); all ranks must call it."""
-    if hasattr(value, "full_tensor"):
-        gathered = value.full_tensor()
-        return gathered.cpu() if distributed.is_main() else gathered.new_empty(0, device="cpu")
-    if isinstance(value, dict):
-        return {key: gather_full(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [gather_full(item) for item in value]
-    return value
+def gather_full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather sharded tensors on rank 0's CPU, one at a time (empty elsewhere); all ranks must call it.
+
+    Tensors that aren't sharded are returned as they are.
+    """
+    full = {}
+    for name, tensor in tensors.items():
+        gathered = full_tensor(tensor)
+        if gathered is not tensor:
+            gathered = gathered.cpu() if distributed.is_main() else gathered.new_empty(0, device="cpu")
+        full[name] = gathered
+    return full
 
 
 @torch.no_grad()
@@ -63,12 +66,36 @@ def local_shards(tensors: list[Tensor]) -> list[Tensor]:
     return [t.to_local() if hasattr(t, "to_local") else t.detach() for t in tensors]
 
 
-def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's shard of a full tensor. Returns it unchanged unless ``like`` is sharded, with its shape."""
-    if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
-        return tensor
-    from torch.distributed.tensor import DTensor, distribute_tensor
+class SavedShards(NamedTuple):
+    """A saved tensor in pieces along its first dimension, each mapped from its file."""
+
+    parts: list[Tensor]
+
+
+def shard_like(saved: Tensor | SavedShards, like: Tensor) -> Any:
+    """Copy this rank's rows of a saved tensor, as a sharded tensor.
+
+    Returns ``saved`` unchanged if it is sharded already, or if ``like`` isn't or has another shape.
+    """
+    if not hasattr(like, "full_tensor") or hasattr(saved, "full_tensor"):
+        return saved
+    from torch.distributed.tensor import DTensor
 
     assert isinstance(like, DTensor)
-    # Every rank has loaded the same state, so nothing needs to be sent.
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    parts = saved.parts if isinstance(saved, SavedShards) else [saved]
+    if (sum(len(part) for part in parts if part.ndim), *parts[0].shape[1:]) != like.shape:
+        return saved
+    # FSDP divides rows as ``torch.chunk`` does.
+    local = like.to_local()
+    start = min(distributed.rank() * -(-len(like) // distributed.world_size()), len(like))
+    pieces = []
+    for part in parts:
+        pieces.append(part[max(start, 0) : max(start + len(local), 0)])
+        start -= len(part)
+    return DTensor.from_local(
+        torch.cat(pieces).to(local.device),
+        like.device_mesh,
+        like.placements,
+        shape=like.shape,
+        stride=like.stride(),
+    )

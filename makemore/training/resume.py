@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from makemore.corpus.decoding import UnusableTextError
 from makemore.corpus.source import Source
 from makemore.errors import UserError
@@ -21,15 +23,16 @@ from makemore.runtime import distributed
 from makemore.runtime.device import pick_device
 from makemore.runtime.files import tensor_digest, user_format_errors
 from makemore.runtime.memory import memory_limit_for
-from makemore.settings import parse
+from makemore.runtime.sharding import gather_full
+from makemore.settings import TrainConfig, parse
 from makemore.settings.base import flatten
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
 from makemore.training.observers import Observer
-from makemore.training.plan import Plan, make_plan, run_record
+from makemore.training.plan import Plan, is_sharded, make_plan, run_record
 from makemore.training.planning import has_budget, make_model, tokenize_source
 from makemore.training.request import TrainRequest, open_source, run_folder
-from makemore.training.saving import save_best
+from makemore.training.saving import read_state, save_weights
 from makemore.training.trainer import Trainer
 
 
@@ -44,9 +47,20 @@ def resume(
     """
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
-    config, saved = _read_run(folder, request, observer, locks)
+    config = _read_config(folder, request, observer, locks)
+    requested, train = flatten(request.requested.model_dump(exclude_unset=True)), config.train
+    for name in RESUMABLE_CHANGES & requested.keys():
+        train = train.replace(**{name.rpartition(".")[2]: requested.pop(name)})
+    saved = read_state(folder, config.run_id, is_sharded(train))
     plan = _make_resumed_plan(
-        request, source=source, folder=folder, config=config, saved=saved, observer=observer
+        request,
+        requested,
+        source=source,
+        folder=folder,
+        config=config,
+        train=train,
+        saved=saved,
+        observer=observer,
     )
     trainer = make_trainer(plan, stop)
     for problem in saved.problems:
@@ -58,14 +72,15 @@ def resume(
     if distributed.is_main():
         _record_changes(plan, config, trainer, observer)
         _restore_files(plan, trainer, saved, config.run_id, observer)
+    _restore_weights(plan, trainer, config.run_id, observer)
     observer.note(f"resuming at step {trainer.step:,}")
     return plan, trainer, config.run_id
 
 
-def _read_run(
+def _read_config(
     folder: RunDir, request: TrainRequest, observer: Observer, locks: contextlib.ExitStack
-) -> tuple[RunRecord, SavedState]:
-    """Read the config and the newest state on rank 0, which alone needs access to the run, for all ranks."""
+) -> RunRecord:
+    """Lock the run and read its config, on rank 0, for all ranks."""
     if distributed.is_main() and folder.is_occupied:
         locks.enter_context(folder.locked())
         for problem in folder.restore_from_states():
@@ -75,16 +90,16 @@ def _read_run(
     name = config.model.name
     if request.model != name:
         raise UserError(f"the run's model is {name}, not {request.model}; resume it with --model {name}")
-    saved = distributed.broadcast(folder.states.read_newest(config.run_id) if distributed.is_main() else None)
-    assert saved is not None
-    return config, saved
+    return config
 
 
 def _make_resumed_plan(
     request: TrainRequest,
+    requested: Mapping[str, Any],
     source: Source,
     folder: RunDir,
     config: RunRecord,
+    train: TrainConfig,
     saved: SavedState,
     observer: Observer,
 ) -> Plan:
@@ -92,11 +107,7 @@ def _make_resumed_plan(
     kind = MODELS.get(request.model)
     with user_format_errors(folder.path / STATES):
         model_config = parse(kind.Config, saved.state["settings"], "model")
-        max_bytes = memory_limit_for(saved.state["learner"]["model"].values())
-    requested = flatten(request.requested.model_dump(exclude_unset=True))
-    train = config.train
-    for name in RESUMABLE_CHANGES & requested.keys():
-        train = train.replace(**{name.rpartition(".")[2]: requested.pop(name)})
+        max_bytes = memory_limit_for(tree_leaves(saved.state["learner"]["model"]))
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")
     require_same_tokenizer(request.tokenizer, config.tokenizer)
@@ -153,7 +164,7 @@ def _record_changes(plan: Plan, config: RunRecord, trainer: Trainer, observer: O
 
 
 def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str, observer: Observer) -> None:
-    """Restore metrics, line hashes and weights to match the loaded state."""
+    """Restore metrics and line hashes to match the loaded state."""
     plan.folder.remove_temporaries()
     if problem := plan.folder.metrics.truncate(trainer.step, saved.metrics):
         observer.note(f"{problem}; keeping the readable lines")
@@ -164,15 +175,20 @@ def _restore_files(plan: Plan, trainer: Trainer, saved: SavedState, run_id: str,
         seen_U = train_line_hashes(plan.corpus)
         if seen_U is not None:
             plan.folder.write_line_hashes(seen_U, run_id)
-    if not trainer.best:
+
+
+def _restore_weights(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) -> None:
+    """Restore the weights if they are damaged or not the best ones of the loaded state."""
+    best = gather_full(trainer.best)
+    if not (best and distributed.is_main()):
         return
     try:
-        up_to_date = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(trainer.best)
+        up_to_date = tensor_digest(plan.folder.read_model(run_id)) == tensor_digest(best)
     except UserError as error:
         observer.note(f"{error}; restored from the state")
         up_to_date = False
     if not up_to_date:
-        save_best(plan, trainer, run_id)
+        save_weights(plan, best, run_id)
 
 
 _SCHEDULE = "from here on the learning rate follows the new budget; a new run would give other results"

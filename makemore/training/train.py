@@ -29,7 +29,7 @@ from makemore.training.planning import check_run_dir, prepare
 from makemore.training.records import Diverged, TrainRecord
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.resume import resume
-from makemore.training.saving import save_best, save_record
+from makemore.training.saving import read_state, save_record, save_weights
 from makemore.training.trainer import Trainer
 from makemore.types import Score
 
@@ -148,8 +148,10 @@ def _start_run(
         plan.folder.clear()
         seen_U = train_line_hashes(plan.corpus)
         run_id = plan.folder.create(run_record(plan), plan.corpus.tokenizer.to_dict(), state, seen_U)
-        if plan.init_from:
-            save_best(plan, trainer, run_id)
+    else:
+        plan.folder.write_state(0, state, run_id)
+    if plan.init_from:
+        save_weights(plan, trainer.best, run_id)
     return plan, trainer, run_id
 
 
@@ -179,10 +181,7 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
         return
     quarter = int(4 * trainer.progress)
     for record in trainer.fit():
-        # Collective: every rank holds a part of the state.
-        state = trainer.state_dict() if record.save else None
-        if distributed.is_main():
-            save_record(plan, trainer, record, state, run_id)
+        save_record(plan, trainer, record, run_id)
         if record.note:
             observer.note(record.note)
         observer.record(record)
@@ -192,9 +191,8 @@ def _run_trainer(plan: Plan, trainer: Trainer, run_id: str, observer: Observer) 
             if observer.wants_samples and _is_worth_sampling(trainer, record):
                 _show_samples(plan, trainer, observer)
     if trainer.interrupted:
-        weights = trainer.learner.weights()
-        if distributed.is_main() and not trainer.best:
-            plan.folder.write_model(weights, run_id)
+        if not trainer.best:
+            save_weights(plan, trainer.learner.state_dict()["model"], run_id)
         distributed.all_reduce_max(0)
         raise TrainingInterrupted(plan.folder.path)
 
@@ -212,7 +210,7 @@ def _show_samples(plan: Plan, trainer: Trainer, observer: Observer) -> None:
     rng = get_rng_state(plan.device)
     try:
         model = type(plan.model)(plan.model.config, plan.model.vocab_size, plan.model.boundary_id)
-        model.load_state_dict(trainer.learner.weights())
+        model.load_state_dict(plan.model.state_dict())
         run = Run(plan.folder, run_record(plan), plan.corpus.tokenizer, model.to(plan.device).eval())
         n, length = (N_SAMPLES, None) if plan.corpus.mode == "lines" else (1, EXCERPT_TOKENS)
         request = SampleRequest(n=n, max_new_tokens=length, seed=plan.train.seed)
@@ -226,13 +224,12 @@ def _show_samples(plan: Plan, trainer: Trainer, observer: Observer) -> None:
 
 def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, reason: str) -> None:
     """Return to the last saved state and halve the learning rate."""
-    saved = distributed.broadcast(plan.folder.states.read_newest(run_id) if distributed.is_main() else None)
-    assert saved is not None
+    saved = read_state(plan.folder, run_id, trainer.learner.sharded)
     trainer.rollback(saved.state)
     if distributed.is_main():
         plan.folder.metrics.truncate(trainer.step, saved.metrics)
-        if trainer.best:
-            save_best(plan, trainer, run_id)
+    if trainer.best:
+        save_weights(plan, trainer.best, run_id)
     assert isinstance(trainer.learner, GradientLearner)
     scale = trainer.learner.optimizers.scale
     observer.note(

@@ -56,6 +56,7 @@ class Trainer:
         self.interrupted = False
         """Whether a stop was requested; the run can be resumed."""
         self.best: dict[str, Tensor] = {}
+        """The best weights so far; if sharded, this rank's shards."""
         self.best_weights = "raw"
         """``raw`` or ``ema``: the kind of weights in ``best``."""
         self._next_evaluation = 1 / N_EVALUATIONS
@@ -181,10 +182,7 @@ class Trainer:
         """Evaluate now, and keep the weights if their val loss is the best so far."""
         self.learner.check()
         started = time.perf_counter()
-        # Evaluating a sharded model takes every rank.
-        participates = distributed.is_main() or self.learner.sharded
-        evaluation = self._evaluate_raw_and_ema() if participates else Evaluation(None, False)
-        evaluation = distributed.broadcast(evaluation)
+        evaluation = self._evaluate_raw_and_ema()
         self._evaluated_at = self.step
         if evaluation.val is not None:
             self._eval_seconds = distributed.all_reduce_max(time.perf_counter() - started)
@@ -211,14 +209,18 @@ class Trainer:
 
     def _evaluate_as(self, weights: str) -> Evaluation:
         """Evaluate the model's current weights, and keep them if they are the best so far."""
-        val = None if self.evaluate is None else self.evaluate()
+        val = None
+        if self.evaluate is not None:
+            # Evaluating a sharded model takes every rank.
+            participates = distributed.is_main() or self.learner.sharded
+            val = distributed.broadcast(self.evaluate() if participates else 0.0)
         if val is not None and math.isnan(val):
             raise divergence_error(self.config, f"val loss is {val} at step {self.step}")
         improved = val is None or val < self.best_val or not self.best
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
             self.best_weights = weights
-            self.best = {k: v.detach().clone() for k, v in self.learner.weights().items()}
+            self.best = {k: v.detach().clone() for k, v in self.learner.model.state_dict().items()}
         return Evaluation(val, improved)
 
     def _evaluate_and_record(self) -> TrainRecord:
@@ -245,7 +247,7 @@ class Trainer:
         self.budget *= self.progress / restart_at
         self.evals_since_best = 0
         self._schedule_evaluation()
-        self.learner.load_weights(distributed.broadcast({name: t.cpu() for name, t in self.best.items()}))
+        self.learner.model.load_state_dict(self.best)
         self.learner.note = (
             f"val loss was best at step {self.best_step:,}: continuing from there at a lower learning rate, "
             f"ending at {self.budget:.0%} of the budget"
@@ -337,7 +339,7 @@ class Trainer:
             if type(value) is not type(default):
                 raise TypeError(f"{name} has the wrong type: {value!r}")
             setattr(self, name, value)
-        self._loss_sum, self.best = state["sum"], state["best"]
+        self._loss_sum, self.best = state["sum"], self.learner.shard_weights(state["best"])
         are_tensors = all(isinstance(name, str) and isinstance(t, Tensor) for name, t in self.best.items())
         if not are_tensors or not isinstance(self._loss_sum, Tensor | None):
             raise TypeError("the best weights or the loss sum are not tensors")

@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
+from makemore.runs.schema import Environment
+from makemore.runs.verification import check_run
 from makemore.runtime import distributed
 from makemore.training.request import TrainRequest
 from makemore.training.train import _resumes_after_restart, train
@@ -204,6 +206,9 @@ def test_two_processes_count_the_same_as_one(pair: Pair, lines: Path, tmp_path: 
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert int(one["counts_1"].sum()) > 3000
+    run = RunDir(tmp_path / "two")
+    state = run.states.read_newest(run.read_config().run_id).state
+    assert torch.equal(state["learner"]["model"]["counts_1"], two["counts_1"])
 
 
 def test_a_run_resumes_with_another_number_of_processes(pair: Pair, lines: Path, tmp_path: Path) -> None:
@@ -216,20 +221,86 @@ def test_a_run_resumes_with_another_number_of_processes(pair: Pair, lines: Path,
     np.testing.assert_allclose(curve(tmp_path / "run")[-1], curve(tmp_path / "straight")[-1], atol=1e-4)
 
 
-def test_sharded_run_matches_and_resumes_in_one_process(pair: Pair, lines: Path, tmp_path: Path) -> None:
-    adamw = ("train.optimizer=adamw", "train.ema=0.9")
-    train_one(lines, "transformer", tmp_path / "straight", *adamw, steps=20)
-    pair.train(lines, "transformer", tmp_path / "run", *adamw, steps=10, flags=("--shard",))
-    assert RunDir(tmp_path / "run").read_config().train.runtime.shard
-    train_one(lines, "transformer", tmp_path / "run", *adamw, steps=20, resume=True)
-    np.testing.assert_allclose(curve(tmp_path / "run"), [*curve(tmp_path / "straight")], atol=1e-4)
+ADAMW = ("train.optimizer=adamw", "train.ema=0.9")
 
 
-def test_batch_statistics_of_a_single_row(pair: Pair, lines: Path, tmp_path: Path) -> None:
+def test_sharded_run_matches_and_resumes_in_any_number_of_processes(
+    pair: Pair, lines: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train_one(lines, "transformer", tmp_path / "straight", *ADAMW, steps=50)
+    pair.train(lines, "transformer", run, *ADAMW, steps=10, flags=("--shard",))
+    assert RunDir(run).read_config().train.runtime.shard
+    pair.train(lines, "transformer", run, *ADAMW, steps=20, flags=("--shard", "--resume"))
+    train_one(lines, "transformer", run, *ADAMW, steps=30, resume=True)
+    pair.train(lines, "transformer", run, *ADAMW, steps=40, flags=("--shard", "--resume"))
+    pair.train(lines, "transformer", run, *ADAMW, "train.shard=false", steps=50, flags=("--resume",))
+    np.testing.assert_allclose(curve(run), curve(tmp_path / "straight"), atol=1e-4)
+    assert check_run(run) == []
+
+
+def test_no_file_of_a_sharded_state_has_all_weights(pair: Pair, lines: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pair.train(lines, "transformer", run, *ADAMW, steps=10, flags=("--shard",))
+    newest = RunDir(run).states.folders()[0]
+    shards = [load_file(newest / f"shard-{rank}.safetensors") for rank in range(2)]
+    rest = load_file(newest / "tensors.safetensors")
+    sizes = [sum(tensor.nbytes for tensor in tensors.values()) for tensors in (*shards, rest)]
+    weights = sum(tensor.nbytes for tensor in load_file(run / "model.safetensors").values())
+    assert sizes[0] + sizes[1] == 5 * weights, "weights, two moments, EMA, best weights"
+    assert abs(sizes[0] - sizes[1]) < 0.2 * weights
+    assert sizes[2] < 0.5 * weights
+
+
+def test_damaged_shard_is_named_and_the_previous_state_resumed(
+    pair: Pair, lines: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for steps, flags in ((10, ()), (20, ("--resume",))):
+        pair.train(lines, "transformer", run, *ADAMW, steps=steps, flags=("--shard", *flags))
+    shard = RunDir(run).states.folders()[0] / "shard-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert check_run(run)[0] == f"{shard} is damaged: its checksum doesn't match"
+    output = pair.train(lines, "transformer", run, *ADAMW, steps=30, flags=("--shard", "--resume"))
+    assert f"{shard} is damaged: its checksum doesn't match; falling back to the previous state" in output
+    assert curve(run, "step")[-1] == 30
+    assert check_run(run) == []
+
+
+DIVERGES_AT_STEP_15 = """
+from unittest import mock
+from makemore.cli import run
+from makemore.training.learners.guard import FiniteGuard, NonFiniteError
+watch, steps = FiniteGuard.watch, []
+def diverging(self, loss, norm):
+    steps.append(int(self._now))
+    if steps.count(15) == 1 and steps[-1] == 15:
+        raise NonFiniteError(15, float("nan"), 1.0)
+    watch(self, loss, norm)
+with mock.patch.object(FiniteGuard, "watch", diverging):
+    assert run({arguments!r}) == 0
+"""
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_every_rank_rolls_back(pair: Pair, lines: Path, tmp_path: Path, shard: str) -> None:
+    settings = (*ADAMW, f"train.shard={shard}", "train.on_divergence=rollback", "train.save_interval=0")
+    command = arguments(lines, "transformer", tmp_path / "run", *settings, steps=20)
+    output = pair.run(["-c", DIVERGES_AT_STEP_15.format(arguments=command)])
+    assert output.count("learning rate scaled by 0.5") == 1, output
+    assert check_run(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(("model", "batch_tokens"), [("wavenet", 2), ("lstm", 64)])
+def test_batch_of_a_single_row(
+    pair: Pair, lines: Path, tmp_path: Path, model: str, batch_tokens: int
+) -> None:
     """A batch of one row leaves no rows for the second process."""
-    pair.train(lines, "wavenet", tmp_path / "run", "train.batch_tokens=2", steps=10)
-    weights = load_file(tmp_path / "run" / "model.safetensors")
-    assert all(tensor.isfinite().all() for tensor in weights.values())
+    settings = (f"train.batch_tokens={batch_tokens}", "train.optimizer=adamw")
+    pair.train(lines, model, tmp_path / "two", *settings, steps=5)
+    pair.train(lines, model, tmp_path / "two", *settings, steps=10, flags=("--resume",))
+    train_one(lines, model, tmp_path / "one", *settings, steps=10)
+    np.testing.assert_allclose(curve(tmp_path / "two")[-1], curve(tmp_path / "one")[-1], atol=1e-4)
 
 
 def test_signal_saves_a_valid_state(lines: Path, tmp_path: Path) -> None:
@@ -258,12 +329,17 @@ main()
 """
 
 
-def test_torchrun_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "settings"), [("lstm", ()), ("transformer", (*ADAMW, "train.shard=true"))])
+def test_torchrun_restarts_from_the_last_state(
+    lines: Path, tmp_path: Path, model: str, settings: tuple[str, ...]
+) -> None:
     (tmp_path / "failing.py").write_text(KILLS_RANK_1, encoding="utf-8")
-    run = arguments(lines, "transformer", tmp_path / "run", "train.save_interval=0", steps=40)
+    run = arguments(lines, model, tmp_path / "run", *settings, "train.save_interval=0", steps=40)
     process = start([str(tmp_path / "failing.py"), *run], "--max-restarts=1", "--monitor-interval=0.1")
     output = finish(process)
     assert process.returncode == 0, output
+    assert output.count("makemore: lost connection to the other ranks") == 1, output
+    assert "Traceback" not in output, output
     assert output.count("resuming at step") == 1, output
     steps = curve(tmp_path / "run", "step")
     assert steps[-1] == 40
@@ -276,7 +352,17 @@ def test_restart_resumes_only_a_run_of_the_same_launch(
 ) -> None:
     monkeypatch.setattr(distributed, "_dist_info", distributed.DistInfo(0, 2, 0))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
-    RunDir(tmp_path / "run").create({**CONFIG, "launch": launch}, {}, {})
+    environment = Environment(
+        precision="float32",
+        compiled=False,
+        native=False,
+        device="cpu",
+        threads=1,
+        processes=2,
+        machine="",
+        launch=launch,
+    )
+    RunDir(tmp_path / "run").create(CONFIG.model_copy(update={"environment": environment}), {}, {})
     request = TrainRequest(input=str(lines), out=tmp_path / "run")
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert not _resumes_after_restart(request), "the first attempt"
@@ -331,7 +417,52 @@ except UserError as error:
 """
 
 
-def test_error_on_one_rank_is_printed_once_by_rank_0(pair: Pair) -> None:
+OUT_OF_MEMORY_ON_RANK_1 = """
+import gc
+from unittest import mock
+from makemore.cli import run
+from makemore.models.transformer import Transformer
+from makemore.runtime import distributed
+forward = Transformer.forward
+def failing(*args):
+    if distributed.rank() == 1:
+        raise MemoryError
+    return forward(*args)
+with mock.patch.object(Transformer, "forward", failing):
+    assert run({arguments!r}) == 2
+gc.collect()  # closes the connections, as exiting does
+"""
+
+
+def test_error_on_one_rank_ends_the_gradient_exchange(pair: Pair, lines: Path, tmp_path: Path) -> None:
+    command = arguments(lines, "transformer", tmp_path / "run")
+    output = pair.run(["-c", OUT_OF_MEMORY_ON_RANK_1.format(arguments=command)])
+    assert output.count("makemore: out of memory on cpu at step 0") == 1, output
+
+
+FAILS_TO_COMPILE_ON_RANK_1 = """
+from unittest import mock
+import torch
+from makemore.cli import run
+from makemore.runtime import distributed
+def compiled(function, options=None):
+    def failing(*args, **options):
+        raise RuntimeError("no compiler")
+    return failing if distributed.rank() == 1 else function
+with mock.patch.object(torch, "compile", compiled):
+    assert run({arguments!r}) == 0
+"""
+
+
+def test_compilation_may_fail_on_one_rank(pair: Pair, lines: Path, tmp_path: Path) -> None:
+    train_one(lines, "transformer", tmp_path / "one", "train.grad_accum_steps=2", steps=20)
+    settings = ("train.grad_accum_steps=2", "train.compile=yes")
+    command = arguments(lines, "transformer", tmp_path / "two", *settings, steps=20)
+    pair.run(["-c", FAILS_TO_COMPILE_ON_RANK_1.format(arguments=command)])
+    np.testing.assert_allclose(curve(tmp_path / "two"), curve(tmp_path / "one"), atol=1e-4)
+
+
+def test_error_on_one_rank_is_printed_once(pair: Pair) -> None:
     output = pair.run(["-c", FAILS_ON_RANK_1])
     assert output.count("makemore: the disk is full") == 1, output
 

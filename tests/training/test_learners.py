@@ -177,7 +177,7 @@ def test_hand_written_gradients_accumulate_over_micro_batches() -> None:
         sums = {name: sums.get(name, 0) + grad * n for name, grad in grads.items()}
     count = torch.tensor(3 + 32 + 20 + 1 + 32 + 7)
     for i, part in enumerate(split_rows(full, (2, 4))):
-        learner.backward(*part[:2], count, i == 0)
+        learner.backward(*part[:2], count, i == 0, True)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, sums[name] / count)
 
@@ -366,7 +366,7 @@ def test_hand_written_backprop_builds_no_autograd_graph(monkeypatch: pytest.Monk
     learner = ManualLearner(model, TrainConfig(), torch.float32, model)
     with torch.autograd.graph.saved_tensors_hooks(fail_on_save, lambda tensor: tensor):
         metrics = learner.step([batch()], 0, 0.0)
-        loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True)
+        loss = learner.backward(*batch()[:2], torch.tensor(4 * 32), True, True)
     assert grad_enabled == [False, False]
     assert not metrics.loss.requires_grad
     assert not loss.requires_grad

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import LanguageModel
-from makemore.runtime.sharding import gather_full, is_sharded, shard_like
+from makemore.runtime.sharding import is_sharded, shard_like
 from makemore.training.optimizers.ema import EMA
 from makemore.types import IGNORE_INDEX, Batch
 
@@ -69,20 +69,17 @@ class Learner(ABC):
     def finish(self) -> None:  # noqa: B027 - only counting needs it
         """Finish training after the last step."""
 
-    def weights(self) -> dict[str, Tensor]:
-        """The model's full state dict; if sharded, every rank must call this at once."""
-        return gather_full(self.model.state_dict()) if self.sharded else self.model.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.weights()}
+        """The state to save; if weights are sharded, with this rank's shards."""
+        return {"model": self.model.state_dict()}
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load a full state dict, as returned by ``weights``."""
+    def shard_weights(self, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+        """This rank's shards of saved weights, or the weights if the model isn't sharded."""
         local = self.model.state_dict() if self.sharded else {}
-        self.model.load_state_dict({name: shard_like(t, local.get(name, t)) for name, t in weights.items()})
+        return {name: shard_like(saved, local.get(name, saved)) for name, saved in weights.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.load_weights(state["model"])
+        self.model.load_state_dict(self.shard_weights(state["model"]))
 
 
 def count_targets(targets: Sequence[Tensor]) -> Tensor:

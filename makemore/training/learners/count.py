@@ -24,6 +24,8 @@ class CountLearner(Learner):
     def __init__(self, model: CountModel, held_out: Callable[[], Iterable[Batch]]) -> None:
         super().__init__(model)
         self.held_out = held_out
+        self._merged = distributed.world_size() == 1
+        """Whether rank 0's model has the counts of all ranks."""
 
     def step(self, batches: Sequence[Batch], step: int, progress: float) -> Metrics:
         for batch in batches:
@@ -50,8 +52,9 @@ class CountLearner(Learner):
         model.ends = ends_BL
 
     def finish(self) -> None:
-        if distributed.world_size() > 1:
+        if not self._merged:
             tables = self.state_dict()["model"]
+            self._merged = True
             if not distributed.is_main():
                 return
             self.model.load_state_dict(tables)
@@ -60,7 +63,7 @@ class CountLearner(Learner):
     def state_dict(self) -> dict[str, Any]:
         """The counts of all ranks, summed on rank 0."""
         state = super().state_dict()
-        if distributed.world_size() == 1:
+        if self._merged:
             return state
         total, *others = distributed.gather(self._count_model().table) or [self._count_model().table]
         for table in others:

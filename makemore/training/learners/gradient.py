@@ -24,7 +24,7 @@ from makemore.training.learners.base import Learner, Metrics, count_targets
 from makemore.training.learners.guard import FiniteGuard
 from makemore.training.optimizers.ema import EMA
 from makemore.training.optimizers.optimizer_set import OptimizerSet
-from makemore.types import IGNORE_INDEX, Batch, State
+from makemore.types import Batch, State
 
 STATE_RESET_PROBABILITY = 0.02
 """Fraction of streams whose carried state is reset at each step."""
@@ -35,6 +35,8 @@ class GradientLearner(Learner):
 
     is_graphable = False
     """Whether ``backward`` may be recorded in a CUDA graph, because it never waits for the device."""
+    backward_all_reduces = False
+    """Whether ``backward`` sums gradients over all ranks; they must then all call it, even without rows."""
 
     def __init__(self, model: LanguageModel, config: TrainConfig, precision: torch.dtype) -> None:
         super().__init__(model)
@@ -58,10 +60,13 @@ class GradientLearner(Learner):
         return torch.autocast(self.model.device.type, self.precision)
 
     @abstractmethod
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
+    def backward(
+        self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool, last: bool
+    ) -> Tensor:
         """Accumulate a micro-batch's gradients in each parameter's ``grad``; returns its share of the loss.
 
-        ``count``: valid targets of all micro-batches, () int64; ``first``: no gradients accumulated yet.
+        ``count``: valid targets of all micro-batches, () int64; ``first``: no gradients accumulated yet;
+        ``last``: this is the step's last micro-batch.
         """
 
     def _prepare_state(self, batch: Batch, n_rows: int) -> None:
@@ -96,12 +101,8 @@ class GradientLearner(Learner):
 
     def _update(self, batches: Sequence[Batch], count: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Update the weights; returns loss and gradient norm."""
-        loss = torch.zeros((), device=self.model.device)
-        try:
-            loss = self._compute_gradients(batches, count, step)
-        finally:
-            # Also after an error: the other ranks wait in the all-reduce.
-            self._all_reduce(loss, batches, count)
+        loss = self._compute_gradients(batches, count, step)
+        self._all_reduce(loss, batches, count)
         norm = full_tensor(self.optimizers.clip())
         self.finite_guard.watch(loss, norm)
         self.optimizers.step(self.finite_guard.skip)
@@ -145,9 +146,11 @@ class GradientLearner(Learner):
             n_rows = len(batch.inputs_BT)
             batch = self._rank_batch(batch)
             self._prepare_state(batch, n_rows)
-            if len(batch.inputs_BT):  # a short batch leaves some ranks without rows
+            # A short batch leaves some ranks without rows.
+            if len(batch.inputs_BT) or self.backward_all_reduces:
                 with self._rank_seed(step, i):
-                    losses.append(self.backward(batch.inputs_BT, batch.targets_BT, count, first=not losses))
+                    first, last = not losses, i == len(batches) - 1
+                    losses.append(self.backward(batch.inputs_BT, batch.targets_BT, count, first, last))
         if not losses:
             return torch.zeros((), device=self.model.device)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
@@ -155,9 +158,6 @@ class GradientLearner(Learner):
     def _rank_batch(self, batch: Batch) -> Batch:
         rows, device = distributed.rank_slice(len(batch.inputs_BT)), self.model.device
         inputs_BT, targets_BT = batch.inputs_BT[rows], batch.targets_BT[rows]
-        if self.sharded and not len(inputs_BT):
-            # The other ranks need this rank's weight shards: compute a row without valid targets.
-            inputs_BT, targets_BT = batch.inputs_BT[:1], torch.full_like(batch.targets_BT[:1], IGNORE_INDEX)
         return Batch(to_device(inputs_BT, device), to_device(targets_BT, device), batch.continues)
 
     @contextlib.contextmanager
@@ -175,13 +175,11 @@ class GradientLearner(Learner):
             torch.set_rng_state(shared_state)
 
     def _all_reduce(self, loss: Tensor, batches: Sequence[Batch], count: Tensor) -> None:
-        """Sum loss and gradients over all ranks; average running statistics, weighted by target counts."""
+        """Sum the loss, and gradients unless ``backward`` has, over all ranks; average running statistics,
+        weighted by target counts."""
         if distributed.world_size() == 1:
             return
-        if self.sharded:  # FSDP reduces gradients during backward
-            distributed.all_reduce_sum([loss])
-            return
-        for parameter in self.optimizers.parameters:
+        for parameter in [] if self.backward_all_reduces else self.optimizers.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         n = count_targets([b.targets_BT[distributed.rank_slice(len(b.targets_BT))] for b in batches]).to(
@@ -193,7 +191,7 @@ class GradientLearner(Learner):
         ]
         for buffer in running:
             buffer.mul_(weight)
-        grads = [p.grad for p in self.optimizers.parameters if p.grad is not None]
+        grads = [] if self.backward_all_reduces else [p.grad for p in self.optimizers.parameters]
         distributed.all_reduce_sum([loss, *grads, *running])
 
     def state_dict(self) -> dict[str, Any]:

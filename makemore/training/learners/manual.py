@@ -27,7 +27,9 @@ class ManualLearner(GradientLearner):
         self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
 
     @torch.no_grad()
-    def backward(self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool) -> Tensor:
+    def backward(
+        self, inputs_BT: Tensor, targets_BT: Tensor, count: Tensor, first: bool, last: bool
+    ) -> Tensor:
         loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)

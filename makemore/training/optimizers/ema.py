@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from makemore.runtime.sharding import gather_full, local_shards, shard_like
+from makemore.runtime.sharding import local_shards, shard_like
 
 
 class EMA:
@@ -43,7 +43,7 @@ class EMA:
             torch._foreach_copy_(current, raw)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "average": gather_full(self.average)}
+        return {"steps": self.steps, "average": self.average}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:

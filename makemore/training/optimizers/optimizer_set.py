@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.runtime.sharding import gather_full, shard_like
+from makemore.runtime.sharding import shard_like
 from makemore.settings import TrainConfig
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.optimizers.schedule import lr_scale
@@ -73,7 +73,7 @@ class OptimizerSet:
         return nn.utils.clip_grad_norm_(self.parameters, max_norm, foreach=foreach)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {str(i): gather_full(part.state_dict()) for i, part in enumerate(self.parts)}
+        parts = {str(i): part.state_dict() for i, part in enumerate(self.parts)}
         return {**parts, "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
