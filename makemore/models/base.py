@@ -138,6 +138,16 @@ class CountModel(LanguageModel):
     supports_autocast = False
     supports_compile = False
 
+    memory_setting: ClassVar[str]
+    """The setting that limits memory."""
+
+    @classmethod
+    @abstractmethod
+    def memory_needed(
+        cls, config: Any, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+    ) -> tuple[str, float]:
+        """Estimate what training on a text stores, in words, and the bytes that it takes."""
+
     reads_in_order: ClassVar[bool] = False
     """Whether documents are read in their order, in one row, instead of sorted by length."""
 

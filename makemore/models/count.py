@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import CountModel
-from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
+from makemore.models.ngrams import (
+    ABSENT,
+    BYTES_PER_NGRAM,
+    Ints,
+    NgramCounter,
+    NgramTable,
+    estimate_sizes,
+)
 from makemore.models.smoothing import CountConfig, SmoothedNgrams
 from makemore.settings import CorpusStats, Recipe
 from makemore.types import IGNORE_INDEX, Batch, State
 
+EXACT_ESTIMATE_BYTES = 1e9
+"""Memory from which the number of n-grams is estimated from a sample instead of from the text's length."""
 DENSE_CHUNK_SIZE = 1 << 17
 """Probabilities computed per chunk, sized to fit the CPU's cache."""
 
@@ -28,6 +37,7 @@ class Count(CountModel):
     """N-gram model; the table stays in main memory on every device."""
 
     Config: ClassVar[type] = CountConfig
+    memory_setting = "model.max_order"
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
     _smoothed: SmoothedNgrams | None
 
@@ -133,6 +143,16 @@ class Count(CountModel):
     def n_parameters(self) -> int:
         """Number of stored counts."""
         return self.table.size
+
+    @classmethod
+    def memory_needed(
+        cls, config: CountConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+    ) -> tuple[str, float]:
+        order = config.order or config.max_order
+        n_grams: float = len(tokens_N) * order  # at most; of a short text this is enough to know
+        if n_grams * BYTES_PER_NGRAM > EXACT_ESTIMATE_BYTES:
+            n_grams = sum(estimate_sizes(tokens_N, order, vocab_size, boundary_id))
+        return f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:

@@ -44,6 +44,7 @@ class ContextMixing(OnlineModel):
 
     Config: ClassVar[type] = ContextMixingConfig
     summary = "online mixture of many contexts' counts, one binary decision at a time"
+    memory_setting = "model.memory"
     max_len = None
     reads_in_order = True
 
@@ -117,6 +118,13 @@ class ContextMixing(OnlineModel):
         """Number of contexts and weights."""
         floats = sum(a.size for a in self._arrays.values() if a.dtype == np.float32)
         return int(np.count_nonzero(self._arrays["slots"])) + floats
+
+    @classmethod
+    def memory_needed(
+        cls, config: ContextMixingConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+    ) -> tuple[str, float]:
+        arrays = memory.learned_arrays(vocab_size, len(tokens_N), config.memory * 10**6)
+        return "contexts and weights", float(sum(array.nbytes for array in arrays.values()))
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
