@@ -149,7 +149,7 @@ static void count_token(struct model *m, struct walk *w, uint64_t rank) {
     for (int c = N_CONTEXTS - 1; c >= 0; c--) {
         /* Counting another context may have replaced this one. */
         uint64_t *slot = w->slots[c] && (*w->slots[c] & 0xffff) == check_of(w->hashes[c]) ? w->slots[c] : 0;
-        is_new[c] = count(&m->table, w->hashes[c], slot, rank, longer[c] >= 0 && is_new[longer[c]]);
+        is_new[c] = count(&m->table, w->hashes[c], slot, rank, longer[c] && is_new[longer[c]]);
     }
 }
 

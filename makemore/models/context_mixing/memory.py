@@ -17,21 +17,16 @@ Floats = NDArray[np.float32]
 ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 CONTEXTS = tuple("O1 O2 O3 O4 O5 O6 O7 O8 O10 O12 W1 W2 W3 W13 WS F3 F5 F7 S24 S35 S2 LW LH LA LC LI LL".split())
 """Orders, words, tokens without case, sparse contexts, and those of the line; see ``position.h``."""
-LONGER = {
-    **{f"O{n}": f"O{n + 1}" for n in range(1, 8)},
-    **{"W1": "W2", "W2": "W3", "F3": "F5", "F5": "F7"},
-}
-"""The context that is longer by a token or word, in which a continuation may be new."""
-N_CONTEXTS, N_CHAIN, N_MATCHES = len(CONTEXTS), len(LONGER), 2
+N_CONTEXTS, N_ORDERS, N_MATCHES = len(CONTEXTS), len(ORDERS), 2
 MATCH_LENGTHS = (5, 12)
 RECENT, FOLDED, COLUMNS = 32, 8, 96
-N_INPUTS = -(-(3 * N_CONTEXTS + N_CHAIN + 1 + N_MATCHES + 1) // 16) * 16
+N_INPUTS = -(-(3 * N_CONTEXTS + N_ORDERS + 1 + N_MATCHES + 1) // 16) * 16
 N_SETS, N_APMS, APM_ROWS, BINS = 8, 3, 1 << 14, 24
 SLOTS, MAX_LIST, MAX_RECENT = 8, 256, 60
 LEVELS, RECENT_LEVELS = 20, 14
 COUNT_CELLS, RECENT_CELLS, MATCH_CELLS = 3 * LEVELS**2, 3 * RECENT_LEVELS**2 * 2, 32 * 4
-N_CELLS = (N_CONTEXTS + N_CHAIN) * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + N_MATCHES * MATCH_CELLS
-FIRST_RECENT = (N_CONTEXTS + N_CHAIN) * COUNT_CELLS
+N_CELLS = N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + N_MATCHES * MATCH_CELLS
+FIRST_RECENT = N_CONTEXTS * COUNT_CELLS
 FIRST_MATCH = FIRST_RECENT + N_CONTEXTS * RECENT_CELLS
 
 LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13, 14, 15, 16
@@ -39,7 +34,7 @@ LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13,
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
 """Number of tokens from the start of a text that the code tree is built from."""
-BYTES_PER_TOKEN, BYTES_PER_ROOT = 100, 130_000
+BYTES_PER_TOKEN, BYTES_PER_ROOT = 130, 130_000
 """Memory of contexts: so many bytes per token of the text, for long texts this times its square root."""
 
 _LEVEL_STARTS = [*range(9), 12, 16, 24, 32, 48, 64, 128, 256, 1024, 4096, 16384]
@@ -129,7 +124,7 @@ def _initial_cells() -> Floats:
         n = np.array(values, np.float64)
         return (n + 0.4) / (n + n[:, None] + 0.8)
 
-    counts = new_cells(np.tile(from_counts(_LEVEL_VALUES), (3 * (N_CONTEXTS + N_CHAIN), 1, 1)), 6)
+    counts = new_cells(np.tile(from_counts(_LEVEL_VALUES), (3 * N_CONTEXTS, 1, 1)), 6)
     recent = new_cells(np.tile(from_counts(_RECENT_VALUES)[..., None], (3 * N_CONTEXTS, 1, 1, 2)), 6)
     matches = new_cells(np.full(N_MATCHES * MATCH_CELLS, 0.75), 6)
     return np.concatenate([counts, recent, matches])
@@ -180,13 +175,13 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
     history = min(1 << max(int(n_tokens) + RECENT, 1).bit_length(), MAX_HISTORY)
     shape = (sum(set_rows(vocab_size)), N_INPUTS)
     return {
-        "slots": np.zeros(size * 2 // 3 // (8 * SLOTS) * SLOTS + SLOTS, np.int64),
+        "slots": np.zeros(size // 2 // (8 * SLOTS) * SLOTS + SLOTS, np.int64),
         "lists": np.zeros(size // 16 // 8 + (1 << 15), np.int64),
         "history": np.zeros(history, np.int32),
         "match_table": np.zeros((N_MATCHES, min(max(n_tokens, 1 << 12), MAX_HISTORY)), np.int32),
         "cells": _initial_cells(),
         "node_cells": new_cells(np.full(vocab_size, 0.5), 0),
-        "weights": np.full(shape, 0.03, np.float32),
+        "weights": np.full(shape, 0.02, np.float32),
         "by_node": np.full((vocab_size, N_SETS), 1 / N_SETS, np.float32),
         "by_order": np.full((4 * (len(ORDERS) + 1), N_SETS), 1 / N_SETS, np.float32),
         "apms": np.tile(curve.astype(np.float32), (N_APMS, APM_ROWS, 1)),

@@ -1,8 +1,8 @@
 /* One binary decision: evidence -> inputs -> mixers -> final probability, and how each part learns. */
 
-#define N_CHAIN 11            /* contexts with a longer one: their continuations are counted, too */
+#define N_ORDERS (O12 + 1)
 #define N_MATCHES 2
-#define N_INPUTS ((3 * N_CONTEXTS + N_CHAIN + 1 + N_MATCHES + 1 + 15) / 16 * 16)
+#define N_INPUTS ((3 * N_CONTEXTS + N_ORDERS + 1 + N_MATCHES + 1 + 15) / 16 * 16)
 #define N_SETS 8
 #define N_APMS 3
 #define BINS 24
@@ -10,11 +10,12 @@
 #define LEVELS 20             /* of a count */
 #define RECENT_LEVELS 14
 #define CELL 4                /* floats of an adaptive probability: p, number of updates, logit, unused */
+#define LOWER_SHARE 0.7f      /* of each different continuation, in counts: the weight of the shorter context */
 #define CELL_LIMIT 1023.0f     /* updates until a cell forgets */
 #define COUNT_CELLS (3 * LEVELS * LEVELS)
 #define RECENT_CELLS (3 * RECENT_LEVELS * RECENT_LEVELS * 2)
 #define MATCH_CELLS (32 * 4)
-#define N_CELLS ((N_CONTEXTS + N_CHAIN) * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + N_MATCHES * MATCH_CELLS)
+#define N_CELLS (N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + N_MATCHES * MATCH_CELLS)
 
 struct mixer {
     float *weights[N_SETS]; /* (rows, inputs) */
@@ -60,6 +61,12 @@ INLINE float fast_log(float x) {
     y = y * x - 2.4999993993e-1f;
     y = y * x + 3.3333331174e-1f;
     return x - 0.5f * z + y * x * z + (float)exponent * 0.69314718f;
+}
+
+INLINE float within(float p, float limit) { return p < limit ? limit : p > 1 - limit ? 1 - limit : p; }
+INLINE float fast_logit(float p) {
+    p = within(p, 1e-4f);
+    return fast_log(p / (1 - p));
 }
 
 struct walk {
@@ -118,46 +125,43 @@ static int32_t divide(struct evidence *e, int32_t begin, int32_t end, uint32_t n
     return n_left;
 }
 
+/* Three inputs of each context: the logit that its counts have had so far, and that its recent counts have; and that of
+   its counts interpolated with the shorter context's (Witten & Bell 1991), which counts in how many contexts a token
+   follows (Kneser & Ney 1995). Then the log-odds of the orders' counts. */
 static void context_inputs(struct walk *w, struct decision *d) {
     const struct model *m = w->m;
-    float *cells = m->cells;
-    int chain = 0;
+    float p[N_CONTEXTS], lower[N_CONTEXTS], *cells = m->cells, p_node = m->node_cells[d->node * CELL];
     for (int c = 0; c < N_CONTEXTS; c++) {
         struct evidence *e = &w->evidence[c];
-        int i_chain = 2 * N_CONTEXTS + chain, i_recent = 2 * N_CONTEXTS + N_CHAIN + 4 + c;
-        float *chain_cells = cells + (int64_t)(N_CONTEXTS + chain) * COUNT_CELLS * CELL;
-        chain += longer[c] >= 0;
+        p[c] = lower[c] = shorter[c] < 0 ? p_node : lower[shorter[c]];
         d->middle[c] = d->begin[c];
-        if (d->begin[c] == d->end[c]) {
-            d->inputs[2 * c] = d->inputs[2 * c + 1] = d->inputs[i_recent] = 0;
-            if (longer[c] >= 0) d->inputs[i_chain] = 0;
-            continue;
-        }
+        d->inputs[c] = d->inputs[2 * N_CONTEXTS + c] = 0;
+        if (c < N_ORDERS) d->inputs[3 * N_CONTEXTS + c] = 0;
+        if (d->begin[c] == d->end[c]) continue;
         uint64_t sums[2], last = e->ranks[d->begin[c]] >= d->node;
         d->middle[c] = divide(e, d->begin[c], d->end[c], (uint32_t)d->node, sums);
-        uint64_t n0 = bits(sums[0], 0, 24), n1 = bits(sums[1], 0, 24), c0 = bits(sums[0], 24, 24), c1 = bits(sums[1], 24, 24);
+        uint64_t n0 = bits(sums[0], 0, 24), n1 = bits(sums[1], 0, 24), c1 = bits(sums[1], 24, 24);
+        float n = n0 + n1, rest = LOWER_SHARE * (d->end[c] - d->begin[c]), sum = bits(sums[0], 24, 24) + c1;
+        p[c] = (n1 + rest * lower[c]) / (n + rest);
+        lower[c] = longer[c] ? (c1 + rest * lower[c]) / (sum + rest) : p[c];
+        if (c < N_ORDERS) d->inputs[3 * N_CONTEXTS + c] = (log_of(m, n1) - log_of(m, n0)) * (n < 15 ? n / 15 : 1);
         int64_t at = (d->depth3 * LEVELS + level_of(m, n0)) * LEVELS + level_of(m, n1);
-        add_cell(d, 2 * c, cells + (c * COUNT_CELLS + at) * CELL);
-        d->inputs[2 * c + 1] = (log_of(m, n1) - log_of(m, n0)) * (n0 + n1 > 15 ? 1.0f : (float)(n0 + n1) * 0.0667f);
-        if (longer[c] >= 0) {
-            d->inputs[i_chain] = 0;
-            at = (d->depth3 * LEVELS + level_of(m, c0)) * LEVELS + level_of(m, c1);
-            if (c0 + c1) add_cell(d, i_chain, chain_cells + at * CELL);
-        }
+        add_cell(d, c, cells + (c * COUNT_CELLS + at) * CELL);
         at = ((d->depth3 * RECENT_LEVELS + recent_level(sums[0] >> 48)) * RECENT_LEVELS + recent_level(sums[1] >> 48)) * 2 + (int64_t)last;
-        add_cell(d, i_recent, cells + ((N_CONTEXTS + N_CHAIN) * COUNT_CELLS + c * RECENT_CELLS + at) * CELL);
+        add_cell(d, 2 * N_CONTEXTS + c, cells + (N_CONTEXTS * COUNT_CELLS + c * RECENT_CELLS + at) * CELL);
     }
+    for (int c = 0; c < N_CONTEXTS; c++) d->inputs[N_CONTEXTS + c] = fast_logit(p[c]);
 }
 
 /* lo, hi: the ranks below the node. */
 static void other_inputs(struct walk *w, struct decision *d, int64_t lo, int64_t hi) {
     const struct model *m = w->m;
-    int i = 2 * N_CONTEXTS + N_CHAIN;
+    int i = 3 * N_CONTEXTS + N_ORDERS;
     add_cell(d, i++, m->node_cells + d->node * CELL);
     for (int k = 0; k < N_MATCHES; k++, i++) {
         d->inputs[i] = 0;
         if (w->expected[k] < lo || w->expected[k] >= hi) continue;
-        int64_t cell = ((N_CONTEXTS + N_CHAIN) * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + k * MATCH_CELLS + w->match_level[k] * 4 + d->depth4);
+        int64_t cell = (N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + k * MATCH_CELLS + w->match_level[k] * 4 + d->depth4);
         add_cell(d, i, m->cells + cell * CELL);
         d->match_bits[1] = d->match_bits[0];
         d->match_bits[0] = w->expected[k] >= d->node;
@@ -194,7 +198,7 @@ static float mix(const struct walk *w, struct decision *d) {
         p += (bin[0] * (1 - f) + bin[1] * f) * (i ? 0.5f : 1.0f);
     }
     p *= 0.25f;
-    return p < 1e-6f ? 1e-6f : p > 1 - 1e-6f ? 1 - 1e-6f : p;
+    return within(p, 1e-6f);
 }
 
 static void learn_mixer(const struct model *m, struct decision *d, int bit, int64_t order) {
@@ -225,9 +229,6 @@ static void learn_cells(struct decision *d, int bit) {
         cell[1] += cell[1] < CELL_LIMIT;
         p[i] = x;
     }
-    for (int i = 0; i < n; i++) {
-        p[i] = p[i] < 1e-4f ? 1e-4f : p[i] > 1 - 1e-4f ? 1 - 1e-4f : p[i];
-        odds[i] = fast_log(p[i] / (1 - p[i]));
-    }
+    for (int i = 0; i < n; i++) odds[i] = fast_logit(p[i] = within(p[i], 1e-4f));
     for (int i = 0; i < n; i++) d->cells[i][0] = p[i], d->cells[i][2] = odds[i];
 }

@@ -71,7 +71,7 @@ class ContextMixing(OnlineModel):
         engine, counters = self.engine, self._arrays["counters"]
         for i in range(0, len(inputs_N), RATE_INTERVAL):
             left = max(0.0, 1 - counters[memory.N_READ] / max(counters[memory.N_EXPECTED], 1))
-            rates = Rates(self.config.lr * (0.05 + 0.95 * left), 0.01 * max(left, 0.1))
+            rates = Rates(self.config.lr * (0.05 + 0.95 * left), 0.02 * max(left, 0.1))
             piece = slice(i, i + RATE_INTERVAL)
             engine.read(self._arrays["position"], inputs_N[piece], targets_N[piece], rates, counts=True)
             counters[memory.N_READ] += len(inputs_N[piece])
@@ -110,7 +110,7 @@ class ContextMixing(OnlineModel):
         if mode != "frozen":
             engine = self._new_engine({name: array.copy() for name, array in self._arrays.items()})
         if mode == "adaptive":
-            rates = Rates(self.config.adaptive_lr, 0.005)
+            rates = Rates(self.config.adaptive_lr, 0.01)
         position = np.zeros(memory.POSITION_SIZE, np.int64)
         return engine.read(position, inputs_N, tokens_N.astype(np.int64), rates, counts=mode != "frozen")
 
@@ -144,7 +144,7 @@ class ContextMixing(OnlineModel):
         return self._engine
 
     def _new_engine(self, arrays: memory.Arrays) -> Engine:
-        return make_engine(arrays, self.boundary_id, max_list_bytes=arrays["slots"].nbytes // 2)
+        return make_engine(arrays, self.boundary_id, max_list_bytes=arrays["slots"].nbytes)
 
     def _register(self) -> None:
         """Make the arrays this module's buffers."""

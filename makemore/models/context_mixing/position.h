@@ -87,9 +87,12 @@ enum {
     LW, LH, LA, LC, LI, LL,                   /* the line */
     N_CONTEXTS
 };
-/* The context that is longer by a token or word, in which a continuation may be new; -1 if there is none. */
-static const int longer[N_CONTEXTS] = {O2, O3, O4, O5, O6, O7, O8, -1, -1, -1, W2, W3, -1, -1, -1, F5, F7, -1,
-                                       -1, -1, -1, -1, -1, -1, -1, -1, -1};
+/* The context without the oldest token or word, which also counts new continuations of this one; for others, the
+   context that is trusted when nothing is known; -1: none. */
+static const int shorter[N_CONTEXTS] = {-1, O1, O2, O3, O4, O5, O6, O7, O8, O10, -1, W1, W2, O3,
+                                        O3, -1, F3, F5, O3, O3, O3, O3, O3, O3,  O3, O3, O3};
+/* Contexts that count continuations that are new in the longer one; 0: none. */
+static const int longer[N_CONTEXTS] = {O2, O3, O4, O5, O6, O7, O8, 0, 0, 0, W2, W3, 0, 0, 0, F5, F7};
 
 static void context_hashes(const struct position *p, uint64_t *hashes) {
     static const int orders[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12};
