@@ -59,14 +59,14 @@ static void select_weights(struct walk *w) {
             int64_t length = p->match_length[k], level = length < 8 ? 1 : length < 12 ? 2 : length < 16 ? 3 : length < 24 ? 4 : length < 32 ? 5 : length < 100 ? 6 : 7;
             match = level > match ? level : match;
         }
-    int64_t t1 = p->recent[0], length = p->word_length > 7 ? 7 : p->word_length, column = p->column > 3 ? 3 : p->column;
+    int64_t t1 = p->recent[0], length = p->word_length > 7 ? 7 : p->word_length;
     w->order = order;
     w->selectors[0] = match;
     w->selectors[1] = order;
     w->selectors[2] = t1;
     w->selectors[3] = (order * 4 + confidence) * 4 + words;
     w->selectors[4] = t1 * w->m->vocab_size + p->recent[1];
-    w->selectors[5] = ((length * 2 + p->is_capital) * 2 + p->is_heading) * 4 + column;
+    w->selectors[5] = length * 2 + p->is_capital;
     w->selectors[6] = folded * 4 + words;
     w->selectors[7] = p->kinds & 511;
     w->apm_hashes[0] = combine(1, t1);

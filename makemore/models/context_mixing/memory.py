@@ -133,7 +133,7 @@ def _initial_cells() -> Floats:
 def set_rows(vocab_size: int) -> list[int]:
     """Number of weight vectors of each set. Pairs with a token share some if the vocabulary is large."""
     pairs = min(vocab_size**2, 8192)
-    return [8 * 3 * 4, 16 * vocab_size, pairs, 256 * 4, pairs, 8 * 2 * 2 * 4 * 4, 16 * vocab_size, 512 * 4]
+    return [8 * 3 * 4, 16 * vocab_size, pairs, 256 * 4, pairs, 16 * vocab_size, 16 * vocab_size, 512 * 4]
 
 
 def context_bytes(n_tokens: int) -> int:
@@ -188,6 +188,12 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
     }
 
 
+def grown(lists: Array, max_bytes: int) -> Array:
+    """Lists with half as much room again, up to ``max_bytes``."""
+    size = min(len(lists) * 3 // 2, max(max_bytes // 8, len(lists)))
+    return np.concatenate([lists, np.zeros(size - len(lists), np.int64)])
+
+
 def validate(arrays: Arrays, vocab_size: int, boundary_id: int) -> None:
     """Raise ValueError if loaded arrays aren't of one model, so that C code never leaves them."""
     if not len(arrays["rank_V"]):
@@ -210,6 +216,11 @@ def validate(arrays: Arrays, vocab_size: int, boundary_id: int) -> None:
     tokens = [arrays["folded_V"], arrays["history"], arrays["position"][: POSITION.line]]
     if any(t.size and not 0 <= t.min() <= t.max() < V for t in tokens) or arrays["kinds_V"].max() > 6:
         raise ValueError("tokens outside the vocabulary")
+    position = arrays["position"]
+    small = position[[POSITION.word_length, POSITION.column, POSITION.indent, POSITION.n_words]]
+    flags = position[[POSITION.is_heading, POSITION.is_capital]]
+    if small.min() < 0 or not set(flags.tolist()) <= {0, 1} or position[POSITION.match :].min() < 0:
+        raise ValueError("an impossible position")
     if is_trained:
         _validate_contexts(arrays, V)
 

@@ -90,7 +90,7 @@ struct decision {
     float *bins[N_APMS], fraction;
 };
 
-INLINE int level_of(const struct model *m, uint64_t n) { return m->levels[n < 4096 ? n : 4095 + (n >= 16384)]; }
+INLINE int level_of(const struct model *m, uint64_t n) { return m->levels[n < 4096 ? n : 4096 + (n >= 16384)]; }
 INLINE float log_of(const struct model *m, uint64_t n) { return m->logs[n < 4096 ? n : 4095]; }
 INLINE int recent_level(uint64_t n) { return n < 8 ? n : n < 12 ? 8 : n < 16 ? 9 : n < 24 ? 10 : n < 40 ? 11 : n < 80 ? 12 : 13; }
 
@@ -180,7 +180,7 @@ static float mix(const struct walk *w, struct decision *d) {
     int expects = d->n_matches ? 1 + d->match_bits[0] : 0;
     int64_t rows[N_SETS] = {(w->selectors[0] * 3 + expects) * 4 + d4, w->selectors[1] * V + node,
                             w->selectors[2] * V + node, w->selectors[3] * 4 + d4, w->selectors[4],
-                            w->selectors[5] * 4 + d4, w->selectors[6] * V + node, w->selectors[7] * 4 + d4};
+                            w->selectors[5] * V + node, w->selectors[6] * V + node, w->selectors[7] * 4 + d4};
     float *by_node = x->by_node + node * N_SETS, *by_order = x->by_order + (w->order * 4 + d4) * N_SETS;
     float a = 0, b = 0;
     for (int s = 0; s < N_SETS; s++) {

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from makemore.models.base import OnlineMode, OnlineModel
 from makemore.models.context_mixing import memory
-from makemore.models.context_mixing.engine import Engine, Rates, make_engine
+from makemore.models.context_mixing.engine import make_engine
+from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.settings import CorpusStats, Recipe, setting
 from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 
@@ -30,7 +31,7 @@ RATE_INTERVAL = 4096
 class ContextMixingConfig:
     """Settings of ``context-mixing``."""
 
-    lr: float = setting(0.006, "learning rate of the mixers at the start; it falls to a twentieth")
+    lr: float = setting(0.006, "learning rate of the mixers at the start; it falls to a hundredth")
     adaptive_lr: float = setting(0.002, "learning rate of the mixers in adaptive scores")
     memory: int = setting(0, "memory for contexts in MB (0: by the length of the text, 12 to 1,300)")
 
@@ -71,7 +72,7 @@ class ContextMixing(OnlineModel):
         engine, counters = self.engine, self._arrays["counters"]
         for i in range(0, len(inputs_N), RATE_INTERVAL):
             left = max(0.0, 1 - counters[memory.N_READ] / max(counters[memory.N_EXPECTED], 1))
-            rates = Rates(self.config.lr * (0.05 + 0.95 * left), 0.02 * max(left, 0.1))
+            rates = Rates(self.config.lr * max(left, 0.01), 0.02 * max(left, 0.1))
             piece = slice(i, i + RATE_INTERVAL)
             engine.read(self._arrays["position"], inputs_N[piece], targets_N[piece], rates, counts=True)
             counters[memory.N_READ] += len(inputs_N[piece])

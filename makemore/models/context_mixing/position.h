@@ -124,7 +124,7 @@ static void context_hashes(const struct position *p, uint64_t *hashes) {
     hashes[LH] = p->is_heading ? combine(p->opening, p->heading) : combine(word, p->heading);
     int64_t above = p->column < COLUMNS ? p->above[p->column] : 0;
     hashes[LA] = combine(combine(above, t[0]), p->column < COLUMNS ? p->above[(p->column + 1) % COLUMNS] : 0);
-    hashes[LC] = combine(combine(p->column, above), p->indent);
-    hashes[LI] = combine(combine(word, p->firsts[0]), p->first);
-    hashes[LL] = combine(combine(p->word_length > 4 ? 4 : p->word_length, t[0]), combine(t[1], p->n_words > 7 ? 7 : p->n_words));
+    hashes[LC] = combine(combine(p->column, above), t[0]);
+    hashes[LI] = combine(combine(word, p->firsts[0]), p->column > 2 ? p->line[0] * 256 + p->first : p->first);
+    hashes[LL] = combine(combine(p->word_length > 7 ? 7 : p->word_length, t[0]), combine(t[1], p->n_words > 7 ? 7 : p->n_words));
 }
