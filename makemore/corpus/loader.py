@@ -218,7 +218,8 @@ class StreamLoader(Loader):
 class OrderedLoader(Loader):
     """A single pass over a split, for counting; documents are sorted by length and long ones cut into pieces.
 
-    Documents are sorted within groups of about ``group_tokens``. With ``in_order`` they are one long row instead.
+    Documents are sorted within groups of about ``group_tokens``. With ``in_order`` they are one long
+    row instead.
     """
 
     def __init__(

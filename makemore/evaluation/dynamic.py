@@ -59,7 +59,7 @@ def dynamic_nats(
         UserError: the model isn't trained by gradients, or its weights diverged.
     """
     if isinstance(model, OnlineModel):
-        return online_nats(model, split, "adaptive", progress)
+        return online_nats(model, split, "adaptive")
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
         raise UserError("this model isn't trained by gradients; evaluate it without --dynamic")
     learner = copy.deepcopy(model).eval()

@@ -206,18 +206,14 @@ def token_nats(
         member_nats = [token_nats(member, split, stride, progress) for member in model.members]
         return mix_nats(np.stack(member_nats), weights_K)
     if isinstance(model, OnlineModel):
-        return online_nats(model, split, "frozen", progress)
+        return online_nats(model, split, "frozen")
     return target_metrics(model, split, _nats_BT1, stride, progress)[:, 0]
 
 
-def online_nats(
-    model: OnlineModel, split: Split, mode: OnlineMode, progress: Progress | None = None
-) -> np.ndarray:
+def online_nats(model: OnlineModel, split: Split, mode: OnlineMode) -> np.ndarray:
     """Nats of every target of a split, (N,) float64, from a model that can learn from what it reads."""
     nats_N = model.score(split.tokens_N, split.starts_D, mode)
     nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
-    if progress:
-        progress(len(nats_N), len(nats_N))
     return nats_N
 
 

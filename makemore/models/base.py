@@ -151,7 +151,7 @@ class CountModel(LanguageModel):
     reads_in_order: ClassVar[bool] = False
     """Whether documents are read in their order, in one row, instead of sorted by length."""
 
-    def prepare(self, tokens_N: np.ndarray, traits: TokenTraits) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, tokens_N: np.ndarray, traits: TokenTraits) -> None:
         """Learn about the training text as a whole, before the first batch."""
 
     @abstractmethod

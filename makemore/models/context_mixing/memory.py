@@ -15,7 +15,11 @@ Arrays = dict[str, NDArray]
 Floats = NDArray[np.float32]
 
 ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)
-CONTEXTS = tuple("O1 O2 O3 O4 O5 O6 O7 O8 O10 O12 W1 W2 W3 W13 WS F3 F5 F7 S24 S35 S2 LW LH LA LC LI LL".split())
+CONTEXTS = (
+    *("O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O10", "O12"),
+    *("W1", "W2", "W3", "W13", "WS", "F3", "F5", "F7", "S24", "S35", "S2"),
+    *("LW", "LH", "LA", "LC", "LI", "LL"),
+)
 """Orders, words, tokens without case, sparse contexts, and those of the line; see ``position.h``."""
 N_CONTEXTS, N_ORDERS, N_MATCHES = len(CONTEXTS), len(ORDERS), 2
 MATCH_LENGTHS = (5, 12)
@@ -43,9 +47,9 @@ _RECENT_STARTS = [*range(9), 12, 16, 24, 40, 80]
 _RECENT_VALUES = [*range(8), 9, 13, 19, 30, 55, 100]
 MAX_TABLED = 4096
 LOGS = np.log(np.arange(MAX_TABLED) + 0.4).astype(np.float32)
-COUNT_LEVELS = (
-    np.searchsorted(_LEVEL_STARTS, [*range(MAX_TABLED), 4096, 16384], side="right") - 1
-).astype(np.uint8)
+COUNT_LEVELS = (np.searchsorted(_LEVEL_STARTS, [*range(MAX_TABLED), 4096, 16384], side="right") - 1).astype(
+    np.uint8
+)
 """Level of each count below 4,096; then of those below 16,384, and of all others."""
 REST_LEVELS = (np.searchsorted(_RECENT_STARTS, np.arange(81), side="right") - 1).astype(np.uint8)
 """Level of each recent count below 80, and of all others."""
@@ -231,7 +235,12 @@ def _validate_contexts(arrays: Arrays, vocab_size: int) -> None:
     if len(slots) % SLOTS or history & (history - 1) or matches.shape[:1] != (N_MATCHES,) or not matches.size:
         raise ValueError("arrays of impossible sizes")
     n_read = int(counters[N_HISTORY])
-    if not 1 <= counters[LISTS_USED] <= len(lists) or n_read < 0 or matches.min() < 0 or matches.max() > n_read:
+    if (
+        not 1 <= counters[LISTS_USED] <= len(lists)
+        or n_read < 0
+        or matches.min() < 0
+        or matches.max() > n_read
+    ):
         raise ValueError("counters outside their arrays")
     for name in ("cells", "node_cells"):
         if arrays[name].size and not np.isfinite(arrays[name]).all():
@@ -249,7 +258,11 @@ def _validate_contexts(arrays: Arrays, vocab_size: int) -> None:
             raise ValueError("lists of impossible sizes")
         if ((sizes > 1 << classes) | (positions + (1 << classes) >= counters[LISTS_USED])).any():
             raise ValueError("lists outside the array")
-        entries = np.repeat(positions + 1, sizes) + np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        entries = (
+            np.repeat(positions + 1, sizes)
+            + np.arange(sizes.sum())
+            - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        )
         if (lists[entries] & 0xFFFFF >= vocab_size).any():
             raise ValueError("ranks outside the vocabulary")
     for size_class in range(1, 9):

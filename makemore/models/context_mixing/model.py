@@ -66,7 +66,9 @@ class ContextMixing(OnlineModel):
         """Predict and count a batch's targets, row by row. Raises ValueError if it continues several rows."""
         inputs_N, targets_N = _in_order(batch)
         if batch.continues and len(batch.inputs_BT) != 1:
-            raise ValueError(f"{len(batch.inputs_BT)} rows can't be continued: they are read one after another")
+            raise ValueError(
+                f"{len(batch.inputs_BT)} rows can't be continued: they are read one after another"
+            )
         if not len(self._arrays["rank_V"]):
             self.prepare(targets_N[targets_N != IGNORE_INDEX], _no_traits(self.vocab_size, self.boundary_id))
         engine, counters = self.engine, self._arrays["counters"]

@@ -54,7 +54,9 @@ LIBRARY = CLibrary(
 class NativeEngine(Engine):
     """The arrays in a C struct."""
 
-    def __init__(self, arrays: memory.Arrays, boundary_id: int, max_list_bytes: int, code: ctypes.CDLL) -> None:
+    def __init__(
+        self, arrays: memory.Arrays, boundary_id: int, max_list_bytes: int, code: ctypes.CDLL
+    ) -> None:
         """``code``: the loaded ``LIBRARY``."""
         self.arrays, self.code, self.max_list_bytes = arrays, code, max_list_bytes
         tree = memory.tree_of(arrays, boundary_id)
@@ -68,7 +70,13 @@ class NativeEngine(Engine):
         model.history_size, model.match_slots = len(arrays["history"]), arrays["match_table"].shape[1]
         model.table.slots, model.table.n_buckets = address(slots), len(slots) // memory.SLOTS
         model.table.counters = address(counters)
-        names = {"kinds": "kinds_V", "folded": "folded_V", "rank_of": "rank_V", "left": "left_V", "right": "right_V"}
+        names = {
+            "kinds": "kinds_V",
+            "folded": "folded_V",
+            "rank_of": "rank_V",
+            "left": "left_V",
+            "right": "right_V",
+        }
         for field in ("history", "match_table", "cells", "node_cells", *names):
             setattr(model, field, address(arrays[names.get(field, field)]))
         model.token_of, model.logs, model.levels = map(

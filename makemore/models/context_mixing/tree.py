@@ -1,8 +1,7 @@
 """Binary code trees over a vocabulary: symbols that occur in similar contexts share nodes.
 
-Symbols are merged bottom-up, the pair first whose merger loses the least information about the preceding symbol
-(Brown et al. 1992; for binary prediction Teahan & Harper 2001). Rare symbols of a large vocabulary are merged by
-frequency alone (Huffman 1952).
+Symbols are merged bottom-up, first the pair that loses the least information about the preceding symbol (Brown
+et al. 1992). Rare symbols of a large vocabulary are merged by frequency alone (Huffman 1952).
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def _huffman(weighted: list[tuple[float, int]]) -> Nested:
     return heap[0][2]
 
 
-def _xlogx(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _xlogx(x: NDArray) -> NDArray[np.float64]:
     return x * np.log(np.maximum(x, 1))
 
 
@@ -73,15 +72,15 @@ def _cluster(groups_N: NDArray[np.integer], items: list[Nested]) -> Nested:
 
     loss_GG = np.stack([losses(i) for i in range(G)])
     np.fill_diagonal(loss_GG, np.inf)
+    merged_G = np.zeros(G, bool)
     for _ in range(G - 1):
         i, j = sorted(divmod(int(loss_GG.argmin()), G))
         items[i] = (items[i], items[j])
         before_GG[i] += before_GG[j]
         weight_G[i] += weight_G[j]
         own_G[i] = _xlogx(before_GG[i]).sum() - _xlogx(weight_G[i])
-        gone_G = np.isinf(loss_GG).all(1)
-        gone_G[j] = True
-        loss_GG[i] = np.where(gone_G, np.inf, losses(i))
+        merged_G[j] = True
+        loss_GG[i] = np.where(merged_G, np.inf, losses(i))
         loss_GG[i, i] = np.inf
         loss_GG[:, i] = loss_GG[i]
         loss_GG[j] = loss_GG[:, j] = np.inf

@@ -1,4 +1,4 @@
-"""Context mixing, one token per row: sampling walks down the code tree once, without the whole distribution."""
+"""Context mixing, one token per row: sampling walks down the code tree once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C code of context mixing in Python, for machines without a compiler; the reference that it is tested against.
+"""The C code of context mixing in Python: the reference it is tested against, used without a compiler.
 
 Files and functions have the names of the C code's, and do the same, up to rounding.
 """
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from makemore.models.context_mixing import memory
 from makemore.models.context_mixing.engine_base import Engine, Ints, Rates
-from makemore.models.context_mixing.memory import CONTEXTS, MATCH_LENGTHS, N_CONTEXTS, N_ORDERS, POSITION, RECENT
+from makemore.models.context_mixing.memory import (
+    CONTEXTS,
+    MATCH_LENGTHS,
+    N_CONTEXTS,
+    N_ORDERS,
+    POSITION,
+    RECENT,
+)
 from makemore.models.context_mixing.plain.mixing import LONGER, Decision, Mixing, Situation
 from makemore.models.context_mixing.plain.position import Words, combine, context_hashes, push
 from makemore.models.context_mixing.plain.table import Item, Table
@@ -69,7 +76,9 @@ class PlainEngine(Engine):
             for t, token in enumerate(tokens_T):
                 self._push(position.view(np.uint64), token)
                 walk = self._look_up(position.view(np.uint64))
-                self._distribute(walk, self.tree.root, (0, len(self.tokens_V)), 0, walk.evidence, 0.0, logits_BTV[row, t])
+                self._distribute(
+                    walk, self.tree.root, (0, len(self.tokens_V)), 0, walk.evidence, 0.0, logits_BTV[row, t]
+                )
         return logits_BTV
 
     def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:

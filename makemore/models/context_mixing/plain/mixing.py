@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,15 @@ from makemore.models.context_mixing.plain.table import Item
 
 Floats = NDArray[np.float32]
 _INDEX = {name: i for i, name in enumerate(CONTEXTS)}
-_LINKS = {
-    **{f"O{n + 1}": f"O{n}" for n in range(1, 8)},
-    **{"W2": "W1", "W3": "W2", "F5": "F3", "F7": "F5"},
-}
+_LINKS = {f"O{n + 1}": f"O{n}" for n in range(1, 8)} | {"W2": "W1", "W3": "W2", "F5": "F3", "F7": "F5"}
 LONGER = {_INDEX[short]: _INDEX[long] for long, short in _LINKS.items()}
 """The context that is longer by a token or word, in which a continuation may be new."""
-SHORTER = {
-    **{c: _INDEX["O3"] for c in range(N_CONTEXTS)},
-    **{long: short for short, long in LONGER.items()},
-    **{_INDEX["O10"]: _INDEX["O8"], _INDEX["O12"]: _INDEX["O10"]},
-    **{_INDEX[name]: -1 for name in ("O1", "W1", "F3")},
-}
+SHORTER = (
+    dict.fromkeys(range(N_CONTEXTS), _INDEX["O3"])
+    | {long: short for short, long in LONGER.items()}
+    | {_INDEX["O10"]: _INDEX["O8"], _INDEX["O12"]: _INDEX["O10"]}
+    | {_INDEX[name]: -1 for name in ("O1", "W1", "F3")}
+)
 """The context that a context's counts are interpolated with; -1: the node's probability."""
 CELL_LIMIT, LOWER_SHARE = 1023, 0.7
 MATCH_INPUT = 3 * N_CONTEXTS + N_ORDERS + 1
@@ -59,7 +57,7 @@ class Decision:
     fraction: float
 
 
-def logistic(x: NDArray) -> NDArray:
+def logistic(x: Any) -> Any:
     """The probability of a logit."""
     return 1 / (1 + np.exp(-x))
 
@@ -78,7 +76,8 @@ class Mixing:
         self, node: int, depth: int, below: list[list[Item]], span: tuple[int, int], situation: Situation
     ) -> tuple[float, Decision]:
         """The probability of the right child. ``below``: evidence of each context below the node."""
-        inputs, cells = np.zeros(N_INPUTS, np.float32), []
+        inputs = np.zeros(N_INPUTS, np.float32)
+        cells: list[tuple[int, tuple[int, bool]]] = []
         depth3 = min((depth + 1) // 2, 2)
         self._context_inputs(inputs, cells, node, depth3, below)
         learned = self.arrays["cells"]
@@ -88,7 +87,12 @@ class Mixing:
         expects = 0
         for k, rank in enumerate(situation.expected):
             if span[0] <= rank < span[1]:
-                cell = memory.FIRST_MATCH + k * memory.MATCH_CELLS + situation.match_levels[k] * 4 + min(depth, 3)
+                cell = (
+                    memory.FIRST_MATCH
+                    + k * memory.MATCH_CELLS
+                    + situation.match_levels[k] * 4
+                    + min(depth, 3)
+                )
                 bit = rank >= node
                 inputs[MATCH_INPUT + k] = learned[cell, 2] * (1 if bit else -1)
                 cells.append((MATCH_INPUT + k, (cell, not bit)))
@@ -124,7 +128,9 @@ class Mixing:
                 levels = [int(memory.REST_LEVELS[min(k, 80)]) for k in recent]
                 at = (depth3 * memory.RECENT_LEVELS + levels[0]) * memory.RECENT_LEVELS + levels[1]
                 at = at * 2 + int(items[0].rank >= node)
-                cells.append((2 * N_CONTEXTS + c, (memory.FIRST_RECENT + c * memory.RECENT_CELLS + at, False)))
+                cells.append(
+                    (2 * N_CONTEXTS + c, (memory.FIRST_RECENT + c * memory.RECENT_CELLS + at, False))
+                )
             lower.append(p_lower)
             p = min(max(p, 1e-4), 1 - 1e-4)
             inputs[N_CONTEXTS + c] = np.log(p / (1 - p))
@@ -153,7 +159,7 @@ class Mixing:
         mean = (a + b) / 2
         at = min(max(mean, -10.9), 10.9) + 11
         low, fraction = int(at), at - int(at)
-        p, bins = 2 * float(logistic(np.float64(mean))), []
+        p, bins = 2 * float(logistic(mean)), []
         for i, hash_ in enumerate(situation.apm_hashes):
             row = combine(hash_, node) >> 20 & (memory.APM_ROWS - 1)
             curve = self.arrays["apms"][i, row]
@@ -178,7 +184,7 @@ class Mixing:
         errors = (bit - logistic(d.logits)) * self.lr
         by_order = self.arrays["by_order"][order * 4 + min(d.depth, 3)]
         for weights, final in zip((self.arrays["by_node"][d.node], by_order), d.finals, strict=True):
-            weights += (bit - float(logistic(np.float64(final)))) * self.lr * d.logits
+            weights += (bit - float(logistic(final))) * self.lr * d.logits
         for row, error in zip(d.rows, errors, strict=True):
             self.arrays["weights"][row] += error * d.inputs
         for i, (row, low) in enumerate(d.bins):

@@ -95,7 +95,13 @@ def context_hashes(p: Words) -> list[int]:
         hash_ = combine(hash_, t[order])
     word = combine(f["word"], 0 if f["word_length"] else t[0])
     two_words = combine(combine(f["word"], 0 if f["word_length"] else f["gap"]), words[0])
-    hashes += [word, two_words, combine(two_words, words[1]), combine(word, words[1]), combine(word, f["suffix"])]
+    hashes += [
+        word,
+        two_words,
+        combine(two_words, words[1]),
+        combine(word, words[1]),
+        combine(word, f["suffix"]),
+    ]
     hash_ = 0
     for i in range(7):
         hash_ = combine(hash_, folded[i])
