@@ -43,6 +43,8 @@ class Trainer:
         """``evaluate`` returns val nats per token (None: no val split); ``stop`` is polled every step."""
         self.learner, self.loader, self.config = learner, loader, config
         self.evaluate, self.stop = evaluate, stop
+        # Tables of counts are large, and evaluated only at the end: the best ones aren't copied.
+        self._counts = isinstance(learner.model, CountModel)
         self.step = 0
         self.tokens = 0
         self.elapsed = 0.0
@@ -172,7 +174,7 @@ class Trainer:
         return self.elapsed - self._saved_at >= self.config.save_interval
 
     def _due_for_evaluation(self) -> bool:
-        if self.evaluate is None or isinstance(self.learner.model, CountModel) or self.progress >= 1:
+        if self.evaluate is None or self._counts or self.progress >= 1:
             return False
         if self.config.eval_interval:
             return self.step % self.config.eval_interval == 0
@@ -219,7 +221,8 @@ class Trainer:
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
             self.best_weights = weights
-            self.best = {k: v.detach().clone() for k, v in self.learner.weights().items()}
+            weights = self.learner.weights()
+            self.best = weights if self._counts else {k: v.detach().clone() for k, v in weights.items()}
         return Evaluation(val, improved)
 
     def _evaluate_and_record(self) -> TrainRecord:
@@ -324,7 +327,7 @@ class Trainer:
             "settings": dataclasses.asdict(self.learner.model.config),
             "trainer": {self._KEYS.get(name, name): getattr(self, name) for name in self._SCALARS},
             "sum": self._loss_sum,
-            "best": self.best,
+            "best": {} if self._counts else self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
             "random": get_rng_state(self.learner.model.device),
@@ -344,5 +347,7 @@ class Trainer:
             raise TypeError("the best weights or the loss sum are not tensors")
         self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
+        if self._counts and self.finished:
+            self.best = self.learner.weights()
         self.loader.load_state_dict(state["loader"])
         set_rng_state(state["random"], self.learner.model.device)

@@ -163,8 +163,9 @@ int64_t read_tokens(struct model *m, struct position *p, const int64_t *inputs, 
         push(p, inputs[i], m->boundary, m->kinds, m->folded);
         follow_matches(m, p);
         if (counts) remember(m, p, inputs[i]);
-        nats[i] = 0;
-        if (targets[i] < 0 || (targets[i] == m->boundary && (inputs[i] == m->boundary || !m->has_boundary))) continue;
+        int is_possible = targets[i] != m->boundary || (inputs[i] != m->boundary && m->has_boundary);
+        nats[i] = targets[i] < 0 || is_possible ? 0 : INFINITY;
+        if (targets[i] < 0 || !is_possible) continue;
         look_up(m, p, &w);
         nats[i] = code(m, &w, m->rank_of[targets[i]], (int)learns);
         if (counts) count_token(m, &w, (uint64_t)m->rank_of[targets[i]]);

@@ -1,7 +1,7 @@
 """Binary code trees over a vocabulary: symbols that occur in similar contexts share nodes.
 
-Symbols are merged bottom-up, first the pair that loses the least information about the preceding symbol (Brown
-et al. 1992). Rare symbols of a large vocabulary are merged by frequency alone (Huffman 1952).
+Symbols are merged bottom-up, first the pair that loses the least information about the preceding symbol
+(Brown et al. 1992). Rare symbols of a large vocabulary are merged by frequency alone (Huffman 1952).
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class PlainEngine(Engine):
                 self._remember(p, token)
             starts = token == self.boundary or not self.arrays["counters"][memory.HAS_BOUNDARY]
             if target < 0 or (target == self.boundary and starts):
+                nats_N[i] = 0 if target < 0 else math.inf
                 continue
             walk, rank = self._look_up(p), int(self.arrays["rank_V"][target])
             nats_N[i] = self._code(walk, rank, learns=rates is not None)
