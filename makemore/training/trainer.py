@@ -24,8 +24,6 @@ from makemore.training.records import Evaluation, TrainRecord, divergence_error
 from makemore.types import Batch
 
 LOG_INTERVAL = 0.5
-
-
 N_EVALUATIONS = 20
 
 
@@ -43,8 +41,7 @@ class Trainer:
         """``evaluate`` returns val nats per token (None: no val split); ``stop`` is polled every step."""
         self.learner, self.loader, self.config = learner, loader, config
         self.evaluate, self.stop = evaluate, stop
-        # Tables of counts are large, and evaluated only at the end: the best ones aren't copied.
-        self._counts = isinstance(learner.model, CountModel)
+        self._counts = isinstance(learner.model, CountModel)  # large tables, evaluated once: not copied
         self.step = 0
         self.tokens = 0
         self.elapsed = 0.0

@@ -97,16 +97,16 @@ static void look_up(const struct model *m, const struct position *p, struct walk
     select_weights(w);
 }
 
-static void begin_walk(const struct walk *w, struct decision *d) {
-    memset(d, 0, sizeof *d);
-    d->node = w->m->root;
-    for (int c = 0; c < N_CONTEXTS; c++) d->end[c] = w->evidence[c].size;
+static struct subtree whole_tree(const struct walk *w) {
+    struct subtree t = {.node = w->m->root};
+    for (int c = 0; c < N_CONTEXTS; c++) t.end[c] = w->evidence[c].size;
+    return t;
 }
 
-/* Compute the inputs of the decision at d->node, d->depth. */
+/* Compute the inputs of the decision at d->at. */
 static void decide(struct walk *w, struct decision *d, int64_t lo, int64_t hi) {
-    d->depth3 = d->depth == 0 ? 0 : d->depth < 3 ? 1 : 2;
-    d->depth4 = d->depth < 3 ? d->depth : 3;
+    d->depth3 = d->at.depth == 0 ? 0 : d->at.depth < 3 ? 1 : 2;
+    d->depth4 = d->at.depth < 3 ? d->at.depth : 3;
     d->n_cells = d->n_matches = 0;
     context_inputs(w, d);
     other_inputs(w, d, lo, hi);
@@ -117,28 +117,28 @@ INLINE int is_forced(const struct walk *w, int64_t node) {
     return node == w->m->boundary_node && (w->p->recent[0] == w->m->boundary || !w->m->has_boundary);
 }
 
-INLINE void descend(const struct model *m, struct decision *d, int bit, int64_t *lo, int64_t *hi) {
-    for (int c = 0; c < N_CONTEXTS; c++) *(bit ? &d->begin[c] : &d->end[c]) = d->middle[c];
-    *(bit ? lo : hi) = d->node;
-    d->node = (bit ? m->right : m->left)[d->node];
-    d->depth++;
+INLINE void descend(const struct model *m, struct subtree *t, int bit, int64_t *lo, int64_t *hi) {
+    memcpy(bit ? t->begin : t->end, t->middle, sizeof t->middle);
+    *(bit ? lo : hi) = t->node;
+    t->node = (bit ? m->right : m->left)[t->node];
+    t->depth++;
 }
 
 /* Nats of a token ; the weights learn if asked to. */
 static double code(const struct model *m, struct walk *w, int64_t rank, int learns) {
-    struct decision d;
+    struct decision d = {0}; /* also the padding of its inputs */
     int64_t lo = 0, hi = m->vocab_size;
     double nats = 0;
-    begin_walk(w, &d);
+    d.at = whole_tree(w);
     while (hi - lo > 1) {
-        int bit = rank >= d.node;
+        int bit = rank >= d.at.node;
         decide(w, &d, lo, hi);
-        if (!is_forced(w, d.node)) {
+        if (!is_forced(w, d.at.node)) {
             float p = mix(w, &d);
             nats -= log(bit ? p : 1 - p);
             if (learns) learn_mixer(m, &d, bit, w->order), learn_cells(&d, bit);
         }
-        descend(m, &d, bit, &lo, &hi);
+        descend(m, &d.at, bit, &lo, &hi);
     }
     return nats;
 }
@@ -173,59 +173,60 @@ int64_t read_tokens(struct model *m, struct position *p, const int64_t *inputs, 
     return n;
 }
 
-static void distribute(struct walk *w, const struct decision *parent, int64_t lo, int64_t hi, float log_p, float *logits) {
+/* Fill in the logits of the tokens below a subtree; d is working memory. */
+static void distribute(struct walk *w, struct decision *d, const struct subtree *t, int64_t lo, int64_t hi, float log_p, float *logits) {
     if (hi - lo == 1) {
         logits[w->m->token_of[lo]] = log_p;
         return;
     }
-    struct decision d = *parent;
     float log_left = 0, log_right = 0;
-    decide(w, &d, lo, hi);
-    if (is_forced(w, d.node))
+    d->at = *t;
+    decide(w, d, lo, hi);
+    if (is_forced(w, t->node))
         *(w->m->boundary_side ? &log_right : &log_left) = -INFINITY;
     else {
-        float p = mix(w, &d);
+        float p = mix(w, d);
         log_right = logf(p), log_left = log1pf(-p);
     }
+    struct subtree children[2] = {d->at, d->at};
     for (int bit = 0; bit < 2; bit++) {
-        struct decision child = d;
         int64_t child_lo = lo, child_hi = hi;
-        descend(w->m, &child, bit, &child_lo, &child_hi);
-        distribute(w, &child, child_lo, child_hi, log_p + (bit ? log_right : log_left), logits);
+        descend(w->m, &children[bit], bit, &child_lo, &child_hi);
+        distribute(w, d, &children[bit], child_lo, child_hi, log_p + (bit ? log_right : log_left), logits);
     }
 }
 
 /* Push T tokens to each row; logits (rows, T, V) of the tokens after each. */
 void distributions(const struct model *m, int64_t rows, int64_t T, const int64_t *tokens, struct position *positions, float *logits) {
     struct walk w;
-    struct decision d;
+    struct decision d = {0}; /* also the padding of its inputs */
     for (int64_t row = 0; row < rows; row++)
         for (int64_t t = 0; t < T; t++) {
             struct position *p = positions + row;
             push(p, tokens[row * T + t], m->boundary, m->kinds, m->folded);
             follow_matches(m, p);
             look_up(m, p, &w);
-            begin_walk(&w, &d);
-            distribute(&w, &d, 0, m->vocab_size, 0, logits + (row * T + t) * m->vocab_size);
+            struct subtree tree = whole_tree(&w);
+            distribute(&w, &d, &tree, 0, m->vocab_size, 0, logits + (row * T + t) * m->vocab_size);
         }
 }
 
 /* Sample a token per row by uniform (rows,) in [0, 1) into ids (rows,), and push it. */
 void sample(const struct model *m, int64_t rows, struct position *positions, const double *uniform, int64_t *ids) {
     struct walk w;
-    struct decision d;
+    struct decision d = {0}; /* also the padding of its inputs */
     for (int64_t row = 0; row < rows; row++) {
         struct position *p = positions + row;
         int64_t lo = 0, hi = m->vocab_size;
         double u = uniform[row];
         look_up(m, p, &w);
-        begin_walk(&w, &d);
+        d.at = whole_tree(&w);
         while (hi - lo > 1) {
             decide(&w, &d, lo, hi);
-            double left = is_forced(&w, d.node) ? m->boundary_side : 1 - (double)mix(&w, &d);
+            double left = is_forced(&w, d.at.node) ? m->boundary_side : 1 - (double)mix(&w, &d);
             int bit = u >= left;
             u = bit ? (u - left) / (1 - left) : u / left;
-            descend(m, &d, bit, &lo, &hi);
+            descend(m, &d.at, bit, &lo, &hi);
         }
         ids[row] = m->token_of[lo];
         push(p, ids[row], m->boundary, m->kinds, m->folded);

@@ -25,7 +25,7 @@ class Engine(ABC):
     def read(
         self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
     ) -> NDArray[np.float64]:
-        """Nats (N,) of targets given inputs, in order; 0 for targets below 0, infinity for those that can't be.
+        """Nats (N,) of targets given inputs, in order: 0 for targets below 0, infinite if impossible.
 
         Args:
             position: (POSITION_SIZE,), updated.

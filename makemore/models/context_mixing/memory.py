@@ -38,8 +38,10 @@ LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13,
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
 """Number of tokens from the start of a text that the code tree is built from."""
-BYTES_PER_TOKEN, BYTES_PER_ROOT = 130, 130_000
+BYTES_PER_TOKEN, BYTES_PER_ROOT = 110, 120_000
 """Memory of contexts: so many bytes per token of the text, for long texts this times its square root."""
+SLOTS_SHARE = 0.6
+"""Share of this memory for slots; the rest is for lists."""
 
 _LEVEL_STARTS = [*range(9), 12, 16, 24, 32, 48, 64, 128, 256, 1024, 4096, 16384]
 _LEVEL_VALUES = [*range(8), 9, 13, 19, 27, 39, 55, 90, 180, 500, 2000, 8000, 30000]
@@ -179,7 +181,7 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
     history = min(1 << max(int(n_tokens) + RECENT, 1).bit_length(), MAX_HISTORY)
     shape = (sum(set_rows(vocab_size)), N_INPUTS)
     return {
-        "slots": np.zeros(size // 2 // (8 * SLOTS) * SLOTS + SLOTS, np.int64),
+        "slots": np.zeros(int(size * SLOTS_SHARE) // (8 * SLOTS) * SLOTS + SLOTS, np.int64),
         "lists": np.zeros(size // 16 // 8 + (1 << 15), np.int64),
         "history": np.zeros(history, np.int32),
         "match_table": np.zeros((N_MATCHES, min(max(n_tokens, 1 << 12), MAX_HISTORY)), np.int32),
@@ -190,6 +192,11 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
         "by_order": np.full((4 * (len(ORDERS) + 1), N_SETS), 1 / N_SETS, np.float32),
         "apms": np.tile(curve.astype(np.float32), (N_APMS, APM_ROWS, 1)),
     }
+
+
+def max_list_bytes(arrays: Arrays) -> int:
+    """The size that lists may grow to."""
+    return int(arrays["slots"].nbytes * (1 / SLOTS_SHARE - 1))
 
 
 def grown(lists: Array, max_bytes: int) -> Array:

@@ -79,9 +79,15 @@ struct walk {
     uint64_t apm_hashes[N_APMS];
 };
 
+/* A node, and each context's evidence below it; that below its left child ends in the middle. */
+struct subtree {
+    int64_t node, depth;
+    int32_t begin[N_CONTEXTS], middle[N_CONTEXTS], end[N_CONTEXTS];
+};
+
 struct decision {
-    int64_t node, depth, depth3, depth4;
-    int32_t begin[N_CONTEXTS], middle[N_CONTEXTS], end[N_CONTEXTS]; /* evidence below the node, below its left child */
+    struct subtree at;
+    int64_t depth3, depth4;
     float inputs[N_INPUTS] __attribute__((aligned(64)));
     float *cells[N_INPUTS]; /* of the inputs that have one */
     int32_t n_cells, cell_inputs[N_INPUTS];
@@ -130,18 +136,18 @@ static int32_t divide(struct evidence *e, int32_t begin, int32_t end, uint32_t n
    follows (Kneser & Ney 1995). Then the log-odds of the orders' counts. */
 static void context_inputs(struct walk *w, struct decision *d) {
     const struct model *m = w->m;
-    float p[N_CONTEXTS], lower[N_CONTEXTS], *cells = m->cells, p_node = m->node_cells[d->node * CELL];
+    float p[N_CONTEXTS], lower[N_CONTEXTS], *cells = m->cells, p_node = m->node_cells[d->at.node * CELL];
     for (int c = 0; c < N_CONTEXTS; c++) {
         struct evidence *e = &w->evidence[c];
         p[c] = lower[c] = shorter[c] < 0 ? p_node : lower[shorter[c]];
-        d->middle[c] = d->begin[c];
+        d->at.middle[c] = d->at.begin[c];
         d->inputs[c] = d->inputs[2 * N_CONTEXTS + c] = 0;
         if (c < N_ORDERS) d->inputs[3 * N_CONTEXTS + c] = 0;
-        if (d->begin[c] == d->end[c]) continue;
-        uint64_t sums[2], last = e->ranks[d->begin[c]] >= d->node;
-        d->middle[c] = divide(e, d->begin[c], d->end[c], (uint32_t)d->node, sums);
+        if (d->at.begin[c] == d->at.end[c]) continue;
+        uint64_t sums[2], last = e->ranks[d->at.begin[c]] >= d->at.node;
+        d->at.middle[c] = divide(e, d->at.begin[c], d->at.end[c], (uint32_t)d->at.node, sums);
         uint64_t n0 = bits(sums[0], 0, 24), n1 = bits(sums[1], 0, 24), c1 = bits(sums[1], 24, 24);
-        float n = n0 + n1, rest = LOWER_SHARE * (d->end[c] - d->begin[c]), sum = bits(sums[0], 24, 24) + c1;
+        float n = n0 + n1, rest = LOWER_SHARE * (d->at.end[c] - d->at.begin[c]), sum = bits(sums[0], 24, 24) + c1;
         p[c] = (n1 + rest * lower[c]) / (n + rest);
         lower[c] = longer[c] ? (c1 + rest * lower[c]) / (sum + rest) : p[c];
         if (c < N_ORDERS) d->inputs[3 * N_CONTEXTS + c] = (log_of(m, n1) - log_of(m, n0)) * (n < 15 ? n / 15 : 1);
@@ -157,14 +163,14 @@ static void context_inputs(struct walk *w, struct decision *d) {
 static void other_inputs(struct walk *w, struct decision *d, int64_t lo, int64_t hi) {
     const struct model *m = w->m;
     int i = 3 * N_CONTEXTS + N_ORDERS;
-    add_cell(d, i++, m->node_cells + d->node * CELL);
+    add_cell(d, i++, m->node_cells + d->at.node * CELL);
     for (int k = 0; k < N_MATCHES; k++, i++) {
         d->inputs[i] = 0;
         if (w->expected[k] < lo || w->expected[k] >= hi) continue;
         int64_t cell = (N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + k * MATCH_CELLS + w->match_level[k] * 4 + d->depth4);
         add_cell(d, i, m->cells + cell * CELL);
         d->match_bits[1] = d->match_bits[0];
-        d->match_bits[0] = w->expected[k] >= d->node;
+        d->match_bits[0] = w->expected[k] >= d->at.node;
         d->n_matches++;
     }
     d->inputs[i++] = 0.5f;
@@ -176,7 +182,7 @@ static void other_inputs(struct walk *w, struct decision *d, int64_t lo, int64_t
 static float mix(const struct walk *w, struct decision *d) {
     const struct model *m = w->m;
     const struct mixer *x = &m->mixer;
-    int64_t node = d->node, d4 = d->depth4, V = m->vocab_size;
+    int64_t node = d->at.node, d4 = d->depth4, V = m->vocab_size;
     int expects = d->n_matches ? 1 + d->match_bits[0] : 0;
     int64_t rows[N_SETS] = {(w->selectors[0] * 3 + expects) * 4 + d4, w->selectors[1] * V + node,
                             w->selectors[2] * V + node, w->selectors[3] * 4 + d4, w->selectors[4],
@@ -203,7 +209,7 @@ static float mix(const struct walk *w, struct decision *d) {
 
 static void learn_mixer(const struct model *m, struct decision *d, int bit, int64_t order) {
     const struct mixer *x = &m->mixer;
-    float *by_node = x->by_node + d->node * N_SETS, *by_order = x->by_order + (order * 4 + d->depth4) * N_SETS;
+    float *by_node = x->by_node + d->at.node * N_SETS, *by_order = x->by_order + (order * 4 + d->depth4) * N_SETS;
     float error_a = (bit - logistic(d->final[0])) * x->lr, error_b = (bit - logistic(d->final[1])) * x->lr;
     for (int s = 0; s < N_SETS; s++) {
         float error = (bit - logistic(d->logits[s])) * x->lr, *row = d->rows[s];

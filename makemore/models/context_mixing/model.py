@@ -84,7 +84,7 @@ class ContextMixing(OnlineModel):
         """Drop unused memory."""
         if len(self._arrays["lists"]):
             used = int(self._arrays["counters"][memory.LISTS_USED])
-            self._arrays["lists"] = self._arrays["lists"][: used + (1 << 12)].copy()
+            self._arrays["lists"] = self._arrays["lists"][: used + (1 << 12)]
             self._engine = None
             self._register()
 
@@ -147,7 +147,7 @@ class ContextMixing(OnlineModel):
         return self._engine
 
     def _new_engine(self, arrays: memory.Arrays) -> Engine:
-        return make_engine(arrays, self.boundary_id, max_list_bytes=arrays["slots"].nbytes)
+        return make_engine(arrays, self.boundary_id, memory.max_list_bytes(arrays))
 
     def _register(self) -> None:
         """Make the arrays this module's buffers."""
