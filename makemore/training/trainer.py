@@ -218,8 +218,8 @@ class Trainer:
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
             self.best_weights = weights
-            weights = self.learner.weights()
-            self.best = weights if self._counts else {k: v.detach().clone() for k, v in weights.items()}
+            current = self.learner.weights()
+            self.best = {k: v.detach() if self._counts else v.detach().clone() for k, v in current.items()}
         return Evaluation(val, improved)
 
     def _evaluate_and_record(self) -> TrainRecord:

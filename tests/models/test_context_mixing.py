@@ -12,6 +12,7 @@ import torch
 
 from makemore.corpus.loader import OrderedLoader
 from makemore.models.context_mixing import ContextMixing, ContextMixingConfig, memory
+from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.models.context_mixing.native import LIBRARY, NativeEngine
 from makemore.models.context_mixing.plain import PlainEngine
@@ -63,7 +64,7 @@ def engines(tokens: np.ndarray, tokenizer) -> list[tuple[Engine, memory.Arrays]]
         # Few slots and short lists, so that contexts replace each other and lists grow.
         arrays |= memory.learned_arrays(tokenizer.vocab_size, len(tokens), max_bytes=60_000)
         code = (LIBRARY.load(),) if kind is NativeEngine else ()
-        result.append((kind(arrays, 0, 1 << 20, *code), arrays))
+        result.append((kind(arrays, 0, *code), arrays))
     return result
 
 
@@ -209,10 +210,10 @@ def test_an_adaptive_score_that_learns_nothing_is_the_cache():
     model, tokens = text_model(verse(40))
     position = np.zeros(memory.POSITION_SIZE, np.int64)
     inputs = np.append(0, tokens[:-1])
-    frozen_cells = {name: a.copy() for name, a in model._arrays.items()}
+    frozen_cells = memory.copied(model._arrays)
     for name in ("cells", "node_cells"):
         frozen_cells[name][:, 1] = 1e30  # so many updates that another changes nothing
-    engine = model._new_engine(frozen_cells)
+    engine = make_engine(frozen_cells, 0)
     adaptive = engine.read(position, inputs, tokens, Rates(0.0, 0.0), counts=True)
     np.testing.assert_allclose(adaptive, model.score(tokens, np.array([0]), "cache"), atol=2e-3)
 

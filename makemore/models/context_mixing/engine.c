@@ -155,11 +155,10 @@ static void count_token(struct model *m, struct walk *w, uint64_t rank) {
 
 /* Read tokens in order from p on: nats (n,) of targets given inputs under mixer k (N_MIXERS: train both), the counts
    and the weights learning if asked to. Targets below 0 are skipped. */
-int64_t read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats, int64_t n,
+void read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats, int64_t n,
                     int64_t learns, int64_t counts) {
     struct walk w;
     for (int64_t i = 0; i < n; i++) {
-        if (counts && m->table.may_grow && m->table.lists_size - m->table.counters[0] < N_CONTEXTS * 2 * MAX_LIST) return i;
         push(p, inputs[i], m->boundary, m->kinds, m->folded);
         follow_matches(m, p);
         if (counts) remember(m, p, inputs[i]);
@@ -170,7 +169,6 @@ int64_t read_tokens(struct model *m, struct position *p, const int64_t *inputs, 
         nats[i] = code(m, &w, m->rank_of[targets[i]], (int)learns);
         if (counts) count_token(m, &w, (uint64_t)m->rank_of[targets[i]]);
     }
-    return n;
 }
 
 /* Fill in the logits of the tokens below a subtree; d is working memory. */

@@ -8,9 +8,9 @@ from makemore.models.context_mixing.native import LIBRARY, NativeEngine
 from makemore.models.context_mixing.plain import PlainEngine
 
 
-def make_engine(arrays: memory.Arrays, boundary_id: int, max_list_bytes: int) -> Engine:
+def make_engine(arrays: memory.Arrays, boundary_id: int) -> Engine:
     """The C code's engine or, without a compiler, Python's."""
     code = LIBRARY.load()
     if code is None:
-        return PlainEngine(arrays, boundary_id, max_list_bytes)
-    return NativeEngine(arrays, boundary_id, max_list_bytes, code)
+        return PlainEngine(arrays, boundary_id)
+    return NativeEngine(arrays, boundary_id, code)

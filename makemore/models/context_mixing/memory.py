@@ -177,12 +177,13 @@ def text_arrays(tokens_N: Array, traits: TokenTraits, boundary_id: int) -> dict[
 def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, Array]:
     """The arrays that learn, as they are before the first token of a text of ``n_tokens``."""
     size = max_bytes or context_bytes(n_tokens)
+    n_slots = int(size * SLOTS_SHARE) // (8 * SLOTS) * SLOTS + SLOTS
     curve = 1 / (1 + np.exp(11 - np.arange(BINS, dtype=np.float64)))
     history = min(1 << max(int(n_tokens) + RECENT, 1).bit_length(), MAX_HISTORY)
     shape = (sum(set_rows(vocab_size)), N_INPUTS)
     return {
-        "slots": np.zeros(int(size * SLOTS_SHARE) // (8 * SLOTS) * SLOTS + SLOTS, np.int64),
-        "lists": np.zeros(size // 16 // 8 + (1 << 15), np.int64),
+        "slots": np.zeros(n_slots, np.int64),
+        "lists": np.zeros(_lists_size(n_slots), np.int64),
         "history": np.zeros(history, np.int32),
         "match_table": np.zeros((N_MATCHES, min(max(n_tokens, 1 << 12), MAX_HISTORY)), np.int32),
         "cells": _initial_cells(),
@@ -194,15 +195,16 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
     }
 
 
-def max_list_bytes(arrays: Arrays) -> int:
-    """The size that lists may grow to."""
-    return int(arrays["slots"].nbytes * (1 / SLOTS_SHARE - 1))
+def copied(arrays: Arrays) -> Arrays:
+    """A copy that can go on counting, with the room for lists that training didn't use."""
+    copy = {name: array.copy() for name, array in arrays.items() if name != "lists"}
+    copy["lists"] = np.zeros(_lists_size(len(arrays["slots"])), np.int64)
+    copy["lists"][: len(arrays["lists"])] = arrays["lists"]
+    return copy
 
 
-def grown(lists: Array, max_bytes: int) -> Array:
-    """Lists with half as much room again, up to ``max_bytes``."""
-    size = min(len(lists) * 3 // 2, max(max_bytes // 8, len(lists)))
-    return np.concatenate([lists, np.zeros(size - len(lists), np.int64)])
+def _lists_size(n_slots: int) -> int:
+    return int(n_slots * (1 / SLOTS_SHARE - 1)) + (1 << 15)
 
 
 def validate(arrays: Arrays, vocab_size: int, boundary_id: int) -> None:

@@ -84,7 +84,7 @@ class ContextMixing(OnlineModel):
         """Drop unused memory."""
         if len(self._arrays["lists"]):
             used = int(self._arrays["counters"][memory.LISTS_USED])
-            self._arrays["lists"] = self._arrays["lists"][: used + (1 << 12)]
+            self._arrays["lists"] = self._arrays["lists"][:used]
             self._engine = None
             self._register()
 
@@ -111,7 +111,7 @@ class ContextMixing(OnlineModel):
         inputs_N[starts_D] = self.boundary_id
         engine, rates = self.engine, None
         if mode != "frozen":
-            engine = self._new_engine({name: array.copy() for name, array in self._arrays.items()})
+            engine = make_engine(memory.copied(self._arrays), self.boundary_id)
         if mode == "adaptive":
             rates = Rates(self.config.adaptive_lr, 0.01)
         position = np.zeros(memory.POSITION_SIZE, np.int64)
@@ -142,12 +142,9 @@ class ContextMixing(OnlineModel):
             if not len(self._arrays["slots"]):
                 n = int(self._arrays["counters"][memory.N_EXPECTED])
                 self._arrays.update(memory.learned_arrays(self.vocab_size, n, self.config.memory * 10**6))
-            self._engine = self._new_engine(self._arrays)
+            self._engine = make_engine(self._arrays, self.boundary_id)
             self._register()
         return self._engine
-
-    def _new_engine(self, arrays: memory.Arrays) -> Engine:
-        return make_engine(arrays, self.boundary_id, memory.max_list_bytes(arrays))
 
     def _register(self) -> None:
         """Make the arrays this module's buffers."""

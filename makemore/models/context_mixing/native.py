@@ -17,7 +17,7 @@ _Table = structure(
     "Table",
     slots=c_void_p,
     lists=c_void_p,
-    **dict.fromkeys(("n_buckets", "lists_size", "may_grow"), c_int64),
+    **dict.fromkeys(("n_buckets", "lists_size"), c_int64),
     counters=c_void_p,
 )
 _Mixer = structure(
@@ -43,7 +43,7 @@ _Position = structure("Position", fields=c_int64 * memory.POSITION_SIZE)
 LIBRARY = CLibrary(
     Path(__file__).with_name("engine.c"),
     {
-        "read_tokens": (c_int64, POINTER(_Model), *[c_void_p] * 4, *[c_int64] * 3),
+        "read_tokens": (None, POINTER(_Model), *[c_void_p] * 4, *[c_int64] * 3),
         "distributions": (None, POINTER(_Model), c_int64, c_int64, *[c_void_p] * 3),
         "sample": (None, POINTER(_Model), c_int64, *[c_void_p] * 3),
     },
@@ -54,11 +54,9 @@ LIBRARY = CLibrary(
 class NativeEngine(Engine):
     """The arrays in a C struct."""
 
-    def __init__(
-        self, arrays: memory.Arrays, boundary_id: int, max_list_bytes: int, code: ctypes.CDLL
-    ) -> None:
+    def __init__(self, arrays: memory.Arrays, boundary_id: int, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""
-        self.arrays, self.code, self.max_list_bytes = arrays, code, max_list_bytes
+        self.arrays, self.code = arrays, code
         tree = memory.tree_of(arrays, boundary_id)
         self._tokens_V = np.argsort(arrays["rank_V"]).astype(np.int32)
         self._model = model = _Model(
@@ -69,6 +67,7 @@ class NativeEngine(Engine):
         model.n_history = address(counters[memory.N_HISTORY :])
         model.history_size, model.match_slots = len(arrays["history"]), arrays["match_table"].shape[1]
         model.table.slots, model.table.n_buckets = address(slots), len(slots) // memory.SLOTS
+        model.table.lists, model.table.lists_size = address(arrays["lists"]), len(arrays["lists"])
         model.table.counters = address(counters)
         names = {
             "kinds": "kinds_V",
@@ -87,12 +86,6 @@ class NativeEngine(Engine):
         rows = memory.set_rows(model.vocab_size)
         for i, begin in enumerate(np.cumsum([0, *rows[:-1]])):
             model.mixer.weights[i], model.set_rows[i] = address(arrays["weights"][begin:]), rows[i]
-        self._point_to_lists()
-
-    def _point_to_lists(self) -> None:
-        lists, table = self.arrays["lists"], self._model.table
-        table.lists, table.lists_size = address(lists), len(lists)
-        table.may_grow = lists.nbytes < self.max_list_bytes
 
     def read(
         self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
@@ -100,20 +93,9 @@ class NativeEngine(Engine):
         nats_N = np.zeros(len(inputs_N))
         if rates is not None:
             self._model.mixer.lr, self._model.mixer.apm_lr = rates
-        done = 0
-        while done < len(inputs_N):
-            rest = [address(array[done:]) for array in (inputs_N, targets_N, nats_N)]
-            flags = (rates is not None, counts)
-            done += self.code.read_tokens(
-                byref(self._model), address(position), *rest, len(inputs_N) - done, *flags
-            )
-            if done < len(inputs_N):
-                self._grow_lists()
+        tokens = map(address, (position, inputs_N, targets_N, nats_N))
+        self.code.read_tokens(byref(self._model), *tokens, len(inputs_N), rates is not None, counts)
         return nats_N
-
-    def _grow_lists(self) -> None:
-        self.arrays["lists"] = memory.grown(self.arrays["lists"], self.max_list_bytes)
-        self._point_to_lists()
 
     def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
         logits_BTV = np.empty((*tokens_BT.shape, self._model.vocab_size), np.float32)

@@ -20,7 +20,7 @@ struct evidence {
 
 struct table {
     uint64_t *slots, *lists;
-    int64_t n_buckets, lists_size, may_grow;
+    int64_t n_buckets, lists_size;
     int64_t *counters; /* used part of lists; then, by log2 of the capacity, a free list's position (0: none) */
 };
 

@@ -42,10 +42,10 @@ class Walk(NamedTuple):
 class PlainEngine(Engine):
     """Context mixing in Python."""
 
-    def __init__(self, arrays: memory.Arrays, boundary_id: int, max_list_bytes: int) -> None:
+    def __init__(self, arrays: memory.Arrays, boundary_id: int) -> None:
         self.arrays, self.boundary = arrays, boundary_id
         self.tree = memory.tree_of(arrays, boundary_id)
-        self.table, self.mixing = Table(arrays, max_list_bytes), Mixing(arrays)
+        self.table, self.mixing = Table(arrays), Mixing(arrays)
         self.tokens_V = np.argsort(arrays["rank_V"])
         self.children = (arrays["left_V"], arrays["right_V"])
 
@@ -56,8 +56,6 @@ class PlainEngine(Engine):
         if rates is not None:
             self.mixing.lr, self.mixing.apm_lr = rates
         for i, (token, target) in enumerate(zip(inputs_N.tolist(), targets_N.tolist(), strict=True)):
-            if counts:
-                self.table.reserve()
             self._push(p, token)
             if counts:
                 self._remember(p, token)

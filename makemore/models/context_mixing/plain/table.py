@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.context_mixing import memory
-from makemore.models.context_mixing.memory import N_CONTEXTS
 
 Words = NDArray[np.uint64]
 MASK = (1 << 64) - 1
@@ -26,18 +25,10 @@ class Item(NamedTuple):
 class Table:
     """The hash table of contexts; layouts in bits are in ``table.h``."""
 
-    def __init__(self, arrays: memory.Arrays, max_list_bytes: int) -> None:
-        self.arrays, self.max_list_bytes = arrays, max_list_bytes
+    def __init__(self, arrays: memory.Arrays) -> None:
         self.slots: Words = arrays["slots"].view(np.uint64)
         self.lists: Words = arrays["lists"].view(np.uint64)
         self.counters = arrays["counters"]
-
-    def reserve(self) -> None:
-        """Make room for a token's counts in the lists."""
-        free = len(self.lists) - int(self.counters[memory.LISTS_USED])
-        if free < N_CONTEXTS * 2 * memory.MAX_LIST and self.arrays["lists"].nbytes < self.max_list_bytes:
-            self.arrays["lists"] = memory.grown(self.arrays["lists"], self.max_list_bytes)
-            self.lists = self.arrays["lists"].view(np.uint64)
 
     def bucket(self, hash_: int) -> int:
         """Index of the first slot of a hash's bucket."""
