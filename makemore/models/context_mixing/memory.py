@@ -25,7 +25,7 @@ N_CONTEXTS, N_ORDERS, N_MATCHES = len(CONTEXTS), len(ORDERS), 2
 MATCH_LENGTHS = (5, 12)
 RECENT, FOLDED, COLUMNS = 32, 8, 96
 N_INPUTS = -(-(3 * N_CONTEXTS + N_ORDERS + 1 + N_MATCHES + 1) // 16) * 16
-N_SETS, N_APMS, APM_ROWS, BINS = 8, 3, 1 << 14, 24
+N_SETS, N_APMS, APM_ROWS, BINS = 8, 3, 1 << 12, 24
 SLOTS, MAX_LIST, MAX_RECENT = 8, 256, 60
 LEVELS, RECENT_LEVELS = 20, 14
 COUNT_CELLS, RECENT_CELLS, MATCH_CELLS = 3 * LEVELS**2, 3 * RECENT_LEVELS**2 * 2, 32 * 4
@@ -38,7 +38,7 @@ LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13,
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
 """Number of tokens from the start of a text that the code tree is built from."""
-BYTES_PER_TOKEN, BYTES_PER_ROOT = 110, 120_000
+BYTES_PER_TOKEN, BYTES_PER_ROOT = 95, 120_000
 """Memory of contexts: so many bytes per token of the text, for long texts this times its square root."""
 SLOTS_SHARE = 0.6
 """Share of this memory for slots; the rest is for lists."""

@@ -6,7 +6,7 @@
 #define N_SETS 8
 #define N_APMS 3
 #define BINS 24
-#define APM_ROWS 16384
+#define APM_ROWS 4096
 #define LEVELS 20             /* of a count */
 #define RECENT_LEVELS 14
 #define CELL 4                /* floats of an adaptive probability: p, number of updates, logit, unused */
