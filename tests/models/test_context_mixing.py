@@ -16,7 +16,7 @@ from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.models.context_mixing.native import LIBRARY, NativeEngine
 from makemore.models.context_mixing.plain import PlainEngine
-from makemore.models.context_mixing.plain.mixing import Mixing, Situation
+from makemore.models.context_mixing.plain.mixing import JOINT_SHARE, Mixing, Situation
 from makemore.models.context_mixing.plain.table import Item
 from makemore.models.context_mixing.tree import code_tree
 from makemore.runtime import native
@@ -134,7 +134,7 @@ def test_a_decision_is_the_mixture_of_its_inputs():
 
 
 def test_learning_follows_the_gradient():
-    """A mixer's step is its learning rate times the gradient of the nats of its own prediction."""
+    """A mixer's step follows the gradient of the nats of its own prediction, and the error of all together."""
     arrays = memory.text_arrays(np.array([1, 2, 3]), token_traits(fit_tokenizer("char", ["abc"])), 0)
     arrays |= memory.learned_arrays(4, 3, 0)
     mixing = Mixing(arrays)
@@ -148,11 +148,11 @@ def test_learning_follows_the_gradient():
     weights = torch.from_numpy(arrays["weights"][row].astype(np.float64)).requires_grad_()
     logit = weights @ torch.from_numpy(decision.inputs.astype(np.float64))
     torch.nn.functional.softplus(-logit).backward()
+    joint_error = 1 - 1 / (1 + math.exp(-sum(decision.finals) / 2))
+    expected = (1 - JOINT_SHARE) * -weights.grad.numpy() + JOINT_SHARE * joint_error * decision.inputs
     before = arrays["weights"][row].copy()
     mixing.learn(decision, 1, order=1)
-    np.testing.assert_allclose(
-        (arrays["weights"][row] - before) / 1e-3, -weights.grad.numpy(), rtol=2e-3, atol=1e-5
-    )
+    np.testing.assert_allclose((arrays["weights"][row] - before) / 1e-3, expected, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("vocab_size", [2, 3, 7, 300])

@@ -64,7 +64,7 @@ static void select_weights(struct walk *w) {
     w->selectors[0] = match;
     w->selectors[1] = order;
     w->selectors[2] = t1;
-    w->selectors[3] = (order * 4 + confidence) * 4 + words;
+    w->selectors[3] = (order * 4 + confidence) * 8 + (int64_t)at_most((uint64_t)w->evidence[W1].size, 7);
     w->selectors[4] = t1 * w->m->vocab_size + p->recent[1];
     w->selectors[5] = length * 2 + p->is_capital;
     w->selectors[6] = folded * 4 + words;

@@ -139,7 +139,7 @@ def _initial_cells() -> Floats:
 def set_rows(vocab_size: int) -> list[int]:
     """Number of weight vectors of each set. Pairs with a token share some if the vocabulary is large."""
     pairs = min(vocab_size**2, 8192)
-    return [8 * 3 * 4, 16 * vocab_size, pairs, 256 * 4, pairs, 16 * vocab_size, 16 * vocab_size, 512 * 4]
+    return [8 * 3 * 4, 16 * vocab_size, pairs, 512 * 4, pairs, 16 * vocab_size, 16 * vocab_size, 512 * 4]
 
 
 def context_bytes(n_tokens: int) -> int:

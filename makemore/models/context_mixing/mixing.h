@@ -10,6 +10,7 @@
 #define LEVELS 20             /* of a count */
 #define RECENT_LEVELS 14
 #define CELL 4                /* floats of an adaptive probability: p, number of updates, logit, unused */
+#define JOINT_SHARE 0.6f      /* of the error of all sets together in each set's, besides its own */
 #define LOWER_SHARE 0.7f      /* of each different continuation, in counts: the weight of the shorter context */
 #define CELL_LIMIT 1023.0f     /* updates until a cell forgets */
 #define COUNT_CELLS (3 * LEVELS * LEVELS)
@@ -211,9 +212,10 @@ static void learn_mixer(const struct model *m, struct decision *d, int bit, int6
     const struct mixer *x = &m->mixer;
     float *by_node = x->by_node + d->at.node * N_SETS, *by_order = x->by_order + (order * 4 + d->depth4) * N_SETS;
     float error_a = (bit - logistic(d->final[0])) * x->lr, error_b = (bit - logistic(d->final[1])) * x->lr;
+    float joint_error = JOINT_SHARE * (bit - logistic(0.5f * (d->final[0] + d->final[1])));
     for (int s = 0; s < N_SETS; s++) {
-        float error = (bit - logistic(d->logits[s])) * x->lr, *row = d->rows[s];
-        for (int64_t i = 0; i < N_INPUTS; i++) row[i] += error * d->inputs[i];
+        float error = (bit - logistic(d->logits[s])) * (1 - JOINT_SHARE) + joint_error, *row = d->rows[s];
+        for (int64_t i = 0; i < N_INPUTS; i++) row[i] += x->lr * error * d->inputs[i];
         by_node[s] += error_a * d->logits[s];
         by_order[s] += error_b * d->logits[s];
     }

@@ -31,7 +31,7 @@ RATE_INTERVAL = 4096
 class ContextMixingConfig:
     """Settings of ``context-mixing``."""
 
-    lr: float = setting(0.006, "learning rate of the mixers at the start; it falls to a hundredth")
+    lr: float = setting(0.005, "learning rate of the mixers at the start; it falls to a hundredth")
     adaptive_lr: float = setting(0.002, "learning rate of the mixers in adaptive scores")
     memory: int = setting(0, "memory for contexts in MB (0: by the length of the text, 12 to 1,300)")
 
@@ -131,7 +131,9 @@ class ContextMixing(OnlineModel):
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
-        return Recipe(cls.Config(), cls.default_train_config(stats, optimizer="none", batch_tokens=1 << 16))
+        # Lines are alike: what one teaches about the weights hardly helps in the next.
+        config = cls.Config(adaptive_lr=0.0003) if stats.mode == "lines" else cls.Config()
+        return Recipe(config, cls.default_train_config(stats, optimizer="none", batch_tokens=1 << 16))
 
     @property
     def engine(self) -> Engine:

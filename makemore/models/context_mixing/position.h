@@ -118,7 +118,8 @@ static void context_hashes(const struct position *p, uint64_t *hashes) {
     hashes[F7] = hash;
     hashes[S24] = combine(combine(combine(0, t[1]), t[2]), t[3]);
     hashes[S35] = combine(combine(combine(p->kinds & 7, t[2]), t[3]), t[4]);
-    hashes[S2] = combine(combine(0, t[1]), t[2]);
+    int64_t word_length = p->word_length > 7 ? 7 : p->word_length;
+    hashes[S2] = combine(combine(0, t[1]), t[2] * 64 + word_length);
     int64_t column = p->column < 3 ? p->column : 3 + p->n_words;
     hashes[LW] = combine(word, column * 2 + p->is_heading);
     hashes[LH] = p->is_heading ? combine(p->opening, p->heading) : combine(word, p->heading);
@@ -126,5 +127,5 @@ static void context_hashes(const struct position *p, uint64_t *hashes) {
     hashes[LA] = combine(combine(above, t[0]), p->column < COLUMNS ? p->above[(p->column + 1) % COLUMNS] : 0);
     hashes[LC] = combine(combine(p->column, above), t[0]);
     hashes[LI] = combine(combine(word, p->firsts[0]), p->column > 2 ? p->line[0] * 256 + p->first : p->first);
-    hashes[LL] = combine(combine(p->word_length > 7 ? 7 : p->word_length, t[0]), combine(t[1], p->n_words > 7 ? 7 : p->n_words));
+    hashes[LL] = combine(combine(word_length, t[0]), combine(t[1], p->n_words > 7 ? 7 : p->n_words));
 }

@@ -161,7 +161,13 @@ class PlainEngine(Engine):
         t1, t2 = int(p[0]), int(p[1])
         length = min(int(p[POSITION.word_length]), 7)
         selectors = [
-            *(match, order, t1, (order * 4 + confidence) * 4 + words, t1 * len(self.tokens_V) + t2),
+            *(
+                match,
+                order,
+                t1,
+                (order * 4 + confidence) * 8 + min(len(evidence[_W1]), 7),
+                t1 * len(self.tokens_V) + t2,
+            ),
             *(length * 2 + int(p[POSITION.is_capital]), folded * 4 + words, int(p[POSITION.kinds]) & 511),
         ]
         return Situation(

@@ -25,7 +25,7 @@ SHORTER = (
     | {_INDEX[name]: -1 for name in ("O1", "W1", "F3")}
 )
 """The context that a context's counts are interpolated with; -1: the node's probability."""
-CELL_LIMIT, LOWER_SHARE = 1023, 0.7
+CELL_LIMIT, LOWER_SHARE, JOINT_SHARE = 1023, 0.7, 0.6
 MATCH_INPUT = 3 * N_CONTEXTS + N_ORDERS + 1
 
 
@@ -181,12 +181,13 @@ class Mixing:
 
     def learn(self, d: Decision, bit: int, order: int) -> None:
         """Move weights and adaptive probabilities towards the bit."""
-        errors = (bit - logistic(d.logits)) * self.lr
+        joint_error = bit - float(logistic(sum(d.finals) / 2))
+        errors = (1 - JOINT_SHARE) * (bit - logistic(d.logits)) + JOINT_SHARE * joint_error
         by_order = self.arrays["by_order"][order * 4 + min(d.depth, 3)]
         for weights, final in zip((self.arrays["by_node"][d.node], by_order), d.finals, strict=True):
             weights += (bit - float(logistic(final))) * self.lr * d.logits
         for row, error in zip(d.rows, errors, strict=True):
-            self.arrays["weights"][row] += error * d.inputs
+            self.arrays["weights"][row] += self.lr * error * d.inputs
         for i, (row, low) in enumerate(d.bins):
             curve = self.arrays["apms"][i, row]
             curve[low] += (bit - curve[low]) * self.apm_lr * (1 - d.fraction)

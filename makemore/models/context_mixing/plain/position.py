@@ -118,7 +118,7 @@ def context_hashes(p: Words) -> list[int]:
         *hashes,
         combine(skipping, t[3]),
         combine(combine(combine(f["kinds"] & 7, t[2]), t[3]), t[4]),
-        skipping,
+        combine(combine(0, t[1]), t[2] * 64 + min(f["word_length"], 7)),
         combine(word, place * 2 + f["is_heading"]),
         opening,
         combine(combine(above, t[0]), next_above),
