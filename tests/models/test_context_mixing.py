@@ -134,7 +134,7 @@ def test_a_decision_is_the_mixture_of_its_inputs():
 
 
 def test_learning_follows_the_gradient():
-    """A mixer's step follows the gradient of the nats of its own prediction, and the error of all together."""
+    """A mixer's step follows the gradient of its own prediction's nats, and the error of all together."""
     arrays = memory.text_arrays(np.array([1, 2, 3]), token_traits(fit_tokenizer("char", ["abc"])), 0)
     arrays |= memory.learned_arrays(4, 3, 0)
     mixing = Mixing(arrays)

@@ -38,10 +38,9 @@ LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13,
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
 """Number of tokens from the start of a text that the code tree is built from."""
-BYTES_PER_TOKEN, BYTES_PER_ROOT = 95, 120_000
-"""Memory of contexts: so many bytes per token of the text, for long texts this times its square root."""
-SLOTS_SHARE = 0.6
-"""Share of this memory for slots; the rest is for lists."""
+BYTES_PER_TOKEN, BYTES_PER_ROOT = 114, 130_000
+"""Memory of contexts: so many bytes per token of the text, for long texts this times its square root.
+Half is for slots, and half, of which less is used, for lists."""
 
 _LEVEL_STARTS = [*range(9), 12, 16, 24, 32, 48, 64, 128, 256, 1024, 4096, 16384]
 _LEVEL_VALUES = [*range(8), 9, 13, 19, 27, 39, 55, 90, 180, 500, 2000, 8000, 30000]
@@ -177,7 +176,7 @@ def text_arrays(tokens_N: Array, traits: TokenTraits, boundary_id: int) -> dict[
 def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, Array]:
     """The arrays that learn, as they are before the first token of a text of ``n_tokens``."""
     size = max_bytes or context_bytes(n_tokens)
-    n_slots = int(size * SLOTS_SHARE) // (8 * SLOTS) * SLOTS + SLOTS
+    n_slots = size // 2 // (8 * SLOTS) * SLOTS + SLOTS
     curve = 1 / (1 + np.exp(11 - np.arange(BINS, dtype=np.float64)))
     history = min(1 << max(int(n_tokens) + RECENT, 1).bit_length(), MAX_HISTORY)
     shape = (sum(set_rows(vocab_size)), N_INPUTS)
@@ -196,15 +195,15 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
 
 
 def copied(arrays: Arrays) -> Arrays:
-    """A copy that can go on counting, with the room for lists that training didn't use."""
+    """A copy that can go on counting, with room for lists."""
     copy = {name: array.copy() for name, array in arrays.items() if name != "lists"}
-    copy["lists"] = np.zeros(_lists_size(len(arrays["slots"])), np.int64)
+    copy["lists"] = np.zeros(len(arrays["lists"]) + _lists_size(len(arrays["slots"])), np.int64)
     copy["lists"][: len(arrays["lists"])] = arrays["lists"]
     return copy
 
 
 def _lists_size(n_slots: int) -> int:
-    return int(n_slots * (1 / SLOTS_SHARE - 1)) + (1 << 15)
+    return n_slots + (1 << 15)
 
 
 def validate(arrays: Arrays, vocab_size: int, boundary_id: int) -> None:

@@ -160,14 +160,9 @@ class PlainEngine(Engine):
         confidence = min(last[0].n, 3) if len(last) == 1 else 0
         t1, t2 = int(p[0]), int(p[1])
         length = min(int(p[POSITION.word_length]), 7)
+        n_after_word = min(len(evidence[_W1]), 7)
         selectors = [
-            *(
-                match,
-                order,
-                t1,
-                (order * 4 + confidence) * 8 + min(len(evidence[_W1]), 7),
-                t1 * len(self.tokens_V) + t2,
-            ),
+            *(match, order, t1, (order * 4 + confidence) * 8 + n_after_word, t1 * len(self.tokens_V) + t2),
             *(length * 2 + int(p[POSITION.is_capital]), folded * 4 + words, int(p[POSITION.kinds]) & 511),
         ]
         return Situation(
