@@ -38,7 +38,7 @@ LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13,
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
 """Number of tokens from the start of a text that the code tree is built from."""
-BYTES_PER_TOKEN, BYTES_PER_ROOT = 114, 130_000
+BYTES_PER_TOKEN, BYTES_PER_ROOT = 104, 130_000
 """Memory of contexts: so many bytes per token of the text, for long texts this times its square root.
 Half is for slots, and half, of which less is used, for lists."""
 
