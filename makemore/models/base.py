@@ -144,9 +144,10 @@ class CountModel(LanguageModel):
     @classmethod
     @abstractmethod
     def memory_needed(
-        cls, config: Any, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+        cls, config: Any, tokens_N: np.ndarray, vocab_size: int, boundary_id: int, negligible: float
     ) -> tuple[str, float]:
-        """Estimate what training on a text stores, in words, and the bytes that it takes."""
+        """Estimate what training on a text stores, in words, and the bytes that it takes. An upper bound
+        below ``negligible`` is enough."""
 
     reads_in_order: ClassVar[bool] = False
     """Whether documents are read in their order, in one row, instead of sorted by length."""

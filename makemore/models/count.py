@@ -27,8 +27,6 @@ from makemore.models.smoothing import CountConfig, SmoothedNgrams
 from makemore.settings import CorpusStats, Recipe
 from makemore.types import IGNORE_INDEX, Batch, State
 
-EXACT_ESTIMATE_BYTES = 1e9
-"""Memory from which the number of n-grams is estimated from a sample instead of from the text's length."""
 DENSE_CHUNK_SIZE = 1 << 17
 """Probabilities computed per chunk, sized to fit the CPU's cache."""
 
@@ -146,11 +144,11 @@ class Count(CountModel):
 
     @classmethod
     def memory_needed(
-        cls, config: CountConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+        cls, config: CountConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int, negligible: float
     ) -> tuple[str, float]:
         order = config.order or config.max_order
-        n_grams: float = len(tokens_N) * order  # at most; of a short text this is enough to know
-        if n_grams * BYTES_PER_NGRAM > EXACT_ESTIMATE_BYTES:
+        n_grams: float = len(tokens_N) * order
+        if n_grams * BYTES_PER_NGRAM >= negligible:
             n_grams = sum(estimate_sizes(tokens_N, order, vocab_size, boundary_id))
         return f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
 

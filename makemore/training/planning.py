@@ -210,7 +210,13 @@ def _check_memory(
         advice = "-t bpe:2048 or -t byte takes less, and often predicts rare characters better"
     if issubclass(kind, CountModel):
         tokens_N = corpus.splits["train"].tokens_N
-        cost, needed = kind.memory_needed(config, tokens_N, tokenizer.vocab_size, tokenizer.boundary_id)
+        cost, needed = kind.memory_needed(
+            config,
+            tokens_N,
+            tokenizer.vocab_size,
+            tokenizer.boundary_id,
+            negligible=0 if many_characters else MIN_NOTED_GB * 1e9,
+        )
         advice = advice if many_characters else f"a lower {kind.memory_setting} takes less"
     elif tokenizer.vocab_size >= LARGE_VOCABULARY:
         n_parameters = count_parameters(kind, config, tokenizer.vocab_size)

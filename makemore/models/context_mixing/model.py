@@ -124,7 +124,12 @@ class ContextMixing(OnlineModel):
 
     @classmethod
     def memory_needed(
-        cls, config: ContextMixingConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int
+        cls,
+        config: ContextMixingConfig,
+        tokens_N: np.ndarray,
+        vocab_size: int,
+        boundary_id: int,
+        negligible: float,
     ) -> tuple[str, float]:
         arrays = memory.learned_arrays(vocab_size, len(tokens_N), config.memory * 10**6)
         return "contexts and weights", float(sum(array.nbytes for array in arrays.values()))
