@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,6 +27,21 @@ class Batch(NamedTuple):
     targets_BT: Tensor
     continues: bool = False
     """True if every row continues the same row of the previous batch (carried state)."""
+
+
+class TokenKind(IntEnum):
+    """What a token is in a text, by its first character."""
+
+    BOUNDARY, NEWLINE, SPACE, LETTER, UPPER, DIGIT, PUNCTUATION = range(7)
+
+
+class TokenTraits(NamedTuple):
+    """What models that know nothing of tokenizers may use of a vocabulary."""
+
+    kinds_V: np.ndarray
+    """uint8: the TokenKind of each token."""
+    folded_V: np.ndarray
+    """int32: each token in lower case if that is a token, else itself."""
 
 
 @dataclass(frozen=True)

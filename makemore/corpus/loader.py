@@ -218,14 +218,21 @@ class StreamLoader(Loader):
 class OrderedLoader(Loader):
     """A single pass over a split, for counting; documents are sorted by length and long ones cut into pieces.
 
-    Documents are sorted within groups of about ``group_tokens``.
+    Documents are sorted within groups of about ``group_tokens``. With ``in_order`` they are one long
+    row instead.
     """
 
     def __init__(
-        self, split: Split, boundary_id: int, batch_tokens: int, group_tokens: int = SHARD_TOKENS
+        self,
+        split: Split,
+        boundary_id: int,
+        batch_tokens: int,
+        group_tokens: int = SHARD_TOKENS,
+        in_order: bool = False,
     ) -> None:
         super().__init__()
         self.split, self.boundary_id, self.batch_tokens = split, boundary_id, batch_tokens
+        self.in_order = in_order
         n_groups = max(1, -(-len(split.tokens_N) // group_tokens))
         self._groups = document_groups(split.ends_D, group_tokens, n_groups)
         self.group = 0
@@ -236,6 +243,8 @@ class OrderedLoader(Loader):
         release(self.split.tokens_N)
         first, last = self._groups[self.group : self.group + 2]
         begin, end = self.split.starts_D[first:last], self.split.ends_D[first:last]
+        if self.in_order:
+            return self._plan_long(int(begin[0]), int(end[-1]))
         sizes = end - begin
         short = np.flatnonzero(sizes <= self.batch_tokens)
         short = short[np.argsort(sizes[short], kind="stable")]

@@ -14,7 +14,7 @@ MIN_PASSAGE_CHARS = 100
 """Minimum length of a copied passage; ordinary phrases are shorter."""
 MAX_SEARCHED_TOKENS = 1 << 22
 """Tokens at the beginning of train that are searched, at 60 ms per million."""
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 FILTER_SIZE = np.uint64(1 << 22)
 
 Hashes = NDArray[np.uint64]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
-from makemore.evaluation.scoring import Progress, eval_rows, target_nats
-from makemore.models.base import CountModel, LanguageModel, MixtureModel
+from makemore.evaluation.scoring import Progress, eval_rows, online_nats, target_nats
+from makemore.models.base import CountModel, LanguageModel, MixtureModel, OnlineModel
 from makemore.types import Split, State
 
 SEGMENT_TOKENS = 64
@@ -58,6 +58,8 @@ def dynamic_nats(
     Raises:
         UserError: the model isn't trained by gradients, or its weights diverged.
     """
+    if isinstance(model, OnlineModel):
+        return online_nats(model, split, "adaptive")
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
         raise UserError("this model isn't trained by gradients; evaluate it without --dynamic")
     learner = copy.deepcopy(model).eval()

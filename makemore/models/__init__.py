@@ -22,6 +22,7 @@ MODELS: Registry[type[LanguageModel]] = Registry(
         "gru": "makemore.models.rnn:GRU",
         "lstm": "makemore.models.rnn:LSTM",
         "transformer": "makemore.models.transformer:Transformer",
+        "context-mixing": "makemore.models.context_mixing:ContextMixing",
         "mixture": "makemore.models.mixture:Mixture",
     },
     others={"micrograd": "to be read, not trained; see makemore models micrograd"},

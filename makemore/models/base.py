@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.settings import CorpusStats, ModelConfig, Recipe, TrainConfig
-from makemore.types import Batch, State
+from makemore.types import Batch, State, TokenTraits
 
 
 class LanguageModel(nn.Module, ABC):
@@ -135,6 +137,23 @@ class CountModel(LanguageModel):
     supports_autocast = False
     supports_compile = False
 
+    memory_setting: ClassVar[str]
+    """The setting that limits memory."""
+
+    @classmethod
+    @abstractmethod
+    def memory_needed(
+        cls, config: Any, tokens_N: np.ndarray, vocab_size: int, boundary_id: int, negligible: float
+    ) -> tuple[str, float]:
+        """Estimate what training on a text stores, in words, and the bytes that it takes. An upper bound
+        below ``negligible`` is enough."""
+
+    reads_in_order: ClassVar[bool] = False
+    """Whether documents are read in their order, in one row, instead of sorted by length."""
+
+    def prepare(self, tokens_N: np.ndarray, traits: TokenTraits) -> None:
+        """Learn about the training text as a whole, before the first batch."""
+
     @abstractmethod
     def count_batch(self, batch: Batch) -> None:
         """Count a batch. Each row is a whole document or continues the previous batch's row."""
@@ -142,6 +161,26 @@ class CountModel(LanguageModel):
     @abstractmethod
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
         """Finalise after the last training batch; held-out batches may be used to choose settings."""
+
+
+OnlineMode = Literal["frozen", "cache", "adaptive"]
+"""What a model learns from the text that it scores: nothing; counts; counts and weights."""
+
+
+class OnlineModel(CountModel):
+    """A count model that learns from each token as soon as it has predicted it, also while it is scored."""
+
+    @abstractmethod
+    def score(
+        self, tokens_N: np.ndarray, starts_D: np.ndarray, mode: OnlineMode = "frozen"
+    ) -> NDArray[np.float64]:
+        """Nats (N,) of documents that are read in order; the model doesn't change.
+
+        Args:
+            tokens_N: the targets.
+            starts_D: index of each document's first target.
+            mode: except in ``frozen``, what is learned from a document is kept for the next.
+        """
 
 
 class MixtureModel(LanguageModel):

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import CountModel
-from makemore.models.ngrams import ABSENT, Ints, NgramCounter, NgramTable
+from makemore.models.ngrams import (
+    ABSENT,
+    BYTES_PER_NGRAM,
+    Ints,
+    NgramCounter,
+    NgramTable,
+    estimate_sizes,
+)
 from makemore.models.smoothing import CountConfig, SmoothedNgrams
 from makemore.settings import CorpusStats, Recipe
 from makemore.types import IGNORE_INDEX, Batch, State
@@ -27,6 +34,7 @@ class Count(CountModel):
     """N-gram model; the table stays in main memory on every device."""
 
     Config: ClassVar[type[CountConfig]] = CountConfig
+    memory_setting = "model.max_order"
     summary = "n-gram counts, by default with modified Kneser-Ney smoothing"
     _smoothed: SmoothedNgrams | None
 
@@ -132,6 +140,16 @@ class Count(CountModel):
     def n_parameters(self) -> int:
         """Number of stored counts."""
         return self.table.size
+
+    @classmethod
+    def memory_needed(
+        cls, config: CountConfig, tokens_N: np.ndarray, vocab_size: int, boundary_id: int, negligible: float
+    ) -> tuple[str, float]:
+        order = config.order or config.max_order
+        n_grams: float = len(tokens_N) * order
+        if n_grams * BYTES_PER_NGRAM >= negligible:
+            n_grams = sum(estimate_sizes(tokens_N, order, vocab_size, boundary_id))
+        return f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:

@@ -9,6 +9,7 @@ from makemore.evaluation.scoring import estimate_loss
 from makemore.models.base import CountModel
 from makemore.runtime.device import set_compile_cache_dir
 from makemore.runtime.sharding import shard
+from makemore.tokenizers.traits import token_traits
 from makemore.training.learners import make_learner
 from makemore.training.plan import Plan, is_sharded
 from makemore.training.trainer import Trainer
@@ -22,7 +23,7 @@ def make_loader(plan: Plan) -> Loader:
     split, boundary, train = plan.corpus.splits["train"], plan.model.boundary_id, plan.train
     batch_tokens = train.data.batch_tokens // train.data.grad_accum_steps
     if isinstance(plan.model, CountModel):
-        return OrderedLoader(split, boundary, batch_tokens)
+        return OrderedLoader(split, boundary, batch_tokens, in_order=plan.model.reads_in_order)
     if train.data.loader == "streams":
         return StreamLoader(
             split,
@@ -49,6 +50,8 @@ def make_loader(plan: Plan) -> Loader:
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:
     """Move the model to its device and build its trainer: learner, loader and evaluation."""
     plan.model.to(plan.device)
+    if isinstance(plan.model, CountModel):
+        plan.model.prepare(plan.corpus.splits["train"].tokens_N, token_traits(plan.corpus.tokenizer))
     plan.model.one_document_per_row = plan.train.data.loader in ("windows", "documents")
     if is_sharded(plan.train):
         shard(plan.model, plan.train)

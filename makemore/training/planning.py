@@ -13,7 +13,6 @@ from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
-from makemore.models.ngrams import BYTES_PER_NGRAM, estimate_sizes
 from makemore.runs.directory import RunDir
 from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
@@ -193,12 +192,15 @@ def _check_memory(
     if many_characters:
         advice = "-t bpe:2048 or -t byte takes less, and often predicts rare characters better"
     if issubclass(kind, CountModel):
-        tokens_N, order = corpus.splits["train"].tokens_N, config.order or config.max_order
-        if not many_characters and len(tokens_N) * order * BYTES_PER_NGRAM < MIN_NOTED_GB * 1e9:
-            return
-        n_grams = sum(estimate_sizes(tokens_N, order, tokenizer.vocab_size, tokenizer.boundary_id))
-        cost, needed = f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
-        advice = advice if many_characters else "a lower model.max_order takes less"
+        tokens_N = corpus.splits["train"].tokens_N
+        cost, needed = kind.memory_needed(
+            config,
+            tokens_N,
+            tokenizer.vocab_size,
+            tokenizer.boundary_id,
+            negligible=0 if many_characters else MIN_NOTED_GB * 1e9,
+        )
+        advice = advice if many_characters else f"a lower {kind.memory_setting} takes less"
     elif tokenizer.vocab_size >= LARGE_VOCABULARY:
         n_parameters = count_parameters(kind, config, tokenizer.vocab_size)
         cost, needed = f"{n_parameters:,} parameters", n_parameters * BYTES_PER_PARAMETER

@@ -246,7 +246,10 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
         if stop():
             raise TrainingInterrupted(plan.folder.path)
 
-    run = load(plan.folder.path, str(plan.device))
+    if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
+        run = Run(plan.folder, plan.folder.read_config(), plan.corpus.tokenizer, plan.model.eval())
+    else:
+        run = load(plan.folder.path, str(plan.device))
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
     final_score = with_copies(score(run.model, split, run.tokenizer, progress=scoring), plan.corpus, split)
     baseline = _fit_baseline(plan, scoring)

@@ -23,8 +23,6 @@ from makemore.training.records import Evaluation, TrainRecord, divergence_error
 from makemore.types import Batch
 
 LOG_INTERVAL = 0.5
-
-
 N_EVALUATIONS = 20
 
 
@@ -42,6 +40,7 @@ class Trainer:
         """``evaluate`` returns val nats per token (None: no val split); ``stop`` is polled every step."""
         self.learner, self.loader, self.config = learner, loader, config
         self.evaluate, self.stop = evaluate, stop
+        self._counts = isinstance(learner.model, CountModel)  # large tables: not copied
         self.step = 0
         self.tokens = 0
         self.elapsed = 0.0
@@ -172,7 +171,7 @@ class Trainer:
         return self.elapsed - self._saved_at >= self.config.save_interval
 
     def _due_for_evaluation(self) -> bool:
-        if self.evaluate is None or isinstance(self.learner.model, CountModel) or self.progress >= 1:
+        if self.evaluate is None or self._counts or self.progress >= 1:
             return False
         if self.config.eval_interval:
             return self.step % self.config.eval_interval == 0
@@ -220,7 +219,8 @@ class Trainer:
         if improved:
             self.best_val, self.best_step = val if val is not None else math.inf, self.step
             self.best_weights = weights
-            self.best = {k: v.detach().clone() for k, v in self.learner.model.state_dict().items()}
+            state = self.learner.model.state_dict()
+            self.best = state if self._counts else {name: tensor.clone() for name, tensor in state.items()}
         return Evaluation(val, improved)
 
     def _evaluate_and_record(self) -> TrainRecord:
@@ -325,7 +325,7 @@ class Trainer:
             "settings": self.learner.model.config.model_dump(),
             "trainer": {self._KEYS.get(name, name): getattr(self, name) for name in self._SCALARS},
             "sum": self._loss_sum,
-            "best": self.best,
+            "best": {} if self._counts else self.best,
             "learner": self.learner.state_dict(),
             "loader": self.loader.state_dict(),
             "random": get_rng_state(self.learner.model.device),
@@ -345,5 +345,6 @@ class Trainer:
             raise TypeError("the best weights or the loss sum are not tensors")
         self._logged_tokens, self._new_tokens = self.tokens, 0
         self.learner.load_state_dict(state["learner"])
+        self.best = self.learner.model.state_dict() if self._counts and self.finished else self.best
         self.loader.load_state_dict(state["loader"])
         set_rng_state(state["random"], self.learner.model.device)

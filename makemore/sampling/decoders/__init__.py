@@ -1,5 +1,6 @@
 """Fast decoding on the CPU, one file per model family; importing this package registers them all."""
 
+from makemore.sampling.decoders import context_mixing as context_mixing
 from makemore.sampling.decoders import count as count
 from makemore.sampling.decoders import recurrent as recurrent
 from makemore.sampling.decoders import transformer as transformer

@@ -1,0 +1,42 @@
+"""The interface of the C code and of its Python form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Rates(NamedTuple):
+    """Learning rates of the mixers and of the final correction; all 0: only counts are learned."""
+
+    mixer: float = 0.0
+    correction: float = 0.0
+
+
+class Engine(ABC):
+    """Reads tokens, and predicts what follows them."""
+
+    @abstractmethod
+    def read(
+        self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
+    ) -> NDArray[np.float64]:
+        """Nats (N,) of targets given inputs, in order: 0 for targets below 0, infinite if impossible.
+
+        Args:
+            position: (POSITION_SIZE,), updated.
+            rates: the weights learn from each target at these rates; None: they are frozen.
+            counts: each target is counted, once it has been predicted.
+        """
+
+    @abstractmethod
+    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
+        """Log-probabilities (B, T, V) of the token after each; positions are updated."""
+
+    @abstractmethod
+    def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:
+        """Sample the next token of each row by a number in [0, 1), and update positions."""

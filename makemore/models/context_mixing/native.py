@@ -1,0 +1,110 @@
+"""The C code of context mixing: structs that point to the model's arrays."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_float, c_int64, c_void_p
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from makemore.models.context_mixing import memory
+from makemore.models.context_mixing.engine_base import Engine, Ints, Rates
+from makemore.runtime.native import CLibrary, address, structure
+
+_Table = structure(
+    "Table",
+    slots=c_void_p,
+    lists=c_void_p,
+    **dict.fromkeys(("n_buckets", "lists_size"), c_int64),
+    counters=c_void_p,
+)
+_Mixer = structure(
+    "Mixer",
+    weights=c_void_p * memory.N_SETS,
+    **dict.fromkeys(("by_node", "by_order", "apms"), c_void_p),
+    **dict.fromkeys(("lr", "apm_lr"), c_float),
+)
+_Model = structure(
+    "Model",
+    **dict.fromkeys(
+        ("vocab_size", "boundary", "root", "boundary_node", "boundary_side", "has_boundary"), c_int64
+    ),
+    **dict.fromkeys(("kinds", "folded", "rank_of", "token_of", "left", "right"), c_void_p),
+    table=_Table,
+    n_history=c_void_p,
+    **dict.fromkeys(("history_size", "match_slots"), c_int64),
+    **dict.fromkeys(("history", "match_table", "logs", "levels", "cells", "node_cells"), c_void_p),
+    mixer=_Mixer,
+    set_rows=c_int64 * memory.N_SETS,
+)
+_Position = structure("Position", fields=c_int64 * memory.POSITION_SIZE)
+LIBRARY = CLibrary(
+    Path(__file__).with_name("engine.c"),
+    {
+        "read_tokens": (None, POINTER(_Model), *[c_void_p] * 4, *[c_int64] * 3),
+        "distributions": (None, POINTER(_Model), c_int64, c_int64, *[c_void_p] * 3),
+        "sample": (None, POINTER(_Model), c_int64, *[c_void_p] * 3),
+    },
+    {"model": _Model, "position": _Position},
+)
+
+
+class NativeEngine(Engine):
+    """The arrays in a C struct."""
+
+    def __init__(self, arrays: memory.Arrays, boundary_id: int, code: ctypes.CDLL) -> None:
+        """``code``: the loaded ``LIBRARY``."""
+        self.arrays, self.code = arrays, code
+        tree = memory.tree_of(arrays, boundary_id)
+        self._tokens_V = np.argsort(arrays["rank_V"]).astype(np.int32)
+        self._model = model = _Model(
+            len(self._tokens_V), boundary_id, tree.root, tree.boundary_node, tree.boundary_side
+        )
+        counters, slots = arrays["counters"], arrays["slots"]
+        model.has_boundary = counters[memory.HAS_BOUNDARY]
+        model.n_history = address(counters[memory.N_HISTORY :])
+        model.history_size, model.match_slots = len(arrays["history"]), arrays["match_table"].shape[1]
+        model.table.slots, model.table.n_buckets = address(slots), len(slots) // memory.SLOTS
+        model.table.lists, model.table.lists_size = address(arrays["lists"]), len(arrays["lists"])
+        model.table.counters = address(counters)
+        names = {
+            "kinds": "kinds_V",
+            "folded": "folded_V",
+            "rank_of": "rank_V",
+            "left": "left_V",
+            "right": "right_V",
+        }
+        for field in ("history", "match_table", "cells", "node_cells", *names):
+            setattr(model, field, address(arrays[names.get(field, field)]))
+        model.token_of, model.logs, model.levels = map(
+            address, (self._tokens_V, memory.LOGS, memory.COUNT_LEVELS)
+        )
+        for field in ("by_node", "by_order", "apms"):
+            setattr(model.mixer, field, address(arrays[field]))
+        rows = memory.set_rows(model.vocab_size)
+        for i, begin in enumerate(np.cumsum([0, *rows[:-1]])):
+            model.mixer.weights[i], model.set_rows[i] = address(arrays["weights"][begin:]), rows[i]
+
+    def read(
+        self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
+    ) -> NDArray[np.float64]:
+        nats_N = np.zeros(len(inputs_N))
+        if rates is not None:
+            self._model.mixer.lr, self._model.mixer.apm_lr = rates
+        tokens = map(address, (position, inputs_N, targets_N, nats_N))
+        self.code.read_tokens(byref(self._model), *tokens, len(inputs_N), rates is not None, counts)
+        return nats_N
+
+    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
+        logits_BTV = np.empty((*tokens_BT.shape, self._model.vocab_size), np.float32)
+        arrays = (tokens_BT, positions_BP, logits_BTV)
+        self.code.distributions(byref(self._model), *tokens_BT.shape, *map(address, arrays))
+        return logits_BTV
+
+    def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:
+        ids_B = np.empty(len(positions_BP), np.int64)
+        arrays = (positions_BP, uniform_B, ids_B)
+        self.code.sample(byref(self._model), len(ids_B), *map(address, arrays))
+        return ids_B
