@@ -19,6 +19,7 @@ from makemore.runs import run as runs
 from makemore.sampling.logits import SampleParams
 from makemore.sampling.novel import sample_novel
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
+from makemore.settings.base import flatten
 from makemore.settings.train import parse_duration
 from makemore.training.mix import mix as mix_runs
 from makemore.training.observers import MultiObserver, Observer
@@ -215,7 +216,7 @@ def train(
         out=None if out is None else Path(out),
         train={**{k: v for k, v in limits.items() if v is not None}, "seed": seed, "device": device},
         corpus={"mode": mode},
-        settings=tuple(f"{name}={value}" for name, value in (settings or {}).items()),
+        settings=tuple(f"{name}={value}" for name, value in flatten(settings or {}).items()),
         resume=resume,
         overwrite=overwrite,
         pretrained=pretrained,

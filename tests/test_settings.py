@@ -153,7 +153,7 @@ class TestAssignments:
     def test_the_tokenizer_has_no_section(self):
         assert parse_assignments(["tokenizer=bpe:512"]) == [{"tokenizer": "bpe:512"}]
 
-    @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "model=1", "model.=1", "model..a=1"])
+    @pytest.mark.parametrize("text", ["a=1", "model.a", "", "=", "train=1", "model.=1", "model..a=1"])
     def test_malformed_assignments_are_refused(self, text):
         with pytest.raises(UserError, match=r"write section\.name=value"):
             parse_assignments([text])

@@ -41,5 +41,7 @@ def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
 
 
 def any_model_config() -> Any:
-    """The type of the settings of any registered model, for a schema: a union selected by ``name``."""
-    return Annotated[Union[tuple(MODELS.get(name).Config for name in MODELS)], Field(discriminator="name")]  # noqa: UP007
+    """The type of the settings of any trainable model, for a schema: a union selected by ``name``."""
+    kinds = [MODELS.get(name) for name in MODELS]
+    configs = tuple(kind.Config for kind in kinds if kind.is_trainable)
+    return Annotated[Union[configs], Field(discriminator="name")]  # noqa: UP007

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 STYLES = (([1, 0], "circle"), ([7, 3], "square"), ([2, 3], "triangle-up"), ([9, 3, 2, 3], "diamond"))
 """Dashes and dots of the first, second … row of one model."""
-SOFT = "var(--soft)"
-REFERENCE: dict[str, Any] = {"color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1.5, "clip": True}
+MUTED = "var(--soft)"
+REFERENCE: dict[str, Any] = {"color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1.5, "clip": True}
 ZOOM = "wheel![event.ctrlKey || event.metaKey]"
-"""The wheel alone scrolls the page."""
+"""Zoom only with Ctrl or Cmd, so that the wheel still scrolls the page."""
 
 
-class Ink(NamedTuple):
+class LineStyle(NamedTuple):
     """How a row is drawn: a model has the same colour in every chart and page, its rows differ in dashes."""
 
     colour: str
@@ -47,12 +47,12 @@ def vega_embed() -> str:
     return vl_convert.javascript_bundle("globalThis.vegaEmbed = vegaEmbed;")
 
 
-def inks(rows: Iterable[RankedModel]) -> list[Ink]:
+def line_styles(rows: Iterable[RankedModel]) -> list[LineStyle]:
     """How each row is drawn."""
     earlier: Counter[str] = Counter()
     result = []
     for row in rows:
-        result.append(Ink(f"var(--m-{row.model},{SOFT})", *STYLES[earlier[row.model] % len(STYLES)]))
+        result.append(LineStyle(f"var(--m-{row.model},{MUTED})", *STYLES[earlier[row.model] % len(STYLES)]))
         earlier[row.model] += 1
     return result
 
@@ -64,7 +64,7 @@ def line_chart(
     import altair as alt
 
     base = _base(rows, x, y)
-    dashes = _by_row(alt.StrokeDash, [ink.dashes for ink in inks(rows)])
+    dashes = _by_row(alt.StrokeDash, [style.dashes for style in line_styles(rows)])
     lines = base.mark_line(clip=True, strokeWidth=1.75).encode(strokeDash=dashes)
     return _layer([lines, _dots(base, rows, size=40)], _data(rows, curves, x))
 
@@ -95,7 +95,7 @@ def frontier_chart(rows: Sequence[RankedModel], values: Iterable[float], x: Axis
     frontier = best.mark_line(interpolate="step-after", **REFERENCE)
     curves = [[(value, row.result.bits_per_byte)] for row, value in zip(rows, values, strict=True)]
     layers = [
-        frontier.encode(y="best:Q", color=alt.value(SOFT)),
+        frontier.encode(y="best:Q", color=alt.value(MUTED)),
         _dots(base, rows, size=80),
         base.mark_text(limit=160).encode(text="run:N"),
     ]
@@ -125,7 +125,7 @@ def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
     return alt.Chart().encode(
         x=position(alt.X, "x:Q", x),
         y=position(alt.Y, "y:Q", y),
-        color=_by_row(alt.Color, [ink.colour for ink in inks(rows)]),
+        color=_by_row(alt.Color, [style.colour for style in line_styles(rows)]),
         tooltip=[
             alt.Tooltip("run:N", title="title"),
             alt.Tooltip("x:Q", title=x.title, format=f".4{x.format}"),
@@ -148,7 +148,7 @@ def _dots(base: alt.Chart, rows: Sequence[RankedModel], size: int) -> alt.Chart:
 
     hover = alt.selection_point(nearest=True, on="pointerover", clear="pointerout", empty=False)
     opacity = alt.when(hover).then(alt.value(1)).when("datum.end").then(alt.value(1)).otherwise(alt.value(0))
-    shape = _by_row(alt.Shape, [ink.shape for ink in inks(rows)])
+    shape = _by_row(alt.Shape, [style.shape for style in line_styles(rows)])
     return (
         base.mark_point(filled=True, size=size, clip=True)
         .encode(shape=shape, opacity=opacity)

@@ -14,8 +14,8 @@ from makemore.evaluation.profile import RunProfile
 from makemore.report.charts import (
     Axis,
     frontier_chart,
-    inks,
     line_chart,
+    line_styles,
     vega_embed,
     with_diagonal,
     without_start,
@@ -37,7 +37,7 @@ TOKENS = Axis("tokens trained on", "~s", is_log=True)
 PARAMETERS = Axis("parameters", "~s", is_log=True)
 MIN_SECONDS = 1e-3
 MIN_SHARE = 0.001
-"""Calibration bins with a smaller share of the tokens are noise."""
+"""Minimum share of tokens for a calibration bin to be drawn."""
 HINT = "Click a name to hide it. Drag to pan, Ctrl + wheel (or pinch) to zoom, double-click to reset."
 LINES_SHOWN = 15
 CHARS_SHOWN = 700
@@ -133,9 +133,9 @@ def _cell(column: Column, row: RankedModel) -> str:
 def _legend(rows: Sequence[RankedModel]) -> str:
     marks = "".join(
         f'<button type="button" aria-pressed="true"><svg viewBox="0 0 28 8" aria-hidden="true">'
-        f'<path d="M0 4h28" style="stroke:{escape(ink.colour, quote=True)};'
-        f'stroke-dasharray:{" ".join(map(str, ink.dashes))}"/></svg>{escape(row.name)}</button>'
-        for row, ink in zip(rows, inks(rows), strict=True)
+        f'<path d="M0 4h28" style="stroke:{escape(style.colour, quote=True)};'
+        f'stroke-dasharray:{" ".join(map(str, style.dashes))}"/></svg>{escape(row.name)}</button>'
+        for row, style in zip(rows, line_styles(rows), strict=True)
     )
     return f'<div class="key" role="group" aria-label="Models in the charts">{marks}</div>'
 
@@ -169,7 +169,7 @@ def _curves(rows: Sequence[RankedModel]) -> list[str]:
     ]
     seconds = [[(s, bits) for s, _, bits in curve] for curve in curves]
     tokens = [[(n, bits) for _, n, bits in curve] for curve in curves]
-    caption = "Bits per byte at each evaluation, estimated. A lone dot is the score of a row without any."
+    caption = "Bits per byte at each evaluation, estimated. A single dot is a final score: no evaluations."
     return [
         _figure("Validation loss by time", without_start(line_chart(rows, seconds, SECONDS)), caption),
         _figure("Validation loss by tokens", without_start(line_chart(rows, tokens, TOKENS)), caption),

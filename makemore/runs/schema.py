@@ -35,7 +35,7 @@ class RunConfig(Settings):
         return _for_config(cls, MODELS.get(name).Config)
 
     def __reduce__(self) -> Any:
-        """Pickle what was given: the class made for a model has no global name."""
+        """Pickle the explicitly set values; the per-model class can't be imported by name."""
         return _unpickle, (type(self).__base__, self.model.name, self.model_dump(exclude_unset=True))
 
 
@@ -156,7 +156,7 @@ class WeightsRecord(Record):
 
     run_id: str
     digests: tuple[str, ...]
-    """Checksums of the newest weights and of those before."""
+    """Checksums of the newest weights and of the previous ones."""
 
 
 class SplitScore(Record):
@@ -169,7 +169,7 @@ class SplitScore(Record):
 
 
 class ResultRecord(Record):
-    """The part of ``result.json`` that is read again."""
+    """The fields of ``result.json`` that makemore reads back."""
 
     run_id: str
     metrics: Seal
@@ -205,7 +205,7 @@ def parse_run_record(values: Mapping[str, Any], path: Path) -> RunRecord:
         name = values["model"]["name"]
         cls = RunRecord.for_model(name)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"{path} is damaged or from another version: it names no model") from None
+        raise UserError(f"{path} has no valid model name; it is damaged or from another version") from None
     return _validate(path, cls, values)
 
 

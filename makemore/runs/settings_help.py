@@ -1,4 +1,4 @@
-"""The settings of runs for people and editors: a list, and a JSON schema."""
+"""List settings for ``makemore models``, and build their JSON schema."""
 
 from __future__ import annotations
 
@@ -48,6 +48,15 @@ def _allowed(value: dict[str, Any]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of a TOML file of settings, for any registered model."""
+    """JSON schema of a TOML file of settings, for any model that can be trained.
+
+    A section ``model`` must name the model, which tells whose settings it holds.
+    """
     run_config = create_model("RunConfig", __base__=RunConfig, model=(any_model_config(), ...))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **run_config.model_json_schema()}
+    schema = run_config.model_json_schema()
+    del schema["required"]
+    for reference in schema["properties"]["model"]["discriminator"]["mapping"].values():
+        schema["$defs"][reference.rpartition("/")[2]]["required"] = ["name"]
+    duration = schema["$defs"]["TrainConfig"]["properties"]["max_time"]
+    duration["anyOf"].append({"type": "string", "pattern": r"^\s*[\d.]+\s*(s|m|min|h)?\s*$"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

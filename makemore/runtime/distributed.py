@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -134,7 +135,8 @@ def _join_attempt(store: Store, info: DistInfo, stop: Callable[[], bool]) -> str
 
     Torchrun uses one store for all its attempts: it holds addresses of dead processes (pytorch issue 135712),
     and no rank knows the number of the attempt, as each machine counts its own restarts. So rank 0 names the
-    attempt, and acknowledges each rank that registers under this name; an attempt without an answer is over.
+    attempt, and acknowledges each rank that registers under this name; a rank without an answer waits for a
+    newer attempt.
     """
     global _earlier_attempt
     token, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_TIMEOUT
@@ -163,7 +165,7 @@ def _join_attempt(store: Store, info: DistInfo, stop: Callable[[], bool]) -> str
 
 @contextlib.contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turn a failed collective into the UserError of the rank that left it, or into one on a lost rank."""
+    """Turn a failed collective into the failing rank's UserError, or into one on a lost connection."""
     try:
         yield
     except RuntimeError as error:
@@ -172,7 +174,7 @@ def peer_errors() -> Iterator[None]:
         # Gloo raises plain RuntimeErrors.
         if not isinstance(error, DistError) and "gloo" not in str(error).lower():
             raise
-        reason = next(iter(str(error).strip().splitlines()), "no reason given")[:200]
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error).strip()).partition("\n")[0].partition(" [")[0][:80]
         lost = f"lost connection to the other ranks ({reason}); continue with --resume"
         raise DistributedUserError(_first_error() or lost) from None
 
@@ -230,7 +232,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """Return the values of all ranks in order on rank 0, and an empty list on the others."""
+    """Return the values of all ranks in order on rank 0, and an empty list on other ranks."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist

@@ -24,7 +24,7 @@ SIMILAR = {
     "epochs": "use train.steps: an epoch is the number of training tokens divided by train.batch_tokens",
     "min_lr": "use train.final_lr_fraction, a fraction of the peak learning rate",
 } | {name: f"use model.{name}" for name in ("dropout", "n_embd", "n_head", "n_hidden", "n_layer")}
-"""Advice for names of other programs, with another unit here, and for settings written in a wrong section."""
+"""Advice for common names that are not settings here, or belong to another section."""
 EXPECTED = {
     "bool": "true or false",
     "finite": "a number",
@@ -48,14 +48,16 @@ SECTIONS: dict[str, type[Settings]] = {}
 class Settings(BaseModel):
     """Base class: immutable, validated, without unknown names.
 
-    A setting in a group may be named without it (``lr`` for ``optimizer.lr``), or by an alias.
+    The group may be omitted: ``lr`` means ``optimizer.lr``. A setting may also be named by an alias.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=()
     )
     aliases: ClassVar[Mapping[str, str]] = {}
-    """Other names: of earlier versions, which runs and TOML files may still use, and of other programs."""
+    """Names from earlier versions (still used in old runs and TOML files) and from other programs."""
+    main: ClassVar[str] = ""
+    """The setting that a plain value sets, as in ``optimizer = "muon"``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,9 +71,6 @@ class Settings(BaseModel):
 
 class Group(Settings):
     """Base class of the groups within a section."""
-
-    main: ClassVar[str] = ""
-    """The setting that a plain value sets, as in ``optimizer = "muon"``."""
 
     @classmethod
     def has(cls, name: str) -> bool:
@@ -109,11 +108,11 @@ def _as_mapping(cls: type[Settings], value: Any) -> Mapping[str, Any] | None:
         return dict(value)
     if isinstance(value, Mapping):
         return value
-    return {cls.main: value} if issubclass(cls, Group) and cls.main else None
+    return {cls.main: value} if cls.main else None
 
 
 def _read(cls: type[Settings], name: str, value: Any) -> Any:
-    """Read ``none`` as None where None is allowed, and keep booleans from being read as numbers."""
+    """Read ``none`` as None where None is allowed, and prevent booleans from being parsed as numbers."""
     kinds = typing.get_args(field.annotation) if (field := cls.model_fields.get(name)) else ()
     if isinstance(value, str) and value.lower() == "none" and type(None) in kinds:
         return None
@@ -132,7 +131,7 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 def override(base: S, requested: Settings, section: str) -> S:
     """A copy of ``base`` with the settings that ``requested`` was given explicitly.
 
-    Raises UserError if they don't go together.
+    Raises UserError if the combination is invalid.
     """
     return parse(type(base), merge(base.model_dump(), requested.model_dump(exclude_unset=True)), section)
 
@@ -200,6 +199,7 @@ def _unknown_setting(path: str, known: list[str]) -> UserError:
             advice = f"use {other}.{current}"
     if advice and advice != f"use {path}":
         return UserError(f"unknown setting {path!r}; {advice}")
-    groups = {name.rpartition(".")[0] for name in known} - {section}
-    known = sorted({*known, *groups})
-    return unknown_name("setting", path, [n for n in known if n.startswith(f"{section}.")] or known)
+    groups = {group for name in known if (group := name.rpartition(".")[0]).startswith(f"{section}.")}
+    near = [n for n in known if n.startswith(f"{path.rpartition('.')[0]}.")]
+    message, list_of_names = str(unknown_name("setting", path, {*near, *groups} or known)), " known: "
+    return UserError(message.partition(list_of_names)[0] if "did you mean" in message else message)

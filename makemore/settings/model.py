@@ -14,6 +14,7 @@ from makemore.settings.train import TrainConfig
 class ModelConfig(Settings):
     """Base class of the settings of models. Each has ``name: Literal["NAME"] = "NAME"``, which selects it."""
 
+    main: ClassVar[str] = "name"
     aliases: ClassVar[Mapping[str, str]] = {
         "context_length": "block_size",
         "n_heads": "n_head",

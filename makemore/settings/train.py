@@ -12,6 +12,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from makemore.errors import UserError
 from makemore.settings.base import SECTIONS, Count, Fraction, Group, NonNegative, Probability, Settings, Size
 
+ALIASES = {
+    "accumulate": "grad_accum_steps",
+    "context_length": "block_size",
+    "decay_share": "warmdown_fraction",
+    "drop_at": "milestones",
+    "final_lr": "final_lr_fraction",
+    "grad_clip": "clip",
+    "gradient_accumulation_steps": "grad_accum_steps",
+    "learning_rate": "lr",
+    "max_iters": "steps",
+    "max_steps": "steps",
+    "warmup_iters": "warmup_steps",
+}
+"""Names of training settings from earlier versions and other programs."""
 MAX_SEED = 2**63 - 1
 
 
@@ -31,6 +45,7 @@ def parse_duration(duration: str | float | None) -> float | None:
 class DataConfig(Group):
     """Batches."""
 
+    aliases: ClassVar[Mapping[str, str]] = ALIASES
     batch_tokens: Size = Field(2048, description="tokens per optimizer step")
     grad_accum_steps: Size = Field(1, description="gradient accumulation: micro-batches per step")
     block_size: Size = Field(128, description="maximum row length in tokens")
@@ -55,6 +70,7 @@ class DataConfig(Group):
 class OptimizerConfig(Group):
     """Optimizer, gradient clipping and weight averaging."""
 
+    aliases: ClassVar[Mapping[str, str]] = ALIASES
     main: ClassVar[str] = "name"
     name: str = Field(
         "adamw",
@@ -74,6 +90,7 @@ class OptimizerConfig(Group):
 class ScheduleConfig(Group):
     """Learning-rate schedule."""
 
+    aliases: ClassVar[Mapping[str, str]] = {**ALIASES, "name": "shape"}
     main: ClassVar[str] = "shape"
     shape: Literal["constant", "linear", "cosine", "step"] = Field(
         "linear", description="learning-rate decay shape"
@@ -115,7 +132,7 @@ class RuntimeConfig(Group):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of matrix products")
     compile: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="torch.compile the training step; auto: if it pays off and there is no native C code",
+        description="torch.compile the training step; auto: if it is faster, and there is no native C code",
     )
     cuda_graph: bool = Field(
         True, description="launch the whole training step as one CUDA graph where possible"
@@ -126,22 +143,10 @@ class RuntimeConfig(Group):
 class TrainConfig(Settings):
     """Training settings: everything except the model."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
-        "accumulate": "grad_accum_steps",
-        "context_length": "block_size",
-        "decay_share": "warmdown_fraction",
-        "drop_at": "milestones",
-        "final_lr": "final_lr_fraction",
-        "grad_clip": "clip",
-        "gradient_accumulation_steps": "grad_accum_steps",
-        "learning_rate": "lr",
-        "max_iters": "steps",
-        "max_steps": "steps",
-        "warmup_iters": "warmup_steps",
-    }
+    aliases: ClassVar[Mapping[str, str]] = ALIASES
     steps: Size | None = Field(None, description="number of optimizer steps")
-    max_time: Annotated[float, BeforeValidator(parse_duration), Field(gt=0)] | None = Field(
-        None, description="training time in seconds, from the first step to the last"
+    max_time: Annotated[float, Field(gt=0), BeforeValidator(parse_duration)] | None = Field(
+        None, description="training time in seconds, or as 90s, 5m or 1.5h, from the first step to the last"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="random seed for weights, batches and dropout"
@@ -162,7 +167,8 @@ class TrainConfig(Settings):
     save_interval: NonNegative = Field(30.0, description="seconds between checkpoints for resuming")
     on_divergence: Literal["stop", "rollback"] = Field(
         "stop",
-        description="on a non-finite loss or gradient: stop, or restore the last state and halve the rate",
+        description="on a non-finite loss or gradient: stop, or restore the last state and halve the "
+        "learning rate",
     )
 
 
@@ -170,6 +176,6 @@ SECTIONS["train"] = TrainConfig
 
 
 def require_seed(seed: int) -> None:
-    """Raise UserError for a seed that a random generator doesn't take."""
+    """Raise UserError for a seed outside the generator's range."""
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed {seed}: must be 0 or more and below 2**63")

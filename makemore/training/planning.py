@@ -45,7 +45,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     """Check and resolve a request without writing to disk. Raises UserError if it is invalid."""
     kind = MODELS.get(request.model)
     if not kind.is_trainable:
-        raise UserError(f"a {request.model} combines trained runs; use makemore mix")
+        raise UserError(f"a {request.model} is made from trained runs; use makemore mix")
     tokenizer = request.tokenizer or "char"
     require_valid_spec(tokenizer)
     requested, corpus_config = request.requested, request.requested.corpus
@@ -214,7 +214,7 @@ def _check_memory(
     cost += f" for {kinds} take about {needed / 1e9:.1f} GB to train"
     memory = total_memory_gb(device)
     if memory is not None and needed > memory * 1e9:
-        raise UserError(f"{cost}, but only {memory:.1f} GB exist; {advice}")
+        raise UserError(f"{cost}, but only {memory:.1f} GB are available; {advice}")
     if many_characters or needed >= MIN_NOTED_GB * 1e9:
         observer.note(f"{cost}; {advice}")
 

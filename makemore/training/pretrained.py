@@ -79,9 +79,7 @@ def load_weights(model: LanguageModel, start: PretrainedModel) -> None:
             if new != old and name != "block_size"
         ]
         reason = ", ".join(changed) or "its weights have other shapes"
-        raise UserError(
-            f"these settings don't fit the model to start from: {reason}; leave them as they are there"
-        ) from None
+        raise UserError(f"these settings don't fit the pretrained model: {reason}; remove them") from None
 
 
 def fine_tune_recipe(start: PretrainedModel, recipe: Recipe, mode: str) -> Recipe:

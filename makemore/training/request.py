@@ -18,6 +18,8 @@ from makemore.settings.base import arrange, merge
 from makemore.training.pretrained import PretrainedModel
 
 SECTIONS = ("model", "train", "corpus")
+PLAIN = ("model", "tokenizer")
+"""Settings that may have a plain value: a name."""
 DEFAULT_MODEL = "transformer"
 
 
@@ -103,9 +105,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     for name, section in data.items():
-        if name != "tokenizer" and (name not in SECTIONS or not isinstance(section, dict)):
+        if name not in PLAIN and (name not in SECTIONS or not isinstance(section, dict)):
             raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}] or tokenizer")
-    return data
+    return as_sections(data)
+
+
+def as_sections(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a plain value of ``model`` as its name."""
+    model = data.get("model")
+    return {**data, "model": {"name": model}} if isinstance(model, str | int | float) else dict(data)
 
 
 def parse_assignments(settings: Sequence[str], sections: Sequence[str] = SECTIONS) -> list[dict[str, Any]]:
@@ -117,8 +125,8 @@ def parse_assignments(settings: Sequence[str], sections: Sequence[str] = SECTION
     for text in settings:
         key, equals, value = text.partition("=")
         section, *names = key.strip().split(".")
-        if section == "tokenizer" and equals and not names:
-            parsed.append({section: value.strip()})
+        if section in PLAIN and equals and not names:
+            parsed.append(as_sections({section: value.strip()}))
             continue
         if not equals or not all(names) or not names:
             raise UserError(f"--set {text!r}: write section.name=value, such as model.n_layer=4")

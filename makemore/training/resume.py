@@ -218,8 +218,8 @@ def require_same_settings(saved: RunConfig, requested: Mapping[str, Any]) -> Non
             continue
         if name in values and values[name] != value:
             raise UserError(
-                f"{name} was {values[name]}, not {value}; "
-                "a resumed run keeps its settings (use --overwrite to start a new run)"
+                f"{name} was {'none' if values[name] is None else values[name]}, not {value}; a resumed run "
+                "keeps its settings, except budget, device and patience (use --overwrite to start a new run)"
             )
 
 
@@ -233,7 +233,7 @@ def require_same_tokenizer(requested: str | None, saved: str) -> None:
 
 
 def describe_changes(before: RunRecord, now: RunRecord) -> list[str]:
-    """Describe each change from a run's saved config to the current one, with its effect, one line each."""
+    """Return one line per changed setting, with its effect."""
     old, new = flatten(before.model_dump()), flatten(now.model_dump())
     effects = RESUMABLE_CHANGES | {
         name: _ROUNDING

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from makemore import load
 from makemore.runs.schema import RunConfig
 from makemore.settings.base import setting_names
 from tests.cli.conftest import call, train
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_flags_and_set_override_the_config_file(work):
@@ -101,12 +105,20 @@ def test_a_group_keeps_what_an_earlier_source_set(work):
 def test_the_schema_accepts_what_train_accepts(work):
     schema = json.loads(call("models", "--json-schema").out)
     models = schema["properties"]["model"]["discriminator"]["mapping"]
-    assert {"transformer", "lstm", "count", "mixture"} <= set(models)
+    assert {"transformer", "lstm", "count"} <= set(models)
+    assert "mixture" not in models
     lstm = schema["$defs"][models["lstm"].rpartition("/")[2]]["properties"]
     assert lstm["n_hidden"]["minimum"] == 1
     assert lstm["n_hidden"]["description"] == "width of the hidden vector"
     optimizer = schema["$defs"]["OptimizerConfig"]["properties"]
     assert (optimizer["beta1"]["exclusiveMaximum"], optimizer["beta1"]["default"]) == (1, 0.9)
+    jsonschema = pytest.importorskip("jsonschema")
+    example = (DOCS / "training.md").read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    for text in (example, "[train.optimizer]\nlr = 0.1", '[model]\nname = "count"\norder = 3'):
+        jsonschema.validate(tomllib.loads(text), schema)
+    for text in ("[train]\nmax_time = -5", "[model]\nn_hidden = 3", '[model]\nname = "count"\nn_hidden = 3'):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(tomllib.loads(text), schema)
 
 
 def test_every_setting_is_listed_with_its_bounds(work):
@@ -116,3 +128,20 @@ def test_every_setting_is_listed_with_its_bounds(work):
     listed = {row["name"] for row in json.loads(call("models", "mlp", "--json").out)["settings"]}
     run_config = RunConfig.for_model("mlp")
     assert listed == {*setting_names(run_config)} - {"model.name"}
+
+
+def test_a_plain_value_names_the_model_and_aliases_work_in_groups(work):
+    (work / "c.toml").write_text(
+        'model = "mlp"\n[train]\nsteps = 2\n[train.optimizer]\nlearning_rate = 0.5\n'
+        '[train.schedule]\nname = "cosine"\n',
+        encoding="utf-8",
+    )
+    train("words.txt", "--config", "c.toml", "--out", "r")
+    config = load("r").config
+    assert (config.model.name, config.train.optimizer.lr, config.train.schedule.shape) == (
+        "mlp",
+        0.5,
+        "cosine",
+    )
+    train("words.txt", "--set", "model=bigram", "--steps", "2", "--out", "b")
+    assert load("b").config.model.name == "bigram"

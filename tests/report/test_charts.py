@@ -11,7 +11,7 @@ import pytest
 
 from makemore.comparison.result import Comparison, RankedModel
 from makemore.models import MODELS
-from makemore.report.charts import Axis, frontier_chart, inks, line_chart
+from makemore.report.charts import Axis, frontier_chart, line_chart, line_styles
 
 pytest.importorskip("altair")
 
@@ -23,10 +23,12 @@ def rows(comparisons: dict[str, Comparison]) -> list[RankedModel]:
 
 def test_a_model_has_one_colour_and_each_of_its_rows_other_dashes_and_dots(rows):
     count, bigram = (next(row for row in rows if row.model == name) for name in ("count", "bigram"))
-    first, other, second = inks([count, bigram, count])
+    first, other, second = line_styles([count, bigram, count])
     assert first.colour == second.colour != other.colour
     assert (
-        len({str(ink.dashes) for ink in inks([count] * 4)}) == len({i.shape for i in inks([count] * 4)}) == 4
+        len({str(ink.dashes) for ink in line_styles([count] * 4)})
+        == len({i.shape for i in line_styles([count] * 4)})
+        == 4
     )
 
 

@@ -61,7 +61,7 @@ def test_the_memory_of_ngrams_is_noted_or_refused_before_counting(tmp_path, monk
     assert "n-grams for 26 characters take about 0.1 GB to train; a lower model.max_order" in note
     assert notes_of(path, "count", **{"model.max_order": 2}) == []
     monkeypatch.setattr(planning, "total_memory_gb", lambda device: 0.05)
-    with pytest.raises(UserError, match=r"n-grams .* but only 0\.1 GB exist; a lower model\.max_order"):
+    with pytest.raises(UserError, match=r"n-grams .* but only 0\.1 GB are available; a lower model"):
         notes_of(path, "count")
 
 
@@ -75,7 +75,7 @@ def test_the_cost_of_many_characters_is_noted_or_refused(tmp_path, monkeypatch, 
     assert "for 1,200 characters take about " in note
     assert "; -t bpe:2048 or -t byte takes less" in note
     monkeypatch.setattr(planning, "total_memory_gb", lambda device: 1e-3)
-    with pytest.raises(UserError, match=r"for 1,200 characters take .* GB exist; -t bpe:2048 or -t byte"):
+    with pytest.raises(UserError, match=r"for 1,200 characters take .* available; -t bpe:2048 or -t byte"):
         notes_of(path, model)
 
 

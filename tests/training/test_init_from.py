@@ -138,4 +138,4 @@ def test_init_from_a_mixture_is_rejected(text: str) -> None:
         TrainRequest(input=text, model="bigram", out=Path("other"), train={"steps": 3})
     ).run.folder.path
     assert call("mix", "base", other, "--out", "mixed").status == 0
-    assert "combines trained runs" in call("train", text, "--init-from", "mixed").err
+    assert "is made from trained runs" in call("train", text, "--init-from", "mixed").err
