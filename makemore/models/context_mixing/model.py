@@ -33,7 +33,7 @@ class ContextMixingConfig:
 
     lr: float = setting(0.005, "learning rate of the mixers at the start; it falls to a hundredth")
     adaptive_lr: float = setting(0.002, "learning rate of the mixers in adaptive scores")
-    memory: int = setting(0, "memory for contexts in MB (0: by the length of the text, 12 to 1,300)")
+    memory: int = setting(0, "memory for contexts in MB (0: by the length of the text)")
 
     def __post_init__(self) -> None:
         if min(self.lr, self.adaptive_lr, self.memory) < 0:
