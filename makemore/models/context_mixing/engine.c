@@ -7,14 +7,17 @@
 
 static const int match_lengths[N_MATCHES] = {5, 12};
 
-INLINE uint64_t match_hash(const struct position *p, int k) {
+/* Where the history went on after the last tokens, when they were last seen. */
+INLINE int32_t *match_slot(const struct model *m, const struct position *p, int k) {
     uint64_t hash = k;
     for (int i = 0; i < match_lengths[k]; i++) hash = combine(hash, p->recent[i]);
-    return hash;
+    return m->match_table + k * m->match_slots + (int64_t)(hash % (uint64_t)m->match_slots);
 }
 
 INLINE int match_level(int64_t length) {
-    return length < 16 ? length : length < 24 ? 16 + (length - 16) / 2 : length < 32 ? 20 + (length - 24) / 4 : 22 + (length > 63) + (length > 127) + (length > 400);
+    if (length < 16) return (int)length;
+    if (length < 32) return (int)(length < 24 ? 16 + (length - 16) / 2 : 20 + (length - 24) / 4);
+    return 22 + (length > 63) + (length > 127) + (length > 400);
 }
 
 /* Follow each match by the token just pushed, or look for a new one. */
@@ -30,10 +33,12 @@ static void follow_matches(const struct model *m, struct position *p) {
     }
     for (int k = 0; k < N_MATCHES; k++) {
         if (p->match_length[k] || p->recent[match_lengths[k] - 1] == m->boundary) continue;
-        int64_t at = m->match_table[k * m->match_slots + (int64_t)(match_hash(p, k) % (uint64_t)m->match_slots)];
+        int64_t at = *match_slot(m, p, k);
         int64_t length = 0;
         if (at <= 0 || n - at > m->history_size - RECENT) continue;
-        while (length < RECENT && length < at && p->recent[length] != m->boundary && m->history[(at - 1 - length) & mask] == p->recent[length]) length++;
+        while (length < RECENT && length < at && p->recent[length] != m->boundary &&
+               m->history[(at - 1 - length) & mask] == p->recent[length])
+            length++;
         if (length >= match_lengths[k]) p->match[k] = at, p->match_length[k] = length;
     }
 }
@@ -44,19 +49,22 @@ static void remember(const struct model *m, const struct position *p, int64_t to
     ++*m->n_history;
     for (int k = 0; k < N_MATCHES; k++)
         if (p->recent[match_lengths[k] - 1] != m->boundary)
-            m->match_table[k * m->match_slots + (int64_t)(match_hash(p, k) % (uint64_t)m->match_slots)] = (int32_t)*m->n_history;
+            *match_slot(m, p, k) = (int32_t)*m->n_history;
 }
 
 static void select_weights(struct walk *w) {
     const struct position *p = w->p;
     int64_t order = 0, confidence = 0, words = 0, folded = 0, match = 0;
     for (int c = O1; c <= O12 && w->evidence[c].size; c++) order = c + 1;
-    if (order && w->evidence[order - 1].size == 1) confidence = (int64_t)at_most(w->evidence[order - 1].counts[0] & 0xffffff, 3);
+    if (order && w->evidence[order - 1].size == 1)
+        confidence = (int64_t)at_most(bits(w->evidence[order - 1].counts[0], 0, 24), 3);
     for (int c = W1; c <= W3 && w->evidence[c].size; c++) words = c - W1 + 1;
     for (int c = F3; c <= F7 && w->evidence[c].size; c++) folded = c - F3 + 1;
     for (int k = 0; k < N_MATCHES; k++)
         if (w->expected[k] >= 0) {
-            int64_t length = p->match_length[k], level = length < 8 ? 1 : length < 12 ? 2 : length < 16 ? 3 : length < 24 ? 4 : length < 32 ? 5 : length < 100 ? 6 : 7;
+            static const int levels[] = {8, 12, 16, 24, 32, 100};
+            int64_t level = 1;
+            for (int i = 0; i < 6; i++) level += p->match_length[k] >= levels[i];
             match = level > match ? level : match;
         }
     int64_t t1 = p->recent[0], length = p->word_length > 7 ? 7 : p->word_length;
@@ -155,8 +163,8 @@ static void count_token(struct model *m, struct walk *w, uint64_t rank) {
 
 /* Read tokens in order from p on: nats (n,) of targets given inputs under mixer k (N_MIXERS: train both), the counts
    and the weights learning if asked to. Targets below 0 are skipped. */
-void read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats, int64_t n,
-                    int64_t learns, int64_t counts) {
+void read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats,
+                 int64_t n, int64_t learns, int64_t counts) {
     struct walk w;
     for (int64_t i = 0; i < n; i++) {
         push(p, inputs[i], m->boundary, m->kinds, m->folded);
@@ -172,7 +180,8 @@ void read_tokens(struct model *m, struct position *p, const int64_t *inputs, con
 }
 
 /* Fill in the logits of the tokens below a subtree; d is working memory. */
-static void distribute(struct walk *w, struct decision *d, const struct subtree *t, int64_t lo, int64_t hi, float log_p, float *logits) {
+static void distribute(struct walk *w, struct decision *d, const struct subtree *t, int64_t lo, int64_t hi, float log_p,
+                       float *logits) {
     if (hi - lo == 1) {
         logits[w->m->token_of[lo]] = log_p;
         return;
@@ -195,7 +204,8 @@ static void distribute(struct walk *w, struct decision *d, const struct subtree 
 }
 
 /* Push T tokens to each row; logits (rows, T, V) of the tokens after each. */
-void distributions(const struct model *m, int64_t rows, int64_t T, const int64_t *tokens, struct position *positions, float *logits) {
+void distributions(const struct model *m, int64_t rows, int64_t T, const int64_t *tokens, struct position *positions,
+                   float *logits) {
     struct walk w;
     struct decision d = {0}; /* also the padding of its inputs */
     for (int64_t row = 0; row < rows; row++)

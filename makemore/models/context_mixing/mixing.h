@@ -99,7 +99,9 @@ struct decision {
 
 INLINE int level_of(const struct model *m, uint64_t n) { return m->levels[n < 4096 ? n : 4096 + (n >= 16384)]; }
 INLINE float log_of(const struct model *m, uint64_t n) { return m->logs[n < 4096 ? n : 4095]; }
-INLINE int recent_level(uint64_t n) { return n < 8 ? n : n < 12 ? 8 : n < 16 ? 9 : n < 24 ? 10 : n < 40 ? 11 : n < 80 ? 12 : 13; }
+INLINE int recent_level(uint64_t n) {
+    return n < 8 ? (int)n : n < 12 ? 8 : n < 16 ? 9 : n < 24 ? 10 : n < 40 ? 11 : n < 80 ? 12 : 13;
+}
 
 INLINE void add_cell(struct decision *d, int i, float *cell) {
     __builtin_prefetch(cell);
@@ -154,7 +156,8 @@ static void context_inputs(struct walk *w, struct decision *d) {
         if (c < N_ORDERS) d->inputs[3 * N_CONTEXTS + c] = (log_of(m, n1) - log_of(m, n0)) * (n < 15 ? n / 15 : 1);
         int64_t at = (d->depth3 * LEVELS + level_of(m, n0)) * LEVELS + level_of(m, n1);
         add_cell(d, c, cells + (c * COUNT_CELLS + at) * CELL);
-        at = ((d->depth3 * RECENT_LEVELS + recent_level(sums[0] >> 48)) * RECENT_LEVELS + recent_level(sums[1] >> 48)) * 2 + (int64_t)last;
+        at = d->depth3 * RECENT_LEVELS + recent_level(sums[0] >> 48);
+        at = (at * RECENT_LEVELS + recent_level(sums[1] >> 48)) * 2 + (int64_t)last;
         add_cell(d, 2 * N_CONTEXTS + c, cells + (N_CONTEXTS * COUNT_CELLS + c * RECENT_CELLS + at) * CELL);
     }
     for (int c = 0; c < N_CONTEXTS; c++) d->inputs[N_CONTEXTS + c] = fast_logit(p[c]);
@@ -168,7 +171,8 @@ static void other_inputs(struct walk *w, struct decision *d, int64_t lo, int64_t
     for (int k = 0; k < N_MATCHES; k++, i++) {
         d->inputs[i] = 0;
         if (w->expected[k] < lo || w->expected[k] >= hi) continue;
-        int64_t cell = (N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + k * MATCH_CELLS + w->match_level[k] * 4 + d->depth4);
+        int64_t first = N_CONTEXTS * (COUNT_CELLS + RECENT_CELLS) + k * MATCH_CELLS;
+        int64_t cell = first + w->match_level[k] * 4 + d->depth4;
         add_cell(d, i, m->cells + cell * CELL);
         d->match_bits[1] = d->match_bits[0];
         d->match_bits[0] = w->expected[k] >= d->at.node;

@@ -34,7 +34,7 @@ class ContextMixingConfig(ModelConfig):
     name: Literal["context-mixing"] = "context-mixing"
     lr: NonNegative = Field(0.005, description="initial learning rate of the mixers; it falls to a hundredth")
     adaptive_lr: NonNegative = Field(0.002, description="learning rate of the mixers in adaptive scores")
-    memory: Count = Field(0, description="memory for contexts in MB (0: 12 to 1,300, by the text's length)")
+    memory: Count = Field(0, description="memory for contexts in MB (0: by the length of the text)")
 
 
 class ContextMixing(OnlineModel):

@@ -124,7 +124,8 @@ INLINE int count(struct table *t, uint64_t hash, uint64_t *slot, uint64_t rank, 
         /* An empty slot or, without one, the rarest context with one continuation; lists stay. */
         uint64_t *bucket = bucket_of(t, hash), lowest = ~0ull;
         for (int i = 0; i < SLOTS; i++) {
-            uint64_t *other = bucket + (i + (hash >> 16)) % SLOTS, n = bits(*other, 16, 1) ? ~0ull : bits(*other, 37, 14);
+            uint64_t *other = bucket + (i + (hash >> 16)) % SLOTS;
+            uint64_t n = bits(*other, 16, 1) ? ~0ull : bits(*other, 37, 14);
             if (n < lowest) lowest = n, slot = other;
         }
         if (slot) *slot = single(check_of(hash), rank, 1, is_new);
