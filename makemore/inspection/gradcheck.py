@@ -18,14 +18,8 @@ from makemore.training.request import parse_assignments, requested_config
 from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
-
-
 DIFFERENCE_TOLERANCE = 1e-6
-
-
 DIFFERENCE_STEP = 1e-5
-
-
 M = TypeVar("M", bound=ManualModel)
 
 

@@ -27,15 +27,9 @@ from makemore.training.planning import make_model
 from makemore.training.trainer import Trainer
 
 REPLAYED_STEPS = 100
-
-
 REPLAY_SECONDS = 20.0
-
-
 MAX_TOKENS = 32
 """Maximum number of tokens in the per-token figures."""
-
-
 DEFAULT_TOKENS = 20
 """Maximum without ``text``: short enough for four attention heads side by side."""
 

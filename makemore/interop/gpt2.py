@@ -14,8 +14,6 @@ from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.settings import parse
 
 MODEL_LAYERS = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
-
-
 BLOCK_LAYERS = {
     "norm1": "ln_1",
     "attention.qkv": "attn.c_attn",

@@ -19,8 +19,6 @@ from makemore.runs.run import Run
 from makemore.runtime.files import is_temporary, write_bytes
 
 MARKS = {"good": "✓", "note": "•", "warning": "⚠"}
-
-
 MADE_BY = "makemore inspect"
 
 

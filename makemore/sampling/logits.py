@@ -16,8 +16,6 @@ from makemore.errors import UserError
 Probs = NDArray[np.float64]
 
 NOISE_BLOCK = 256
-
-
 MIN_TEMPERATURE = 1e-100
 """Lower temperatures are greedy: logits divided by them could overflow."""
 

@@ -13,8 +13,6 @@ from makemore.errors import UserError
 from makemore.settings.base import SECTIONS, Count, Fraction, Group, NonNegative, Probability, Settings, Size
 
 MAX_SEED = 2**63 - 1
-
-
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 

@@ -29,8 +29,6 @@ from makemore.training.request import TrainRequest, open_source, run_folder
 
 DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
-
-
 LARGE_VOCABULARY = 1000
 """Vocabulary size from which memory is estimated and, for characters, another tokenizer suggested."""
 BYTES_PER_PARAMETER = 16

@@ -18,8 +18,6 @@ from makemore.types import State
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-
-
 MAX_SUM_LENGTH = 256
 """Longest sum in one matrix product: BLAS splits longer ones, depending on the number of rows."""
 COLUMN_MULTIPLE = 16
