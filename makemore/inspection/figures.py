@@ -15,6 +15,8 @@ from makemore.tokenizers import Tokenizer
 
 BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
 """A palette for colour-blind readers (Okabe & Ito 2008)."""
+DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+"""Style of reference lines."""
 VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"
 LEGEND = (

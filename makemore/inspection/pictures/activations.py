@@ -74,12 +74,10 @@ def is_saturated(kind: str, values: Tensor) -> Tensor:
 
 def plot(subject: Subject) -> Picture | None:
     """Plot the activations. Returns None without nonlinearities or without a batch."""
-    if subject.batch is None:
+    after = [] if subject.batch is None else stages(subject.model, subject.batch)
+    if subject.batch is None or not after:
         return None
-    after = stages(subject.model, subject.batch)
-    before = stages(subject.untrained, subject.batch) if subject.untrained is not None else []
-    if not after:
-        return None
+    before = [] if subject.untrained is None else stages(subject.untrained, subject.batch)
     shown = after[:MAX_LAYERS]
     figure = new_figure(9, 2.3 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 2, squeeze=False)
@@ -96,13 +94,8 @@ def plot(subject: Subject) -> Picture | None:
         right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
-    return Picture(
-        name="activations",
-        title="Activations",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(after, before),
-    )
+    findings = interpret(after, before)
+    return Picture(name="activations", title="Activations", caption=CAPTION, figure=figure, findings=findings)
 
 
 def interpret(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Finding]:

@@ -50,27 +50,14 @@ def plot(subject: Subject) -> Picture | None:
     _write_counts(top, shown_counts, totals)
     image = bottom.imshow(predictions[:, shown], cmap="Blues", norm=scale)
     for axes, title in ((top, "counted in train"), (bottom, "predicted by the model")):
-        axes.set_title(title)
+        axes.set(title=title, xlabel="next token", ylabel="current token")
         token_axis(axes.xaxis, names)
         token_axis(axes.yaxis, names)
-        axes.set_xlabel("next token")
-        axes.set_ylabel("current token")
-    figure.colorbar(
-        image,
-        ax=(top, bottom),
-        label="fraction of the row",
-        fraction=0.03,
-        pad=0.02,
-        shrink=0.4,
-        ticks=[0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1],
-    )
-    return Picture(
-        name="bigrams",
-        title="Bigrams",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(counts, predictions),
-    )
+    bar = figure.colorbar(image, ax=(top, bottom), fraction=0.03, pad=0.02, shrink=0.4)
+    bar.set_label("fraction of the row")
+    bar.set_ticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1])
+    findings = interpret(counts, predictions)
+    return Picture(name="bigrams", title="Bigrams", caption=CAPTION, figure=figure, findings=findings)
 
 
 def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:

@@ -59,28 +59,17 @@ def plot(subject: Subject) -> Picture | None:
     coords = place_labels(points[list(names)], np.array([0.055, 0.04]) * np.ptp(points[list(names)], axis=0))
     for (v, name), coord in zip(names.items(), coords, strict=True):
         colour = dict(KINDS)[kinds[v]]
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.6}
         axes.annotate(
-            name,
-            points[v],
-            coord,
-            color=colour,
-            fontsize=11,
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.6},
+            name, points[v], coord, color=colour, arrowprops=line, fontsize=11, ha="center", va="center"
         )
     axes.margins(0.08)
     axes.set_xlabel(f"first component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second component ({shares[1]:.0%})")
     axes.grid(alpha=0.2)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
-    return Picture(
-        name="embeddings",
-        title="Embeddings",
-        caption=CAPTION,
-        figure=figure,
-        findings=[explained(shares), *interpret(subject, rows_VC, shown)],
-    )
+    findings = [explained(shares), *interpret(subject, rows_VC, shown)]
+    return Picture(name="embeddings", title="Embeddings", caption=CAPTION, figure=figure, findings=findings)
 
 
 def explained(shares_2: Floats) -> Finding:

@@ -35,23 +35,15 @@ def plot(subject: Subject) -> Picture | None:
     orders = np.arange(1, model.order + 1)
     left.plot(orders, losses, "o-", color=BLUE)
     left.plot(model.order, losses[-1], "*", color=GREEN, markersize=15)
-    left.set_xlabel("longest n-gram used (tokens)")
-    left.set_ylabel("loss on val (nats per token)")
-    left.set_xticks(orders)
+    left.set(xlabel="longest n-gram used (tokens)", ylabel="loss on val (nats per token)", xticks=orders)
     left.grid(alpha=0.3)
     right.bar(np.arange(model.order + 1) - 0.2, shares, 0.4, color=BLUE, label="share of the probability")
     right.bar(orders + 0.2, longest, 0.4, color=ORANGE, label="longest known context")
     right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
-    right.set_xlabel("order in tokens (any: uniform)")
-    right.set_ylabel("share, averaged over val")
+    right.set(xlabel="order in tokens (any: uniform)", ylabel="share, averaged over val")
     right.legend(fontsize=8)
-    return Picture(
-        name="orders",
-        title="What each order contributes",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(losses, shares),
-    )
+    title, findings = "What each order contributes", interpret(losses, shares)
+    return Picture(name="orders", title=title, caption=CAPTION, figure=figure, findings=findings)
 
 
 def interpret(losses: Floats, shares: Floats) -> list[Finding]:
@@ -61,12 +53,9 @@ def interpret(losses: Floats, shares: Floats) -> list[Finding]:
     findings = [Finding("note", text)]
     if len(losses) > 1:
         gain = float(losses[-2] - losses[-1])
-        if gain < 0.002:
-            findings.append(
-                Finding("note", f"the longest n-grams reduce the loss by {gain:.4f} nats; lower the order")
-            )
-        else:
-            findings.append(Finding("good", f"the longest n-grams reduce the loss by {gain:.3f} nats"))
+        text = "the longest n-grams reduce the loss by"
+        small = Finding("note", f"{text} {gain:.4f} nats; lower the order")
+        findings.append(small if gain < 0.002 else Finding("good", f"{text} {gain:.3f} nats"))
     return findings
 
 

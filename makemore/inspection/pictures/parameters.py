@@ -25,12 +25,12 @@ CAPTION = (
 
 def plot(subject: Subject) -> Picture | None:
     """Plot the sizes. Returns None for models trained without gradients, or without a batch."""
-    if subject.batch is None or isinstance(subject.model, CountModel) or not subject.model.n_parameters():
+    model, batch = subject.model, subject.batch
+    has_gradients = model.is_trainable and not isinstance(model, CountModel) and model.n_parameters()
+    if batch is None or not has_gradients:
         return None
-    if not subject.model.is_trainable:
-        return None
-    grads = gradients(subject.model, subject.batch)
-    values = {name: p.detach() for name, p in subject.model.named_parameters()}
+    grads = gradients(model, batch)
+    values = {name: p.detach() for name, p in model.named_parameters()}
     names = list(values)[:MAX_ROWS]
     figure = new_figure(10, 0.24 * len(names) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -48,17 +48,11 @@ def plot(subject: Subject) -> Picture | None:
         axes.grid(axis="x", alpha=0.3)
     left.set_yticks(range(1, len(names) + 1), names, fontsize=8)
     left.set_ylim(len(names) + 0.6, 0.4)
-    left.set_ylabel("parameter")
+    left.set(ylabel="parameter", xlabel="size of weights (log10)")
     right.tick_params(axis="y", length=0)
-    left.set_xlabel("size of weights (log10)")
     right.set_xlabel("size of gradients (log10)")
-    return Picture(
-        name="parameters",
-        title="Weights and gradients",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(grads, values),
-    )
+    title, findings = "Weights and gradients", interpret(grads, values)
+    return Picture(name="parameters", title=title, caption=CAPTION, figure=figure, findings=findings)
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
