@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
@@ -72,10 +72,7 @@ class Recurrent(LanguageModel):
             dropout=config.dropout if config.n_layer > 1 else 0.0,
         )
         self.dropout = Dropout(config.dropout)
-        self.head = nn.Linear(config.n_hidden, vocab_size)
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(config.n_hidden, vocab_size)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """Hidden vectors, plus cells in the LSTM: each (B, n_layer, n_hidden), zeros."""

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.dropout import Dropout
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
@@ -87,10 +87,7 @@ class WaveNet(LanguageModel):
         self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
         self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
-        self.head = nn.Linear(config.n_hidden, vocab_size)
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(config.n_hidden, vocab_size)
 
     @property
     def _gated(self) -> bool:
