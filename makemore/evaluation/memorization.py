@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,6 @@ class MemorizationReport:
     held_out: Originality | None
     searched: int | None = None
     """Number of characters at the beginning of train that were searched for copies (``text`` mode)."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def sample_memorization(run: Run, requests: Sequence[SampleRequest]) -> MemorizationReport:

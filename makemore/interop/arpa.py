@@ -6,6 +6,7 @@ probability, and the back-off weight of a context is the share that it passes to
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -97,11 +98,8 @@ def log10(p: Floats) -> Floats:
 
 
 def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None) -> Iterator[str]:
-    if rests is None:
-        yield from (f"{p:.9g}\t{gram}" for p, gram in zip(log_p.tolist(), grams, strict=True))
-        return
-    for p, gram, rest in zip(log_p.tolist(), grams, rests.tolist(), strict=True):
-        yield f"{p:.9g}\t{gram}\t{rest:.9g}"
+    ends = itertools.repeat("") if rests is None else (f"\t{rest:.9g}" for rest in rests.tolist())
+    yield from (f"{p:.9g}\t{gram}{end}" for p, gram, end in zip(log_p.tolist(), grams, ends, strict=False))
 
 
 def word_list(tokenizer: Tokenizer) -> list[str]:
@@ -128,9 +126,8 @@ def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 def _note(model: LanguageModel) -> str:
     order = model.config.order
-    return (
-        f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_DEFAULT_MAX_ORDER else ""
-    )
+    is_long = order > KENLM_DEFAULT_MAX_ORDER
+    return f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if is_long else ""
 
 
 FORMAT = ExportFormat(suffix=".arpa", files=_files, note=_note)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +54,6 @@ class Predictions:
     """Entropy of the next-token distribution at ``at``, in bits."""
     left_out: str
     """Characters the tokenizer can't encode."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def predict(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Predictions:

@@ -10,6 +10,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,7 +101,7 @@ class Handlers:
         """Predict each token of a text with a run."""
         query = await self._read_query(request)
         result = await run_in_threadpool(predict, self._run(query), query.text, query.params, query.at)
-        return JSONResponse(result.as_dict(), headers=HEADERS)
+        return JSONResponse(asdict(result), headers=HEADERS)
 
     async def sample(self, request: Request) -> Response:
         """Stream samples that continue a text: lines, or one running text."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from makemore.errors import UserError
 from makemore.runs.directory import CHECKPOINTS, CONFIG, RESULT, STATES, RunDir
@@ -25,9 +24,6 @@ class RunSummary:
     """Time of the last change, in seconds since the epoch."""
     problem: str = ""
     """Why the run can't be read; empty if it can."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:

@@ -174,7 +174,7 @@ def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
 
     result = sample_memorization(run, requests)
     if json:
-        print_json({**_json_header(run, requests), "report": result.as_dict()})
+        print_json({**_json_header(run, requests), "report": result})
     else:
         echo(memorisation_table(result))
 

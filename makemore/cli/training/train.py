@@ -97,7 +97,7 @@ def command(
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
-    from makemore.interop.pretrained import read_pretrained
+    from makemore.interop.hf import read_pretrained
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.request import TrainRequest
 
