@@ -38,10 +38,7 @@ class Tokenization:
     frequent: list[tuple[str, int]]
 
     def as_dict(self) -> dict[str, Any]:
-        ratios = {
-            "tokens_per_char": self.tokens / self.chars,
-            "bytes_per_token": self.bytes / self.tokens,
-        }
+        ratios = {"tokens_per_char": self.tokens / self.chars, "bytes_per_token": self.bytes / self.tokens}
         return {**vars(self), **ratios, "frequent": dict(self.frequent)}
 
 

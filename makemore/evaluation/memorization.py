@@ -115,10 +115,7 @@ def _cut_pieces(text: str, like: Sequence[str]) -> list[str]:
 
 
 def _measure(
-    texts: Sequence[str],
-    words: bool = False,
-    verbatim: list[bool] | None = None,
-    copied: Ints | None = None,
+    texts: Sequence[str], words: bool = False, verbatim: list[bool] | None = None, copied: Ints | None = None
 ) -> Originality:
     units = [text.split() if words else list(text) for text in texts]
     return Originality(

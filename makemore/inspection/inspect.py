@@ -82,10 +82,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
         return subject, left_out
     plan = _plan(run, corpus)
     subject = dataclasses.replace(
-        subject,
-        train=corpus.splits["train"],
-        val=corpus.splits["val"],
-        batch=make_loader(plan).next(),
+        subject, train=corpus.splits["train"], val=corpus.splits["val"], batch=make_loader(plan).next()
     )
     if not model.is_trainable or isinstance(model, CountModel):
         return subject, ""

@@ -241,15 +241,7 @@ def read_tensors(path: Path, run_id: str, digests: Sequence[str] = ()) -> dict[s
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         actual = tensor_digest(tensors)
         is_intact = record.keys() | {"run_id"} == {"file", "run_id", "sha256"} and record["sha256"] == actual
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ):
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged, or was not written by makemore") from None
     if not is_intact:
         raise UserError(f"{path} is damaged: its checksum doesn't match")
