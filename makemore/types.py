@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
 

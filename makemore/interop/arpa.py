@@ -11,17 +11,17 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.errors import UserError
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS
 from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count
-from makemore.models.smoothing import Floats, SmoothedNgrams
+from makemore.models.smoothing import SmoothedNgrams
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import byte_encoder
 from makemore.tokenizers.char import CharTokenizer
+from makemore.types import Floats
 
 KENLM_DEFAULT_MAX_ORDER = 6
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -97,7 +97,7 @@ def log10(p: Floats) -> Floats:
     return np.log10(np.clip(p, 10**LOG10_ZERO, 1.0))
 
 
-def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None) -> Iterator[str]:
+def _entries(grams: list[str], log_p: Floats, rests: Floats | None) -> Iterator[str]:
     ends = itertools.repeat("") if rests is None else (f"\t{rest:.9g}" for rest in rests.tolist())
     yield from (f"{p:.9g}\t{gram}{end}" for p, gram, end in zip(log_p.tolist(), grams, ends, strict=False))
 

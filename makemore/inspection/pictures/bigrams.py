@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.colors import PowerNorm
-from numpy.typing import NDArray
 
 from makemore.inspection.figures import labels, new_figure, token_axis
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
-from makemore.types import IGNORE_INDEX, Batch, Split
+from makemore.types import IGNORE_INDEX, Batch, Floats, Ints, Split
 
 MAX_TOKENS = 32
 CELL = 0.3
@@ -26,9 +25,6 @@ CAPTION = (
     "current token. Cells that are dark below and pale above are predictions without support in the text. "
     "Models with longer contexts make individual predictions that are sharper than this average."
 )
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def plot(subject: Subject) -> Picture | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.count import Count
 from makemore.models.ngrams import ABSENT
 from makemore.models.smoothing import SmoothedNgrams
-from makemore.types import Split
+from makemore.types import Floats, Ints, Split
 
 TOKENS = 200_000
 CAPTION = (
@@ -18,8 +17,6 @@ CAPTION = (
     "over val: each order's share of the actual token's probability (blue), and how often the longest "
     "context seen in training had that order (orange)."
 )
-
-Floats = NDArray[np.float64]
 
 
 def plot(subject: Subject) -> Picture | None:
@@ -59,14 +56,14 @@ def interpret(losses: Floats, shares: Floats) -> list[Finding]:
     return findings
 
 
-def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+def positions(model: Count, split: Split) -> tuple[list[Ints], Ints]:
     """Contexts of every order, as in ``NgramTable.contexts``, and targets of a split."""
     targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
     inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
     return model.table.contexts(inputs_N), targets_N
 
 
-def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]) -> Floats:
+def order_losses(model: Count, contexts: list[Ints], targets_N: Ints) -> Floats:
     """(order,) mean loss in nats with n-grams up to each order."""
     losses = []
     with np.errstate(divide="ignore"):
@@ -76,9 +73,7 @@ def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDA
     return np.array(losses)
 
 
-def contributions(
-    smoothed: SmoothedNgrams, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
-) -> tuple[Floats, Floats]:
+def contributions(smoothed: SmoothedNgrams, contexts: list[Ints], targets_N: Ints) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
     (order,) how often the longest known context has each order."""
     parts = [smoothed.uniform_V[targets_N]]

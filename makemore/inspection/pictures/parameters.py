@@ -6,14 +6,13 @@ import copy
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.inspection.figures import BLUE, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import CountModel, LanguageModel
-from makemore.types import IGNORE_INDEX, Batch
+from makemore.types import IGNORE_INDEX, Batch, Floats
 
 MAX_ROWS = 60
 CAPTION = (
@@ -69,7 +68,7 @@ def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
 def quantiles(tensor: Tensor) -> dict[str, float]:
     """Box-plot statistics of log10 of the nonzero absolute values; NaN if all are zero."""
     sizes = tensor.detach().abs().double().flatten().numpy()
-    logs: NDArray[np.float64] = np.log10(sizes[sizes > 0])
+    logs: Floats = np.log10(sizes[sizes > 0])
     if not len(logs):
         logs = np.array([np.nan])
     low, q1, med, q3, high = np.percentile(logs, [5, 25, 50, 75, 95])

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.evaluation.scoring import target_nats
@@ -14,7 +13,7 @@ from makemore.inspection.figures import BLUE, DASHED, GREY, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet
-from makemore.types import IGNORE_INDEX, Batch
+from makemore.types import IGNORE_INDEX, Batch, Floats
 
 TOKENS = 2048
 """Tokens of a batch to use, in rows of at most ``MAX_ROW_LENGTH``."""
@@ -64,7 +63,7 @@ def plot(subject: Subject) -> Picture | None:
     return Picture(name="reach", title=title, caption=caption, figure=figure, findings=findings)
 
 
-def interpret(model: LanguageModel, shares: NDArray[np.float64]) -> list[Finding]:
+def interpret(model: LanguageModel, shares: Floats) -> list[Finding]:
     """Report how many tokens carry 90% of the influence, and whether the context is used."""
     n_tokens = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
     text = f"90% of the influence comes from the last {n_tokens} token{'s' * (n_tokens > 1)}"
@@ -76,7 +75,7 @@ def interpret(model: LanguageModel, shares: NDArray[np.float64]) -> list[Finding
     return [Finding("note", text)]
 
 
-def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
+def influence(model: LanguageModel, batch: Batch) -> Floats:
     """(D,) shares by distance, which sum to 1; each is a mean over tokens with that much context.
 
     Norms of the gradient of each position's own loss: one backward pass where every position has its own
@@ -135,7 +134,7 @@ def _starts(inputs_BT: Tensor, boundary_id: int) -> Tensor:
     return torch.where(inputs_BT == boundary_id, index, 0).cummax(1).values
 
 
-def _draw_tree(axes: Any, model: WaveNet, shares: NDArray[np.float64]) -> None:
+def _draw_tree(axes: Any, model: WaveNet, shares: Floats) -> None:
     size = model.config.block_size
     shares = np.pad(shares, (0, size))[:size]
     last = size - 1
