@@ -102,15 +102,9 @@ class Recurrent(LanguageModel):
         if stats.mode == "lines":
             return Recipe(cls.Config(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
         # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
+        rates = {"lr": 0.012, "matrix_lr": 0.03, "weight_decay": 0.1}
         train = cls.default_train_config(
-            stats,
-            loader="streams",
-            batch_tokens=4096,
-            block_size=64,
-            optimizer="muon",
-            lr=0.012,
-            matrix_lr=0.03,
-            weight_decay=0.1,
+            stats, loader="streams", batch_tokens=4096, block_size=64, optimizer="muon", **rates
         )
         epochs = stats.tokens(train.data.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
         return Recipe(cls.Config(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)

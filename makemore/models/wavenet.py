@@ -86,16 +86,12 @@ class WaveNet(LanguageModel):
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
-        self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
+        self.mix = nn.Linear(config.n_hidden, config.n_hidden) if config.style == "gated" else None
         self.head = zero_head(config.n_hidden, vocab_size)
-
-    @property
-    def _gated(self) -> bool:
-        return bool(self.config.style == "gated")
 
     def _level(self, index: int, last: bool) -> nn.Module:
         n_embd, n_hidden = self.config.n_embd, self.config.n_hidden
-        if self._gated:
+        if self.config.style == "gated":
             return GatedBlock(n_embd, n_hidden, last)
         return Fusion(n_hidden if index else n_embd, n_hidden)
 
