@@ -11,8 +11,9 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from makemore.errors import UserError
 from makemore.models import MODELS
@@ -25,9 +26,6 @@ from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
-
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
 
 ObserverFactory = Callable[[str], Observer]
 """Makes the observer of the named run; pickled, and called in the run's process."""

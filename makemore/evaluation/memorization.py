@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from makemore.corpus.documents import Documents
 from makemore.errors import UserError
+from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
 from makemore.sampling.text import SampleRequest, normalize_prompt, sample
 from makemore.types import Ints
-
-if TYPE_CHECKING:
-    from makemore.corpus.documents import Documents
-    from makemore.runs.run import Run
-
 
 NGRAMS = (1, 2, 3, 4)
 MAX_COPY_LENGTH = 1 << 12
