@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from makemore.runtime.cachedir import cache_dir
 from makemore.runtime.untrusted import read_foreign_json
 
 META = "meta.json"
+BLOCK = 1 << 22
 
 
 def cache_key(*parts: Any) -> str:
@@ -49,8 +51,8 @@ class Cache:
             meta = read_foreign_json(folder / META)
             files, metadata = meta["files"], meta["metadata"]
             is_intact = meta["digest"] == cache_key(files, metadata) and all(
-                (folder / name).stat().st_size == size and _checksum(folder / name) == checksum
-                for name, (size, checksum) in files.items()
+                (folder / name).stat().st_size == size and _crc(folder / name) == crc
+                for name, (size, crc) in files.items()
             )
             return (folder, metadata) if is_intact else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -92,9 +94,12 @@ class Cache:
         os.rename(building, self.folder / key)
 
 
-def _checksum(path: Path) -> str:
+def _crc(path: Path) -> int:
+    crc = 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _seal(folder: Path, metadata: dict[str, Any]) -> None:
@@ -103,7 +108,7 @@ def _seal(folder: Path, metadata: dict[str, Any]) -> None:
     for path in sorted(folder.iterdir()):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        files[path.name] = [path.stat().st_size, _checksum(path)]
+        files[path.name] = [path.stat().st_size, _crc(path)]
     with (folder / META).open("w", encoding="utf-8") as file:
         json.dump({"files": files, "metadata": metadata, "digest": cache_key(files, metadata)}, file)
         file.flush()
