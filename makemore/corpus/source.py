@@ -48,9 +48,7 @@ class Source:
         if self.names[0] == "-":
             return "stdin"
         path = PurePosixPath(self.names[0].replace("\\", "/"))
-        stem = PurePosixPath(
-            path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED_SUFFIXES else path.name
-        ).stem
+        stem = PurePosixPath(path.stem).stem if path.suffix in COMPRESSED_SUFFIXES else path.stem
         return "".join(c for c in stem if c.isprintable() and c not in "*?[]:") or "text"
 
     @property
