@@ -202,7 +202,8 @@ def _score_groups(
             if saved is group[0]:
                 samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
-                profiles.append(_profile(run, request) if request.with_details else None)
+                split = get_split(run, request.file, request.split) if request.with_details else None
+                profiles.append(None if split is None else profile_run(run, split))
     bytes_U = _common_units(scored)
     results = compare_to_best([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
     columns = zip(names, scored, results, samples, memorization.shares(), profiles, strict=True)
@@ -213,10 +214,6 @@ def _score_groups(
         for name, runs, result, texts, memorised, profile in columns
     ]
     return sorted(rows, key=lambda row: row.result.bits_per_byte)
-
-
-def _profile(run: Run, request: CompareRequest) -> RunProfile:
-    return profile_run(run, get_split(run, request.file, request.split))
 
 
 def _score_run(run: Run, request: CompareRequest) -> ScoredRun:

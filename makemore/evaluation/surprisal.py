@@ -109,19 +109,15 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
     score = make_score(split, nats_N, run.tokenizer.token_bytes())
+    lines = enumerate(full_text.split("\n"), 1)
     return Surprisal(
         run=run.name,
         text=scored_text,
-        line_numbers=_line_numbers(run, full_text),
+        line_numbers=[i for i, line in lines if line.strip() or run.mode == "text"],
         ends_P=ends_P,
         nats_P=nats_P,
         score=score,
     )
-
-
-def _line_numbers(run: Run, text: str) -> list[int]:
-    lines = text.split("\n")
-    return [i for i, line in enumerate(lines, 1) if line.strip() or run.mode == "text"]
 
 
 def surprisal_diff(first: Surprisal, second: Surprisal) -> SurprisalDiff:

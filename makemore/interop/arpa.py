@@ -52,7 +52,9 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         yield f"\n\\{m + 1}-grams:"
         if m == 0:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
-            yield from _entries([BEGIN], np.array([LOG10_ZERO]), _begin_weight(rests))
+            # All tokens may be listed after <s>, so that only <unk> backs off: weight 1.
+            begin = None if rests is None else np.where(rests[:1] <= LOG10_ZERO, 0.0, rests[:1])
+            yield from _entries([BEGIN], np.array([LOG10_ZERO]), begin)
             if rests is not None:
                 rests[0] = 0.0  # nothing follows </s>
         yield from _entries(grams, log_p, rests)
@@ -60,13 +62,6 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         if m == 0:
             contexts[0] = f"{BEGIN} "
     yield "\n\\end\\"
-
-
-def _begin_weight(rests: Floats | None) -> Floats | None:
-    """Back-off weight of ``<s>``: 1 if all tokens are listed after it, since only ``<unk>`` backs off."""
-    if rests is None:
-        return None
-    return np.where(rests[:1] <= LOG10_ZERO, 0.0, rests[:1])
 
 
 def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:

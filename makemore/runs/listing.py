@@ -34,11 +34,8 @@ def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
     if not paths:
         raise UserError(f"no runs in {folder}; create one with makemore train")
     summaries = [_summarise(path) for path in paths]
-    return sorted(summaries, key=lambda row: (row.text, row.split != "val", _rank(row), row.run))
-
-
-def _rank(row: RunSummary) -> float:
-    return math.inf if row.bits_per_byte is None else row.bits_per_byte
+    scores = {row: math.inf if row.bits_per_byte is None else row.bits_per_byte for row in summaries}
+    return sorted(scores, key=lambda row: (row.text, row.split != "val", scores[row], row.run))
 
 
 def _summarise(path: Path) -> RunSummary:

@@ -126,7 +126,8 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     Raises UserError for a model without a learning rate, an invalid range or an unwritable figure.
     """
     observer = observer or NullObserver()
-    picture = request.picture or _default_picture(request.training)
+    name = f"{open_source(request.training).stem}-{request.training.model}-lr.png"
+    picture = request.picture or Path("checkpoints") / name
     if picture.suffix.lower() not in FIGURE_SUFFIXES:
         raise UserError(f"--out {picture}: the name must end in {', '.join(FIGURE_SUFFIXES)}")
     require_replaceable(picture, FIGURE_MARKS, "--out")
@@ -156,10 +157,6 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     )
     plot(sweep)
     return sweep
-
-
-def _default_picture(training: TrainRequest) -> Path:
-    return Path("checkpoints") / f"{open_source(training).stem}-{training.model}-lr.png"
 
 
 def _lr_range(request: SweepRequest, recipe_lr: float) -> tuple[float, float]:

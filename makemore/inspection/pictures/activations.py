@@ -167,13 +167,10 @@ def _histogram(axes: Any, stage: LayerActivations, colour: str, name: str) -> No
     else:
         values = values[values > 0] if stage.kind == "relu" else values
         low = 0.0 if stage.kind == "relu" else -0.2
-        high = max(float(torch.quantile(_subsample(values), 0.995)), low + 1e-6) if len(values) else 1.0
+        sample = values[:: max(1, len(values) // 1_000_000)]
+        high = max(float(torch.quantile(sample, 0.995)), low + 1e-6) if len(values) else 1.0
     density, edges = torch.histogram(values, BINS, range=(low, high), density=True)
     filled = colour == BLUE
     axes.stairs(
         density.numpy(), edges.numpy(), color=colour, fill=filled, alpha=0.6 if filled else 1, label=name
     )
-
-
-def _subsample(values: Tensor) -> Tensor:
-    return values[:: max(1, len(values) // 1_000_000)]

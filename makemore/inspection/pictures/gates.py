@@ -42,7 +42,7 @@ def plot(subject: Subject) -> Picture | None:
         order = values_TH.mean(0).argsort(descending=True)
         shown = order[torch.linspace(0, len(order) - 1, min(MAX_UNITS, len(order))).long()]
         is_gate = name.rpartition(", ")[2] in GATES
-        limit = _colour_limit(name, values_TH)
+        limit = max(1.0, float(values_TH.abs().max()))  # only cell states exceed 1
         low, colours = (0.0, "viridis") if is_gate else (-limit, "RdBu_r")
         values_HT = values_TH[:, shown].T.numpy()
         image = axes.imshow(values_HT, aspect="auto", vmin=low, vmax=limit, cmap=colours)
@@ -53,11 +53,6 @@ def plot(subject: Subject) -> Picture | None:
     axes.set_xlabel("token read")
     title, findings = "Gates and hidden states", interpret(layers)
     return Picture(name="gates", title=title, caption=CAPTION, figure=figure, findings=findings)
-
-
-def _colour_limit(name: str, values_TH: Tensor) -> float:
-    """Upper end of the colour scale; only cell states exceed 1."""
-    return max(1.0, float(values_TH.abs().max())) if name.endswith("cell") else 1.0
 
 
 def interpret(layers: list[Layer]) -> list[Finding]:

@@ -79,14 +79,11 @@ def interpret(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Findi
     """Report parameters without gradients, and large differences between gradients."""
     idle = [name for name, grad in grads.items() if not grad.any()]
     findings = [Finding("warning", f"no gradient reaches {name}") for name in idle]
-    matrices = {name: _rms(grads[name]) for name, v in values.items() if v.ndim > 1 and name not in idle}
+    used = [name for name, v in values.items() if v.ndim > 1 and name not in idle]
+    matrices = {name: float(grads[name].double().square().mean().sqrt()) for name in used}  # RMS
     if len(matrices) > 1:
         largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         ratio = matrices[largest] / matrices[smallest]
         text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
         findings.append(Finding("note", text))
     return findings
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.double().square().mean().sqrt())
