@@ -14,7 +14,7 @@ from makemore.comparison.compare import compare as run_comparison
 from makemore.comparison.result import Comparison
 from makemore.evaluation.evaluate import evaluate as evaluate_run
 from makemore.evaluation.surprisal import Surprisal, surprisal
-from makemore.interop.pretrained import read_pretrained
+from makemore.interop.hf import read_pretrained
 from makemore.runs import run as runs
 from makemore.sampling.logits import SampleParams
 from makemore.sampling.novel import sample_novel

@@ -9,10 +9,13 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
 
@@ -142,16 +145,10 @@ class Score:
 
     def as_dict(self) -> dict[str, object]:
         """Metrics for ``--json``; ``ci95`` is the confidence interval of bits per byte."""
+        counts = ("split", "tokens", "chars", "bytes")
+        losses = ("nll", "perplexity", "nats_per_char", "bits_per_char", "bits_per_byte")
         metrics: dict[str, object] = {
-            "split": self.split,
-            "tokens": self.tokens,
-            "chars": self.chars,
-            "bytes": self.bytes,
-            "nll": self.nll,
-            "perplexity": self.perplexity,
-            "nats_per_char": self.nats_per_char,
-            "bits_per_char": self.bits_per_char,
-            "bits_per_byte": self.bits_per_byte,
+            **{name: getattr(self, name) for name in (*counts, *losses)},
             "ci95": list(self.ci95_bits_per_byte),
             "ci95_bits_per_char": list(self.ci95_bits_per_char),
             "unspellable": self.unknown_chars,

@@ -124,13 +124,6 @@ def _redirect_to_devnull(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _fail_os_error(error: OSError) -> int:
-    if error.filename is not None:
-        return _fail(f"{error.filename}: {error.strerror}")
-    _redirect_to_devnull(sys.stdout)
-    return _fail(f"can't write the output: {error.strerror}")
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit status: 0 success, 2 user error, 130/143 stopped by a signal."""
     try:
@@ -159,7 +152,10 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        return _fail_os_error(error)
+        if error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}")
+        _redirect_to_devnull(sys.stdout)
+        return _fail(f"can't write the output: {error.strerror}")
     except (MemoryError, RuntimeError) as error:
         from makemore.runtime.device import is_out_of_memory
 

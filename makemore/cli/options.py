@@ -30,8 +30,8 @@ ENCODING = typer.Option(
 SKIP_DAMAGED = typer.Option(
     None, "--skip-damaged", help="Leave out files that can't be decompressed or decoded."
 )
-TOKENIZERS_HELP = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
-TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS_HELP}.")
+TOKENIZERS = "char, byte, bpe:512, spm:512, spm-unigram:512 or tiktoken:gpt2"
+TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS}.")
 
 
 def given(**values: Any) -> dict[str, Any]:

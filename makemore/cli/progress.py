@@ -104,13 +104,9 @@ def memorisation_line(report: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
     samples, held_out = report.samples, report.held_out
     if samples.verbatim is not None:
-        suffix = (
-            "" if held_out is None or held_out.verbatim is None else f" (held-out: {held_out.verbatim:.1%})"
-        )
+        suffix = f" (held-out: {held_out.verbatim:.1%})" if held_out else ""
         return f"{samples.texts:,} samples: {samples.verbatim:.1%} are training lines{suffix}"
-    suffix = (
-        "" if held_out is None else f" (held-out: {held_out.copied_mean:.1f}, at most {held_out.copied_max})"
-    )
+    suffix = f" (held-out: {held_out.copied_mean:.1f}, at most {held_out.copied_max})" if held_out else ""
     return (
         f"{samples.texts:,} samples: longest run copied from train, in characters: "
         f"{samples.copied_mean:.1f} on average, at most {samples.copied_max}{suffix}"

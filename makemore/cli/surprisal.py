@@ -24,34 +24,23 @@ SIDES = {
 N_LARGEST = 5
 
 
-def _print(text: Text) -> None:
-    Console(soft_wrap=True, highlight=False).print(text)
-
-
 def print_surprisal(result: Surprisal) -> None:
     """Print the text in colours, a legend, the totals and the largest surprisals."""
-    text = Text()
-    for piece, bits in zip(result.pieces, result.bits_P.tolist(), strict=True):
-        n = level(bits, piece)
-        text.append(visible(piece, n > 0), STYLES[n])
-    _end_line(text)
-    text.append("\nbits/character: ")
+    bits = result.bits_P.tolist()
+    levels = [level(piece_bits, piece) for piece_bits, piece in zip(bits, result.pieces, strict=True)]
+    text = _coloured(result.pieces, [STYLES[n] for n in levels])
+    text.append("bits/character: ")
     for minimum, style in zip(LEVELS, STYLES[1:], strict=True):
         text.append(f" {minimum:g} or more ", style)
     text.append(f"\n{result.score.split} by {result.run}: {totals(result.score)}")
-    bits = result.bits_P.tolist()
     text.append(f"\nlargest surprisals: {_describe(result, result.ends_P.tolist(), bits, _top(bits))}")
-    _print(text)
+    Console(soft_wrap=True, highlight=False).print(text)
 
 
 def print_surprisal_diff(result: SurprisalDiff) -> None:
     """Print the text in the colours of the run with lower surprisal, and both runs' totals."""
-    text = Text()
-    for piece, gain in zip(result.pieces, result.saved_bits_P.tolist(), strict=True):
-        name = better_class(gain, piece)
-        text.append(visible(piece, bool(name)), SIDES[name])
-    _end_line(text)
-    text.append("\n")
+    gains = zip(result.saved_bits_P.tolist(), result.pieces, strict=True)
+    text = _coloured(result.pieces, [SIDES[better_class(*gain)] for gain in gains])
     text.append(f" {result.first.run} predicts better ", SIDES["a2"])
     text.append(" ")
     text.append(f" {result.second.run} predicts better ", SIDES["b2"])
@@ -64,12 +53,15 @@ def print_surprisal_diff(result: SurprisalDiff) -> None:
         indices = [i for i in _top(bits) if bits[i] > 0]
         text.append(f"\n{surprisal.run}: {totals(surprisal.score)}")
         text.append(f"\n  largest gains: {_describe(result.first, ends, bits, indices)}")
-    _print(text)
+    Console(soft_wrap=True, highlight=False).print(text)
 
 
-def _end_line(text: Text) -> None:
-    if not text.plain.endswith("\n"):
-        text.append("\n")
+def _coloured(pieces: list[str], styles: list[str]) -> Text:
+    """The text in colours, and an empty line."""
+    text = Text()
+    for piece, style in zip(pieces, styles, strict=True):
+        text.append(visible(piece, bool(style)), style)
+    return text.append("\n" if text.plain.endswith("\n") else "\n\n")
 
 
 def _top(values: list[float]) -> list[int]:

@@ -20,9 +20,9 @@ def echo_sample(text: str, end: str = "\n") -> None:
     print(escape_control_chars(text) if is_terminal else text, end=end, flush=is_terminal)
 
 
-def print_json(payload: dict[str, Any]) -> None:
-    """Print one JSON object to stdout; NaN and infinities become null."""
-    from makemore.runtime.files import finite  # imports torch
+def print_json(payload: Any) -> None:
+    """Print a JSON object, also of data classes and paths; NaN and infinities become null."""
+    from pydantic_core import to_jsonable_python  # slow to import
 
-    text = json.dumps(finite(payload), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_jsonable_python(payload, inf_nan_mode="null"), ensure_ascii=False)
     print(escape_control_chars(text, json.dumps))

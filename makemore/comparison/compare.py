@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makemore.comparison.grid import Failure, Grid, ObserverFactory, train_grid
+from makemore.comparison.grid import Failure, ObserverFactory, train_grid
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
 from makemore.corpus.datasets import resolve_input_file
@@ -28,6 +28,7 @@ from makemore.runs.schema import RunRecord
 from makemore.runtime.device import pick_device
 from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
+from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted
 
 DEFAULT_SECONDS = 90.0
@@ -80,7 +81,7 @@ def compare(
     if trained_here:
         if len(request.inputs) > 1:
             raise UserError("give one text to train on, or only run directories")
-        folders, failures = train_grid(_grid(request), observe, stop)
+        folders, failures = train_grid(_cells(request), observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
     groups = _groups(folders)
@@ -100,7 +101,8 @@ def compare(
     )
 
 
-def _grid(request: CompareRequest) -> Grid:
+def _cells(request: CompareRequest) -> list[TrainRequest]:
+    """Every combination of model, tokenizer and seed; all models are trained once before the next seed."""
     if request.file is not None:
         raise UserError("--file scores existing runs on another text; give run directories, not a text")
     if request.models == "all":
@@ -117,18 +119,25 @@ def _grid(request: CompareRequest) -> Grid:
     path = resolve_input_file(request.inputs[0])
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    no_budget = request.steps is None and request.max_time is None
-    return Grid(
-        path=path,
-        models=tuple(dict.fromkeys(models)),
-        tokenizers=tuple(dict.fromkeys(tokenizers)),
-        seeds=request.seeds,
-        out=request.out or Path("checkpoints") / f"{path.stem}-compare",
-        steps=request.steps,
-        max_time=DEFAULT_SECONDS if no_budget else request.max_time,
-        device=request.device,
-        overwrite=request.overwrite,
-    )
+    for name, number in (("seeds", request.seeds), ("steps", request.steps)):
+        if number is not None and number < 1:
+            raise UserError(f"--{name} {number}: must be 1 or more")
+    budget = {"steps": request.steps, "max_time": request.max_time}
+    budget = {k: v for k, v in budget.items() if v is not None} or {"max_time": DEFAULT_SECONDS}
+    out = request.out or Path("checkpoints") / f"{path.stem}-compare"
+    return [
+        TrainRequest(
+            input=str(path),
+            model=model,
+            tokenizer=tokenizer,
+            out=out / f"{model}-{tokenizer.replace(':', '-')}-{seed}",
+            train={**budget, "seed": seed, "device": request.device},
+            overwrite=request.overwrite,
+        )
+        for seed in range(request.seeds)
+        for model in dict.fromkeys(models)
+        for tokenizer in dict.fromkeys(tokenizers)
+    ]
 
 
 class _SavedRun(NamedTuple):
@@ -193,7 +202,8 @@ def _score_groups(
             if saved is group[0]:
                 samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
-                profiles.append(_profile(run, request) if request.with_details else None)
+                split = get_split(run, request.file, request.split) if request.with_details else None
+                profiles.append(None if split is None else profile_run(run, split))
     bytes_U = _common_units(scored)
     results = compare_to_best([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
     columns = zip(names, scored, results, samples, memorization.shares(), profiles, strict=True)
@@ -204,10 +214,6 @@ def _score_groups(
         for name, runs, result, texts, memorised, profile in columns
     ]
     return sorted(rows, key=lambda row: row.result.bits_per_byte)
-
-
-def _profile(run: Run, request: CompareRequest) -> RunProfile:
-    return profile_run(run, get_split(run, request.file, request.split))
 
 
 def _score_run(run: Run, request: CompareRequest) -> ScoredRun:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from makemore.errors import UserError
 from makemore.models import MODELS
@@ -26,36 +27,11 @@ from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
-
 ObserverFactory = Callable[[str], Observer]
 """Makes the observer of the named run; pickled, and called in the run's process."""
 POLL_SECONDS = 0.1
 REGISTRIES: tuple[Registry[Any], ...] = (MODELS, TOKENIZERS, OPTIMIZERS)
 """Registries that a training request names entries of; a new process gets what was added to them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Every combination of model, tokenizer and seed, on one text with one budget."""
-
-    path: Path
-    models: tuple[str, ...]
-    tokenizers: tuple[str, ...]
-    seeds: int
-    out: Path
-    """Parent folder of the runs."""
-    steps: int | None = None
-    max_time: float | None = None
-    device: str = "auto"
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds}: must be 1 or more")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"--steps {self.steps}: must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -66,32 +42,16 @@ class Failure:
     reason: str
 
 
-def grid_requests(grid: Grid) -> list[TrainRequest]:
-    """Training requests of all runs; every model is trained once before the next seed starts."""
-    budget = {"steps": grid.steps, "max_time": grid.max_time}
-    return [
-        TrainRequest(
-            input=str(grid.path),
-            model=model,
-            tokenizer=tokenizer,
-            out=grid.out / f"{model}-{tokenizer.replace(':', '-')}-{seed}",
-            train={**{k: v for k, v in budget.items() if v is not None}, "seed": seed, "device": grid.device},
-        )
-        for seed in range(grid.seeds)
-        for model in grid.models
-        for tokenizer in grid.tokenizers
-    ]
-
-
 def train_grid(
-    grid: Grid, observe: ObserverFactory, stop: Callable[[], bool] = lambda: False
+    requests: Iterable[TrainRequest], observe: ObserverFactory, stop: Callable[[], bool]
 ) -> tuple[list[Path], list[Failure]]:
-    """Train every run of a grid; finished runs are reused, interrupted runs are resumed.
+    """Train every run of a grid; unless they are to be overwritten, finished runs are reused and interrupted
+    runs are resumed.
 
     Returns the folders of successful runs, and the failures. Raises UserError, before any training, if an
     existing run differs from its request, and TrainingInterrupted when stopped, with all progress saved.
     """
-    plans = [_plan(cell, grid) for cell in grid_requests(grid)]
+    plans = [_plan(request) for request in requests]
     folders, failures = [], []
     for request, finished in plans:
         assert request.out is not None
@@ -104,12 +64,12 @@ def train_grid(
     return folders, failures
 
 
-def _plan(cell: TrainRequest, grid: Grid) -> tuple[TrainRequest, bool]:
+def _plan(cell: TrainRequest) -> tuple[TrainRequest, bool]:
     """Return the request, adapted to the run on disk, and whether that run is finished."""
     assert cell.out is not None
     folder = RunDir(cell.out)
-    if grid.overwrite or not folder.exists:
-        return dataclasses.replace(cell, overwrite=grid.overwrite), False
+    if cell.overwrite or not folder.exists:
+        return cell, False
     _check_settings(cell, folder.read_config())
     if folder.read_result() is not None:
         _check_text(cell.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +150,4 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         rows = [{**row.as_dict(), "runs": [run.as_dict() for run in row.runs]} for row in self.rows]
-        failures = [{"name": f.name, "reason": f.reason} for f in self.failures]
-        return {
-            "source": self.source,
-            "split": self.split,
-            "mode": self.mode,
-            "rows": rows,
-            "failures": failures,
-        }
+        return {**vars(self), "rows": rows, "failures": [asdict(failure) for failure in self.failures]}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from makemore.errors import UserError
 from makemore.evaluation.memorization import MAX_TRAIN_CHARS, longest_copies
+from makemore.runs.run import Run
 from makemore.sampling import SampleParams, generate
 from makemore.sampling.text import SampleRequest, sample
-
-if TYPE_CHECKING:
-    from makemore.runs.run import Run
 
 SPEED_SECONDS = 0.5
 MAX_TOKENS = 10_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import http.client
@@ -112,18 +111,12 @@ def download(
         if not is_same_size or hashlib.sha256(path.read_bytes()).hexdigest() != dataset.sha256:
             raise UserError(f"{path} exists but is not the pinned file; move it away first")
         return path, False
+    from makemore.runtime.files import write_bytes  # imports torch
+
     data = _fetch(dataset, progress)
     if hashlib.sha256(data).hexdigest() != dataset.sha256:
         raise UserError(f"the download of {dataset.url} is not the pinned file; nothing was saved")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"can't write {path}: {error.strerror}") from None
+    write_bytes(path, data)
     return path, True
 
 

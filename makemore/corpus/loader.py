@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from makemore.corpus.arrays import release
-from makemore.corpus.rows import Rows, Segments, document_groups, shuffled_windows, to_batch, token_groups
+from makemore.corpus.rows import Rows, document_groups, shuffled_windows, to_batch, token_groups
 from makemore.corpus.shards import SHARD_TOKENS, Shards
 from makemore.types import IGNORE_INDEX, Batch, Split
 
@@ -19,15 +20,44 @@ RELEASE_INTERVAL = 64
 
 
 class Loader(ABC):
-    """Iterates over batches, deterministic from a seed; ``state_dict`` is the exact position."""
+    """Iterates over batches, deterministic from a seed; ``state_dict`` is the exact position.
 
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.cursor = 0
+    An epoch is planned part by part; a batch never spans two parts.
+    """
+
+    part_name: ClassVar[str] = "shard"
+    """What a part is called in saved states."""
+    n_parts = 1
+
+    def __init__(self, split: Split, boundary_id: int) -> None:
+        self.split, self.boundary_id = split, boundary_id
+        self.epoch, self.part, self.cursor = 0, 0, 0
+        self._planned = (-1, -1)
+        self._n_batches = 0
 
     @abstractmethod
+    def _plan(self) -> int:
+        """Lay out the batches of the current part and return their number."""
+
+    @abstractmethod
+    def _batch(self, nth: int) -> Batch:
+        """The ``nth`` batch of the current part."""
+
+    def _end_epoch(self) -> None:
+        self.epoch, self.part = self.epoch + 1, 0
+
     def next(self) -> Batch:
         """The next batch. Raises StopIteration at the end of a finite loader."""
+        if self.part >= self.n_parts:
+            self._end_epoch()
+        if self._planned != (self.epoch, self.part):
+            release(self.split.tokens_N)
+            self._n_batches, self._planned = self._plan(), (self.epoch, self.part)
+        if self.cursor >= self._n_batches:
+            self.cursor, self.part = 0, self.part + 1
+            return self.next()
+        self.cursor += 1
+        return self._batch(self.cursor - 1)
 
     @property
     def progress(self) -> float | None:
@@ -35,50 +65,20 @@ class Loader(ABC):
         return None
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "cursor": self.cursor}
+        return {"epoch": self.epoch, "cursor": self.cursor, self.part_name: self.part}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.cursor = int(state["epoch"]), int(state["cursor"])
+        self.part = int(state.get(self.part_name, 0))
 
 
 class ShardedLoader(Loader):
-    """Plans an epoch shard by shard; a batch never spans two shards."""
+    """An endless loader of shuffled documents, whose parts are shards."""
 
     def __init__(self, split: Split, boundary_id: int, seed: int, shards: Shards | None) -> None:
-        super().__init__()
-        self.split, self.boundary_id = split, boundary_id
+        super().__init__(split, boundary_id)
         self.shards = shards or Shards(split, seed)
-        self.shard = 0
-        self._planned = (-1, -1)
-        self._n_batches = 0
-
-    @abstractmethod
-    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
-        """Lay out the batches of a shard and return their number."""
-
-    @abstractmethod
-    def _batch(self, nth: int) -> Batch:
-        """The ``nth`` batch of the current shard."""
-
-    def next(self) -> Batch:
-        if self._planned != (self.epoch, self.shard):
-            release(self.split.tokens_N)
-            self._n_batches = self._plan(*self.shards.load(self.epoch, self.shard))
-            self._planned = (self.epoch, self.shard)
-        if self.cursor >= self._n_batches:
-            self.cursor, self.shard = 0, self.shard + 1
-            if self.shard == self.shards.count:
-                self.epoch, self.shard = self.epoch + 1, 0
-            return self.next()
-        self.cursor += 1
-        return self._batch(self.cursor - 1)
-
-    def state_dict(self) -> dict[str, int]:
-        return {**super().state_dict(), "shard": self.shard}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        super().load_state_dict(state)
-        self.shard = int(state.get("shard", 0))
+        self.n_parts = self.shards.count
 
 
 class ShuffledLoader(ShardedLoader):
@@ -103,7 +103,8 @@ class ShuffledLoader(ShardedLoader):
         self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
+    def _plan(self) -> int:
+        segments, rng = self.shards.load(self.epoch, self.part)
         rows = shuffled_windows(segments, self.block_size, self.context_prefix, rng)
         rows = rows.select(rng.permutation(len(rows.begin)))
         counted = rows.end - rows.score_from
@@ -139,8 +140,9 @@ class PackedLoader(ShardedLoader):
         self._index = np.zeros(0, np.int64)
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self, segments: Segments, rng: np.random.Generator) -> int:
+    def _plan(self) -> int:
         """Lay out the target indices in row order, and the edges of rows among them."""
+        segments, rng = self.shards.load(self.epoch, self.part)
         pieces = shuffled_windows(segments, self.block_size, 0, rng)
         pieces = pieces.select(rng.permutation(len(pieces.begin)))
         ends = np.cumsum(pieces.lengths)
@@ -181,15 +183,18 @@ class StreamLoader(Loader):
         seed: int,
         truncation: str = "regular",
     ) -> None:
-        super().__init__()
-        self.split, self.boundary_id, self.seed, self.truncation = split, boundary_id, seed, truncation
+        super().__init__(split, boundary_id)
+        self.seed, self.truncation = seed, truncation
         total = len(split.tokens_N)
         self.block_size = min(block_size, total)
         self.rows = max(1, min(batch_tokens // block_size, total // self.block_size))
-        self._planned = -1
         self._edges = np.zeros(1, np.int64)
 
-    def _plan(self) -> np.ndarray:
+    def _plan(self) -> int:
+        self._edges = self._stream_edges()
+        return len(self._edges) - 1
+
+    def _stream_edges(self) -> np.ndarray:
         """Edges of the epoch's batches within each stream."""
         rng = np.random.default_rng([self.seed, self.epoch])
         size, block = len(self.split.tokens_N) // self.rows, self.block_size
@@ -201,18 +206,11 @@ class StreamLoader(Loader):
         edges = phase + np.concatenate([[0], np.cumsum(lengths)])
         return np.append(edges[edges < size], size)
 
-    def next(self) -> Batch:
-        if self._planned != self.epoch:
-            self._edges, self._planned = self._plan(), self.epoch
-        if self.cursor >= len(self._edges) - 1:
-            self.epoch, self.cursor = self.epoch + 1, 0
-            return self.next()
-        begin, end = self._edges[self.cursor : self.cursor + 2]
+    def _batch(self, nth: int) -> Batch:
+        begin, end = self._edges[nth : nth + 2]
         first = np.arange(self.rows) * (len(self.split.tokens_N) // self.rows)
-        continues = self.cursor > 0
-        self.cursor += 1
         rows = Rows(first + begin, first + begin, first + end)
-        return to_batch(self.split, rows, self.boundary_id, continues)
+        return to_batch(self.split, rows, self.boundary_id, continues=nth > 0)
 
 
 class OrderedLoader(Loader):
@@ -222,6 +220,8 @@ class OrderedLoader(Loader):
     row instead.
     """
 
+    part_name = "group"
+
     def __init__(
         self,
         split: Split,
@@ -230,28 +230,26 @@ class OrderedLoader(Loader):
         group_tokens: int = SHARD_TOKENS,
         in_order: bool = False,
     ) -> None:
-        super().__init__()
-        self.split, self.boundary_id, self.batch_tokens = split, boundary_id, batch_tokens
-        self.in_order = in_order
+        super().__init__(split, boundary_id)
+        self.batch_tokens, self.in_order = batch_tokens, in_order
         n_groups = max(1, -(-len(split.tokens_N) // group_tokens))
         self._groups = document_groups(split.ends_D, group_tokens, n_groups)
-        self.group = 0
-        self._planned = -1
+        self.n_parts = len(self._groups) - 1
         self._batches: list[tuple[Rows, bool]] = []
 
-    def _plan(self) -> list[tuple[Rows, bool]]:
-        release(self.split.tokens_N)
-        first, last = self._groups[self.group : self.group + 2]
+    def _plan(self) -> int:
+        first, last = self._groups[self.part : self.part + 2]
         begin, end = self.split.starts_D[first:last], self.split.ends_D[first:last]
         if self.in_order:
-            return self._plan_long(int(begin[0]), int(end[-1]))
+            self._batches = self._plan_long(int(begin[0]), int(end[-1]))
+            return len(self._batches)
         sizes = end - begin
         short = np.flatnonzero(sizes <= self.batch_tokens)
         short = short[np.argsort(sizes[short], kind="stable")]
-        batches = self._plan_short(begin[short], end[short])
+        self._batches = self._plan_short(begin[short], end[short])
         for document in np.flatnonzero(sizes > self.batch_tokens):
-            batches += self._plan_long(int(begin[document]), int(end[document]))
-        return batches
+            self._batches += self._plan_long(int(begin[document]), int(end[document]))
+        return len(self._batches)
 
     def _plan_short(self, begin: np.ndarray, end: np.ndarray) -> list[tuple[Rows, bool]]:
         edges = token_groups(end - begin, self.batch_tokens)
@@ -263,11 +261,13 @@ class OrderedLoader(Loader):
 
     @property
     def progress(self) -> float:
-        n_groups = len(self._groups) - 1
-        if self.group >= n_groups:
+        if self.part >= self.n_parts:
             return 1.0
-        done = self.cursor / max(len(self._batches), 1) if self._planned == self.group else 0.0
-        return (self.group + done) / n_groups
+        done = self.cursor / max(self._n_batches, 1) if self._planned == (0, self.part) else 0.0
+        return (self.part + done) / self.n_parts
+
+    def _end_epoch(self) -> None:
+        raise StopIteration
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -276,23 +276,8 @@ class OrderedLoader(Loader):
             except StopIteration:
                 return
 
-    def next(self) -> Batch:
-        if self.group >= len(self._groups) - 1:
-            raise StopIteration
-        if self._planned != self.group:
-            self._batches, self._planned = self._plan(), self.group
-        if self.cursor >= len(self._batches):
-            self.group, self.cursor = self.group + 1, 0
-            return self.next()
-        rows, continues = self._batches[self.cursor]
-        self.cursor += 1
+    def _batch(self, nth: int) -> Batch:
         if self.cursor % RELEASE_INTERVAL == 0:
             release(self.split.tokens_N)
+        rows, continues = self._batches[nth]
         return to_batch(self.split, rows, self.boundary_id, continues)
-
-    def state_dict(self) -> dict[str, int]:
-        return {**super().state_dict(), "group": self.group}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        super().load_state_dict(state)
-        self.group = int(state.get("group", 0))

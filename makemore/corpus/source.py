@@ -48,9 +48,7 @@ class Source:
         if self.names[0] == "-":
             return "stdin"
         path = PurePosixPath(self.names[0].replace("\\", "/"))
-        stem = PurePosixPath(
-            path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED_SUFFIXES else path.name
-        ).stem
+        stem = PurePosixPath(path.stem).stem if path.suffix in COMPRESSED_SUFFIXES else path.stem
         return "".join(c for c in stem if c.isprintable() and c not in "*?[]:") or "text"
 
     @property
@@ -195,23 +193,30 @@ def read_part(part: str) -> Iterator[bytes]:
         yield from _read(sys.stdin.buffer, "standard input")
     elif "://" in part:
         yield from _read_url(part)
-    elif Path(part).suffix == ".gz":
-        with _open(Path(part), gzip.open) as file:
-            yield from _read(file, part)
-    elif Path(part).suffix == ".zst":
-        with _open(Path(part), open) as file:
-            yield from _read_zst(file, part)
+    elif Path(part).suffix in COMPRESSED_SUFFIXES:
+        with _open(Path(part)) as file:
+            yield from _decompress(file, Path(part).suffix, part)
     else:
         yield from read_blocks(Path(part))
 
 
-def _open(path: Path, opener: Any) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes]:
     try:
-        return opener(path, "rb")
+        return path.open("rb")
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
         raise UserError(f"can't read {path}: {error.strerror or error}") from None
+
+
+def _decompress(file: Any, suffix: str, name: str) -> Iterator[bytes]:
+    if suffix == ".gz":
+        with gzip.open(file) as unzipped:
+            yield from _read(unzipped, name)
+    elif suffix == ".zst":
+        yield from _read_zst(file, name)
+    else:
+        yield from _read(file, name)
 
 
 def _read(file: Any, name: str) -> Iterator[bytes]:
@@ -253,12 +258,6 @@ def _read_url(url: str) -> Iterator[bytes]:
     suffix = PurePosixPath(urllib.parse.urlsplit(url).path).suffix
     try:
         with urllib.request.urlopen(_checked_url(url), timeout=URL_TIMEOUT) as response:
-            if suffix == ".gz":
-                with gzip.open(response) as file:
-                    yield from _read(file, url)
-            elif suffix == ".zst":
-                yield from _read_zst(response, url)
-            else:
-                yield from _read(response, url)
+            yield from _decompress(response, suffix, url)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UserError(f"can't read {url}: {getattr(error, 'reason', error)}") from None

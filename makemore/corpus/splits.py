@@ -72,9 +72,9 @@ def make_corpus(
         return _from_cache(text, config, tokenizer, progress)
     documents = make_documents(text, config)
     fitted = tokenizer if isinstance(tokenizer, Tokenizer) else _fit(documents, tokenizer)
-    encoder = SplitEncoder(documents, fitted, ArrayWriter(None), progress)
-    metadata = encoder.run()
-    return _build_corpus(metadata, fitted, encoder.writer.finish(), lambda: documents)
+    writer = ArrayWriter(None)
+    metadata = _encode_splits(documents, fitted, writer, progress)
+    return _build_corpus(metadata, fitted, writer.finish(), lambda: documents)
 
 
 def encode_text(
@@ -211,47 +211,40 @@ def _map_in_threads(
             yield pending.popleft().result()
 
 
-class SplitEncoder:
-    """Encodes all splits of a text in turn."""
+def _encode_splits(
+    documents: Documents, tokenizer: Tokenizer, writer: ArrayWriter, progress: Progress | None
+) -> dict[str, Any]:
+    """Write the arrays of all splits and return the corpus's metadata."""
+    mode, done, digests = documents.mode, 0, {}
+    # To mark lines of val and test that also occur in train, collect them while encoding train.
+    held_out = ("val", "test") if mode == "lines" else ()
+    held_out_lines = {line for split in held_out for lines in documents.read(split) for line in lines}
+    seen: set[str] = set()
 
-    def __init__(
-        self, documents: Documents, tokenizer: Tokenizer, writer: ArrayWriter, progress: Progress | None
-    ) -> None:
-        self.documents, self.tokenizer, self.writer = documents, tokenizer, writer
-        self.progress, self._done = progress, 0
-        # To mark lines of val and test that also occur in train, collect them while encoding train.
-        held_out = ("val", "test") if documents.mode == "lines" else ()
-        self._held_out = {line for split in held_out for lines in documents.read(split) for line in lines}
-        self._seen: set[str] = set()
+    def read(name: str, digest: Digest) -> Iterator[list[str]]:
+        nonlocal done
+        for part in documents.read(name):
+            digest.add(part)
+            if name == "train" and held_out_lines:
+                seen.update(held_out_lines.intersection(part))
+            yield part
+            done += sum(map(len, part))
+            if progress is not None:
+                progress(done, documents.text.chars)
 
-    def run(self) -> dict[str, Any]:
-        """Write all arrays and return the corpus's metadata."""
-        documents = self.documents
-        digests = {}
-        for name in SPLITS:
-            digest = Digest(documents.mode)
-            seen = self._seen if documents.mode == "lines" and name != "train" else None
-            _write(self.writer, name, self._read_split(name, digest), documents.mode, self.tokenizer, seen)
-            digests[name] = digest.hex()
-        return {
-            "mode": documents.mode,
-            "reason": documents.reason,
-            "fractions": tuple(documents.fractions),
-            "blank_lines": documents.blank_lines,
-            "capped": documents.capped,
-            "digests": digests,
-            "context": _final_context(documents) if documents.mode == "text" else "",
-        }
-
-    def _read_split(self, name: str, digest: Digest) -> Iterator[list[str]]:
-        for documents in self.documents.read(name):
-            digest.add(documents)
-            if name == "train" and self._held_out:
-                self._seen.update(self._held_out.intersection(documents))
-            yield documents
-            self._done += sum(map(len, documents))
-            if self.progress is not None:
-                self.progress(self._done, self.documents.text.chars)
+    for name in SPLITS:
+        digest = Digest(mode)
+        _write(writer, name, read(name, digest), mode, tokenizer, seen if name in held_out else None)
+        digests[name] = digest.hex()
+    return {
+        "mode": mode,
+        "reason": documents.reason,
+        "fractions": documents.fractions,
+        "blank_lines": documents.blank_lines,
+        "capped": documents.capped,
+        "digests": digests,
+        "context": _final_context(documents) if mode == "text" else "",
+    }
 
 
 def _final_context(documents: Documents) -> str:
@@ -268,12 +261,10 @@ def _build_corpus(
     documents: Callable[[], Documents],
     notes: tuple[str, ...] = (),
 ) -> Corpus:
-    splits = {name: _make_split(name, metadata["mode"], arrays) for name in SPLITS}
-    train, val, test = metadata["fractions"]
     return Corpus(
-        **{**metadata, "fractions": (train, val, test)},
+        **{**metadata, "fractions": tuple(metadata["fractions"])},
         tokenizer=tokenizer,
-        splits=splits,
+        splits={name: _make_split(name, metadata["mode"], arrays) for name in SPLITS},
         train_lines=lambda: documents().read("train"),
         notes=notes,
     )
@@ -304,7 +295,7 @@ def _from_cache(
     def build(folder: Path) -> dict[str, Any]:
         writer = ArrayWriter(folder)
         try:
-            metadata = SplitEncoder(split(), fitted, writer, progress).run()
+            metadata = _encode_splits(split(), fitted, writer, progress)
         finally:
             writer.close()
         return {**metadata, "arrays": writer.shapes}

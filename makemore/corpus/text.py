@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import os
 import sys
 import tempfile
@@ -242,11 +243,7 @@ def _keep_in_file(source: Source, reader: _Reader, buffered: list[bytes], blocks
 def _copy(reader: _Reader, buffered: list[bytes], blocks: Iterator[bytes]) -> Text:
     with tempfile.TemporaryFile(prefix="makemore-") as file:
         try:
-            for data in buffered:
-                file.write(data)
-            buffered.clear()
-            for data in blocks:
-                file.write(data)
+            file.writelines(itertools.chain(buffered, blocks))
             file.flush()
         except OSError as error:
             raise UserError(

@@ -38,19 +38,8 @@ class Tokenization:
     frequent: list[tuple[str, int]]
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "tokenizer": self.tokenizer,
-            "vocab_size": self.vocab_size,
-            "used": self.used,
-            "tokens": self.tokens,
-            "chars": self.chars,
-            "bytes": self.bytes,
-            "tokens_per_char": self.tokens / self.chars,
-            "bytes_per_token": self.bytes / self.tokens,
-            "ids": self.ids,
-            "pieces": self.pieces,
-            "frequent": dict(self.frequent),
-        }
+        ratios = {"tokens_per_char": self.tokens / self.chars, "bytes_per_token": self.bytes / self.tokens}
+        return {**vars(self), **ratios, "frequent": dict(self.frequent)}
 
 
 def _first_tokens(text: Text, corpus: Corpus, length: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from makemore.errors import UserError, unknown_name
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
-from makemore.evaluation.scoring import Progress, make_score, score
+from makemore.evaluation.scoring import make_score, score
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
 from makemore.types import Score, Split
@@ -68,15 +68,11 @@ def training_lines(run: Run) -> Container[str] | None:
 
 
 def evaluate(
-    run: Run,
-    file: Path | None = None,
-    split: str | None = None,
-    stride: int | None = None,
-    progress: Progress | None = None,
+    run: Run, file: Path | None = None, split: str | None = None, stride: int | None = None
 ) -> Score:
     """Score a run with the scoring protocol. Raises UserError like ``get_split``."""
     target, corpus = _split_and_corpus(run, file, split)
-    result = score(run.model, target, run.tokenizer, stride, progress)
+    result = score(run.model, target, run.tokenizer, stride)
     return result if corpus is None else with_copies(result, corpus, target)
 
 
@@ -114,7 +110,6 @@ def evaluate_dynamic(
     split: str | None = None,
     stride: int | None = None,
     settings: DynamicSettings | None = None,
-    progress: Progress | None = None,
 ) -> DynamicScore:
     """Dynamic evaluation: the model keeps learning from each part of the text after it is scored.
 
@@ -123,7 +118,7 @@ def evaluate_dynamic(
     """
     (target, _), settings = _split_and_corpus(run, file, split), settings or DynamicSettings()
     train = run.corpus().split("train")
-    nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride, progress=progress)
+    nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride)
     result = make_score(target, nats_N, run.tokenizer.token_bytes())
     difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
     return DynamicScore(score=result, settings=settings, difference=difference, difference_ci95=ci95)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from makemore.corpus.documents import Documents
 from makemore.errors import UserError
-from makemore.runs.training_lines import train_lines
+from makemore.runs.run import Run
+from makemore.runs.training_lines import TrainLines, train_lines
 from makemore.sampling.text import SampleRequest, normalize_prompt, sample
-
-if TYPE_CHECKING:
-    from makemore.corpus.documents import Documents
-    from makemore.runs.run import Run
-
-Ints = NDArray[np.int64]
+from makemore.types import Ints
 
 NGRAMS = (1, 2, 3, 4)
 MAX_COPY_LENGTH = 1 << 12
@@ -54,9 +49,6 @@ class MemorizationReport:
     held_out: Originality | None
     searched: int | None = None
     """Number of characters at the beginning of train that were searched for copies (``text`` mode)."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def sample_memorization(run: Run, requests: Sequence[SampleRequest]) -> MemorizationReport:
@@ -95,12 +87,8 @@ def _line_memorisation(run: Run, samples: Sequence[str]) -> MemorizationReport:
     held_out: list[str] = []
     with contextlib.suppress(UserError):  # the stored line hashes suffice to compare with train
         held_out = _held_out_texts(run.documents())[: len(samples)]
-    texts = [list(samples), held_out]
-    sample_stats, baseline = (
-        _measure(t, verbatim=[line in seen for line in t]) if t else None for t in texts
-    )
-    assert sample_stats is not None
-    return MemorizationReport(sample_stats, baseline)
+    baseline = _measure(held_out, seen=seen) if held_out else None
+    return MemorizationReport(_measure(samples, seen=seen), baseline)
 
 
 def _held_out_texts(documents: Documents) -> list[str]:
@@ -118,17 +106,14 @@ def _cut_pieces(text: str, like: Sequence[str]) -> list[str]:
 
 
 def _measure(
-    texts: Sequence[str],
-    words: bool = False,
-    verbatim: list[bool] | None = None,
-    copied: Ints | None = None,
+    texts: Sequence[str], words: bool = False, seen: TrainLines | None = None, copied: Ints | None = None
 ) -> Originality:
     units = [text.split() if words else list(text) for text in texts]
     return Originality(
         texts=len(texts),
         distinct={n: distinct_share(units, n) for n in NGRAMS},
         repeated=1 - len(set(texts)) / len(texts),
-        verbatim=None if verbatim is None else sum(verbatim) / len(verbatim),
+        verbatim=None if seen is None else sum(text in seen for text in texts) / len(texts),
         copied_mean=None if copied is None else float(copied.mean()),
         copied_max=None if copied is None else int(copied.max()),
     )

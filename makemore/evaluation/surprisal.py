@@ -16,7 +16,7 @@ from makemore.errors import UserError
 from makemore.evaluation.evaluate import require_known_text, split_documents, training_lines
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
 from makemore.runs.run import Run
-from makemore.types import Score, Split
+from makemore.types import Floats, Ints, Score, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,13 @@ class Surprisal:
     """The scored text; in ``lines`` mode without blank lines."""
     line_numbers: list[int]
     """Line number in the file of each line of ``text``."""
-    ends_P: NDArray[np.int64]
+    ends_P: Ints
     """End of each piece, in characters."""
-    nats_P: NDArray[np.float64]
+    nats_P: Floats
     score: Score
 
     @property
-    def bits_P(self) -> NDArray[np.float64]:
+    def bits_P(self) -> Floats:
         return self.nats_P / math.log(2)
 
     @property
@@ -63,16 +63,16 @@ class SurprisalDiff:
 
     first: Surprisal
     second: Surprisal
-    ends_P: NDArray[np.int64]
-    first_bits_P: NDArray[np.float64]
-    second_bits_P: NDArray[np.float64]
+    ends_P: Ints
+    first_bits_P: Floats
+    second_bits_P: Floats
 
     @property
     def pieces(self) -> list[str]:
         return _split_at(self.first.text, self.ends_P)
 
     @property
-    def saved_bits_P(self) -> NDArray[np.float64]:
+    def saved_bits_P(self) -> Floats:
         """Bits saved by the first run; negative where the second run is better."""
         return self.second_bits_P - self.first_bits_P
 
@@ -84,7 +84,7 @@ class SurprisalDiff:
         return {"run": self.first.run, **self.first.score.as_dict(), "against": against, "spans": spans}
 
 
-def _split_at(text: str, ends_P: NDArray[np.int64]) -> list[str]:
+def _split_at(text: str, ends_P: Ints) -> list[str]:
     starts = [0, *ends_P[:-1].tolist()]
     return [text[a:b] for a, b in zip(starts, ends_P.tolist(), strict=True)]
 
@@ -109,19 +109,15 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
     score = make_score(split, nats_N, run.tokenizer.token_bytes())
+    lines = enumerate(full_text.split("\n"), 1)
     return Surprisal(
         run=run.name,
         text=scored_text,
-        line_numbers=_line_numbers(run, full_text),
+        line_numbers=[i for i, line in lines if line.strip() or run.mode == "text"],
         ends_P=ends_P,
         nats_P=nats_P,
         score=score,
     )
-
-
-def _line_numbers(run: Run, text: str) -> list[int]:
-    lines = text.split("\n")
-    return [i for i, line in enumerate(lines, 1) if line.strip() or run.mode == "text"]
 
 
 def surprisal_diff(first: Surprisal, second: Surprisal) -> SurprisalDiff:
@@ -141,14 +137,12 @@ def surprisal_diff(first: Surprisal, second: Surprisal) -> SurprisalDiff:
     )
 
 
-def _sum_between(one: Surprisal, ends_P: NDArray[np.int64]) -> NDArray[np.float64]:
+def _sum_between(one: Surprisal, ends_P: Ints) -> Floats:
     last = np.searchsorted(one.ends_P, ends_P)
     return np.add.reduceat(one.bits_P, np.append(0, last[:-1] + 1))
 
 
-def _pieces(
-    run: Run, split: Split, text: str, nats_N: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _pieces(run: Run, split: Split, text: str, nats_N: Floats) -> tuple[Ints, Floats]:
     """Ends (in characters) and nats of the pieces."""
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     encodable = _encodable_mask(run, text, points)

@@ -51,7 +51,7 @@ class _ActivationRecorder(TorchFunctionMode):
 @contextlib.contextmanager
 def record_activations(model: nn.Module) -> Iterator[Callable[[], list[Activation]]]:
     """Record the model's calls in the block; yields a function that returns the activations, in order."""
-    recorder, handles = _ActivationRecorder(), []
+    recorder = _ActivationRecorder()
 
     def enter(name: str) -> Callable[..., None]:
         return lambda module, args: recorder.layers.append(name)
@@ -59,15 +59,12 @@ def record_activations(model: nn.Module) -> Iterator[Callable[[], list[Activatio
     def leave(module: nn.Module, args: Any, out: Any) -> None:
         recorder.layers.pop()
 
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(enter(name)))
+            hooks.enter_context(module.register_forward_hook(leave, always_call=True))
         with recorder:
             yield lambda: [activation for _, activation in recorder.outputs.values()]
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
@@ -78,10 +75,8 @@ def record_inputs(model: nn.Module, kind: type[nn.Module], run: Callable[[], Any
     def record(module: nn.Module, args: Any) -> None:
         calls.append((module, *args))
 
-    handles = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, kind)]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in (module for module in model.modules() if isinstance(module, kind)):
+            hooks.enter_context(layer.register_forward_pre_hook(record))
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls

@@ -8,7 +8,7 @@ import os
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,8 +100,7 @@ def diagnose(
 def _check_mode(text: Text, documents: Documents, diagnosis: Diagnosis) -> bool:
     """Whether lines that depend on their order are read as a list, because the user set the mode."""
     mode, reason = choose_mode(text.head(MODE_SAMPLE_BYTES))
-    is_sequence = documents.mode == "lines" and mode == "text"
-    if is_sequence:
+    if is_sequence := documents.mode == "lines" and mode == "text":
         diagnosis.advice.append(f"use --mode text: {reason.partition(';')[0]}")
     return is_sequence
 
@@ -170,15 +169,11 @@ def _describe_alphabet(counts: Counter[str], diagnosis: Diagnosis) -> dict[str, 
     }
 
 
-def _iter_lines(text: Text) -> Iterator[list[str]]:
-    for piece in text.pieces():
-        yield piece.removesuffix("\n").split("\n")
-
-
 def _describe_lines(text: Text) -> dict[str, Any]:
     lengths, distinct, n_blank = Counter[int](), Counter[int](), 0
     complete = True
-    for lines in _iter_lines(text):
+    for piece in text.pieces():
+        lines = piece.removesuffix("\n").split("\n")
         lengths.update(map(len, lines))
         n_blank += sum(not line.strip() for line in lines)
         complete = complete and distinct.total() < MAX_LINES
@@ -208,8 +203,7 @@ def _describe_words(text: Text) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     complete = True
     for piece in text.pieces():
-        complete = counts.total() < MAX_WORDS
-        if not complete:
+        if not (complete := counts.total() < MAX_WORDS):
             break
         counts.update(piece.split())
     if sum(len(word) * n for word, n in counts.items()) > MAX_MEAN_WORD * counts.total():

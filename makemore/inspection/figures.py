@@ -16,6 +16,8 @@ from makemore.tokenizers import Tokenizer
 BLUE, ORANGE, GREEN, RED, GREY, DARK = "#0072b2", "#d55e00", "#009e73", "#b00020", "#999999", "#555555"
 """A palette for colour-blind readers (Okabe & Ito 2008). In the dark theme, pages show
 negatives of the pictures, so colour maps begin, or centre, at white."""
+DASHED: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+"""Style of reference lines."""
 VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 BOUNDARY = "¶"
 LEGEND = (

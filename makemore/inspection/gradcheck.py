@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
@@ -18,14 +19,8 @@ from makemore.training.request import parse_assignments, requested_config
 from makemore.types import IGNORE_INDEX
 
 AUTOGRAD_TOLERANCE = 1e-9
-
-
 DIFFERENCE_TOLERANCE = 1e-6
-
-
 DIFFERENCE_STEP = 1e-5
-
-
 M = TypeVar("M", bound=ManualModel)
 
 
@@ -75,23 +70,21 @@ def gradcheck(
 def check_parameters(model: ManualModel, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
     """Compare gradients of ``loss_and_grads`` with autograd through ``forward``, one row per parameter."""
     _, grads = model.loss_and_grads(inputs_BT, targets_BT)
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    expected = torch.autograd.grad(_loss(model, inputs_BT, targets_BT), parameters)
-    return [
-        _compare(name, "autograd", grads[name], reference)
-        for name, reference in zip(names, expected, strict=True)
-    ]
+    loss, parameters = _loss(model, inputs_BT, targets_BT), dict(model.named_parameters())
+    return _compare_with_autograd(loss, parameters, grads)
 
 
 def check_intermediates(model: HasIntermediateGrads, inputs_BT: Tensor, targets_BT: Tensor) -> list[GradRow]:
     """Compare gradients of intermediate values with autograd, one row per value."""
     values = model.intermediates(inputs_BT, targets_BT)
-    grads = model.intermediate_grads(inputs_BT, targets_BT)
-    expected = torch.autograd.grad(values["loss"], list(values.values()))
-    return [
-        _compare(name, "autograd", grads[name], reference)
-        for name, reference in zip(values, expected, strict=True)
-    ]
+    return _compare_with_autograd(values["loss"], values, model.intermediate_grads(inputs_BT, targets_BT))
+
+
+def _compare_with_autograd(
+    loss: Tensor, values: Mapping[str, Tensor], grads: Mapping[str, Tensor]
+) -> list[GradRow]:
+    expected = zip(values, torch.autograd.grad(loss, list(values.values())), strict=True)
+    return [_compare(name, "autograd", grads[name], reference) for name, reference in expected]
 
 
 @torch.no_grad()

@@ -27,15 +27,9 @@ from makemore.training.planning import make_model
 from makemore.training.trainer import Trainer
 
 REPLAYED_STEPS = 100
-
-
 REPLAY_SECONDS = 20.0
-
-
 MAX_TOKENS = 32
 """Maximum number of tokens in the per-token figures."""
-
-
 DEFAULT_TOKENS = 20
 """Maximum without ``text``: short enough for four attention heads side by side."""
 
@@ -88,10 +82,7 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
         return subject, left_out
     plan = _plan(run, corpus)
     subject = dataclasses.replace(
-        subject,
-        train=corpus.splits["train"],
-        val=corpus.splits["val"],
-        batch=make_loader(plan).next(),
+        subject, train=corpus.splits["train"], val=corpus.splits["val"], batch=make_loader(plan).next()
     )
     if not model.is_trainable or isinstance(model, CountModel):
         return subject, ""
@@ -99,9 +90,8 @@ def make_subject(run: Run, text: str | None) -> tuple[Subject, str]:
         return subject, "replay of the first steps: training started from another model's weights"
     fresh = copy.deepcopy(plan.model).eval()
     steps = max((r["step"] for r in subject.records), default=0)
-    return dataclasses.replace(
-        subject, untrained=fresh, updates=replay(make_trainer(plan, _never), steps)
-    ), ""
+    updates = replay(make_trainer(plan, lambda: False), steps)
+    return dataclasses.replace(subject, untrained=fresh, updates=updates), ""
 
 
 def replay(trainer: Trainer, total: int) -> list[Update]:
@@ -127,10 +117,6 @@ def _update_ratio(change: Tensor, values: Tensor) -> float:
     return change_std / std if std > 0 and change_std > 0 else float("nan")
 
 
-def _never() -> bool:
-    return False
-
-
 def _plan(run: Run, corpus: Corpus) -> Plan:
     """Plan of the original training run, on the CPU in float32."""
     config = run.config
@@ -150,10 +136,8 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:
     """Token ids (T,) to inspect: the boundary, then ``text`` or part of val."""
-    max_tokens = min(
-        MAX_TOKENS,
-        run.model.max_len if not run.model.supports_streaming and run.model.max_len else MAX_TOKENS,
-    )
+    limit = None if run.model.supports_streaming else run.model.max_len
+    max_tokens = min(MAX_TOKENS, limit or MAX_TOKENS)
     if text is not None:
         ids = run.tokenizer.encode(text)
     elif corpus is not None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from makemore.models.base import LanguageModel
 from makemore.tokenizers import Tokenizer
 from makemore.types import Batch, Split
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Kind = Literal["good", "note", "warning"]
 

@@ -6,21 +6,22 @@ probability, and the back-off weight of a context is the share that it passes to
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.errors import UserError
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS
 from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count
-from makemore.models.smoothing import Floats, SmoothedNgrams
+from makemore.models.smoothing import SmoothedNgrams
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import byte_encoder
 from makemore.tokenizers.char import CharTokenizer
+from makemore.types import Floats
 
 KENLM_DEFAULT_MAX_ORDER = 6
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -51,7 +52,9 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         yield f"\n\\{m + 1}-grams:"
         if m == 0:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
-            yield from _entries([BEGIN], np.array([LOG10_ZERO]), _begin_weight(rests))
+            # All tokens may be listed after <s>, so that only <unk> backs off: weight 1.
+            begin = None if rests is None else np.where(rests[:1] <= LOG10_ZERO, 0.0, rests[:1])
+            yield from _entries([BEGIN], np.array([LOG10_ZERO]), begin)
             if rests is not None:
                 rests[0] = 0.0  # nothing follows </s>
         yield from _entries(grams, log_p, rests)
@@ -59,13 +62,6 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         if m == 0:
             contexts[0] = f"{BEGIN} "
     yield "\n\\end\\"
-
-
-def _begin_weight(rests: Floats | None) -> Floats | None:
-    """Back-off weight of ``<s>``: 1 if all tokens are listed after it, since only ``<unk>`` backs off."""
-    if rests is None:
-        return None
-    return np.where(rests[:1] <= LOG10_ZERO, 0.0, rests[:1])
 
 
 def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:
@@ -96,12 +92,9 @@ def log10(p: Floats) -> Floats:
     return np.log10(np.clip(p, 10**LOG10_ZERO, 1.0))
 
 
-def _entries(grams: list[str], log_p: Floats, rests: NDArray[np.float64] | None) -> Iterator[str]:
-    if rests is None:
-        yield from (f"{p:.9g}\t{gram}" for p, gram in zip(log_p.tolist(), grams, strict=True))
-        return
-    for p, gram, rest in zip(log_p.tolist(), grams, rests.tolist(), strict=True):
-        yield f"{p:.9g}\t{gram}\t{rest:.9g}"
+def _entries(grams: list[str], log_p: Floats, rests: Floats | None) -> Iterator[str]:
+    ends = itertools.repeat("") if rests is None else (f"\t{rest:.9g}" for rest in rests.tolist())
+    yield from (f"{p:.9g}\t{gram}{end}" for p, gram, end in zip(log_p.tolist(), grams, ends, strict=False))
 
 
 def word_list(tokenizer: Tokenizer) -> list[str]:
@@ -128,9 +121,8 @@ def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 def _note(model: LanguageModel) -> str:
     order = model.config.order
-    return (
-        f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if order > KENLM_DEFAULT_MAX_ORDER else ""
-    )
+    is_long = order > KENLM_DEFAULT_MAX_ORDER
+    return f"order {order}: build KenLM with KENLM_MAX_ORDER={order}" if is_long else ""
 
 
 FORMAT = ExportFormat(suffix=".arpa", files=_files, note=_note)

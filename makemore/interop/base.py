@@ -10,16 +10,6 @@ from makemore.models.base import LanguageModel
 from makemore.tokenizers import Tokenizer
 
 
-def no_note(model: LanguageModel) -> str:
-    """Default ``note``: no hint."""
-    return ""
-
-
-def never_an_export(path: Path) -> bool:
-    """Whether a directory holds an export of this format; single-file formats have no directories."""
-    return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExportFormat:
     """How to write a model and its tokenizer for another program."""
@@ -28,9 +18,9 @@ class ExportFormat:
     """Suffix of the default output path; starts with a dot for a single file."""
     files: Callable[[LanguageModel, Tokenizer], Mapping[str, bytes]]
     """Map file names ("" for a single file) to contents. Raises UserError if the model can't be exported."""
-    note: Callable[[LanguageModel], str] = no_note
+    note: Callable[[LanguageModel], str] = lambda model: ""
     """Returns a one-line hint for the user, or an empty string."""
-    is_export: Callable[[Path], bool] = never_an_export
+    is_export: Callable[[Path], bool] = lambda path: False
     """Whether an existing directory is an export of this format, which may be overwritten."""
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from makemore.errors import UserError
 from makemore.interop import FORMATS
@@ -22,9 +21,6 @@ class ExportResult:
     bytes: int
     note: str = ""
     """One-line hint for the user, or empty."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"path": str(self.path), "format": self.format, "bytes": self.bytes, "note": self.note}
 
 
 def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> ExportResult:

@@ -14,8 +14,6 @@ from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.settings import parse
 
 MODEL_LAYERS = {"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
-
-
 BLOCK_LAYERS = {
     "norm1": "ln_1",
     "attention.qkv": "attn.c_attn",
@@ -90,7 +88,9 @@ def from_gpt2(
     width = by_name["wte.weight"].shape[1]
     weights: dict[str, Tensor] = {}
     for ours, theirs in layer_names(n_layer).items():
-        matrix = _require(by_name, f"{theirs}.weight")
+        if f"{theirs}.weight" not in by_name:
+            raise UserError(f"the weights are incomplete: {theirs}.weight is missing")
+        matrix = by_name[f"{theirs}.weight"]
         weights[f"{ours}.weight"] = matrix.T if transposed and is_matrix(f"{theirs}.weight") else matrix
         if ours not in ("embedding", "positions"):
             rows = len(weights[f"{ours}.weight"])
@@ -116,9 +116,3 @@ def reorder_vocabulary(weights: dict[str, Tensor], rows: list[int]) -> dict[str,
 def strip_prefixes(name: str) -> str:
     """Remove the prefixes of compiled and distributed models, in any order, and of GPT-2's body."""
     return re.sub(r"^(_orig_mod\.|module\.|transformer\.)+", "", name)
-
-
-def _require(tensors: dict[str, Tensor], name: str) -> Tensor:
-    if name not in tensors:
-        raise UserError(f"the weights are incomplete: {name} is missing")
-    return tensors[name]

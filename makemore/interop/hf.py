@@ -20,7 +20,7 @@ from makemore.models.transformer import Transformer
 from makemore.runtime.files import user_format_errors, utf8_path
 from makemore.runtime.untrusted import file_size, read_foreign_json
 from makemore.tokenizers import Tokenizer
-from makemore.training.pretrained import PretrainedModel
+from makemore.training.pretrained import PretrainedModel, read_run
 
 
 def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -80,6 +80,11 @@ def is_hugging_face(folder: Path) -> bool:
         return False
 
 
+def read_pretrained(folder: Path) -> PretrainedModel:
+    """Read a run, or a GPT-2 saved by Hugging Face's transformers. Raises UserError if it is neither."""
+    return read_gpt2(folder) if is_hugging_face(folder) else read_run(folder)
+
+
 def read_gpt2(folder: Path) -> PretrainedModel:
     """Import a GPT-2. Raises UserError for other architectures or tokenizers, pickled weights or damage."""
     with user_format_errors(folder):
@@ -116,11 +121,6 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{folder}: n_inner={config['n_inner']} isn't supported; it must be 4 x n_embd")
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    with utf8_path(path) as name:
-        return load_file(name)
-
-
 def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     try:
@@ -128,10 +128,11 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             names = sorted(set(read_foreign_json(index)["weight_map"].values()))
         else:
             names = ["model.safetensors"]
-        paths = [folder / Path(name).name for name in names]
-        for path in paths:
+        weights: dict[str, Tensor] = {}
+        for path in (folder / Path(name).name for name in names):
             file_size(path)  # refuses pipes and devices
-        parts = [_tensors(path) for path in paths]
+            with utf8_path(path) as readable:
+                weights |= load_file(readable)
     except FileNotFoundError:
         raise UserError(
             f"{folder} has no model.safetensors; pickled weights aren't read, so save the model again with "
@@ -139,7 +140,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: the weights can't be read: {error}") from None
-    return {name: tensor for part in parts for name, tensor in part.items()}
+    return weights
 
 
 FORMAT = ExportFormat(suffix="-hf", files=hf_files, is_export=is_hugging_face)

@@ -89,8 +89,6 @@ def _merges_of(token: str, ids: dict[str, int]) -> list[tuple[str, str]]:
 
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
 PROBE = "It's 1,234 Äpfel — wouldn't\n\n\tthey've  GONE? 日本語 \U0001f600 nevertheless <b>x==y</b>   end \n"
 """Text that most tokenizers encode differently."""
 

@@ -122,8 +122,4 @@ def _cummax_translation() -> Any:
     return cummax
 
 
-def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
-    return {"": onnx_bytes(model, tokenizer)}
-
-
-FORMAT = ExportFormat(suffix=".onnx", files=_files)
+FORMAT = ExportFormat(suffix=".onnx", files=lambda model, tokenizer: {"": onnx_bytes(model, tokenizer)})

@@ -53,10 +53,7 @@ def from_nanogpt(checkpoint: Mapping[str, Any], text: Iterable[str]) -> Pretrain
     newline = tokenizer.alphabet.find("\n")
     weights = with_boundary(weights, max(newline, 0))
     return PretrainedModel(
-        settings=settings.replace(tie=False),
-        weights=weights,
-        tokenizer=tokenizer,
-        tokenizer_spec="char",
+        settings=settings.replace(tie=False), weights=weights, tokenizer=tokenizer, tokenizer_spec="char"
     )
 
 
@@ -71,10 +68,7 @@ def from_makemore(
         (logits,) = checkpoint.values()
         tokenizer = _fit_alphabet(text, len(logits) - 1)
         return PretrainedModel(
-            settings=BigramConfig(),
-            weights={"W": logits.float()},
-            tokenizer=tokenizer,
-            tokenizer_spec="char",
+            settings=BigramConfig(), weights={"W": logits.float()}, tokenizer=tokenizer, tokenizer_spec="char"
         )
     if not is_makemore_transformer(checkpoint):
         raise UserError("only makemore.py's transformer and bigram can be imported; this is another model")

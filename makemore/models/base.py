@@ -8,7 +8,7 @@ on the other rows; no context is added, except boundary tokens before the start 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -43,6 +43,9 @@ class LanguageModel(nn.Module, ABC):
 
     supports_compile: ClassVar[bool] = True
     """Whether ``torch.compile`` helps; False if, for example, each layer is already a single kernel."""
+
+    train_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Training settings of the default recipe that differ from those of other models."""
 
     max_len: int | None
     """Maximum context length in tokens; None if unbounded, as with a recurrent state."""
@@ -79,7 +82,7 @@ class LanguageModel(nn.Module, ABC):
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
         """Default settings for a corpus of this size and this training budget."""
-        return Recipe(cls.Config(), cls.default_train_config(stats))
+        return Recipe(cls.Config(), cls.default_train_config(stats, **cls.train_defaults))
 
     @classmethod
     def default_train_config(cls, stats: CorpusStats, **changes: Any) -> TrainConfig:
@@ -208,3 +211,11 @@ class ManualModel(LanguageModel):
     @abstractmethod
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over valid targets in nats and its gradients by name, without an autograd graph."""
+
+
+def zero_head(n_in: int, vocab_size: int) -> nn.Linear:
+    """An output layer of zeros: predictions are uniform at first, so the loss at step 0 is ln V."""
+    head = nn.Linear(n_in, vocab_size)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

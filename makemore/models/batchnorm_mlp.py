@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.models.base import ManualModel
+from makemore.models.base import ManualModel, zero_head
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusStats, ModelConfig, Recipe, Size
+from makemore.settings import ModelConfig, Size
 from makemore.types import IGNORE_INDEX, State
 
 
@@ -43,6 +43,7 @@ class BatchNormMLP(ManualModel):
 
     Config: ClassVar[type[BatchNormMLPConfig]] = BatchNormMLPConfig
     supports_packing = True
+    train_defaults = {"batch_tokens": 4096}
     summary = "deep tanh MLP with batch normalisation and hand-written gradients"
 
     def __init__(self, config: BatchNormMLPConfig, vocab_size: int, boundary_id: int) -> None:
@@ -55,13 +56,10 @@ class BatchNormMLP(ManualModel):
         self.norms = nn.ModuleList(
             BatchNorm(config.n_hidden, config.momentum, config.eps) for _ in self.hidden
         )
-        self.head = nn.Linear(config.n_hidden, vocab_size)
+        self.head = zero_head(config.n_hidden, vocab_size)
         for layer, _ in self._layers:
             # Kaiming initialisation with tanh's gain keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The last block_size - 1 tokens, (B, block_size - 1) int64."""
@@ -100,10 +98,6 @@ class BatchNormMLP(ManualModel):
         """Hand-written gradients of the loss for every intermediate value and parameter, by name."""
         examples = self._examples(inputs_BT, targets_BT)
         return self._backward_steps(self._forward_steps(*examples), *examples)
-
-    @classmethod
-    def recipe(cls, stats: CorpusStats) -> Recipe:
-        return Recipe(BatchNormMLPConfig(), cls.default_train_config(stats, batch_tokens=4096, lr=3e-3))
 
     @property
     def _layers(self) -> list[tuple[nn.Linear, BatchNorm]]:

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.models.base import LanguageModel
-from makemore.settings import CorpusStats, ModelConfig, Recipe, Size
+from makemore.models.base import LanguageModel, zero_head
+from makemore.settings import ModelConfig, Size
 from makemore.types import State
 
 NO_TOKEN = -1
@@ -34,6 +34,7 @@ class BagOfWords(LanguageModel):
     Config: ClassVar[type[BagOfWordsConfig]] = BagOfWordsConfig
     summary = "causal bag of words: uniform average over a window, one residual layer"
     supports_compile = False
+    train_defaults = {"batch_tokens": 4096, "weight_decay": 0.01}
 
     def __init__(self, config: BagOfWordsConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -41,10 +42,7 @@ class BagOfWords(LanguageModel):
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.up = nn.Linear(config.n_embd, config.n_hidden)
         self.down = nn.Linear(config.n_hidden, config.n_embd)
-        self.head = nn.Linear(config.n_embd, vocab_size)
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(config.n_embd, vocab_size)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The last block_size - 1 tokens, (B, block_size - 1) int64, NO_TOKEN before the document."""
@@ -62,12 +60,6 @@ class BagOfWords(LanguageModel):
         x = x[:, past.shape[1] :] + mean
         x = x + self.down(torch.tanh(self.up(x)))
         return self.head(x), None if state is None else (context[:, length:],)
-
-    @classmethod
-    def recipe(cls, stats: CorpusStats) -> Recipe:
-        return Recipe(
-            BagOfWordsConfig(), cls.default_train_config(stats, batch_tokens=4096, weight_decay=0.01)
-        )
 
 
 def window_mean(x_BSC: Tensor, exists_BS: Tensor, size: int) -> Tensor:

@@ -48,9 +48,6 @@ class Mixture(MixtureModel):
         from makemore.models import MODELS
 
         members = [MODELS.get(c.name)(c, vocab_size, boundary_id) for c in config.members]
-        self._set_members(members)
-
-    def _set_members(self, members: list[LanguageModel]) -> None:
         self.parts = nn.ModuleList(members)
         self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
         # float32, because MPS has no float64.

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
 from makemore.models.layers.windows import token_windows
-from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
+from makemore.settings import ModelConfig, Probability, Size
 from makemore.types import State
 
 
@@ -36,6 +36,7 @@ class MLP(LanguageModel):
     supports_packing = True
     summary = "Bengio et al. 2003: embeddings of a fixed window, tanh layers"
     supports_compile = False
+    train_defaults = {"batch_tokens": 4096, "weight_decay": 0.01}
 
     def __init__(self, config: MLPConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -45,16 +46,13 @@ class MLP(LanguageModel):
         layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         self.hidden = nn.ModuleList(layers)
         self.dropout = Dropout(config.dropout)
-        self.head = nn.Linear(config.n_hidden, vocab_size)
+        self.head = zero_head(config.n_hidden, vocab_size)
         for layer in layers:
             # Kaiming initialisation with tanh's gain keeps the units out of saturation.
             nn.init.normal_(layer.weight, std=5 / 3 / math.sqrt(layer.in_features))
             nn.init.zeros_(layer.bias)
         # Running text has a single boundary token: its barely trained embedding should be neutral.
         nn.init.zeros_(self.embedding.weight[boundary_id])
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """The last block_size - 1 tokens, (B, block_size - 1) int64."""
@@ -69,8 +67,3 @@ class MLP(LanguageModel):
         for layer in self.hidden:
             hidden = self.dropout(torch.tanh(layer(hidden)))
         return self.head(hidden), new_state
-
-    @classmethod
-    def recipe(cls, stats: CorpusStats) -> Recipe:
-        train = cls.default_train_config(stats, batch_tokens=4096, lr=3e-3, weight_decay=0.01)
-        return Recipe(MLPConfig(), train)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
@@ -72,10 +72,7 @@ class Recurrent(LanguageModel):
             dropout=config.dropout if config.n_layer > 1 else 0.0,
         )
         self.dropout = Dropout(config.dropout)
-        self.head = nn.Linear(config.n_hidden, vocab_size)
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(config.n_hidden, vocab_size)
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         """Hidden vectors, plus cells in the LSTM: each (B, n_layer, n_hidden), zeros."""
@@ -105,15 +102,9 @@ class Recurrent(LanguageModel):
         if stats.mode == "lines":
             return Recipe(cls.Config(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
         # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
+        rates = {"lr": 0.012, "matrix_lr": 0.03, "weight_decay": 0.1}
         train = cls.default_train_config(
-            stats,
-            loader="streams",
-            batch_tokens=4096,
-            block_size=64,
-            optimizer="muon",
-            lr=0.012,
-            matrix_lr=0.03,
-            weight_decay=0.1,
+            stats, loader="streams", batch_tokens=4096, block_size=64, optimizer="muon", **rates
         )
         epochs = stats.tokens(train.data.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
         return Recipe(cls.Config(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)

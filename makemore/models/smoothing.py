@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from makemore.models.ngrams import ABSENT, Ints, NgramTable
+from makemore.models.ngrams import ABSENT, NgramTable
 from makemore.settings import ModelConfig, NonNegative
-
-Floats = NDArray[np.float64]
+from makemore.types import Floats, Ints
 
 
 class CountConfig(ModelConfig):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -264,41 +265,30 @@ class Transformer(LanguageModel):
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
-        return _recipe(stats, cls.default_train_config)
-
-
-def _recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
-    """Default settings; ``base`` makes the training settings that all models share."""
-    if stats.mode == "lines":
-        train = base(stats, optimizer="muon", batch_tokens=2048, lr=3e-3)
-        config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
-        return Recipe(
-            config.replace(dropout=max(0.1, _dropout(config, stats, train.data.batch_tokens))), train
-        )
-    if stats.device == "cuda":
-        return _gpu_recipe(stats, base)
-    # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
-    train = base(stats, optimizer="muon", batch_tokens=2048, lr=0.01, weight_decay=0.1)
-    config = _largest_affordable(stats, train.data.batch_tokens)
-    return Recipe(config.replace(dropout=_dropout(config, stats, train.data.batch_tokens)), train)
+        base, batch = partial(cls.default_train_config, stats, optimizer="muon"), 2048
+        if stats.mode == "lines":
+            train = base(batch_tokens=batch, lr=3e-3)
+            config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
+            return Recipe(config.replace(dropout=max(0.1, _dropout(config, stats, batch))), train)
+        if stats.device == "cuda":
+            return _gpu_recipe(stats, base)
+        # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
+        config = _largest_affordable(stats, batch)
+        train = base(batch_tokens=batch, lr=0.01, weight_decay=0.1)
+        return Recipe(config.replace(dropout=_dropout(config, stats, batch)), train)
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
-    """Settings for running text: the largest batch that leaves enough steps, and learning rates to match."""
+    """Settings for running text: the largest batch that leaves enough steps, and learning rates to match.
+
+    ``base`` makes the training settings that all recipes share.
+    """
     tokens = MAX_EPOCHS * stats.train_tokens
     batch = min(16384, max(4096, 2 ** int(math.log2(max(tokens / MIN_GPU_STEPS, 1)))))
     steps = -(-tokens // batch)
     scale = min(2.0, math.sqrt(batch / 2048))
-    train = base(
-        stats,
-        steps=min(steps, stats.steps or steps),
-        optimizer="muon",
-        batch_tokens=batch,
-        block_size=256,
-        lr=0.01 * scale,
-        matrix_lr=0.02 * scale,
-        weight_decay=0.1,
-    )
+    rates = {"lr": 0.01 * scale, "matrix_lr": 0.02 * scale, "weight_decay": 0.1}
+    train = base(steps=min(steps, stats.steps or steps), batch_tokens=batch, block_size=256, **rates)
     config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
     dropout = _dropout(config, stats, batch, GPU_DROPOUT_BY_EPOCHS)
     return Recipe(config.replace(dropout=dropout), train)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from makemore.models.base import LanguageModel
+from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.layers.dropout import Dropout
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
@@ -86,19 +86,12 @@ class WaveNet(LanguageModel):
         self.embedding = nn.Embedding(vocab_size, config.n_embd)
         self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(self._level(i, i == n_levels - 1) for i in range(n_levels))
-        self.mix = nn.Linear(config.n_hidden, config.n_hidden) if self._gated else None
-        self.head = nn.Linear(config.n_hidden, vocab_size)
-        # Zero head: uniform predictions, so the loss at step 0 is ln V.
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    @property
-    def _gated(self) -> bool:
-        return bool(self.config.style == "gated")
+        self.mix = nn.Linear(config.n_hidden, config.n_hidden) if config.style == "gated" else None
+        self.head = zero_head(config.n_hidden, vocab_size)
 
     def _level(self, index: int, last: bool) -> nn.Module:
         n_embd, n_hidden = self.config.n_embd, self.config.n_hidden
-        if self._gated:
+        if self.config.style == "gated":
             return GatedBlock(n_embd, n_hidden, last)
         return Fusion(n_hidden if index else n_embd, n_hidden)
 

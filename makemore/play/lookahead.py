@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.runs.run import Run
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.text import SampleRequest, context_ids, end_token_ids
+from makemore.types import Floats, Ints
 
 MAX_CANDIDATES = 60
 """Maximum number of candidates returned."""
@@ -56,9 +55,6 @@ class Predictions:
     left_out: str
     """Characters the tokenizer can't encode."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def predict(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Predictions:
     """Score each token of a text and predict the token at index ``at`` (default: the end).
@@ -97,7 +93,7 @@ def predict(run: Run, text: str, params: SampleParams | None = None, at: int | N
     )
 
 
-def _logits(run: Run, ids: NDArray[np.int64], first: int) -> NDArray[np.float64]:
+def _logits(run: Run, ids: Ints, first: int) -> Floats:
     """Next-token logits after the first ``first`` tokens and after each later one, (N, V)."""
     decoder = make_decoder(run.model, ids[None, :first], len(ids) + 1)
     logits = [decoder.start()[0].astype(np.float64)]
@@ -105,7 +101,7 @@ def _logits(run: Run, ids: NDArray[np.int64], first: int) -> NDArray[np.float64]
     return np.stack(logits)
 
 
-def _candidates(run: Run, p_V: NDArray[np.float64], sampling_p_V: NDArray[np.float64]) -> list[Candidate]:
+def _candidates(run: Run, p_V: Floats, sampling_p_V: Floats) -> list[Candidate]:
     """The most probable tokens, best first."""
     ends = set(end_token_ids(run).tolist())
     top = np.argsort(-p_V, kind="stable")[:MAX_CANDIDATES].tolist()

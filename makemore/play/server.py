@@ -10,10 +10,12 @@ import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -53,6 +55,32 @@ class RequestError(Exception):
         self.status = status
 
 
+def _clean(text: str) -> str:
+    text.encode()  # raises an error for half a character
+    return normalize_newlines(text)
+
+
+class Query(BaseModel):
+    """The JSON body of a request."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+    run: Any = None
+    text: Annotated[str, AfterValidator(_clean)] = ""
+    at: int | None = None
+    n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_k: int | None = Field(None, ge=1, le=2**31)
+    top_p: float | None = Field(None, ge=0, le=1)
+    min_p: float | None = Field(None, ge=0, le=1)
+
+    @property
+    def params(self) -> SampleParams:
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return SampleParams(temperature, self.top_k, self.top_p, self.min_p)
+
+
 class Handlers:
     """Request handlers for a set of runs."""
 
@@ -72,32 +100,26 @@ class Handlers:
     async def predict(self, request: Request) -> Response:
         """Predict each token of a text with a run."""
         query = await self._read_query(request)
-        run, text, params = self._run(query), _text(query), _params(query)
-        at = query.get("at")
-        if at is not None and (not isinstance(at, int) or isinstance(at, bool)):
-            raise RequestError(422, "at: must be an integer")
-        result = await run_in_threadpool(predict, run, text, params, at)
-        return JSONResponse(result.as_dict(), headers=HEADERS)
+        result = await run_in_threadpool(predict, self._run(query), query.text, query.params, query.at)
+        return JSONResponse(asdict(result), headers=HEADERS)
 
     async def sample(self, request: Request) -> Response:
         """Stream samples that continue a text: lines, or one running text."""
         query = await self._read_query(request)
-        run = self._run(query)
-        text = _text(query)
-        seed = _optional_number(query, "seed", int, 0, 2**63 - 1)
+        run, text = self._run(query), query.text
         sample_request = SampleRequest(
-            n=_optional_number(query, "n", int, 1, MAX_SAMPLES) or 10,
+            n=query.n or 10,
             prompt=text.rpartition("\n")[2] if run.mode == "lines" else text,
-            max_new_tokens=_optional_number(query, "max_new_tokens", int, 1, MAX_NEW_TOKENS),
-            params=_params(query),
-            seed=random_seed() if seed is None else seed,
+            max_new_tokens=query.max_new_tokens,
+            params=query.params,
+            seed=random_seed() if query.seed is None else query.seed,
             skip_unknown=True,
         )
         context_ids(run, sample_request)  # reject a bad prompt before the response starts
         pieces = _lines(run, sample_request) if run.mode == "lines" else stream_text(run, sample_request)
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
-    async def _read_query(self, request: Request) -> dict[str, Any]:
+    async def _read_query(self, request: Request) -> Query:
         """Check the token and parse the JSON body. Raises RequestError."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
@@ -108,17 +130,21 @@ class Handlers:
                 body += piece
                 if len(body) > MAX_BYTES:
                     raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
-            query = parse_json(body or b"{}")
+            values = parse_json(body or b"{}")
         except ClientDisconnect:
             raise RequestError(400, "the request is incomplete") from None
         except ValueError as error:
             raise RequestError(400, f"the request can't be read as JSON: {error}") from None
-        if not isinstance(query, dict):
+        if not isinstance(values, dict):
             raise RequestError(400, "the request isn't a JSON object")
-        return query
+        try:
+            return Query.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise RequestError(422, f"{first['loc'][0]}: {first['msg']}") from None
 
-    def _run(self, query: dict[str, Any]) -> Run:
-        run = self.runs.get(query["run"]) if isinstance(query.get("run"), str) else None
+    def _run(self, query: Query) -> Run:
+        run = self.runs.get(query.run) if isinstance(query.run, str) else None
         if run is None:
             raise RequestError(404, "no such run")
         return run
@@ -178,39 +204,6 @@ def _describe(name: str, run: Run) -> dict[str, Any]:
         "vocab_size": run.tokenizer.vocab_size,
         "text": run.config.text.name,
     }
-
-
-def _text(query: dict[str, Any]) -> str:
-    text = query.get("text", "")
-    if not isinstance(text, str):
-        raise RequestError(422, "text: must be a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RequestError(422, "text: contains half a character") from None
-    return normalize_newlines(text)
-
-
-def _params(query: dict[str, Any]) -> SampleParams:
-    temperature = _optional_number(query, "temperature", float, 0, 100)
-    return SampleParams(
-        1.0 if temperature is None else temperature,
-        _optional_number(query, "top_k", int, 1, 2**31),
-        _optional_number(query, "top_p", float, 0, 1),
-        _optional_number(query, "min_p", float, 0, 1),
-    )
-
-
-def _optional_number(query: dict[str, Any], name: str, kind: type, low: float, high: float) -> Any:
-    value = query.get(name)
-    if value is None:
-        return None
-    fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:
-        raise RequestError(
-            422, f"{name}: give {'an integer' if kind is int else 'a number'} in [{low:g}, {high:g}]"
-        )
-    return value
 
 
 def _lines(run: Run, request: SampleRequest) -> Iterator[str]:

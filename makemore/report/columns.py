@@ -5,23 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from makemore.comparison.result import Comparison, RankedModel
+from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.report.numbers import interval, memory, number, percent, with_unit
+
+Value = Callable[[RankedModel], float | str | None]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: title, meaning, and the text and sort value of a row."""
+    """One column: title, meaning, and the sort value and text of a row."""
 
     title: str
     meaning: str
+    value: Value
     text: Callable[[RankedModel], str]
-    value: Callable[[RankedModel], float | str | None]
 
     @property
     def is_text(self) -> bool:
         return self.title in ("run", "tokenizer")
+
+
+def _figure(title: str, meaning: str, value: Value, show: Callable[[Any], str] = number) -> Column:
+    """A column whose text is its value, formatted by ``show``."""
+    return Column(title, meaning, value, lambda row: show(value(row)))
+
+
+def _mean(metric: Callable[[ScoredRun], float]) -> Value:
+    return lambda row: row.mean(metric)
 
 
 def _one_line(text: str) -> str:
@@ -33,8 +45,7 @@ def _beyond(row: RankedModel) -> str:
     return {"worse": "yes", "within noise": "no"}.get(row.result.verdict, row.result.verdict)
 
 
-def _difference(row: RankedModel) -> str:
-    difference = row.result.difference
+def _difference(difference: float) -> str:
     return "–" if difference == 0 or math.isinf(difference) else f"+{number(difference)}"
 
 
@@ -43,113 +54,79 @@ def _difference_interval(row: RankedModel) -> str:
 
 
 NAME = (
-    Column("run", "model or run directory", lambda row: _one_line(row.name), lambda row: row.name),
-    Column(
-        "tokenizer", "name of the tokenizer", lambda row: _one_line(row.tokenizer), lambda row: row.tokenizer
-    ),
+    _figure("run", "model or run directory", lambda row: row.name, _one_line),
+    _figure("tokenizer", "name of the tokenizer", lambda row: row.tokenizer, _one_line),
 )
 QUALITY = (
-    Column(
+    _figure(
         "bits/byte",
         "bits per byte of text, averaged over seeds; lower is better",
-        lambda row: number(row.result.bits_per_byte),
         lambda row: row.result.bits_per_byte,
     ),
     Column(
         "95 % interval",
         "confidence interval of bits/byte across texts (and across seeds, if there are several)",
-        lambda row: interval(row.result.ci95),
         lambda row: row.result.ci95[0],
+        lambda row: interval(row.result.ci95),
     ),
-    Column(
-        "vs best",
-        "bits/byte above the best model",
-        _difference,
-        lambda row: row.result.difference,
-    ),
+    _figure("vs best", "bits/byte above the best model", lambda row: row.result.difference, _difference),
     Column(
         "95 % vs best",
         "interval of the difference, paired by document or block; all rows hold together with 95 %",
-        _difference_interval,
         lambda row: row.result.difference_ci95[0],
+        _difference_interval,
     ),
     Column(
         "beyond noise",
         "yes: worse on other texts and for other seeds, too; seeds unknown: worse on this text, but with one"
         " seed the order may be chance",
-        _beyond,
         lambda row: row.result.difference_ci95[0],
+        _beyond,
     ),
 )
 SEEDS = Column(
     "seeds",
     "number of seeds, and bits/byte of the best and the worst seed",
-    lambda row: f"{len(row.runs)}: {interval(row.bits_range)}" if len(row.runs) > 1 else "1",
     lambda row: row.bits_range[1] - row.bits_range[0],
+    lambda row: f"{len(row.runs)}: {interval(row.bits_range)}" if len(row.runs) > 1 else "1",
 )
-UNSEEN = Column(
-    "unseen",
-    "bits/byte of the lines that aren't in train verbatim",
-    lambda row: number(row.unseen_bits_per_byte),
-    lambda row: row.unseen_bits_per_byte,
+UNSEEN = _figure(
+    "unseen", "bits/byte of the lines that aren't in train verbatim", lambda row: row.unseen_bits_per_byte
 )
 UNITS = (
-    Column(
-        "bits/char",
-        "bits per character",
-        lambda row: number(row.mean(lambda run: run.score.bits_per_char)),
-        lambda row: row.mean(lambda run: run.score.bits_per_char),
+    _figure("bits/char", "bits per character", _mean(lambda run: run.score.bits_per_char)),
+    _figure(
+        "nats/token", "loss per token; not comparable between tokenizers", _mean(lambda run: run.score.nll)
     ),
-    Column(
-        "nats/token",
-        "loss per token; not comparable between tokenizers",
-        lambda row: number(row.mean(lambda run: run.score.nll)),
-        lambda row: row.mean(lambda run: run.score.nll),
-    ),
-    Column(
-        "perplexity",
-        "per token",
-        lambda row: number(row.mean(lambda run: run.score.perplexity), 3),
-        lambda row: row.mean(lambda run: run.score.perplexity),
-    ),
+    _figure("perplexity", "per token", _mean(lambda run: run.score.perplexity), lambda p: number(p, 3)),
 )
-MEMORISED = Column(
+MEMORISED = _figure(
     "memorised",
     "for lines, share of samples that are training lines; for running text, share of each sample taken up by"
     " its longest passage copied from train",
-    lambda row: percent(row.memorised),
     lambda row: row.memorised,
+    percent,
 )
 COST = (
-    Column(
-        "parameters",
-        "trained parameters, or counts",
-        lambda row: f"{row.runs[0].parameters:,}",
-        lambda row: row.runs[0].parameters,
-    ),
-    Column(
+    _figure("parameters", "trained parameters, or counts", lambda row: row.runs[0].parameters, "{:,}".format),
+    _figure(
         "training",
         "seconds, including evaluation and compilation",
-        lambda row: f"{row.mean(lambda run: run.seconds):.1f} s",
-        lambda row: row.mean(lambda run: run.seconds),
+        _mean(lambda run: run.seconds),
+        "{:.1f} s".format,
     ),
-    Column(
-        "tokens/s",
-        "during training",
-        lambda row: with_unit(row.mean(lambda run: run.tokens_per_second)),
-        lambda row: row.mean(lambda run: run.tokens_per_second),
-    ),
-    Column(
+    _figure("tokens/s", "during training", _mean(lambda run: run.tokens_per_second), with_unit),
+    _figure(
         "sampling/s",
         "tokens per second, one text at a time",
-        lambda row: with_unit(row.mean(lambda run: run.sampling_speed)),
-        lambda row: row.mean(lambda run: run.sampling_speed),
+        _mean(lambda run: run.sampling_speed),
+        with_unit,
     ),
-    Column(
+    _figure(
         "memory",
         "peak memory of the training process, or of its tensors on a GPU",
-        lambda row: memory(row.peak_memory),
         lambda row: row.peak_memory,
+        memory,
     ),
 )
 

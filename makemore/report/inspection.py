@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import re
 from dataclasses import dataclass
 from html import escape
@@ -19,8 +18,6 @@ from makemore.runs.run import Run
 from makemore.runtime.files import is_temporary, write_bytes
 
 MARKS = {"good": "✓", "note": "•", "warning": "⚠"}
-
-
 MADE_BY = "makemore inspect"
 
 
@@ -39,12 +36,7 @@ class Inspection:
         return self.folder / "index.html"
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "page": str(self.page),
-            "files": [str(path) for path in self.files],
-            "findings": [dataclasses.asdict(finding) for finding in self.findings],
-            "left_out": self.left_out,
-        }
+        return {name: getattr(self, name) for name in ("page", "files", "findings", "left_out")}
 
 
 def inspect(run: Run, out: Path | None = None, text: str | None = None) -> Inspection:

@@ -58,13 +58,8 @@ def surprisal_page(result: Surprisal) -> str:
 def surprisal_diff_page(result: SurprisalDiff) -> str:
     """HTML page of a text, with the bits of both runs for each piece."""
     classes = []
-    columns = (
-        result.pieces,
-        result.first_bits_P.tolist(),
-        result.second_bits_P.tolist(),
-        result.saved_bits_P.tolist(),
-    )
-    for piece, first, second, gain in zip(*columns, strict=True):
+    bits = (bits_P.tolist() for bits_P in (result.first_bits_P, result.second_bits_P, result.saved_bits_P))
+    for piece, first, second, gain in zip(result.pieces, *bits, strict=True):
         classes.append((piece, better_class(gain, piece), f"{first:.2f} bits vs {second:.2f}"))
     a, b = result.first.run, result.second.run
     key = [("a2", f"{a} is better"), ("a1", "slightly"), ("b2", f"{b} is better"), ("b1", "slightly")]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from makemore.errors import UserError
 from makemore.runs.directory import CHECKPOINTS, CONFIG, RESULT, STATES, RunDir
@@ -26,9 +25,6 @@ class RunSummary:
     problem: str = ""
     """Why the run can't be read; empty if it can."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
     """The runs in a folder and its subfolders, by text, then best first. Raises UserError if it has none."""
@@ -38,11 +34,8 @@ def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
     if not paths:
         raise UserError(f"no runs in {folder}; create one with makemore train")
     summaries = [_summarise(path) for path in paths]
-    return sorted(summaries, key=lambda row: (row.text, row.split != "val", _rank(row), row.run))
-
-
-def _rank(row: RunSummary) -> float:
-    return math.inf if row.bits_per_byte is None else row.bits_per_byte
+    scores = {row: math.inf if row.bits_per_byte is None else row.bits_per_byte for row in summaries}
+    return sorted(scores, key=lambda row: (row.text, row.split != "val", scores[row], row.run))
 
 
 def _summarise(path: Path) -> RunSummary:

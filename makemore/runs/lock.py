@@ -17,6 +17,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     On POSIX, flock on the folder itself: it leaves no file, and is released even if the process is killed.
     File systems that don't support locks are used without.
     """
+    in_use = UserError(f"another process is writing {folder}; wait for it to finish, or name another --out")
     if os.name != "posix":
         from filelock import FileLock, Timeout
 
@@ -24,7 +25,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
                 yield
         except Timeout:
-            raise _in_use_error(folder) from None
+            raise in_use from None
         return
     import fcntl
 
@@ -33,13 +34,9 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use_error(folder) from None
+            raise in_use from None
         except OSError:
             pass
         yield
     finally:
         os.close(handle)
-
-
-def _in_use_error(folder: Path) -> UserError:
-    return UserError(f"another process is writing {folder}; wait for it to finish, or name another --out")

@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from makemore.runs.schema import Seal
-from makemore.runtime.files import finite, require_file, stat_regular_file, user_write_errors, write_bytes
+from makemore.runtime.files import require_file, stat_regular_file, user_write_errors, write_bytes
 from makemore.runtime.untrusted import parse_json
 
 MAX_LOG_BYTES = 1 << 28
@@ -30,7 +32,7 @@ class MetricsLog:
         path = self.path
         stat_regular_file(path)
         with user_write_errors(path), path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+            file.write(json.dumps(to_jsonable_python(record, inf_nan_mode="null")) + "\n")
             if sync:
                 file.flush()
                 os.fsync(file.fileno())

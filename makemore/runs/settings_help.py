@@ -29,15 +29,9 @@ def _list(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> l
         if "properties" in inner:
             rows += _list(inner, definitions, f"{prefix}{name}.")
         elif "const" not in value:
-            allowed = _allowed(next((kind for kind in value.get("anyOf", [])), value))
-            rows.append(
-                {
-                    "name": prefix + name,
-                    "default": value.get("default"),
-                    "allowed": allowed,
-                    "help": value.get("description", ""),
-                }
-            )
+            row = {"name": prefix + name, "default": value.get("default")}
+            allowed = _allowed(value.get("anyOf", [value])[0])
+            rows.append({**row, "allowed": allowed, "help": value.get("description", "")})
     return rows
 
 

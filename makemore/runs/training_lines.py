@@ -7,18 +7,18 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.runs.run import Run
+from makemore.types import Ints
 
 MAX_HASHED_LINES = 2_000_000
 """Maximum number of lines to store hashes of; larger runs must reread their text."""
 
 
-def hash_lines(lines: Iterable[str]) -> NDArray[np.int64]:
+def hash_lines(lines: Iterable[str]) -> Ints:
     """64-bit BLAKE2b hash of each line, (len(lines),)."""
     digests = (hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=8) for line in lines)
     return np.frombuffer(b"".join(d.digest() for d in digests), dtype="<i8").astype(np.int64)
@@ -40,7 +40,7 @@ def train_line_hashes(corpus: Corpus) -> Tensor | None:
 class TrainLines:
     """Set of U training lines, by hash. A new line is a false positive with probability U / 2**64."""
 
-    def __init__(self, sorted_U: NDArray[np.int64]) -> None:
+    def __init__(self, sorted_U: Ints) -> None:
         self.sorted_U = sorted_U
 
     def __contains__(self, line: object) -> bool:

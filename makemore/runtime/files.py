@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import to_jsonable_python
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -178,15 +178,6 @@ def utf8_path(path: Path) -> Iterator[Path]:
         yield path
 
 
-def finite(value: Any) -> Any:
-    """A JSON value with null for NaN and infinities, which JSON doesn't have."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def json_digest(payload: Any) -> str:
     """sha256 of a JSON value, independent of white space and key order."""
     text = json.dumps(payload, sort_keys=True, ensure_ascii=True)
@@ -195,7 +186,7 @@ def json_digest(payload: Any) -> str:
 
 def write_json(path: Path, payload: dict[str, Any]) -> None:
     """Write a JSON object with its file name and checksum; NaN and infinities become null."""
-    payload = {**json.loads(json.dumps(finite(payload), allow_nan=False)), "file": path.name}
+    payload = {**to_jsonable_python(payload, inf_nan_mode="null"), "file": path.name}
     write_bytes(path, _json_bytes({**payload, "sha256": json_digest(payload)}))
 
 
@@ -284,15 +275,7 @@ def read_tensors(
             tensors = {name: t if mapped and t.ndim else t.clone() for name, t in tensors.items()}
         actual = tensor_digest(tensors)
         is_intact = record.keys() | {"run_id"} == {"file", "run_id", "sha256"} and record["sha256"] == actual
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        TypeError,
-    ):
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
         raise UserError(f"{path} is damaged, or was not written by makemore") from None
     if not is_intact:
         raise UserError(f"{path} is damaged: its checksum doesn't match")

@@ -8,8 +8,8 @@ import numpy as np
 
 from makemore.models.base import LanguageModel
 from makemore.sampling.decoder import make_decoder
-from makemore.sampling.decoders.base import Ints
 from makemore.sampling.logits import SampleParams, distribution
+from makemore.types import Ints
 
 DEFAULT_LENGTH_PENALTY = 0.6
 """Length-normalisation exponent; the best value in Wu et al. (2016)."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.sampling.decoders import FastDecoder, fast_decoder
-from makemore.sampling.decoders.base import Floats, Ints
+from makemore.sampling.decoders.base import Floats32, StepDecoder
 from makemore.sampling.decoders.graph import GraphDecoder
-from makemore.types import State
+from makemore.types import Floats, Ints, State
 
 PROMPT_CHUNK = 4096
 """Prompt tokens per forward pass."""
@@ -21,27 +20,12 @@ DUPLICATE_ROW = np.zeros(2, np.int64)
 """Indices that duplicate a single row."""
 
 
-class Decoder(ABC):
+class Decoder(StepDecoder):
     """Incremental decoding state of a batch."""
 
-    supports_sampling = False
-    """Whether ``sample`` is supported."""
-
     @abstractmethod
-    def start(self) -> Floats:
+    def start(self) -> Floats32:
         """Logits (B, V) after the prompt."""
-
-    @abstractmethod
-    def step(self, ids_B: Ints) -> Floats:
-        """Logits (B, V) after one more token per row; the next call may overwrite them."""
-
-    @abstractmethod
-    def select_rows(self, rows_K: Ints) -> None:
-        """Select rows, in this order; a row may be repeated."""
-
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
-        """Sample the next tokens (B,) from the model's distribution and feed them; replaces ``step``."""
-        raise NotImplementedError
 
 
 class ModelDecoder(Decoder):
@@ -65,7 +49,7 @@ class ModelDecoder(Decoder):
         """Tokens in the context."""
         self.state: State = ()
 
-    def start(self) -> Floats:
+    def start(self) -> Floats32:
         self._reset()
         # In chunks, since the logits of a whole long prompt would be large.
         for i in range(0, self.prompt_BT.shape[1], PROMPT_CHUNK):
@@ -79,7 +63,7 @@ class ModelDecoder(Decoder):
             self.state = self.model.init_state(self.rows, self.capacity)
         self.used = 0
 
-    def _feed(self, tokens_BT: Ints) -> Floats:
+    def _feed(self, tokens_BT: Ints) -> Floats32:
         with torch.inference_mode():
             tokens = torch.from_numpy(np.ascontiguousarray(tokens_BT)).to(self.model.device)
             logits, state = self.model(tokens, self.state)
@@ -93,14 +77,14 @@ class ModelDecoder(Decoder):
         if self.rows == 1 and fast.duplicates_single_row:
             fast.select_rows(DUPLICATE_ROW)
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         if self.limit is not None:
             self.recent.append(ids_B)
             if self.used >= self.capacity:
                 return self._shift_context(self.limit // 2)
         return self._step(ids_B)
 
-    def _step(self, ids_B: Ints) -> Floats:
+    def _step(self, ids_B: Ints) -> Floats32:
         if self.fast is None:
             return self._feed(ids_B[:, None])
         self.used += 1
@@ -108,7 +92,7 @@ class ModelDecoder(Decoder):
             return self.fast.step(ids_B.take(DUPLICATE_ROW))[:1]
         return self.fast.step(ids_B)
 
-    def _shift_context(self, half: int) -> Floats:
+    def _shift_context(self, half: int) -> Floats32:
         """Drop all but the last ``half`` tokens of the context, then step."""
         if self._roll(half):
             self.used = half
@@ -128,7 +112,7 @@ class ModelDecoder(Decoder):
         self.state = state or ()
         return state is not None
 
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: Floats) -> Ints:
         assert self.fast is not None
         return self.fast.sample(uniform_B)
 
@@ -159,13 +143,13 @@ class MixtureDecoder(Decoder):
         with np.errstate(divide="ignore"):  # a weight may be 0
             self.log_weights = np.log(model.weights.cpu().numpy()).astype(np.float32)
 
-    def start(self) -> Floats:
+    def start(self) -> Floats32:
         return self._mix([member.start() for member in self.members])
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         return self._mix([member.step(ids_B) for member in self.members])
 
-    def _mix(self, logits: list[Floats]) -> Floats:
+    def _mix(self, logits: list[Floats32]) -> Floats32:
         weighted = [_log_softmax(z) + weight for z, weight in zip(logits, self.log_weights, strict=True)]
         return np.logaddexp.reduce(weighted)
 
@@ -174,7 +158,7 @@ class MixtureDecoder(Decoder):
             member.select_rows(rows_K)
 
 
-def _log_softmax(logits_BV: Floats) -> Floats:
+def _log_softmax(logits_BV: Floats32) -> Floats32:
     z_BV = logits_BV - logits_BV.max(axis=-1, keepdims=True)
     return z_BV - np.log(np.exp(z_BV).sum(axis=-1, keepdims=True))
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from makemore.models.base import LanguageModel
 from makemore.sampling.decoder import make_decoder
-from makemore.sampling.decoders.base import Ints
 from makemore.sampling.logits import RandomStreams, SampleParams, sample_tokens
+from makemore.types import Ints
 
 StopFn = Callable[[int, int], bool]
 
@@ -20,7 +20,7 @@ def generate(
     prompt_BT: Ints,
     n: int,
     params: SampleParams,
-    stop_ids: NDArray[np.int64] | None = None,
+    stop_ids: Ints | None = None,
     seed: int = 0,
     samples: range | None = None,
     ends: StopFn | None = None,
@@ -75,7 +75,7 @@ def generate(
             logits_BV = decoder.step(ids)
 
 
-def _stop_mask(stop_ids: NDArray[np.int64] | None, vocab_size: int) -> NDArray[np.bool_] | None:
+def _stop_mask(stop_ids: Ints | None, vocab_size: int) -> NDArray[np.bool_] | None:
     if stop_ids is None or not len(stop_ids):
         return None
     stops_V = np.zeros(vocab_size, bool)

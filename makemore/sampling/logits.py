@@ -9,15 +9,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.errors import UserError
-
-Probs = NDArray[np.float64]
+from makemore.types import Floats, Ints
 
 NOISE_BLOCK = 256
-
-
 MIN_TEMPERATURE = 1e-100
 """Lower temperatures are greedy: logits divided by them could overflow."""
 
@@ -51,7 +47,7 @@ class SampleParams:
         return not self.greedy and self.temperature == 1 and not (self.top_k or self.top_p or self.min_p)
 
 
-def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
+def distribution(logits_BV: np.ndarray, params: SampleParams) -> Floats:
     """Probabilities to sample tokens from, (B, V) float64.
 
     Applies temperature, then top-k (Fan et al. 2018), min-p (Nguyen et al. 2024) and top-p (Holtzman et al.
@@ -66,13 +62,13 @@ def distribution(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     return weights_BV
 
 
-def entropy_bits(p_V: Probs) -> float:
+def entropy_bits(p_V: Floats) -> float:
     """Entropy of a distribution, in bits."""
     nonzero = p_V[p_V > 0]
     return float(-(nonzero * np.log2(nonzero)).sum()) + 0.0  # not -0.0
 
 
-def _unnormalised(logits_BV: np.ndarray, params: SampleParams) -> Probs:
+def _unnormalised(logits_BV: np.ndarray, params: SampleParams) -> Floats:
     """Unnormalised probabilities; the maximum of each row is 1."""
     z_BV = logits_BV.astype(np.float64)
     if params.temperature != 1:
@@ -93,7 +89,7 @@ def _unnormalised(logits_BV: np.ndarray, params: SampleParams) -> Probs:
     return weights_BV
 
 
-def sample_tokens(logits_BV: np.ndarray, params: SampleParams, uniform_B: Probs) -> NDArray[np.int64]:
+def sample_tokens(logits_BV: np.ndarray, params: SampleParams, uniform_B: Floats) -> Ints:
     """Sample tokens (B,) by inverting each row's cumulative distribution at ``uniform_B`` in [0, 1).
 
     A row's token depends only on its own logits and random number, not on the rest of the batch.
@@ -112,10 +108,10 @@ class RandomStreams:
     def __init__(self, seed: int, samples: range) -> None:
         keys = [np.array([seed % 2**64, i], dtype=np.uint64) for i in samples]
         self._streams = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
-        self._block_TB: Probs = np.zeros((0, len(keys)))
+        self._block_TB: Floats = np.zeros((0, len(keys)))
         self._next_row = 0
 
-    def next(self) -> Probs:
+    def next(self) -> Floats:
         if self._next_row >= len(self._block_TB):
             blocks = [stream.random(NOISE_BLOCK) for stream in self._streams]
             self._block_TB = np.ascontiguousarray(np.stack(blocks, axis=1))
@@ -123,7 +119,7 @@ class RandomStreams:
         self._next_row += 1
         return self._block_TB[self._next_row - 1]
 
-    def select_rows(self, rows_K: NDArray[np.int64]) -> None:
+    def select_rows(self, rows_K: Ints) -> None:
         """Keep only these rows."""
         self._streams = [self._streams[i] for i in rows_K]
         self._block_TB = self._block_TB[:, rows_K]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.runs.run import Run
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
 from makemore.sampling.generate import generate
 from makemore.sampling.text import SampleRequest, context_ids, end_token_ids, max_new_tokens_of
+from makemore.types import Floats, Ints
 
 ALTERNATIVES = 5
 
@@ -50,7 +50,7 @@ def sample_with_probs(run: Run, request: SampleRequest, index: int) -> list[Toke
     return tokens
 
 
-def _sample_ids(run: Run, request: SampleRequest, prompt: NDArray[np.int64], index: int) -> list[int]:
+def _sample_ids(run: Run, request: SampleRequest, prompt: Ints, index: int) -> list[int]:
     ids: list[int] = []
 
     def hits_stop(row: int, token: int) -> bool:
@@ -64,7 +64,7 @@ def _sample_ids(run: Run, request: SampleRequest, prompt: NDArray[np.int64], ind
     return ids
 
 
-def _token_prob(run: Run, p_V: NDArray[np.float64], token: int) -> TokenProb:
+def _token_prob(run: Run, p_V: Floats, token: int) -> TokenProb:
     top = np.argsort(-p_V, kind="stable")[:ALTERNATIVES].tolist()
     return TokenProb(
         run.tokenizer.token_text(token),

@@ -12,7 +12,6 @@ from itertools import takewhile
 from threading import Event
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.corpus.decoding import normalize_newlines
 from makemore.errors import UserError
@@ -24,6 +23,7 @@ from makemore.sampling.decoders import fast_decoder
 from makemore.sampling.workers import MIN_SAMPLES_PER_THREAD, n_sampling_threads, run_in_threads
 from makemore.settings.train import require_seed
 from makemore.tokenizers.base import NEWLINE_HINT
+from makemore.types import Ints
 
 MAX_ROWS = 1024
 MAX_STATE_BYTES = 1 << 28
@@ -128,7 +128,7 @@ def normalize_prompt(run: Run, request: SampleRequest) -> str:
     return request.prompt.removesuffix("\n") if run.mode == "lines" else request.prompt
 
 
-def context_ids(run: Run, request: SampleRequest) -> NDArray[np.int64]:
+def context_ids(run: Run, request: SampleRequest) -> Ints:
     """Token ids (T,) that generation continues from.
 
     In ``lines`` mode they start with the boundary. In ``text`` mode an empty prompt is replaced by the end of
@@ -169,7 +169,7 @@ def max_new_tokens_of(run: Run, request: SampleRequest) -> int:
     return max(32, 4 * run.config.text.longest_document)
 
 
-def end_token_ids(run: Run) -> NDArray[np.int64]:
+def end_token_ids(run: Run) -> Ints:
     """Ids that end a document: in ``lines`` mode, the boundary and all tokens with a newline."""
     if run.mode == "text":
         return np.zeros(0, np.int64)
@@ -191,7 +191,7 @@ def sample_batch_size(model: LanguageModel, capacity: int) -> int:
 
 def _steps(
     run: Run, request: SampleRequest, samples: range, streams: list[TextStream] | None = None
-) -> Iterator[NDArray[np.int64]]:
+) -> Iterator[Ints]:
     """Token ids (B,) of each step, as ``generate`` yields them."""
 
     def has_ended(row: int, token: int) -> bool:
@@ -209,7 +209,7 @@ def _steps(
     )
 
 
-def _decode(run: Run, ids: NDArray[np.int64]) -> str:
+def _decode(run: Run, ids: Ints) -> str:
     """Text of a complete sample."""
     text = run.tokenizer.decode(ids[(ids >= 0) & (ids != run.tokenizer.boundary_id)])
     return text.partition("\n")[0] if run.mode == "lines" else text

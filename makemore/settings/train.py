@@ -27,8 +27,6 @@ ALIASES = {
 }
 """Names of training settings from earlier versions and other programs."""
 MAX_SEED = 2**63 - 1
-
-
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 

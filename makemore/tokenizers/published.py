@@ -79,7 +79,9 @@ class PublishedTokenizer(PieceTokenizer):
         if not len(missing):
             return ids
         as_bytes = [np.frombuffer(self.ranks.tokens[rank], np.uint8) for rank in ranks[missing]]
-        ids = np.repeat(ids, _lengths(len(ids), missing, as_bytes))
+        lengths = np.ones(len(ids), np.int64)  # of each token, in ids
+        lengths[missing] = [len(part) for part in as_bytes]
+        ids = np.repeat(ids, lengths)
         ids[ids == self.boundary_id] = self._id_of[self.ranks.byte_ranks[np.concatenate(as_bytes)]]
         return ids
 
@@ -100,10 +102,3 @@ class PublishedTokenizer(PieceTokenizer):
             raise ValueError("the token mask or the pattern is damaged")
         has_id = np.unpackbits(bits)[: len(tokens)].astype(bool)
         return cls(str(data["encoding"]), Ranks(data["pattern"], tokens), has_id)
-
-
-def _lengths(total: int, missing: np.ndarray, as_bytes: list[np.ndarray]) -> np.ndarray:
-    """(total,) number of ids for each token: one, or one per byte if it is missing."""
-    lengths = np.ones(total, np.int64)
-    lengths[missing] = [len(part) for part in as_bytes]
-    return lengths

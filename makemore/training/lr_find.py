@@ -126,7 +126,8 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     Raises UserError for a model without a learning rate, an invalid range or an unwritable figure.
     """
     observer = observer or NullObserver()
-    picture = request.picture or _default_picture(request.training)
+    name = f"{open_source(request.training).stem}-{request.training.model}-lr.png"
+    picture = request.picture or Path("checkpoints") / name
     if picture.suffix.lower() not in FIGURE_SUFFIXES:
         raise UserError(f"--out {picture}: the name must end in {', '.join(FIGURE_SUFFIXES)}")
     require_replaceable(picture, FIGURE_MARKS, "--out")
@@ -146,21 +147,16 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     points, diverged = _smooth(_losses(plan, request, low, high, observer))
     if len(points) < MIN_POINTS:
         raise UserError(f"training diverged after {len(points)} steps, starting at {low:g}; lower --from")
-    muon_lr_ratio = ratio if train.optimizer.name == "muon" else None
     sweep = Sweep(
         model=plan.model_name,
         optimizer=train.optimizer.name,
-        muon_lr_ratio=muon_lr_ratio,
+        muon_lr_ratio=ratio if train.optimizer.name == "muon" else None,
         points=points,
         diverged=diverged,
         picture=picture,
     )
     plot(sweep)
     return sweep
-
-
-def _default_picture(training: TrainRequest) -> Path:
-    return Path("checkpoints") / f"{open_source(training).stem}-{training.model}-lr.png"
 
 
 def _lr_range(request: SweepRequest, recipe_lr: float) -> tuple[float, float]:
@@ -190,21 +186,11 @@ def _losses(
             return
         if metrics is None or metrics.loss is None:
             return
-        loss = float(metrics.loss)
-        elapsed, tokens = time.perf_counter() - start, tokens + int(metrics.tokens)
+        loss, tokens = float(metrics.loss), tokens + int(metrics.tokens)
+        elapsed = time.perf_counter() - start
+        record = TrainRecord(step=trainer.step, tokens=tokens, elapsed=elapsed, progress=progress, loss=loss)
         speed = tokens / max(elapsed, 1e-9)
-        observer.record(
-            TrainRecord(
-                step=trainer.step,
-                loss=loss,
-                val=None,
-                lr=lr,
-                tokens=tokens,
-                tokens_per_second=speed,
-                elapsed=elapsed,
-                progress=progress,
-            )
-        )
+        observer.record(dataclasses.replace(record, lr=lr, tokens_per_second=speed))
         yield lr, loss
         progress = elapsed / request.max_time if request.max_time else trainer.step / (request.steps - 1)
 
@@ -237,8 +223,7 @@ def plot(sweep: Sweep) -> None:
     axes.plot(sweep.steepest.lr, sweep.steepest.smooth, "v", color="tab:green", label="steepest descent")
     bottom, top = min(smooth), max(smooth)
     axes.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
-    axes.set_xlabel("learning rate (train.lr, logarithmic)")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set(xlabel="learning rate (train.lr, logarithmic)", ylabel="loss (nats per token)")
     axes.set_title(f"Learning-rate range test: {sweep.model}, {sweep.optimizer}")
     axes.grid(visible=True, which="major", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)

@@ -84,7 +84,9 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
         ),
         test=with_copies(score(run.model, test, run.tokenizer), corpus, test) if len(test.tokens_N) else None,
     )
-    folder.write_result({**result.as_dict(), **_total_cost(runs)})
+    results = [saved for run in runs if (saved := run.folder.read_result())]
+    cost = {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}
+    folder.write_result({**result.as_dict(), **cost})
     return result
 
 
@@ -110,8 +112,3 @@ def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -
     )
     run_id = folder.create(config, runs[0].tokenizer.to_dict(), seen_U=train_line_hashes(corpus))
     folder.write_model(model.state_dict(), run_id)
-
-
-def _total_cost(runs: Sequence[Run]) -> dict[str, float]:
-    results = [result for run in runs if (result := run.folder.read_result())]
-    return {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 from makemore.errors import UserError
@@ -52,6 +53,14 @@ class NullObserver(Observer):
     """Ignores all events."""
 
 
+def _forward(event: str) -> Callable[..., None]:
+    def forward(self: MultiObserver, *arguments: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(*arguments)
+
+    return forward
+
+
 class MultiObserver(Observer):
     """Forwards every event to several observers."""
 
@@ -59,33 +68,9 @@ class MultiObserver(Observer):
         self.observers = observers
         self.wants_samples = any(observer.wants_samples for observer in observers)
 
-    def note(self, text: str) -> None:
-        for observer in self.observers:
-            observer.note(text)
-
-    def start(self, plan: Plan) -> None:
-        for observer in self.observers:
-            observer.start(plan)
-
-    def record(self, record: TrainRecord) -> None:
-        for observer in self.observers:
-            observer.record(record)
-
-    def samples(self, texts: list[str]) -> None:
-        for observer in self.observers:
-            observer.samples(texts)
-
-    def encoding(self, done: int, total: int) -> None:
-        for observer in self.observers:
-            observer.encoding(done, total)
-
-    def scoring(self, done: int, total: int) -> None:
-        for observer in self.observers:
-            observer.scoring(done, total)
-
-    def close(self) -> None:
-        for observer in self.observers:
-            observer.close()
+    note, start, record = _forward("note"), _forward("start"), _forward("record")
+    samples, encoding = _forward("samples"), _forward("encoding")
+    scoring, close = _forward("scoring"), _forward("close")
 
 
 class TensorBoard(Observer):

@@ -28,8 +28,6 @@ from makemore.training.request import TrainRequest, open_source, run_folder
 
 DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
-
-
 LARGE_VOCABULARY = 1000
 """Vocabulary size from which memory is estimated and, for characters, another tokenizer suggested."""
 BYTES_PER_PARAMETER = 16
@@ -147,12 +145,9 @@ def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
         notes.append(f"skipped {corpus.blank_lines:,} blank lines")
     if corpus.capped:
         held_out = sum(len(corpus.splits[name].starts_D) for name in ("val", "test"))
-        unit = (
-            f"{held_out:,} lines"
-            if corpus.mode == "lines"
-            else f"{corpus.splits['val'].chars:,} characters each"
-        )
-        notes.append(f"val and test limited to {unit}; set shares with --split")
+        chars = f"{corpus.splits['val'].chars:,} characters each"
+        size = f"{held_out:,} lines" if corpus.mode == "lines" else chars
+        notes.append(f"val and test limited to {size}; set shares with --split")
     return [note for note in notes if note]
 
 
@@ -205,9 +200,8 @@ def _check_memory(
         n_parameters = count_parameters(kind, config, tokenizer.vocab_size)
         cost, needed = f"{n_parameters:,} parameters", n_parameters * BYTES_PER_PARAMETER
         needed += BYTES_PER_SAVED_PARAMETER * n_parameters if device.type == "cpu" else 0
-        needed += (
-            BYTES_PER_LOGIT * tokenizer.vocab_size * train.data.batch_tokens // train.data.grad_accum_steps
-        )
+        micro_batch = train.data.batch_tokens / train.data.grad_accum_steps
+        needed += BYTES_PER_LOGIT * tokenizer.vocab_size * micro_batch
     else:
         return
     kinds = f"{tokenizer.vocab_size - 1:,} {'characters' if tokenizer.name == 'char' else 'tokens'}"

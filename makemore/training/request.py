@@ -146,8 +146,5 @@ def _parse_value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     value = values.pop("value")
-    return (
-        value
-        if isinstance(value, int | float | list) and not isinstance(value, bool) and not values
-        else text
-    )
+    is_plain = isinstance(value, int | float | list) and not isinstance(value, bool) and not values
+    return value if is_plain else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import socket
@@ -91,7 +92,7 @@ def test_runs_are_listed(server: PlayServer) -> None:
 def test_look_matches_predict(server: PlayServer, name: str, text: str) -> None:
     run = load(server.folder / name)
     payload = {"run": name, "text": text, "temperature": 0.5, "top_k": 3, "at": 2}
-    expected = predict(run, text, SampleParams(0.5, 3), 2).as_dict()
+    expected = dataclasses.asdict(predict(run, text, SampleParams(0.5, 3), 2))
     assert call(server, "/api/predict", payload).json == json.loads(json.dumps(expected))
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from makemore.errors import UserError
-from makemore.interop.hf import hf_files
-from makemore.interop.pretrained import read_pretrained
+from makemore.interop.hf import hf_files, read_pretrained
 from makemore.runs.run import load
 from makemore.tokenizers import fit_tokenizer
 from makemore.training.observers import NullObserver

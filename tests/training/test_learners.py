@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from makemore.training.learners.base import Learner, Metrics
 from makemore.training.learners.count import CountLearner
 from makemore.training.learners.manual import ManualLearner
 from makemore.training.trainer import Trainer
-from makemore.types import IGNORE_INDEX, Batch
+from makemore.types import IGNORE_INDEX, Batch, Split
 
 V = 9
 ZERO_LR = {"lr": 0.0, "schedule": "constant", "warmup_steps": 0}
@@ -416,7 +417,14 @@ def test_make_learner_picks_the_learner_for_each_model() -> None:
 class FakeLoader(Loader):
     """Always yields the same batch."""
 
-    def next(self) -> Batch:
+    def __init__(self) -> None:
+        empty = np.zeros(0, np.int64)
+        super().__init__(Split("train", empty, empty, empty, empty), 0)
+
+    def _plan(self) -> int:
+        return 1
+
+    def _batch(self, nth: int) -> Batch:
         return batch()
 
 

@@ -25,7 +25,7 @@ def command(
 
     exported = export(load(run, "cpu"), format, out, overwrite)
     if json:
-        print_json(exported.as_dict())
+        print_json(exported)
         return
     echo(f"{exported.path}  ({exported.bytes:,} bytes)")
     if exported.note:

@@ -10,10 +10,7 @@ from makemore.cli.options import JSON, RUN
 from makemore.cli.terminal import echo, print_json
 
 
-def command(
-    run: Path = RUN,
-    json: bool = JSON,
-) -> None:
+def command(run: Path = RUN, json: bool = JSON) -> None:
     """Check a run's files for damage."""
     from makemore.errors import UserError
     from makemore.runs.verification import check_run

@@ -23,7 +23,7 @@ def command(
 
     rows = check_gradients(model, tuple(settings), seed)
     if json:
-        print_json({"model": model, "rows": [row.__dict__ for row in rows]})
+        print_json({"model": model, "rows": rows})
     else:
         echo(gradcheck_table(rows))
     if not all(row.approximate for row in rows):

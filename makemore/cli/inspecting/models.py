@@ -33,15 +33,12 @@ def command(
     else:
         for row in list_settings(name):
             allowed = f"  ({row['allowed']})" if row["allowed"] else ""
-            echo(f"{row['name']}={_value(row['default'])}{allowed}  {row['help']}")
+            default = "none" if row["default"] is None else row["default"]
+            echo(f"{row['name']}={default}{allowed}  {row['help']}")
         echo(
             f"\n{name}'s recipe changes some of these for the text and budget; --set and --config override it"
         )
         echo("a group may be left out: train.lr is train.optimizer.lr")
-
-
-def _value(default: object) -> str:
-    return "none" if default is None else str(default)
 
 
 def _list_models(json: bool) -> None:

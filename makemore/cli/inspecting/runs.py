@@ -20,6 +20,6 @@ def command(
 
     runs = list_runs(folder)
     if json:
-        print_json({"runs": [run.as_dict() for run in runs]})
+        print_json({"runs": runs})
     else:
         echo(runs_table(runs))

@@ -12,7 +12,6 @@ from makemore.cli.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
-    from makemore.comparison.result import Comparison
 
 TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"Comma-separated: {TOKENIZER.help}")
 
@@ -45,6 +44,7 @@ def command(
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json can't be combined; choose one")
+    from makemore.cli import tables
     from makemore.cli.signals import stop_flag
     from makemore.comparison.compare import CompareRequest, compare
     from makemore.report.columns import notes
@@ -81,7 +81,8 @@ def command(
     if json:
         print_json(comparison.as_dict())
         return
-    echo(_format(comparison, csv, markdown))
+    markup = tables.comparison_markdown if markdown else tables.comparison_table
+    echo((tables.comparison_csv if csv else markup)(comparison))
     for note in notes(comparison):
         echo(note, err=csv or markdown)
 
@@ -94,13 +95,3 @@ def observe(name: str) -> ProgressObserver:
     if name:
         observer.note(f"── {name}")
     return observer
-
-
-def _format(comparison: Comparison, csv: bool, markdown: bool) -> str:
-    from makemore.cli import tables
-
-    if csv:
-        return tables.comparison_csv(comparison)
-    if markdown:
-        return tables.comparison_markdown(comparison)
-    return tables.comparison_table(comparison)

@@ -54,9 +54,9 @@ def command(
         else None
     )
     if json:
-        memorisation_json = {} if memorisation is None else {"memorisation": memorisation.as_dict()}
-        dynamic_json = {} if dynamic_score is None else {"dynamic": dynamic_score.as_dict()}
-        print_json({"run": str(run), **score.as_dict(), **memorisation_json, **dynamic_json})
+        payload = {"run": run, **score.as_dict(), "memorisation": memorisation}
+        payload["dynamic"] = None if dynamic_score is None else dynamic_score.as_dict()
+        print_json({name: value for name, value in payload.items() if value is not None})
         return
     lines = [score_line(score)]
     if file is None and is_fitted_on(loaded.config, score.split):

@@ -143,20 +143,17 @@ def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, js
     from makemore.sampling.novel import sample_novel
     from makemore.sampling.text import sample
 
+    request = requests[0]
     texts = (text for r in requests for text in (sample_novel if novel_only else sample)(run, r))
     if json:
         print_json({**_json_header(run, requests), "samples": list(texts)})
-    elif run.mode == "text" and len(requests) == requests[0].n == 1 and _can_stream(requests[0]):
-        _stream(run, requests[0])
+    elif run.mode == "text" and len(requests) == request.n == 1 and not request.beam and sys.stdout.isatty():
+        _stream(run, request)
     else:
         for i, text in enumerate(texts):
             if i and run.mode == "text":
                 echo("-" * 40)
             echo_sample(text)
-
-
-def _can_stream(request: SampleRequest) -> bool:
-    return request.beam is None and sys.stdout.isatty()
 
 
 def _stream(run: Run, request: SampleRequest) -> None:
@@ -174,7 +171,7 @@ def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
 
     result = sample_memorization(run, requests)
     if json:
-        print_json({**_json_header(run, requests), "report": result.as_dict()})
+        print_json({**_json_header(run, requests), "report": result})
     else:
         echo(memorisation_table(result))
 

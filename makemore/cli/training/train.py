@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from makemore.cli.options import (
-    ENCODING,
-    INPUT,
-    JSON,
-    MODE,
-    SKIP_DAMAGED,
-    TOKENIZERS_HELP,
-    given,
-    quote_command,
-)
+from makemore.cli import options
+from makemore.cli.options import ENCODING, INPUT, JSON, MODE, SKIP_DAMAGED, given, quote_command
 from makemore.cli.terminal import echo_sample, print_json
 from makemore.errors import UserError
 
@@ -27,7 +19,7 @@ if TYPE_CHECKING:
     from makemore.training.train import TrainResult
 
 MODEL = typer.Option(None, "--model", "-m", help="Model; see makemore models (default: transformer).")
-TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{TOKENIZERS_HELP} (default: char).")
+TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{options.TOKENIZERS} (default: char).")
 COMPILE = typer.Option(
     None,
     "--compile/--no-compile",
@@ -97,7 +89,7 @@ def command(
     TOKENIZERS.path((tokenizer or "char").partition(":")[0])
     from makemore.cli.inspecting.inspect import show
     from makemore.cli.progress import ProgressObserver
-    from makemore.interop.pretrained import read_pretrained
+    from makemore.interop.hf import read_pretrained
     from makemore.training.observers import MultiObserver, TensorBoard, WandB
     from makemore.training.request import TrainRequest
 
@@ -170,11 +162,8 @@ def _show_score(result: TrainResult, observer: ProgressObserver) -> None:
     if result.remark:
         observer.note(result.remark)
     speed = result.tokens / max(result.seconds, 1e-9)
-    early = ""
-    if result.stopped_early:
-        early = f"; stopped early, best at step {result.best_step:,}"
-        if result.best_step == result.steps:
-            early = "; stopped early"
+    best = "" if result.best_step == result.steps else f", best at step {result.best_step:,}"
+    early = f"; stopped early{best}" if result.stopped_early else ""
     steps = f"{result.steps:,} step{'s' * (result.steps != 1)}"
     observer.note(f"{steps} in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
     if isinstance(result.run.model, CountModel):

@@ -74,12 +74,10 @@ def is_saturated(kind: str, values: Tensor) -> Tensor:
 
 def plot(subject: Subject) -> Picture | None:
     """Plot the activations. Returns None without nonlinearities or without a batch."""
-    if subject.batch is None:
+    after = [] if subject.batch is None else stages(subject.model, subject.batch)
+    if subject.batch is None or not after:
         return None
-    after = stages(subject.model, subject.batch)
-    before = stages(subject.untrained, subject.batch) if subject.untrained is not None else []
-    if not after:
-        return None
+    before = [] if subject.untrained is None else stages(subject.untrained, subject.batch)
     shown = after[:MAX_LAYERS]
     figure = new_figure(9, 2.3 * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 2, squeeze=False)
@@ -96,13 +94,8 @@ def plot(subject: Subject) -> Picture | None:
         right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
-    return Picture(
-        name="activations",
-        title="Activations",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(after, before),
-    )
+    findings = interpret(after, before)
+    return Picture(name="activations", title="Activations", caption=CAPTION, figure=figure, findings=findings)
 
 
 def interpret(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Finding]:
@@ -174,13 +167,10 @@ def _histogram(axes: Any, stage: LayerActivations, colour: str, name: str) -> No
     else:
         values = values[values > 0] if stage.kind == "relu" else values
         low = 0.0 if stage.kind == "relu" else -0.2
-        high = max(float(torch.quantile(_subsample(values), 0.995)), low + 1e-6) if len(values) else 1.0
+        sample = values[:: max(1, len(values) // 1_000_000)]
+        high = max(float(torch.quantile(sample, 0.995)), low + 1e-6) if len(values) else 1.0
     density, edges = torch.histogram(values, BINS, range=(low, high), density=True)
     filled = colour == BLUE
     axes.stairs(
         density.numpy(), edges.numpy(), color=colour, fill=filled, alpha=0.6 if filled else 1, label=name
     )
-
-
-def _subsample(values: Tensor) -> Tensor:
-    return values[:: max(1, len(values) // 1_000_000)]

@@ -56,13 +56,8 @@ def plot(subject: Subject) -> Picture | None:
     figure.supxlabel("key token", fontsize=10)
     figure.colorbar(image, ax=grid, label="attention weight", fraction=0.02, pad=0.01, aspect=30, shrink=0.4)
     caption = CAPTION + (f" Only the first {shown} layers are shown." if shown < n_layer else "")
-    return Picture(
-        name="attention",
-        title="Attention",
-        caption=caption,
-        figure=figure,
-        findings=interpret(weights.double().numpy()),
-    )
+    findings = interpret(weights.double().numpy())
+    return Picture(name="attention", title="Attention", caption=caption, figure=figure, findings=findings)
 
 
 def panel_grid(n_head: int, side: float) -> tuple[int, int]:
@@ -90,12 +85,11 @@ def attention_weights(model: Transformer, tokens_BT: Tensor) -> Tensor:
 
 def interpret(weights_LHTT: np.ndarray) -> list[Finding]:
     """Describe heads that mostly attend to one position, or to all positions evenly."""
-    findings = []
-    for layer, heads in enumerate(weights_LHTT):
-        for head, weights_TT in enumerate(heads):
-            habit = _describe_habit(weights_TT)
-            if habit:
-                findings.append(Finding("note", f"layer {layer}, head {head} {habit}"))
+    findings = [
+        Finding("note", f"layer {layer}, head {head} {habit}")
+        for layer, head in np.ndindex(weights_LHTT.shape[:2])
+        if (habit := _describe_habit(weights_LHTT[layer, head]))
+    ]
     return findings or [Finding("note", "no head attends to a fixed position")]
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.colors import PowerNorm
-from numpy.typing import NDArray
 
 from makemore.inspection.figures import labels, new_figure, token_axis
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
-from makemore.types import IGNORE_INDEX, Batch, Split
+from makemore.types import IGNORE_INDEX, Batch, Floats, Ints, Split
 
 MAX_TOKENS = 32
 CELL = 0.3
@@ -26,9 +25,6 @@ CAPTION = (
     "current token. Cells that are strong below and faint above are predictions without support in the text. "
     "Models with longer contexts make individual predictions that are sharper than this average."
 )
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def plot(subject: Subject) -> Picture | None:
@@ -50,27 +46,14 @@ def plot(subject: Subject) -> Picture | None:
     _write_counts(top, shown_counts, totals)
     image = bottom.imshow(predictions[:, shown], cmap="Blues", norm=scale)
     for axes, title in ((top, "counted in train"), (bottom, "predicted by the model")):
-        axes.set_title(title)
+        axes.set(title=title, xlabel="next token", ylabel="current token")
         token_axis(axes.xaxis, names)
         token_axis(axes.yaxis, names)
-        axes.set_xlabel("next token")
-        axes.set_ylabel("current token")
-    figure.colorbar(
-        image,
-        ax=(top, bottom),
-        label="fraction of the row",
-        fraction=0.03,
-        pad=0.02,
-        shrink=0.4,
-        ticks=[0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1],
-    )
-    return Picture(
-        name="bigrams",
-        title="Bigrams",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(counts, predictions),
-    )
+    bar = figure.colorbar(image, ax=(top, bottom), fraction=0.03, pad=0.02, shrink=0.4)
+    bar.set_label("fraction of the row")
+    bar.set_ticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1])
+    findings = interpret(counts, predictions)
+    return Picture(name="bigrams", title="Bigrams", caption=CAPTION, figure=figure, findings=findings)
 
 
 def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from makemore.inspection.figures import BLUE, DARK, GREEN, ORANGE, RED, label, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
+from makemore.types import Floats, Ints
 
 MAX_LABELS = 100
 SHUFFLES = 200
@@ -18,8 +18,6 @@ CAPTION = (
     "are treated alike. The axis labels give the share of the variance that each axis shows."
 )
 KINDS = (("vowel", RED), ("consonant", BLUE), ("capital", GREEN), ("digit", ORANGE), ("other", DARK))
-
-Floats = NDArray[np.float64]
 
 
 class Projection(NamedTuple):
@@ -59,28 +57,17 @@ def plot(subject: Subject) -> Picture | None:
     coords = place_labels(points[list(names)], np.array([0.055, 0.04]) * np.ptp(points[list(names)], axis=0))
     for (v, name), coord in zip(names.items(), coords, strict=True):
         colour = dict(KINDS)[kinds[v]]
+        line = {"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.6}
         axes.annotate(
-            name,
-            points[v],
-            coord,
-            color=colour,
-            fontsize=11,
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.35, "linewidth": 0.6},
+            name, points[v], coord, color=colour, arrowprops=line, fontsize=11, ha="center", va="center"
         )
     axes.margins(0.08)
     axes.set_xlabel(f"first component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second component ({shares[1]:.0%})")
     axes.grid(alpha=0.2)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
-    return Picture(
-        name="embeddings",
-        title="Embeddings",
-        caption=CAPTION,
-        figure=figure,
-        findings=[explained(shares), *interpret(subject, rows_VC, shown)],
-    )
+    findings = [explained(shares), *interpret(subject, rows_VC, shown)]
+    return Picture(name="embeddings", title="Embeddings", caption=CAPTION, figure=figure, findings=findings)
 
 
 def explained(shares_2: Floats) -> Finding:
@@ -90,7 +77,7 @@ def explained(shares_2: Floats) -> Finding:
     return Finding("note", f"the two axes explain {share:.0%} of the variance{warning}")
 
 
-def interpret(subject: Subject, rows_VC: Floats, shown: NDArray[np.int64]) -> list[Finding]:
+def interpret(subject: Subject, rows_VC: Floats, shown: Ints) -> list[Finding]:
     """List the pairs of tokens that are more similar, by cosine, than any pair by chance."""
     rows = rows_VC[shown] - rows_VC.mean(0)
     if len(shown) < 3:
@@ -136,7 +123,7 @@ def kind_of(text: str) -> str:
     return "vowel" if first in "aeiouyäöüáéíóúàèìòùâêîôûåæø" else "consonant"
 
 
-def _most_frequent(subject: Subject) -> NDArray[np.int64]:
+def _most_frequent(subject: Subject) -> Ints:
     V = subject.vocab_size
     if V <= MAX_LABELS or subject.train is None:
         return np.arange(min(V, MAX_LABELS))

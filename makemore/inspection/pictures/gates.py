@@ -42,32 +42,17 @@ def plot(subject: Subject) -> Picture | None:
         order = values_TH.mean(0).argsort(descending=True)
         shown = order[torch.linspace(0, len(order) - 1, min(MAX_UNITS, len(order))).long()]
         is_gate = name.rpartition(", ")[2] in GATES
-        limit = _colour_limit(name, values_TH)
-        image = axes.imshow(
-            values_TH[:, shown].T.numpy(),
-            aspect="auto",
-            vmin=0.0 if is_gate else -limit,
-            vmax=limit,
-            cmap="Blues" if is_gate else "RdBu_r",
-        )
+        limit = max(1.0, float(values_TH.abs().max()))  # only cell states exceed 1
+        low, colours = (0.0, "Blues") if is_gate else (-limit, "RdBu_r")
+        values_HT = values_TH[:, shown].T.numpy()
+        image = axes.imshow(values_HT, aspect="auto", vmin=low, vmax=limit, cmap=colours)
         axes.set_title(name, fontsize=10)
-        axes.set_ylabel("unit")
-        axes.set_yticks([])
+        axes.set(ylabel="unit", yticks=[])
         token_axis(axes.xaxis, names)
         figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if is_gate else "value")
     axes.set_xlabel("token read")
-    return Picture(
-        name="gates",
-        title="Gates and hidden states",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(layers),
-    )
-
-
-def _colour_limit(name: str, values_TH: Tensor) -> float:
-    """Upper end of the colour scale; only cell states exceed 1."""
-    return max(1.0, float(values_TH.abs().max())) if name.endswith("cell") else 1.0
+    title, findings = "Gates and hidden states", interpret(layers)
+    return Picture(name="gates", title=title, caption=CAPTION, figure=figure, findings=findings)
 
 
 def interpret(layers: list[Layer]) -> list[Finding]:
@@ -75,17 +60,14 @@ def interpret(layers: list[Layer]) -> list[Finding]:
     findings = []
     for n, layer in enumerate(layers):
         prefix = f"layer {n}: " if len(layers) > 1 else ""
-        for name in GATES:
-            if name in layer:
-                means_H = layer[name].mean((0, 1))
-                open_, shut = int((means_H > OPEN).sum()), int((means_H < SHUT).sum())
-                findings.append(
-                    Finding(
-                        "note",
-                        f"{prefix}of {len(means_H)} units the {name} is open (above {OPEN:g} on average) "
-                        f"in {open_}, shut (below {SHUT:g}) in {shut}{_meaning(name)}",
-                    )
-                )
+        for name in filter(layer.__contains__, GATES):
+            means_H = layer[name].mean((0, 1))
+            open_, shut = int((means_H > OPEN).sum()), int((means_H < SHUT).sum())
+            text = (
+                f"{prefix}of {len(means_H)} units the {name} is open (above {OPEN:g} on average) "
+                f"in {open_}, shut (below {SHUT:g}) in {shut}{_meaning(name)}"
+            )
+            findings.append(Finding("note", text))
     return findings
 
 
@@ -128,12 +110,8 @@ def _gru(x: Tensor, h: Tensor, hidden: Tensor, cell: Tensor) -> dict[str, Tensor
     (xr, xz, xn), (hr, hz, hn) = x.chunk(3, 1), h.chunk(3, 1)
     reset, update = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
     new = torch.tanh(xn + reset * hn)
-    return {
-        "reset gate": reset,
-        "update gate": update,
-        "candidate": new,
-        "hidden": new + update * (hidden - new),
-    }
+    hidden = new + update * (hidden - new)
+    return {"reset gate": reset, "update gate": update, "candidate": new, "hidden": hidden}
 
 
 def _lstm(x: Tensor, h: Tensor, hidden: Tensor, cell: Tensor) -> dict[str, Tensor]:

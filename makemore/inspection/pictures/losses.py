@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from makemore.evaluation.scoring import estimate_loss
-from makemore.inspection.figures import BLUE, GREEN, GREY, ORANGE, new_figure
+from makemore.inspection.figures import BLUE, DASHED, GREEN, GREY, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 
 MIN_CHANGE = 0.01
@@ -38,15 +38,12 @@ def plot(subject: Subject) -> Picture | None:
         best = vals.index(min(vals))
         axes.plot(val_steps[best], vals[best], "*", color=GREEN, markersize=15, label="saved: best on val")
     uniform = math.log(subject.vocab_size)
-    axes.axhline(
-        uniform, color="black", linestyle="--", linewidth=1, label=f"ln {subject.vocab_size}: uniform"
-    )
+    axes.axhline(uniform, label=f"ln {subject.vocab_size}: uniform", **DASHED)
     all_losses = [*losses, *vals]
     top = min(max(all_losses), 2 * uniform)
     low, high = min(all_losses), max(top, uniform)
     axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     findings = [
@@ -82,9 +79,8 @@ def interpret_start(records: list[dict[str, Any]], vocab_size: int) -> list[Find
     first, uniform = losses[0], math.log(vocab_size)
     text = f"the first loss was {first:.3f}; uniform guessing gives ln {vocab_size} = {uniform:.3f}"
     if first > 1.1 * uniform:
-        return [
-            Finding("warning", f"{text}: the initial model is overconfident; scale down its output layer")
-        ]
+        advice = "the initial model is overconfident; scale down its output layer"
+        return [Finding("warning", f"{text}: {advice}")]
     if first < 0.9 * uniform:
         return [Finding("note", f"{text}: training didn't start from random weights")]
     return [Finding("good", f"{text}: a good initialisation")]
@@ -97,25 +93,17 @@ def interpret_end(subject: Subject) -> list[Finding]:
         return []
     best_eval = vals.index(min(vals))
     best, last, train = vals[best_eval], vals[-1], final_mean(_points(subject.records, "loss")[1])
-    findings = []
+    decayed, step = lr_decayed(subject.records), f"step {steps[best_eval]:,}"
     if best_eval < len(vals) - 1 and last - best > MIN_CHANGE and train < best:
-        findings.append(
-            Finding(
-                "warning",
-                f"overfitting since step {steps[best_eval]:,}: val rose by {last - best:.3f} by the end; "
-                "the best weights were kept",
-            )
-        )
-    elif final_decrease(steps, vals) > MIN_CHANGE:
-        reason = " as the learning rate decayed" if lr_decayed(subject.records) else ""
-        text = f"val was still falling at the end{reason}: more steps may help"
-        findings.append(Finding("note", text))
-    else:
-        text = f"val converged at {best:.3f} by step {steps[best_eval]:,}"
-        if best_eval == len(vals) - 1 and lr_decayed(subject.records):
-            text += ", as the learning rate decayed; a longer run may go lower"
-        findings.append(Finding("good", text))
-    return findings
+        rise = f"val rose by {last - best:.3f} by the end; the best weights were kept"
+        return [Finding("warning", f"overfitting since {step}: {rise}")]
+    if final_decrease(steps, vals) > MIN_CHANGE:
+        reason = " as the learning rate decayed" if decayed else ""
+        return [Finding("note", f"val was still falling at the end{reason}: more steps may help")]
+    text = f"val converged at {best:.3f} by {step}"
+    if best_eval == len(vals) - 1 and decayed:
+        text += ", as the learning rate decayed; a longer run may go lower"
+    return [Finding("good", text)]
 
 
 def interpret_gap(subject: Subject, logged: float) -> list[Finding]:

@@ -25,15 +25,8 @@ def plot(subject: Subject) -> Picture | None:
     axes.bar_label(bars, [f"{weight:.3f}" for weight in weights], padding=3, fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(weights) * 1.15)
-    axes.set_xlabel("weight")
-    axes.set_ylabel("member")
+    axes.set(xlim=(0, max(weights) * 1.15), xlabel="weight", ylabel="member")
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < MIN_WEIGHT]
     text = f"almost no weight, can be left out: {', '.join(idle)}" if idle else "every member contributes"
-    return Picture(
-        name="members",
-        title="Members",
-        caption=CAPTION,
-        figure=figure,
-        findings=[Finding("note" if idle else "good", text)],
-    )
+    findings = [Finding("note" if idle else "good", text)]
+    return Picture(name="members", title="Members", caption=CAPTION, figure=figure, findings=findings)

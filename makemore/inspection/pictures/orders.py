@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.count import Count
 from makemore.models.ngrams import ABSENT
 from makemore.models.smoothing import SmoothedNgrams
-from makemore.types import Split
+from makemore.types import Floats, Ints, Split
 
 TOKENS = 200_000
 CAPTION = (
@@ -18,8 +17,6 @@ CAPTION = (
     "over val: each order's share of the actual token's probability (blue), and how often the longest "
     "context seen in training had that order (orange)."
 )
-
-Floats = NDArray[np.float64]
 
 
 def plot(subject: Subject) -> Picture | None:
@@ -35,23 +32,15 @@ def plot(subject: Subject) -> Picture | None:
     orders = np.arange(1, model.order + 1)
     left.plot(orders, losses, "o-", color=BLUE)
     left.plot(model.order, losses[-1], "*", color=GREEN, markersize=15)
-    left.set_xlabel("longest n-gram used (tokens)")
-    left.set_ylabel("loss on val (nats per token)")
-    left.set_xticks(orders)
+    left.set(xlabel="longest n-gram used (tokens)", ylabel="loss on val (nats per token)", xticks=orders)
     left.grid(alpha=0.3)
     right.bar(np.arange(model.order + 1) - 0.2, shares, 0.4, color=BLUE, label="share of the probability")
     right.bar(orders + 0.2, longest, 0.4, color=ORANGE, label="longest known context")
     right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
-    right.set_xlabel("order in tokens (any: uniform)")
-    right.set_ylabel("share, averaged over val")
+    right.set(xlabel="order in tokens (any: uniform)", ylabel="share, averaged over val")
     right.legend(fontsize=8)
-    return Picture(
-        name="orders",
-        title="What each order contributes",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(losses, shares),
-    )
+    title, findings = "What each order contributes", interpret(losses, shares)
+    return Picture(name="orders", title=title, caption=CAPTION, figure=figure, findings=findings)
 
 
 def interpret(losses: Floats, shares: Floats) -> list[Finding]:
@@ -61,23 +50,20 @@ def interpret(losses: Floats, shares: Floats) -> list[Finding]:
     findings = [Finding("note", text)]
     if len(losses) > 1:
         gain = float(losses[-2] - losses[-1])
-        if gain < 0.002:
-            findings.append(
-                Finding("note", f"the longest n-grams reduce the loss by {gain:.4f} nats; lower the order")
-            )
-        else:
-            findings.append(Finding("good", f"the longest n-grams reduce the loss by {gain:.3f} nats"))
+        text = "the longest n-grams reduce the loss by"
+        small = Finding("note", f"{text} {gain:.4f} nats; lower the order")
+        findings.append(small if gain < 0.002 else Finding("good", f"{text} {gain:.3f} nats"))
     return findings
 
 
-def positions(model: Count, split: Split) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+def positions(model: Count, split: Split) -> tuple[list[Ints], Ints]:
     """Contexts of every order, as in ``NgramTable.contexts``, and targets of a split."""
     targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
     inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
     return model.table.contexts(inputs_N), targets_N
 
 
-def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]) -> Floats:
+def order_losses(model: Count, contexts: list[Ints], targets_N: Ints) -> Floats:
     """(order,) mean loss in nats with n-grams up to each order."""
     losses = []
     with np.errstate(divide="ignore"):
@@ -87,9 +73,7 @@ def order_losses(model: Count, contexts: list[NDArray[np.int64]], targets_N: NDA
     return np.array(losses)
 
 
-def contributions(
-    smoothed: SmoothedNgrams, contexts: list[NDArray[np.int64]], targets_N: NDArray[np.int64]
-) -> tuple[Floats, Floats]:
+def contributions(smoothed: SmoothedNgrams, contexts: list[Ints], targets_N: Ints) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
     (order,) how often the longest known context has each order."""
     parts = [smoothed.uniform_V[targets_N]]

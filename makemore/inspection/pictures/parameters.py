@@ -6,14 +6,13 @@ import copy
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.inspection.figures import BLUE, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import CountModel, LanguageModel
-from makemore.types import IGNORE_INDEX, Batch
+from makemore.types import IGNORE_INDEX, Batch, Floats
 
 MAX_ROWS = 60
 CAPTION = (
@@ -25,12 +24,12 @@ CAPTION = (
 
 def plot(subject: Subject) -> Picture | None:
     """Plot the sizes. Returns None for models trained without gradients, or without a batch."""
-    if subject.batch is None or isinstance(subject.model, CountModel) or not subject.model.n_parameters():
+    model, batch = subject.model, subject.batch
+    has_gradients = model.is_trainable and not isinstance(model, CountModel) and model.n_parameters()
+    if batch is None or not has_gradients:
         return None
-    if not subject.model.is_trainable:
-        return None
-    grads = gradients(subject.model, subject.batch)
-    values = {name: p.detach() for name, p in subject.model.named_parameters()}
+    grads = gradients(model, batch)
+    values = {name: p.detach() for name, p in model.named_parameters()}
     names = list(values)[:MAX_ROWS]
     figure = new_figure(10, 0.24 * len(names) + 1.3)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -48,17 +47,11 @@ def plot(subject: Subject) -> Picture | None:
         axes.grid(axis="x", alpha=0.3)
     left.set_yticks(range(1, len(names) + 1), names, fontsize=8)
     left.set_ylim(len(names) + 0.6, 0.4)
-    left.set_ylabel("parameter")
+    left.set(ylabel="parameter", xlabel="size of weights (log10)")
     right.tick_params(axis="y", length=0)
-    left.set_xlabel("size of weights (log10)")
     right.set_xlabel("size of gradients (log10)")
-    return Picture(
-        name="parameters",
-        title="Weights and gradients",
-        caption=CAPTION,
-        figure=figure,
-        findings=interpret(grads, values),
-    )
+    title, findings = "Weights and gradients", interpret(grads, values)
+    return Picture(name="parameters", title=title, caption=CAPTION, figure=figure, findings=findings)
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
@@ -75,7 +68,7 @@ def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:
 def quantiles(tensor: Tensor) -> dict[str, float]:
     """Box-plot statistics of log10 of the nonzero absolute values; NaN if all are zero."""
     sizes = tensor.detach().abs().double().flatten().numpy()
-    logs: NDArray[np.float64] = np.log10(sizes[sizes > 0])
+    logs: Floats = np.log10(sizes[sizes > 0])
     if not len(logs):
         logs = np.array([np.nan])
     low, q1, med, q3, high = np.percentile(logs, [5, 25, 50, 75, 95])
@@ -86,14 +79,11 @@ def interpret(grads: dict[str, Tensor], values: dict[str, Tensor]) -> list[Findi
     """Report parameters without gradients, and large differences between gradients."""
     idle = [name for name, grad in grads.items() if not grad.any()]
     findings = [Finding("warning", f"no gradient reaches {name}") for name in idle]
-    matrices = {name: _rms(grads[name]) for name, v in values.items() if v.ndim > 1 and name not in idle}
+    used = [name for name, v in values.items() if v.ndim > 1 and name not in idle]
+    matrices = {name: float(grads[name].double().square().mean().sqrt()) for name in used}  # RMS
     if len(matrices) > 1:
         largest, smallest = max(matrices, key=matrices.__getitem__), min(matrices, key=matrices.__getitem__)
         ratio = matrices[largest] / matrices[smallest]
         text = f"gradient sizes differ {ratio:,.0f}-fold, from {smallest} to {largest}"
         findings.append(Finding("note", text))
     return findings
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.double().square().mean().sqrt())

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from makemore.inspection.figures import BLUE, GREY, new_figure
+from makemore.evaluation.scoring import target_nats
+from makemore.inspection.figures import BLUE, DASHED, GREY, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.base import LanguageModel
 from makemore.models.wavenet import WaveNet
-from makemore.types import IGNORE_INDEX, Batch
+from makemore.types import IGNORE_INDEX, Batch, Floats
 
 TOKENS = 2048
 """Tokens of a batch to use, in rows of at most ``MAX_ROW_LENGTH``."""
@@ -43,34 +43,27 @@ def plot(subject: Subject) -> Picture | None:
     shares = influence(subject.model, subject.batch)
     has_tree = isinstance(subject.model, WaveNet) and subject.model.config.block_size <= MAX_LEAVES
     figure = new_figure(8, 7 if has_tree else 3.6)
-    axes = figure.subplots(2 if has_tree else 1, 1, squeeze=False)[:, 0]
+    axes, *below = figure.subplots(2 if has_tree else 1, 1, squeeze=False)[:, 0]
     limit = subject.model.max_len
     shown = shares[: min(MAX_DISTANCE, limit or MAX_DISTANCE)]
-    axes[0].bar(range(len(shown)), shown, color=BLUE)
-    beyond = 1 - shown.sum()
+    axes.bar(range(len(shown)), shown, color=BLUE)
+    beyond, style = 1 - shown.sum(), {"fontsize": 9, "ha": "right", "va": "top"}
     if beyond > MIN_SHARE:
         note = f"{beyond:.0%} comes from farther back than the {len(shown)} tokens shown"
-        axes[0].text(0.98, 0.93, note, fontsize=9, ha="right", va="top", transform=axes[0].transAxes)
+        axes.text(0.98, 0.93, note, transform=axes.transAxes, **style)
     if limit and limit == len(shown):
-        axes[0].axvline(limit - 0.5, color="black", linestyle="--", linewidth=1)
-        style = {"fontsize": 9, "ha": "right", "va": "top"}
-        axes[0].text(limit - 0.6, max(shown), f"context of {limit}", **style)
-    axes[0].set_xlim(-0.7, len(shown))
-    axes[0].set_xlabel("tokens back (0: current token)")
-    axes[0].set_ylabel("share of the influence")
+        axes.axvline(limit - 0.5, **DASHED)
+        axes.text(limit - 0.6, max(shown), f"context of {limit}", **style)
+    axes.set_xlim(-0.7, len(shown))
+    axes.set(xlabel="tokens back (0: current token)", ylabel="share of the influence")
     if isinstance(subject.model, WaveNet) and has_tree:
-        _draw_tree(axes[1], subject.model, shares)
-    caption = CAPTION + (TREE_CAPTION if has_tree else "")
-    return Picture(
-        name="reach",
-        title="Influence by distance",
-        caption=caption,
-        figure=figure,
-        findings=interpret(subject.model, shares),
-    )
+        _draw_tree(below[0], subject.model, shares)
+    title, caption = "Influence by distance", CAPTION + (TREE_CAPTION if has_tree else "")
+    findings = interpret(subject.model, shares)
+    return Picture(name="reach", title=title, caption=caption, figure=figure, findings=findings)
 
 
-def interpret(model: LanguageModel, shares: NDArray[np.float64]) -> list[Finding]:
+def interpret(model: LanguageModel, shares: Floats) -> list[Finding]:
     """Report how many tokens carry 90% of the influence, and whether the context is used."""
     n_tokens = int(np.searchsorted(np.cumsum(shares), 0.9)) + 1
     text = f"90% of the influence comes from the last {n_tokens} token{'s' * (n_tokens > 1)}"
@@ -82,7 +75,7 @@ def interpret(model: LanguageModel, shares: NDArray[np.float64]) -> list[Finding
     return [Finding("note", text)]
 
 
-def influence(model: LanguageModel, batch: Batch) -> NDArray[np.float64]:
+def influence(model: LanguageModel, batch: Batch) -> Floats:
     """(D,) shares by distance, which sum to 1; each is a mean over tokens with that much context.
 
     Norms of the gradient of each position's own loss: one backward pass where every position has its own
@@ -123,22 +116,8 @@ def _embedded_loss(model: LanguageModel, inputs_BT: Tensor, targets_BT: Tensor) 
         embedded.append(out)
         return out
 
-    handle = _embedding(model).register_forward_hook(make_leaf)
-    try:
-        with torch.enable_grad():
-            logits = model(inputs_BT)[0]
-    finally:
-        handle.remove()
-    nats = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
-    )
-    return nats.view(targets_BT.shape), embedded[0]
-
-
-def _embedding(model: LanguageModel) -> nn.Embedding:
-    embedding = model.get_submodule("embedding")
-    assert isinstance(embedding, nn.Embedding)
-    return embedding
+    with model.get_submodule("embedding").register_forward_hook(make_leaf), torch.enable_grad():
+        return target_nats(model(inputs_BT)[0], targets_BT), embedded[0]
 
 
 def _long_rows(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -155,7 +134,7 @@ def _starts(inputs_BT: Tensor, boundary_id: int) -> Tensor:
     return torch.where(inputs_BT == boundary_id, index, 0).cummax(1).values
 
 
-def _draw_tree(axes: Any, model: WaveNet, shares: NDArray[np.float64]) -> None:
+def _draw_tree(axes: Any, model: WaveNet, shares: Floats) -> None:
     size = model.config.block_size
     shares = np.pad(shares, (0, size))[:size]
     last = size - 1
@@ -166,21 +145,10 @@ def _draw_tree(axes: Any, model: WaveNet, shares: NDArray[np.float64]) -> None:
                 axes.plot([source, right], [level, level + 1], color=GREY, linewidth=1, zorder=1)
             axes.plot(right, level + 1, "s", color="black", markersize=6, zorder=2)
         axes.text(size + 0.2, level + 1, f"level {level + 1}: {step} tokens", va="center", fontsize=9)
-    inputs = axes.scatter(
-        last - np.arange(size),
-        np.zeros(size),
-        c=shares,
-        cmap="Blues",
-        s=110,
-        edgecolors="black",
-        vmin=0,
-        zorder=3,
-    )
+    style = {"cmap": "Blues", "s": 110, "edgecolors": "black", "vmin": 0, "zorder": 3}
+    inputs = axes.scatter(last - np.arange(size), np.zeros(size), c=shares, **style)
     axes.figure.colorbar(inputs, ax=axes, label="share of the influence", shrink=0.8)
-    axes.set_xlim(-0.7, size + max(2.5, size / 4))
     ticks = range(last, -1, -1 if size <= 16 else -2)
     axes.set_xticks(ticks, [str(last - i) for i in ticks], fontsize=8)
-    axes.set_yticks([])
-    axes.set_xlabel("tokens back")
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
+    axes.set(xlim=(-0.7, size + max(2.5, size / 4)), xlabel="tokens back", yticks=[])
+    axes.spines[["left", "right", "top"]].set_visible(False)

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from makemore.inspection.figures import new_figure
+from makemore.inspection.figures import DASHED, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject, Update
 
 MIN_LOG_RATIO, MAX_LOG_RATIO = -4.5, -1.0
@@ -29,27 +29,17 @@ def plot(subject: Subject) -> Picture | None:
     kinds = list(dict.fromkeys(kind_of(u.name) for u in updates))
     figure = new_figure(9, max(4.5, 0.17 * len(kinds) + 1.5))
     axes = figure.add_subplot()
-    named: set[str] = set()
+    labels = dict(enumerate(kinds))  # one for the first line of each kind
     for update in updates:
-        kind = kind_of(update.name)
-        nth = kinds.index(kind)
-        axes.plot(
-            np.arange(1, len(update.ratio_S) + 1),
-            np.log10(update.ratio_S),
-            "-" if nth < 10 else "--",
-            linewidth=1.2,
-            color=f"C{nth % 10}",
-            label=kind if kind not in named else None,
-        )
-        named.add(kind)
-    axes.axhline(-3, color="black", linestyle="--", linewidth=1.2, label="0.001")
-    axes.set_xlabel("step")
-    axes.set_ylabel("update / values (log10)")
+        nth = kinds.index(kind_of(update.name))
+        steps, style = range(1, len(update.ratio_S) + 1), f"C{nth % 10}{'-' if nth < 10 else '--'}"
+        axes.plot(steps, np.log10(update.ratio_S), style, linewidth=1.2, label=labels.pop(nth, None))
+    axes.axhline(-3, label="0.001", **DASHED)
+    axes.set(xlabel="step", ylabel="update / values (log10)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
-    return Picture(
-        name="updates", title="Update sizes", caption=CAPTION, figure=figure, findings=interpret(updates)
-    )
+    findings = interpret(updates)
+    return Picture(name="updates", title="Update sizes", caption=CAPTION, figure=figure, findings=findings)
 
 
 def kind_of(name: str) -> str:

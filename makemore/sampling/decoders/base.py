@@ -14,19 +14,36 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.types import State
+from makemore.types import Floats, Ints, State
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
-
-
+Floats32 = NDArray[np.float32]
 MAX_SUM_LENGTH = 256
 """Longest sum in one matrix product: BLAS splits longer ones, depending on the number of rows."""
 COLUMN_MULTIPLE = 16
 """Matrix products are padded to a multiple of this many columns: BLAS sums the rest in another order."""
 
 
-class FastDecoder(ABC):
+class StepDecoder(ABC):
+    """Decodes one more token per row at a time."""
+
+    supports_sampling = False
+    """Whether ``sample`` is supported."""
+
+    @abstractmethod
+    def step(self, ids_B: Ints) -> Floats32:
+        """Logits (B, V) after one more token per row; the next call may overwrite them."""
+
+    @abstractmethod
+    def select_rows(self, rows_K: Ints) -> None:
+        """Select rows, in this order; a row may be repeated."""
+
+    def sample(self, uniform_B: Floats) -> Ints:
+        """Sample the next tokens (B,) by uniform numbers in [0, 1) and feed them, without computing the whole
+        distribution. Unlike in ``sample_tokens``, the numbers don't map to tokens in vocabulary order."""
+        raise NotImplementedError
+
+
+class FastDecoder(StepDecoder):
     """Continues from a state of ``forward``. Logits match those of ``forward`` within 1e-4, and each row is
     bit-identical whatever the number of rows, if the BLAS behaves as ``Linear`` assumes.
     """
@@ -35,25 +52,10 @@ class FastDecoder(ABC):
     """Whether a single row must be duplicated, since BLAS multiplies one row alone differently."""
     cache_bytes: int | None = None
     """Bytes of state that stay in a cache, where a step is fastest; None if more rows are always faster."""
-    supports_sampling = False
-    """Whether ``sample`` is supported."""
 
     @abstractmethod
     def load(self, state: State) -> None:
         """Continue from a state in which all rows have seen equally many tokens; it isn't modified."""
-
-    @abstractmethod
-    def step(self, ids_B: Ints) -> Floats:
-        """Logits (B, V) after one more token per row; the next call may overwrite them."""
-
-    @abstractmethod
-    def select_rows(self, rows_K: Ints) -> None:
-        """Select rows, in this order; a row may be repeated."""
-
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
-        """Sample the next tokens (B,) by uniform numbers in [0, 1) and feed them, without computing the whole
-        distribution. Unlike in ``sample_tokens``, the numbers don't map to tokens in vocabulary order."""
-        raise NotImplementedError
 
     def drop_oldest(self, n_keep: int) -> bool:
         """Drop all but the last ``n_keep`` tokens. Returns False if the context must be processed again."""
@@ -69,7 +71,7 @@ def fast_decoder(model: LanguageModel) -> FastDecoder | None:
 class Linear:
     """x @ weight + bias, with each row bit-identical whatever the other rows."""
 
-    def __init__(self, weight: Floats, bias: Floats | None = None) -> None:
+    def __init__(self, weight: Floats32, bias: Floats32 | None = None) -> None:
         """``weight``: (in, out); ``bias``: (out,)."""
         self.out = weight.shape[1]
         padding = -self.out % COLUMN_MULTIPLE
@@ -84,7 +86,7 @@ class Linear:
     def from_layer(cls, layer: nn.Linear) -> Linear:
         return cls(to_matrix(layer.weight), None if layer.bias is None else to_array(layer.bias))
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Floats32) -> Floats32:
         """(B, out), which the caller may modify."""
         if self.rest:
             y = x[:, :MAX_SUM_LENGTH].dot(self.first)
@@ -103,12 +105,12 @@ def to_array(weight: Tensor) -> np.ndarray:
     return np.ascontiguousarray((weight.float() if weight.is_floating_point() else weight).numpy())
 
 
-def to_matrix(weight: Tensor) -> Floats:
+def to_matrix(weight: Tensor) -> Floats32:
     """A linear layer's weight as (in, out), for ``x @ matrix``."""
     return np.ascontiguousarray(to_array(weight).T)
 
 
-def sigmoid(x: Floats) -> Floats:
+def sigmoid(x: Floats32) -> Floats32:
     """In-place sigmoid, computed with tanh, which can't overflow."""
     x *= 0.5
     np.tanh(x, out=x)

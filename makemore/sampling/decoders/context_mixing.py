@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.models.context_mixing import ContextMixing
-from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array
-from makemore.types import State
+from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array
+from makemore.types import Floats, Ints, State
 
 
 class ContextMixingDecoder(FastDecoder):
@@ -22,10 +21,10 @@ class ContextMixingDecoder(FastDecoder):
     def load(self, state: State) -> None:
         self.positions_BP = to_array(state[0]).copy()
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         return self.engine.distributions(np.ascontiguousarray(ids_B[:, None]), self.positions_BP)[:, 0]
 
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: Floats) -> Ints:
         return self.engine.sample(self.positions_BP, np.ascontiguousarray(uniform_B))
 
     def select_rows(self, rows_K: Ints) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.models.count import Count
 from makemore.models.smoothing import SmoothedNgrams
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array
-from makemore.types import State
+from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array
+from makemore.types import Floats, Ints, State
 
 ROOT = 0
 _Trie = structure(
@@ -83,7 +82,7 @@ class Trie:
             missing = missing[self.keys.take(index, mode="clip") != keys]
         return self.as_context(index_B + 1)
 
-    def distribution(self, node: int) -> NDArray[np.float64]:
+    def distribution(self, node: int) -> Floats:
         """Distribution (V,) of the next token, built from the shortest context to the longest."""
         path = []
         while node != ROOT:
@@ -96,7 +95,7 @@ class Trie:
             p_V[self.tokens[children]] += self.shares[children]
         return p_V
 
-    def sample(self, nodes_B: Ints, uniform_B: NDArray[np.float64]) -> tuple[Ints, Ints]:
+    def sample(self, nodes_B: Ints, uniform_B: Floats) -> tuple[Ints, Ints]:
         """Sample children (B,); also returns the nodes they belong to.
 
         A number below the total share of a context's children picks one of them; otherwise the remainder is
@@ -146,13 +145,13 @@ class CountDecoder(FastDecoder):
         begins = ids_B == self.boundary_id
         return self.trie.advance(np.where(begins, ROOT, nodes_B), ids_B)
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         self.nodes = self._advance(self.nodes, ids_B)
         p_BV = np.stack([self.trie.distribution(node) for node in self.nodes.tolist()])
         with np.errstate(divide="ignore"):  # without smoothing, log 0
             return np.log(p_BV, out=p_BV).astype(np.float32)
 
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: Floats) -> Ints:
         children_B, parents_B = self.trie.sample(self.nodes, uniform_B)
         ids_B = self.trie.tokens.take(children_B)
         # A child of the longest context is the next context; other rows are looked up.
@@ -175,7 +174,7 @@ class CompiledCountDecoder(CountDecoder):
         super().__init__(model, trie)
         self.code, self.as_struct = code, trie.as_struct(model.boundary_id)
 
-    def sample(self, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, uniform_B: Floats) -> Ints:
         uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
         ids_B = np.empty_like(self.nodes)
         arrays = (self.nodes, uniform_B, ids_B)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from makemore.models.base import LanguageModel
 from makemore.runtime.graphs import GraphedFunction
-from makemore.sampling.decoders.base import FastDecoder, Floats, Ints
-from makemore.types import State
+from makemore.sampling.decoders.base import FastDecoder, Floats32
+from makemore.types import Ints, State
 
 
 class GraphDecoder(FastDecoder):
@@ -49,7 +49,7 @@ class GraphDecoder(FastDecoder):
         self._overwrite(state)
         return (logits[:, -1].float(),)
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         tokens = torch.zeros(len(self.state[0]), dtype=torch.int64)
         tokens.numpy()[self.slots] = ids_B
         with torch.inference_mode():

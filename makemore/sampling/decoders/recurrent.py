@@ -8,17 +8,16 @@ import torch
 from makemore.models.rnn import Recurrent
 from makemore.sampling.decoders.base import (
     FastDecoder,
-    Floats,
-    Ints,
+    Floats32,
     Linear,
     fast_decoder,
     sigmoid,
     to_array,
     to_matrix,
 )
-from makemore.types import State
+from makemore.types import Ints, State
 
-Weights = tuple[Floats, Floats, Floats, Floats]
+Weights = tuple[Floats32, Floats32, Floats32, Floats32]
 """A layer's input weight (in, gates) and bias, and hidden weight (hidden, gates) and bias."""
 
 
@@ -40,13 +39,13 @@ class RecurrentDecoder(FastDecoder):
         # A list of arrays by layer, which ``_cell`` replaces.
         self.parts = [[to_array(part[:, i]).copy() for i in range(len(self.layers))] for part in state]
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         x = self.embedding.take(ids_B, 0)
         for i in range(len(self.layers)):
             x = self._cell(i, x)
         return self.head(x)
 
-    def _cell(self, i: int, x: Floats) -> Floats:
+    def _cell(self, i: int, x: Floats32) -> Floats32:
         """Hidden vectors (B, H) of layer ``i`` after input ``x``."""
         raise NotImplementedError
 
@@ -55,7 +54,7 @@ class RecurrentDecoder(FastDecoder):
 
 
 class RNNDecoder(RecurrentDecoder):
-    def _cell(self, i: int, x: Floats) -> Floats:
+    def _cell(self, i: int, x: Floats32) -> Floats32:
         of_input, of_hidden = self.layers[i]
         h = of_hidden(self.parts[0][i])
         h += of_input(x)
@@ -70,7 +69,7 @@ class GRUDecoder(RecurrentDecoder):
         w, b, u, c = weights
         return Linear(w, b), Linear(u, c)  # the reset gate applies to the hidden bias of the new values
 
-    def _cell(self, i: int, x: Floats) -> Floats:
+    def _cell(self, i: int, x: Floats32) -> Floats32:
         of_input, of_hidden = self.layers[i]
         h, gates = self.parts[0][i], slice(0, 2 * self.size)
         from_input, from_hidden = of_input(x), of_hidden(h)
@@ -98,7 +97,7 @@ class LSTMDecoder(RecurrentDecoder):
         w, b, u, c = weights
         return Linear(w[:, order] * scale, (b + c)[order] * scale), Linear(u[:, order] * scale)
 
-    def _cell(self, i: int, x: Floats) -> Floats:
+    def _cell(self, i: int, x: Floats32) -> Floats32:
         of_input, of_hidden = self.layers[i]
         size = self.size
         z = of_hidden(self.parts[0][i])

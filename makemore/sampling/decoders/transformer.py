@@ -16,8 +16,8 @@ from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.norms import rms_norm
 from makemore.models.transformer import Block, Transformer
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, fast_decoder, to_array, to_matrix
-from makemore.types import State
+from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array, to_matrix
+from makemore.types import Ints, State
 
 Linear = structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
 Model = structure(
@@ -55,7 +55,7 @@ class TransformerDecoder(FastDecoder):
         self.code, self.panel = code, c_int64.in_dll(code, "panel").value
         self.layers, self.heads, self.modern = config.n_layer, config.n_head, model.positions is None
         self.taps = config.conv if config.has_conv else 1
-        self.arrays: list[Floats] = []
+        self.arrays: list[Floats32] = []
         """Keeps the arrays that C points to alive."""
         blocks = [cast(Block, block) for block in model.blocks]
         linears = [linear for block in blocks for linear in self._linears(block)]
@@ -77,7 +77,7 @@ class TransformerDecoder(FastDecoder):
             self._pointer(np.stack(convs)) if convs else None,
         )
 
-    def _pointer(self, values: Floats) -> int | None:
+    def _pointer(self, values: Floats32) -> int | None:
         self.arrays.append(values)
         return address(values)
 
@@ -115,7 +115,7 @@ class TransformerDecoder(FastDecoder):
         self.slot = self.taps - 1
         self._begin()
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         ids_B = np.ascontiguousarray(ids_B, np.int64)
         logits_BV = np.empty((len(ids_B), self.head_size), np.float32)
         self.cache.position, self.cache.slot = self.position, self.slot

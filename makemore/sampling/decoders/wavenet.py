@@ -9,9 +9,9 @@ import numpy as np
 from torch import nn
 
 from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
-from makemore.sampling.decoders.base import FastDecoder, Floats, Ints, Linear, fast_decoder, sigmoid, to_array
+from makemore.sampling.decoders.base import FastDecoder, Floats32, Linear, fast_decoder, sigmoid, to_array
 from makemore.sampling.decoders.windows import fold_batchnorm
-from makemore.types import State
+from makemore.types import Ints, State
 
 
 @fast_decoder.register(WaveNet)
@@ -30,9 +30,9 @@ class WaveNetDecoder(FastDecoder):
         self.rings = [to_array(queue).swapaxes(0, 1).copy() for queue in state]
         self.step_count = 0
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         x = self.embedding.take(ids_B, 0)
-        skips: list[Floats] = []
+        skips: list[Floats32] = []
         for ring, level in zip(self.rings, self.levels, strict=True):
             slot = self.step_count % len(ring)
             pair = np.concatenate((ring[slot], x), axis=1)

@@ -14,14 +14,13 @@ from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.mlp import MLP
 from makemore.sampling.decoders.base import (
     FastDecoder,
-    Floats,
-    Ints,
+    Floats32,
     Linear,
     fast_decoder,
     to_array,
     to_matrix,
 )
-from makemore.types import State
+from makemore.types import Ints, State
 
 
 def fold_batchnorm(layer: nn.Linear, norm: BatchNorm) -> Linear:
@@ -41,7 +40,7 @@ class BigramDecoder(FastDecoder):
 
     def load(self, state: State) -> None: ...
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         return self.table.take(ids_B, 0)
 
     def select_rows(self, rows_K: Ints) -> None: ...
@@ -63,7 +62,7 @@ class WindowDecoder(FastDecoder):
         is_past = np.flip(np.logical_or.accumulate(np.flip(self.window == self.boundary_id, 1), axis=1), 1)
         self.window[is_past] = self.boundary_id
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         self.window[:, :-1] = self.window[:, 1:]
         self.window[:, -1] = ids_B
         starts = ids_B == self.boundary_id
@@ -106,7 +105,7 @@ class BagOfWordsDecoder(FastDecoder):
         context = to_array(state[0])
         self.window = np.concatenate([np.full((len(context), 1), -1), context], axis=1)
 
-    def step(self, ids_B: Ints) -> Floats:
+    def step(self, ids_B: Ints) -> Floats32:
         self.window[:, :-1] = self.window[:, 1:]
         self.window[:, -1] = ids_B
         x = np.add.reduce(self.embedding.take(self.window, 0, mode="wrap"), axis=1)

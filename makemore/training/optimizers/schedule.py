@@ -19,8 +19,8 @@ def lr_scale(config: ScheduleConfig, step: int, progress: float) -> float:
         return warmup * 0.1 ** sum(progress >= milestone for milestone in config.milestone_fractions)
     if config.shape == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    elif config.warmdown_fraction:
+        decay = min(1.0, max(0.0, (1 - progress) / config.warmdown_fraction))
     else:
-        decay = (
-            min(1.0, max(0.0, (1 - progress) / config.warmdown_fraction)) if config.warmdown_fraction else 1.0
-        )
+        decay = 1.0
     return warmup * (config.final_lr_fraction + (1 - config.final_lr_fraction) * decay)
