@@ -17,7 +17,7 @@ def plot(subject: Subject) -> Picture | None:
     """Plot the weights. Returns None unless the model is a mixture."""
     if not isinstance(subject.model, Mixture):
         return None
-    names = [name for name, _ in subject.model.config.pairs()]
+    names = [member.name for member in subject.model.config.members]
     weights = subject.model.weights.tolist()
     figure = new_figure(7, 0.5 * len(names) + 1.2)
     axes = figure.add_subplot()
