@@ -59,6 +59,10 @@ def dynamic_nats(
         UserError: the model isn't trained by gradients, or its weights diverged.
     """
     if isinstance(model, OnlineModel):
+        if settings not in (None, DynamicSettings()):
+            raise UserError(
+                "--dynamic-lr is for gradients; this model's is set in training: model.adaptive_lr"
+            )
         return online_nats(model, split, "adaptive")
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
         raise UserError("this model isn't trained by gradients; evaluate it without --dynamic")

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from makemore.corpus.loader import OrderedLoader
+from makemore.errors import UserError
+from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.models.context_mixing import ContextMixing, ContextMixingConfig, memory
 from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
@@ -340,3 +342,10 @@ def test_without_a_compiler_python_reads(monkeypatch):
     assert native.failures
     scores = [m.score(tokens, np.array([0])) for m in (model, expected)]
     np.testing.assert_allclose(*scores, atol=2e-4)
+
+
+def test_a_gradient_learning_rate_does_not_apply() -> None:
+    one = np.zeros(1, np.int64)
+    split = Split("val", np.array([1]), one, one + 1, one + 1)
+    with pytest.raises(UserError, match=r"model\.adaptive_lr"):
+        dynamic_nats(ContextMixing(ContextMixingConfig(), 5, 0), split, split, DynamicSettings(lr=0.1))
