@@ -61,7 +61,7 @@ def dynamic_nats(
     if isinstance(model, OnlineModel):
         if settings not in (None, DynamicSettings()):
             raise UserError(
-                "--dynamic-lr is for gradients; this model's is set in training: model.adaptive_lr"
+                "--dynamic-lr is for gradients; this model learns by model.adaptive_lr, set in training"
             )
         return online_nats(model, split, "adaptive")
     if isinstance(model, CountModel | MixtureModel) or not any(p.requires_grad for p in model.parameters()):
