@@ -346,6 +346,19 @@ def test_torchrun_restarts_from_the_last_state(
     assert steps == sorted(steps)
 
 
+def test_counting_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> None:
+    small = "train.batch_tokens=20"  # many steps, so that the kill comes in the middle
+    train_one(lines, "count", tmp_path / "straight", small, steps=200)
+    (tmp_path / "failing.py").write_text(KILLS_RANK_1, encoding="utf-8")
+    run = arguments(lines, "count", tmp_path / "run", small, "train.save_interval=0", steps=200)
+    process = start([str(tmp_path / "failing.py"), *run], "--max-restarts=1", "--monitor-interval=0.1")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("resuming at step") == 1, output
+    scores = [RunDir(tmp_path / name).read_result().val.nll for name in ("straight", "run")]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-9)
+
+
 @pytest.mark.parametrize(("launch", "resume"), [("this", True), ("another", False)])
 def test_restart_resumes_only_a_run_of_the_same_launch(
     lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch: str, resume: bool
