@@ -108,7 +108,7 @@ def test_no_module_unpickles():
             ]
             assert set(re.findall(r"\bpickle\.\w+", code)) == {"pickle.UnpicklingError"}
             continue
-        assert not any(word in code for word in ("import pickle", "torch.load(", "allow_pickle", "joblib"))
+        assert not re.search(r"import pickle\b|torch\.load\(|allow_pickle|joblib", code)
 
 
 def write_tensor_file(path: Path, size: int, text: bytes, length: int) -> None:
@@ -174,7 +174,7 @@ def test_huge_model_sizes_are_refused(work, setting):
     changes = dict.fromkeys(setting.partition(" beyond")[0].split(" and "), SIZES[setting])
 
     def change(payload):
-        payload["model"]["settings"].update(changes)
+        payload["model"].update(changes)
 
     rewrite(work, change)
     for state in (work / "run" / "state").iterdir():
@@ -202,7 +202,8 @@ def test_huge_model_sizes_are_refused(work, setting):
 )
 def test_invalid_mixtures_are_refused(work, members, message):
     def change(payload):
-        payload["model"] = {"name": "mixture", "settings": {"members": json.dumps(members)}}
+        configs = [{"name": name, **settings} for name, settings in members]
+        payload["model"] = {"name": "mixture", "members": configs}
 
     rewrite(work, change)
     assert message in refused("sample")
@@ -261,7 +262,7 @@ def test_changed_text_path_is_refused(work, path):
     """The path may be anything; the file is compared with the run's checksums before it is used."""
 
     def change(payload):
-        payload["corpus"]["paths"] = [path]
+        payload["text"]["paths"] = [path]
 
     rewrite(work, change)
     result = call("eval", "run")
@@ -306,7 +307,7 @@ def test_urls_and_pipes_in_a_config_are_never_opened(work, monkeypatch, path, co
         path = path.format(port=server.getsockname()[1])
 
         def change(payload):
-            payload["corpus"]["paths"] = [path]
+            payload["text"]["paths"] = [path]
 
         rewrite(work, change)
         result = call(*command)
