@@ -13,8 +13,14 @@ from makemore.corpus.splits import Corpus, make_corpus
 from makemore.corpus.text import read_source
 from makemore.errors import UserError
 from makemore.evaluation.scoring import estimate_loss
-from makemore.interop import pickled
 from makemore.interop.checkpoint_file import read_checkpoint
+from makemore.interop.pickled import (
+    MAKEMORE_HEADS,
+    from_makemore,
+    from_nanogpt,
+    is_makemore_transformer,
+    is_nanogpt,
+)
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.runs.directory import RunDir
@@ -43,20 +49,20 @@ def import_checkpoint(
     checkpoint can't be read or has learned another text, ``n_head`` doesn't apply, or ``out`` exists already.
     """
     contents = read_checkpoint(checkpoint)
-    if n_head is not None and not pickled.is_makemore_transformer(contents):
+    if n_head is not None and not is_makemore_transformer(contents):
         raise UserError("--n-head applies only to makemore.py transformers; leave it out for this checkpoint")
     source = resolve_input((text,))
     folder = RunDir(out or Path("checkpoints") / f"{source.stem}-imported")
     if folder.is_occupied and not overwrite:
         raise UserError(f"{folder.path} already exists; add --overwrite or choose another --out")
-    config = CorpusConfig(mode="text" if pickled.is_nanogpt(contents) else "lines")
+    config = CorpusConfig(mode="text" if is_nanogpt(contents) else "lines")
     stored = read_source(source)
     pieces = make_documents(stored, config).pieces(SPLITS, line_end="")
     with user_format_errors(checkpoint):
-        if pickled.is_nanogpt(contents):
-            foreign = pickled.from_nanogpt(contents, pieces)
+        if is_nanogpt(contents):
+            foreign = from_nanogpt(contents, pieces)
         else:
-            foreign = pickled.from_makemore(contents, pieces, n_head or pickled.MAKEMORE_HEADS)
+            foreign = from_makemore(contents, pieces, n_head or MAKEMORE_HEADS)
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
     max_bytes = memory_limit_for(foreign.weights.values())

@@ -15,6 +15,7 @@ from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
+from makemore.runtime.files import read_json
 from makemore.training.request import TrainRequest
 from makemore.training.train import TrainingInterrupted, train
 
@@ -121,15 +122,19 @@ def test_interrupted_comparison_resumes(tmp_path):
     steps = run.states.read_newest(run.read_config().run_id)[0]["trainer"]["step"]
     assert 0 < steps < 1500
     (row,) = compare(bigram_request).rows
-    assert RunDir(state.parent).read_result()["steps"] <= 1500
+    assert read_json(state.with_name("result.json"))["steps"] <= 1500
     assert row.runs[0].tokens > 0
 
 
 def test_failed_run_is_reported_and_skipped(tmp_path, monkeypatch):
     path = write_prose(tmp_path / "prose.txt")
     (tmp_path / "broken_model.py").write_text(
-        "from makemore.models.bigram import Bigram\n"
+        "from typing import Literal\n"
+        "from makemore.models.bigram import Bigram, BigramConfig\n"
+        "class BrokenConfig(BigramConfig):\n"
+        "    name: Literal['broken'] = 'broken'\n"
         "class Broken(Bigram):\n"
+        "    Config = BrokenConfig\n"
         "    @classmethod\n"
         "    def recipe(cls, facts):\n"
         "        from makemore.errors import UserError\n"

@@ -12,7 +12,7 @@ import torch
 
 from makemore.errors import UserError
 from makemore.interop.hf import hf_files, is_hugging_face, read_gpt2
-from makemore.models.transformer import Transformer, TransformerConfig
+from makemore.models.transformer import Transformer
 from makemore.tokenizers import fit_tokenizer
 from makemore.training.pretrained import PretrainedModel
 from tests.interop.nonzero_models import nonzero_transformer
@@ -24,7 +24,7 @@ END = "<|endoftext|>"
 
 
 def build_model(imported: PretrainedModel) -> Transformer:
-    model = Transformer(TransformerConfig(**imported.settings), imported.tokenizer.vocab_size, 0)
+    model = Transformer(imported.settings, imported.tokenizer.vocab_size, 0)
     model.load_state_dict(imported.weights)
     return model.eval()
 
