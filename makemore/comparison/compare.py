@@ -24,7 +24,7 @@ from makemore.evaluation.ranking import compare_to_best
 from makemore.models import MODELS
 from makemore.runs.directory import CONFIG, RunDir, find_run
 from makemore.runs.run import Run, load
-from makemore.runs.schema import RunRecord
+from makemore.runs.schema import ResultRecord, RunRecord
 from makemore.runtime.device import pick_device
 from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
@@ -197,8 +197,9 @@ def _score_groups(
             if stop():
                 raise TrainingInterrupted(saved.folder)
             run = load(saved.folder, request.device)
+            result = run.folder.read_result()
             note(f"scoring {saved.folder.name}")
-            scored[-1].append(_score_run(run, request))
+            scored[-1].append(_score_run(run, result, request))
             if saved is group[0]:
                 samples.append(fixed_samples(run))
                 memorization.add(run, samples[-1])
@@ -216,8 +217,7 @@ def _score_groups(
     return sorted(rows, key=lambda row: row.result.bits_per_byte)
 
 
-def _score_run(run: Run, request: CompareRequest) -> ScoredRun:
-    result = run.folder.read_result()
+def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -> ScoredRun:
     score = evaluate(run, request.file, request.split)
     return ScoredRun(
         folder=run.folder.path,

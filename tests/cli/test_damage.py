@@ -89,7 +89,7 @@ def test_newer_format_is_refused(refused, work):
 
     config = read_json(work / "lines" / "config.json")
     write_json(work / "lines" / "config.json", {**config, "format": 99})
-    assert "has format 99; this version of makemore reads 1" in refused("sample", "lines")
+    assert "has format 99; this version of makemore reads 2" in refused("sample", "lines")
 
 
 class TestTrainingText:

@@ -113,7 +113,7 @@ def test_wandb_receives_settings_and_curves(text: str, monkeypatch: pytest.Monke
     result = train(TrainRequest(input=text, model="bigram", out=Path("run"), train={"steps": 3}), log)
     log.close()
     assert fake.finished
-    assert (fake.kwargs["mode"], fake.kwargs["name"], fake.kwargs["config"]["model"]) == (
+    assert (fake.kwargs["mode"], fake.kwargs["name"], fake.kwargs["config"]["model"]["name"]) == (
         "online",
         "run",
         "bigram",

@@ -70,9 +70,13 @@ def command(
     json: bool = JSON,
 ) -> None:
     """Train a model, score it on val and print samples."""
+    from makemore.models import MODELS
+    from makemore.settings.train import parse_duration
+    from makemore.tokenizers import TOKENIZERS
+
     train = given(
         steps=steps,
-        max_time=max_time,
+        max_time=parse_duration(max_time),
         device=device,
         dtype=dtype,
         seed=seed,
@@ -80,9 +84,6 @@ def command(
         on_divergence=on_divergence,
         compile=None if compile is None else "yes" if compile else "no",
     )
-    from makemore.models import MODELS
-    from makemore.tokenizers import TOKENIZERS
-
     # Report misspelt names before the slow import of torch.
     if model is not None:
         MODELS.path(model)
