@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
 IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
 

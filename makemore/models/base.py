@@ -155,7 +155,7 @@ class CountModel(LanguageModel):
     """Whether documents are read in their order, in one row, instead of sorted by length."""
 
     def prepare(self, tokens_N: np.ndarray, traits: TokenTraits) -> None:
-        """Learn about the training text as a whole, before the first batch."""
+        """Inspect the whole training text before the first batch."""
 
     @abstractmethod
     def count_batch(self, batch: Batch) -> None:

@@ -17,14 +17,13 @@ from makemore.models.base import CountModel
 from makemore.models.ngrams import (
     ABSENT,
     BYTES_PER_NGRAM,
-    Ints,
     NgramCounter,
     NgramTable,
     estimate_sizes,
 )
 from makemore.models.smoothing import CountConfig, SmoothedNgrams
 from makemore.settings import CorpusStats, Recipe
-from makemore.types import IGNORE_INDEX, Batch, State
+from makemore.types import IGNORE_INDEX, Batch, Ints, State
 
 DENSE_CHUNK_SIZE = 1 << 17
 """Probabilities computed per chunk, sized to fit the CPU's cache."""

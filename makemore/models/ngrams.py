@@ -9,9 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.types import IGNORE_INDEX
+from makemore.types import IGNORE_INDEX, Ints
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ABSENT = -1

@@ -16,7 +16,6 @@ from makemore.settings import CorpusConfig, ModelConfig, Settings, TrainConfig, 
 from makemore.settings.base import describe_error
 
 FORMAT: Literal[2] = 2
-ENVIRONMENT = ("precision", "compiled", "native", "device", "threads", "processes", "machine", "launch")
 
 
 class RunConfig(Settings):
@@ -221,9 +220,10 @@ def _from_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a config of format 1, which mixed the settings of the corpus with facts about the text."""
     corpus = dict(values["corpus"])
     settings = {name: corpus.pop(name) for name in CorpusConfig.model_fields if name in corpus}
-    environment = {name: values[name] for name in ENVIRONMENT if name in values}
+    names = Environment.model_fields.keys()
+    environment = {name: values[name] for name in names & values.keys()}
     return {
-        **{name: value for name, value in values.items() if name not in ENVIRONMENT},
+        **{name: value for name, value in values.items() if name not in names},
         "format": FORMAT,
         "model": {"name": values["model"]["name"], **values["model"]["settings"]},
         "corpus": settings,

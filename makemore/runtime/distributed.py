@@ -81,7 +81,7 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which writes, prints and evaluates."""
+    """Whether this is rank 0, which alone writes (but for shards) and shows progress."""
     return _dist_info.rank == 0
 
 

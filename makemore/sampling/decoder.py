@@ -10,9 +10,9 @@ import torch
 
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.sampling.decoders import FastDecoder, fast_decoder
-from makemore.sampling.decoders.base import Floats32, StepDecoder
+from makemore.sampling.decoders.base import StepDecoder
 from makemore.sampling.decoders.graph import GraphDecoder
-from makemore.types import Floats, Ints, State
+from makemore.types import Floats, Floats32, Ints, State
 
 PROMPT_CHUNK = 4096
 """Prompt tokens per forward pass."""

@@ -16,7 +16,7 @@ from makemore.errors import UserError, unknown_name
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
 
 SIMILAR = {
@@ -41,7 +41,7 @@ LIMITS = {
     "less_than": "below {lt:g}",
     "less_than_equal": "{le:g} or less",
 }
-SECTIONS: dict[str, type[Settings]] = {}
+SECTION_CLASSES: dict[str, type[Settings]] = {}
 """Sections of settings, to find a setting that was written in another."""
 
 
@@ -193,7 +193,7 @@ def _unknown_setting(path: str, known: list[str]) -> UserError:
     """The error for an unknown setting, naming the right one if it is known or similar."""
     section, name = path.partition(".")[0], path.rpartition(".")[2]
     advice = SIMILAR.get(name)
-    for other, cls in SECTIONS.items():
+    for other, cls in SECTION_CLASSES.items():
         current = cls.aliases.get(name, name)
         if other != section and current in (n.rpartition(".")[2] for n in setting_names(cls)):
             advice = f"use {other}.{current}"

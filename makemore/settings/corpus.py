@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from makemore.errors import UserError
-from makemore.settings.base import SECTIONS, Settings
+from makemore.settings.base import SECTION_CLASSES, Settings
 
 
 class CorpusConfig(Settings):
@@ -24,7 +24,7 @@ class CorpusConfig(Settings):
     skip_damaged: bool = Field(False, description="leave out files that can't be decompressed or decoded")
 
 
-SECTIONS["corpus"] = CorpusConfig
+SECTION_CLASSES["corpus"] = CorpusConfig
 
 
 def split_fractions(spec: str, mode: str) -> tuple[float, float, float]:

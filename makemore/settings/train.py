@@ -10,7 +10,16 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from makemore.errors import UserError
-from makemore.settings.base import SECTIONS, Count, Fraction, Group, NonNegative, Probability, Settings, Size
+from makemore.settings.base import (
+    SECTION_CLASSES,
+    Fraction,
+    Group,
+    NonNegative,
+    NonNegativeInt,
+    Probability,
+    Settings,
+    Size,
+)
 
 ALIASES = {
     "accumulate": "grad_accum_steps",
@@ -93,7 +102,7 @@ class ScheduleConfig(Group):
     shape: Literal["constant", "linear", "cosine", "step"] = Field(
         "linear", description="learning-rate decay shape"
     )
-    warmup_steps: Count = Field(50, description="steps of linear warm-up")
+    warmup_steps: NonNegativeInt = Field(50, description="steps of linear warm-up")
     warmdown_fraction: Fraction = Field(
         0.6, description="final fraction of the budget with a falling learning rate"
     )
@@ -157,7 +166,7 @@ class TrainConfig(Settings):
         None, description="steps between evaluations (none: 20 evaluations per run)"
     )
     eval_tokens: Size = Field(16384, description="tokens of val scored at each evaluation during training")
-    patience: Count = Field(
+    patience: NonNegativeInt = Field(
         6,
         description="evaluations without improvement before early stopping (0: never); the learning rate is "
         "lowered halfway",
@@ -170,7 +179,7 @@ class TrainConfig(Settings):
     )
 
 
-SECTIONS["train"] = TrainConfig
+SECTION_CLASSES["train"] = TrainConfig
 
 
 def require_seed(seed: int) -> None:

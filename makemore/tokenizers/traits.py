@@ -1,4 +1,4 @@
-"""What the tokens of a vocabulary are: letters, digits, spaces; and which differ only in case."""
+"""Traits of tokens: their kind (letter, digit, space, …) and lower-case form."""
 
 from __future__ import annotations
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-Ints = NDArray[np.int64]
+from makemore.types import Floats, Floats32, Ints
 
 
 class Rates(NamedTuple):
@@ -24,7 +21,7 @@ class Engine(ABC):
     @abstractmethod
     def read(
         self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Nats (N,) of targets given inputs, in order: 0 for targets below 0, infinite if impossible.
 
         Args:
@@ -34,9 +31,9 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
+    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:
         """Log-probabilities (B, T, V) of the token after each; positions are updated."""
 
     @abstractmethod
-    def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, positions_BP: Ints, uniform_B: Floats) -> Ints:
         """Sample the next token of each row by a number in [0, 1), and update positions."""

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from makemore.models.context_mixing.tree import code_tree
-from makemore.types import TokenTraits
+from makemore.types import Floats, Floats32, TokenTraits
 
 Array = NDArray
 Arrays = dict[str, NDArray]
-Floats = NDArray[np.float32]
 
 ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 CONTEXTS = (
@@ -86,7 +85,7 @@ POSITION, POSITION_SIZE = Position(), 254
 
 
 class TreeFacts(NamedTuple):
-    """Where walks down the code tree begin, and the decision between the boundary and other tokens."""
+    """Root of the code tree, and the node that decides between the boundary and other tokens."""
 
     root: int
     boundary_node: int
@@ -116,16 +115,16 @@ def tree_of(arrays: Arrays, boundary_id: int) -> TreeFacts:
     return TreeFacts(root, boundary_node, int(boundary_rank >= boundary_node))
 
 
-def new_cells(p: Array, n: float) -> Floats:
+def new_cells(p: Array, n: float) -> Floats32:
     """Adaptive probabilities (N, 4): p, the number of updates behind it, its logit, and a zero."""
     p = np.clip(p.ravel(), 1e-4, 1 - 1e-4)
     return np.stack([p, np.full_like(p, n), np.log(p / (1 - p)), np.zeros_like(p)], axis=1).astype(np.float32)
 
 
-def _initial_cells() -> Floats:
+def _initial_cells() -> Floats32:
     """Cells that begin with what the counts alone would predict."""
 
-    def from_counts(values: list[int]) -> NDArray[np.float64]:
+    def from_counts(values: list[int]) -> Floats:
         n = np.array(values, np.float64)
         return (n + 0.4) / (n + n[:, None] + 0.8)
 
@@ -147,7 +146,7 @@ def context_bytes(n_tokens: int) -> int:
 
 
 def empty_arrays() -> dict[str, Array]:
-    """The arrays before anything is known about the text: of size 0."""
+    """Empty arrays, before the text is known."""
     dtypes = {
         **dict.fromkeys(("kinds_V",), np.uint8),
         **dict.fromkeys(("folded_V", "rank_V", "left_V", "right_V", "history", "match_table"), np.int32),
@@ -174,7 +173,7 @@ def text_arrays(tokens_N: Array, traits: TokenTraits, boundary_id: int) -> dict[
 
 
 def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, Array]:
-    """The arrays that learn, as they are before the first token of a text of ``n_tokens``."""
+    """Initial values of the learned arrays for a text of ``n_tokens`` tokens."""
     size = max_bytes or context_bytes(n_tokens)
     n_slots = size // 2 // (8 * SLOTS) * SLOTS + SLOTS
     curve = 1 / (1 + np.exp(11 - np.arange(BINS, dtype=np.float64)))
@@ -195,7 +194,7 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
 
 
 def copied(arrays: Arrays) -> Arrays:
-    """A copy that can go on counting, with room for lists."""
+    """A copy with room for more lists, to continue counting."""
     copy = {name: array.copy() for name, array in arrays.items() if name != "lists"}
     copy["lists"] = np.zeros(len(arrays["lists"]) + _lists_size(len(arrays["slots"])), np.int64)
     copy["lists"][: len(arrays["lists"])] = arrays["lists"]
@@ -207,7 +206,7 @@ def _lists_size(n_slots: int) -> int:
 
 
 def validate(arrays: Arrays, vocab_size: int, boundary_id: int) -> None:
-    """Raise ValueError if loaded arrays aren't of one model, so that C code never leaves them."""
+    """Raise ValueError if loaded arrays aren't of one model, so that C code never reads outside them."""
     if not len(arrays["rank_V"]):
         return
     V = vocab_size

@@ -21,7 +21,7 @@ from makemore.models.context_mixing import memory
 from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.settings import CorpusStats, ModelConfig, NonNegative, Recipe
-from makemore.settings.base import Count
+from makemore.settings.base import NonNegativeInt
 from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 
 RATE_INTERVAL = 4096
@@ -34,7 +34,7 @@ class ContextMixingConfig(ModelConfig):
     name: Literal["context-mixing"] = "context-mixing"
     lr: NonNegative = Field(0.005, description="initial learning rate of the mixers; it falls to a hundredth")
     adaptive_lr: NonNegative = Field(0.002, description="learning rate of the mixers in adaptive scores")
-    memory: Count = Field(0, description="memory for contexts in MB (0: by the length of the text)")
+    memory: NonNegativeInt = Field(0, description="memory for contexts in MB (0: by the length of the text)")
 
 
 class ContextMixing(OnlineModel):

@@ -7,11 +7,11 @@ from ctypes import POINTER, byref, c_float, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.models.context_mixing import memory
-from makemore.models.context_mixing.engine_base import Engine, Ints, Rates
+from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.runtime.native import CLibrary, address, structure
+from makemore.types import Floats, Floats32, Ints
 
 _Table = structure(
     "Table",
@@ -89,7 +89,7 @@ class NativeEngine(Engine):
 
     def read(
         self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         nats_N = np.zeros(len(inputs_N))
         if rates is not None:
             self._model.mixer.lr, self._model.mixer.apm_lr = rates
@@ -97,13 +97,13 @@ class NativeEngine(Engine):
         self.code.read_tokens(byref(self._model), *tokens, len(inputs_N), rates is not None, counts)
         return nats_N
 
-    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
+    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:
         logits_BTV = np.empty((*tokens_BT.shape, self._model.vocab_size), np.float32)
         arrays = (tokens_BT, positions_BP, logits_BTV)
         self.code.distributions(byref(self._model), *tokens_BT.shape, *map(address, arrays))
         return logits_BTV
 
-    def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, positions_BP: Ints, uniform_B: Floats) -> Ints:
         ids_B = np.empty(len(positions_BP), np.int64)
         arrays = (positions_BP, uniform_B, ids_B)
         self.code.sample(byref(self._model), len(ids_B), *map(address, arrays))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from makemore.types import Floats
+
 MAX_CLUSTERED = 256
 """Number of the most frequent symbols that are clustered; this takes cubic time."""
 
@@ -54,7 +56,7 @@ def _huffman(weighted: list[tuple[float, int]]) -> Nested:
     return heap[0][2]
 
 
-def _xlogx(x: NDArray) -> NDArray[np.float64]:
+def _xlogx(x: NDArray) -> Floats:
     return x * np.log(np.maximum(x, 1))
 
 
@@ -66,7 +68,7 @@ def _cluster(groups_N: NDArray[np.integer], items: list[Nested]) -> Nested:
     weight_G = np.bincount(groups_N, minlength=G) + 0.5
     own_G = _xlogx(before_GG).sum(1) - _xlogx(weight_G)
 
-    def losses(i: int) -> NDArray[np.float64]:
+    def losses(i: int) -> Floats:
         merged = _xlogx(before_GG[i] + before_GG).sum(1) - _xlogx(weight_G[i] + weight_G)
         return own_G[i] + own_G - merged
 

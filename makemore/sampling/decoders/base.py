@@ -10,13 +10,11 @@ from abc import ABC, abstractmethod
 from functools import singledispatch
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.types import Floats, Ints, State
+from makemore.types import Floats, Floats32, Ints, State
 
-Floats32 = NDArray[np.float32]
 MAX_SUM_LENGTH = 256
 """Longest sum in one matrix product: BLAS splits longer ones, depending on the number of rows."""
 COLUMN_MULTIPLE = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from makemore.models.context_mixing import ContextMixing
-from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array
-from makemore.types import Floats, Ints, State
+from makemore.sampling.decoders.base import FastDecoder, fast_decoder, to_array
+from makemore.types import Floats, Floats32, Ints, State
 
 
 class ContextMixingDecoder(FastDecoder):

@@ -16,8 +16,8 @@ import numpy as np
 from makemore.models.count import Count
 from makemore.models.smoothing import SmoothedNgrams
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array
-from makemore.types import Floats, Ints, State
+from makemore.sampling.decoders.base import FastDecoder, fast_decoder, to_array
+from makemore.types import Floats, Floats32, Ints, State
 
 ROOT = 0
 _Trie = structure(

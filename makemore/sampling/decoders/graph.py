@@ -8,8 +8,8 @@ from torch import Tensor
 
 from makemore.models.base import LanguageModel
 from makemore.runtime.graphs import GraphedFunction
-from makemore.sampling.decoders.base import FastDecoder, Floats32
-from makemore.types import Ints, State
+from makemore.sampling.decoders.base import FastDecoder
+from makemore.types import Floats32, Ints, State
 
 
 class GraphDecoder(FastDecoder):

@@ -8,14 +8,13 @@ import torch
 from makemore.models.rnn import Recurrent
 from makemore.sampling.decoders.base import (
     FastDecoder,
-    Floats32,
     Linear,
     fast_decoder,
     sigmoid,
     to_array,
     to_matrix,
 )
-from makemore.types import Ints, State
+from makemore.types import Floats32, Ints, State
 
 Weights = tuple[Floats32, Floats32, Floats32, Floats32]
 """A layer's input weight (in, gates) and bias, and hidden weight (hidden, gates) and bias."""

@@ -16,8 +16,8 @@ from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.norms import rms_norm
 from makemore.models.transformer import Block, Transformer
 from makemore.runtime.native import CLibrary, address, structure
-from makemore.sampling.decoders.base import FastDecoder, Floats32, fast_decoder, to_array, to_matrix
-from makemore.types import Ints, State
+from makemore.sampling.decoders.base import FastDecoder, fast_decoder, to_array, to_matrix
+from makemore.types import Floats32, Ints, State
 
 Linear = structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out=c_int64)
 Model = structure(

@@ -9,9 +9,9 @@ import numpy as np
 from torch import nn
 
 from makemore.models.wavenet import Fusion, GatedBlock, WaveNet
-from makemore.sampling.decoders.base import FastDecoder, Floats32, Linear, fast_decoder, sigmoid, to_array
+from makemore.sampling.decoders.base import FastDecoder, Linear, fast_decoder, sigmoid, to_array
 from makemore.sampling.decoders.windows import fold_batchnorm
-from makemore.types import Ints, State
+from makemore.types import Floats32, Ints, State
 
 
 @fast_decoder.register(WaveNet)

@@ -14,13 +14,12 @@ from makemore.models.layers.batchnorm import BatchNorm
 from makemore.models.mlp import MLP
 from makemore.sampling.decoders.base import (
     FastDecoder,
-    Floats32,
     Linear,
     fast_decoder,
     to_array,
     to_matrix,
 )
-from makemore.types import Ints, State
+from makemore.types import Floats32, Ints, State
 
 
 def fold_batchnorm(layer: nn.Linear, norm: BatchNorm) -> Linear:

@@ -9,10 +9,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.models.context_mixing import memory
-from makemore.models.context_mixing.engine_base import Engine, Ints, Rates
+from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.models.context_mixing.memory import (
     CONTEXTS,
     MATCH_LENGTHS,
@@ -24,6 +23,7 @@ from makemore.models.context_mixing.memory import (
 from makemore.models.context_mixing.plain.mixing import LONGER, Decision, Mixing, Situation
 from makemore.models.context_mixing.plain.position import Words, combine, context_hashes, push
 from makemore.models.context_mixing.plain.table import Item, Table
+from makemore.types import Floats, Floats32, Ints
 
 _MATCH_LEVELS = (8, 12, 16, 24, 32, 100)
 _W1, _F3 = CONTEXTS.index("W1"), CONTEXTS.index("F3")
@@ -51,7 +51,7 @@ class PlainEngine(Engine):
 
     def read(
         self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         p, nats_N = position.view(np.uint64), np.zeros(len(inputs_N))
         if rates is not None:
             self.mixing.lr, self.mixing.apm_lr = rates
@@ -69,7 +69,7 @@ class PlainEngine(Engine):
                 self._count_token(walk, rank)
         return nats_N
 
-    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> NDArray[np.float32]:
+    def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:
         logits_BTV = np.empty((*tokens_BT.shape, len(self.tokens_V)), np.float32)
         for row, (tokens_T, position) in enumerate(zip(tokens_BT.tolist(), positions_BP, strict=True)):
             for t, token in enumerate(tokens_T):
@@ -80,7 +80,7 @@ class PlainEngine(Engine):
                 )
         return logits_BTV
 
-    def sample(self, positions_BP: Ints, uniform_B: NDArray[np.float64]) -> Ints:
+    def sample(self, positions_BP: Ints, uniform_B: Floats) -> Ints:
         ids_B = np.empty(len(positions_BP), np.int64)
         for row, u in enumerate(uniform_B.tolist()):
             p = positions_BP[row].view(np.uint64)
@@ -209,7 +209,7 @@ class PlainEngine(Engine):
         depth: int,
         below: list[list[Item]],
         log_p: float,
-        logits_V: NDArray[np.float32],
+        logits_V: Floats32,
     ) -> None:
         if span[1] - span[0] == 1:
             logits_V[self.tokens_V[span[0]]] = log_p

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from makemore.models.context_mixing import memory
 from makemore.models.context_mixing.memory import CONTEXTS, N_CONTEXTS, N_INPUTS, N_ORDERS
 from makemore.models.context_mixing.plain.position import combine
 from makemore.models.context_mixing.plain.table import Item
+from makemore.types import Floats32
 
-Floats = NDArray[np.float32]
 _INDEX = {name: i for i, name in enumerate(CONTEXTS)}
 _LINKS = {f"O{n + 1}": f"O{n}" for n in range(1, 8)} | {"W2": "W1", "W3": "W2", "F5": "F3", "F7": "F5"}
 LONGER = {_INDEX[short]: _INDEX[long] for long, short in _LINKS.items()}
@@ -47,11 +46,11 @@ class Decision:
 
     node: int
     depth: int
-    inputs: Floats
+    inputs: Floats32
     cells: list[tuple[int, bool]]
     """Cells and whether they predict 0 in place of 1."""
     rows: list[int]
-    logits: Floats
+    logits: Floats32
     finals: tuple[float, float]
     bins: list[tuple[int, int]]
     fraction: float
@@ -102,7 +101,7 @@ class Mixing:
 
     def _context_inputs(
         self,
-        inputs: Floats,
+        inputs: Floats32,
         cells: list[tuple[int, tuple[int, bool]]],
         node: int,
         depth3: int,
@@ -139,7 +138,7 @@ class Mixing:
         self,
         node: int,
         depth: int,
-        inputs: Floats,
+        inputs: Floats32,
         cells: list[tuple[int, bool]],
         expects: int,
         situation: Situation,
@@ -197,7 +196,7 @@ class Mixing:
             _learn_cell(self.arrays["cells"][cell], bit ^ is_inverted)
 
 
-def _learn_cell(cell: Floats, bit: int) -> None:
+def _learn_cell(cell: Floats32, bit: int) -> None:
     p = float(cell[0]) + (bit - float(cell[0])) / (float(cell[1]) + 1.5)
     p = min(max(p, 1e-4), 1 - 1e-4)
     cell[:3] = p, cell[1] + (cell[1] < CELL_LIMIT), np.log(p / (1 - p))
