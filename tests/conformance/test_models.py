@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -104,6 +106,13 @@ def test_saving_and_loading_gives_the_same_logits(name, tmp_path):
     other.load_state_dict(read_tensors(tmp_path / "m.safetensors", "run"))
     tokens = documents(2, limit_length(model, LENGTH))[:, :-1]
     assert torch.equal(logits_of(other.eval(), tokens), logits_of(model, tokens))
+
+
+def test_a_copy_has_the_same_logits(name):
+    model, tokens = nonzero_model(name), documents(2, 9)[:, :-1]
+    expected = logits_of(model, tokens)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(logits_of(other, tokens), expected)
 
 
 def test_every_setting_has_help_text(name):

@@ -157,6 +157,14 @@ class ContextMixing(OnlineModel):
             if buffer is None or buffer.data_ptr() != array.ctypes.data or buffer.shape != array.shape:
                 self.register_buffer(name, torch.from_numpy(array))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the engine, which has pointers to the arrays."""
+        return {**self.__dict__, "_engine": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
