@@ -15,6 +15,7 @@ from PIL import Image
 from makemore.inspection import pictures
 from makemore.inspection.inspect import make_subject
 from makemore.models import MODELS
+from makemore.models.base import CountModel
 from makemore.report.inspection import inspect
 from makemore.runs.run import load
 from makemore.training.request import TrainRequest
@@ -28,6 +29,7 @@ TRAINED = {"losses", "bigrams", "parameters", "updates"}
 EMBEDDED = TRAINED | {"embeddings", "activations", "reach"}
 PICTURES = {
     "count": {"bigrams", "orders"},
+    "context-mixing": {"bigrams"},
     "bigram": TRAINED,
     "mlp": EMBEDDED,
     "bow": EMBEDDED,
@@ -55,7 +57,9 @@ def train_run(name: str, text: str) -> Path:
         members = [train_run(member, text) for member in ("count", "bigram")]
         assert call("mix", *members, "--out", "mixture").status == 0
         return Path("mixture")
-    train_settings = {"eval_interval": 3} | ({} if name == "count" else {"steps": 12})
+    train_settings = {"eval_interval": 3} | (
+        {} if issubclass(MODELS.get(name), CountModel) else {"steps": 12}
+    )
     request = TrainRequest(
         input=text, model=name, out=Path(name), train=train_settings, settings=SMALL.get(name, ())
     )
@@ -69,7 +73,7 @@ def test_every_model_has_expected_pictures() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [(name, "words.txt") for name in PICTURES]
-    + [(name, "prose.txt") for name in ("count", "mlp", "lstm", "transformer")],
+    + [(name, "prose.txt") for name in ("count", "context-mixing", "mlp", "lstm", "transformer")],
 )
 def test_inspect_draws_the_models_pictures(name: str, text: str, texts: Path) -> None:
     run = load(train_run(name, text))
