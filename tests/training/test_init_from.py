@@ -120,7 +120,7 @@ def test_incompatible_runs_are_rejected(text: str) -> None:
             input=text, model="lstm", pretrained=read_pretrained(base)
         ),
         "no token for 'n' 'x' 'é'": TrainRequest(input="unknown.txt", pretrained=read_pretrained(base)),
-        "don't fit the model": TrainRequest(
+        "don't fit the pretrained model": TrainRequest(
             input=text, pretrained=read_pretrained(base), settings=("model.n_embd=32",)
         ),
     }
