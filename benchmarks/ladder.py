@@ -19,7 +19,7 @@ import typer
 
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.run import load
-from makemore.training.mix import mix
+from makemore.training.mixing.mix import mix
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from makemore.sampling.novel import sample_novel
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
 from makemore.settings.base import flatten
 from makemore.settings.train import parse_duration
-from makemore.training.mix import mix as mix_runs
+from makemore.training.mixing.mix import mix as mix_runs
 from makemore.training.observers import MultiObserver, Observer
 from makemore.training.request import TrainRequest
 from makemore.training.train import train as train_run
@@ -188,7 +188,7 @@ def train(
 
     Args:
         text: Files, directories, globs, URLs or data set names, as for ``makemore train``.
-        model: A name from ``makemore models`` (default: ``transformer``, or the model of ``init_from``).
+        model: A name from ``makemore models`` (default: ``auto``, or the model of ``init_from``).
         tokenizer: A name such as ``char`` (default), ``byte`` or ``bpe:512``.
         steps: Number of optimizer steps.
         max_time: Training time: seconds, or a string such as ``"90s"`` or ``"5m"`` (default without
@@ -211,7 +211,7 @@ def train(
     limits = {"steps": steps, "max_time": parse_duration(max_time)}
     request = TrainRequest(
         input=tuple(map(str, texts)),
-        model=model or (pretrained.model if pretrained else "transformer"),
+        model=model or (pretrained.model if pretrained else ""),
         tokenizer=tokenizer,
         out=None if out is None else Path(out),
         train={**{k: v for k, v in limits.items() if v is not None}, "seed": seed, "device": device},

@@ -28,8 +28,8 @@ from makemore.runs.schema import ResultRecord, RunRecord
 from makemore.runtime.device import pick_device
 from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted
 
 DEFAULT_SECONDS = 90.0
 """Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
@@ -110,7 +110,7 @@ def _cells(request: CompareRequest) -> list[TrainRequest]:
     else:
         models = [name.strip() for name in request.models.split(",")]
     for name in models:
-        if not MODELS.get(name).is_trainable:
+        if not (MODELS.get(name).is_trainable or MODELS.get(name).trains_members):
             raise UserError(f"a {name} is made of trained runs; give run directories or another model")
     tokenizers = [spec.strip() for spec in request.tokenizers.split(",")]
     for spec in tokenizers:

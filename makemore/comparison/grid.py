@@ -24,8 +24,9 @@ from makemore.runs.schema import RunRecord
 from makemore.tokenizers import TOKENIZERS
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, train
+from makemore.training.train import train
 
 ObserverFactory = Callable[[str], Observer]
 """Makes the observer of the named run; pickled, and called in the run's process."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
-from makemore.evaluation.scoring import Progress, eval_rows, online_nats, target_nats
+from makemore.evaluation.scoring import Progress, online_nats, target_nats
+from makemore.evaluation.windows import eval_rows
 from makemore.models.base import CountModel, LanguageModel, MixtureModel, OnlineModel
 from makemore.types import Split, State
 

@@ -12,9 +12,11 @@ from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
 from makemore.evaluation.copies import with_copies
+from makemore.evaluation.distributions import Fold, halves
 from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import make_score, score
+from makemore.models.base import LanguageModel, MixtureModel
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
 from makemore.types import Score, Split
@@ -72,8 +74,18 @@ def evaluate(
 ) -> Score:
     """Score a run with the scoring protocol. Raises UserError like ``get_split``."""
     target, corpus = _split_and_corpus(run, file, split)
-    result = score(run.model, target, run.tokenizer, stride)
+    folds = [] if corpus is None or file is not None else own_folds(run.model, corpus, target)
+    result = score(run.model, target, run.tokenizer, stride, folds=folds)
     return result if corpus is None else with_copies(result, corpus, target)
+
+
+def own_folds(model: LanguageModel, corpus: Corpus, split: Split) -> list[Fold]:
+    """How to score a split of the text that a gated mixture was trained on: val by gates that weren't fitted
+    there."""
+    if not (isinstance(model, MixtureModel) and model.is_gated) or not split.name.startswith("val"):
+        return []
+    folds = halves(corpus.splits["val"], model.vocab_size)
+    return [*folds, (len(split.tokens_N), 0)] if split.name != "val" else folds
 
 
 def require_known_text(run: Run, text: Split) -> None:

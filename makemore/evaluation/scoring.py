@@ -7,7 +7,7 @@ the whole document up to each token. Nats are summed in float64 and divided once
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +17,15 @@ from torch.nn import functional as F
 
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
+from makemore.evaluation.distributions import Fold, gated_nats
 from makemore.evaluation.intervals import block_totals, text_interval
+from makemore.evaluation.windows import MAX_LOGITS_PER_CALL, MAX_TOKENS_PER_CALL, STREAM_LENGTH, eval_rows
 from makemore.models.base import LanguageModel, MixtureModel, OnlineMode, OnlineModel
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
 UNKNOWN_CHAR_NATS = -math.log(1e-6 / 1_114_112)
 """Loss of a character outside the alphabet: an escape of probability 1e-6, then a uniform code point."""
-MAX_LOGITS_PER_CALL = 2**22
-MAX_TOKENS_PER_CALL = 8192
-"""Maximum batch size; the activations of a forward pass then stay in the CPU caches."""
-STREAM_LENGTH = 512
 DECODE_CHUNK_TOKENS = 1 << 20
 
 MASS_TOLERANCE = 1e-4
@@ -137,20 +135,6 @@ def _score_streams(model: LanguageModel, target_fn: TargetFn, values: _TargetVal
             values.add(chunk, output)
 
 
-def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | None:
-    """Windows that score a split once, or None for unbounded state. Raises UserError for a bad stride."""
-    if stride is not None and stride < 1:
-        raise UserError(f"--stride {stride}: must be 1 or more")
-    if model.max_len is None:
-        return None
-    if model.supports_streaming:
-        return eval_windows(split, STREAM_LENGTH + model.context_prefix, model.context_prefix)
-    stride = max(1, model.max_len // 2) if stride is None else stride
-    if stride > model.max_len:
-        raise UserError(f"--stride {stride}: must be at most the context of {model.max_len}")
-    return eval_windows(split, model.max_len, model.max_len - stride)
-
-
 @torch.no_grad()
 def target_metrics(
     model: LanguageModel,
@@ -196,9 +180,18 @@ def _nats_BT1(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def token_nats(
-    model: LanguageModel, split: Split, stride: int | None = None, progress: Progress | None = None
+    model: LanguageModel,
+    split: Split,
+    stride: int | None = None,
+    progress: Progress | None = None,
+    folds: Sequence[Fold] = (),
 ) -> np.ndarray:
-    """Nats of every target of a split, (N,) float64. Raises the errors of ``target_metrics``."""
+    """Nats of every target of a split, (N,) float64. Raises the errors of ``target_metrics``.
+
+    ``folds``: parts of the split in which a gated mixture uses a gate that wasn't fitted there.
+    """
+    if isinstance(model, MixtureModel) and model.is_gated:
+        return gated_nats(model, split, stride, progress, folds)
     if isinstance(model, MixtureModel):
         weights_K = model.weights.cpu().numpy()
         if abs(weights_K.sum() - 1) > MASS_TOLERANCE:
@@ -339,9 +332,14 @@ def score(
     tokenizer: Tokenizer,
     stride: int | None = None,
     progress: Progress | None = None,
+    folds: Sequence[Fold] = (),
 ) -> Score:
-    """Score a split. Raises UserError if it is empty, doesn't decode to its text, or the model diverged."""
+    """Score a split; see ``token_nats``.
+
+    Raises UserError if it is empty, doesn't decode to its text, or the model diverged.
+    """
     if not len(split.tokens_N):
         raise UserError(f"the {split.name} split is empty; use more text or another split")
     check_totals(split, tokenizer)
-    return make_score(split, token_nats(model, split, stride, progress), tokenizer.token_bytes())
+    nats_N = token_nats(model, split, stride, progress, folds)
+    return make_score(split, nats_N, tokenizer.token_bytes())

@@ -24,6 +24,7 @@ MODELS: Registry[type[LanguageModel]] = Registry(
         "transformer": "makemore.models.transformer:Transformer",
         "context-mixing": "makemore.models.context_mixing:ContextMixing",
         "mixture": "makemore.models.mixture:Mixture",
+        "auto": "makemore.models.mixture:Auto",
     },
     others={"micrograd": "to be read, not trained; see makemore models micrograd"},
 )

@@ -30,6 +30,8 @@ class LanguageModel(nn.Module, ABC):
 
     is_trainable: ClassVar[bool] = True
     """Whether the model is trained on text; False if it combines trained runs."""
+    trains_members: ClassVar[bool] = False
+    """Whether training trains other models, and combines them."""
 
     supports_packing: ClassVar[bool] = False
     """Whether documents may share a row: the model ignores everything before a boundary token."""
@@ -187,7 +189,7 @@ class OnlineModel(CountModel):
 
 
 class MixtureModel(LanguageModel):
-    """A weighted sum of the probabilities of several models, each scored separately."""
+    """Mixes the probabilities of several models."""
 
     is_trainable = False
 
@@ -199,7 +201,16 @@ class MixtureModel(LanguageModel):
     @property
     @abstractmethod
     def weights(self) -> Tensor:
-        """Mixture weights: (members,) float64 on the CPU, non-negative, summing to 1."""
+        """Constant weights: (members,) float64 on the CPU, non-negative, summing to 1."""
+
+    @property
+    @abstractmethod
+    def is_gated(self) -> bool:
+        """Whether a gate weighs the members at each token."""
+
+    @abstractmethod
+    def mix(self, log_probs: Tensor, gate: int = 0) -> Tensor:
+        """Log-probabilities (…, V) of the members' (…, K, V), by the gate of this number if there are any."""
 
 
 class ManualModel(LanguageModel):

@@ -34,6 +34,8 @@ CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 LINE_HASHES = "seen.safetensors"
 WEIGHTS = "weights.json"
+MEMBERS = "members"
+"""Folder of the runs that a mixture trained as its members."""
 CHECKPOINTS = Path("checkpoints")
 """Default folder of runs."""
 
@@ -79,6 +81,17 @@ class RunDir:
             names <= {TOKENIZER, LINE_HASHES, STATES} and (not names or _is_run_file(self.path / TOKENIZER))
         )
 
+    def member(self, name: str) -> RunDir:
+        """The run of a member that is trained in this run."""
+        return RunDir(self.path / MEMBERS / name)
+
+    @property
+    def members(self) -> list[RunDir]:
+        """The runs of all members that are trained in this run."""
+        folder = self.path / MEMBERS
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        return [member for name in names if (member := self.member(name)).is_occupied]
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Create and lock the run directory. Raises UserError if another process holds the lock."""
@@ -93,13 +106,17 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove a run's files and no others. Raises UserError if the folder holds something else."""
-        if self.is_occupied and not any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER)):
+        is_run = self.members or any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER))
+        if self.is_occupied and not is_run:
             raise UserError(
                 f"{self.path} is not a run directory and is not overwritten; choose another --out"
             )
         with user_write_errors(self.path):
             self.remove_temporaries()
             self.states.drop()
+            for member in self.members:
+                member.clear()
+                member.path.rmdir()
             # Remove files that identify a run last: an interrupted clear can be repeated.
             for name in (MODEL, WEIGHTS, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)

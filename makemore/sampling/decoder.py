@@ -11,6 +11,7 @@ import torch
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.sampling.decoders import FastDecoder, fast_decoder
 from makemore.sampling.decoders.base import StepDecoder
+from makemore.sampling.decoders.gate import Mixer
 from makemore.sampling.decoders.graph import GraphDecoder
 from makemore.types import Floats, Floats32, Ints, State
 
@@ -140,8 +141,7 @@ class MixtureDecoder(Decoder):
 
     def __init__(self, model: MixtureModel, prompt_BT: Ints, capacity: int, fast: bool = True) -> None:
         self.members = [make_decoder(member, prompt_BT, capacity, fast) for member in model.members]
-        with np.errstate(divide="ignore"):  # a weight may be 0
-            self.log_weights = np.log(model.weights.cpu().numpy()).astype(np.float32)
+        self.mixer = Mixer(model)
 
     def start(self) -> Floats32:
         return self._mix([member.start() for member in self.members])
@@ -150,8 +150,7 @@ class MixtureDecoder(Decoder):
         return self._mix([member.step(ids_B) for member in self.members])
 
     def _mix(self, logits: list[Floats32]) -> Floats32:
-        weighted = [_log_softmax(z) + weight for z, weight in zip(logits, self.log_weights, strict=True)]
-        return np.logaddexp.reduce(weighted)
+        return self.mixer(np.stack([_log_softmax(z) for z in logits], axis=1))
 
     def select_rows(self, rows_K: Ints) -> None:
         for member in self.members:

@@ -154,7 +154,8 @@ def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:
 def check_run_dir(folder: RunDir, request: TrainRequest) -> None:
     """Raise UserError if the run directory already exists and may not be overwritten."""
     if folder.is_occupied and not request.overwrite:
-        why = "already holds a run; add --resume, --overwrite" if folder.exists else "is not a run; move it"
+        is_run = folder.exists or folder.members
+        why = "already holds a run; add --resume, --overwrite" if is_run else "is not a run; move it"
         raise UserError(f"{folder.path} {why}, or name another --out")
 
 

@@ -12,7 +12,10 @@ from typing import Any
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
 from makemore.errors import UserError, unknown_name
+from makemore.models import MODELS
+from makemore.runs.directory import RunDir
 from makemore.runs.schema import RunConfig
+from makemore.runtime import distributed
 from makemore.settings import parse
 from makemore.settings.base import arrange, merge
 from makemore.training.pretrained import PretrainedModel
@@ -20,7 +23,9 @@ from makemore.training.pretrained import PretrainedModel
 SECTIONS = ("model", "train", "corpus")
 PLAIN = ("model", "tokenizer")
 """Settings that may have a plain value: a name."""
-DEFAULT_MODEL = "transformer"
+DEFAULT_MODEL = "auto"
+PARALLEL_MODEL = "transformer"
+"""The default with torchrun: ``auto`` trains in one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class TrainRequest:
     input: str | tuple[str, ...] = ()
     """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
     model: str = ""
-    """The model's name (empty: the one in ``config``, or the default)."""
+    """The model's name (empty: the one in ``config``, that of the resumed run in ``out``, or the default)."""
     tokenizer: str | None = None
     """Tokenizer name (None: the one in ``config``, ``char``, or the tokenizer of the resumed run)."""
     out: Path | None = None
@@ -60,6 +65,7 @@ class TrainRequest:
     def requested(self) -> RunConfig:
         """The requested settings; others are not set and have their defaults."""
         sources = [
+            {"model": {"name": self._default_model()}},
             {} if self.config is None else read_toml(self.config),
             {"model": {"name": self.model}} if self.model else {},
             {"tokenizer": self.tokenizer} if self.tokenizer is not None else {},
@@ -67,6 +73,11 @@ class TrainRequest:
             *parse_assignments(self.settings),
         ]
         return requested_config(sources)
+
+    def _default_model(self) -> str:
+        if self.resume and self.out and (folder := RunDir(self.out)).exists:
+            return folder.read_config().model.name
+        return DEFAULT_MODEL if distributed.dist_info_from_env().world_size == 1 else PARALLEL_MODEL
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without ``requested``: a new process registers added models only later."""
@@ -77,6 +88,11 @@ def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
     """Merge settings, later ones over earlier ones. Raises UserError for an unknown or invalid setting."""
     names = [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})]
     name = [DEFAULT_MODEL, *names][-1]
+    chosen = [key for source in sources for key in source.get("model", {}) if key != "name"]
+    if chosen and MODELS.get(name).trains_members:
+        raise UserError(
+            f"{name} chooses model.{chosen[0]} itself; name a --model, e.g. transformer, to set it"
+        )
     cls = RunConfig.for_model(name)
     merged: dict[str, Any] = {}
     for source in [*sources, {"model": {"name": name}}]:

@@ -16,8 +16,9 @@ from makemore.evaluation.evaluate import evaluate
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.runtime.files import read_json
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, train
+from makemore.training.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,9 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, sample
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, train
+from makemore.training.train import train
 
 TRAINABLE_MODELS = [name for name in MODELS if MODELS.get(name).is_trainable]
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", TRAINABLE_MODELS)]

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.models.count import Count
 from makemore.models.smoothing import CountConfig
+from makemore.training.records import TrainResult
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainResult, train
+from makemore.training.train import train
 from makemore.types import Batch
 
 V = 6

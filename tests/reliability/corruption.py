@@ -15,8 +15,9 @@ import torch
 from makemore.cli import run
 from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, train
+from makemore.training.train import train
 from tests.reliability.kills import SETTINGS, STEPS, make_text
 
 Damage = Callable[[Path, Path, random.Random], None]

@@ -15,9 +15,9 @@ from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.guard import NonFiniteError
 from makemore.training.optimizers.optimizer_set import OptimizerSet
 from makemore.training.optimizers.sgd import SGD
-from makemore.training.records import Diverged
+from makemore.training.records import Diverged, TrainResult
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainResult, train
+from makemore.training.train import train
 from makemore.types import Batch
 from tests.reliability.test_resuming import RecordingObserver, metrics_of, request_for, same, state_of, texts
 

@@ -19,8 +19,9 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.training.observers import NullObserver
+from makemore.training.records import TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, TrainResult, train
+from makemore.training.train import train
 from tests.cli.conftest import prose, words
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from makemore.comparison.compare import CompareRequest, compare
 from makemore.comparison.result import Comparison
 from makemore.report.comparison import comparison_page
-from makemore.training.mix import mix
+from makemore.training.mixing.mix import mix
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 

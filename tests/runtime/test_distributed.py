@@ -25,8 +25,9 @@ from makemore.runs.directory import RunDir
 from makemore.runs.schema import Environment
 from makemore.runs.verification import check_run
 from makemore.runtime import distributed
+from makemore.training.fitting import _resumes_after_restart
 from makemore.training.request import TrainRequest
-from makemore.training.train import _resumes_after_restart, train
+from makemore.training.train import train
 from tests.runs.test_directory import CONFIG
 
 pytestmark = [

@@ -11,7 +11,7 @@ from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate
 from makemore.runs.run import load
 from makemore.sampling.text import SampleRequest, sample
-from makemore.training.mix import mix
+from makemore.training.mixing.mix import mix
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 

@@ -14,8 +14,9 @@ from makemore.models.bigram import Bigram, BigramConfig
 from makemore.settings import TrainConfig
 from makemore.training.learners.base import Learner, Metrics
 from makemore.training.optimizers.ema import EMA
+from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
-from makemore.training.train import TrainingInterrupted, train
+from makemore.training.train import train
 from makemore.training.trainer import Trainer
 from makemore.types import Batch
 

@@ -50,7 +50,7 @@ def command(
     from makemore.report.columns import notes
     from makemore.report.comparison import comparison_page
     from makemore.report.page import require_page_path, write_page
-    from makemore.training.train import TrainingInterrupted
+    from makemore.training.records import TrainingInterrupted
 
     if html is not None:
         require_packages("--html", ("altair", "vl_convert"), extra="report")

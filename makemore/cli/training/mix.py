@@ -22,7 +22,7 @@ def command(
     The mixture's val score is biased; compare test scores.
     """
     from makemore.cli.progress import score_line
-    from makemore.training.mix import mix
+    from makemore.training.mixing.mix import mix
 
     result = mix(runs, out, device, overwrite)
     if json:

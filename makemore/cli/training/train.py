@@ -15,10 +15,10 @@ from makemore.errors import UserError
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
     from makemore.training.observers import MultiObserver
+    from makemore.training.records import TrainResult
     from makemore.training.request import TrainRequest
-    from makemore.training.train import TrainResult
 
-MODEL = typer.Option(None, "--model", "-m", help="Model; see makemore models (default: transformer).")
+MODEL = typer.Option(None, "--model", "-m", help="Model; see makemore models (default: auto).")
 TOKENIZER = typer.Option(None, "--tokenizer", "-t", help=f"{options.TOKENIZERS} (default: char).")
 COMPILE = typer.Option(
     None,
@@ -135,7 +135,8 @@ def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObse
     """Train until done or interrupted. Returns None on ranks other than 0."""
     from makemore.cli.signals import stop_flag
     from makemore.runtime import distributed
-    from makemore.training.train import NotMainRank, TrainingInterrupted, train
+    from makemore.training.records import NotMainRank, TrainingInterrupted
+    from makemore.training.train import train
 
     # With torchrun, Ctrl-C arrives twice: from the terminal and from torchrun.
     with stop_flag(once=distributed.dist_info_from_env().world_size == 1) as flag:

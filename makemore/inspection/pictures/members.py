@@ -7,8 +7,8 @@ from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.mixture import Mixture
 
 CAPTION = (
-    "Weight of each member's probabilities in the mixture, fitted on val. A member with a small weight may "
-    "still help where it is confident and correct."
+    "Weight of each member's probabilities in the mixture, fitted on val; with a gate, its average share. A "
+    "member with a small weight may still help where it is confident and correct."
 )
 MIN_WEIGHT = 0.02
 

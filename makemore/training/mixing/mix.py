@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,17 @@ import torch
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.evaluation.copies import with_copies
-from makemore.evaluation.scoring import fit_mixture_weights, make_score, mix_nats, score, token_nats
+from makemore.evaluation.evaluate import own_folds
+from makemore.evaluation.scoring import Progress, fit_mixture_weights, score, token_nats
 from makemore.models.base import MixtureModel
-from makemore.models.mixture import Mixture, MixtureConfig
+from makemore.models.mixture import Mixture
+from makemore.models.mixture.gate import UNITS
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load, versions
 from makemore.runs.schema import Member, RunRecord
 from makemore.runs.training_lines import train_line_hashes
-from makemore.types import Score
+from makemore.training.mixing.gating import fit_gates
+from makemore.types import Score, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,33 +59,33 @@ def check_members(runs: Sequence[Run]) -> None:
             raise UserError(f"{run.name} and {first.name} have different splits; choose other runs")
 
 
-def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite: bool = False) -> MixResult:
-    """Mix runs with weights fitted by EM on val. Raises UserError if the runs are incompatible."""
+def mix(
+    paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite: bool = False, gate: bool = True
+) -> MixResult:
+    """Mix runs by a gate, or by constant weights, fitted on val.
+
+    Raises UserError if the runs are incompatible or have no val split.
+    """
     runs = [load(path, device) for path in paths]
     check_members(runs)
     folder = RunDir(out)
     if folder.is_occupied and not overwrite:
         raise UserError(f"{out} already holds a run; add --overwrite or name another --out")
     corpus = runs[0].corpus()
-    val = corpus.splits["val"]
+    val, test = corpus.splits["val"], corpus.splits["test"]
     if not len(val.tokens_N):
         raise UserError("no val split to fit mixture weights on; train these runs with one")
-    nats_KN = np.stack([token_nats(run.model, val) for run in runs])
-    weights_K = fit_mixture_weights(nats_KN)
-    model = _build_mixture(runs, weights_K)
+    mixture = gated_mixture(Mixture, runs, val) if gate else _constant_mixture(runs, val)
     with folder.locked():
         folder.clear()
-        _save(folder, runs, model, corpus)
+        save_mixture(folder, runs, mixture.model, corpus)
     run = load(out, device)
-    test = corpus.splits["test"]
     result = MixResult(
         run=run,
         members=[r.name for r in runs],
-        weights=weights_K.tolist(),
-        val=with_copies(
-            make_score(val, mix_nats(nats_KN, weights_K), run.tokenizer.token_bytes()), corpus, val
-        ),
-        test=with_copies(score(run.model, test, run.tokenizer), corpus, test) if len(test.tokens_N) else None,
+        weights=mixture.trust_K.tolist(),
+        val=score_mixture(run, corpus, "val"),
+        test=score_mixture(run, corpus, "test") if len(test.tokens_N) else None,
     )
     results = [saved for run in runs if (saved := run.folder.read_result())]
     cost = {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}
@@ -90,19 +93,55 @@ def mix(paths: Sequence[str | Path], out: Path, device: str = "auto", overwrite:
     return result
 
 
-def _build_mixture(runs: Sequence[Run], weights_K: np.ndarray) -> Mixture:
-    first = runs[0].tokenizer
-    config = MixtureConfig(members=tuple(run.config.model for run in runs))
-    model = Mixture(config, first.vocab_size, first.boundary_id)
-    for member, run in zip(model.members, runs, strict=True):
-        member.load_state_dict(run.model.state_dict())
+class FittedMixture(NamedTuple):
+    """A mixture, and what its weights were fitted to."""
+
+    model: Mixture
+    trust_K: np.ndarray
+    """Share of each member in the weights, on average."""
+    member_nats_K: np.ndarray
+    """Nats per token of each member on the text that the weights were fitted on."""
+
+
+def gated_mixture(kind: type[Mixture], runs: Sequence[Run], val: Split) -> FittedMixture:
+    """Mix runs by a gate."""
+    fitted = fit_gates([run.model for run in runs], val)
+    model = _make_mixture(kind, runs, gate=UNITS)
+    for gate, trained in zip(model.gates, fitted.gates, strict=True):
+        gate.load_state_dict(trained.state_dict())
+    model.mixing.copy_(torch.from_numpy(fitted.trust_K))
+    return FittedMixture(model, fitted.trust_K, fitted.member_nats_K)
+
+
+def _constant_mixture(runs: Sequence[Run], val: Split) -> FittedMixture:
+    nats_KN = np.stack([token_nats(run.model, val) for run in runs])
+    weights_K = fit_mixture_weights(nats_KN)
+    model = _make_mixture(Mixture, runs, gate=0)
     model.mixing.copy_(torch.from_numpy(weights_K))
-    return model
+    return FittedMixture(model, weights_K, nats_KN.mean(axis=1))
 
 
-def _save(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
+def _make_mixture(kind: type[Mixture], runs: Sequence[Run], gate: int) -> Mixture:
+    """A mixture of the runs' models themselves, not of copies."""
+    tokenizer, members = runs[0].tokenizer, tuple(run.model.config for run in runs)
+    config = kind.Config(members=members, gate=gate)
+    model = kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
+    for k, run in enumerate(runs):
+        model.parts[k] = run.model
+    return model.eval()
+
+
+def score_mixture(run: Run, corpus: Corpus, split: str, progress: Progress | None = None) -> Score:
+    """Score a mixture on a split of its own text: on val, by gates that weren't fitted there."""
+    part = corpus.splits[split]
+    folds = own_folds(run.model, corpus, part)
+    return with_copies(score(run.model, part, run.tokenizer, None, progress, folds), corpus, part)
+
+
+def save_mixture(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
+    """Write the run of a mixture."""
     first = runs[0].config
-    config = RunRecord.for_model("mixture")(
+    config = RunRecord.for_model(model.config.name)(
         model=model.config,
         tokenizer=first.tokenizer,
         corpus=first.corpus,

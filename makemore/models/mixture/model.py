@@ -1,5 +1,5 @@
-"""A mixture of models: linear interpolation of their probabilities (Jelinek & Mercer 1980,
-"Interpolated estimation of Markov source parameters from sparse data")."""
+"""A mixture of models: by constant weights, linear interpolation of their probabilities (Jelinek & Mercer
+1980, "Interpolated estimation of Markov source parameters from sparse data"); or by a gate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, MixtureModel
+from makemore.models.mixture.gate import UNITS, Gate
 from makemore.runtime.untrusted import parse_json
 from makemore.settings import ModelConfig
+from makemore.settings.base import NonNegativeInt
 from makemore.types import State
+
+N_GATES = 3
+"""The gate of other texts, of the first half of val, and of its second half."""
 
 
 def _member_configs(members: Any) -> Any:
@@ -24,25 +29,45 @@ def _member_configs(members: Any) -> Any:
     return tuple(map(parse_model_config, members))
 
 
-class MixtureConfig(ModelConfig):
-    """Settings of ``mixture``."""
+class MembersConfig(ModelConfig):
+    """Settings of mixtures."""
 
-    name: Literal["mixture"] = "mixture"
     members: Annotated[
         tuple[SerializeAsAny[ModelConfig], ...], BeforeValidator(_member_configs), Field(min_length=1)
     ] = Field(
         default_factory=lambda: _member_configs([{"name": "mlp"}, {"name": "bigram"}]),
         description="settings of the member models",
     )
+    gate: NonNegativeInt = Field(
+        0, description="units of the gate that weighs the members at each token (0: constant weights)"
+    )
+
+
+class MixtureConfig(MembersConfig):
+    """Settings of ``mixture``."""
+
+    name: Literal["mixture"] = "mixture"
+
+
+class AutoConfig(MembersConfig):
+    """Settings of ``auto``; training chooses them."""
+
+    name: Literal["auto"] = "auto"
+    gate: NonNegativeInt = Field(UNITS, description="units of the gate that weighs the members at each token")
 
 
 class Mixture(MixtureModel):
-    """``log sum_k w_k p_k``: on any token at most -ln w_k nats worse than member k."""
+    """``log sum_k w_k p_k``: on any token at most -ln w_k nats worse than member k. Or, with a gate, a
+    weighted product.
 
-    Config: ClassVar[type[MixtureConfig]] = MixtureConfig
+    There are three gates: one fitted on all of val, for other texts, and two fitted on a half of it each,
+    to score the other half.
+    """
+
+    Config: ClassVar[type[MembersConfig]] = MixtureConfig
     summary = "weighted sum of trained runs' probabilities, made by makemore mix"
 
-    def __init__(self, config: MixtureConfig, vocab_size: int, boundary_id: int) -> None:
+    def __init__(self, config: MembersConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
         # Imported here to avoid a cycle: the registry imports this file.
         from makemore.models import MODELS
@@ -53,6 +78,8 @@ class Mixture(MixtureModel):
         # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
+        n_gates = N_GATES if config.gate else 0
+        self.gates = nn.ModuleList(Gate(len(members), config.gate) for _ in range(n_gates))
         limits = [m.max_len for m in members if not m.supports_streaming and m.max_len is not None]
         self.supports_streaming = not limits
         lengths = [m.max_len for m in members]
@@ -76,16 +103,33 @@ class Mixture(MixtureModel):
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
         """Log-probabilities of the mixture."""
-        weighted: list[Tensor] = []
+        members: list[Tensor] = []
         new_state: list[Tensor] = []
-        for member, weight, n in zip(self.members, self.mixing, self._n_state_tensors, strict=True):
+        for member, n in zip(self.members, self._n_state_tensors, strict=True):
             member_state = None if state is None else state[len(new_state) : len(new_state) + n]
             logits, next_state = member(tokens_BT, member_state, valid_BT)
-            weighted.append(torch.log_softmax(logits.float(), dim=-1) + weight.log())
+            members.append(torch.log_softmax(logits.float(), dim=-1))
             new_state.extend(next_state or ())
-        logits = torch.logsumexp(torch.stack(weighted), dim=0)
+        logits = self.mix(torch.stack(members, dim=-2))
         return logits, None if state is None else tuple(new_state)
+
+    @property
+    def is_gated(self) -> bool:
+        return len(self.gates) > 0
+
+    def mix(self, log_probs: Tensor, gate: int = 0) -> Tensor:
+        if self.gates:
+            return cast(Tensor, self.gates[gate](log_probs))
+        return torch.logsumexp(log_probs + self.mixing.log().unsqueeze(-1), dim=-2)
 
     def n_parameters(self) -> int:
         """The members' parameters and one weight per member."""
         return sum(m.n_parameters() for m in self.members) + len(self.parts)
+
+
+class Auto(Mixture):
+    """A mixture whose members are trained with it, in one run directory."""
+
+    Config = AutoConfig
+    summary = "the best mixture of counting and neural models that the training time allows (the default)"
+    trains_members = True

@@ -1,0 +1,161 @@
+"""The members of a mixture, predicting the same tokens side by side."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from makemore.corpus.rows import Rows, to_batch, token_groups
+from makemore.errors import UserError
+from makemore.evaluation.windows import MAX_LOGITS_PER_CALL, MAX_TOKENS_PER_CALL, STREAM_LENGTH, eval_rows
+from makemore.models.base import LanguageModel, MixtureModel
+from makemore.types import Split
+
+MAX_FITTED_TOKENS, MAX_FITTED_LOGITS = 1 << 16, 1 << 23
+"""Limits of the text that gates are fitted on."""
+
+
+class Predictions(NamedTuple):
+    """What each member predicts for tokens ``begin``, ``begin + 1``, … of a split."""
+
+    begin: int
+    log_probs: Tensor
+    """(n, K, V) float32 on the CPU."""
+    targets: Tensor
+    """(n,) int64."""
+
+
+@torch.no_grad()
+def log_probs(model: LanguageModel, split: Split, stride: int | None = None) -> Iterator[Tensor]:
+    """Yield the log-probabilities (n, V) of each token of a split, in order, with the contexts of scoring."""
+    rows = eval_rows(model, split, stride)
+    if rows is not None:
+        yield from _window_log_probs(model, split, rows)
+        return
+    documents = Rows(split.starts_D, split.starts_D, split.ends_D)
+    for group in _groups(documents, model.vocab_size):
+        pieces = _stream_log_probs(model, split, documents.select(group))
+        if group.stop - group.start == 1:
+            yield from (piece[0] for piece in pieces)
+        else:
+            lengths = torch.from_numpy(documents.lengths[group])
+            joined = torch.cat(list(pieces), dim=1)
+            yield joined[torch.arange(joined.shape[1]) < lengths[:, None]]
+
+
+def _groups(rows: Rows, vocab_size: int) -> Iterator[slice]:
+    """Groups of consecutive rows."""
+    limit = max(1, min(MAX_TOKENS_PER_CALL, MAX_LOGITS_PER_CALL // vocab_size))
+    edges = token_groups(rows.lengths, limit)
+    yield from (slice(int(a), int(b)) for a, b in itertools.pairwise(edges))
+
+
+def _window_log_probs(model: LanguageModel, split: Split, rows: Rows) -> Iterator[Tensor]:
+    for group in _groups(rows, model.vocab_size):
+        part = rows.select(group)
+        logits, _ = model(to_batch(split, part, model.boundary_id).inputs_BT.to(model.device), None)
+        index = part.begin[:, None] + np.arange(logits.shape[1])
+        is_scored = (index >= part.score_from[:, None]) & (index < part.end[:, None])
+        yield torch.log_softmax(logits.float().cpu()[torch.from_numpy(is_scored)], dim=-1)
+
+
+def _stream_log_probs(model: LanguageModel, split: Split, documents: Rows) -> Iterator[Tensor]:
+    """(B, T, V) of the next tokens of a few documents."""
+    state = model.init_state(len(documents.begin), STREAM_LENGTH)
+    for offset in range(0, int(documents.lengths.max()), STREAM_LENGTH):
+        begin = np.minimum(documents.begin + offset, documents.end)
+        chunk = Rows(begin, begin, np.minimum(begin + STREAM_LENGTH, documents.end))
+        inputs_BT = to_batch(split, chunk, model.boundary_id).inputs_BT.to(model.device)
+        logits, next_state = model(inputs_BT, state)
+        assert next_state is not None
+        state = next_state
+        yield torch.log_softmax(logits.float().cpu(), dim=-1)
+
+
+def predictions(
+    members: Sequence[LanguageModel], split: Split, stride: int | None = None
+) -> Iterator[Predictions]:
+    """Yield the predictions of all members for every token of a split, in order.
+
+    ``stride``: step between windows in tokens, for members with a limited context (default: half of it).
+    """
+    yield from align([log_probs(member, split, stride) for member in members], split)
+
+
+def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predictions]:
+    """Cut members' log-probabilities into pieces of the same tokens."""
+    pending = [torch.zeros(0, 0) for _ in streams]
+    begin, total = 0, len(split.tokens_N)
+    while begin < total:
+        for k, stream in enumerate(streams):
+            while not len(pending[k]):
+                pending[k] = next(stream)
+        n = min(map(len, pending))
+        targets = torch.from_numpy(split.tokens_N[begin : begin + n].astype(np.int64))
+        yield Predictions(begin, torch.stack([piece[:n] for piece in pending], dim=1), targets)
+        pending = [piece[n:] for piece in pending]
+        begin += n
+
+
+def nats_of(log_probs: Tensor, targets: Tensor) -> np.ndarray:
+    """Nats (n, …) of targets (n,) by log-probabilities (n, …, V)."""
+    index = targets.reshape(-1, *[1] * (log_probs.ndim - 1)).expand(*log_probs.shape[:-1], 1)
+    return -log_probs.gather(-1, index)[..., 0].double().numpy()
+
+
+Fold = tuple[int, int]
+"""The end of a part of a split, and the number of the gate that mixes the members there."""
+
+
+def n_fitted_tokens(val: Split, vocab_size: int) -> int:
+    """Number of tokens, from the start of val, that gates are fitted on."""
+    return min(len(val.tokens_N), MAX_FITTED_TOKENS, MAX_FITTED_LOGITS // vocab_size)
+
+
+def halves(val: Split, vocab_size: int) -> list[Fold]:
+    """Two parts of val, each with the gate that was not fitted on it: gates are fitted on halves of the first
+    ``n_fitted_tokens``."""
+    middle = n_fitted_tokens(val, vocab_size) // 2
+    if len(val.starts_D) > 1:
+        middle = int(val.starts_D[np.searchsorted(val.starts_D, middle)])
+    return [(middle, 1), (len(val.tokens_N), 2)]
+
+
+@torch.no_grad()
+def gated_nats(
+    model: MixtureModel,
+    split: Split,
+    stride: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    folds: Sequence[Fold] = (),
+) -> np.ndarray:
+    """Nats (N,) float64 of every target under a gated mixture.
+
+    ``folds``: parts of the split with the gates to use there (default: the first gate).
+    Raises UserError if the model has diverged.
+    """
+    nats_N = np.empty(len(split.tokens_N))
+    edges = [0, *(end for end, _ in folds[:-1]), len(nats_N)]
+    gates = [gate for _, gate in folds] or [0]
+    for begin, log_probs, targets in predictions(model.members, split, stride):
+        for (start, end), gate in zip(itertools.pairwise(edges), gates, strict=True):
+            part = slice(max(0, start - begin), max(0, end - begin))
+            if len(targets[part]):
+                at = begin + part.start
+                nats = nats_of(model.mix(log_probs[part].to(model.device), gate).cpu(), targets[part])
+                nats_N[at : at + len(nats)] = nats
+        if progress:
+            progress(begin + len(targets), len(nats_N))
+    bad = np.flatnonzero(np.isnan(nats_N))
+    if len(bad):
+        raise UserError(
+            f"the model's loss is NaN at token {bad[0]} of {split.name}: it has diverged; train it again"
+        )
+    nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
+    return nats_N

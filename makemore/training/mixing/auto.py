@@ -1,0 +1,196 @@
+"""``auto``: train counting and neural models one after another, within one budget, and mix them by a gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from makemore.corpus.splits import Corpus
+from makemore.errors import UserError
+from makemore.evaluation.baseline import remark, uniform_nll
+from makemore.models.base import CountModel
+from makemore.models.context_mixing.native import LIBRARY
+from makemore.models.mixture import Auto
+from makemore.runs.directory import RunDir
+from makemore.runs.run import Run, load
+from makemore.runtime import distributed
+from makemore.runtime.device import peak_memory, pick_device
+from makemore.sampling.text import SampleRequest, sample
+from makemore.training.fitting import N_SAMPLES, fitted
+from makemore.training.mixing.mix import FittedMixture, gated_mixture, save_mixture, score_mixture
+from makemore.training.observers import Observer
+from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, tokenize_source
+from makemore.training.records import MemberResult, TrainingInterrupted, TrainResult
+from makemore.training.request import TrainRequest, open_source, run_folder
+from makemore.types import Score
+
+MAX_COUNTED_VOCABULARY = 1024
+"""Largest vocabulary for context mixing, which takes a decision per token of the vocabulary to mix."""
+COUNTING_SHARE = 0.85
+"""Part of the budget that counting may take, if the text is long."""
+GATE_SHARE, MAX_GATE_SECONDS = 0.1, 10.0
+"""Part of the budget that is kept for fitting the gate."""
+MIN_NEURAL_SECONDS = 4.0
+"""Time below which a neural network isn't worth starting."""
+
+
+class _Trained:
+    """A trained member, and the totals of its training."""
+
+    def __init__(self, run: Run, seconds: float, steps: int, tokens: int) -> None:
+        self.run, self.seconds, self.steps, self.tokens = run, seconds, steps, tokens
+
+
+def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
+    """Train the members in ``members`` of the run directory, fit a gate on val, and save all as one run.
+
+    Raises:
+        UserError: the request is invalid.
+        TrainingInterrupted: ``stop`` returned True; the members trained so far are kept for ``resume``.
+    """
+    source = open_source(request)
+    folder = RunDir(run_folder(request, source))
+    _check(request, folder)
+    with folder.locked():
+        if not request.resume:
+            folder.clear()
+        requested = request.requested
+        corpus = tokenize_source(source, requested.corpus, requested.tokenizer, observer)
+        try:
+            members = _train_members(request, folder, corpus, observer, stop)
+            return _combine(request, folder, corpus, members, observer, stop)
+        except TrainingInterrupted:
+            raise TrainingInterrupted(folder.path) from None
+
+
+def _check(request: TrainRequest, folder: RunDir) -> None:
+    """Raise UserError for a request that ``auto`` can't fulfil."""
+    if distributed.dist_info_from_env().world_size > 1:
+        raise UserError("auto trains in one process; name a --model to train with torchrun")
+    if request.pretrained:
+        raise UserError("auto starts from nothing; name the --model that --init-from holds")
+    if not request.resume:
+        check_run_dir(folder, request)
+    elif folder.exists and (name := folder.read_config().model.name) != "auto":
+        raise UserError(f"the run's model is {name}, not auto; resume it with --model {name}")
+    elif not folder.members:
+        raise UserError(f"no run at {folder.path} to resume; leave out --resume")
+
+
+def _train_members(
+    request: TrainRequest, folder: RunDir, corpus: Corpus, observer: Observer, stop: Callable[[], bool]
+) -> list[_Trained]:
+    """Train the counting model, then neural networks in the time that is left."""
+    train = request.requested.train
+    budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
+    counted = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY and LIBRARY.load() is not None
+    limit = None if budget is None else COUNTING_SHARE * budget
+    members = [
+        _train_member(request, folder, "context-mixing" if counted else "count", limit, observer, stop)
+    ]
+    neural = ["transformer"]
+    for i, name in enumerate(neural):
+        limit = None
+        if budget is not None:
+            left = budget - sum(member.seconds for member in members)
+            left -= min(GATE_SHARE * budget, MAX_GATE_SECONDS)
+            limit = round(left / (len(neural) - i), 1)
+        if limit is None or limit >= MIN_NEURAL_SECONDS:
+            members.append(_train_member(request, folder, name, limit, observer, stop))
+    return members
+
+
+def _train_member(
+    request: TrainRequest,
+    folder: RunDir,
+    name: str,
+    limit: float | None,
+    observer: Observer,
+    stop: Callable[[], bool],
+) -> _Trained:
+    """Train one member for at most ``limit`` seconds (None: by steps), or go on with it."""
+    requested, member = request.requested, folder.member(name)
+    settings = requested.train.model_dump(exclude_unset=True)
+    if name in ("count", "context-mixing"):
+        settings.pop("steps", None)
+    member_request = TrainRequest(
+        input=request.input,
+        model=name,
+        tokenizer=requested.tokenizer,
+        out=member.path,
+        train={**settings, **({} if limit is None else {"max_time": limit})},
+        corpus=requested.corpus.model_dump(exclude_unset=True),
+        resume=request.resume and member.exists,
+        overwrite=True,
+    )
+    with fitted(member_request, observer, stop) as (plan, trainer):
+        if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
+            run = Run(member, member.read_config(), plan.corpus.tokenizer, plan.model.eval())
+        else:
+            run = load(member.path, str(plan.device))
+        return _Trained(run, trainer.elapsed, trainer.step, trainer.tokens)
+
+
+def _combine(
+    request: TrainRequest,
+    folder: RunDir,
+    corpus: Corpus,
+    members: list[_Trained],
+    observer: Observer,
+    stop: Callable[[], bool],
+) -> TrainResult:
+    """Fit the gate, save the mixture, score it and sample it."""
+    runs, seed = [member.run for member in members], request.requested.train.seed
+    device = pick_device(request.requested.train.runtime.device)
+    memory = peak_memory(device)
+    split = "val" if len(corpus.splits["val"].tokens_N) else "train"
+    mixture = gated_mixture(Auto, runs, corpus.splits[split])
+    save_mixture(folder, runs, mixture.model, corpus)
+    run = Run(folder, folder.read_config(), runs[0].tokenizer, mixture.model)
+
+    def scoring(done: int, total: int) -> None:
+        observer.scoring(done, total)
+        if stop():
+            raise TrainingInterrupted(folder.path)
+
+    score = score_mixture(run, corpus, split, scoring)
+    n = N_SAMPLES if corpus.mode == "lines" else 1
+    samples = list(sample(run, SampleRequest(n=n, seed=seed)))
+    result = TrainResult(
+        run=run,
+        score=score,
+        steps=sum(member.steps for member in members),
+        best_step=sum(member.steps for member in members),
+        tokens=sum(member.tokens for member in members),
+        seconds=sum(member.seconds for member in members),
+        stopped_early=False,
+        samples=samples,
+        used={"device": str(device), "threads": torch.get_num_threads()},
+        peak_memory=memory,
+        baseline=None,
+        remark=_remark(score, corpus),
+        members=_member_results(members, mixture),
+    )
+    folder.write_samples("\n".join(samples) + "\n")
+    folder.write_result(result.as_dict())
+    return result
+
+
+def _remark(score: Score, corpus: Corpus) -> str:
+    return remark(
+        "auto",
+        score,
+        uniform=uniform_nll(score, corpus.tokenizer.vocab_size),
+        baseline=None,
+        train_tokens=len(corpus.splits["train"].tokens_N),
+        still_improving=False,
+        hardly_begun=False,
+    )
+
+
+def _member_results(members: list[_Trained], mixture: FittedMixture) -> tuple[MemberResult, ...]:
+    columns = zip(members, mixture.member_nats_K.tolist(), mixture.trust_K.tolist(), strict=True)
+    return tuple(
+        MemberResult(member.run.name, nll, trust, round(member.seconds, 3)) for member, nll, trust in columns
+    )

@@ -1,0 +1,109 @@
+"""Fit the gates of a mixture on held-out text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from makemore.evaluation.distributions import halves, n_fitted_tokens, nats_of, predictions
+from makemore.models.base import LanguageModel
+from makemore.models.mixture.gate import MIN_LOG_PROB, UNITS, Gate, mix
+from makemore.types import Split
+
+STEPS, BATCH_TOKENS, LEARNING_RATE = 1000, 1024, 0.01
+PENALTY = 100.0
+"""Nats that a squared distance of 1 from equal, constant weights costs: little text gives nearly equal
+weights."""
+
+
+class FittedGates(NamedTuple):
+    """Gates fitted on val."""
+
+    gates: list[Gate]
+    """Fitted on all of it, on its second half, and on its first half; see ``halves``."""
+    trust_K: np.ndarray
+    """Mean share of each member in the weights."""
+    member_nats_K: np.ndarray
+    """Nats per token of each member on the text that the gates were fitted on."""
+
+
+class _Examples(NamedTuple):
+    features: Tensor
+    log_probs: Tensor
+    targets: Tensor
+
+    def select(self, index: slice | Tensor) -> _Examples:
+        return _Examples(*(tensor[index] for tensor in self))
+
+
+def fit_gates(members: Sequence[LanguageModel], val: Split, seed: int = 0) -> FittedGates:
+    """Fit the gates of a mixture: minimise nats per token, by Adam.
+
+    Args:
+        members: the trained members, in eval mode.
+        val: held-out text.
+        seed: of the hidden layer and of the batches.
+    """
+    n_fitted = n_fitted_tokens(val, members[0].vocab_size)
+    pieces = []
+    for begin, log_probs, targets in predictions(members, val):
+        pieces.append((log_probs[: n_fitted - begin].clamp(min=MIN_LOG_PROB), targets[: n_fitted - begin]))
+        if begin + len(targets) >= n_fitted:
+            break
+    log_probs, targets = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    examples = _Examples(Gate(len(members), UNITS).features(log_probs), log_probs, targets)
+    (middle, _), _ = halves(val, members[0].vocab_size)
+    parts = (slice(None), slice(middle, None), slice(0, middle))
+    with _one_thread():
+        gates = [_fit(examples.select(part), seed) for part in parts]
+    with torch.no_grad():
+        weights = gates[0].weights(examples.features)
+    trust_K = (weights / weights.sum(-1, keepdim=True)).mean(0).double().numpy()
+    return FittedGates(gates, trust_K, nats_of(log_probs, targets).mean(0))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: the matrices are too small to share."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
+
+
+def _fit(examples: _Examples, seed: int) -> Gate:
+    generator = torch.Generator().manual_seed(seed)
+    gate = Gate(examples.log_probs.shape[1], UNITS)
+    torch.nn.init.normal_(gate.hidden.weight, std=gate.hidden.in_features**-0.5, generator=generator)
+    torch.nn.init.zeros_(gate.hidden.bias)
+    equal = gate.out.bias.detach().clone()
+    n = len(examples.targets)
+    if n > 1:
+        gate.mean.copy_(examples.features.mean(0))
+        gate.scale.copy_(1 / examples.features.std(0).clamp(min=1e-3))
+    optimizer = torch.optim.Adam(gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - step / STEPS)
+        index = torch.randint(n, (min(n, BATCH_TOKENS),), generator=generator)
+        batch = examples.select(index) if n > BATCH_TOKENS else examples
+        logits = mix(batch.log_probs, gate.weights(batch.features))
+        loss = torch.nn.functional.cross_entropy(logits, batch.targets)
+        loss = loss + PENALTY / n * _distance(gate, equal)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return gate.requires_grad_(False)
+
+
+def _distance(gate: Gate, equal: Tensor) -> Tensor:
+    """Squared distance from equal, constant weights."""
+    parts = (gate.hidden.weight, gate.out.weight, gate.out.bias - equal)
+    return torch.stack([part.square().sum() for part in parts]).sum()

@@ -1,0 +1,117 @@
+"""``auto``: members in one run directory, honest scores, interruption and errors."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from makemore.errors import UserError
+from makemore.evaluation.evaluate import evaluate
+from makemore.models.base import MixtureModel
+from makemore.runs.run import load
+from makemore.runs.verification import check_run
+from makemore.sampling.text import SampleRequest, sample
+from makemore.training.mixing.gating import fit_gates
+from makemore.training.records import TrainingInterrupted
+from makemore.training.request import TrainRequest
+from makemore.training.train import train
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    rng = random.Random(5)
+    words = [
+        "".join(rng.choice("bdkl") + rng.choice("aei") for _ in range(rng.randint(1, 4))) for _ in range(60)
+    ]
+    path = tmp_path_factory.mktemp("auto") / "words.txt"
+    path.write_text(" ".join(rng.choice(words) for _ in range(3000)), encoding="utf-8")
+    return path
+
+
+def request(text, **changes):
+    options = {"input": str(text), "model": "auto", "out": text.parent / "run", "train": {"steps": 20}}
+    return TrainRequest(**{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def result(text):
+    return train(request(text))
+
+
+def test_the_run_holds_its_members(result):
+    assert [member.name for member in result.members] == ["context-mixing", "transformer"]
+    assert sum(member.trust for member in result.members) == pytest.approx(1)
+    run = load(result.run.folder.path)
+    assert run.config.model.name == "auto"
+    for name in ("context-mixing", "transformer"):
+        member = load(run.folder.member(name).path)
+        for key, tensor in member.model.state_dict().items():
+            index = ["context-mixing", "transformer"].index(name)
+            torch.testing.assert_close(run.model.state_dict()[f"parts.{index}.{key}"], tensor, rtol=0, atol=0)
+    assert check_run(run.folder.path) == []
+
+
+def test_a_loaded_run_scores_val_as_training_did(result):
+    run = load(result.run.folder.path)
+    assert evaluate(run).nats == pytest.approx(result.score.nats, abs=1e-3)
+
+
+def test_val_is_scored_by_gates_that_were_not_fitted_there(result):
+    """Gates fitted again, on one half of val, give the score of the other half."""
+    run = load(result.run.folder.path)
+    assert isinstance(run.model, MixtureModel)
+    fitted = fit_gates(run.model.members, run.corpus().splits["val"])
+    for gate, saved in zip(fitted.gates, run.model.gates, strict=True):
+        for name, tensor in gate.state_dict().items():
+            torch.testing.assert_close(tensor, saved.state_dict()[name], atol=1e-4, rtol=1e-3)
+    first, second, third = (gate.state_dict()["out.bias"] for gate in run.model.gates)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_it_is_no_worse_than_its_best_member(result):
+    best = min(evaluate(load(result.run.folder.member(member.name).path)).nll for member in result.members)
+    assert result.score.nll <= best + 0.01
+
+
+def test_the_same_seed_gives_the_same_samples(result):
+    run = load(result.run.folder.path)
+    texts = list(sample(run, SampleRequest(n=2, seed=3, max_new_tokens=200)))
+    assert texts == list(sample(run, SampleRequest(n=2, seed=3, max_new_tokens=200)))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(text, result):
+    out = text.parent / "interrupted"
+    calls = iter(range(10_000))
+    with pytest.raises(TrainingInterrupted, match="interrupted"):
+        train(request(text, out=out), stop=lambda: next(calls) >= 12)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(request(text, out=out))
+    resumed = train(request(text, out=out, resume=True))
+    assert resumed.score.nats == pytest.approx(result.score.nats, abs=1e-6)
+    np.testing.assert_allclose(
+        [member.trust for member in resumed.members], [member.trust for member in result.members], atol=1e-6
+    )
+
+
+def test_overwriting_removes_the_members(text):
+    out = text.parent / "replaced"
+    train(request(text, out=out))
+    train(request(text, out=out, model="bigram", train={"steps": 1}, overwrite=True))
+    assert not list((out / "members").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": ("model.gate=4",)}, "auto chooses model.gate itself"),
+        ({"resume": True, "out": None}, "to resume"),
+    ],
+)
+def test_requests_that_it_cannot_fulfil(text, changes, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train(request(text, **changes))
