@@ -74,4 +74,4 @@ def test_a_gate_trusts_the_member_that_is_right_if_the_text_is_long_enough():
     many, few = fitted_weights(20_000), fitted_weights(5)
     assert abs(many[0] - 1) < 0.1
     assert many[1] < 0.1
-    torch.testing.assert_close(few, torch.full((2,), 0.5), atol=0.1, rtol=0)
+    torch.testing.assert_close(few, torch.full((2,), 0.5), atol=0.2, rtol=0)
