@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
+from makemore.evaluation.adaptive import DynamicSettings, Reader, make_reader
 from makemore.evaluation.copies import with_copies
-from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import make_score, score
 from makemore.runs.run import Run
@@ -84,14 +84,21 @@ def require_known_text(run: Run, text: Split) -> None:
         raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
 
 
+def adaptive_reader(run: Run, settings: DynamicSettings | None = None, stride: int | None = None) -> Reader:
+    """Reads texts with a run's model, which learns as it reads.
+
+    Raises UserError if the model can't, or if the training text, which gradients need, is missing.
+    """
+    return make_reader(run.model, lambda: run.corpus().split("train"), settings, stride)
+
+
 @dataclass(frozen=True, kw_only=True)
-class DynamicScore:
-    """Dynamic-evaluation score of a run and its difference from the plain score."""
+class AdaptiveScore:
+    """Adaptive score of a run and its difference from the frozen score."""
 
     score: Score
-    settings: DynamicSettings
     difference: float
-    """Dynamic minus plain score, in bits per byte; negative if learning during evaluation helped."""
+    """Adaptive minus frozen score, in bits per byte; negative if learning from the text helped."""
     difference_ci95: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,26 +106,24 @@ class DynamicScore:
             **self.score.as_dict(),
             "difference": self.difference,
             "difference_ci95": list(self.difference_ci95),
-            "settings": asdict(self.settings),
         }
 
 
-def evaluate_dynamic(
+def evaluate_adaptive(
     run: Run,
-    plain: Score,
+    frozen: Score,
     file: Path | None = None,
     split: str | None = None,
     stride: int | None = None,
     settings: DynamicSettings | None = None,
-) -> DynamicScore:
-    """Dynamic evaluation: the model keeps learning from each part of the text after it is scored.
+) -> AdaptiveScore:
+    """Score a run whose model learns from each part of the text once it has predicted it.
 
-    ``plain`` is the run's ordinary score on the same split. Raises UserError if the model isn't trained by
-    gradients or its training text is missing.
+    ``frozen`` is the run's score of the same text. Raises the errors of ``get_split`` and
+    ``adaptive_reader``.
     """
-    (target, _), settings = _split_and_corpus(run, file, split), settings or DynamicSettings()
-    train = run.corpus().split("train")
-    nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride)
+    target = get_split(run, file, split)
+    nats_N = adaptive_reader(run, settings, stride).read(target).nats_N
     result = make_score(target, nats_N, run.tokenizer.token_bytes())
-    difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
-    return DynamicScore(score=result, settings=settings, difference=difference, difference_ci95=ci95)
+    difference, ci95 = paired_difference(result.unit_nats_U, frozen.unit_nats_U, frozen.unit_bytes_U)
+    return AdaptiveScore(score=result, difference=difference, difference_ci95=ci95)

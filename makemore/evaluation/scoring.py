@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
 from makemore.evaluation.intervals import block_totals, text_interval
-from makemore.models.base import LanguageModel, MixtureModel, OnlineMode, OnlineModel
+from makemore.models.base import LanguageModel, MixtureModel, OnlineModel
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
@@ -206,15 +206,10 @@ def token_nats(
         member_nats = [token_nats(member, split, stride, progress) for member in model.members]
         return mix_nats(np.stack(member_nats), weights_K)
     if isinstance(model, OnlineModel):
-        return online_nats(model, split, "frozen")
+        nats_N = model.score(split.tokens_N, split.starts_D)
+        nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
+        return nats_N
     return target_metrics(model, split, _nats_BT1, stride, progress)[:, 0]
-
-
-def online_nats(model: OnlineModel, split: Split, mode: OnlineMode) -> np.ndarray:
-    """Nats of every target of a split, (N,) float64, from a model that can learn from what it reads."""
-    nats_N = model.score(split.tokens_N, split.starts_D, mode)
-    nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
-    return nats_N
 
 
 def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:

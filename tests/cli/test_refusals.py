@@ -200,9 +200,9 @@ EVAL = {
     "split": (["lines", "--split", "vla"], "did you mean 'val'"),
     "empty split": (["lines", "--split", ""], "unknown split"),
     "joined splits": (["lines", "--split", "val+tset"], "unknown split"),
-    "dynamic count model": (["lines", "--dynamic"], "isn't trained by gradients"),
-    "dynamic rate": (["lines", "--dynamic-lr", "0.1"], "requires --dynamic"),
-    "dynamic negative rate": (["lines", "--dynamic", "--dynamic-lr", "-1"], "needs lr >= 0"),
+    "adaptive rate of counts": (["lines", "--adaptive", "--adaptive-lr", "0.1"], "learns by counting"),
+    "adaptive rate": (["lines", "--adaptive-lr", "0.1"], "requires --adaptive"),
+    "adaptive negative rate": (["lines", "--adaptive", "--adaptive-lr", "-1"], "needs lr >= 0"),
     "missing file": (["lines", "none.txt"], "no such file"),
     "run as text": (["lines", "text"], "is a run"),
 }

@@ -65,15 +65,19 @@ def test_json_is_one_object(work):
         assert isinstance(json.loads(result.out), dict)
 
 
-def test_dynamic_evaluation_is_reported_separately(work):
-    train("words.txt", "-m", "bigram", "--steps", "20", "--out", "new")
-    plain = json.loads(call("eval", "new", "--json").out)
-    both = json.loads(call("eval", "new", "--dynamic", "--json").out)
-    dynamic = both.pop("dynamic")
-    assert both == plain
-    assert dynamic["tokens"] == plain["tokens"]
-    assert dynamic["difference"] == pytest.approx(dynamic["bits_per_byte"] - plain["bits_per_byte"])
-    assert "not comparable" in call("eval", "new", "--dynamic").out
+@pytest.mark.parametrize("model", ["bigram", "count", "context-mixing"])
+def test_the_adaptive_score_is_reported_beside_the_frozen_one(work, model):
+    train("words.txt", "-m", model, "--steps", "20", "--out", "new")
+    frozen = json.loads(call("eval", "new", "--json").out)
+    both = json.loads(call("eval", "new", "--adaptive", "--json").out)
+    adaptive = both.pop("adaptive")
+    assert both == frozen
+    assert adaptive["tokens"] == frozen["tokens"]
+    assert adaptive["nll"] != frozen["nll"]
+    assert adaptive["difference"] == pytest.approx(adaptive["bits_per_byte"] - frozen["bits_per_byte"])
+    low, high = adaptive["difference_ci95"]
+    assert low is None or low <= adaptive["difference"] <= high
+    assert "relative to the frozen score" in call("eval", "new", "--adaptive").out
 
 
 def test_mixture_samples_are_reproducible(work):
