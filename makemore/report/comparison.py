@@ -78,9 +78,19 @@ def _summary(comparison: Comparison) -> str:
     for verdict, start in REMARKS.items():
         if names[verdict]:
             parts.append(f"{start}: {escape(', '.join(names[verdict]))}.")
+    adaptive = min((row for row in comparison.rows if row.adaptive), key=_adaptive_bits, default=None)
+    if adaptive is not None:
+        parts.append(
+            f"<b>{escape(adaptive.name)}</b> is best while it learns from the text: "
+            f"{number(_adaptive_bits(adaptive))} bits/byte."
+        )
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
     remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
     return f"<p>{' '.join(parts)}</p>{remarks}"
+
+
+def _adaptive_bits(row: RankedModel) -> float:
+    return math.inf if row.adaptive is None else row.adaptive.bits_per_byte
 
 
 def _tables(comparison: Comparison) -> str:

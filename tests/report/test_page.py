@@ -96,6 +96,19 @@ def test_table_holds_every_row_and_value(pages, comparisons, mode):
     assert bits == sorted(bits)
 
 
+def test_adaptive_scores_are_ranked_on_their_own(pages, comparisons):
+    rows = comparisons["text"].rows
+    assert all(row.adaptive is None for row in comparisons["lines"].rows)
+    by_adaptive = sorted(rows, key=lambda row: row.adaptive.bits_per_byte)
+    assert [row.adaptive.verdict for row in by_adaptive].count("best") == 1
+    assert by_adaptive[0].adaptive.verdict == "best"
+    rank = next(c for columns in tables(comparisons["text"]) for c in columns if c.title == "adaptive rank")
+    assert [rank.text(row) for row in by_adaptive] == ["1", "2", "3", "4"]
+    text = pages["text"].read_text(encoding="utf-8")
+    assert f"<b>{html.escape(by_adaptive[0].name)}</b> is best while it learns from the text" in text
+    assert "while it learns" not in pages["lines"].read_text(encoding="utf-8")
+
+
 @MODES
 def test_page_has_every_chart_and_section(pages, comparisons, mode):
     text = pages[mode].read_text(encoding="utf-8")
