@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
-from makemore.evaluation.adaptive import DynamicSettings, Reader, make_reader
+from makemore.evaluation.adaptive import DynamicSettings, Reader, learned, make_reader
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import make_score, score
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
+from makemore.sampling.text import SampleRequest, context_ids, normalize_prompt
 from makemore.types import Score, Split
 
 SPLIT_NAMES = (*SPLITS, "val+test")
@@ -90,6 +91,16 @@ def adaptive_reader(run: Run, settings: DynamicSettings | None = None, stride: i
     Raises UserError if the model can't, or if the training text, which gradients need, is missing.
     """
     return make_reader(run.model, lambda: run.corpus().split("train"), settings, stride)
+
+
+def adapted_run(run: Run, request: SampleRequest) -> Run:
+    """The run with a copy of its model that has learned from the prompt of a request.
+
+    Raises UserError if there is no prompt, or if the model can't learn from it.
+    """
+    if not normalize_prompt(run, request):
+        raise UserError("--adaptive learns from the prompt; give --prompt or --prompt-file")
+    return replace(run, model=learned(adaptive_reader(run), context_ids(run, request)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,6 +157,8 @@ SAMPLE = {
     "min-p": (["--min-p", "0"], "--min-p 0"),
     "stop": (["--stop", ""], "--stop ''"),
     "two prompts": (["--prompt", "b", "--prompt-file", "words.txt"], "can't be combined"),
+    "nothing to learn from": (["--adaptive"], "give --prompt or --prompt-file"),
+    "adaptive report": (["--adaptive", "--report"], "leave out --report"),
     "no prompt file": (["--prompt-file", "none.txt"], "no such file: none.txt"),
     "beam": (["--beam", "0"], "--beam 0: must be 1 or more"),
     "fewer beams than samples": (["--beam", "3", "-n", "5"], "raise --beam"),

@@ -15,7 +15,7 @@ from makemore.evaluation.scoring import Progress
 from makemore.models.base import LanguageModel
 from makemore.types import Floats, Ints, Split
 
-__all__ = ["DynamicSettings", "Reader", "adapted", "adaptive_nats", "make_reader", "prompt_split"]
+__all__ = ["DynamicSettings", "Reader", "adapted", "adaptive_nats", "learned", "make_reader", "prompt_split"]
 
 
 def adaptive_nats(
