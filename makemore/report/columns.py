@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.evaluation.ranking import PairedResult
@@ -101,21 +101,11 @@ def _ranking(result_of: ResultOf, titles: Sequence[str], about: str = "") -> tup
 
 TITLES = ("bits/byte", "95 % interval", "vs best", "95 % vs best", "beyond noise")
 QUALITY = _ranking(lambda row: row.result, TITLES)
-ADAPTIVE_BITS, *ADAPTIVE = _ranking(
+ADAPTIVE = _ranking(
     lambda row: row.adaptive,
     ("adaptive", "adaptive 95 %", *(f"adaptive {title}" for title in TITLES[2:])),
     "of models that learn from the text while they are scored: ",
 )
-
-
-def _adaptive_rank(rows: Sequence[RankedModel]) -> Column:
-    bits = [row.adaptive.bits_per_byte for row in rows if row.adaptive is not None]
-    return _figure(
-        "adaptive rank",
-        "rank of models that learn from the text while they are scored",
-        lambda row: None if row.adaptive is None else 1 + sum(b < row.adaptive.bits_per_byte for b in bits),
-        lambda rank: "" if rank is None else str(rank),
-    )
 
 
 SEEDS = Column(
@@ -165,15 +155,24 @@ COST = (
 )
 
 
-def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
-    """Columns of the tables: quality, adaptive scores if any, frozen scores in other units, and cost."""
+class Group(NamedTuple):
+    """The columns of one table, and its rows, best first."""
+
+    columns: tuple[Column, ...]
+    rows: list[RankedModel]
+
+
+def tables(comparison: Comparison) -> list[Group]:
+    """Quality, adaptive scores if any, frozen scores in other units, and cost."""
     rows = comparison.rows
     seeds = (SEEDS,) if any(len(row.runs) > 1 for row in rows) else ()
     unseen = (UNSEEN,) if any(row.unseen_bits_per_byte is not None for row in rows) else ()
-    others = ((*seeds, *UNITS, *unseen, MEMORISED), COST)
-    if all(row.adaptive is None for row in rows):
-        return QUALITY, *others
-    return (QUALITY[0], ADAPTIVE_BITS, *QUALITY[1:]), (_adaptive_rank(rows), *ADAPTIVE), *others
+    others = [Group((*seeds, *UNITS, *unseen, MEMORISED), rows), Group(COST, rows)]
+    scored = [(row.adaptive.bits_per_byte, i, row) for i, row in enumerate(rows) if row.adaptive is not None]
+    if not scored:
+        return [Group(QUALITY, rows), *others]
+    adaptive = Group(ADAPTIVE, [row for _, _, row in sorted(scored)])
+    return [Group((QUALITY[0], ADAPTIVE[0], *QUALITY[1:]), rows), adaptive, *others]
 
 
 def notes(comparison: Comparison) -> list[str]:
