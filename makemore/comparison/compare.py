@@ -18,7 +18,7 @@ from makemore.comparison.samples import Memorization, fixed_samples, sampling_sp
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.evaluation.baseline import uniform_nll
-from makemore.evaluation.evaluate import check_split, evaluate, evaluate_adaptive, get_split
+from makemore.evaluation.evaluate import adaptive_score, check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.evaluation.ranking import PairedResult, compare_to_best
 from makemore.models import MODELS
@@ -245,7 +245,7 @@ def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -
     adaptive, reason = None, ""
     if request.adaptive:
         try:
-            adaptive = evaluate_adaptive(run, score, request.file, request.split).score
+            adaptive = adaptive_score(run, request.file, request.split)
         except UserError as error:
             reason = str(error)
     return ScoredRun(

@@ -120,6 +120,22 @@ class AdaptiveScore:
         }
 
 
+def adaptive_score(
+    run: Run,
+    file: Path | None = None,
+    split: str | None = None,
+    stride: int | None = None,
+    settings: DynamicSettings | None = None,
+) -> Score:
+    """Score a run whose model learns from each part of the text once it has predicted it.
+
+    Raises the errors of ``get_split`` and ``adaptive_reader``.
+    """
+    target = get_split(run, file, split)
+    nats_N = adaptive_reader(run, settings, stride).read(target).nats_N
+    return make_score(target, nats_N, run.tokenizer.token_bytes())
+
+
 def evaluate_adaptive(
     run: Run,
     frozen: Score,
@@ -128,13 +144,7 @@ def evaluate_adaptive(
     stride: int | None = None,
     settings: DynamicSettings | None = None,
 ) -> AdaptiveScore:
-    """Score a run whose model learns from each part of the text once it has predicted it.
-
-    ``frozen`` is the run's score of the same text. Raises the errors of ``get_split`` and
-    ``adaptive_reader``.
-    """
-    target = get_split(run, file, split)
-    nats_N = adaptive_reader(run, settings, stride).read(target).nats_N
-    result = make_score(target, nats_N, run.tokenizer.token_bytes())
+    """The adaptive score of a run, compared with its ``frozen`` score of the same text."""
+    result = adaptive_score(run, file, split, stride, settings)
     difference, ci95 = paired_difference(result.unit_nats_U, frozen.unit_nats_U, frozen.unit_bytes_U)
     return AdaptiveScore(score=result, difference=difference, difference_ci95=ci95)

@@ -133,7 +133,9 @@ def _posterior_mean(evidence_G: Floats) -> Floats:
 
 
 class CachedModel(LanguageModel):
-    """A model with the cache of a text that was read; it is not updated further."""
+    """A model with the cache of a text that was read, which stays as it is; like counts, in main memory."""
+
+    device = torch.device("cpu")
 
     def __init__(self, frozen: LanguageModel, cache: NgramCache) -> None:
         super().__init__(frozen.config, frozen.vocab_size, frozen.boundary_id)
@@ -151,12 +153,14 @@ class CachedModel(LanguageModel):
     ) -> tuple[Tensor, State | None]:
         """Log-probabilities."""
         *frozen_state, recent = state or self.init_state(len(tokens_BT), tokens_BT.shape[1])
-        logits_BTV, new_state = self.frozen(tokens_BT, tuple(frozen_state) if state else None, valid_BT)
+        logits_BTV, new_state = self.frozen(
+            tokens_BT.to(self.frozen.device), tuple(frozen_state) if state else None, valid_BT
+        )
         p_BTV = logits_BTV.double().softmax(dim=-1).cpu().numpy()
-        for t, token_B in enumerate(tokens_BT.cpu().T):
+        for t, token_B in enumerate(tokens_BT.T):
             recent = torch.cat([token_B[:, None], recent[:, :-1]], dim=1)
             recent[token_B == self.boundary_id, 1:] = ABSENT  # a document begins
             for p_TV, context in zip(p_BTV, recent.numpy(), strict=True):
                 p_TV[t] = self.cache.distribution(context, p_TV[t])
-        logits_BTV = torch.from_numpy(p_BTV).log().to(logits_BTV)
+        logits_BTV = torch.from_numpy(p_BTV).log().float()
         return logits_BTV, (*new_state, recent) if new_state is not None else None
