@@ -12,6 +12,7 @@ from makemore.arguments import in_python_terms, python_terms
 from makemore.comparison.compare import CompareRequest
 from makemore.comparison.compare import compare as run_comparison
 from makemore.comparison.result import Comparison
+from makemore.evaluation.evaluate import adapted_run, adaptive_score
 from makemore.evaluation.evaluate import evaluate as evaluate_run
 from makemore.evaluation.surprisal import Surprisal, surprisal
 from makemore.interop.hf import read_pretrained
@@ -53,6 +54,7 @@ class Run(runs.Run):
         stop: str | None = None,
         seed: int | None = None,
         novel_only: bool = False,
+        adaptive: bool = False,
     ) -> list[str]:
         """Sample texts that begin with ``prompt``, in batches as large as memory and caches allow.
 
@@ -68,6 +70,7 @@ class Run(runs.Run):
             stop: End a sample before this string.
             seed: Makes the samples repeatable; random by default.
             novel_only: Skip samples that are training lines (``lines`` mode).
+            adaptive: The model learns from the prompt before it continues it.
 
         Returns:
             The samples, prompt included.
@@ -83,7 +86,8 @@ class Run(runs.Run):
             stop=stop,
             seed=random_seed() if seed is None else seed,
         )
-        return list((sample_novel if novel_only else sample)(self, request))
+        run = adapted_run(self, request) if adaptive else self
+        return list((sample_novel if novel_only else sample)(run, request))
 
     @in_python_terms
     def generate(
@@ -98,6 +102,7 @@ class Run(runs.Run):
         greedy: bool = False,
         stop: str | None = None,
         seed: int | None = None,
+        adaptive: bool = False,
     ) -> Iterator[str]:
         """Stream one continuation of ``prompt``, in pieces of whole characters, as they are generated.
 
@@ -112,11 +117,16 @@ class Run(runs.Run):
             seed=random_seed() if seed is None else seed,
         )
         context_ids(self, request)  # check the prompt
-        return stream_text(self, request)
+        return stream_text(adapted_run(self, request) if adaptive else self, request)
 
     @in_python_terms
     def evaluate(
-        self, split: str | None = None, *, file: str | Path | None = None, stride: int | None = None
+        self,
+        split: str | None = None,
+        *,
+        file: str | Path | None = None,
+        stride: int | None = None,
+        adaptive: bool = False,
     ) -> Score:
         """Score every token of a split exactly once.
 
@@ -124,19 +134,23 @@ class Run(runs.Run):
             split: ``val`` (default), ``test``, ``train`` or ``val+test``.
             file: Another text, scored in full unless ``split`` is given.
             stride: Step between overlapping windows in tokens (default: half the context).
+            adaptive: The model learns from each part of the text once it has predicted it.
 
         Raises:
-            UserError: the split is unknown or empty, or the text is missing, changed or unreadable.
+            UserError: the split is unknown or empty, the text is missing, changed or unreadable, or the model
+                can't learn.
         """
-        return evaluate_run(self, None if file is None else Path(file), split, stride)
+        score = adaptive_score if adaptive else evaluate_run
+        return score(self, None if file is None else Path(file), split, stride)
 
     @in_python_terms
-    def score(self, text: str | Path) -> Surprisal:
-        """Surprisal in bits of each piece of a text (a string, or a Path to a file), and the total score.
+    def score(self, text: str | Path, *, adaptive: bool = False) -> Surprisal:
+        """Surprisal in bits of each piece of a text (a string, or a Path to a file), and the total score;
+        ``adaptive``: the model learns from each piece once it has predicted it.
 
         Raises UserError if the file can't be read or has no characters that the tokenizer knows.
         """
-        return surprisal(self, text)
+        return surprisal(self, text, adaptive=adaptive)
 
 
 def _wrap(run: runs.Run) -> Run:
@@ -243,6 +257,7 @@ def compare(
     max_time: str | float | None = None,
     split: str | None = None,
     file: str | Path | None = None,
+    adaptive: bool = False,
     out: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -262,6 +277,7 @@ def compare(
         max_time: Training time per run (default: 90 s).
         split: ``val`` (default), ``test`` or ``val+test``.
         file: Another text to score all runs on.
+        adaptive: Also rank the runs while they learn from the text they are scored on.
         out: Directory for the runs that are trained.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Retrain existing runs instead of reusing them.
@@ -282,6 +298,7 @@ def compare(
             max_time=parse_duration(max_time),
             split=split,
             file=None if file is None else Path(file),
+            adaptive=adaptive,
             out=None if out is None else Path(out),
             device=device,
             overwrite=overwrite,

@@ -32,7 +32,7 @@ def print_surprisal(result: Surprisal) -> None:
     text.append("bits/character: ")
     for minimum, style in zip(LEVELS, STYLES[1:], strict=True):
         text.append(f" {minimum:g} or more ", style)
-    text.append(f"\n{result.score.split} by {result.run}: {totals(result.score)}")
+    text.append(f"\n{result.score.split} by {result.label}: {totals(result.score)}")
     text.append(f"\nlargest surprisals: {_describe(result, result.ends_P.tolist(), bits, _top(bits))}")
     Console(soft_wrap=True, highlight=False).print(text)
 
@@ -41,9 +41,9 @@ def print_surprisal_diff(result: SurprisalDiff) -> None:
     """Print the text in the colours of the run with lower surprisal, and both runs' totals."""
     gains = zip(result.saved_bits_P.tolist(), result.pieces, strict=True)
     text = _coloured(result.pieces, [SIDES[better_class(*gain)] for gain in gains])
-    text.append(f" {result.first.run} predicts better ", SIDES["a2"])
+    text.append(f" {result.first.label} predicts better ", SIDES["a2"])
     text.append(" ")
-    text.append(f" {result.second.run} predicts better ", SIDES["b2"])
+    text.append(f" {result.second.label} predicts better ", SIDES["b2"])
     ends = result.ends_P.tolist()
     for surprisal, saved_bits_P in (
         (result.first, result.saved_bits_P),
@@ -51,7 +51,7 @@ def print_surprisal_diff(result: SurprisalDiff) -> None:
     ):
         bits = saved_bits_P.tolist()
         indices = [i for i in _top(bits) if bits[i] > 0]
-        text.append(f"\n{surprisal.run}: {totals(surprisal.score)}")
+        text.append(f"\n{surprisal.label}: {totals(surprisal.score)}")
         text.append(f"\n  largest gains: {_describe(result.first, ends, bits, indices)}")
     Console(soft_wrap=True, highlight=False).print(text)
 

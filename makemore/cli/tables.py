@@ -57,12 +57,13 @@ def comparison_table(comparison: Comparison) -> str:
     """Format a comparison with one row per model, best first: scores, other metrics, time and memory."""
     scored = dict.fromkeys([comparison.source, comparison.split])
     parts = [f"{', '.join(scored)}: bits/byte, best first"]
-    for columns in tables(comparison):
+    for group in tables(comparison):
+        columns = (*NAME, *group.columns)
         table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        for column in (*NAME, *columns):
+        for column in columns:
             table.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=True)
-        for row in comparison.rows:
-            table.add_row(*(column.text(row) for column in (*NAME, *columns)))
+        for row in group.rows:
+            table.add_row(*(column.text(row) for column in columns))
         parts.append(_render(table))
     return "\n\n".join(parts)
 
@@ -111,7 +112,8 @@ def _flatten(figures: dict[str, Any]) -> dict[str, Any]:
 
 def comparison_markdown(comparison: Comparison) -> str:
     """Format one Markdown table with all columns."""
-    columns = (*NAME, *(column for part in tables(comparison) for column in part))
+    groups = tables(comparison)
+    columns = list(dict.fromkeys([*NAME, *(column for group in groups for column in group.columns)]))
     lines = [[column.title for column in columns]]
     lines.append(["---" if column.is_text else "---:" for column in columns])
     lines += [[column.text(row).replace("|", r"\|") for column in columns] for row in comparison.rows]

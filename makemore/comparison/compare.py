@@ -18,9 +18,9 @@ from makemore.comparison.samples import Memorization, fixed_samples, sampling_sp
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.evaluation.baseline import uniform_nll
-from makemore.evaluation.evaluate import check_split, evaluate, get_split
+from makemore.evaluation.evaluate import adaptive_score, check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
-from makemore.evaluation.ranking import compare_to_best
+from makemore.evaluation.ranking import PairedResult, compare_to_best
 from makemore.models import MODELS
 from makemore.runs.directory import CONFIG, RunDir, find_run
 from makemore.runs.run import Run, load
@@ -30,6 +30,7 @@ from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
+from makemore.types import Score
 
 DEFAULT_SECONDS = 90.0
 """Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
@@ -52,6 +53,8 @@ class CompareRequest:
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
+    adaptive: bool = False
+    """Also score the runs while they learn from the text, and rank these scores on their own."""
     with_details: bool = False
     """Also compute the report's detailed metrics for the first run of each row."""
 
@@ -206,19 +209,45 @@ def _score_groups(
                 split = get_split(run, request.file, request.split) if request.with_details else None
                 profiles.append(None if split is None else profile_run(run, split))
     bytes_U = _common_units(scored)
-    results = compare_to_best([np.stack([run.score.unit_nats_U for run in runs]) for runs in scored], bytes_U)
-    columns = zip(names, scored, results, samples, memorization.shares(), profiles, strict=True)
+    results = _rank([[run.score for run in runs] for runs in scored], bytes_U)
+    adaptive = _rank([[run.adaptive for run in runs] for runs in scored], bytes_U)
+    columns = zip(names, scored, results, adaptive, samples, memorization.shares(), profiles, strict=True)
     rows = [
         RankedModel(
-            name=name, runs=tuple(runs), result=result, samples=texts, memorised=memorised, profile=profile
+            name=name,
+            runs=tuple(runs),
+            result=result,
+            adaptive=adaptive_result,
+            samples=texts,
+            memorised=memorised,
+            profile=profile,
         )
-        for name, runs, result, texts, memorised, profile in columns
+        for name, runs, result, adaptive_result, texts, memorised, profile in columns
+        if result is not None
     ]
     return sorted(rows, key=lambda row: row.result.bits_per_byte)
 
 
+def _rank(scores: list[list[Score | None]], bytes_U: np.ndarray) -> list[PairedResult | None]:
+    """Compare models by the scores of their seeds; None where a score is missing."""
+    nats = [[score.unit_nats_U for score in seeds if score is not None] for seeds in scores]
+    complete = [i for i, seeds in enumerate(scores) if None not in seeds]
+    results: list[PairedResult | None] = [None] * len(scores)
+    if complete:
+        ranked = compare_to_best([np.stack(nats[i]) for i in complete], bytes_U)
+        for i, result in zip(complete, ranked, strict=True):
+            results[i] = result
+    return results
+
+
 def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -> ScoredRun:
     score = evaluate(run, request.file, request.split)
+    adaptive, reason = None, ""
+    if request.adaptive:
+        try:
+            adaptive = adaptive_score(run, request.file, request.split)
+        except UserError as error:
+            reason = str(error)
     return ScoredRun(
         folder=run.folder.path,
         config=run.config,
@@ -228,6 +257,8 @@ def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -
         peak_memory=result.peak_memory if result else None,
         sampling_speed=sampling_speed(run),
         score=score,
+        adaptive=adaptive,
+        not_adaptive=reason,
         uniform_nll=uniform_nll(score, run.model.vocab_size),
     )
 

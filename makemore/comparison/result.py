@@ -30,6 +30,11 @@ class ScoredRun:
     sampling_speed: float
     """Tokens per second at batch size 1."""
     score: Score
+    """The frozen score."""
+    adaptive: Score | None = None
+    """The score of a model that learns while it is scored, if requested."""
+    not_adaptive: str = ""
+    """Why a requested adaptive score is missing."""
     uniform_nll: float
     """Nats per token on the same text if every token had the same probability."""
 
@@ -43,6 +48,7 @@ class ScoredRun:
         return self.tokens / max(self.seconds, 1e-9)
 
     def as_dict(self) -> dict[str, Any]:
+        adaptive = {} if self.adaptive is None else {"adaptive": self.adaptive.as_dict()}
         return {
             "run": str(self.folder),
             "seed": self.seed,
@@ -52,6 +58,7 @@ class ScoredRun:
             "sampling_tokens_per_second": self.sampling_speed,
             "peak_memory": self.peak_memory,
             **self.score.as_dict(),
+            **adaptive,
         }
 
 
@@ -62,6 +69,9 @@ class RankedModel:
     name: str
     runs: tuple[ScoredRun, ...]
     result: PairedResult
+    """Of the frozen scores."""
+    adaptive: PairedResult | None = None
+    """Of the adaptive scores, ranked on their own."""
     samples: list[str]
     """Samples of the first run."""
     memorised: float | None
@@ -83,6 +93,11 @@ class RankedModel:
 
     def mean(self, metric: Callable[[ScoredRun], float]) -> float:
         return sum(map(metric, self.runs)) / len(self.runs)
+
+    @property
+    def not_adaptive(self) -> str:
+        """Why a requested adaptive score is missing."""
+        return next((run.not_adaptive for run in self.runs if run.not_adaptive), "")
 
     @property
     def bits_range(self) -> tuple[float, float]:
@@ -131,8 +146,23 @@ class RankedModel:
             "difference_ci95": list(self.result.difference_ci95),
             "beyond_noise": self.result.beyond_noise,
             "verdict": self.result.verdict,
+            **self._adaptive_dict(),
             "unseen_bits_per_byte": self.unseen_bits_per_byte,
             "memorised": self.memorised,
+        }
+
+    def _adaptive_dict(self) -> dict[str, Any]:
+        """Null if the adaptive score is missing, empty if it wasn't requested."""
+        result = self.adaptive
+        if result is None and not self.not_adaptive:
+            return {}
+        return {
+            "adaptive_bits_per_byte": None if result is None else result.bits_per_byte,
+            "adaptive_ci95": [None, None] if result is None else list(result.ci95),
+            "adaptive_difference": None if result is None else result.difference,
+            "adaptive_difference_ci95": [None, None] if result is None else list(result.difference_ci95),
+            "adaptive_verdict": None if result is None else result.verdict,
+            "not_adaptive": self.not_adaptive or None,
         }
 
 

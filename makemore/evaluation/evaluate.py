@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Container
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
+from makemore.evaluation.adaptive import DynamicSettings, Reader, learned, make_reader
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.distributions import Fold, halves
-from makemore.evaluation.dynamic import DynamicSettings, dynamic_nats
 from makemore.evaluation.intervals import paired_difference
 from makemore.evaluation.scoring import make_score, score
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
+from makemore.sampling.text import SampleRequest, context_ids, normalize_prompt
 from makemore.types import Score, Split
 
 SPLIT_NAMES = (*SPLITS, "val+test")
@@ -96,14 +97,31 @@ def require_known_text(run: Run, text: Split) -> None:
         raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
 
 
+def adaptive_reader(run: Run, settings: DynamicSettings | None = None, stride: int | None = None) -> Reader:
+    """Reads texts with a run's model, which learns as it reads.
+
+    Raises UserError if the model can't, or if the training text, which gradients need, is missing.
+    """
+    return make_reader(run.model, lambda: run.corpus().split("train"), settings, stride)
+
+
+def adapted_run(run: Run, request: SampleRequest) -> Run:
+    """The run with a copy of its model that has learned from the prompt of a request.
+
+    Raises UserError if there is no prompt, or if the model can't learn from it.
+    """
+    if not normalize_prompt(run, request):
+        raise UserError("--adaptive learns from the prompt; give --prompt or --prompt-file")
+    return replace(run, model=learned(adaptive_reader(run), context_ids(run, request)))
+
+
 @dataclass(frozen=True, kw_only=True)
-class DynamicScore:
-    """Dynamic-evaluation score of a run and its difference from the plain score."""
+class AdaptiveScore:
+    """Adaptive score of a run and its difference from the frozen score."""
 
     score: Score
-    settings: DynamicSettings
     difference: float
-    """Dynamic minus plain score, in bits per byte; negative if learning during evaluation helped."""
+    """Adaptive minus frozen score, in bits per byte; negative if learning from the text helped."""
     difference_ci95: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,26 +129,34 @@ class DynamicScore:
             **self.score.as_dict(),
             "difference": self.difference,
             "difference_ci95": list(self.difference_ci95),
-            "settings": asdict(self.settings),
         }
 
 
-def evaluate_dynamic(
+def adaptive_score(
     run: Run,
-    plain: Score,
     file: Path | None = None,
     split: str | None = None,
     stride: int | None = None,
     settings: DynamicSettings | None = None,
-) -> DynamicScore:
-    """Dynamic evaluation: the model keeps learning from each part of the text after it is scored.
+) -> Score:
+    """Score a run whose model learns from each part of the text once it has predicted it.
 
-    ``plain`` is the run's ordinary score on the same split. Raises UserError if the model isn't trained by
-    gradients or its training text is missing.
+    Raises the errors of ``get_split`` and ``adaptive_reader``.
     """
-    (target, _), settings = _split_and_corpus(run, file, split), settings or DynamicSettings()
-    train = run.corpus().split("train")
-    nats_N = dynamic_nats(run.model, target, train=train, settings=settings, stride=stride)
-    result = make_score(target, nats_N, run.tokenizer.token_bytes())
-    difference, ci95 = paired_difference(result.unit_nats_U, plain.unit_nats_U, plain.unit_bytes_U)
-    return DynamicScore(score=result, settings=settings, difference=difference, difference_ci95=ci95)
+    target = get_split(run, file, split)
+    nats_N = adaptive_reader(run, settings, stride).read(target).nats_N
+    return make_score(target, nats_N, run.tokenizer.token_bytes())
+
+
+def evaluate_adaptive(
+    run: Run,
+    frozen: Score,
+    file: Path | None = None,
+    split: str | None = None,
+    stride: int | None = None,
+    settings: DynamicSettings | None = None,
+) -> AdaptiveScore:
+    """The adaptive score of a run, compared with its ``frozen`` score of the same text."""
+    result = adaptive_score(run, file, split, stride, settings)
+    difference, ci95 = paired_difference(result.unit_nats_U, frozen.unit_nats_U, frozen.unit_bytes_U)
+    return AdaptiveScore(score=result, difference=difference, difference_ci95=ci95)

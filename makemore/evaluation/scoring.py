@@ -20,7 +20,7 @@ from makemore.errors import UserError
 from makemore.evaluation.distributions import Fold, gated_nats
 from makemore.evaluation.intervals import block_totals, text_interval
 from makemore.evaluation.windows import MAX_LOGITS_PER_CALL, MAX_TOKENS_PER_CALL, STREAM_LENGTH, eval_rows
-from makemore.models.base import LanguageModel, MixtureModel, OnlineMode, OnlineModel
+from makemore.models.base import LanguageModel, MixtureModel, OnlineModel
 from makemore.tokenizers.base import Tokenizer
 from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
 
@@ -199,15 +199,10 @@ def token_nats(
         member_nats = [token_nats(member, split, stride, progress) for member in model.members]
         return mix_nats(np.stack(member_nats), weights_K)
     if isinstance(model, OnlineModel):
-        return online_nats(model, split, "frozen")
+        nats_N = model.score(split.tokens_N, split.starts_D)
+        nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
+        return nats_N
     return target_metrics(model, split, _nats_BT1, stride, progress)[:, 0]
-
-
-def online_nats(model: OnlineModel, split: Split, mode: OnlineMode) -> np.ndarray:
-    """Nats of every target of a split, (N,) float64, from a model that can learn from what it reads."""
-    nats_N = model.score(split.tokens_N, split.starts_D, mode)
-    nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
-    return nats_N
 
 
 def mix_nats(nats_KN: np.ndarray, weights_K: np.ndarray) -> np.ndarray:

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from makemore.corpus.decoding import normalize_newlines, read_text
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.evaluate import require_known_text, split_documents, training_lines
+from makemore.evaluation.evaluate import (
+    adaptive_reader,
+    require_known_text,
+    split_documents,
+    training_lines,
+)
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
 from makemore.runs.run import Run
 from makemore.types import Floats, Ints, Score, Split
@@ -36,6 +41,13 @@ class Surprisal:
     """End of each piece, in characters."""
     nats_P: Floats
     score: Score
+    adaptive: bool = False
+    """Whether the model learned from the text while it was scored."""
+
+    @property
+    def label(self) -> str:
+        """The run's name, for display."""
+        return f"{self.run}, adaptive" if self.adaptive else self.run
 
     @property
     def bits_P(self) -> Floats:
@@ -54,7 +66,7 @@ class Surprisal:
     def as_dict(self) -> dict[str, Any]:
         """Metrics for ``--json``."""
         spans = [{"text": t, "bits": b} for t, b in zip(self.pieces, self.bits_P.tolist(), strict=True)]
-        return {"run": self.run, **self.score.as_dict(), "spans": spans}
+        return {"run": self.run, "adaptive": self.adaptive, **self.score.as_dict(), "spans": spans}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,8 @@ class SurprisalDiff:
         columns = (self.pieces, self.first_bits_P.tolist(), self.second_bits_P.tolist())
         spans = [{"text": t, "bits": a, "bits_against": b} for t, a, b in zip(*columns, strict=True)]
         against = {"run": self.second.run, **self.second.score.as_dict()}
-        return {"run": self.first.run, **self.first.score.as_dict(), "against": against, "spans": spans}
+        first = {"run": self.first.run, "adaptive": self.first.adaptive, **self.first.score.as_dict()}
+        return {**first, "against": against, "spans": spans}
 
 
 def _split_at(text: str, ends_P: Ints) -> list[str]:
@@ -89,10 +102,10 @@ def _split_at(text: str, ends_P: Ints) -> list[str]:
     return [text[a:b] for a, b in zip(starts, ends_P.tolist(), strict=True)]
 
 
-def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisal:
-    """Score each piece of a text, or of a file if it is a Path.
+def surprisal(run: Run, text: str | Path, stride: int | None = None, *, adaptive: bool = False) -> Surprisal:
+    """Score each piece of a text, or of a file if it is a Path; ``adaptive``: the model learns from it.
 
-    Raises UserError for an unreadable file or a text without encodable characters.
+    Raises UserError for an unreadable file, a text without encodable characters, or a model that can't learn.
     """
     name = text.name if isinstance(text, Path) else "the text"
     full_text = (
@@ -106,7 +119,10 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
     end = "\n" if run.mode == "lines" else ""
     scored_text = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)
-    nats_N = token_nats(run.model, split, stride)
+    if adaptive:
+        nats_N = adaptive_reader(run, stride=stride).read(split).nats_N
+    else:
+        nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)
     score = make_score(split, nats_N, run.tokenizer.token_bytes())
     lines = enumerate(full_text.split("\n"), 1)
@@ -117,6 +133,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None) -> Surprisa
         ends_P=ends_P,
         nats_P=nats_P,
         score=score,
+        adaptive=adaptive,
     )
 
 

@@ -187,6 +187,12 @@ class OnlineModel(CountModel):
             mode: except in ``frozen``, what is learned from a document is kept for the next.
         """
 
+    @abstractmethod
+    def learn(
+        self, tokens_N: np.ndarray, starts_D: np.ndarray, mode: OnlineMode
+    ) -> tuple[OnlineModel, NDArray[np.float64]]:
+        """A copy that has learned from documents, and their nats as in ``score``."""
+
 
 class MixtureModel(LanguageModel):
     """Mixes the probabilities of several models."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from makemore.evaluation.adaptive import Reader, learned, prompt_split
+from makemore.models.base import LanguageModel
 from makemore.runs.run import Run
 from makemore.sampling import SampleParams, distribution, entropy_bits
 from makemore.sampling.decoder import make_decoder
@@ -16,6 +18,8 @@ MAX_CANDIDATES = 60
 """Maximum number of candidates returned."""
 MAX_SCORED_TOKENS = 300
 """Maximum number of tokens scored, from the end of the text."""
+MAX_LEARNED_TOKENS = 2000
+"""Maximum number of tokens that a model learns from, from the end of the text."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,17 @@ class Predictions:
     """Characters the tokenizer can't encode."""
 
 
-def predict(run: Run, text: str, params: SampleParams | None = None, at: int | None = None) -> Predictions:
+def predict(
+    run: Run,
+    text: str,
+    params: SampleParams | None = None,
+    at: int | None = None,
+    reader: Reader | None = None,
+) -> Predictions:
     """Score each token of a text and predict the token at index ``at`` (default: the end).
 
-    In ``lines`` mode only the last line is used.
+    In ``lines`` mode only the last line is used. With a reader of the run, the model learns from each token
+    once it has predicted it.
     """
     lines = run.mode == "lines"
     if lines:
@@ -70,32 +81,51 @@ def predict(run: Run, text: str, params: SampleParams | None = None, at: int | N
     first = max(start, len(ids) - MAX_SCORED_TOKENS)
     # The first token of running text has no context to predict it from.
     n_unscored = int(first == 0)
-    logits_NV = _logits(run, ids, first + n_unscored)
-    p_NV = distribution(logits_NV, SampleParams())
+    n_tokens = len(ids) - first
+    at = n_tokens if at is None else max(n_unscored, min(at, n_tokens))
+    end = first + at
+    if reader is None:
+        logits_NV = _logits(run.model, ids, first + n_unscored)
+        p_NV = distribution(logits_NV, SampleParams())
+        p_N = p_NV[np.arange(n_tokens - n_unscored), ids[first + n_unscored :]]
+        logits_V, p_V = logits_NV[at - n_unscored], p_NV[at - n_unscored]
+    else:
+        p_all = _adaptive_probabilities(reader, ids)
+        p_N = p_all[len(p_all) - n_tokens + n_unscored :]
+        logits_V = _logits(learn_from(run, reader, ids[:end]).model, ids[:end], end)[0]
+        p_V = distribution(logits_V[None], SampleParams())[0]
+    probabilities = [*[None] * n_unscored, *p_N.tolist()]
     tokens = [
-        ScoredToken(
-            run.tokenizer.decode([token]), float(p_NV[i - n_unscored, token]) if i >= n_unscored else None
-        )
-        for i, token in enumerate(ids[first:].tolist())
+        ScoredToken(run.tokenizer.decode([token]), p)
+        for token, p in zip(ids[first:].tolist(), probabilities, strict=True)
     ]
-    at = len(tokens) if at is None else max(n_unscored, min(at, len(tokens)))
-    p_V = p_NV[at - n_unscored]
-    sampling_p_V = distribution(logits_NV[at - n_unscored][None], params or SampleParams())[0]
+    sampling_p_V = distribution(logits_V[None], params or SampleParams())[0]
     return Predictions(
         tokens=tokens,
         earlier=run.tokenizer.decode(ids[start:first]),
         at=at,
         # Decoded together: one character may take several tokens.
-        before=run.tokenizer.decode_bytes(ids[start : first + at]).decode(errors="ignore"),
+        before=run.tokenizer.decode_bytes(ids[start:end]).decode(errors="ignore"),
         candidates=_candidates(run, p_V, sampling_p_V),
         entropy=entropy_bits(p_V),
         left_out="".join(sorted(run.tokenizer.unknown_chars(text))),
     )
 
 
-def _logits(run: Run, ids: Ints, first: int) -> Floats:
+def learn_from(run: Run, reader: Reader, ids: Ints) -> Run:
+    """The run with a copy of its model that has learned from the end of a text."""
+    return replace(run, model=learned(reader, ids[-MAX_LEARNED_TOKENS:]))
+
+
+def _adaptive_probabilities(reader: Reader, ids: Ints) -> Floats:
+    """Probabilities of the last MAX_LEARNED_TOKENS tokens, without the boundary."""
+    split = prompt_split(ids[-MAX_LEARNED_TOKENS:], reader.model.boundary_id)
+    return np.exp(-reader.read(split).nats_N) if len(split.tokens_N) else np.zeros(0)
+
+
+def _logits(model: LanguageModel, ids: Ints, first: int) -> Floats:
     """Next-token logits after the first ``first`` tokens and after each later one, (N, V)."""
-    decoder = make_decoder(run.model, ids[None, :first], len(ids) + 1)
+    decoder = make_decoder(model, ids[None, :first], len(ids) + 1)
     logits = [decoder.start()[0].astype(np.float64)]
     logits += [decoder.step(token[None])[0].astype(np.float64) for token in ids[first:]]
     return np.stack(logits)

@@ -26,7 +26,9 @@ from starlette.routing import Route
 
 from makemore.corpus.decoding import normalize_newlines
 from makemore.errors import UserError
-from makemore.play.lookahead import predict
+from makemore.evaluation.adaptive import Reader
+from makemore.evaluation.evaluate import adaptive_reader
+from makemore.play.lookahead import Predictions, learn_from, predict
 from makemore.runs.run import Run
 from makemore.runtime.untrusted import parse_json
 from makemore.sampling import SampleParams
@@ -65,6 +67,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
     run: Any = None
+    adaptive: bool = False
     text: Annotated[str, AfterValidator(_clean)] = ""
     at: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
@@ -86,6 +89,7 @@ class Handlers:
 
     def __init__(self, runs: Mapping[str, Run], token: str) -> None:
         self.runs, self.token = runs, token
+        self._readers: dict[str, Reader] = {}
 
     async def page(self, request: Request) -> Response:
         """Serve the page's static files, which need no token."""
@@ -100,8 +104,12 @@ class Handlers:
     async def predict(self, request: Request) -> Response:
         """Predict each token of a text with a run."""
         query = await self._read_query(request)
-        result = await run_in_threadpool(predict, self._run(query), query.text, query.params, query.at)
+        result = await run_in_threadpool(self._predict, query)
         return JSONResponse(asdict(result), headers=HEADERS)
+
+    def _predict(self, query: Query) -> Predictions:
+        reader = self._reader(query) if query.adaptive and query.text else None
+        return predict(self._run(query), query.text, query.params, query.at, reader)
 
     async def sample(self, request: Request) -> Response:
         """Stream samples that continue a text: lines, or one running text."""
@@ -115,7 +123,9 @@ class Handlers:
             seed=random_seed() if query.seed is None else query.seed,
             skip_unknown=True,
         )
-        context_ids(run, sample_request)  # reject a bad prompt before the response starts
+        ids = context_ids(run, sample_request)  # reject a bad prompt before the response starts
+        if query.adaptive and sample_request.prompt:
+            run = await run_in_threadpool(lambda: learn_from(run, self._reader(query), ids))
         pieces = _lines(run, sample_request) if run.mode == "lines" else stream_text(run, sample_request)
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
@@ -148,6 +158,12 @@ class Handlers:
         if run is None:
             raise RequestError(404, "no such run")
         return run
+
+    def _reader(self, query: Query) -> Reader:
+        """The reader of a run, made once: gradients are scaled by the training text."""
+        if query.run not in self._readers:
+            self._readers[query.run] = adaptive_reader(self._run(query))
+        return self._readers[query.run]
 
 
 def make_app(runs: Mapping[str, Run], token: str) -> Starlette:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
+from makemore.evaluation.ranking import PairedResult
 from makemore.report.numbers import interval, memory, number, percent, with_unit
 
 Value = Callable[[RankedModel], float | str | None]
+ResultOf = Callable[[RankedModel], PairedResult | None]
+ShowResult = Callable[[PairedResult], str]
 
 
 @dataclass(frozen=True)
@@ -41,49 +44,70 @@ def _one_line(text: str) -> str:
     return text.replace("\n", r"\n")
 
 
-def _beyond(row: RankedModel) -> str:
-    return {"worse": "yes", "within noise": "no"}.get(row.result.verdict, row.result.verdict)
-
-
-def _difference(difference: float) -> str:
-    return "–" if difference == 0 or math.isinf(difference) else f"+{number(difference)}"
-
-
-def _difference_interval(row: RankedModel) -> str:
-    return "–" if row.result.difference == 0 else interval(row.result.difference_ci95, sign="+")
+def _difference(difference: float | None) -> str:
+    return "–" if not difference or math.isinf(difference) else f"+{number(difference)}"
 
 
 NAME = (
     _figure("run", "model or run directory", lambda row: row.name, _one_line),
     _figure("tokenizer", "name of the tokenizer", lambda row: row.tokenizer, _one_line),
 )
-QUALITY = (
-    _figure(
-        "bits/byte",
-        "bits per byte of text, averaged over seeds; lower is better",
-        lambda row: row.result.bits_per_byte,
-    ),
-    Column(
-        "95 % interval",
-        "confidence interval of bits/byte across texts (and across seeds, if there are several)",
-        lambda row: row.result.ci95[0],
-        lambda row: interval(row.result.ci95),
-    ),
-    _figure("vs best", "bits/byte above the best model", lambda row: row.result.difference, _difference),
-    Column(
-        "95 % vs best",
-        "interval of the difference, paired by document or block; all rows hold together with 95 %",
-        lambda row: row.result.difference_ci95[0],
-        _difference_interval,
-    ),
-    Column(
-        "beyond noise",
-        "yes: worse on other texts and for other seeds, too; seeds unknown: worse on this text, but with one"
-        " seed the order may be chance",
-        lambda row: row.result.difference_ci95[0],
-        _beyond,
-    ),
+
+
+def _ranking(result_of: ResultOf, titles: Sequence[str], about: str = "") -> tuple[Column, ...]:
+    """Columns of one kind of score, and of its comparison with the best."""
+    title = iter(titles)
+
+    def column(meaning: str, value: Callable[[PairedResult], Any], show: ShowResult) -> Column:
+        def value_of(row: RankedModel) -> float | str | None:
+            result = result_of(row)
+            return None if result is None else value(result)
+
+        def text_of(row: RankedModel) -> str:
+            result = result_of(row)
+            return "" if result is None else show(result)
+
+        return Column(next(title), about + meaning, value_of, text_of)
+
+    return (
+        column(
+            "bits per byte of text, averaged over seeds; lower is better",
+            lambda result: result.bits_per_byte,
+            lambda result: number(result.bits_per_byte),
+        ),
+        column(
+            "confidence interval of bits/byte across texts (and across seeds, if there are several)",
+            lambda result: result.ci95[0],
+            lambda result: interval(result.ci95),
+        ),
+        column(
+            "bits/byte above the best model",
+            lambda result: result.difference,
+            lambda result: _difference(result.difference),
+        ),
+        column(
+            "interval of the difference, paired by document or block; all rows hold together with 95 %",
+            lambda result: result.difference_ci95[0],
+            lambda result: "–" if result.difference == 0 else interval(result.difference_ci95, sign="+"),
+        ),
+        column(
+            "yes: worse on other texts and for other seeds, too; seeds unknown: worse on this text, but with"
+            " one seed the order may be chance",
+            lambda result: result.difference_ci95[0],
+            lambda result: {"worse": "yes", "within noise": "no"}.get(result.verdict, result.verdict),
+        ),
+    )
+
+
+TITLES = ("bits/byte", "95 % interval", "vs best", "95 % vs best", "beyond noise")
+QUALITY = _ranking(lambda row: row.result, TITLES)
+ADAPTIVE = _ranking(
+    lambda row: row.adaptive,
+    ("adaptive", "adaptive 95 %", *(f"adaptive {title}" for title in TITLES[2:])),
+    "of models that learn from the text while they are scored: ",
 )
+
+
 SEEDS = Column(
     "seeds",
     "number of seeds, and bits/byte of the best and the worst seed",
@@ -131,17 +155,29 @@ COST = (
 )
 
 
-def tables(comparison: Comparison) -> tuple[tuple[Column, ...], ...]:
-    """Columns of three tables: quality, the same scores in other units, and cost."""
+class Group(NamedTuple):
+    """The columns of one table, and its rows, best first."""
+
+    columns: tuple[Column, ...]
+    rows: list[RankedModel]
+
+
+def tables(comparison: Comparison) -> list[Group]:
+    """Quality, adaptive scores if any, frozen scores in other units, and cost."""
     rows = comparison.rows
     seeds = (SEEDS,) if any(len(row.runs) > 1 for row in rows) else ()
     unseen = (UNSEEN,) if any(row.unseen_bits_per_byte is not None for row in rows) else ()
-    return QUALITY, (*seeds, *UNITS, *unseen, MEMORISED), COST
+    others = [Group((*seeds, *UNITS, *unseen, MEMORISED), rows), Group(COST, rows)]
+    scored = [(row.adaptive.bits_per_byte, i, row) for i, row in enumerate(rows) if row.adaptive is not None]
+    if not scored:
+        return [Group(QUALITY, rows), *others]
+    adaptive = Group(ADAPTIVE, [row for _, _, row in sorted(scored)])
+    return [Group((QUALITY[0], ADAPTIVE[0], *QUALITY[1:]), rows), adaptive, *others]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Remarks on the table: failed runs, single seeds, models that have learned hardly anything, and mixtures
-    scored where they were fitted."""
+    """Remarks on the table: failed runs, single seeds, models that have learned hardly anything, missing
+    adaptive scores, and mixtures scored where they were fitted."""
     lines = [_one_line(f"{failure.name} failed: {failure.reason}") for failure in comparison.failures]
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]
@@ -152,6 +188,9 @@ def notes(comparison: Comparison) -> list[str]:
     if untrained:
         names = ", ".join(untrained)
         lines.append(f"no better than guessing, or hardly better: {names}; train longer or on more text")
+    lines += [
+        _one_line(f"{row.name} has no adaptive score: {row.not_adaptive}") for row in rows if row.not_adaptive
+    ]
     fitted = [row.name for row in rows if row.fitted_on(comparison.split)]
     if fitted:
         lines.append(f"mixture weights were fitted on val: {', '.join(fitted)}; use --split test")

@@ -20,7 +20,7 @@ from makemore.report.charts import (
     with_diagonal,
     without_start,
 )
-from makemore.report.columns import NAME, Column, notes, tables
+from makemore.report.columns import NAME, Column, Group, notes, tables
 from makemore.report.numbers import interval, memory, number, percent
 from makemore.report.page import page, resource
 
@@ -78,6 +78,8 @@ def _summary(comparison: Comparison) -> str:
     for verdict, start in REMARKS.items():
         if names[verdict]:
             parts.append(f"{start}: {escape(', '.join(names[verdict]))}.")
+    adaptive = [row for row in comparison.rows if row.adaptive and row.adaptive.verdict == "best"]
+    parts += [f"<b>{escape(row.name)}</b> is best while it learns from the text." for row in adaptive]
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
     remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
     return f"<p>{' '.join(parts)}</p>{remarks}"
@@ -85,28 +87,29 @@ def _summary(comparison: Comparison) -> str:
 
 def _tables(comparison: Comparison) -> str:
     """A table for each group of columns: one table with all of them would be wider than most screens."""
-    groups = tables(comparison)
-    parts = [
-        _table(comparison, (*NAME, *groups[0])),
-        *(_table(comparison, (NAME[0], *g)) for g in groups[1:]),
-    ]
+    first, *others = tables(comparison)
+    groups = [first._replace(columns=(*NAME, *first.columns))]
+    groups += [group._replace(columns=(NAME[0], *group.columns)) for group in others]
+    columns = dict.fromkeys(column for group in groups for column in group.columns)
     meanings = "".join(
-        f"<li><b>{escape(column.title)}</b>: {escape(column.meaning)}</li>"
-        for columns in (NAME, *groups)
-        for column in columns
+        f"<li><b>{escape(column.title)}</b>: {escape(column.meaning)}</li>" for column in columns
     )
-    return f"{''.join(parts)}<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>"
+    return (
+        f"{''.join(map(_table, groups))}"
+        f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>"
+    )
 
 
-def _table(comparison: Comparison, columns: tuple[Column, ...]) -> str:
+def _table(group: Group) -> str:
     head = "".join(
         f'<th scope="col"{_text_class(column)} title="{escape(column.meaning, quote=True)}">'
         f'<button type="button">{escape(column.title)}</button></th>'
-        for column in columns
+        for column in group.columns
     )
+    marks = [' class="best"', *[""] * (len(group.rows) - 1)]
     rows = "".join(
-        f"<tr{mark}>{''.join(_cell(column, row) for column in columns)}</tr>"
-        for row, mark in zip(comparison.rows, _row_classes(comparison), strict=True)
+        f"<tr{mark}>{''.join(_cell(column, row) for column in group.columns)}</tr>"
+        for row, mark in zip(group.rows, marks, strict=True)
     )
     return (
         f'<div class="card wide"><table class="sortable"><thead><tr>{head}</tr></thead>'
@@ -116,10 +119,6 @@ def _table(comparison: Comparison, columns: tuple[Column, ...]) -> str:
 
 def _text_class(column: Column) -> str:
     return ' class="words"' if column.is_text else ""
-
-
-def _row_classes(comparison: Comparison) -> list[str]:
-    return [' class="best"', *[""] * (len(comparison.rows) - 1)]
 
 
 def _cell(column: Column, row: RankedModel) -> str:

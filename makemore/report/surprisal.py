@@ -52,7 +52,7 @@ def surprisal_page(result: Surprisal) -> str:
     names[-1] = f"{bounds[-1]} or more"
     key = [(f"s{i}", f"{name} bits per character") for i, name in enumerate(names, 1)]
     head = f"<p>{escape(totals(result.score))}</p>"
-    return _page(f"{result.score.split} by {result.run}", head, key, classes)
+    return _page(f"{result.score.split} by {result.label}", head, key, classes)
 
 
 def surprisal_diff_page(result: SurprisalDiff) -> str:
@@ -61,10 +61,10 @@ def surprisal_diff_page(result: SurprisalDiff) -> str:
     bits = (bits_P.tolist() for bits_P in (result.first_bits_P, result.second_bits_P, result.saved_bits_P))
     for piece, first, second, gain in zip(result.pieces, *bits, strict=True):
         classes.append((piece, better_class(gain, piece), f"{first:.2f} bits vs {second:.2f}"))
-    a, b = result.first.run, result.second.run
+    a, b = result.first.label, result.second.label
     key = [("a2", f"{a} is better"), ("a1", "slightly"), ("b2", f"{b} is better"), ("b1", "slightly")]
     head = "".join(
-        f"<p><b>{escape(run.run)}</b>: {escape(totals(run.score))}</p>"
+        f"<p><b>{escape(run.label)}</b>: {escape(totals(run.score))}</p>"
         for run in (result.first, result.second)
     )
     return _page(f"{result.first.score.split} by {a} vs {b}", head, key, classes)

@@ -40,6 +40,35 @@ def test_csv_and_json_agree(runs):
     assert (rows[0]["difference"], rows[1]["verdict"]) == (0, "seeds unknown")
 
 
+def test_adaptive_scores_stand_beside_frozen_ones(runs):
+    rows = json.loads(call(*runs, "--adaptive", "--json").out)["rows"]
+    assert [row["name"] for row in rows] == ["lines", "other"]
+    for row in rows:
+        assert row["runs"][0]["adaptive"]["bits_per_byte"] == pytest.approx(row["adaptive_bits_per_byte"])
+        assert row["adaptive_bits_per_byte"] != row["bits_per_byte"]
+    best = min(row["adaptive_bits_per_byte"] for row in rows)
+    assert [row["adaptive_bits_per_byte"] - best for row in rows] == [r["adaptive_difference"] for r in rows]
+    assert not any(
+        key.startswith("adaptive") for row in json.loads(call(*runs, "--json").out)["rows"] for key in row
+    )
+    out = call(*runs, "--adaptive").out
+    assert "adaptive 95 % vs best" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_a_run_that_cannot_learn_has_no_adaptive_score(runs, work):
+    """Dynamic evaluation needs the training text."""
+    (work / "words.txt").rename(work / "moved.txt")
+    result = call(*runs, "--adaptive", "--file", "moved.txt")
+    assert "other has no adaptive score: " in result.out
+    assert "lines has no" not in result.out
+    (lines, other) = csv.DictReader(
+        io.StringIO(call(*runs, "--adaptive", "--file", "moved.txt", "--csv").out)
+    )
+    assert float(lines["adaptive_ci95_low"]) > 0
+    assert other["adaptive_bits_per_byte"] == other["adaptive_ci95_low"] == ""
+
+
 def test_markdown_is_a_table(runs):
     lines = call(*runs, "--markdown").out.splitlines()
     assert len(lines) == 4

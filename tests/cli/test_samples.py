@@ -65,15 +65,48 @@ def test_json_is_one_object(work):
         assert isinstance(json.loads(result.out), dict)
 
 
-def test_dynamic_evaluation_is_reported_separately(work):
-    train("words.txt", "-m", "bigram", "--steps", "20", "--out", "new")
-    plain = json.loads(call("eval", "new", "--json").out)
-    both = json.loads(call("eval", "new", "--dynamic", "--json").out)
-    dynamic = both.pop("dynamic")
-    assert both == plain
-    assert dynamic["tokens"] == plain["tokens"]
-    assert dynamic["difference"] == pytest.approx(dynamic["bits_per_byte"] - plain["bits_per_byte"])
-    assert "not comparable" in call("eval", "new", "--dynamic").out
+@pytest.mark.parametrize("model", ["bigram", "count", "context-mixing"])
+def test_the_adaptive_score_is_reported_beside_the_frozen_one(work, model):
+    train("words.txt", "-m", model, "--steps", "20", "--out", "new")
+    frozen = json.loads(call("eval", "new", "--json").out)
+    both = json.loads(call("eval", "new", "--adaptive", "--json").out)
+    adaptive = both.pop("adaptive")
+    assert both == frozen
+    assert adaptive["tokens"] == frozen["tokens"]
+    assert adaptive["nll"] != frozen["nll"]
+    assert adaptive["difference"] == pytest.approx(adaptive["bits_per_byte"] - frozen["bits_per_byte"])
+    low, high = adaptive["difference_ci95"]
+    assert low is None or low <= adaptive["difference"] <= high
+    assert "relative to the frozen score" in call("eval", "new", "--adaptive").out
+
+
+@pytest.mark.parametrize("model", ["gru", "count", "context-mixing"])
+def test_a_model_learns_from_its_prompt(work, model):
+    train("prose.txt", "-m", model, "--steps", "5", "--out", "new", "--mode", "text")
+    prompt = "dabber " * 60 + "dab"
+    options = ("-p", prompt, "--max-new-tokens", "4", "--seed", "1", "--show-probs", "--json")
+
+    def first_p(*more):
+        out = json.loads(call("sample", "new", *options, *more).out)
+        return {c["token"]: c["p"] for c in out["tokens"][0][0]["top"]}
+
+    frozen, adaptive = first_p("--frozen"), first_p("--adaptive")
+    assert frozen == first_p()
+    assert adaptive != frozen
+    texts = json.loads(call("sample", "new", *options[:-2], "--json", "--adaptive", "-n", "3").out)["samples"]
+    assert len(texts) == 3
+    assert all(text.startswith(prompt) for text in texts)
+
+
+def test_adaptive_surprisal_falls_where_a_text_repeats_itself(work):
+    frozen = json.loads(call("score", "lines", "--text", "kilobada\n" * 9, "--json").out)
+    adaptive = json.loads(call("score", "lines", "--text", "kilobada\n" * 9, "--adaptive", "--json").out)
+    assert (frozen["adaptive"], adaptive["adaptive"]) == (False, True)
+    assert adaptive["spans"][0] == frozen["spans"][0]
+    assert adaptive["spans"][-2]["bits"] < frozen["spans"][-2]["bits"]
+    out = call("score", "lines", "--text", "kilobada", "--adaptive", "--against", "text")
+    assert "lines" in (out.out + out.err)
+    assert "by lines, adaptive: " in call("score", "lines", "--text", "kilobada", "--adaptive").out
 
 
 def test_mixture_samples_are_reproducible(work):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from makemore.evaluation.adaptive import Reader
+from makemore.evaluation.evaluate import adaptive_reader
 from makemore.play.lookahead import predict
 from makemore.runs.run import load
 from makemore.sampling import SampleParams
@@ -100,6 +102,31 @@ def test_typing_shows_the_models_predictions(page: Any, server: PlayServer) -> N
         labels = [label.partition("; ")[0] for label in candidate_labels(page)]
         assert labels[:8] == [f"{n}, {percent(c.p)}" for n, c in zip(names, expected, strict=True)][:8]
         assert shown_tokens(page) == typed
+
+
+def test_the_adaptive_switch_shows_what_the_model_learns(page: Any, server: PlayServer) -> None:
+    run, typed = load(server.folder / "text"), "mad" * 15
+    page.locator(f"{FIRST} select").select_option("text")
+    page.keyboard.press("Escape")
+    page.keyboard.type(typed)
+    wait_for_text(page, typed)
+
+    def shown(reader: Reader | None) -> str:
+        p = predict(run, typed, reader=reader).tokens[-1].p
+        assert p is not None
+        return percent(p)
+
+    last = page.locator(f"{FIRST} .tokens button").last
+    assert last.get_attribute("title") == shown(None)
+    adaptive = shown(adaptive_reader(run))
+    assert adaptive != shown(None)
+    page.get_by_label("Adaptive").check()
+    page.wait_for_function(
+        "([pane, p]) => [...document.querySelectorAll(`${pane} .tokens button`)].at(-1).title === p",
+        arg=[FIRST, adaptive],
+    )
+    page.get_by_role("button", name="Reset").click()
+    assert not page.get_by_label("Adaptive").is_checked()
 
 
 def test_two_runs_side_by_side(page: Any) -> None:

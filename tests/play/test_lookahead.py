@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from makemore.evaluation.adaptive import prompt_split
+from makemore.evaluation.evaluate import adaptive_reader
 from makemore.play import lookahead as playing
 from makemore.play.lookahead import Predictions, predict
 from makemore.runs.run import Run, load
@@ -40,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         "text": train_run("prose.txt", "mlp"),
         "pieces": train_run("prose.txt", "mlp", "bpe:270"),
         "bytes": train_run("prose.txt", "mlp", "byte"),
+        "count": train_run("prose.txt", "count"),
     }
 
 
@@ -104,6 +107,25 @@ def test_running_text_predictions_match_forward(runs: dict[str, Run], name: str)
     assert [token.p for token in shown.tokens[1:]] == pytest.approx(expected, rel=1e-4)
     assert predict(run, text, at=0).at == 1
     assert not any(c.ends for c in shown.candidates)
+
+
+@pytest.mark.parametrize("name", ["text", "count"])
+def test_adaptive_predictions_match_the_adaptive_score(runs: dict[str, Run], name: str) -> None:
+    run, typed = runs[name], "salt" * 30
+    reader = adaptive_reader(run)
+    seen = predict(run, typed, reader=reader)
+    split = prompt_split(run.tokenizer.encode(typed).astype(np.int64), 0)
+    p_N = np.exp(-reader.read(split).nats_N)
+    scored = [token.p for token in seen.tokens if token.p is not None]
+    assert scored == pytest.approx(p_N[len(p_N) - len(scored) :])
+    assert scored != pytest.approx([t.p for t in predict(run, typed).tokens if t.p is not None])
+    assert predict(run, "", reader=reader).tokens == []
+
+
+def test_adaptive_candidates_follow_what_was_learned_before_them(runs: dict[str, Run]) -> None:
+    seen = predict(runs["count"], "salt" * 30, at=64, reader=adaptive_reader(runs["count"]))
+    assert seen.before == "salt" * 16
+    assert next(c.p for c in seen.candidates if c.text == "s") == pytest.approx(seen.tokens[64].p)
 
 
 def test_empty_text_continues_the_training_text(runs: dict[str, Run]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from makemore.errors import UserError
+from makemore.evaluation.evaluate import adapted_run, adaptive_reader
 from makemore.play.lookahead import predict
 from makemore.play.server import MAX_BYTES, listen
 from makemore.runs.run import load
@@ -94,6 +95,17 @@ def test_look_matches_predict(server: PlayServer, name: str, text: str) -> None:
     payload = {"run": name, "text": text, "temperature": 0.5, "top_k": 3, "at": 2}
     expected = dataclasses.asdict(predict(run, text, SampleParams(0.5, 3), 2))
     assert call(server, "/api/predict", payload).json == json.loads(json.dumps(expected))
+
+
+def test_adaptive_requests_learn_from_the_text(server: PlayServer) -> None:
+    run, text = load(server.folder / "text"), "saltsaltsalt"
+    expected = dataclasses.asdict(predict(run, text, reader=adaptive_reader(run)))
+    payload = {"run": "text", "text": text, "adaptive": True}
+    assert call(server, "/api/predict", payload).json == json.loads(json.dumps(expected))
+    request = SampleRequest(n=1, prompt=text, max_new_tokens=60, seed=9)
+    response = call(server, "/api/sample", {**payload, "seed": 9, "max_new_tokens": 60})
+    assert response.body == "".join(stream_text(adapted_run(run, request), request))
+    assert response.body != "".join(stream_text(run, request))
 
 
 def test_samples_match_the_seed(server: PlayServer) -> None:

@@ -87,13 +87,27 @@ def test_table_holds_every_row_and_value(pages, comparisons, mode):
     comparison = comparisons[mode]
     page = parse_page(pages[mode])
     first, *others = tables(comparison)
-    groups = [(*NAME, *first), *((NAME[0], *columns) for columns in others)]
-    assert page.heads == [column.title for columns in groups for column in columns]
+    groups = [((*NAME, *first.columns), first.rows)]
+    groups += [((NAME[0], *columns), rows) for columns, rows in others]
+    assert page.heads == [column.title for columns, _ in groups for column in columns]
     rows = [row for row in page.rows if row and row[0] in RUNS]
-    assert rows == [[column.text(row) for column in columns] for columns in groups for row in comparison.rows]
-    i = [column.title for column in groups[0]].index("bits/byte")
+    assert rows == [[c.text(row) for c in columns] for columns, ranked in groups for row in ranked]
+    i = [column.title for column in groups[0][0]].index("bits/byte")
     bits = [float(values[i]) for values in page.values if values and values[0] in RUNS][: len(RUNS)]
     assert bits == sorted(bits)
+
+
+def test_adaptive_scores_are_ranked_on_their_own(pages, comparisons):
+    rows = comparisons["text"].rows
+    assert all(row.adaptive is None for row in comparisons["lines"].rows)
+    by_adaptive = sorted(rows, key=lambda row: row.adaptive.bits_per_byte)
+    assert [row.adaptive.verdict for row in by_adaptive].count("best") == 1
+    assert by_adaptive[0].adaptive.verdict == "best"
+    group = next(group for group in tables(comparisons["text"]) if group.columns[0].title == "adaptive")
+    assert [row.name for row in group.rows] == [row.name for row in by_adaptive]
+    text = pages["text"].read_text(encoding="utf-8")
+    assert f"<b>{html.escape(by_adaptive[0].name)}</b> is best while it learns from the text" in text
+    assert "while it learns" not in pages["lines"].read_text(encoding="utf-8")
 
 
 @MODES

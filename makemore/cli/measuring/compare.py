@@ -25,6 +25,9 @@ def command(
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps per run."),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
+    adaptive: bool = typer.Option(
+        False, "--adaptive", help="Also rank the runs while they learn from the text they are scored on."
+    ),
     out: Path | None = typer.Option(None, "--out", "-o", help="Parent directory for the trained runs."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Retrain finished runs."),
     device: str = DEVICE,
@@ -67,6 +70,7 @@ def command(
         out=out,
         device=device,
         overwrite=overwrite,
+        adaptive=adaptive,
         with_details=html is not None,
     )
     with stop_flag() as flag:

@@ -11,7 +11,7 @@ from makemore.cli.options import DEVICE, JSON, RUN
 from makemore.cli.terminal import echo, print_json
 
 if TYPE_CHECKING:
-    from makemore.evaluation.evaluate import DynamicScore
+    from makemore.evaluation.evaluate import AdaptiveScore
 
 
 def command(
@@ -24,38 +24,38 @@ def command(
     report: bool = typer.Option(
         True, "--report/--no-report", help="Without FILE, also print memorisation statistics."
     ),
-    dynamic: bool = typer.Option(
-        False, "--dynamic", help="Also report dynamic evaluation: the model learns while it is scored."
+    adaptive: bool = typer.Option(
+        False, "--adaptive", help="Also report the adaptive score: the model learns from what it has scored."
     ),
-    dynamic_lr: float | None = typer.Option(None, "--dynamic-lr", help="Learning rate (default: 0.0003)."),
+    adaptive_lr: float | None = typer.Option(
+        None, "--adaptive-lr", help="Learning rate of models trained by gradients (default: 0.0003)."
+    ),
     device: str = DEVICE,
     json: bool = JSON,
 ) -> None:
     """Score a run on every token of a split, exactly once."""
     from makemore.cli.progress import memorisation_line, score_line
     from makemore.errors import UserError
-    from makemore.evaluation.dynamic import DynamicSettings
-    from makemore.evaluation.evaluate import evaluate, evaluate_dynamic
+    from makemore.evaluation.adaptive import DynamicSettings
+    from makemore.evaluation.evaluate import evaluate, evaluate_adaptive
     from makemore.evaluation.memorization import DEFAULT_SAMPLES, sample_memorization
     from makemore.runs.run import is_fitted_on, load
     from makemore.sampling.text import SampleRequest
 
-    if dynamic_lr is not None and not dynamic:
-        raise UserError("--dynamic-lr requires --dynamic")
-    settings = DynamicSettings() if dynamic_lr is None else DynamicSettings(lr=dynamic_lr)
+    if adaptive_lr is not None and not adaptive:
+        raise UserError("--adaptive-lr requires --adaptive")
+    settings = None if adaptive_lr is None else DynamicSettings(lr=adaptive_lr)
     loaded = load(run, device)
     score = evaluate(loaded, file, split, stride)
     memorisation = None
     if report and file is None:
         memorisation = sample_memorization(loaded, [SampleRequest(n=DEFAULT_SAMPLES[loaded.mode])])
-    dynamic_score = (
-        evaluate_dynamic(loaded, score, file=file, split=split, stride=stride, settings=settings)
-        if dynamic
-        else None
-    )
+    adaptive_score = None
+    if adaptive:
+        adaptive_score = evaluate_adaptive(loaded, score, file, split, stride, settings)
     if json:
         payload = {"run": run, **score.as_dict(), "memorisation": memorisation}
-        payload["dynamic"] = None if dynamic_score is None else dynamic_score.as_dict()
+        payload["adaptive"] = None if adaptive_score is None else adaptive_score.as_dict()
         print_json({name: value for name, value in payload.items() if value is not None})
         return
     lines = [score_line(score)]
@@ -63,18 +63,18 @@ def command(
         lines.append("the mixture's weights were fitted on val; use --split test")
     if memorisation is not None:
         lines.append(memorisation_line(memorisation))
-    if dynamic_score is not None:
-        lines.append(dynamic_line(dynamic_score))
+    if adaptive_score is not None:
+        lines.append(adaptive_line(adaptive_score))
     echo("\n".join(lines))
 
 
-def dynamic_line(dynamic: DynamicScore) -> str:
-    """Format a dynamic score and its difference from the plain score."""
+def adaptive_line(adaptive: AdaptiveScore) -> str:
+    """Format an adaptive score and its difference from the frozen score."""
     from makemore.cli.progress import in_brackets, score_line
 
-    interval = in_brackets(dynamic.difference_ci95, "+")
+    interval = in_brackets(adaptive.difference_ci95, "+")
     return (
-        f"dynamic evaluation (the model learns while it is scored; not comparable with plain scores):\n"
-        f"{score_line(dynamic.score)}\n"
-        f"{dynamic.difference:+.4f} bits/byte {interval} relative to the plain score"
+        f"adaptive (the model learns from what it has scored; compare with other adaptive scores only):\n"
+        f"{score_line(adaptive.score)}\n"
+        f"{adaptive.difference:+.4f} bits/byte {interval} relative to the frozen score"
     )

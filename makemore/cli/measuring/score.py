@@ -17,6 +17,9 @@ def command(
     against: Path | None = typer.Option(
         None, "--against", help="Second run; show which run predicts each token better."
     ),
+    adaptive: bool = typer.Option(
+        False, "--adaptive", help="The models learn from each part of the text once they have predicted it."
+    ),
     html: Path | None = typer.Option(None, "--html", help="Write an HTML page to this file."),
     device: str = DEVICE,
     json: bool = JSON,
@@ -38,8 +41,10 @@ def command(
     loaded = load(run, device)
     scored = text if text else loaded.text(file).string() if str(file) == "-" else file
     assert scored is not None
-    result = surprisal(loaded, scored)
-    comparison = None if against is None else surprisal_diff(result, surprisal(load(against, device), scored))
+    result = surprisal(loaded, scored, adaptive=adaptive)
+    comparison = None
+    if against is not None:
+        comparison = surprisal_diff(result, surprisal(load(against, device), scored, adaptive=adaptive))
     if html is not None:
         write_page(html, surprisal_page(result) if comparison is None else surprisal_diff_page(comparison))
     if json:

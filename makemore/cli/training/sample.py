@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ from makemore.cli.terminal import echo, echo_sample, print_json
 if TYPE_CHECKING:
     from makemore.runs.run import Run
     from makemore.sampling.text import SampleRequest
+
+    Learn = Callable[[Run, SampleRequest], Run]
+    """Gives the run that continues a request's prompt."""
 
 
 def command(
@@ -49,6 +53,9 @@ def command(
         False, "--show-probs", help="Print each token's probability, entropy and alternatives."
     ),
     report: bool = typer.Option(False, "--report", help="Print memorisation statistics instead of samples."),
+    adaptive: bool = typer.Option(
+        False, "--adaptive/--frozen", help="Learn from the prompt before continuing it (default: frozen)."
+    ),
     unknown: str = typer.Option("error", "--unknown", help="Unknown prompt characters: error or skip."),
     device: str = DEVICE,
     json: bool = JSON,
@@ -65,8 +72,11 @@ def command(
         raise UserError("--novel-only needs random samples; leave out --report and --beam")
     if length_penalty is not None and beam is None:
         raise UserError("--length-penalty requires --beam")
+    if adaptive and report:
+        raise UserError("--adaptive learns from a prompt; leave out --report")
     params = SampleParams(temperature, top_k, top_p, min_p, greedy)
     from makemore.corpus.decoding import blank_text_error
+    from makemore.evaluation.evaluate import adapted_run
     from makemore.runs.run import load
     from makemore.runtime import native
     from makemore.sampling.beam import DEFAULT_LENGTH_PENALTY
@@ -92,12 +102,13 @@ def command(
         context_ids(loaded, r)  # reject a bad prompt before printing anything
     for note in {note: None for r in requests for note in request_notes(loaded, r)}:
         echo(note, err=True)
+    learn = adapted_run if adaptive else _frozen_run
     if report:
         _print_report(loaded, requests, json)
     elif show_probs:
-        _print_probs(loaded, requests, json)
+        _print_probs(loaded, requests, learn, json)
     else:
-        _print_samples(loaded, requests, novel_only, json)
+        _print_samples(loaded, requests, learn, novel_only, json)
     for note in native.failure_notes():
         echo(note, err=True)
 
@@ -139,16 +150,23 @@ def _json_header(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
     return {"run": str(run.folder.path), "seed": requests[0].seed, "prompts": prompts}
 
 
-def _print_samples(run: Run, requests: list[SampleRequest], novel_only: bool, json: bool) -> None:
+def _frozen_run(run: Run, request: SampleRequest) -> Run:
+    return run
+
+
+def _print_samples(
+    run: Run, requests: list[SampleRequest], learn: Learn, novel_only: bool, json: bool
+) -> None:
     from makemore.sampling.novel import sample_novel
     from makemore.sampling.text import sample
 
     request = requests[0]
-    texts = (text for r in requests for text in (sample_novel if novel_only else sample)(run, r))
+    # Lazily, since each prompt may need its own copy of the model.
+    texts = (text for r in requests for text in (sample_novel if novel_only else sample)(learn(run, r), r))
     if json:
         print_json({**_json_header(run, requests), "samples": list(texts)})
     elif run.mode == "text" and len(requests) == request.n == 1 and not request.beam and sys.stdout.isatty():
-        _stream(run, request)
+        _stream(learn(run, request), request)
     else:
         for i, text in enumerate(texts):
             if i and run.mode == "text":
@@ -176,12 +194,13 @@ def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:
         echo(memorisation_table(result))
 
 
-def _print_probs(run: Run, requests: list[SampleRequest], json: bool) -> None:
+def _print_probs(run: Run, requests: list[SampleRequest], learn: Learn, json: bool) -> None:
     from makemore.cli.probabilities import print_probs
     from makemore.sampling.probabilities import sample_with_probs
     from makemore.sampling.text import normalize_prompt
 
-    results = ((r, sample_with_probs(run, r, i)) for r in requests for i in range(r.n))
+    learned = ((r, learn(run, r)) for r in requests)
+    results = ((r, sample_with_probs(reader, r, i)) for r, reader in learned for i in range(r.n))
     if json:
         pairs = [(normalize_prompt(run, r), tokens) for r, tokens in results]
         samples = [prompt + "".join(t.text for t in tokens) for prompt, tokens in pairs]

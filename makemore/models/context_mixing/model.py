@@ -104,15 +104,32 @@ class ContextMixing(OnlineModel):
         self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64], mode: OnlineMode = "frozen"
     ) -> NDArray[np.float64]:
         """Nats (N,) of documents that are read in order; see ``OnlineModel``."""
+        return (self if mode == "frozen" else self._copy())._read(tokens_N, starts_D, mode)
+
+    def learn(
+        self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64], mode: OnlineMode
+    ) -> tuple[ContextMixing, NDArray[np.float64]]:
+        """A copy that has learned from documents, and their nats; see ``OnlineModel``."""
+        learner = self._copy()
+        return learner, learner._read(tokens_N, starts_D, mode)
+
+    def _copy(self) -> ContextMixing:
+        """A copy with room for more contexts."""
+        _ = self.engine  # an untrained model has no arrays before
+        copy = ContextMixing(self.config, self.vocab_size, self.boundary_id).eval()
+        copy._arrays = memory.copied(self._arrays)
+        copy._register()
+        return copy
+
+    def _read(
+        self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64], mode: OnlineMode
+    ) -> NDArray[np.float64]:
         inputs_N = np.append(self.boundary_id, tokens_N[:-1]).astype(np.int64)
         inputs_N[starts_D] = self.boundary_id
-        engine, rates = self.engine, None
-        if mode != "frozen":
-            engine = make_engine(memory.copied(self._arrays), self.boundary_id)
-        if mode == "adaptive":
-            rates = Rates(self.config.adaptive_lr, 0.01)
+        rates = Rates(self.config.adaptive_lr, 0.01) if mode == "adaptive" else None
         position = np.zeros(memory.POSITION_SIZE, np.int64)
-        return engine.read(position, inputs_N, tokens_N.astype(np.int64), rates, counts=mode != "frozen")
+        targets_N = tokens_N.astype(np.int64)
+        return self.engine.read(position, inputs_N, targets_N, rates, counts=mode != "frozen")
 
     def n_parameters(self) -> int:
         """Number of contexts and weights."""

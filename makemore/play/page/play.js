@@ -39,6 +39,7 @@ function settings() {
     const value = find(name).value;
     if (value !== OFF[name]) found[name] = Number(value);
   }
+  if (find("adaptive").checked) found.adaptive = true;
   return found;
 }
 
@@ -254,9 +255,11 @@ async function begin() {
   for (const name of SLIDERS) {
     find(name).addEventListener("input", () => { showSettings(); panes.forEach((pane) => pane.look()); });
   }
+  find("adaptive").addEventListener("change", () => panes.forEach((pane) => pane.look()));
   find("reset").addEventListener("click", () => {
     for (const name of SLIDERS) find(name).value = find(name).defaultValue;
     find("seed").value = "";
+    find("adaptive").checked = false;
     showSettings();
     panes.forEach((pane) => pane.look());
   });

@@ -1,0 +1,57 @@
+"""Adaptive scores: a model learns from each part of a text once it has predicted it.
+
+A frozen score, in contrast, uses only what was learned in training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from makemore.errors import UserError
+from makemore.evaluation.adaptive.base import Reader, TrainSplit
+from makemore.evaluation.adaptive.dynamic import DynamicSettings
+from makemore.evaluation.adaptive.readers import make_reader
+from makemore.evaluation.scoring import Progress
+from makemore.models.base import LanguageModel
+from makemore.types import Floats, Ints, Split
+
+__all__ = ["DynamicSettings", "Reader", "adapted", "adaptive_nats", "learned", "make_reader", "prompt_split"]
+
+
+def adaptive_nats(
+    model: LanguageModel,
+    split: Split,
+    train: TrainSplit,
+    settings: DynamicSettings | None = None,
+    stride: int | None = None,
+    progress: Progress | None = None,
+) -> Floats:
+    """Nats of every target of a split, (N,) float64, by a copy of the model that learns as it reads.
+
+    Raises UserError if the model can't, or if its weights diverge; arguments are those of ``make_reader``.
+    """
+    return make_reader(model, train, settings, stride).read(split, progress).nats_N
+
+
+def adapted(model: LanguageModel, prompt_ids: Ints, train: TrainSplit) -> LanguageModel:
+    """A copy of a model that has learned from the tokens (T,) of a prompt, as in an adaptive score.
+
+    Raises UserError if the model can't.
+    """
+    return learned(make_reader(model, train), prompt_ids)
+
+
+def learned(reader: Reader, prompt_ids: Ints) -> LanguageModel:
+    """Like ``adapted``, with a reader of the model."""
+    split = prompt_split(prompt_ids, reader.model.boundary_id)
+    model = reader.read(split).model if len(split.tokens_N) else reader.model
+    if model is None:
+        raise UserError("a mixture can't learn from a prompt; use one of its members")
+    return model
+
+
+def prompt_split(prompt_ids: Ints, boundary_id: int) -> Split:
+    """The tokens of a prompt as one document; a boundary at its start isn't a target."""
+    begins = len(prompt_ids) > 0 and prompt_ids[0] == boundary_id
+    tokens_N, zero_D = prompt_ids[int(begins) :], np.zeros(1, np.int64)
+    return Split("prompt", tokens_N, zero_D, chars_D=zero_D, bytes_D=zero_D)

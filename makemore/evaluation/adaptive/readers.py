@@ -1,0 +1,102 @@
+"""How each family of models learns from a text while it is scored.
+
+A model that is registered later learns like its base class.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import numpy as np
+
+from makemore.errors import UserError
+from makemore.evaluation.adaptive.base import Reader, Reading, TrainSplit
+from makemore.evaluation.adaptive.dynamic import DynamicEvaluation, DynamicSettings
+from makemore.evaluation.adaptive.ngram_cache import CachedModel, NgramCache
+from makemore.evaluation.scoring import Progress, mix_nats, token_nats
+from makemore.models.base import CountModel, LanguageModel, MixtureModel, OnlineModel
+from makemore.types import Split
+
+
+class OnlineReader(Reader):
+    """Goes on learning as in training."""
+
+    model: OnlineModel
+
+    def _read(self, split: Split, progress: Progress | None) -> Reading:
+        learner, nats_N = self.model.learn(split.tokens_N, split.starts_D, "adaptive")
+        return Reading(nats_N, learner)
+
+
+class CountReader(Reader):
+    """Has a cache of n-grams over the frozen counts."""
+
+    def _read(self, split: Split, progress: Progress | None) -> Reading:
+        cache = NgramCache(split, self.model.boundary_id)
+        nats_N = cache.score(token_nats(self.model, split, self.stride, progress))
+        return Reading(nats_N, CachedModel(self.model, cache))
+
+
+class MixtureReader(Reader):
+    """Each member learns by itself; the weights stay."""
+
+    model: MixtureModel
+
+    def __init__(self, model: MixtureModel, train: TrainSplit, stride: int | None) -> None:
+        super().__init__(model, stride)
+        self.readers = [make_reader(member, train, stride=stride) for member in model.members]
+
+    def _read(self, split: Split, progress: Progress | None) -> Reading:
+        nats_KN = np.stack([reader.read(split, progress).nats_N for reader in self.readers])
+        return Reading(mix_nats(nats_KN, self.model.weights.cpu().numpy()), None)
+
+
+@singledispatch
+def make_reader(
+    model: LanguageModel,
+    train: TrainSplit,
+    settings: DynamicSettings | None = None,
+    stride: int | None = None,
+) -> Reader:
+    """A reader of texts with a model, which stays unchanged.
+
+    Args:
+        train: loads the training text, by which dynamic evaluation scales its steps.
+        settings: of dynamic evaluation.
+        stride: as in ``token_nats``.
+
+    Raises:
+        UserError: the model can't learn while it is scored, or not with these settings.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("this model can't learn while it is scored; leave out --adaptive")
+    return DynamicEvaluation(model, train(), settings or DynamicSettings(), stride)
+
+
+@make_reader.register
+def _(
+    model: CountModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
+) -> Reader:
+    _require_no(settings, "this model learns by counting")
+    return CountReader(model, stride)
+
+
+@make_reader.register
+def _(
+    model: OnlineModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
+) -> Reader:
+    _require_no(settings, "this model learns by model.adaptive_lr, set in training")
+    return OnlineReader(model, stride)
+
+
+@make_reader.register
+def _(
+    model: MixtureModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
+) -> Reader:
+    _require_no(settings, "each member of a mixture learns at its default rate")
+    return MixtureReader(model, train, stride)
+
+
+def _require_no(settings: DynamicSettings | None, reason: str) -> None:
+    if settings is not None:
+        raise UserError(f"--adaptive-lr is for gradients; {reason}")
