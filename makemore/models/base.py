@@ -8,7 +8,7 @@ on the other rows; no context is added, except boundary tokens before the start 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -193,11 +193,18 @@ class OnlineModel(CountModel):
     ) -> tuple[OnlineModel, NDArray[np.float64]]:
         """A copy that has learned from documents, and their nats as in ``score``."""
 
+    @abstractmethod
+    def predict(self, tokens_N: np.ndarray, starts_D: np.ndarray) -> Iterator[NDArray[np.float32]]:
+        """Yield log-probabilities (n, V) of documents' tokens, in order, as in an adaptive ``score``."""
+
 
 class MixtureModel(LanguageModel):
     """Mixes the probabilities of several models."""
 
     is_trainable = False
+
+    gates: nn.ModuleList
+    """What weighs the members at each token: the gate of other texts first. Empty: constant weights."""
 
     @property
     @abstractmethod
@@ -210,9 +217,8 @@ class MixtureModel(LanguageModel):
         """Constant weights: (members,) float64 on the CPU, non-negative, summing to 1."""
 
     @property
-    @abstractmethod
     def is_gated(self) -> bool:
-        """Whether a gate weighs the members at each token."""
+        return len(self.gates) > 0
 
     @abstractmethod
     def mix(self, log_probs: Tensor, gate: int = 0) -> Tensor:

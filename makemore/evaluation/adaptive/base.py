@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from torch import Tensor
+
+from makemore.evaluation.distributions import log_probs
 from makemore.evaluation.scoring import Progress
 from makemore.models.base import LanguageModel
 from makemore.types import Floats, Split
@@ -36,6 +39,11 @@ class Reader(ABC):
         reading = self._read(split, progress)
         reading.nats_N[split.lone_ends(self.model.boundary_id)] = math.log(self.model.vocab_size)
         return reading
+
+    def log_probs(self, split: Split) -> Iterator[Tensor]:
+        """Yield the log-probabilities (n, V) of every target, in order, as the model is while it reads. Those
+        of a model that can't tell them are frozen."""
+        return log_probs(self.model, split, self.stride)
 
     @abstractmethod
     def _read(self, split: Split, progress: Progress | None) -> Reading: ...

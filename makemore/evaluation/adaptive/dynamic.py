@@ -11,18 +11,20 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
 from makemore.evaluation.adaptive.base import Reader, Reading
-from makemore.evaluation.scoring import Progress, target_nats
+from makemore.evaluation.scoring import Progress
 from makemore.evaluation.windows import eval_rows
 from makemore.models.base import LanguageModel
-from makemore.types import Split, State
+from makemore.types import IGNORE_INDEX, Split, State
 
 SEGMENT_TOKENS = 64
 """Minimum number of tokens scored between two steps."""
@@ -58,8 +60,9 @@ class DynamicEvaluation(Reader):
         weights = _weights(learner)
         square_sums = [torch.zeros_like(p) for p in weights]
         n_segments = 0
-        for _, nats in itertools.islice(_segments(learner, train, stride), N_STATISTICS_SEGMENTS):
-            for square_sum, gradient in zip(square_sums, _gradients(nats.mean(), weights), strict=True):
+        for segment in itertools.islice(_segments(learner, train, stride), N_STATISTICS_SEGMENTS):
+            gradients = _gradients(segment.nats.mean(), weights)
+            for square_sum, gradient in zip(square_sums, gradients, strict=True):
                 square_sum += gradient**2
             n_segments += 1
         self.rms = [(square_sum / max(n_segments, 1)).sqrt() for square_sum in square_sums]
@@ -72,16 +75,23 @@ class DynamicEvaluation(Reader):
     def _read(self, split: Split, progress: Progress | None) -> Reading:
         learner, nats_N = _copy(self.model), np.full(len(split.tokens_N), np.nan)
         n_done = 0
-        for index, nats in _segments(learner, split, self.stride):
+        for segment in _segments(learner, split, self.stride):
+            nats = segment.nats
             self._step(learner, nats.mean())
-            nats_N[index] = nats.detach().cpu().double().numpy()
-            n_done += len(index)
+            nats_N[segment.at] = nats.detach().cpu().double().numpy()
+            n_done += len(nats)
             if progress:
                 progress(n_done, len(nats_N))
         bad = np.flatnonzero(~np.isfinite(nats_N))
         if len(bad):
             raise UserError(f"weights diverged by token {bad[0]} of {split.name}; lower --adaptive-lr")
         return Reading(nats_N, learner.eval())
+
+    def log_probs(self, split: Split) -> Iterator[Tensor]:
+        learner = _copy(self.model)
+        for segment in _segments(learner, split, self.stride):
+            yield segment.logits.detach().float().log_softmax(dim=-1).cpu()
+            self._step(learner, segment.nats.mean())
 
     def _step(self, learner: LanguageModel, loss: Tensor) -> None:
         weights, lr = _weights(learner), self.settings.lr
@@ -109,8 +119,24 @@ def _gradients(loss: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(weights, grads, strict=True)]
 
 
-def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Indices (n,) of targets and their nats (n,), with their graph, in text order."""
+class _Segment(NamedTuple):
+    """Consecutive targets that are predicted by the same weights."""
+
+    at: np.ndarray
+    """(n,) int64."""
+    logits: Tensor
+    """(n, V), with their graph."""
+    targets: Tensor
+    """(n,) int64; IGNORE_INDEX for the end of a line without a known character."""
+
+    @property
+    def nats(self) -> Tensor:
+        """(n,), with their graph."""
+        return F.cross_entropy(self.logits.float(), self.targets, ignore_index=IGNORE_INDEX, reduction="none")
+
+
+def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterator[_Segment]:
+    """Yield the segments of a split, in text order."""
     carried_state = model.max_len is None and len(split.starts_D) == 1
     state: State | None = model.init_state(1, SEGMENT_TOKENS) if carried_state else None
     rows = _rows(model, split, stride)
@@ -124,7 +150,8 @@ def _segments(model: LanguageModel, split: Split, stride: int | None) -> Iterato
         state = None if state is None else tuple(tensor.detach() for tensor in state)
         index = segment.begin[:, None] + np.arange(targets.shape[1])
         is_scored = (index >= segment.score_from[:, None]) & (index < segment.end[:, None])
-        yield index[is_scored], target_nats(logits, targets)[torch.from_numpy(is_scored).to(model.device)]
+        mask = torch.from_numpy(is_scored).to(model.device)
+        yield _Segment(index[is_scored], logits[mask], targets[mask])
 
 
 def _rows(model: LanguageModel, split: Split, stride: int | None) -> Rows:

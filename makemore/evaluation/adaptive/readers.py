@@ -5,17 +5,22 @@ A model that is registered later learns like its base class.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from makemore.errors import UserError
 from makemore.evaluation.adaptive.base import Reader, Reading, TrainSplit
 from makemore.evaluation.adaptive.dynamic import DynamicEvaluation, DynamicSettings
+from makemore.evaluation.adaptive.gate import GateLearner
 from makemore.evaluation.adaptive.ngram_cache import CachedModel, NgramCache
+from makemore.evaluation.distributions import align
 from makemore.evaluation.scoring import Progress, mix_nats, token_nats
 from makemore.models.base import CountModel, LanguageModel, MixtureModel, OnlineModel
-from makemore.types import Split
+from makemore.types import Floats, Split
 
 
 class OnlineReader(Reader):
@@ -26,6 +31,9 @@ class OnlineReader(Reader):
     def _read(self, split: Split, progress: Progress | None) -> Reading:
         learner, nats_N = self.model.learn(split.tokens_N, split.starts_D, "adaptive")
         return Reading(nats_N, learner)
+
+    def log_probs(self, split: Split) -> Iterator[Tensor]:
+        return map(torch.from_numpy, self.model.predict(split.tokens_N, split.starts_D))
 
 
 class CountReader(Reader):
@@ -38,7 +46,7 @@ class CountReader(Reader):
 
 
 class MixtureReader(Reader):
-    """Each member learns by itself; the weights stay."""
+    """Each member learns by itself, and so does a gate; constant weights stay."""
 
     model: MixtureModel
 
@@ -47,8 +55,18 @@ class MixtureReader(Reader):
         self.readers = [make_reader(member, train, stride=stride) for member in model.members]
 
     def _read(self, split: Split, progress: Progress | None) -> Reading:
+        if self.model.is_gated:
+            return Reading(self._gated_nats(split, progress), None)
         nats_KN = np.stack([reader.read(split, progress).nats_N for reader in self.readers])
         return Reading(mix_nats(nats_KN, self.model.weights.cpu().numpy()), None)
+
+    def _gated_nats(self, split: Split, progress: Progress | None) -> Floats:
+        learner, nats_N = GateLearner(self.model), np.empty(len(split.tokens_N))
+        for begin, log_probs, targets in align([r.log_probs(split) for r in self.readers], split):
+            nats_N[begin : begin + len(targets)] = learner.read(log_probs, targets)
+            if progress:
+                progress(begin + len(targets), len(nats_N))
+        return nats_N
 
 
 @singledispatch

@@ -161,24 +161,6 @@ static void count_token(struct model *m, struct walk *w, uint64_t rank) {
     }
 }
 
-/* Read tokens in order from p on: nats (n,) of targets given inputs under mixer k (N_MIXERS: train both), the counts
-   and the weights learning if asked to. Targets below 0 are skipped. */
-void read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats,
-                 int64_t n, int64_t learns, int64_t counts) {
-    struct walk w;
-    for (int64_t i = 0; i < n; i++) {
-        push(p, inputs[i], m->boundary, m->kinds, m->folded);
-        follow_matches(m, p);
-        if (counts) remember(m, p, inputs[i]);
-        int is_possible = targets[i] != m->boundary || (inputs[i] != m->boundary && m->has_boundary);
-        nats[i] = targets[i] < 0 || is_possible ? 0 : INFINITY;
-        if (targets[i] < 0 || !is_possible) continue;
-        look_up(m, p, &w);
-        nats[i] = code(m, &w, m->rank_of[targets[i]], (int)learns);
-        if (counts) count_token(m, &w, (uint64_t)m->rank_of[targets[i]]);
-    }
-}
-
 /* Fill in the logits of the tokens below a subtree; d is working memory. */
 static void distribute(struct walk *w, struct decision *d, const struct subtree *t, int64_t lo, int64_t hi, float log_p,
                        float *logits) {
@@ -200,6 +182,29 @@ static void distribute(struct walk *w, struct decision *d, const struct subtree 
         int64_t child_lo = lo, child_hi = hi;
         descend(w->m, &children[bit], bit, &child_lo, &child_hi);
         distribute(w, d, &children[bit], child_lo, child_hi, log_p + (bit ? log_right : log_left), logits);
+    }
+}
+
+/* Read tokens in order from p on: nats (n,) of targets given inputs, the counts and the weights learning if asked to.
+   Targets below 0 are skipped. Unless logits is null, it gets log-probabilities (n, V) before learning. */
+void read_tokens(struct model *m, struct position *p, const int64_t *inputs, const int64_t *targets, double *nats,
+                 int64_t n, int64_t learns, int64_t counts, float *logits) {
+    struct walk w;
+    struct decision d = {0}; /* also the padding of its inputs */
+    for (int64_t i = 0; i < n; i++) {
+        push(p, inputs[i], m->boundary, m->kinds, m->folded);
+        follow_matches(m, p);
+        if (counts) remember(m, p, inputs[i]);
+        int is_possible = targets[i] != m->boundary || (inputs[i] != m->boundary && m->has_boundary);
+        nats[i] = targets[i] < 0 || is_possible ? 0 : INFINITY;
+        if (targets[i] < 0 || !is_possible) continue;
+        look_up(m, p, &w);
+        if (logits) {
+            struct subtree tree = whole_tree(&w);
+            distribute(&w, &d, &tree, 0, m->vocab_size, 0, logits + i * m->vocab_size);
+        }
+        nats[i] = code(m, &w, m->rank_of[targets[i]], (int)learns);
+        if (counts) count_token(m, &w, (uint64_t)m->rank_of[targets[i]]);
     }
 }
 

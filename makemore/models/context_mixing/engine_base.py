@@ -20,7 +20,13 @@ class Engine(ABC):
 
     @abstractmethod
     def read(
-        self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
+        self,
+        position: Ints,
+        inputs_N: Ints,
+        targets_N: Ints,
+        rates: Rates | None,
+        counts: bool,
+        logits_NV: Floats32 | None = None,
     ) -> Floats:
         """Nats (N,) of targets given inputs, in order: 0 for targets below 0, infinite if impossible.
 
@@ -28,6 +34,8 @@ class Engine(ABC):
             position: (POSITION_SIZE,), updated.
             rates: the weights learn from each target at these rates; None: they are frozen.
             counts: each target is counted, once it has been predicted.
+            logits_NV: receives the log-probabilities of all tokens, before the target is learned; unchanged
+                where the target is below 0 or impossible.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ weights that depend on the situation. Everything is learned in one pass: predict
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 
 RATE_INTERVAL = 4096
 """Tokens read at the same learning rate."""
+PREDICTED_TOKENS = 512
+"""Tokens predicted at once, with the probabilities of the whole vocabulary."""
 
 
 class ContextMixingConfig(ModelConfig):
@@ -124,12 +126,34 @@ class ContextMixing(OnlineModel):
     def _read(
         self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64], mode: OnlineMode
     ) -> NDArray[np.float64]:
+        position, inputs_N, targets_N = self._begin(tokens_N, starts_D)
+        rates = self._adaptive_rates if mode == "adaptive" else None
+        return self.engine.read(position, inputs_N, targets_N, rates, counts=mode != "frozen")
+
+    def predict(
+        self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Log-probabilities (n, V) of documents' tokens while a copy learns; see ``OnlineModel``."""
+        learner, rates = self._copy(), self._adaptive_rates
+        position, inputs_N, targets_N = self._begin(tokens_N, starts_D)
+        for i in range(0, len(inputs_N), PREDICTED_TOKENS):
+            piece = slice(i, i + PREDICTED_TOKENS)
+            shape = (len(inputs_N[piece]), self.vocab_size)
+            logits_NV = np.full(shape, -np.log(self.vocab_size), np.float32)
+            learner.engine.read(position, inputs_N[piece], targets_N[piece], rates, True, logits_NV)
+            yield logits_NV
+
+    @property
+    def _adaptive_rates(self) -> Rates:
+        return Rates(self.config.adaptive_lr, 0.01)
+
+    def _begin(
+        self, tokens_N: NDArray[np.integer], starts_D: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], ...]:
+        """The initial position, inputs (N,) and targets (N,) of documents."""
         inputs_N = np.append(self.boundary_id, tokens_N[:-1]).astype(np.int64)
         inputs_N[starts_D] = self.boundary_id
-        rates = Rates(self.config.adaptive_lr, 0.01) if mode == "adaptive" else None
-        position = np.zeros(memory.POSITION_SIZE, np.int64)
-        targets_N = tokens_N.astype(np.int64)
-        return self.engine.read(position, inputs_N, targets_N, rates, counts=mode != "frozen")
+        return np.zeros(memory.POSITION_SIZE, np.int64), inputs_N, tokens_N.astype(np.int64)
 
     def n_parameters(self) -> int:
         """Number of contexts and weights."""

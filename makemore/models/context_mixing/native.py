@@ -43,7 +43,7 @@ _Position = structure("Position", fields=c_int64 * memory.POSITION_SIZE)
 LIBRARY = CLibrary(
     Path(__file__).with_name("engine.c"),
     {
-        "read_tokens": (None, POINTER(_Model), *[c_void_p] * 4, *[c_int64] * 3),
+        "read_tokens": (None, POINTER(_Model), *[c_void_p] * 4, *[c_int64] * 3, c_void_p),
         "distributions": (None, POINTER(_Model), c_int64, c_int64, *[c_void_p] * 3),
         "sample": (None, POINTER(_Model), c_int64, *[c_void_p] * 3),
     },
@@ -88,13 +88,21 @@ class NativeEngine(Engine):
             model.mixer.weights[i], model.set_rows[i] = address(arrays["weights"][begin:]), rows[i]
 
     def read(
-        self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
+        self,
+        position: Ints,
+        inputs_N: Ints,
+        targets_N: Ints,
+        rates: Rates | None,
+        counts: bool,
+        logits_NV: Floats32 | None = None,
     ) -> Floats:
         nats_N = np.zeros(len(inputs_N))
         if rates is not None:
             self._model.mixer.lr, self._model.mixer.apm_lr = rates
         tokens = map(address, (position, inputs_N, targets_N, nats_N))
-        self.code.read_tokens(byref(self._model), *tokens, len(inputs_N), rates is not None, counts)
+        flags = (rates is not None, counts)
+        logits = None if logits_NV is None else address(logits_NV)
+        self.code.read_tokens(byref(self._model), *tokens, len(inputs_N), *flags, logits)
         return nats_N
 
     def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:

@@ -113,10 +113,6 @@ class Mixture(MixtureModel):
         logits = self.mix(torch.stack(members, dim=-2))
         return logits, None if state is None else tuple(new_state)
 
-    @property
-    def is_gated(self) -> bool:
-        return len(self.gates) > 0
-
     def mix(self, log_probs: Tensor, gate: int = 0) -> Tensor:
         if self.gates:
             return cast(Tensor, self.gates[gate](log_probs))

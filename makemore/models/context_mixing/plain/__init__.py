@@ -50,7 +50,13 @@ class PlainEngine(Engine):
         self.children = (arrays["left_V"], arrays["right_V"])
 
     def read(
-        self, position: Ints, inputs_N: Ints, targets_N: Ints, rates: Rates | None, counts: bool
+        self,
+        position: Ints,
+        inputs_N: Ints,
+        targets_N: Ints,
+        rates: Rates | None,
+        counts: bool,
+        logits_NV: Floats32 | None = None,
     ) -> Floats:
         p, nats_N = position.view(np.uint64), np.zeros(len(inputs_N))
         if rates is not None:
@@ -64,6 +70,8 @@ class PlainEngine(Engine):
                 nats_N[i] = 0 if target < 0 else math.inf
                 continue
             walk, rank = self._look_up(p), int(self.arrays["rank_V"][target])
+            if logits_NV is not None:
+                self._fill(walk, logits_NV[i])
             nats_N[i] = self._code(walk, rank, learns=rates is not None)
             if counts:
                 self._count_token(walk, rank)
@@ -74,11 +82,11 @@ class PlainEngine(Engine):
         for row, (tokens_T, position) in enumerate(zip(tokens_BT.tolist(), positions_BP, strict=True)):
             for t, token in enumerate(tokens_T):
                 self._push(position.view(np.uint64), token)
-                walk = self._look_up(position.view(np.uint64))
-                self._distribute(
-                    walk, self.tree.root, (0, len(self.tokens_V)), 0, walk.evidence, 0.0, logits_BTV[row, t]
-                )
+                self._fill(self._look_up(position.view(np.uint64)), logits_BTV[row, t])
         return logits_BTV
+
+    def _fill(self, walk: Walk, logits_V: Floats32) -> None:
+        self._distribute(walk, self.tree.root, (0, len(self.tokens_V)), 0, walk.evidence, 0.0, logits_V)
 
     def sample(self, positions_BP: Ints, uniform_B: Floats) -> Ints:
         ids_B = np.empty(len(positions_BP), np.int64)
