@@ -29,7 +29,7 @@ MAX_COUNTED_VOCABULARY = 1024
 """Largest vocabulary for context mixing, which takes a decision per token of the vocabulary to mix."""
 COUNTING_SHARE = 0.85
 """Part of the budget that counting may take, if the text is long."""
-GATE_SHARE, MAX_GATE_SECONDS = 0.1, 10.0
+GATE_SHARE, MAX_GATE_SECONDS = 0.08, 8.0
 """Part of the budget that is kept for fitting the gate."""
 MIN_NEURAL_SECONDS = 4.0
 """Time below which a neural network isn't worth starting."""

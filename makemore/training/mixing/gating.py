@@ -15,7 +15,7 @@ from makemore.models.base import LanguageModel
 from makemore.models.mixture.gate import MIN_LOG_PROB, UNITS, Gate, mix
 from makemore.types import Split
 
-STEPS, BATCH_TOKENS, LEARNING_RATE = 1000, 1024, 0.01
+STEPS, BATCH_TOKENS, LEARNING_RATE = 500, 512, 0.01
 PENALTY = 100.0
 """Nats that a squared distance of 1 from equal, constant weights costs: little text gives nearly equal
 weights."""
