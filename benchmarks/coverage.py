@@ -4,8 +4,9 @@
 
 Sources are Markov chains that write lines, homogeneous running text, or text whose passages, of random
 length, are alternately easy and hard. A `bigram` gets the true transition probabilities and a second one a
-blurred version, so their expected bits per byte and the difference are known exactly. Seeds are simulated
-as scores that differ by a random amount.
+blurred version, so their expected bits per byte and the difference are known exactly. Adaptive scores,
+with a cache of the text, are compared with their mean. Seeds are simulated as scores that differ by a random
+amount.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import torch
 import typer
 
 from makemore.corpus.splits import encode_documents
+from makemore.evaluation.adaptive.ngram_cache import NgramCache
 from makemore.evaluation.ranking import PairedResult, compare_to_best
-from makemore.evaluation.scoring import score
+from makemore.evaluation.scoring import make_score, score, token_nats
 from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.tokenizers.char import CharTokenizer
+from makemore.types import Score
 
 LETTERS = "abcdef"
 TOKENIZER = CharTokenizer(LETTERS)
@@ -134,6 +137,29 @@ def score_hits(mode: str, repetitions: int, passage_bytes: int = 0, size: int = 
         )
 
 
+def adaptive_hits(mode: str, repetitions: int, passage_bytes: int = 0) -> Iterator[Hits]:
+    """Score two known models with a cache of the text; the mean of all repetitions is the true value."""
+    source = make_source(mode, passage_bytes)
+    probs_VV = blur(source.best_model())
+    models = [
+        model_of(probs_VV),
+        model_of((probs_VV > 1e-6) / np.sum(probs_VV > 1e-6, axis=1, keepdims=True)),
+    ]
+    scores_RM: list[list[Score]] = []
+    for seed in range(repetitions):
+        documents = source.text(np.random.default_rng([seed, passage_bytes]))
+        split = encode_documents("val", [documents], source.mode, TOKENIZER)
+        nats = [NgramCache(split, 0).score(token_nats(model, split)) for model in models]
+        scores_RM.append([make_score(split, nats_N, TOKENIZER.token_bytes()) for nats_N in nats])
+    truth = np.mean([[score.bits_per_byte for score in scores] for scores in scores_RM], axis=0)
+    for scores in scores_RM:
+        results = compare_to_best([s.unit_nats_U[None] for s in scores], scores[0].unit_bytes_U)
+        yield (
+            _within(scores[0].ci95_bits_per_byte, truth[0]),
+            _difference_within(results, truth[1] - truth[0]),
+        )
+
+
 def seed_hits(seeds: int, repetitions: int) -> Iterator[Hits]:
     """Simulate two models whose seeds differ by noise; the mean over all seeds is the true value."""
     bytes_U = np.full(150, 512)
@@ -184,6 +210,9 @@ CASES: dict[str, Callable[[int], Iterator[Hits]]] = {
     "20 KB in passages of 4 KB": lambda n: score_hits("text", n, 4000, 20_000),
     "3 KB in passages of 5 KB": lambda n: score_hits("text", n, 5000, 3000),
     "20 KB in passages of 5 KB": lambda n: score_hits("text", n, 5000, 20_000),
+    "400 lines, adaptive": lambda n: adaptive_hits("lines", n),
+    "100 KB of homogeneous text, adaptive": lambda n: adaptive_hits("text", n),
+    "100 KB in passages of 1.5 KB, adaptive": lambda n: adaptive_hits("text", n, 1500),
     "3 seeds": lambda n: seed_hits(3, n),
     "5 seeds": lambda n: seed_hits(5, n),
 }

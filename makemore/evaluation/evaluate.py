@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
-from makemore.evaluation.adaptive import DynamicSettings, Reader, learned, make_reader
+from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, adaptive_nats, make_reader
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.distributions import Fold, halves
 from makemore.evaluation.intervals import paired_difference
-from makemore.evaluation.scoring import make_score, score
+from makemore.evaluation.scoring import check_totals, make_score, score
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
@@ -97,12 +98,14 @@ def require_known_text(run: Run, text: Split) -> None:
         raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
 
 
-def adaptive_reader(run: Run, settings: DynamicSettings | None = None, stride: int | None = None) -> Reader:
-    """Reads texts with a run's model, which learns as it reads.
+def train_split(run: Run) -> Split:
+    """The training text. Raises UserError if it is missing or has changed."""
+    return run.corpus().split("train")
 
-    Raises UserError if the model can't, or if the training text, which gradients need, is missing.
-    """
-    return make_reader(run.model, lambda: run.corpus().split("train"), settings, stride)
+
+def adaptive_reader(run: Run) -> Reader:
+    """Reads texts with a run's model, which learns as it reads. Raises the errors of ``make_reader``."""
+    return make_reader(run.model, partial(train_split, run))
 
 
 def adapted_run(run: Run, request: SampleRequest) -> Run:
@@ -112,7 +115,7 @@ def adapted_run(run: Run, request: SampleRequest) -> Run:
     """
     if not normalize_prompt(run, request):
         raise UserError("--adaptive learns from the prompt; give --prompt or --prompt-file")
-    return replace(run, model=learned(adaptive_reader(run), context_ids(run, request)))
+    return replace(run, model=adapted(run.model, context_ids(run, request), partial(train_split, run)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +144,11 @@ def adaptive_score(
 ) -> Score:
     """Score a run whose model learns from each part of the text once it has predicted it.
 
-    Raises the errors of ``get_split`` and ``adaptive_reader``.
+    Raises the errors of ``get_split`` and ``adaptive_nats``.
     """
     target = get_split(run, file, split)
-    nats_N = adaptive_reader(run, settings, stride).read(target).nats_N
+    check_totals(target, run.tokenizer)
+    nats_N = adaptive_nats(run.model, target, partial(train_split, run), settings, stride)
     return make_score(target, nats_N, run.tokenizer.token_bytes())
 
 

@@ -8,7 +8,7 @@ on the other rows; no context is added, except boundary tokens before the start 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -215,6 +215,10 @@ class MixtureModel(LanguageModel):
     @abstractmethod
     def weights(self) -> Tensor:
         """Constant weights: (members,) float64 on the CPU, non-negative, summing to 1."""
+
+    @abstractmethod
+    def with_members(self, members: Sequence[LanguageModel], gate: nn.Module | None = None) -> MixtureModel:
+        """A mixture of these models, with this one's weights or, if given, another gate."""
 
     @property
     def is_gated(self) -> bool:

@@ -98,8 +98,9 @@ class Run:
 
 
 def is_fitted_on(config: RunRecord, split: str) -> bool:
-    """Whether a run's config is a mixture's, whose weights were fitted on (part of) this split."""
-    return bool(config.mixed) and "val" in split.split("+")
+    """Whether a run's config is a mixture's whose constant weights were fitted on (part of) this split. On
+    val, a gated mixture uses gates that were not fitted there."""
+    return bool(config.mixed) and not getattr(config.model, "gate", 0) and "val" in split.split("+")
 
 
 def load(path: str | Path, device: str = "auto") -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.adaptive import DynamicSettings, adapted, adaptive_nats, ngram_cache, prompt_split
 from makemore.evaluation.adaptive.dynamic import SEGMENT_TOKENS
+from makemore.evaluation.adaptive.gate import GateLearner
 from makemore.evaluation.adaptive.ngram_cache import CONTEXTS, GRID, NgramCache
 from makemore.evaluation.scoring import token_nats
 from makemore.models import MODELS
@@ -198,8 +200,41 @@ def test_a_mixture_combines_its_members_adaptive_probabilities():
     nats = [adaptive_nats(member, val, lambda: train) for member in mixture.members]
     expected = -np.log(mixture.weights.numpy() @ np.exp(-np.stack(nats)))
     np.testing.assert_allclose(adaptive_nats(mixture, val, lambda: train), expected, rtol=1e-9)
-    with pytest.raises(UserError, match="can't learn from a prompt"):
-        adapted(mixture, val.tokens_N, lambda: train)
+    prompt = val.tokens_N[:30].astype(np.int64)
+    learned = adapted(mixture, prompt, lambda: train)
+    tokens = torch.from_numpy(val.tokens_N[None, :20].astype(np.int64))
+    expected = [
+        adapted(member, prompt, lambda: train)(tokens)[0].softmax(-1).detach() for member in mixture.members
+    ]
+    mixed = sum(w * p for w, p in zip(mixture.weights.float(), expected, strict=True))
+    torch.testing.assert_close(learned(tokens)[0].exp().detach(), mixed, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_a_gate_learns_from_the_past_only(mode):
+    """Changing a text's second half leaves the nats of its first half as they are."""
+    train, val = splits(mode)
+    model = nonzero_model("auto")
+    changed = dataclasses.replace(val, tokens_N=val.tokens_N.copy())
+    half = int(val.starts_D[len(val.starts_D) // 2]) if mode == "lines" else len(val.tokens_N) // 2
+    ends = np.isin(val.tokens_N, model.boundary_id)
+    later = (np.arange(len(val.tokens_N)) >= half) & ~ends
+    changed.tokens_N[later] = val.tokens_N[later] % (model.vocab_size - 1) + 1
+    before, after = (adaptive_nats(model, split, lambda: train) for split in (val, changed))
+    assert np.isfinite(before).all()
+    np.testing.assert_allclose(after[:half], before[:half], rtol=1e-6)
+    assert not np.allclose(after[half:], before[half:])
+
+
+def test_a_gate_learns_which_member_is_right():
+    model = nonzero_model("auto")
+    torch.manual_seed(0)
+    right = torch.log_softmax(3 * torch.randn(4000, model.vocab_size), dim=-1)
+    wrong = torch.log_softmax(3 * torch.randn(4000, model.vocab_size), dim=-1)
+    targets = torch.distributions.Categorical(logits=right).sample()
+    nats = GateLearner(model).read(torch.stack([right, wrong], dim=1), targets)
+    own = -right[torch.arange(4000), targets].double().numpy()
+    assert (nats - own)[-1000:].mean() < 0.5 * (nats - own)[:1000].mean()
 
 
 def test_a_model_without_weights_to_train_is_refused():

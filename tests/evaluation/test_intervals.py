@@ -194,7 +194,14 @@ def test_min_covered_separates_good_intervals_from_bad():
 
 
 @pytest.mark.parametrize(
-    "case", ["400 lines", "100 KB of homogeneous text", "100 KB in passages of 1.5 KB", "3 seeds"]
+    "case",
+    [
+        "400 lines",
+        "100 KB of homogeneous text",
+        "100 KB in passages of 1.5 KB",
+        "400 lines, adaptive",
+        "3 seeds",
+    ],
 )
 def test_intervals_cover_the_truth(coverage, case):
     """A short run of ``benchmarks/coverage.py``."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from makemore.errors import UserError
 from makemore.evaluation.adaptive.base import Reader, TrainSplit
 from makemore.evaluation.adaptive.dynamic import DynamicSettings
 from makemore.evaluation.adaptive.readers import make_reader
@@ -44,10 +43,7 @@ def adapted(model: LanguageModel, prompt_ids: Ints, train: TrainSplit) -> Langua
 def learned(reader: Reader, prompt_ids: Ints) -> LanguageModel:
     """Like ``adapted``, with a reader of the model."""
     split = prompt_split(prompt_ids, reader.model.boundary_id)
-    model = reader.read(split).model if len(split.tokens_N) else reader.model
-    if model is None:
-        raise UserError("a mixture can't learn from a prompt; use one of its members")
-    return model
+    return reader.learn(split) if len(split.tokens_N) else reader.model
 
 
 def prompt_split(prompt_ids: Ints, boundary_id: int) -> Split:

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     nats_N: Floats
     """Nats of each target under what the targets before it have taught."""
     model: LanguageModel | None
-    """A copy of the model that has learned from the text; None for a mixture."""
+    """A copy of the model that has learned from the text; None for a mixture, which has to ``learn``."""
 
 
 class Reader(ABC):
@@ -39,6 +39,12 @@ class Reader(ABC):
         reading = self._read(split, progress)
         reading.nats_N[split.lone_ends(self.model.boundary_id)] = math.log(self.model.vocab_size)
         return reading
+
+    def learn(self, split: Split) -> LanguageModel:
+        """A copy of the model that has learned from a text."""
+        model = self.read(split).model
+        assert model is not None
+        return model
 
     def log_probs(self, split: Split) -> Iterator[Tensor]:
         """Yield the log-probabilities (n, V) of every target, in order, as the model is while it reads. Those

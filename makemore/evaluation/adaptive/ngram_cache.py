@@ -156,7 +156,7 @@ class CachedModel(LanguageModel):
         logits_BTV, new_state = self.frozen(
             tokens_BT.to(self.frozen.device), tuple(frozen_state) if state else None, valid_BT
         )
-        p_BTV = logits_BTV.double().softmax(dim=-1).cpu().numpy()
+        p_BTV = logits_BTV.cpu().double().softmax(dim=-1).numpy()
         for t, token_B in enumerate(tokens_BT.T):
             recent = torch.cat([token_B[:, None], recent[:, :-1]], dim=1)
             recent[token_B == self.boundary_id, 1:] = ABSENT  # a document begins

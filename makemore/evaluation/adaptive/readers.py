@@ -56,12 +56,20 @@ class MixtureReader(Reader):
 
     def _read(self, split: Split, progress: Progress | None) -> Reading:
         if self.model.is_gated:
-            return Reading(self._gated_nats(split, progress), None)
+            return Reading(self._gated_nats(split, progress, GateLearner(self.model)), None)
         nats_KN = np.stack([reader.read(split, progress).nats_N for reader in self.readers])
         return Reading(mix_nats(nats_KN, self.model.weights.cpu().numpy()), None)
 
-    def _gated_nats(self, split: Split, progress: Progress | None) -> Floats:
-        learner, nats_N = GateLearner(self.model), np.empty(len(split.tokens_N))
+    def learn(self, split: Split) -> LanguageModel:
+        members = [reader.learn(split) for reader in self.readers]
+        if not self.model.is_gated:
+            return self.model.with_members(members)
+        learner = GateLearner(self.model)
+        self._gated_nats(split, None, learner)
+        return self.model.with_members(members, learner.gate)
+
+    def _gated_nats(self, split: Split, progress: Progress | None, learner: GateLearner) -> Floats:
+        nats_N = np.empty(len(split.tokens_N))
         for begin, log_probs, targets in align([r.log_probs(split) for r in self.readers], split):
             nats_N[begin : begin + len(targets)] = learner.read(log_probs, targets)
             if progress:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -73,18 +75,28 @@ class Mixture(MixtureModel):
         from makemore.models import MODELS
 
         members = [MODELS.get(c.name)(c, vocab_size, boundary_id) for c in config.members]
-        self.parts = nn.ModuleList(members)
-        self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
+        self._set_members(members)
         # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
         n_gates = N_GATES if config.gate else 0
         self.gates = nn.ModuleList(Gate(len(members), config.gate) for _ in range(n_gates))
+
+    def _set_members(self, members: Sequence[LanguageModel]) -> None:
+        self.parts = nn.ModuleList(members)
+        self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
         limits = [m.max_len for m in members if not m.supports_streaming and m.max_len is not None]
         self.supports_streaming = not limits
         lengths = [m.max_len for m in members]
         unbounded = None in lengths
         self.max_len = min(limits) if limits else None if unbounded else max(n or 1 for n in lengths)
+
+    def with_members(self, members: Sequence[LanguageModel], gate: nn.Module | None = None) -> Mixture:
+        mixture = type(self)(self.config, self.vocab_size, self.boundary_id)
+        mixture._set_members(members)
+        mixture.mixing.copy_(self.mixing)
+        mixture.gates = copy.deepcopy(self.gates) if gate is None else nn.ModuleList([gate])
+        return mixture.eval()
 
     @property
     def members(self) -> list[LanguageModel]:

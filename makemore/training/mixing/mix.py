@@ -126,9 +126,7 @@ def _make_mixture(kind: type[Mixture], runs: Sequence[Run], gate: int) -> Mixtur
     tokenizer, members = runs[0].tokenizer, tuple(run.model.config for run in runs)
     config = kind.Config(members=members, gate=gate)
     model = kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
-    for k, run in enumerate(runs):
-        model.parts[k] = run.model
-    return model.eval()
+    return model.with_members([run.model for run in runs])
 
 
 def score_mixture(run: Run, corpus: Corpus, split: str, progress: Progress | None = None) -> Score:
