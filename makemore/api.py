@@ -309,17 +309,23 @@ def compare(
 
 @in_python_terms
 def mix(
-    paths: Sequence[str | Path], out: str | Path, *, device: str = "auto", overwrite: bool = False
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    gate: bool = True,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> Run:
     """Combine runs that share a tokenizer and text into a mixture whose weights are fitted on val.
 
     Args:
         paths: Two or more run directories.
         out: Run directory of the mixture.
+        gate: Whether weights depend on what the runs predict at each token, or are constant.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Overwrite an existing run.
 
     Raises:
         UserError: the runs differ in tokenizer or text, or ``out`` already exists.
     """
-    return _wrap(mix_runs(paths, Path(out), device, overwrite).run)
+    return _wrap(mix_runs(paths, Path(out), device, overwrite, gate).run)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from makemore.evaluation.baseline import Baseline
     from makemore.evaluation.memorization import MemorizationReport
     from makemore.training.plan import Plan
-    from makemore.training.records import TrainRecord
+    from makemore.training.records import MemberResult, TrainRecord
     from makemore.types import Score
 
 
@@ -100,6 +100,12 @@ def baseline_line(baseline: Baseline) -> str:
     return f"count, for comparison: {baseline.nll:.4f} nats/token (order {baseline.order}{limit})"
 
 
+def member_line(member: MemberResult) -> str:
+    """Format what a member of a mixture scores alone, and how much it is trusted."""
+    alone = "" if member.nll is None else f"{member.nll:.4f} nats/token alone, "
+    return f"  {member.name}: {alone}{member.trust:.0%} of the weights, trained for {member.seconds:.0f} s"
+
+
 def memorisation_line(report: MemorizationReport) -> str:
     """Summarise memorisation in samples and in held-out text in one line."""
     samples, held_out = report.samples, report.held_out
@@ -124,6 +130,7 @@ class ProgressObserver(Observer):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
+        self._described = ""
         self._next_line = 0.0
         """Progress at which to print a line without an evaluation."""
         self._encoding_start = 0.0
@@ -150,6 +157,7 @@ class ProgressObserver(Observer):
     def start(self, plan: Plan) -> None:
         if self.quiet:
             return
+        self.close()
         self._describe(plan)
         if self.console.is_terminal:
             columns = (
@@ -169,14 +177,18 @@ class ProgressObserver(Observer):
         from makemore.runtime.determinism import reproducibility_line
 
         corpus, split = plan.corpus, plan.corpus.splits["train"]
-        self.note(
+        text = (
             f"{plan.source.name}: {corpus.mode} mode ({corpus.reason}); {plan.tokenizer_spec} tokens, "
             f"vocabulary {corpus.tokenizer.vocab_size}; train {len(split.tokens_N):,} tokens "
             f"in {len(split.starts_D):,} document{'s' * (len(split.starts_D) != 1)}"
         )
+        if text != self._described:  # auto trains several models on a text
+            self.note(text)
+            self._described = text
         self.note(plan_line(plan))
         for line in settings_lines(plan) if self.verbose else []:
             self.note(line)
+        self._next_line = 0.0
         self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
         if len(corpus.splits["val"].tokens_N) and plan.train.optimizer.name != "none" and not self.label:
             self.note(estimate_line(plan))

@@ -29,7 +29,7 @@ from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory
 from makemore.settings import CorpusConfig, TrainConfig, parse
 from makemore.training.observers import NullObserver
 from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
-from makemore.training.request import DEFAULT_MODEL
+from makemore.training.request import DEFAULT_MODEL, PARALLEL_MODEL
 
 MAX_RARE_COUNT = 3
 """Maximum count of a rare character."""
@@ -43,12 +43,7 @@ MAX_WORDS = 2_000_000
 """Stop counting words after this many."""
 MAX_LINES = 2_000_000
 """Stop looking for repeated lines after this many."""
-MIN_TRAINED_CHARS = {"lines": 2_000, "text": 200_000}
-"""Length from which a default transformer beats ``count`` within two minutes on two cores, in characters.
-
-Measured on 300 names (2.15 against 2.26 nats per character) and on the first 0.1 MB (1.46 against 1.42) and
-all 1.1 MB (1.43 against 1.45) of tinyshakespeare."""
-TRAINING_TIMES = ((2_000_000, "2m"), (20_000_000, "10m"), (math.inf, "1h"))
+TRAINING_TIMES = ((200_000, "1m"), (2_000_000, "2m"), (20_000_000, "10m"), (math.inf, "1h"))
 """Recommended training time of texts shorter than each number of characters."""
 MAX_ENCODED = 1 << 28
 """Maximum size, in bytes, of a text to encode for the section on a default run."""
@@ -107,19 +102,12 @@ def _check_mode(text: Text, documents: Documents, diagnosis: Diagnosis) -> bool:
 
 def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, Any]:
     """Mode, model and training time for this text."""
-    limit = MIN_TRAINED_CHARS[mode]
-    if text.chars < limit:
-        model, time = "count", "a second"
-        why = f"with fewer than {limit:,} characters it often wins; makemore compare ranks other models, too"
-    else:
-        model, time = DEFAULT_MODEL, next(t for size, t in TRAINING_TIMES if text.chars < size)
-        why = f"with {limit:,} characters or more it usually beats count"
     return {
         "mode": mode,
         "mode, because": reason,
-        "model": model,
-        "model, because": why,
-        "time": time,
+        "model": DEFAULT_MODEL,
+        "model, because": "it trains a counting and a neural model, and trusts each where it predicts well",
+        "time": next(time for size, time in TRAINING_TIMES if text.chars < size),
         "encoding": encoding,
     }
 
@@ -274,19 +262,19 @@ def _test_compile(device: torch.device) -> tuple[bool, str]:
 
 
 def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
-    """Model, parameters and memory of ``makemore train`` with default settings."""
+    """Parameters and memory of the neural member of ``makemore train`` with default settings."""
     if text.size > MAX_ENCODED:
         return {"left out": f"the text is larger than {MAX_ENCODED:,} bytes"}
     corpus = make_corpus(text, config, "char")
     vocab_size = corpus.tokenizer.vocab_size
-    kind = MODELS.get(DEFAULT_MODEL)
+    kind = MODELS.get(PARALLEL_MODEL)
     recipe = kind.recipe(corpus_stats(corpus, TrainConfig(), pick_device("auto")))
     model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=NullObserver())
     parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2
     return {
-        "model": DEFAULT_MODEL,
+        "model": f"{DEFAULT_MODEL}, with a {PARALLEL_MODEL}",
         "parameters": parameters,
         "weights, gradients and optimizer, MB": round(parameters * BYTES_PER_PARAMETER / 1e6, 1),
         "activations, MB": round(per_token * train.data.batch_tokens / 1e6, 1),

@@ -31,7 +31,7 @@ class Observer:
         """A message for the user."""
 
     def start(self, plan: Plan) -> None:
-        """Training starts."""
+        """Training starts; ``auto`` trains several models, one after another."""
 
     def record(self, record: TrainRecord) -> None:
         """The measurements of a step."""
@@ -89,6 +89,8 @@ class TensorBoard(Observer):
         self._folder = ""
 
     def start(self, plan: Plan) -> None:
+        self.close()
+        self._writer = None
         self._folder = str(plan.folder.path / "tensorboard")
 
     def record(self, record: TrainRecord) -> None:
@@ -119,6 +121,8 @@ class WandB(Observer):
         self._run: Any = None
 
     def start(self, plan: Plan) -> None:
+        if self._run is not None:
+            self._run.finish()
         plan.folder.path.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "makemore"),

@@ -155,10 +155,12 @@ def _run(request: TrainRequest, observer: ProgressObserver, observers: MultiObse
 
 
 def _show_score(result: TrainResult, observer: ProgressObserver) -> None:
-    from makemore.cli.progress import baseline_line, score_line, settings_line
+    from makemore.cli.progress import baseline_line, member_line, score_line, settings_line
     from makemore.models.base import CountModel
 
     observer.note(score_line(result.score))
+    for member in result.members:
+        observer.note(member_line(member))
     if result.baseline is not None:
         observer.note(baseline_line(result.baseline))
     if result.remark:
@@ -167,7 +169,8 @@ def _show_score(result: TrainResult, observer: ProgressObserver) -> None:
     best = "" if result.best_step == result.steps else f", best at step {result.best_step:,}"
     early = f"; stopped early{best}" if result.stopped_early else ""
     steps = f"{result.steps:,} step{'s' * (result.steps != 1)}"
-    observer.note(f"{steps} in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
+    if not result.members:
+        observer.note(f"{steps} in {result.seconds:.1f} s, {speed:,.0f} tokens/s{early}")
     if isinstance(result.run.model, CountModel):
         model = result.run.model
         observer.note(f"{model.n_parameters():,} counts; {settings_line(model.config)}")

@@ -81,7 +81,7 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
 def _train_members(
     request: TrainRequest, folder: RunDir, corpus: Corpus, observer: Observer, stop: Callable[[], bool]
 ) -> list[_Trained]:
-    """Train the counting model, then neural networks in the time that is left."""
+    """Train the counting model, then a transformer in the time that is left."""
     train = request.requested.train
     budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
     counted = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY and LIBRARY.load() is not None
@@ -89,15 +89,10 @@ def _train_members(
     members = [
         _train_member(request, folder, "context-mixing" if counted else "count", limit, observer, stop)
     ]
-    neural = ["transformer"]
-    for i, name in enumerate(neural):
-        limit = None
-        if budget is not None:
-            left = budget - sum(member.seconds for member in members)
-            left -= min(GATE_SHARE * budget, MAX_GATE_SECONDS)
-            limit = round(left / (len(neural) - i), 1)
-        if limit is None or limit >= MIN_NEURAL_SECONDS:
-            members.append(_train_member(request, folder, name, limit, observer, stop))
+    if budget is not None:
+        limit = round(budget - members[0].seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
+    if limit is None or limit >= MIN_NEURAL_SECONDS:
+        members.append(_train_member(request, folder, "transformer", limit, observer, stop))
     return members
 
 
