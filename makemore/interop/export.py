@@ -31,7 +31,13 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     target = FORMATS.get(format)
     path = out or run.sibling(target.suffix)
     _check_output(path, target, overwrite)
-    files = target.files(run.model, run.tokenizer)
+    try:
+        files = target.files(run.model, run.tokenizer)
+    except UserError as error:
+        if not run.folder.members:
+            raise
+        members = ", ".join(str(member.path) for member in run.folder.members)
+        raise UserError(f"{error}; or export a member: {members}") from None
     for name, data in files.items():
         write_bytes(path / name if name else path, data)
     return ExportResult(

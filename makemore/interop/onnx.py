@@ -57,7 +57,7 @@ def check_exportable(model: LanguageModel) -> None:
     """Raise UserError if the model can't be exported or the optional packages are missing."""
     members = model.members if isinstance(model, MixtureModel) else [model]
     if any(isinstance(member, CountModel) for member in members):
-        raise UserError("ONNX can't represent count models, which are lookup tables; use --format arpa")
+        raise UserError("ONNX can't represent models that count; --format arpa takes count")
     require_packages("--format onnx", ("onnx", "onnxscript"), extra="onnx")
 
 

@@ -22,8 +22,7 @@ def command(
 ) -> None:
     """Combine runs into a mixture with weights fitted on val.
 
-    With constant weights the val score is biased: compare test scores. A gate scores each half of val as fitted
-    on the other.
+    With constant weights the val score is biased: compare test scores.
     """
     from makemore.cli.progress import score_line
     from makemore.training.mixing.mix import mix
