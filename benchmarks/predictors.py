@@ -26,7 +26,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -68,6 +68,7 @@ HEADS = (
 )
 
 Cell = dict[str, Any]
+Mode = Literal["auto", "lines", "text"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Subject:
     held_out_bytes: int
 
 
-def prepare(path: Path, mode: str, out: Path) -> Subject:
+def prepare(path: Path, mode: Mode, out: Path) -> Subject:
     """Write a text for compressors: its first nine tenths to ``train/text``, and all of it to ``whole/text``.
 
     Raises UserError if it can't be read or is too short.
@@ -198,7 +199,7 @@ def main(
         "count,context-mixing,transformer,lstm,auto", help="Models, separated by commas."
     ),
     seconds: int = typer.Option(60, help="Training time of each model, in seconds."),
-    mode: str = typer.Option("auto", help="lines, text or auto."),
+    mode: Mode = typer.Option("auto", help="One document per line, or one document."),
     out: Path = typer.Option(
         Path("checkpoints/predictors"), help="Directory for the runs and finished cells."
     ),
