@@ -12,7 +12,7 @@ from typing import Any
 from makemore.corpus.documents import SPLITS
 from makemore.corpus.splits import Corpus, encode_text
 from makemore.errors import UserError, unknown_name
-from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, adaptive_nats, make_reader
+from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, make_reader
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.distributions import Fold, halves
 from makemore.evaluation.intervals import paired_difference
@@ -76,9 +76,14 @@ def evaluate(
 ) -> Score:
     """Score a run with the scoring protocol. Raises UserError like ``get_split``."""
     target, corpus = _split_and_corpus(run, file, split)
-    folds = [] if corpus is None or file is not None else own_folds(run.model, corpus, target)
+    folds = _folds(run.model, file, corpus, target)
     result = score(run.model, target, run.tokenizer, stride, folds=folds)
     return result if corpus is None else with_copies(result, corpus, target)
+
+
+def _folds(model: LanguageModel, file: Path | None, corpus: Corpus | None, split: Split) -> list[Fold]:
+    """The folds of a split of the run's own text; none for another text."""
+    return [] if corpus is None or file is not None else own_folds(model, corpus, split)
 
 
 def own_folds(model: LanguageModel, corpus: Corpus, split: Split) -> list[Fold]:
@@ -144,12 +149,13 @@ def adaptive_score(
 ) -> Score:
     """Score a run whose model learns from each part of the text once it has predicted it.
 
-    Raises the errors of ``get_split`` and ``adaptive_nats``.
+    Raises the errors of ``get_split`` and ``make_reader``.
     """
-    target = get_split(run, file, split)
+    target, corpus = _split_and_corpus(run, file, split)
     check_totals(target, run.tokenizer)
-    nats_N = adaptive_nats(run.model, target, partial(train_split, run), settings, stride)
-    return make_score(target, nats_N, run.tokenizer.token_bytes())
+    reader = make_reader(run.model, partial(train_split, run), settings, stride)
+    reader.folds = _folds(run.model, file, corpus, target)
+    return make_score(target, reader.read(target).nats_N, run.tokenizer.token_bytes())
 
 
 def evaluate_adaptive(

@@ -13,7 +13,9 @@ from tests.cli.conftest import call, train
 @pytest.fixture
 def gpt2(work: Path) -> Path:
     sizes = ("--set", "model.n_layer=1", "--set", "model.n_embd=16", "--set", "model.n_head=2")
-    train("words.txt", "--steps", 2, "--set", "model.style=gpt2", *sizes, "--out", "gpt2")
+    train(
+        "words.txt", "-m", "transformer", "--steps", 2, "--set", "model.style=gpt2", *sizes, "--out", "gpt2"
+    )
     return work / "gpt2"
 
 

@@ -93,13 +93,15 @@ def test_the_chosen_order_and_its_counts_are_printed(work):
 
 def test_a_mixture_scored_on_val_says_so(work):
     train("words.txt", "-m", "bigram", "--steps", "5", "--out", "bigram")
-    assert call("mix", "lines", "bigram", "--out", "mixture").status == 0
+    assert call("mix", "lines", "bigram", "--constant", "--out", "mixture").status == 0
     note = "weights were fitted on val"
     assert note in call("eval", "mixture", "--no-report").out
     assert note not in call("eval", "mixture", "--no-report", "--split", "test").out
     assert note in call("compare", "mixture", "lines").out
     assert note in call("compare", "mixture", "lines", "--csv").err
     assert note not in call("compare", "mixture", "lines", "--split", "test").out
+    assert call("mix", "lines", "bigram", "--out", "gated").status == 0
+    assert note not in call("eval", "gated", "--no-report").out
 
 
 def test_notes_of_a_comparison_go_to_stderr_beside_csv_and_markdown(work):

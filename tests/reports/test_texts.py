@@ -291,14 +291,16 @@ def test_doctor_recommends_mode_model_and_time(work):
     assert report["recommended"]["mode"] == "text"
     assert "shuffled" in report["recommended"]["mode, because"]
     assert "--dedupe" not in printed
-    assert printed.splitlines()[-1] == "train it: makemore train text.txt --mode text --model count"
+    assert (
+        printed.splitlines()[-1] == "train it: makemore train text.txt --mode text --model auto --max-time 1m"
+    )
     forced, _ = doctor(work, "\n".join(events(200)), "--mode", "lines")
     assert any(
         line.startswith("use --mode text: its lines depend on their order") for line in forced["advice"]
     )
     assert not any("--dedupe" in line for line in forced["advice"])
     _, large = doctor(work, words(40_000))
-    assert large.splitlines()[-1].endswith("--mode lines --model transformer --max-time 2m")
+    assert large.splitlines()[-1].endswith("--mode lines --model auto --max-time 2m")
 
 
 def test_the_recommended_command_reads_the_text_as_doctor_did(work):

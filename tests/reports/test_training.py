@@ -24,7 +24,7 @@ from makemore.evaluation import baseline as baselines
 from makemore.evaluation.baseline import Baseline, remark, uniform_nll
 from makemore.runs.run import load
 from makemore.settings.base import arrange, flatten
-from makemore.training import train as trainings
+from makemore.training import fitting
 from makemore.training.observers import Observer
 from makemore.training.request import TrainRequest
 from makemore.training.train import train as train_run
@@ -136,7 +136,7 @@ def test_a_ranking_of_untrained_models_says_so(work):
     ],
 )
 def test_other_names_of_settings_are_accepted(name, current):
-    request = TrainRequest(settings=(f"{name}=2",))
+    request = TrainRequest(model="transformer", settings=(f"{name}=2",))
     section = current.partition(".")[0]
     nested = arrange(type(request.requested), {section: {current.rpartition(".")[2]: 2}})[section]
     nested |= {"name": "transformer"} if section == "model" else {}
@@ -332,7 +332,7 @@ def test_the_estimate_of_val_is_marked(work):
 @pytest.mark.parametrize("text", ["words.txt", "prose.txt"])
 @pytest.mark.parametrize("model", ["mlp", "lstm", "transformer"])
 def test_samples_at_quarters_change_nothing(work, monkeypatch, text, model):
-    monkeypatch.setattr(trainings, "MIN_SECONDS_TO_SAMPLE", 0.0)
+    monkeypatch.setattr(fitting, "MIN_SECONDS_TO_SAMPLE", 0.0)
     flags = [text, "-m", model, "--steps", "12", "--set", "train.loader=windows"]
     if model == "transformer":
         flags += ["--set", "model.n_layer=1", "--set", "model.n_embd=32"]
@@ -346,7 +346,7 @@ def test_samples_at_quarters_change_nothing(work, monkeypatch, text, model):
 
 
 def test_samples_during_training_escape_control_characters(work, monkeypatch):
-    monkeypatch.setattr(trainings, "MIN_SECONDS_TO_SAMPLE", 0.0)
+    monkeypatch.setattr(fitting, "MIN_SECONDS_TO_SAMPLE", 0.0)
     Path("evil.txt").write_text("\x1b]0;title\x07 " * 300, encoding="utf-8")
     result = train("evil.txt", "-m", "bigram", "--steps", "12", "--mode", "text", "--out", "evil")
     assert "\\x1b" in result.err

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from makemore.evaluation.distributions import log_probs
+from makemore.evaluation.distributions import Fold, log_probs
 from makemore.evaluation.scoring import Progress
 from makemore.models.base import LanguageModel
 from makemore.types import Floats, Split
@@ -29,6 +29,9 @@ class Reading(NamedTuple):
 
 class Reader(ABC):
     """Reads texts with a trained model that learns while it reads, from the trained state for each text."""
+
+    folds: Sequence[Fold] = ()
+    """As in ``token_nats``, of the next text that is read."""
 
     def __init__(self, model: LanguageModel, stride: int | None = None) -> None:
         self.model, self.stride = model, stride

@@ -56,7 +56,7 @@ class MixtureReader(Reader):
 
     def _read(self, split: Split, progress: Progress | None) -> Reading:
         if self.model.is_gated:
-            return Reading(self._gated_nats(split, progress, GateLearner(self.model)), None)
+            return Reading(self._gated_nats(split, progress, GateLearner(self.model, self.folds)), None)
         nats_KN = np.stack([reader.read(split, progress).nats_N for reader in self.readers])
         return Reading(mix_nats(nats_KN, self.model.weights.cpu().numpy()), None)
 

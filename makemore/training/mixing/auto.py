@@ -19,12 +19,14 @@ from makemore.runtime.device import peak_memory, pick_device
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.fitting import N_SAMPLES, fitted
 from makemore.training.mixing.mix import FittedMixture, gated_mixture, save_mixture, score_mixture
-from makemore.training.observers import Observer
-from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, tokenize_source
+from makemore.training.observers import NullObserver, Observer
+from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, prepare, tokenize_source
 from makemore.training.records import MemberResult, TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.types import Score
 
+NEURAL = "transformer"
+"""The neural member."""
 MAX_COUNTED_VOCABULARY = 1024
 """Largest vocabulary for context mixing, which takes a decision per token of the vocabulary to mix."""
 COUNTING_SHARE = 0.85
@@ -52,11 +54,10 @@ def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], boo
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     _check(request, folder)
+    corpus = _check_text(request, folder, observer)
     with folder.locked():
         if not request.resume:
             folder.clear()
-        requested = request.requested
-        corpus = tokenize_source(source, requested.corpus, requested.tokenizer, observer)
         try:
             members = _train_members(request, folder, corpus, observer, stop)
             return _combine(request, folder, corpus, members, observer, stop)
@@ -78,6 +79,14 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
         raise UserError(f"no run at {folder.path} to resume; leave out --resume")
 
 
+def _check_text(request: TrainRequest, folder: RunDir, observer: Observer) -> Corpus:
+    """The text and its splits. Raises UserError before anything is written if it, or a setting, is invalid."""
+    if request.resume:
+        requested = request.requested
+        return tokenize_source(open_source(request), requested.corpus, requested.tokenizer, observer)
+    return prepare(_member_request(request, folder, NEURAL, None), NullObserver()).corpus
+
+
 def _train_members(
     request: TrainRequest, folder: RunDir, corpus: Corpus, observer: Observer, stop: Callable[[], bool]
 ) -> list[_Trained]:
@@ -92,7 +101,7 @@ def _train_members(
     if budget is not None:
         limit = round(budget - members[0].seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
     if limit is None or limit >= MIN_NEURAL_SECONDS:
-        members.append(_train_member(request, folder, "transformer", limit, observer, stop))
+        members.append(_train_member(request, folder, NEURAL, limit, observer, stop))
     return members
 
 
@@ -105,11 +114,21 @@ def _train_member(
     stop: Callable[[], bool],
 ) -> _Trained:
     """Train one member for at most ``limit`` seconds (None: by steps), or go on with it."""
+    member = folder.member(name)
+    with fitted(_member_request(request, folder, name, limit), observer, stop) as (plan, trainer):
+        if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
+            run = Run(member, member.read_config(), plan.corpus.tokenizer, plan.model.eval())
+        else:
+            run = load(member.path, str(plan.device))
+        return _Trained(run, trainer.elapsed, trainer.step, trainer.tokens)
+
+
+def _member_request(request: TrainRequest, folder: RunDir, name: str, limit: float | None) -> TrainRequest:
     requested, member = request.requested, folder.member(name)
     settings = requested.train.model_dump(exclude_unset=True)
-    if name in ("count", "context-mixing"):
+    if name != NEURAL:  # one pass over the text
         settings.pop("steps", None)
-    member_request = TrainRequest(
+    return TrainRequest(
         input=request.input,
         model=name,
         tokenizer=requested.tokenizer,
@@ -119,12 +138,6 @@ def _train_member(
         resume=request.resume and member.exists,
         overwrite=True,
     )
-    with fitted(member_request, observer, stop) as (plan, trainer):
-        if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
-            run = Run(member, member.read_config(), plan.corpus.tokenizer, plan.model.eval())
-        else:
-            run = load(member.path, str(plan.device))
-        return _Trained(run, trainer.elapsed, trainer.step, trainer.tokens)
 
 
 def _combine(
