@@ -80,7 +80,7 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
 
 
 def _check_text(request: TrainRequest, folder: RunDir, observer: Observer) -> Corpus:
-    """The text and its splits. Raises UserError before anything is written if it, or a setting, is invalid."""
+    """The text and its splits. Raises UserError, before anything is written, for an invalid request."""
     if request.resume:
         requested = request.requested
         return tokenize_source(open_source(request), requested.corpus, requested.tokenizer, observer)
