@@ -41,7 +41,8 @@ def make_text(path: Path, size: int) -> None:
 def run(command: list[str]) -> tuple[float, float]:
     """Run a process; return its seconds and its peak memory in GB."""
     start = time.perf_counter()
-    process = os.spawnv(os.P_NOWAIT, command[0], command)
+    output = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=output)
     _, status, usage = os.wait4(process, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} failed")

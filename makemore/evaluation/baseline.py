@@ -17,7 +17,7 @@ from makemore.models.smoothing import CountConfig
 from makemore.types import Score, Split
 
 MAX_TOKENS = 1 << 20
-"""Tokens of a split that the baseline reads: it then takes at most about two seconds and 1 GB."""
+"""Tokens of a split that the baseline reads: it then takes at most about two seconds and 0.2 GB."""
 MAX_ORDERS = ((1 << 19, 12), (MAX_TOKENS, 8))
 """(tokens, order): maximum order of the count model for at most this many training tokens."""
 BATCH_TOKENS = 1 << 16

@@ -37,18 +37,22 @@ def copied_share(train: Split, held_out: Split) -> float:
         A fraction in [0, 1].
     """
     length = max(2, round(MIN_PASSAGE_CHARS * len(held_out.tokens_N) / max(held_out.chars, 1)))
-    wanted = _hashes(held_out.tokens_N, length)
-    if not len(wanted):
+    hashes = _hashes(held_out.tokens_N, length)
+    if not len(hashes):
         return 0.0
+    wanted, position_N = np.unique(hashes, return_inverse=True)
+    position_N = position_N.astype(np.int32)
     found = np.zeros(len(wanted), bool)
     may_be_wanted = np.zeros(FILTER_SIZE, bool)
     may_be_wanted[wanted % FILTER_SIZE] = True
     tokens_N = train.tokens_N[:MAX_SEARCHED_TOKENS]
     for begin in range(0, len(tokens_N) - length + 1, CHUNK):
         hashes = _hashes(tokens_N[begin : begin + CHUNK + length - 1], length)
-        found |= np.isin(wanted, hashes[may_be_wanted[hashes % FILTER_SIZE]])
+        hashes = hashes[may_be_wanted[hashes % FILTER_SIZE]]
+        index = np.minimum(wanted.searchsorted(hashes), len(wanted) - 1)
+        found[index[wanted[index] == hashes]] = True
     is_copied = np.zeros(len(held_out.tokens_N) + 1, np.int64)
-    starts = np.flatnonzero(found)
+    starts = np.flatnonzero(found[position_N])
     np.add.at(is_copied, starts, 1)
     np.add.at(is_copied, starts + length, -1)
     return float(np.mean(np.cumsum(is_copied)[:-1] > 0))

@@ -40,17 +40,17 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     smoothed = smoothed_ngrams(model)
     table, words = smoothed.table, word_list(tokenizer)
     yield "\\data\\"
-    for m, keys in enumerate(table.keys, start=1):
+    for n, size in enumerate(table.sizes, start=1):
         # Unigrams include two entries for the boundary, and <unk>.
-        yield f"ngram {m}={len(keys) + (2 if m == 1 else 0)}"
+        yield f"ngram {n}={size + (2 if n == 1 else 0)}"
     contexts = [""]
-    for m, log_p in enumerate(log10_probabilities(smoothed)):
-        nodes, tokens = table.split_keys(m)
-        is_last = m == table.order - 1
-        rests = None if is_last else log10(smoothed.levels[m + 1].backoff_weights[:-2])
-        grams = [contexts[node] + words[token] for node, token in zip(nodes, tokens, strict=True)]
-        yield f"\n\\{m + 1}-grams:"
-        if m == 0:
+    for n, log_p in enumerate(log10_probabilities(smoothed), start=1):
+        level = table.level(n)
+        rests = None if n == table.order else log10(smoothed.backoff_weights_C[level].astype(np.float64))
+        nodes_and_tokens = zip(table.parents(table.level(n - 1)), table.tokens_G[level], strict=True)
+        grams = [contexts[node] + words[token] for node, token in nodes_and_tokens]
+        yield f"\n\\{n}-grams:"
+        if n == 1:
             yield f"{UNKNOWN_LOG10:.9g}\t{UNKNOWN}"
             # All tokens may be listed after <s>, so that only <unk> backs off: weight 1.
             begin = None if rests is None else np.where(rests[:1] <= LOG10_ZERO, 0.0, rests[:1])
@@ -59,7 +59,7 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
                 rests[0] = 0.0  # nothing follows </s>
         yield from _entries(grams, log_p, rests)
         contexts = [f"{gram} " for gram in grams]
-        if m == 0:
+        if n == 1:
             contexts[0] = f"{BEGIN} "
     yield "\n\\end\\"
 
@@ -79,11 +79,12 @@ def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:
 def log10_probabilities(smoothed: SmoothedNgrams) -> Iterator[Floats]:
     """Yield, for each order, log10 of all n-grams' interpolated probabilities, in the table's order."""
     table = smoothed.table
-    p_G = smoothed.unigram_1V[0]
+    p_G, suffixes_G = smoothed.unigram_1V[0], table.suffixes()
     yield log10(p_G)
-    for m, suffixes in enumerate(table.suffixes, start=1):
-        level = smoothed.levels[m]
-        p_G = level.shares[:-2] + level.backoff_weights[table.split_keys(m)[0]] * p_G[suffixes]
+    for n in range(2, table.order + 1):
+        weights = smoothed.backoff_weights_C[table.level(n - 1)][table.parents(table.level(n - 1))]
+        shorter = suffixes_G[table.level(n)] - table.starts[n - 1]
+        p_G = smoothed.shares_G[table.level(n)] + weights * p_G[shorter]
         yield log10(p_G)
 
 

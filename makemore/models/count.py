@@ -6,6 +6,7 @@ it and passes the rest on to the distribution of a shorter context, down to the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -14,19 +15,20 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import CountModel
-from makemore.models.ngrams import (
-    ABSENT,
-    BYTES_PER_NGRAM,
-    NgramCounter,
-    NgramTable,
-    estimate_sizes,
-)
-from makemore.models.smoothing import CountConfig, SmoothedNgrams
+from makemore.models.ngrams.builder import empty_table, merge_tables, table_from_levels
+from makemore.models.ngrams.counter import NgramCounter, estimate_sizes
+from makemore.models.ngrams.packed import PackedCounts
+from makemore.models.ngrams.table import ABSENT, NgramTable
+from makemore.models.smoothing import CountConfig, SmoothedNgrams, losses_by_order
 from makemore.settings import CorpusStats, Recipe
 from makemore.types import IGNORE_INDEX, Batch, Ints, State
 
 DENSE_CHUNK_SIZE = 1 << 17
 """Probabilities computed per chunk, sized to fit the CPU's cache."""
+BYTES_PER_NGRAM = 20
+"""Memory that an n-gram takes while it is counted, smoothed, saved and sampled, by measurement."""
+MAX_NGRAMS = 28_000_000
+"""Limit on a table whose order is chosen; the highest order is lowered until the table is smaller."""
 
 
 class Count(CountModel):
@@ -44,7 +46,12 @@ class Count(CountModel):
         # The last tokens of each counted row, so that training can resume in mid-document.
         self.register_buffer("ends", self._empty_context(0))
         self.ends: Tensor
-        self._set_table(NgramTable.uncounted(self.order, vocab_size, boundary_id))
+        self._set_table(empty_table(self.order, vocab_size, boundary_id))
+
+    @property
+    def max_ngrams(self) -> int | None:
+        """Limit on the size of the table, if its order is chosen."""
+        return None if self.config.order else MAX_NGRAMS
 
     @property
     def table(self) -> NgramTable:
@@ -61,9 +68,10 @@ class Count(CountModel):
 
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
         """If ``order`` is 0, choose the order with the lowest loss on the held-out batches."""
-        batches = list(held_out)
-        if not self.config.order and batches:
-            order, _ = self.best_order(batches)
+        batches = iter(held_out)
+        first = next(batches, None)
+        if not self.config.order and first is not None:
+            order, _ = self.best_order(itertools.chain([first], batches))
             self._set_order(order)
         # A document longer than a batch is its only row; keep its context, since a resumed run may continue.
         context = self.ends[:, self.ends.shape[1] - self.order + 1 :]
@@ -77,15 +85,13 @@ class Count(CountModel):
         lines.
         """
         losses = self.losses_by_order(held_out)
-        if self.order > 1 and self.table.counts[0][self.boundary_id]:
+        if len(losses) > 1 and self.table.counts(1)[self.boundary_id]:
             del losses[1]
         order = min(losses, key=losses.__getitem__)
         return order, losses[order]
 
     def _set_order(self, order: int) -> None:
         table = self.table.cut(order)
-        for n in range(order + 1, self.order + 1):
-            del self._buffers[f"keys_{n}"], self._buffers[f"counts_{n}"]
         self.config = self.config.replace(order=order)
         self.order, self.max_len = order, max(order - 1, 1)
         self._set_table(table)
@@ -102,11 +108,11 @@ class Count(CountModel):
         past = self._empty_context(B) if state is None else state[0]
         rows_BL = torch.cat([past.new_full((B, 1), ABSENT), past, tokens_BT], dim=1)
         n_past = rows_BL.shape[1] - T
+        smoothed = self.smoothed
         contexts = [
             nodes_N.reshape(B, n_past + T)[:, n_past:].ravel()
-            for nodes_N in self.table.contexts(rows_BL.flatten().cpu().numpy())
+            for nodes_N in smoothed.table.contexts(rows_BL.flatten().cpu().numpy())
         ]
-        smoothed = self.smoothed
         logits = torch.empty(B * T, V)
         chunk = max(1, DENSE_CHUNK_SIZE // V)
         with np.errstate(divide="ignore"):  # log 0 without smoothing
@@ -119,22 +125,14 @@ class Count(CountModel):
     def losses_by_order(self, batches: Iterable[Batch]) -> dict[int, float]:
         """Mean loss in nats per token for each order up to this one, without recounting.
 
-        Takes batches like ``count_batch`` and holds them all in memory, about 100 bytes per token.
+        Takes batches like ``count_batch`` and holds them all in memory, about 40 bytes per token.
         """
         rows, ends = [], self._empty_context(0)
         for batch in batches:
             inputs_N, targets_N, ends = self._flatten(batch, ends)
-            rows.append((inputs_N, targets_N))
+            rows.append((inputs_N.astype(np.int32), targets_N.astype(np.int32)))
         inputs_N, targets_N = (np.concatenate(part) for part in zip(*rows, strict=True))
-        scored_N = targets_N != IGNORE_INDEX
-        contexts = [nodes_N[scored_N] for nodes_N in self.table.contexts(inputs_N)]
-        losses: dict[int, float] = {}
-        with np.errstate(divide="ignore"):
-            for order in range(1, self.order + 1):
-                smoothed = SmoothedNgrams(self.table, self.config.replace(order=order))
-                p_N = smoothed.target_probs(contexts[:order], targets_N[scored_N])
-                losses[order] = float(-np.log(p_N).mean())
-        return losses
+        return losses_by_order(self.table, self.config, inputs_N, targets_N)
 
     def n_parameters(self) -> int:
         """Number of stored counts."""
@@ -148,6 +146,7 @@ class Count(CountModel):
         n_grams: float = len(tokens_N) * order
         if n_grams * BYTES_PER_NGRAM >= negligible:
             n_grams = sum(estimate_sizes(tokens_N, order, vocab_size, boundary_id))
+            n_grams = n_grams if config.order else min(n_grams, MAX_NGRAMS)
         return f"about {n_grams:,.0f} n-grams", n_grams * BYTES_PER_NGRAM
 
     @classmethod
@@ -161,7 +160,7 @@ class Count(CountModel):
     def smoothed(self) -> SmoothedNgrams:
         table = self.table
         if self._smoothed is None:
-            self._smoothed = SmoothedNgrams(table, self.config.replace(order=self.order))
+            self._smoothed = SmoothedNgrams(table, self.config.replace(order=table.order))
         return self._smoothed
 
     def _empty_context(self, n_rows: int) -> Tensor:
@@ -185,12 +184,11 @@ class Count(CountModel):
         return rows_BL.flatten().cpu().numpy(), targets_BL.flatten().cpu().numpy(), ends
 
     def _set_table(self, table: NgramTable) -> None:
-        self._table, self._counter = table, NgramCounter(table)
-        self._smoothed = None
+        self._table, self._smoothed = table, None
+        self._counter = NgramCounter(table, self.max_ngrams)
         device = self.device
-        for kind, levels in (("keys", table.keys), ("counts", table.counts)):
-            for n, array in enumerate(levels, start=1):
-                self.register_buffer(f"{kind}_{n}", torch.from_numpy(array).to(device))
+        for name, tensor in table_tensors(table).items():
+            self.register_buffer(name, tensor.to(device))
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         _ = self.table  # counts pending batches
@@ -201,24 +199,59 @@ class Count(CountModel):
     ) -> None:
         """Accept tables of any size, and report invalid ones as errors of ``load_state_dict``."""
         errors: list[str] = args[4]
-        for name, buffer in self.named_buffers():
-            stored = state_dict.get(prefix + name, buffer)
-            if stored.dtype != torch.int64:
-                errors.append(f"{prefix}{name}: expected int64, found {stored.dtype}")
-            elif stored.shape[1:] == buffer.shape[1:]:
-                setattr(self, name, torch.empty_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        orders = range(1, self.order + 1)
-        arrays = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
-        table = NgramTable(
-            self.vocab_size,
-            self.boundary_id,
-            [arrays[f"keys_{n}"] for n in orders],
-            [arrays[f"counts_{n}"] for n in orders],
-        )
         try:
+            if f"{prefix}keys_1" in state_dict:
+                self._convert_levels(state_dict, prefix)
+            for name, buffer in self.named_buffers():
+                stored = state_dict.get(prefix + name, buffer)
+                if stored.dtype != buffer.dtype:
+                    raise ValueError(f"{name}: expected {buffer.dtype}, found {stored.dtype}")
+                if stored.shape[1:] == buffer.shape[1:]:
+                    setattr(self, name, torch.empty_like(stored, device=buffer.device))
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            table = self._loaded_table()
             table.validate()
+            self._set_table(table)
         except ValueError as error:
             errors.append(f"{prefix}counts: {error}")
-        else:
-            self._set_table(table.with_document_starts())  # runs of earlier versions lack some
+
+    def _loaded_table(self) -> NgramTable:
+        sizes, tokens_G, first_C, counts_G, large = (
+            self.get_buffer(name).cpu().numpy()
+            for name in ("sizes", "tokens", "first", "counts", "large_counts")
+        )
+        return NgramTable(
+            self.vocab_size,
+            self.boundary_id,
+            tuple(sizes.tolist()),
+            tokens_G,
+            first_C,
+            PackedCounts(counts_G, large),
+        )
+
+    def _convert_levels(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the arrays of a run of an earlier version, which had some for each length, by today's."""
+        arrays: dict[str, list[Ints]] = {"keys": [], "counts": []}
+        for kind, levels in arrays.items():
+            for n in range(1, self.order + 1):
+                stored = state_dict.pop(f"{prefix}{kind}_{n}", torch.zeros(0, dtype=torch.int64))
+                if stored.dtype != torch.int64:
+                    raise ValueError(f"{kind}_{n}: expected int64, found {stored.dtype}")
+                levels.append(stored.cpu().numpy())
+        table = table_from_levels(self.vocab_size, self.boundary_id, **arrays)
+        start = empty_table(self.order, self.vocab_size, self.boundary_id)
+        state_dict.update(
+            {prefix + name: array for name, array in table_tensors(merge_tables(table, start)).items()}
+        )
+
+
+def table_tensors(table: NgramTable) -> dict[str, Tensor]:
+    """The arrays of a table, as a model's buffers."""
+    arrays = {
+        "sizes": np.array(table.sizes),
+        "tokens": table.tokens_G,
+        "first": table.first_C,
+        "counts": table.counts_G.bytes_G,
+        "large_counts": table.counts_G.large,
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -74,3 +74,10 @@ def tune_process() -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def release_memory() -> None:
+    """Return freed memory to the system, where glibc keeps it; worth it after large arrays of many sizes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -49,7 +49,7 @@ def test_an_interruption_between_checksum_and_weights_is_harmless(work):
     run = load("lines", "cpu")
     weights = work / "lines/model.safetensors"
     before = weights.read_bytes()
-    run.folder.write_model({"x": run.model.state_dict()["keys_1"]}, run.config.run_id)
+    run.folder.write_model({"x": run.model.state_dict()["first"]}, run.config.run_id)
     weights.write_bytes(before)
     assert call("sample", "lines").status == 0
 

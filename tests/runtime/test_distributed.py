@@ -206,10 +206,10 @@ def test_two_processes_count_the_same_as_one(pair: Pair, lines: Path, tmp_path: 
     one, two = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert int(one["counts_1"].sum()) > 3000
+    assert int(one["counts"].sum()) > 3000
     run = RunDir(tmp_path / "two")
     state = run.states.read_newest(run.read_config().run_id).state
-    assert torch.equal(state["learner"]["model"]["counts_1"], two["counts_1"])
+    assert torch.equal(state["learner"]["model"]["counts"], two["counts"])
 
 
 def test_a_run_resumes_with_another_number_of_processes(pair: Pair, lines: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_count_model_adds_to_existing_counts(text: str) -> None:
     more = train(
         TrainRequest(input="others.txt", model="count", out=Path("more"), pretrained=read_pretrained(base))
     )
-    assert more.run.model.table.counts[0].sum() > 1.5 * load(base).model.table.counts[0].sum()
+    assert more.run.model.table.counts(1).sum() > 1.5 * load(base).model.table.counts(1).sum()
 
 
 def test_init_from_a_hugging_face_directory(text: str) -> None:

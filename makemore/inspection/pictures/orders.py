@@ -7,7 +7,7 @@ import numpy as np
 from makemore.inspection.figures import BLUE, GREEN, ORANGE, new_figure
 from makemore.inspection.subject import Finding, Picture, Subject
 from makemore.models.count import Count
-from makemore.models.ngrams import ABSENT
+from makemore.models.ngrams.table import ABSENT, Nodes
 from makemore.models.smoothing import SmoothedNgrams
 from makemore.types import Floats, Ints, Split
 
@@ -56,38 +56,38 @@ def interpret(losses: Floats, shares: Floats) -> list[Finding]:
     return findings
 
 
-def positions(model: Count, split: Split) -> tuple[list[Ints], Ints]:
+def positions(model: Count, split: Split) -> tuple[list[Nodes], Ints]:
     """Contexts of every order, as in ``NgramTable.contexts``, and targets of a split."""
     targets_N = np.asarray(split.tokens_N[:TOKENS], np.int64)
     inputs_N = split.inputs_at(np.arange(len(targets_N)), model.boundary_id)
     return model.table.contexts(inputs_N), targets_N
 
 
-def order_losses(model: Count, contexts: list[Ints], targets_N: Ints) -> Floats:
+def order_losses(model: Count, contexts: list[Nodes], targets_N: Ints) -> Floats:
     """(order,) mean loss in nats with n-grams up to each order."""
     losses = []
     with np.errstate(divide="ignore"):
         for order in range(1, model.order + 1):
             smoothed = SmoothedNgrams(model.table, model.config.replace(order=order))
-            losses.append(-np.log(smoothed.target_probs(contexts[:order], targets_N)).mean())
+            losses.append(-np.log(smoothed.target_probs(contexts, targets_N)).mean())
     return np.array(losses)
 
 
-def contributions(smoothed: SmoothedNgrams, contexts: list[Ints], targets_N: Ints) -> tuple[Floats, Floats]:
+def contributions(smoothed: SmoothedNgrams, contexts: list[Nodes], targets_N: Ints) -> tuple[Floats, Floats]:
     """(order + 1,) mean share of each order in the targets' probability, the uniform floor first;
     (order,) how often the longest known context has each order."""
     parts = [smoothed.uniform_V[targets_N]]
     longest_N = np.zeros(len(targets_N), np.int64)
-    for m, (level, nodes_N) in enumerate(zip(smoothed.levels, contexts, strict=False)):
+    for m, nodes_N in enumerate(contexts):
         if not smoothed.backs_off:
             for part in parts[1:]:
                 part[nodes_N != ABSENT] = 0.0
             parts[0] = np.where(nodes_N == ABSENT, parts[0], smoothed.uniform_V[targets_N])
         for part in parts:
-            part *= level.backoff_weights[nodes_N]
-        parts.append(level.shares[smoothed.table.find(m, nodes_N, targets_N)])
+            part *= smoothed.backoff_weights_C[nodes_N]
+        parts.append(smoothed.shares_G[smoothed.table.find(nodes_N, targets_N)].astype(np.float64))
         longest_N[nodes_N >= 0] = m
     total = sum(parts)
     shares = np.array([(part / np.maximum(total, 1e-300)).mean() for part in parts])
-    frequencies = np.bincount(longest_N, minlength=len(smoothed.levels)) / max(len(targets_N), 1)
+    frequencies = np.bincount(longest_N, minlength=len(contexts)) / max(len(targets_N), 1)
     return shares, frequencies

@@ -14,16 +14,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from makemore.models.count import Count
+from makemore.models.ngrams.table import ROOT
 from makemore.models.smoothing import SmoothedNgrams
 from makemore.runtime.native import CLibrary, address, structure
+from makemore.runtime.process import release_memory
 from makemore.sampling.decoders.base import FastDecoder, fast_decoder, to_array
 from makemore.types import Floats, Floats32, Ints, State
 
-ROOT = 0
 _Trie = structure(
     "Trie",
-    **dict.fromkeys(("inner", "boundary"), c_int64),
-    **dict.fromkeys(("tokens", "suffixes", "firsts", "lasts", "rests", "sums"), c_void_p),
+    **dict.fromkeys(("contexts", "boundary", "token_bytes"), c_int64),
+    **dict.fromkeys(("tokens", "first", "suffixes", "shares", "rests", "unigram"), c_void_p),
 )
 LIBRARY = CLibrary(
     Path(__file__).with_name("count.c"),
@@ -33,96 +34,63 @@ LIBRARY = CLibrary(
 
 
 class Trie:
-    """Nodes of all levels, numbered together: 0 is the empty context, then the tokens, then the pairs, …
+    """Steps from context to context in the trie of smoothed n-grams."""
 
-    A node's children are contiguous, so they and the running sum of their shares are slices.
-    """
+    def __init__(self, smoothed: SmoothedNgrams) -> None:
+        self.table, self.rests_C = smoothed.table, smoothed.backoff_weights_C
+        self.shares_G, self.unigram_V = smoothed.shares_G, smoothed.unigram_1V[0]
+        release_memory()  # left over from scoring
+        self.suffixes_G = self.table.suffixes()
+        self.n_contexts = self.table.starts[self.table.order]
+        """N-grams from this node on are too long to be contexts."""
 
-    def __init__(self, smoothed: SmoothedNgrams, order: int) -> None:
-        table, levels = smoothed.table.cut(order), smoothed.levels
-        self.vocab_size = size = table.vocab_size
-        starts = np.cumsum([0, 1, *map(len, table.keys)])
-        self.inner = int(starts[order])
-        """First node that is too long to be a context; so are all later nodes."""
-        # Sorted, because parents are numbered level by level.
-        parents = [keys // size + start for keys, start in zip(table.keys, starts, strict=False)]
-        self.keys = np.concatenate([p * size + v.tokens for p, v in zip(parents, levels, strict=True)])
-        self.tokens = np.concatenate([[0], *(v.tokens for v in levels)])
-        longer = zip(table.suffixes, starts[1:], strict=False)
-        self.suffixes = np.concatenate([np.zeros(1 + size, np.int64), *(n + start for n, start in longer)])
-        self.backoff_weights = np.concatenate([v.backoff_weights[:-2] for v in levels])
-        # The empty context has no shorter one: its children's shares sum to 1.
-        self.backoff_weights[ROOT] = 0
-        self.shares = np.concatenate([[0.0], smoothed.unigram_1V[0], *(v.shares[:-2] for v in levels[1:])])
-        self.sums = np.cumsum(self.shares)
-        offsets = zip(levels, starts[1:], strict=False)
-        self.first_child = np.concatenate([v.first_child[:-2] + start for v, start in offsets])
-        self.lasts = self.first_child + np.concatenate([v.children[:-2] for v in levels]) - 1
-        self.sums_before = self.sums[self.first_child - 1]
-
-    def as_struct(self, boundary_id: int) -> ctypes.Structure:
+    def as_struct(self) -> ctypes.Structure:
         """The trie as a C struct."""
-        arrays = (self.tokens, self.suffixes, self.first_child, self.lasts, self.backoff_weights, self.sums)
-        return _Trie(self.inner, boundary_id, *map(address, arrays))
+        table = self.table
+        sizes = (self.n_contexts, table.boundary_id, table.tokens_G.itemsize)
+        nodes = (table.tokens_G, table.first_C, self.suffixes_G)
+        return _Trie(*sizes, *map(address, (*nodes, self.shares_G, self.rests_C, self.unigram_V)))
 
     def as_context(self, nodes_B: Ints) -> Ints:
         """Drop the first token of nodes that are too long to be contexts."""
-        return np.where(nodes_B >= self.inner, self.suffixes.take(nodes_B), nodes_B)
+        return np.where(nodes_B >= self.n_contexts, self.suffixes_G.take(nodes_B), nodes_B)
 
     def advance(self, nodes_B: Ints, ids_B: Ints) -> Ints:
         """Longest known contexts after one more token."""
-        keys_B = nodes_B * self.vocab_size + ids_B
-        index_B = self.keys.searchsorted(keys_B)
-        missing = (self.keys.take(index_B, mode="clip") != keys_B).nonzero()[0]
-        while len(missing):
-            nodes_B = nodes_B.copy()
-            nodes_B[missing] = self.suffixes[nodes_B[missing]]
-            keys = nodes_B[missing] * self.vocab_size + ids_B[missing]
-            index_B[missing] = index = self.keys.searchsorted(keys)
-            missing = missing[self.keys.take(index, mode="clip") != keys]
-        return self.as_context(index_B + 1)
+        contexts_B = nodes_B.astype(np.int32)
+        next_B = self.table.find(contexts_B, ids_B)
+        while len(missing := np.flatnonzero(next_B < 0)):
+            contexts_B[missing] = self.suffixes_G[contexts_B[missing]]
+            next_B[missing] = self.table.find(contexts_B[missing], ids_B[missing])
+        return self.as_context(next_B.astype(np.int64))
 
     def distribution(self, node: int) -> Floats:
         """Distribution (V,) of the next token, built from the shortest context to the longest."""
         path = []
         while node != ROOT:
             path.append(node)
-            node = int(self.suffixes[node])
-        p_V = self.shares[1 : 1 + self.vocab_size].copy()
+            node = int(self.suffixes_G[node])
+        p_V = self.unigram_V.copy()
         for node in reversed(path):
-            children = slice(self.first_child[node], self.lasts[node] + 1)
-            p_V *= self.backoff_weights[node]
-            p_V[self.tokens[children]] += self.shares[children]
+            children = self.table.children(slice(node, node + 1))
+            p_V *= self.rests_C[node]
+            p_V[self.table.tokens_G[children]] += self.shares_G[children]
         return p_V
 
-    def sample(self, nodes_B: Ints, uniform_B: Floats) -> tuple[Ints, Ints]:
-        """Sample children (B,); also returns the nodes they belong to.
+    def sample(self, node: int, u: float) -> tuple[int, int]:
+        """Sample a child by ``u`` in [0, 1); also returns the node it belongs to.
 
         A number below the total share of a context's children picks one of them; otherwise the remainder is
         passed on to the next shorter context.
         """
-        nodes, u = nodes_B, uniform_B
-        children_B, parents_B = np.empty_like(nodes_B), np.empty_like(nodes_B)
-        rows = np.arange(len(nodes_B))
-        while True:
-            rests = self.backoff_weights.take(nodes)
-            seen_share = 1 - rests
-            is_seen = u < seen_share
-            is_seen |= nodes == ROOT
-            hits, at = rows[is_seen], nodes[is_seen]
-            if len(hits):
-                child = self.sums.searchsorted(self.sums_before.take(at) + u[is_seen], side="right")
-                # Rounding may overshoot the last child.
-                children_B[hits] = np.minimum(
-                    np.maximum(child, self.first_child.take(at)), self.lasts.take(at)
-                )
-                parents_B[hits] = at
-                if len(hits) == len(rows):
-                    return children_B, parents_B
-            is_unseen = ~is_seen
-            rows = rows[is_unseen]
-            u = (u[is_unseen] - seen_share[is_unseen]) / rests[is_unseen]
-            nodes = self.suffixes.take(nodes[is_unseen])
+        while node != ROOT and u >= (seen_share := 1 - float(self.rests_C[node])):
+            u = (u - seen_share) / float(self.rests_C[node])
+            node = int(self.suffixes_G[node])
+        children = self.table.children(slice(node, node + 1))
+        shares = self.unigram_V if node == ROOT else self.shares_G[children].astype(np.float64)
+        # Rounding may overshoot the last child.
+        picked = min(int(shares.cumsum().searchsorted(u, side="right")), len(shares) - 1)
+        return children.start + picked, node
 
 
 class CountDecoder(FastDecoder):
@@ -152,8 +120,9 @@ class CountDecoder(FastDecoder):
             return np.log(p_BV, out=p_BV).astype(np.float32)
 
     def sample(self, uniform_B: Floats) -> Ints:
-        children_B, parents_B = self.trie.sample(self.nodes, uniform_B)
-        ids_B = self.trie.tokens.take(children_B)
+        sampled = map(self.trie.sample, self.nodes.tolist(), uniform_B.tolist())
+        children_B, parents_B = np.array(list(sampled)).reshape(-1, 2).T
+        ids_B = self.trie.table.tokens_G[children_B].astype(np.int64)
         # A child of the longest context is the next context; other rows are looked up.
         after_B = self.trie.as_context(children_B)
         lookups = ((parents_B != self.nodes) | (ids_B == self.boundary_id)).nonzero()[0]
@@ -172,7 +141,7 @@ class CompiledCountDecoder(CountDecoder):
     def __init__(self, model: Count, trie: Trie, code: ctypes.CDLL) -> None:
         """``code``: the loaded ``LIBRARY``."""
         super().__init__(model, trie)
-        self.code, self.as_struct = code, trie.as_struct(model.boundary_id)
+        self.code, self.as_struct = code, trie.as_struct()
 
     def sample(self, uniform_B: Floats) -> Ints:
         uniform_B, self.nodes = np.ascontiguousarray(uniform_B), np.ascontiguousarray(self.nodes)
@@ -191,7 +160,7 @@ def _decoder(model: Count) -> FastDecoder | None:
     if not smoothed.backs_off:
         return None
     if smoothed not in _tries:
-        _tries[smoothed] = Trie(smoothed, model.order)
+        _tries[smoothed] = Trie(smoothed)
     code = LIBRARY.load()
     trie = _tries[smoothed]
     return CountDecoder(model, trie) if code is None else CompiledCountDecoder(model, trie, code)

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from makemore.errors import UserError
 from makemore.models.base import CountModel
-from makemore.models.count import Count
+from makemore.models.count import Count, table_tensors
+from makemore.models.ngrams.builder import merge_tables
 from makemore.runtime import distributed
 from makemore.training.learners.base import Learner, Metrics, count_targets
 from makemore.types import IGNORE_INDEX, Batch
@@ -67,9 +68,8 @@ class CountLearner(Learner):
             return state
         total, *others = distributed.gather(self._count_model().table) or [self._count_model().table]
         for table in others:
-            total = total.merge(table)
-        for kind, levels in (("keys", total.keys), ("counts", total.counts)):
-            state["model"].update({f"{kind}_{n}": torch.from_numpy(a) for n, a in enumerate(levels, 1)})
+            total = merge_tables(total, table, self._count_model().max_ngrams)
+        state["model"].update(table_tensors(total))
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
