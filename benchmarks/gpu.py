@@ -218,7 +218,7 @@ def _record(options: Options, part: str, name: str, result: Any) -> None:
 
 def _train(options: Options, data: str, flags: list[str], run: Path, split: str) -> Results:
     """Train in a process of its own; score the best weights by our protocol and by nanoGPT's estimator."""
-    command = [sys.executable, "-m", "makemore", "train", data, *flags]
+    command = [sys.executable, "-m", "makemore", "train", data, "-m", "transformer", *flags]
     command += ["--out", str(run), "--device", options.device]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
@@ -273,7 +273,7 @@ def nanogpt_estimate(run: Run, batches: int, rows: int = 64, length: int = 256) 
 def _torchrun(options: Options, flags: list[str]) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
-        command += ["-m", "makemore", "train", options.data, "--steps", "30", *flags]
+        command += ["-m", "makemore", "train", options.data, "-m", "transformer", "--steps", "30", *flags]
         command += ["--out", f"{folder}/run", "--device", options.device]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode:

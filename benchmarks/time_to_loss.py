@@ -39,9 +39,9 @@ from makemore.settings import TrainConfig
 from makemore.types import Score
 
 RECIPES = {
-    "transformer-13": ("--max-time", "13s"),
-    "transformer-90": ("--max-time", "90s"),
-    "transformer-300": ("--max-time", "300s"),
+    "transformer-13": ("--model", "transformer", "--max-time", "13s"),
+    "transformer-90": ("--model", "transformer", "--max-time", "90s"),
+    "transformer-300": ("--model", "transformer", "--max-time", "300s"),
     "lstm-90": ("--model", "lstm", "--max-time", "90s"),
     "lstm-300": ("--model", "lstm", "--max-time", "300s"),
     "count": ("--model", "count"),
