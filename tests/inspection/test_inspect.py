@@ -29,7 +29,7 @@ TRAINED = {"losses", "bigrams", "parameters", "updates"}
 EMBEDDED = TRAINED | {"embeddings", "activations", "reach"}
 PICTURES = {
     "count": {"bigrams", "orders"},
-    "context-mixing": {"bigrams"},
+    "context-mixing": {"bigrams", "contexts"},
     "bigram": TRAINED,
     "mlp": EMBEDDED,
     "bow": EMBEDDED,
@@ -40,6 +40,7 @@ PICTURES = {
     "lstm": EMBEDDED | {"gates"},
     "transformer": EMBEDDED | {"attention"},
     "mixture": {"bigrams", "members"},
+    "auto": {"bigrams", "members"},
 }
 SMALL = {"transformer": ("model.n_layer=2", "model.n_embd=32", "model.block_size=48")}
 

@@ -17,6 +17,7 @@ PICTURES: Registry[Callable[[Subject], Picture | None]] = Registry(
         "losses": "makemore.inspection.pictures.losses:plot",
         "bigrams": "makemore.inspection.pictures.bigrams:plot",
         "orders": "makemore.inspection.pictures.orders:plot",
+        "contexts": "makemore.inspection.pictures.contexts:plot",
         "members": "makemore.inspection.pictures.members:plot",
         "embeddings": "makemore.inspection.pictures.embeddings:plot",
         "activations": "makemore.inspection.pictures.activations:plot",
