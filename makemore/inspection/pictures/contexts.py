@@ -14,10 +14,10 @@ ORDER_SET = 3
 ROWS_PER_ORDER = 32 * 4
 INITIAL_WEIGHT = 0.02
 CAPTION = (
-    "Weight of each context's evidence, by the longest context that had been seen in training (rows), averaged "
-    "over the situations that occurred. On: n tokens; W: words, and words before; F: tokens without case; S: "
-    "tokens with gaps; L: place in the line, and the line above. Red: evidence that is subtracted, because other "
-    "contexts contain it."
+    "Weight of each context's evidence, by the longest context that had been seen in training (rows), "
+    "averaged over the situations that occurred. On: n tokens; W: words, and words before; F: tokens without "
+    "case; S: tokens with gaps; L: place in the line, and the line above. Red: evidence that is subtracted, "
+    "because other contexts contain it."
 )
 
 
