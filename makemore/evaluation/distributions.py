@@ -120,10 +120,12 @@ def n_fitted_tokens(val: Split, vocab_size: int) -> int:
 
 def halves(val: Split, vocab_size: int) -> list[Fold]:
     """Two parts of val, each with the gate that was not fitted on it: gates are fitted on halves of the first
-    ``n_fitted_tokens``."""
-    middle = n_fitted_tokens(val, vocab_size) // 2
-    if len(val.starts_D) > 1:
-        middle = int(val.starts_D[np.searchsorted(val.starts_D, middle)])
+    ``n_fitted_tokens``, which meet at the start of a document if there is one."""
+    n_fitted = n_fitted_tokens(val, vocab_size)
+    middle = n_fitted // 2
+    inner_D = val.starts_D[(val.starts_D > 0) & (val.starts_D < n_fitted)]
+    if len(inner_D):
+        middle = int(inner_D[np.abs(inner_D - middle).argmin()])
     return [(middle, 1), (len(val.tokens_N), 2)]
 
 
@@ -152,10 +154,14 @@ def gated_nats(
                 nats_N[at : at + len(nats)] = nats
         if progress:
             progress(begin + len(targets), len(nats_N))
-    bad = np.flatnonzero(np.isnan(nats_N))
-    if len(bad):
-        raise UserError(
-            f"the model's loss is NaN at token {bad[0]} of {split.name}: it has diverged; train it again"
-        )
+    require_finite_nats(nats_N, split)
     nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
     return nats_N
+
+
+def require_finite_nats(nats_N: np.ndarray, split: Split) -> None:
+    """Raise UserError if the loss of a target isn't a number."""
+    bad = np.flatnonzero(~np.isfinite(nats_N))
+    if len(bad):
+        where = f"token {bad[0]} of {split.name}"
+        raise UserError(f"the model's loss is {nats_N[bad[0]]} at {where}: it has diverged; train it again")

@@ -171,6 +171,8 @@ class RunDir:
             if os.path.lexists(self.path):
                 raise UserError(f"{self.path} is a file, not a run; give a run's directory")
             raise UserError(f"no run at {self.path}; create one with makemore train")
+        if not self.exists and self.members:
+            raise UserError(f"{self.path} is unfinished; continue it with makemore train --resume")
         if not self.exists:
             raise UserError(f"{self.path} is not a makemore run (it has no {CONFIG}); give a run's directory")
         config = parse_run_record(read_json(self.path / CONFIG), self.path / CONFIG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from makemore.corpus.source import Source
 from makemore.errors import UserError, unknown_name
 from makemore.models import MODELS
 from makemore.runs.directory import RunDir
-from makemore.runs.schema import RunConfig
+from makemore.runs.schema import RunConfig, RunRecord
 from makemore.runtime import distributed
 from makemore.settings import parse
 from makemore.settings.base import arrange, merge
@@ -38,7 +39,8 @@ class TrainRequest:
     input: str | tuple[str, ...] = ()
     """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
     model: str = ""
-    """The model's name (empty: the one in ``config``, that of the resumed run in ``out``, or the default)."""
+    """The model's name (empty: the one in ``config``, that of the initial weights or of the resumed run in
+    ``out``, or the default)."""
     tokenizer: str | None = None
     """Tokenizer name (None: the one in ``config``, ``char``, or the tokenizer of the resumed run)."""
     out: Path | None = None
@@ -75,13 +77,23 @@ class TrainRequest:
         return requested_config(sources)
 
     def _default_model(self) -> str:
-        if self.resume and self.out and (folder := RunDir(self.out)).exists:
-            return folder.read_config().model.name
+        if self.pretrained:
+            return self.pretrained.model
+        if self.resume and self.out and (config := _recorded_config(RunDir(self.out))):
+            return config.model.name
         return DEFAULT_MODEL if distributed.dist_info_from_env().world_size == 1 else PARALLEL_MODEL
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without ``requested``: a new process registers added models only later."""
         return {name: value for name, value in vars(self).items() if name != "requested"}
+
+
+def _recorded_config(folder: RunDir) -> RunRecord | None:
+    """The config of a run, or its copy in a state if it is damaged. Returns None if there is neither."""
+    for read in (folder.read_config, folder.read_config_copy):
+        with contextlib.suppress(UserError):
+            return read()
+    return None
 
 
 def requested_config(sources: list[dict[str, Any]]) -> RunConfig:

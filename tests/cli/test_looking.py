@@ -77,11 +77,11 @@ def test_doctor_reports_the_model_that_train_builds(work, mode):
     )
     for name in (text, "dotted.txt"):
         report = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
-        request = TrainRequest(input=name, corpus={"mode": mode}, out=work / "new")
+        request = TrainRequest(input=name, model="transformer", corpus={"mode": mode}, out=work / "new")
         plan = prepare(request, NullObserver())
         default_run = report["a default run"]
         assert default_run["parameters"] == plan.model.n_parameters()
-        assert default_run["model"] == plan.model_name
+        assert default_run["model"] == "auto, with a transformer"
 
 
 def test_doctor_reports_how_many_words_it_counted(work, monkeypatch):

@@ -149,7 +149,7 @@ def warm_up() -> None:
         contextlib.redirect_stdout(devnull),
         contextlib.redirect_stderr(devnull),
     ):
-        run(["train", "--steps", "2", "--out", f"{folder}/run", "--no-compile"])
+        run(["train", "-m", "transformer", "--steps", "2", "--out", f"{folder}/run", "--no-compile"])
 
 
 def serve() -> None:

@@ -17,6 +17,7 @@ from tests.reliability.fork_server import ForkServer, Job, Outcome
 
 STEPS = 12
 SETTINGS = (
+    "model=transformer",
     "train.save_interval=0",
     "train.eval_interval=3",
     "train.patience=0",

@@ -131,7 +131,7 @@ def test_a_missing_package_error_names_the_extra(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"makemore\[{package}\]"):
         TensorBoard() if package == "tensorboard" else WandB()
-    result = call("train", text, "--steps", 2, "--out", "run", option)
+    result = call("train", text, "-m", "bigram", "--steps", 2, "--out", "run", option)
     assert result.status == 2
     assert f"pip install 'makemore[{package}]'" in result.err
     assert not Path("run").exists()

@@ -131,8 +131,9 @@ class Mixture(MixtureModel):
         return torch.logsumexp(log_probs + self.mixing.log().unsqueeze(-1), dim=-2)
 
     def n_parameters(self) -> int:
-        """The members' parameters and one weight per member."""
-        return sum(m.n_parameters() for m in self.members) + len(self.parts)
+        """The members' parameters and, if there is no gate, one weight per member."""
+        gate = sum(p.numel() for p in self.gates[0].parameters()) if self.gates else len(self.parts)
+        return sum(m.n_parameters() for m in self.members) + gate
 
 
 class Auto(Mixture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -18,15 +19,22 @@ from makemore.runtime import distributed
 from makemore.runtime.device import peak_memory, pick_device
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.fitting import N_SAMPLES, fitted
-from makemore.training.mixing.mix import FittedMixture, gated_mixture, save_mixture, score_mixture
+from makemore.training.mixing.mix import (
+    FittedMixture,
+    equal_mixture,
+    gated_mixture,
+    save_mixture,
+    score_mixture,
+)
 from makemore.training.observers import NullObserver, Observer
-from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, prepare, tokenize_source
+from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, prepare
 from makemore.training.records import MemberResult, TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest, open_source, run_folder
+from makemore.training.trainer import Trainer
 from makemore.types import Score
 
-NEURAL = "transformer"
-"""The neural member."""
+COUNTING, NEURAL = ("context-mixing", "count"), "transformer"
+"""The counting member, or what takes its place; the neural member."""
 MAX_COUNTED_VOCABULARY = 1024
 """Largest vocabulary for context mixing, which takes a decision per token of the vocabulary to mix."""
 COUNTING_SHARE = 0.85
@@ -40,8 +48,9 @@ MIN_NEURAL_SECONDS = 4.0
 class _Trained:
     """A trained member, and the totals of its training."""
 
-    def __init__(self, run: Run, seconds: float, steps: int, tokens: int) -> None:
-        self.run, self.seconds, self.steps, self.tokens = run, seconds, steps, tokens
+    def __init__(self, run: Run, corpus: Corpus, trainer: Trainer) -> None:
+        self.run, self.corpus = run, corpus
+        self.seconds, self.steps, self.tokens = trainer.elapsed, trainer.step, trainer.tokens
 
 
 def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
@@ -54,13 +63,13 @@ def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], boo
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     _check(request, folder)
-    corpus = _check_text(request, folder, observer)
+    counting = _counting_member(request, folder)
     with folder.locked():
         if not request.resume:
             folder.clear()
         try:
-            members = _train_members(request, folder, corpus, observer, stop)
-            return _combine(request, folder, corpus, members, observer, stop)
+            members = _train_members(request, folder, counting, observer, stop)
+            return _combine(request, folder, members, observer, stop)
         except TrainingInterrupted:
             raise TrainingInterrupted(folder.path) from None
 
@@ -79,29 +88,33 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
         raise UserError(f"no run at {folder.path} to resume; leave out --resume")
 
 
-def _check_text(request: TrainRequest, folder: RunDir, observer: Observer) -> Corpus:
-    """The text and its splits. Raises UserError, before anything is written, for an invalid request."""
+def _counting_member(request: TrainRequest, folder: RunDir) -> str:
+    """The counting model that suits the text, or that the resumed run has.
+
+    Raises UserError, before anything is written, for an invalid request.
+    """
     if request.resume:
-        requested = request.requested
-        return tokenize_source(open_source(request), requested.corpus, requested.tokenizer, observer)
-    return prepare(_member_request(request, folder, NEURAL, None), NullObserver()).corpus
+        names = [member.path.name for member in folder.members]
+        return next(name for name in COUNTING if name in names)
+    corpus = prepare(_member_request(request, folder, NEURAL, None), NullObserver()).corpus
+    is_small = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY
+    return COUNTING[0 if is_small and LIBRARY.load() is not None else 1]
 
 
 def _train_members(
-    request: TrainRequest, folder: RunDir, corpus: Corpus, observer: Observer, stop: Callable[[], bool]
+    request: TrainRequest, folder: RunDir, counting: str, observer: Observer, stop: Callable[[], bool]
 ) -> list[_Trained]:
     """Train the counting model, then a transformer in the time that is left."""
     train = request.requested.train
     budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
-    counted = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY and LIBRARY.load() is not None
     limit = None if budget is None else COUNTING_SHARE * budget
-    members = [
-        _train_member(request, folder, "context-mixing" if counted else "count", limit, observer, stop)
-    ]
+    members = [_train_member(request, folder, counting, limit, observer, stop)]
     if budget is not None:
         limit = round(budget - members[0].seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
     if limit is None or limit >= MIN_NEURAL_SECONDS:
         members.append(_train_member(request, folder, NEURAL, limit, observer, stop))
+    else:
+        observer.note(f"too little time is left to train a {NEURAL}; raise --max-time")
     return members
 
 
@@ -120,7 +133,8 @@ def _train_member(
             run = Run(member, member.read_config(), plan.corpus.tokenizer, plan.model.eval())
         else:
             run = load(member.path, str(plan.device))
-        return _Trained(run, trainer.elapsed, trainer.step, trainer.tokens)
+        member.write_result({"seconds": trainer.elapsed, "tokens": trainer.tokens})
+        return _Trained(run, plan.corpus, trainer)
 
 
 def _member_request(request: TrainRequest, folder: RunDir, name: str, limit: float | None) -> TrainRequest:
@@ -143,7 +157,6 @@ def _member_request(request: TrainRequest, folder: RunDir, name: str, limit: flo
 def _combine(
     request: TrainRequest,
     folder: RunDir,
-    corpus: Corpus,
     members: list[_Trained],
     observer: Observer,
     stop: Callable[[], bool],
@@ -152,8 +165,10 @@ def _combine(
     runs, seed = [member.run for member in members], request.requested.train.seed
     device = pick_device(request.requested.train.runtime.device)
     memory = peak_memory(device)
-    split = "val" if len(corpus.splits["val"].tokens_N) else "train"
-    mixture = gated_mixture(Auto, runs, corpus.splits[split])
+    corpus = members[0].corpus
+    split, mixture = "train", equal_mixture(Auto, runs)
+    if len(corpus.splits["val"].tokens_N):
+        split, mixture = "val", gated_mixture(Auto, runs, corpus.splits["val"])
     save_mixture(folder, runs, mixture.model, corpus)
     run = Run(folder, folder.read_config(), runs[0].tokenizer, mixture.model)
 
@@ -200,5 +215,6 @@ def _remark(score: Score, corpus: Corpus) -> str:
 def _member_results(members: list[_Trained], mixture: FittedMixture) -> tuple[MemberResult, ...]:
     columns = zip(members, mixture.member_nats_K.tolist(), mixture.trust_K.tolist(), strict=True)
     return tuple(
-        MemberResult(member.run.name, nll, trust, round(member.seconds, 3)) for member, nll, trust in columns
+        MemberResult(member.run.name, None if math.isnan(nll) else nll, trust, round(member.seconds, 3))
+        for member, nll, trust in columns
     )

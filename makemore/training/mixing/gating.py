@@ -85,6 +85,8 @@ def _fit(examples: _Examples, seed: int) -> Gate:
     torch.nn.init.zeros_(gate.hidden.bias)
     equal = gate.out.bias.detach().clone()
     n = len(examples.targets)
+    if n == 0:
+        return gate.requires_grad_(False)
     if n > 1:
         gate.mean.copy_(examples.features.mean(0))
         gate.scale.copy_(1 / examples.features.std(0).clamp(min=1e-3))

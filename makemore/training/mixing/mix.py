@@ -113,6 +113,12 @@ def gated_mixture(kind: type[Mixture], runs: Sequence[Run], val: Split) -> Fitte
     return FittedMixture(model, fitted.trust_K, fitted.member_nats_K)
 
 
+def equal_mixture(kind: type[Mixture], runs: Sequence[Run]) -> FittedMixture:
+    """Mix runs by equal weights, without a text to fit them on."""
+    K = len(runs)
+    return FittedMixture(_make_mixture(kind, runs, gate=0), np.full(K, 1 / K), np.full(K, np.nan))
+
+
 def _constant_mixture(runs: Sequence[Run], val: Split) -> FittedMixture:
     nats_KN = np.stack([token_nats(run.model, val) for run in runs])
     weights_K = fit_mixture_weights(nats_KN)
