@@ -159,6 +159,8 @@ def parse(cls: type[S], values: Any, section: str = "") -> S:
         return cls.model_validate(values)
     except ValidationError as error:
         raise _user_error(cls, error, section) from None
+    except UnicodeEncodeError as error:  # a lone surrogate
+        raise UserError(f"{section or 'settings'}: {error.object!r} is not valid Unicode") from None
 
 
 def _user_error(cls: type[Settings], error: ValidationError, section: str) -> UserError:

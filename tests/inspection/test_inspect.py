@@ -40,7 +40,7 @@ PICTURES = {
     "lstm": EMBEDDED | {"gates"},
     "transformer": EMBEDDED | {"attention"},
     "mixture": {"bigrams", "members"},
-    "auto": {"bigrams", "members"},
+    "auto": {"bigrams", "members", "activations"},
 }
 SMALL = {"transformer": ("model.n_layer=2", "model.n_embd=32", "model.block_size=48")}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from makemore.errors import UserError
+from makemore.evaluation.distributions import halves
 from makemore.evaluation.evaluate import evaluate
 from makemore.models.base import MixtureModel
 from makemore.runs.run import load
@@ -18,6 +19,7 @@ from makemore.training.mixing.gating import fit_gates
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
+from makemore.types import Split
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,40 @@ def test_requests_that_it_cannot_fulfil(text, changes, message, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         train(request(text, **changes))
+
+
+def test_resuming_reads_the_text_as_recorded(text):
+    """Without the options of the first command, val is still the recorded one."""
+    out = text.parent / "halves"
+    corpus = {"split": "0.5,0.25,0.25", "mode": "text"}
+    first = train(request(text, out=out, corpus=corpus))
+    resumed = train(request(text, out=out, resume=True))
+    assert resumed.score.tokens == first.score.tokens
+    assert resumed.score.nats == pytest.approx(first.score.nats, rel=1e-6)
+
+
+@pytest.mark.parametrize("lines", ["ab\n" * 3 + "abcdefghij" * 9 + "\n", "abcab\n" * 40])
+def test_val_of_any_shape_is_enough_for_a_gate(lines, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text(lines * 5, encoding="utf-8")
+    corpus = {"mode": "lines", "split": "0.7,0.15,0.15"}
+    result = train(request(path, out=tmp_path / "run", corpus=corpus, train={"steps": 2}))
+    assert np.isfinite(result.score.nats)
+
+
+def test_without_val_the_members_have_equal_weights(text, tmp_path):
+    result = train(request(text, out=tmp_path / "run", corpus={"split": "1,0,0"}))
+    assert [member.trust for member in result.members] == [0.5, 0.5]
+    assert result.members[0].nll is None
+    assert result.score.split == "train"
+
+
+def test_halves_meet_at_the_start_of_a_document_inside_the_text():
+    def val(starts, n):
+        zeros = np.zeros(len(starts), np.int64)
+        return Split("val", np.zeros(n, np.uint8), np.array(starts), zeros, zeros)
+
+    assert halves(val([0, 10], 100), 5) == [(10, 1), (100, 2)]
+    assert halves(val([0, 30, 60], 100), 5) == [(60, 1), (100, 2)]
+    assert halves(val([0], 100), 5) == [(50, 1), (100, 2)]
+    assert halves(val([0, 80_000], 90_000), 5) == [(32_768, 1), (90_000, 2)]

@@ -131,7 +131,9 @@ def stages(model: LanguageModel, batch: Batch) -> list[LayerActivations]:
     valid_BT = batch.targets_BT != IGNORE_INDEX
     with record_activations(model) as recorded:
         model(batch.inputs_BT, None, valid_BT)
-    outputs = [*recorded(), *_recurrent_activations(model, batch.inputs_BT)]
+    # The gate of a mixture isn't a layer of a member.
+    own = [activation for activation in recorded() if not activation.layer.startswith("gates.")]
+    outputs = [*own, *_recurrent_activations(model, batch.inputs_BT)]
     length, result, counts = valid_BT.shape[1], [], dict[tuple[str, str], int]()
     totals = Counter((layer, kind) for layer, kind, _ in outputs)
     for layer, kind, values in outputs:
