@@ -26,9 +26,12 @@ def _member_configs(members: Any) -> Any:
     # Imported here to avoid a cycle: the registry imports this file.
     from makemore.models.catalogue import parse_model_config
 
-    if isinstance(members, str):  # runs of earlier versions
-        members = [{"name": name, **settings} for name, settings in parse_json(members)]
-    return tuple(map(parse_model_config, members))
+    try:
+        if isinstance(members, str):  # runs of earlier versions
+            members = [{"name": name, **settings} for name, settings in parse_json(members)]
+        return tuple(map(parse_model_config, members))
+    except (TypeError, AttributeError):
+        raise ValueError("must be a list of models' settings") from None
 
 
 class MembersConfig(ModelConfig):
