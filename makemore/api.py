@@ -225,7 +225,7 @@ def train(
     limits = {"steps": steps, "max_time": parse_duration(max_time)}
     request = TrainRequest(
         input=tuple(map(str, texts)),
-        model=model or (pretrained.model if pretrained else ""),
+        model=model or "",
         tokenizer=tokenizer,
         out=None if out is None else Path(out),
         train={**{k: v for k, v in limits.items() if v is not None}, "seed": seed, "device": device},

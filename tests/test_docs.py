@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from makemore.cli import app
 from makemore.models import MODELS
+from tests.scripts import loaded
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,13 +73,10 @@ def test_every_command_parses(page, line):
 
 
 def test_cli_reference_is_current():
-    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with loaded("docs/make_cli.py") as module:
+        reference = module.reference()
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert written == module.reference(), "run: python docs/make_cli.py"
+    assert written == reference, "run: python docs/make_cli.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import random
@@ -16,21 +15,15 @@ from types import ModuleType
 import pytest
 
 from tests.cli.conftest import prose, words
+from tests.scripts import ROOT, loaded
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "predictors.py"
 needs_xz = pytest.mark.skipif(shutil.which("xz") is None, reason="xz is not installed")
 
 
 @pytest.fixture
 def predictors() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("predictors_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("benchmarks/predictors.py") as module:
+        yield module
 
 
 def prose_parts() -> tuple[str, bytes, bytes]:
@@ -85,7 +78,14 @@ def test_peak_memory_is_the_commands_own(predictors: ModuleType, tmp_path: Path)
 def test_table(tmp_path: Path) -> None:
     """One model succeeds and one doesn't exist; the second call only repeats what failed."""
     (tmp_path / "text.txt").write_text(prose(), encoding="utf-8")
-    command = [sys.executable, SCRIPT, "text.txt", "missing.txt", "--models", "count,nothing"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "predictors.py",
+        "text.txt",
+        "missing.txt",
+        "--models",
+        "count,nothing",
+    ]
     command += ["--seconds", "1", "--out", "cells", "--json", "rows.json"]
     results = []
     for _ in range(2):

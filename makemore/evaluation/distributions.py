@@ -11,9 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from makemore.corpus.rows import Rows, to_batch, token_groups
-from makemore.errors import UserError
-from makemore.evaluation.windows import MAX_LOGITS_PER_CALL, MAX_TOKENS_PER_CALL, STREAM_LENGTH, eval_rows
+from makemore.corpus.rows import Rows, token_groups
+from makemore.evaluation.windows import (
+    MAX_LOGITS_PER_CALL,
+    MAX_TOKENS_PER_CALL,
+    eval_rows,
+    read_documents,
+    read_rows,
+    require_numbers,
+)
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.types import Split
 
@@ -40,7 +46,8 @@ def log_probs(model: LanguageModel, split: Split, stride: int | None = None) -> 
         return
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
     for group in _groups(documents, model.vocab_size):
-        pieces = _stream_log_probs(model, split, documents.select(group))
+        read = read_documents(model, split, documents.select(group))
+        pieces = (torch.log_softmax(logits.float().cpu(), dim=-1) for _, _, logits in read)
         if group.stop - group.start == 1:
             yield from (piece[0] for piece in pieces)
         else:
@@ -59,33 +66,20 @@ def _groups(rows: Rows, vocab_size: int) -> Iterator[slice]:
 def _window_log_probs(model: LanguageModel, split: Split, rows: Rows) -> Iterator[Tensor]:
     for group in _groups(rows, model.vocab_size):
         part = rows.select(group)
-        logits, _ = model(to_batch(split, part, model.boundary_id).inputs_BT.to(model.device), None)
+        _, logits, _ = read_rows(model, split, part)
         index = part.begin[:, None] + np.arange(logits.shape[1])
         is_scored = (index >= part.score_from[:, None]) & (index < part.end[:, None])
         yield torch.log_softmax(logits.float().cpu()[torch.from_numpy(is_scored)], dim=-1)
 
 
-def _stream_log_probs(model: LanguageModel, split: Split, documents: Rows) -> Iterator[Tensor]:
-    """(B, T, V) of the next tokens of a few documents."""
-    state = model.init_state(len(documents.begin), STREAM_LENGTH)
-    for offset in range(0, int(documents.lengths.max()), STREAM_LENGTH):
-        begin = np.minimum(documents.begin + offset, documents.end)
-        chunk = Rows(begin, begin, np.minimum(begin + STREAM_LENGTH, documents.end))
-        inputs_BT = to_batch(split, chunk, model.boundary_id).inputs_BT.to(model.device)
-        logits, next_state = model(inputs_BT, state)
-        assert next_state is not None
-        state = next_state
-        yield torch.log_softmax(logits.float().cpu(), dim=-1)
-
-
 def predictions(
     members: Sequence[LanguageModel], split: Split, stride: int | None = None
 ) -> Iterator[Predictions]:
-    """Yield the predictions of all members for every token of a split, in order.
+    """The predictions of all members for every token of a split, in order.
 
     ``stride``: step between windows in tokens, for members with a limited context (default: half of it).
     """
-    yield from align([log_probs(member, split, stride) for member in members], split)
+    return align([log_probs(member, split, stride) for member in members], split)
 
 
 def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predictions]:
@@ -154,14 +148,6 @@ def gated_nats(
                 nats_N[at : at + len(nats)] = nats
         if progress:
             progress(begin + len(targets), len(nats_N))
-    require_finite_nats(nats_N, split)
+    require_numbers(nats_N, split)
     nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
     return nats_N
-
-
-def require_finite_nats(nats_N: np.ndarray, split: Split) -> None:
-    """Raise UserError if the loss of a target isn't a number."""
-    bad = np.flatnonzero(~np.isfinite(nats_N))
-    if len(bad):
-        where = f"token {bad[0]} of {split.name}"
-        raise UserError(f"the model's loss is {nats_N[bad[0]]} at {where}: it has diverged; train it again")

@@ -16,7 +16,7 @@ from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, make_
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.distributions import Fold, halves
 from makemore.evaluation.intervals import paired_difference
-from makemore.evaluation.scoring import check_totals, make_score, score
+from makemore.evaluation.scoring import Progress, check_totals, make_score, score
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.runs.run import Run
 from makemore.runs.training_lines import train_lines
@@ -76,19 +76,23 @@ def evaluate(
 ) -> Score:
     """Score a run with the scoring protocol. Raises UserError like ``get_split``."""
     target, corpus = _split_and_corpus(run, file, split)
-    folds = _folds(run.model, file, corpus, target)
-    result = score(run.model, target, run.tokenizer, stride, folds=folds)
+    if corpus is not None and file is None:
+        return score_own(run, corpus, target, stride)
+    result = score(run.model, target, run.tokenizer, stride)
     return result if corpus is None else with_copies(result, corpus, target)
 
 
-def _folds(model: LanguageModel, file: Path | None, corpus: Corpus | None, split: Split) -> list[Fold]:
-    """The folds of a split of the run's own text; none for another text."""
-    return [] if corpus is None or file is not None else own_folds(model, corpus, split)
+def score_own(
+    run: Run, corpus: Corpus, split: Split, stride: int | None = None, progress: Progress | None = None
+) -> Score:
+    """Score a split of ``corpus``, the run's own text. Raises the errors of ``score``."""
+    folds = own_folds(run.model, corpus, split)
+    return with_copies(score(run.model, split, run.tokenizer, stride, progress, folds), corpus, split)
 
 
 def own_folds(model: LanguageModel, corpus: Corpus, split: Split) -> list[Fold]:
-    """How to score a split of the text that a gated mixture was trained on: val by gates that weren't fitted
-    there."""
+    """The folds of a split of a gated mixture's own text: val is scored by gates that weren't fitted there.
+    Empty for other models and splits."""
     if not (isinstance(model, MixtureModel) and model.is_gated) or not split.name.startswith("val"):
         return []
     folds = halves(corpus.splits["val"], model.vocab_size)
@@ -154,7 +158,8 @@ def adaptive_score(
     target, corpus = _split_and_corpus(run, file, split)
     check_totals(target, run.tokenizer)
     reader = make_reader(run.model, partial(train_split, run), settings, stride)
-    reader.folds = _folds(run.model, file, corpus, target)
+    if corpus is not None and file is None:
+        reader.folds = own_folds(run.model, corpus, target)
     return make_score(target, reader.read(target).nats_N, run.tokenizer.token_bytes())
 
 

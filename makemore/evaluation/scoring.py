@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +18,19 @@ from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
 from makemore.evaluation.distributions import Fold, gated_nats
 from makemore.evaluation.intervals import block_totals, text_interval
-from makemore.evaluation.windows import MAX_LOGITS_PER_CALL, MAX_TOKENS_PER_CALL, STREAM_LENGTH, eval_rows
+from makemore.evaluation.windows import (
+    MAX_LOGITS_PER_CALL,
+    MAX_TOKENS_PER_CALL,
+    STREAM_LENGTH,
+    describe_position,
+    eval_rows,
+    read_documents,
+    read_rows,
+    require_numbers,
+)
 from makemore.models.base import LanguageModel, MixtureModel, OnlineModel
 from makemore.tokenizers.base import Tokenizer
-from makemore.types import IGNORE_INDEX, Batch, Score, Split, State
+from makemore.types import IGNORE_INDEX, Batch, Score, Split
 
 UNKNOWN_CHAR_NATS = -math.log(1e-6 / 1_114_112)
 """Loss of a character outside the alphabet: an escape of probability 1e-6, then a uniform code point."""
@@ -57,82 +65,54 @@ def _row_groups(rows: Rows, vocab_size: int, max_length: int | None = None) -> I
         i += size
 
 
-class _Output(NamedTuple):
-    metrics_BTF: np.ndarray
-    mass_B: np.ndarray
-    """Sum of the predicted probabilities at each row's first position."""
-    state: State | None
-
-
-def _forward(model: LanguageModel, batch: Batch, state: State | None, target_fn: TargetFn) -> _Output:
-    inputs, targets = batch.inputs_BT.to(model.device), batch.targets_BT.to(model.device)
-    logits, state = model(inputs, state)
-    metrics = target_fn(logits, targets).cpu().double().numpy()
-    mass_B = logits[:, 0].float().log_softmax(dim=-1).cpu().double().exp().sum(dim=-1)
-    return _Output(metrics, mass_B.numpy(), state)
-
-
 class _TargetValues:
     """Collects the values of every target of a split, each exactly once."""
 
-    def __init__(self, split: Split, progress: Progress | None) -> None:
-        self.split, self.progress = split, progress
+    def __init__(self, split: Split, target_fn: TargetFn, progress: Progress | None) -> None:
+        self.split, self.target_fn, self.progress = split, target_fn, progress
         self.metrics_NF: np.ndarray | None = None
         self.done = 0
 
-    def add(self, rows: Rows, output: _Output) -> None:
-        index = rows.begin[:, None] + np.arange(output.metrics_BTF.shape[1])
+    def add(self, rows: Rows, batch: Batch, logits: Tensor) -> None:
+        metrics_BTF = self.target_fn(logits, batch.targets_BT.to(logits.device)).cpu().double().numpy()
+        mass_B = logits[:, 0].float().log_softmax(dim=-1).cpu().double().exp().sum(dim=-1).numpy()
+        index = rows.begin[:, None] + np.arange(metrics_BTF.shape[1])
         is_scored = (index >= rows.score_from[:, None]) & (index < rows.end[:, None])
         total = len(self.split.tokens_N)
         if self.metrics_NF is None:
-            self.metrics_NF = np.full((total, output.metrics_BTF.shape[2]), np.nan)
-        self.metrics_NF[index[is_scored]] = output.metrics_BTF[is_scored]
+            self.metrics_NF = np.full((total, metrics_BTF.shape[2]), np.nan)
+        self.metrics_NF[index[is_scored]] = metrics_BTF[is_scored]
         self.done += int(is_scored.sum())
-        bad = np.flatnonzero(np.abs(output.mass_B - 1) > MASS_TOLERANCE)
+        bad = np.flatnonzero(np.abs(mass_B - 1) > MASS_TOLERANCE)
         if len(bad):
-            where = _describe_position(self.split, int(rows.begin[bad[0]]))
-            raise UserError(
-                f"the model's probabilities sum to {output.mass_B[bad[0]]:.4f}, not 1, at {where}"
-            )
+            where = describe_position(self.split, int(rows.begin[bad[0]]))
+            raise UserError(f"the model's probabilities sum to {mass_B[bad[0]]:.4f}, not 1, at {where}")
         if self.progress:
             self.progress(self.done, total)
 
     def result(self) -> np.ndarray:
         """All values, (N, F). Raises UserError if a value is NaN."""
         metrics_NF = np.zeros((0, 1)) if self.metrics_NF is None else self.metrics_NF
-        bad = np.flatnonzero(np.isnan(metrics_NF[:, 0]))
-        if len(bad):
-            where = _describe_position(self.split, int(bad[0]))
-            raise UserError(f"the model's loss is NaN at {where}: it has diverged; train it again")
+        require_numbers(metrics_NF[:, 0], self.split)
         if self.done != len(metrics_NF):
             raise AssertionError(f"{self.done} targets scored of {len(metrics_NF)}")
         return metrics_NF
 
 
-def _describe_position(split: Split, index: int) -> str:
-    document = int(np.searchsorted(split.starts_D, index, side="right"))
-    return f"token {index} of {split.name}" + (f" (line {document})" if len(split.starts_D) > 1 else "")
-
-
-def _score_rows(model: LanguageModel, rows: Rows, target_fn: TargetFn, values: _TargetValues) -> None:
+def _score_rows(model: LanguageModel, rows: Rows, values: _TargetValues) -> None:
     for group in _row_groups(rows, model.vocab_size):
         part = rows.select(group)
-        values.add(part, _forward(model, to_batch(values.split, part, model.boundary_id), None, target_fn))
+        batch, logits, _ = read_rows(model, values.split, part)
+        values.add(part, batch, logits)
 
 
-def _score_streams(model: LanguageModel, target_fn: TargetFn, values: _TargetValues) -> None:
+def _score_streams(model: LanguageModel, values: _TargetValues) -> None:
     """Score models with unbounded state, carried through each document."""
     split = values.split
     documents = Rows(split.starts_D, split.starts_D, split.ends_D)
     for group in _row_groups(documents, model.vocab_size, STREAM_LENGTH):
-        part = documents.select(group)
-        state: State | None = model.init_state(len(group), STREAM_LENGTH)
-        for offset in range(0, int(part.lengths.max()), STREAM_LENGTH):
-            begin = np.minimum(part.begin + offset, part.end)
-            chunk = Rows(begin, begin, np.minimum(begin + STREAM_LENGTH, part.end))
-            output = _forward(model, to_batch(split, chunk, model.boundary_id), state, target_fn)
-            state = output.state
-            values.add(chunk, output)
+        for rows, batch, logits in read_documents(model, split, documents.select(group)):
+            values.add(rows, batch, logits)
 
 
 @torch.no_grad()
@@ -151,13 +131,13 @@ def target_metrics(
     """
     training = model.training
     model.eval()
-    values = _TargetValues(split, progress)
+    values = _TargetValues(split, target_fn, progress)
     if len(split.tokens_N):
         rows = eval_rows(model, split, stride)
         if rows is None:
-            _score_streams(model, target_fn, values)
+            _score_streams(model, values)
         else:
-            _score_rows(model, rows, target_fn, values)
+            _score_rows(model, rows, values)
     model.train(training)
     metrics_NF = values.result()
     metrics_NF[split.lone_ends(model.boundary_id), 0] = math.log(model.vocab_size)
@@ -168,8 +148,8 @@ def target_metrics(
 def row_nats(model: LanguageModel, split: Split, rows: Rows) -> np.ndarray:
     """Nats (N,) float64 of the targets scored in ``rows``, each row with its own context; NaN for the
     other targets."""
-    values, training = _TargetValues(split, None), model.training
-    _score_rows(model.eval(), rows, _nats_BT1, values)
+    values, training = _TargetValues(split, _nats_BT1, None), model.training
+    _score_rows(model.eval(), rows, values)
     model.train(training)
     assert values.metrics_NF is not None
     return values.metrics_NF[:, 0]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from makemore.corpus.rows import Rows, eval_windows
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
 from makemore.models.base import LanguageModel
-from makemore.types import Split
+from makemore.types import Batch, Split, State
 
 MAX_LOGITS_PER_CALL = 2**22
 MAX_TOKENS_PER_CALL = 8192
@@ -25,3 +30,38 @@ def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | 
     if stride > model.max_len:
         raise UserError(f"--stride {stride}: must be at most the context of {model.max_len}")
     return eval_windows(split, model.max_len, model.max_len - stride)
+
+
+def read_rows(
+    model: LanguageModel, split: Split, rows: Rows, state: State | None = None
+) -> tuple[Batch, Tensor, State | None]:
+    """Read rows of a split: the batch, logits (R, T, V) and, if there was a state, the next one."""
+    batch = to_batch(split, rows, model.boundary_id)
+    logits, state = model(batch.inputs_BT.to(model.device), state)
+    return batch, logits, state
+
+
+def read_documents(
+    model: LanguageModel, split: Split, documents: Rows
+) -> Iterator[tuple[Rows, Batch, Tensor]]:
+    """Yield the rows of documents that are read in pieces, with a state: rows, batch and logits (R, T, V)."""
+    state: State | None = model.init_state(len(documents.begin), STREAM_LENGTH)
+    for offset in range(0, int(documents.lengths.max()), STREAM_LENGTH):
+        begin = np.minimum(documents.begin + offset, documents.end)
+        rows = Rows(begin, begin, np.minimum(begin + STREAM_LENGTH, documents.end))
+        batch, logits, state = read_rows(model, split, rows, state)
+        yield rows, batch, logits
+
+
+def require_numbers(nats_N: np.ndarray, split: Split) -> None:
+    """Raise UserError, with the position, if the loss of a target is NaN."""
+    bad = np.flatnonzero(np.isnan(nats_N))
+    if len(bad):
+        where = describe_position(split, int(bad[0]))
+        raise UserError(f"the model's loss is NaN at {where}: it has diverged; train it again")
+
+
+def describe_position(split: Split, index: int) -> str:
+    """Name a token of a split, and its line if there are several."""
+    document = int(np.searchsorted(split.starts_D, index, side="right"))
+    return f"token {index} of {split.name}" + (f" (line {document})" if len(split.starts_D) > 1 else "")

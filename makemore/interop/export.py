@@ -37,7 +37,7 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
         if not run.folder.members:
             raise
         members = ", ".join(str(member.path) for member in run.folder.members)
-        raise UserError(f"{error}; or export a member: {members}") from None
+        raise UserError(f"{error}; or export one of its members: {members}") from None
     for name, data in files.items():
         write_bytes(path / name if name else path, data)
     return ExportResult(

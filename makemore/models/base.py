@@ -21,7 +21,8 @@ from makemore.types import Batch, State, TokenTraits
 
 
 class LanguageModel(nn.Module, ABC):
-    """Predicts the next token. Concrete models are not subclassed further."""
+    """Predicts the next token. Concrete models are subclassed only to give them
+    other settings."""
 
     Config: ClassVar[type[ModelConfig]]
     """The model's settings; every field has a default and a help text."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from makemore.evaluation.scoring import Progress
+from makemore.models.base import CountModel
 from makemore.runs.directory import RunDir
-from makemore.runs.run import Run
+from makemore.runs.run import Run, load
 from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime import distributed
 from makemore.runtime.device import get_rng_state, is_out_of_memory, set_rng_state
@@ -36,7 +39,8 @@ MAX_ROLLBACKS = 10
 def fitted(
     request: TrainRequest, observer: Observer, stop: Callable[[], bool]
 ) -> Iterator[tuple[Plan, Trainer]]:
-    """Train, on all ranks; then go on with the run locked. Raises NotMainRank on ranks other than 0."""
+    """A context in which training has ended and the run is still locked. All ranks train; ranks other than 0
+    raise NotMainRank then."""
     with contextlib.ExitStack() as locks:
         with distributed.process_group(stop):
             main = distributed.is_main()
@@ -167,3 +171,26 @@ def _roll_back(plan: Plan, trainer: Trainer, run_id: str, observer: Observer, re
     observer.note(
         f"{reason.partition(':')[0]}; back to step {trainer.step:,}, learning rate scaled by {scale:g}"
     )
+
+
+def trained_run(plan: Plan) -> Run:
+    """The run with its best weights, in eval mode."""
+    if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
+        return Run(plan.folder, plan.folder.read_config(), plan.corpus.tokenizer, plan.model.eval())
+    return load(plan.folder.path, str(plan.device))
+
+
+def scoring_progress(observer: Observer, stop: Callable[[], bool], run: Path) -> Progress:
+    """Reports the progress of scoring, and raises TrainingInterrupted once ``stop`` returns True."""
+
+    def progress(done: int, total: int) -> None:
+        observer.scoring(done, total)
+        if stop():
+            raise TrainingInterrupted(run)
+
+    return progress
+
+
+def final_samples(run: Run, seed: int) -> list[str]:
+    """The samples that are saved with a run: several lines, or one text."""
+    return list(sample(run, SampleRequest(n=N_SAMPLES if run.mode == "lines" else 1, seed=seed)))

@@ -39,8 +39,8 @@ class TrainRequest:
     input: str | tuple[str, ...] = ()
     """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
     model: str = ""
-    """The model's name (empty: the one in ``config``, that of the initial weights or of the resumed run in
-    ``out``, or the default)."""
+    """The model's name. If empty: the name in ``config``, or else the model of ``pretrained``, of the resumed
+    run in ``out``, or the default."""
     tokenizer: str | None = None
     """Tokenizer name (None: the one in ``config``, ``char``, or the tokenizer of the resumed run)."""
     out: Path | None = None
@@ -97,9 +97,12 @@ def _recorded_config(folder: RunDir) -> RunRecord | None:
 
 
 def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
-    """Merge settings, later ones over earlier ones. Raises UserError for an unknown or invalid setting."""
+    """Merge settings, later ones over earlier ones; at least one names the model.
+
+    Raises UserError for an unknown or invalid setting.
+    """
     names = [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})]
-    name = [DEFAULT_MODEL, *names][-1]
+    name = names[-1]
     chosen = [key for source in sources for key in source.get("model", {}) if key != "name"]
     if chosen and MODELS.get(name).trains_members:
         raise UserError(

@@ -9,19 +9,17 @@ from typing import Any
 import torch
 
 from makemore.evaluation.baseline import Baseline, count_baseline, remark, uniform_nll
-from makemore.evaluation.copies import with_copies
-from makemore.evaluation.scoring import Progress, score
+from makemore.evaluation.evaluate import score_own
+from makemore.evaluation.scoring import Progress
 from makemore.models import MODELS
 from makemore.models.base import CountModel
-from makemore.runs.run import Run, load
 from makemore.runtime import native
 from makemore.runtime.device import peak_memory
-from makemore.sampling.text import SampleRequest, sample
-from makemore.training.fitting import N_SAMPLES, fitted
+from makemore.training.fitting import final_samples, fitted, scoring_progress, trained_run
 from makemore.training.mixing.auto import train_auto
 from makemore.training.observers import NullObserver, Observer
 from makemore.training.plan import Plan
-from makemore.training.records import TrainingInterrupted, TrainResult
+from makemore.training.records import TrainResult
 from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
 
@@ -45,21 +43,11 @@ def train(
 def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable[[], bool]) -> TrainResult:
     """Score the best model on val (train if val is empty), sample it, and save both."""
     memory = peak_memory(plan.device)
-
-    def scoring(done: int, total: int) -> None:
-        observer.scoring(done, total)
-        if stop():
-            raise TrainingInterrupted(plan.folder.path)
-
-    if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
-        run = Run(plan.folder, plan.folder.read_config(), plan.corpus.tokenizer, plan.model.eval())
-    else:
-        run = load(plan.folder.path, str(plan.device))
+    run, progress = trained_run(plan), scoring_progress(observer, stop, plan.folder.path)
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    final_score = with_copies(score(run.model, split, run.tokenizer, progress=scoring), plan.corpus, split)
-    baseline = _fit_baseline(plan, scoring)
-    n = N_SAMPLES if plan.corpus.mode == "lines" else 1
-    samples = list(sample(run, SampleRequest(n=n, seed=plan.train.seed)))
+    final_score = score_own(run, plan.corpus, split, progress=progress)
+    baseline = _fit_baseline(plan, progress)
+    samples = final_samples(run, plan.train.seed)
     result = TrainResult(
         run=run,
         score=final_score,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +20,7 @@ from makemore.evaluation.intervals import (
     text_error,
     text_interval,
 )
+from tests.scripts import loaded
 
 BITS = math.log(2)
 
@@ -166,15 +164,8 @@ class TestBlocks:
 
 @pytest.fixture(scope="module")
 def coverage():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("benchmarks/coverage.py") as module:
+        yield module
 
 
 N_INTERVALS = 60

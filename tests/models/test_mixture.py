@@ -66,7 +66,7 @@ def fitted_weights(n: int) -> torch.Tensor:
     z = distributions(n, 2, 8, seed=n)
     targets = torch.distributions.Categorical(logits=z[:, 0]).sample()
     examples = _Examples(Gate(2, 16).features(z), z, targets)
-    return _fit(examples, seed=0).weights(examples.features).mean(0)
+    return _fit(examples).weights(examples.features).mean(0)
 
 
 def test_a_gate_trusts_the_member_that_is_right_if_the_text_is_long_enough():

@@ -100,8 +100,6 @@ def command(
     if init_from is not None and _is_on_command_line(context, "tokenizer"):
         raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
     pretrained = None if init_from is None else read_pretrained(init_from)
-    if pretrained and not _is_on_command_line(context, "model"):
-        model = pretrained.model
     request = TrainRequest(
         input=tuple(input),
         model=model or "",

@@ -17,8 +17,9 @@ from makemore.evaluation.adaptive.base import Reader, Reading, TrainSplit
 from makemore.evaluation.adaptive.dynamic import DynamicEvaluation, DynamicSettings
 from makemore.evaluation.adaptive.gate import GateLearner
 from makemore.evaluation.adaptive.ngram_cache import CachedModel, NgramCache
-from makemore.evaluation.distributions import align, require_finite_nats
+from makemore.evaluation.distributions import align
 from makemore.evaluation.scoring import Progress, mix_nats, token_nats
+from makemore.evaluation.windows import require_numbers
 from makemore.models.base import CountModel, LanguageModel, MixtureModel, OnlineModel
 from makemore.types import Floats, Split
 
@@ -74,7 +75,7 @@ class MixtureReader(Reader):
             nats_N[begin : begin + len(targets)] = learner.read(log_probs, targets)
             if progress:
                 progress(begin + len(targets), len(nats_N))
-        require_finite_nats(nats_N, split)
+        require_numbers(nats_N, split)
         return nats_N
 
 

@@ -65,12 +65,12 @@ class Mixture(MixtureModel):
     """``log sum_k w_k p_k``: on any token at most -ln w_k nats worse than member k. Or, with a gate, a
     weighted product.
 
-    There are three gates: one fitted on all of val, for other texts, and two fitted on a half of it each,
-    to score the other half.
+    There are three gates, all fitted on val: one to score other texts, and two fitted on a half each, to
+    score the other half.
     """
 
     Config: ClassVar[type[MembersConfig]] = MixtureConfig
-    summary = "weighted sum of trained runs' probabilities, made by makemore mix"
+    summary = "trained runs combined by a gate or by constant weights, made by makemore mix"
 
     def __init__(self, config: MembersConfig, vocab_size: int, boundary_id: int) -> None:
         super().__init__(config, vocab_size, boundary_id)
@@ -78,14 +78,15 @@ class Mixture(MixtureModel):
         from makemore.models import MODELS
 
         members = [MODELS.get(c.name)(c, vocab_size, boundary_id) for c in config.members]
-        self._set_members(members)
+        self.set_members(members)
         # float32, because MPS has no float64.
         self.register_buffer("mixing", torch.full((len(members),), 1 / len(members)))
         self.mixing: Tensor
         n_gates = N_GATES if config.gate else 0
         self.gates = nn.ModuleList(Gate(len(members), config.gate) for _ in range(n_gates))
 
-    def _set_members(self, members: Sequence[LanguageModel]) -> None:
+    def set_members(self, members: Sequence[LanguageModel]) -> None:
+        """Mix these models, as many as before."""
         self.parts = nn.ModuleList(members)
         self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
         limits = [m.max_len for m in members if not m.supports_streaming and m.max_len is not None]
@@ -96,7 +97,7 @@ class Mixture(MixtureModel):
 
     def with_members(self, members: Sequence[LanguageModel], gate: nn.Module | None = None) -> Mixture:
         mixture = type(self)(self.config, self.vocab_size, self.boundary_id)
-        mixture._set_members(members)
+        mixture.set_members(members)
         mixture.mixing.copy_(self.mixing)
         mixture.gates = copy.deepcopy(self.gates) if gate is None else nn.ModuleList([gate])
         return mixture.eval()

@@ -10,21 +10,19 @@ import torch
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.evaluation.baseline import remark, uniform_nll
-from makemore.models.base import CountModel
+from makemore.evaluation.evaluate import score_own
 from makemore.models.context_mixing.native import LIBRARY
 from makemore.models.mixture import Auto
 from makemore.runs.directory import RunDir
-from makemore.runs.run import Run, load
+from makemore.runs.run import Run
 from makemore.runtime import distributed
 from makemore.runtime.device import peak_memory, pick_device
-from makemore.sampling.text import SampleRequest, sample
-from makemore.training.fitting import N_SAMPLES, fitted
+from makemore.training.fitting import final_samples, fitted, scoring_progress, trained_run
 from makemore.training.mixing.mix import (
     FittedMixture,
     equal_mixture,
     gated_mixture,
     save_mixture,
-    score_mixture,
 )
 from makemore.training.observers import NullObserver, Observer
 from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, prepare
@@ -34,9 +32,9 @@ from makemore.training.trainer import Trainer
 from makemore.types import Score
 
 COUNTING, NEURAL = ("context-mixing", "count"), "transformer"
-"""The counting member, or what takes its place; the neural member."""
+"""The counting member, and the one used if it is too slow; the neural member."""
 MAX_COUNTED_VOCABULARY = 1024
-"""Largest vocabulary for context mixing, which takes a decision per token of the vocabulary to mix."""
+"""Largest vocabulary for context mixing, whose whole distribution takes a decision per token."""
 COUNTING_SHARE = 0.85
 """Part of the budget that counting may take, if the text is long."""
 GATE_SHARE, MAX_GATE_SECONDS = 0.08, 8.0
@@ -79,12 +77,12 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
     if distributed.dist_info_from_env().world_size > 1:
         raise UserError("auto trains in one process; name a --model to train with torchrun")
     if request.pretrained:
-        raise UserError("auto starts from nothing; name the --model that --init-from holds")
+        raise UserError("auto can't start from trained weights; leave out --model or --init-from")
     if not request.resume:
         check_run_dir(folder, request)
     elif folder.exists and (name := folder.read_config().model.name) != "auto":
         raise UserError(f"the run's model is {name}, not auto; resume it with --model {name}")
-    elif not folder.members:
+    elif not any(folder.member(name).exists for name in COUNTING):
         raise UserError(f"no run at {folder.path} to resume; leave out --resume")
 
 
@@ -94,8 +92,7 @@ def _counting_member(request: TrainRequest, folder: RunDir) -> str:
     Raises UserError, before anything is written, for an invalid request.
     """
     if request.resume:
-        names = [member.path.name for member in folder.members]
-        return next(name for name in COUNTING if name in names)
+        return next(name for name in COUNTING if folder.member(name).exists)
     corpus = prepare(_member_request(request, folder, NEURAL, None), NullObserver()).corpus
     is_small = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY
     return COUNTING[0 if is_small and LIBRARY.load() is not None else 1]
@@ -108,14 +105,14 @@ def _train_members(
     train = request.requested.train
     budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
     limit = None if budget is None else COUNTING_SHARE * budget
-    members = [_train_member(request, folder, counting, limit, observer, stop)]
+    counted = _train_member(request, folder, counting, limit, observer, stop)
+    left = None
     if budget is not None:
-        limit = round(budget - members[0].seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
-    if limit is None or limit >= MIN_NEURAL_SECONDS:
-        members.append(_train_member(request, folder, NEURAL, limit, observer, stop))
-    else:
-        observer.note(f"too little time is left to train a {NEURAL}; raise --max-time")
-    return members
+        left = round(budget - counted.seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
+        if left < MIN_NEURAL_SECONDS:
+            observer.note(f"too little time is left to train a {NEURAL}; raise --max-time")
+            return [counted]
+    return [counted, _train_member(request, folder, NEURAL, left, observer, stop)]
 
 
 def _train_member(
@@ -126,15 +123,11 @@ def _train_member(
     observer: Observer,
     stop: Callable[[], bool],
 ) -> _Trained:
-    """Train one member for at most ``limit`` seconds (None: by steps), or go on with it."""
+    """Train or resume a member, for at most ``limit`` seconds in all (None: limited by steps)."""
     member = folder.member(name)
     with fitted(_member_request(request, folder, name, limit), observer, stop) as (plan, trainer):
-        if isinstance(plan.model, CountModel):  # its tables are large, and as they were saved
-            run = Run(member, member.read_config(), plan.corpus.tokenizer, plan.model.eval())
-        else:
-            run = load(member.path, str(plan.device))
         member.write_result({"seconds": trainer.elapsed, "tokens": trainer.tokens})
-        return _Trained(run, plan.corpus, trainer)
+        return _Trained(trained_run(plan), plan.corpus, trainer)
 
 
 def _member_request(request: TrainRequest, folder: RunDir, name: str, limit: float | None) -> TrainRequest:
@@ -162,24 +155,20 @@ def _combine(
     stop: Callable[[], bool],
 ) -> TrainResult:
     """Fit the gate, save the mixture, score it and sample it."""
-    runs, seed = [member.run for member in members], request.requested.train.seed
+    runs = [member.run for member in members]
     device = pick_device(request.requested.train.runtime.device)
     memory = peak_memory(device)
     corpus = members[0].corpus
-    split, mixture = "train", equal_mixture(Auto, runs)
-    if len(corpus.splits["val"].tokens_N):
-        split, mixture = "val", gated_mixture(Auto, runs, corpus.splits["val"])
+    split = corpus.splits["val"]
+    if len(split.tokens_N):
+        mixture = gated_mixture(Auto, runs, split)
+    else:
+        split, mixture = corpus.splits["train"], equal_mixture(Auto, runs)
     save_mixture(folder, runs, mixture.model, corpus)
     run = Run(folder, folder.read_config(), runs[0].tokenizer, mixture.model)
 
-    def scoring(done: int, total: int) -> None:
-        observer.scoring(done, total)
-        if stop():
-            raise TrainingInterrupted(folder.path)
-
-    score = score_mixture(run, corpus, split, scoring)
-    n = N_SAMPLES if corpus.mode == "lines" else 1
-    samples = list(sample(run, SampleRequest(n=n, seed=seed)))
+    score = score_own(run, corpus, split, progress=scoring_progress(observer, stop, folder.path))
+    samples = final_samples(run, request.requested.train.seed)
     result = TrainResult(
         run=run,
         score=score,

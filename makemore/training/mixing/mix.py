@@ -12,9 +12,8 @@ import torch
 
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.evaluation.copies import with_copies
-from makemore.evaluation.evaluate import own_folds
-from makemore.evaluation.scoring import Progress, fit_mixture_weights, score, token_nats
+from makemore.evaluation.evaluate import score_own
+from makemore.evaluation.scoring import fit_mixture_weights, token_nats
 from makemore.models.base import MixtureModel
 from makemore.models.mixture import Mixture
 from makemore.models.mixture.gate import UNITS
@@ -84,8 +83,8 @@ def mix(
         run=run,
         members=[r.name for r in runs],
         weights=mixture.trust_K.tolist(),
-        val=score_mixture(run, corpus, "val"),
-        test=score_mixture(run, corpus, "test") if len(test.tokens_N) else None,
+        val=score_own(run, corpus, val),
+        test=score_own(run, corpus, test) if len(test.tokens_N) else None,
     )
     results = [saved for run in runs if (saved := run.folder.read_result())]
     cost = {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}
@@ -132,14 +131,8 @@ def _make_mixture(kind: type[Mixture], runs: Sequence[Run], gate: int) -> Mixtur
     tokenizer, members = runs[0].tokenizer, tuple(run.model.config for run in runs)
     config = kind.Config(members=members, gate=gate)
     model = kind(config, tokenizer.vocab_size, tokenizer.boundary_id)
-    return model.with_members([run.model for run in runs])
-
-
-def score_mixture(run: Run, corpus: Corpus, split: str, progress: Progress | None = None) -> Score:
-    """Score a mixture on a split of its own text: on val, by gates that weren't fitted there."""
-    part = corpus.splits[split]
-    folds = own_folds(run.model, corpus, part)
-    return with_copies(score(run.model, part, run.tokenizer, None, progress, folds), corpus, part)
+    model.set_members([run.model for run in runs])
+    return model.eval()
 
 
 def save_mixture(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Corpus) -> None:
