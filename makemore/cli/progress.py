@@ -101,9 +101,9 @@ def baseline_line(baseline: Baseline) -> str:
 
 
 def member_line(member: MemberResult) -> str:
-    """Format what a member of a mixture scores alone, and how much it is trusted."""
+    """Format a member's own score, and its mean weight."""
     alone = "" if member.nll is None else f"{member.nll:.4f} nats/token alone, "
-    return f"  {member.name}: {alone}{member.trust:.0%} of the weights, trained for {member.seconds:.0f} s"
+    return f"  {member.name}: {alone}{member.weight:.0%} of the weights, trained for {member.seconds:.0f} s"
 
 
 def memorisation_line(report: MemorizationReport) -> str:

@@ -106,7 +106,7 @@ def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, 
         "mode": mode,
         "mode, because": reason,
         "model": DEFAULT_MODEL,
-        "model, because": "it trains a counting and a neural model, and trusts each where it predicts well",
+        "model, because": "it trains a counting and a neural model, and weighs them at each character",
         "time": next(time for size, time in TRAINING_TIMES if text.chars < size),
         "encoding": encoding,
     }

@@ -68,10 +68,10 @@ class MemberResult(NamedTuple):
     name: str
     nll: float | None
     """Nats per token on the part of val that the gate was fitted on; None without val."""
-    trust: float
-    """Mean share of the weights."""
+    weight: float
+    """Mean weight, as a share of the sum of all members' weights."""
     seconds: float
-    """Training time."""
+    """Training time in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def result(text):
 
 def test_the_run_holds_its_members(result):
     assert [member.name for member in result.members] == ["context-mixing", "transformer"]
-    assert sum(member.trust for member in result.members) == pytest.approx(1)
+    assert sum(member.weight for member in result.members) == pytest.approx(1)
     run = load(result.run.folder.path)
     assert run.config.model.name == "auto"
     for name in ("context-mixing", "transformer"):
@@ -95,7 +95,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(text, result):
     resumed = train(request(text, out=out, resume=True))
     assert resumed.score.nats == pytest.approx(result.score.nats, abs=1e-6)
     np.testing.assert_allclose(
-        [member.trust for member in resumed.members], [member.trust for member in result.members], atol=1e-6
+        [member.weight for member in resumed.members], [member.weight for member in result.members], atol=1e-6
     )
 
 
@@ -140,7 +140,7 @@ def test_val_of_any_shape_is_enough_for_a_gate(lines, tmp_path):
 
 def test_without_val_the_members_have_equal_weights(text, tmp_path):
     result = train(request(text, out=tmp_path / "run", corpus={"split": "1,0,0"}))
-    assert [member.trust for member in result.members] == [0.5, 0.5]
+    assert [member.weight for member in result.members] == [0.5, 0.5]
     assert result.members[0].nll is None
     assert result.score.split == "train"
 

@@ -202,8 +202,8 @@ def _remark(score: Score, corpus: Corpus) -> str:
 
 
 def _member_results(members: list[_Trained], mixture: FittedMixture) -> tuple[MemberResult, ...]:
-    columns = zip(members, mixture.member_nats_K.tolist(), mixture.trust_K.tolist(), strict=True)
+    columns = zip(members, mixture.member_nats_K.tolist(), mixture.weights_K.tolist(), strict=True)
     return tuple(
-        MemberResult(member.run.name, None if math.isnan(nll) else nll, trust, round(member.seconds, 3))
-        for member, nll, trust in columns
+        MemberResult(member.run.name, None if math.isnan(nll) else nll, weight, round(member.seconds, 3))
+        for member, nll, weight in columns
     )

@@ -26,8 +26,8 @@ class FittedGates(NamedTuple):
 
     gates: list[Gate]
     """Fitted on all of it, on its second half, and on its first half; see ``halves``."""
-    trust_K: np.ndarray
-    """Mean share of each member in the weights."""
+    mean_weights_K: np.ndarray
+    """Mean weight of each member, as a share of the sum of all weights."""
     member_nats_K: np.ndarray
     """Nats per token of each member on the text that the gates were fitted on."""
 
@@ -63,8 +63,8 @@ def fit_gates(members: Sequence[LanguageModel], val: Split) -> FittedGates:
         gates = [_fit(examples.select(part)) for part in parts]
     with torch.no_grad():
         weights = gates[0].weights(examples.features)
-    trust_K = (weights / weights.sum(-1, keepdim=True)).mean(0).double().numpy()
-    return FittedGates(gates, trust_K, nats_of(log_probs, targets).mean(0))
+    mean_weights_K = (weights / weights.sum(-1, keepdim=True)).mean(0).double().numpy()
+    return FittedGates(gates, mean_weights_K, nats_of(log_probs, targets).mean(0))
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def mix(
     result = MixResult(
         run=run,
         members=[r.name for r in runs],
-        weights=mixture.trust_K.tolist(),
+        weights=mixture.weights_K.tolist(),
         val=score_own(run, corpus, val),
         test=score_own(run, corpus, test) if len(test.tokens_N) else None,
     )
@@ -96,7 +96,7 @@ class FittedMixture(NamedTuple):
     """A mixture, and what its weights were fitted to."""
 
     model: Mixture
-    trust_K: np.ndarray
+    weights_K: np.ndarray
     """Share of each member in the weights, on average."""
     member_nats_K: np.ndarray
     """Nats per token of each member on the text that the weights were fitted on."""
@@ -108,8 +108,8 @@ def gated_mixture(kind: type[Mixture], runs: Sequence[Run], val: Split) -> Fitte
     model = _make_mixture(kind, runs, gate=UNITS)
     for gate, trained in zip(model.gates, fitted.gates, strict=True):
         gate.load_state_dict(trained.state_dict())
-    model.mixing.copy_(torch.from_numpy(fitted.trust_K))
-    return FittedMixture(model, fitted.trust_K, fitted.member_nats_K)
+    model.mixing.copy_(torch.from_numpy(fitted.mean_weights_K))
+    return FittedMixture(model, fitted.mean_weights_K, fitted.member_nats_K)
 
 
 def equal_mixture(kind: type[Mixture], runs: Sequence[Run]) -> FittedMixture:
