@@ -13,6 +13,7 @@ from makemore.corpus.loader import OrderedLoader
 from makemore.corpus.rows import Rows
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
+from makemore.evaluation.distributions import log_probs, nats_of
 from makemore.evaluation.scoring import (
     MAX_LOGITS_PER_CALL,
     UNKNOWN_CHAR_NATS,
@@ -62,11 +63,24 @@ def test_each_line_is_scored_once_from_the_boundary(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if MODELS.get(name).supports_streaming])
 def test_streaming_models_score_text_with_full_context(name, monkeypatch):
-    monkeypatch.setattr("makemore.evaluation.scoring.STREAM_LENGTH", 32)  # many windows from a short text
+    monkeypatch.setattr("makemore.evaluation.windows.STREAM_LENGTH", 32)  # many windows from a short text
     model = nonzero_model(name)
     split = encode_documents("val", [["".join(words(20, 9))]], "text", ALPHABET)
     expected = naive_nats(model, split.tokens_N.astype(int).tolist())
     np.testing.assert_allclose(token_nats(model, split), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+@pytest.mark.parametrize("name", NAMES)
+def test_log_probabilities_in_order_are_those_of_the_score(name, mode, monkeypatch):
+    monkeypatch.setattr("makemore.evaluation.windows.STREAM_LENGTH", 16)  # several pieces
+    monkeypatch.setattr("makemore.evaluation.distributions.MAX_TOKENS_PER_CALL", 100)  # several groups
+    model, texts = nonzero_model(name), words(20, 9)
+    split = encode_documents("val", [texts if mode == "lines" else ["".join(texts)]], mode, ALPHABET)
+    found = torch.cat(list(log_probs(model, split)))
+    assert found.shape == (len(split.tokens_N), model.vocab_size)
+    nats = nats_of(found, torch.from_numpy(split.tokens_N.astype(np.int64)))
+    np.testing.assert_allclose(nats, token_nats(model, split), atol=1e-4)
 
 
 def test_transformer_windows_at_stride_one_match_the_naive_loop():

@@ -16,7 +16,7 @@ import pytest
 from makemore.cli import signals
 from makemore.runs.directory import RunDir
 from makemore.runs.verification import check_run
-from makemore.training import assembly
+from makemore.training import assembly, fitting
 from makemore.training import train as training
 from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.gradient import GradientLearner
@@ -31,8 +31,8 @@ PHASES: dict[str, tuple[Any, str]] = {
     "compilation": (AutogradLearner, "_eager_loss"),
     "saving": (RunDir, "write_state"),
     "saving the best": (RunDir, "write_model"),
-    "scoring": (training, "score"),
-    "sampling": (training, "sample"),
+    "scoring": (training, "score_own"),
+    "sampling": (fitting, "sample"),
 }
 """Phases in which a signal arrives, and the function that each of them calls."""
 
