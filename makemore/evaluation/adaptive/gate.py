@@ -15,8 +15,8 @@ from makemore.evaluation.distributions import Fold, nats_of
 from makemore.models.base import MixtureModel
 from makemore.types import Floats
 
-LEARNING_RATE = 0.001
-SEGMENT_TOKENS = 64
+LEARNING_RATE = 0.002
+SEGMENT_TOKENS = 16
 """Maximum number of tokens between two steps."""
 
 

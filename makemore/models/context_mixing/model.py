@@ -26,6 +26,8 @@ from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 
 RATE_INTERVAL = 4096
 """Tokens read at the same learning rate."""
+LONG_TOKENS = 400_000
+"""Length of a text from which the learning rate is the default; for shorter ones it is up to twice as high."""
 PREDICTED_TOKENS = 512
 """Tokens predicted at once, with the probabilities of the whole vocabulary."""
 
@@ -174,8 +176,11 @@ class ContextMixing(OnlineModel):
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:
-        # Lines are alike: what one teaches about the weights hardly helps in the next.
-        config = cls.Config(adaptive_lr=0.0003) if stats.mode == "lines" else cls.Config()
+        if stats.mode == "lines":  # alike: what one teaches about the weights hardly helps in the next
+            config = cls.Config(adaptive_lr=0.0003)
+        else:
+            shortness = LONG_TOKENS / max(stats.train_tokens, 1)
+            config = cls.Config(lr=round(0.005 * min(max(shortness**0.3, 1), 2), 4))
         return Recipe(config, cls.default_train_config(stats, optimizer="none", batch_tokens=1 << 16))
 
     @property
