@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
+from makemore.models.passes import dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
@@ -101,13 +102,13 @@ class Recurrent(LanguageModel):
     def recipe(cls, stats: CorpusStats) -> Recipe:
         if stats.mode == "lines":
             return Recipe(cls.Config(dropout=0.1), cls.default_train_config(stats, batch_tokens=4096))
-        # Muon halves the steps the recurrent weights need; dropout helps only over several epochs.
+        # Muon halves the steps the recurrent weights need.
         rates = {"lr": 0.012, "matrix_lr": 0.03, "weight_decay": 0.1}
         train = cls.default_train_config(
             stats, loader="streams", batch_tokens=4096, block_size=64, optimizer="muon", **rates
         )
         epochs = stats.tokens(train.data.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
-        return Recipe(cls.Config(n_hidden=384, dropout=0.1 if epochs > 4 else 0.0), train)
+        return Recipe(cls.Config(n_hidden=384, dropout=dropout_for(epochs, onset=4.4, slope=0.22)), train)
 
 
 class RNN(Recurrent):

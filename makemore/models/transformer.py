@@ -29,6 +29,7 @@ from makemore.models.layers.attention import (
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
+from makemore.models.passes import dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import State
 
@@ -37,10 +38,12 @@ SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps":
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
-DROPOUT_BY_EPOCHS = ((100, 0.4), (30, 0.2))
-"""(epochs, dropout): the first entry whose number of epochs the budget reaches sets the dropout."""
+DROPOUT_ONSET, DROPOUT_SLOPE = 4.5, 0.06
+"""Of ``dropout_for``, except on a GPU."""
+DECAY_EPOCHS = (100, 300)
+"""Passes over running text from which weight decay grows, and up to which, to three times its value."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
-"""(epochs, dropout) for running text on a GPU, where models are larger."""
+"""(epochs, dropout) for running text on a GPU: the first entry whose number of epochs the budget reaches."""
 MAX_EPOCHS = 30
 """Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
@@ -269,13 +272,15 @@ class Transformer(LanguageModel):
         if stats.mode == "lines":
             train = base(batch_tokens=batch, lr=3e-3)
             config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
-            return Recipe(config.replace(dropout=max(0.1, _dropout(config, stats, batch))), train)
+            return Recipe(config.replace(dropout=max(0.1, _dropout(_epochs(config, stats, batch)))), train)
         if stats.device == "cuda":
             return _gpu_recipe(stats, base)
         # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
         config = _largest_affordable(stats, batch)
-        train = base(batch_tokens=batch, lr=0.01, weight_decay=0.1)
-        return Recipe(config.replace(dropout=_dropout(config, stats, batch)), train)
+        epochs = _epochs(config, stats, batch)
+        decay = round(0.1 * min(max(epochs, DECAY_EPOCHS[0]), DECAY_EPOCHS[1]) / DECAY_EPOCHS[0], 2)
+        train = base(batch_tokens=batch, lr=0.01, weight_decay=decay, ema=0.99)
+        return Recipe(config.replace(dropout=_dropout(epochs)), train)
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
@@ -290,7 +295,8 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
     rates = {"lr": 0.01 * scale, "matrix_lr": 0.02 * scale, "weight_decay": 0.1}
     train = base(steps=min(steps, stats.steps or steps), batch_tokens=batch, block_size=256, **rates)
     config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
-    dropout = _dropout(config, stats, batch, GPU_DROPOUT_BY_EPOCHS)
+    epochs = _epochs(config, stats, batch)
+    dropout = next((dropout for least, dropout in GPU_DROPOUT_BY_EPOCHS if epochs >= least), 0.0)
     return Recipe(config.replace(dropout=dropout), train)
 
 
@@ -303,14 +309,12 @@ def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: 
     return stats.tokens(batch_tokens, 1 / (constant + per_weight * _n_block_weights(config)))
 
 
-def _dropout(
-    config: TransformerConfig,
-    stats: CorpusStats,
-    batch_tokens: int,
-    by_epochs: tuple[tuple[int, float], ...] = DROPOUT_BY_EPOCHS,
-) -> float:
-    epochs = _budget_tokens(config, stats, batch_tokens) / stats.train_tokens
-    return next((dropout for min_epochs, dropout in by_epochs if epochs >= min_epochs), 0.0)
+def _epochs(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+    return _budget_tokens(config, stats, batch_tokens) / stats.train_tokens
+
+
+def _dropout(epochs: float) -> float:
+    return dropout_for(epochs, DROPOUT_ONSET, DROPOUT_SLOPE)
 
 
 def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerConfig:

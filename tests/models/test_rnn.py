@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from makemore.models.rnn import GRU, LSTM, RNN, Recurrent, RecurrentConfig
+from makemore.settings import CorpusStats
 
 VOCAB = 7
 ALL = pytest.mark.parametrize("model_class", [RNN, GRU, LSTM])
@@ -152,3 +153,12 @@ def test_lstm_forget_gate_bias_starts_at_one() -> None:
 def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         RecurrentConfig(**settings)
+
+
+def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
+    def dropout(seconds: float, tokens: int) -> float:
+        return LSTM.recipe(CorpusStats("text", tokens, 66, 1, tokens, "cpu", max_time=seconds)).model.dropout
+
+    assert dropout(90.0, 1_000_000) == 0.0
+    assert dropout(300.0, 1_000_000) == 0.19
+    assert dropout(60.0, 30_000) == 0.6

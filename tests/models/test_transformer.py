@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -372,10 +373,22 @@ def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
         return Transformer.recipe(stats).model.dropout
 
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
-    assert dropout("lines", 90.0, 228_000) == 0.2
-    assert dropout("text", 300.0, 1_000_000) == 0.0
-    assert dropout("text", 13.0, 40_000) == 0.2
-    assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.4
+    assert dropout("lines", 90.0, 228_000) == 0.17
+    assert dropout("text", 90.0, 1_000_000) == 0.0
+    assert dropout("text", 300.0, 1_000_000) == 0.07
+    assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.27
+
+
+def test_the_recipe_has_no_jumps() -> None:
+    for tokens in (30_000, 200_000, 1_000_000):
+        recipes = [
+            Transformer.recipe(CorpusStats("text", tokens, 66, 1, tokens, "cpu", max_time=1.1**i))
+            for i in range(70)
+        ]
+        for before, after in itertools.pairwise(recipes):
+            if before.model.n_embd == after.model.n_embd:
+                assert 0 <= after.model.dropout - before.model.dropout < 0.02
+                assert 1 <= after.train.optimizer.weight_decay / before.train.optimizer.weight_decay < 1.2
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 RATE_INTERVAL = 4096
 """Tokens read at the same learning rate."""
 LONG_TOKENS = 400_000
-"""Length of a text from which the learning rate is the default; for shorter ones it is up to twice as high."""
+"""Shorter texts are trained at up to twice the default learning rate."""
 PREDICTED_TOKENS = 512
 """Tokens predicted at once, with the probabilities of the whole vocabulary."""
 

@@ -1,0 +1,21 @@
+"""How much to regularise by the number of passes over the text: what is seen often is soon memorised."""
+
+from __future__ import annotations
+
+import math
+
+MAX_DROPOUT = 0.6
+
+
+def dropout_for(epochs: float, onset: float, slope: float) -> float:
+    """Dropout that grows with the logarithm of the number of passes, so that twice the time, or a machine
+    half as fast as estimated, changes it little.
+
+    Args:
+        epochs: estimate of the number of passes within the budget.
+        onset: number of passes up to which there is no dropout.
+        slope: how much is added when the passes grow e-fold.
+    """
+    if epochs <= onset:
+        return 0.0
+    return round(min(slope * math.log(epochs / onset), MAX_DROPOUT), 2)
