@@ -9,7 +9,15 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from makemore.errors import UserError, unknown_name
 
@@ -79,6 +87,15 @@ class Group(Settings):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+def _join(values: Any) -> Any:
+    return ",".join(map(str, values)) if isinstance(values, list | tuple) else values
+
+
+_LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}]}
+Listed = Annotated[str, BeforeValidator(_join), WithJsonSchema(_LIST_SCHEMA)]
+"""Values separated by commas, or a list of them."""
 
 
 def inner_settings(cls: type[Settings]) -> dict[str, type[Settings]]:

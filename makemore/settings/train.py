@@ -14,6 +14,7 @@ from makemore.settings.base import (
     SECTION_CLASSES,
     Fraction,
     Group,
+    Listed,
     NonNegative,
     NonNegativeInt,
     Probability,
@@ -106,7 +107,7 @@ class ScheduleConfig(Group):
     warmdown_fraction: Fraction = Field(
         0.6, description="final fraction of the budget with a falling learning rate"
     )
-    milestones: str = Field(
+    milestones: Listed = Field(
         "auto",
         description="step schedule: budget fractions where the learning rate drops tenfold, such as 0.5,0.8",
     )

@@ -18,7 +18,7 @@ from makemore.runs.directory import RunDir
 from makemore.runs.schema import RunConfig, RunRecord
 from makemore.runtime import distributed
 from makemore.settings import parse
-from makemore.settings.base import arrange, merge
+from makemore.settings.base import arrange, flatten, merge
 from makemore.training.pretrained import PretrainedModel
 
 SECTIONS = ("model", "train", "corpus")
@@ -66,14 +66,17 @@ class TrainRequest:
     @cached_property
     def requested(self) -> RunConfig:
         """The requested settings; others are not set and have their defaults."""
+        file = {} if self.config is None else as_sections(read_toml(self.config))
         sources = [
             {"model": {"name": self._default_model()}},
-            {} if self.config is None else read_toml(self.config),
+            file,
             {"model": {"name": self.model}} if self.model else {},
             {"tokenizer": self.tokenizer} if self.tokenizer is not None else {},
             {"train": dict(self.train), "corpus": dict(self.corpus)},
             *parse_assignments(self.settings),
         ]
+        if self.config is not None:
+            _check_file(self.config, file, _model_name(sources))
         return requested_config(sources)
 
     def _default_model(self) -> str:
@@ -101,8 +104,7 @@ def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
 
     Raises UserError for an unknown or invalid setting.
     """
-    names = [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})]
-    name = names[-1]
+    name = _model_name(sources)
     chosen = [key for source in sources for key in source.get("model", {}) if key != "name"]
     if chosen and MODELS.get(name).trains_members:
         raise UserError(
@@ -113,6 +115,10 @@ def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
     for source in [*sources, {"model": {"name": name}}]:
         merged = merge(merged, arrange(cls, source))
     return parse(cls, merged)
+
+
+def _model_name(sources: list[dict[str, Any]]) -> str:
+    return [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})][-1]
 
 
 def open_source(request: TrainRequest) -> Source:
@@ -139,6 +145,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         if name not in PLAIN and (name not in SECTIONS or not isinstance(section, dict)):
             raise UserError(f"{path}: {name!r} is not a section; use [{'], ['.join(SECTIONS)}] or tokenizer")
     return as_sections(data)
+
+
+def _check_file(path: Path, values: dict[str, Any], model: str) -> None:
+    """Raise UserError, naming the file, for an invalid setting, or one given twice."""
+    try:
+        requested_config([{"model": {"name": model}}, values, {"model": {"name": model}}])
+        _require_once(RunConfig.for_model(model), values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _require_once(cls: type[RunConfig], values: Mapping[str, Any]) -> None:
+    given: dict[str, str] = {}
+    for name, value in flatten(values).items():
+        nested = value
+        for part in reversed(name.split(".")):
+            nested = {part: nested}
+        for setting in flatten(arrange(cls, nested)):
+            if setting in given:
+                raise UserError(f"{given[setting]} and {name} are the same setting; keep one of them")
+            given[setting] = name
 
 
 def as_sections(data: Mapping[str, Any]) -> dict[str, Any]:

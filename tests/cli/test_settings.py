@@ -145,3 +145,29 @@ def test_a_plain_value_names_the_model_and_aliases_work_in_groups(work):
     )
     train("words.txt", "--set", "model=bigram", "--steps", "2", "--out", "b")
     assert load("b").config.model.name == "bigram"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nlr = 0.1\nlearning_rate = 0.2\n", "c.toml: train.lr and train.learning_rate are the same"),
+        (
+            "[train]\nlr = 1\n[train.optimizer]\nlr = 2\n",
+            "c.toml: train.lr and train.optimizer.lr are the same",
+        ),
+        ("[train]\nlrr = 0.1\n", "c.toml: unknown setting 'train.lrr'"),
+        ("[train]\nsteps = -1\n", "c.toml: train.steps=-1: must be 1 or more"),
+    ],
+)
+def test_an_error_in_a_file_names_it(refused, work, text, message):
+    (work / "c.toml").write_text(text, encoding="utf-8")
+    assert message in refused("train", "words.txt", "--model", "bigram", "--config", "c.toml")
+
+
+def test_a_list_is_read_like_values_separated_by_commas(work):
+    text = "[train]\nsteps = 2\nmilestones = [0.5, 0.75]\n[corpus]\nsplit = [0.5, 0.25, 0.25]\n"
+    (work / "c.toml").write_text(text, encoding="utf-8")
+    train("words.txt", "--model", "bigram", "--config", "c.toml", "--out", "r")
+    config = json.loads((work / "r" / "config.json").read_text(encoding="utf-8"))
+    assert config["train"]["schedule"]["milestones"] == "0.5,0.75"
+    assert config["corpus"]["split"] == "0.5,0.25,0.25"
