@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.adaptive import DynamicSettings, adapted, adaptive_nats, ngram_cache, prompt_split
 from makemore.evaluation.adaptive.dynamic import SEGMENT_TOKENS
-from makemore.evaluation.adaptive.gate import GateLearner
+from makemore.evaluation.adaptive.gate import SWITCHING, FixedShare, GateLearner
 from makemore.evaluation.adaptive.ngram_cache import CONTEXTS, GRID, NgramCache
 from makemore.evaluation.scoring import token_nats
 from makemore.models import MODELS
@@ -235,6 +236,40 @@ def test_a_gate_learns_which_member_is_right():
     nats = GateLearner(model).read(torch.stack([right, wrong], dim=1), targets)
     own = -right[torch.arange(4000), targets].double().numpy()
     assert (nats - own)[-1000:].mean() < 0.5 * (nats - own)[:1000].mean()
+
+
+def test_fixed_share_is_the_average_over_all_sequences_of_experts():
+    """Of three tokens and two experts, by enumeration: the expert is redrawn with probability 0.1."""
+    prior, nats = np.array([0.75, 0.25]), np.array([[0.2, 1.5], [2.0, 0.1], [0.3, 0.4]])
+    stays = 0.9 * np.eye(2) + 0.1 * prior
+    expected = []
+    for n in (1, 2, 3):
+        paths = itertools.product(range(2), repeat=n)
+        expected.append(
+            sum(
+                prior[path[0]]
+                * math.prod(stays[a, b] for a, b in itertools.pairwise(path))
+                * math.exp(-sum(nats[i, e] for i, e in enumerate(path)))
+                for path in paths
+            )
+        )
+    read = FixedShare(prior, 0.1).read(nats)
+    np.testing.assert_allclose(np.cumsum(read), -np.log(expected), rtol=1e-12)
+
+
+def test_a_gated_mixture_is_hardly_worse_than_its_best_member():
+    model = nonzero_model("auto")
+    torch.manual_seed(0)
+    right = torch.log_softmax(6 * torch.randn(500, model.vocab_size), dim=-1)
+    wrong = torch.log_softmax(6 * torch.randn(500, model.vocab_size), dim=-1)
+    targets = torch.distributions.Categorical(logits=right).sample()
+    learner = GateLearner(model)
+    nats = learner.read(torch.stack([right, wrong], dim=1), targets)
+    own = -right[torch.arange(500), targets].double().numpy()
+    assert nats.sum() < own.sum() + math.log(4) + 500 * -math.log1p(-SWITCHING)
+    shares = learner.learned().shares
+    assert shares is not None
+    assert shares[1] > 0.9
 
 
 def test_a_model_without_weights_to_train_is_refused():

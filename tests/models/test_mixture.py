@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from makemore.models.mixture import Auto, AutoConfig, Gate
@@ -53,10 +54,22 @@ def test_a_token_that_a_member_excludes_is_finite_for_the_others():
     torch.testing.assert_close(mixed.exp().sum(-1), torch.ones(1))
 
 
-def test_decoding_mixes_like_the_model():
+def test_shares_average_the_product_and_the_members():
+    gate, z = random_gate(2), distributions(5, 2, 7)
+    product = gate(z).exp()
+    gate.shares = torch.tensor([0.5, 0.2, 0.3])
+    expected = 0.5 * product + 0.2 * z[:, 0].exp() + 0.3 * z[:, 1].exp()
+    torch.testing.assert_close(gate(z).exp(), expected)
+
+
+@pytest.mark.parametrize("shares", [None, torch.tensor([0.5, 0.2, 0.3])])
+def test_decoding_mixes_like_the_model(shares):
     model = Auto(AutoConfig(), 9, 0)
     model.gates[0] = random_gate(2)
+    model.gates[0].shares = shares
     z = distributions(6, 2, 9)
+    z[0, 0, 1] = -torch.inf
+    z = torch.log_softmax(z, dim=-1)
     logits = torch.from_numpy(Mixer(model)(z.numpy()))
     torch.testing.assert_close(torch.log_softmax(logits, -1), model.mix(z), atol=1e-5, rtol=1e-5)
 

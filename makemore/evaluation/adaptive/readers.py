@@ -67,7 +67,7 @@ class MixtureReader(Reader):
             return self.model.with_members(members)
         learner = GateLearner(self.model)
         self._gated_nats(split, None, learner)
-        return self.model.with_members(members, learner.gate)
+        return self.model.with_members(members, learner.learned())
 
     def _gated_nats(self, split: Split, progress: Progress | None, learner: GateLearner) -> Floats:
         nats_N = np.empty(len(split.tokens_N))

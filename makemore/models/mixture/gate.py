@@ -28,8 +28,11 @@ class Gate(nn.Module):
         n_features = 3 * n_members
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
+        self.register_buffer("shares", None, persistent=False)
         self.mean: Tensor
         self.scale: Tensor
+        self.shares: Tensor | None
+        """Probabilities (1 + K,) that the product is right, and each member alone; None: the product is."""
         self.hidden = nn.Linear(n_features, units)
         self.out = nn.Linear(units, n_members)
         nn.init.zeros_(self.out.weight)
@@ -48,10 +51,18 @@ class Gate(nn.Module):
         hidden = torch.tanh(self.hidden((features - self.mean) * self.scale))
         return F.softplus(self.out(hidden))
 
-    def forward(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities (…, V) of the members' log-probabilities (…, K, V)."""
+    def product(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities (…, V) of the product of the members' (…, K, V)."""
         log_probs = log_probs.clamp(min=MIN_LOG_PROB)
         return torch.log_softmax(mix(log_probs, self.weights(self.features(log_probs))), dim=-1)
+
+    def forward(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities (…, V) of the members' log-probabilities (…, K, V)."""
+        product = self.product(log_probs)
+        if self.shares is None:
+            return product
+        experts = torch.cat([product.unsqueeze(-2), log_probs], dim=-2)
+        return torch.logsumexp(experts + self.shares.log().unsqueeze(-1), dim=-2)
 
 
 def mix(log_probs: Tensor, weights: Tensor) -> Tensor:
