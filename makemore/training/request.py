@@ -42,7 +42,7 @@ class TrainRequest:
     """The model's name. If empty: the name in ``config``, or else the model of ``pretrained``, of the resumed
     run in ``out``, or the default."""
     tokenizer: str | None = None
-    """Tokenizer name (None: the one in ``config``, ``char``, or the tokenizer of the resumed run)."""
+    """Tokenizer name (None: the one in ``config``, else the resumed run's, else ``char``)."""
     out: Path | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     """Requested fields of TrainConfig."""
@@ -92,7 +92,7 @@ class TrainRequest:
 
 
 def _recorded_config(folder: RunDir) -> RunRecord | None:
-    """The config of a run, or its copy in a state if it is damaged. Returns None if there is neither."""
+    """The config of a run, or its copy in a saved training state if it is damaged; None without both."""
     for read in (folder.read_config, folder.read_config_copy):
         with contextlib.suppress(UserError):
             return read()

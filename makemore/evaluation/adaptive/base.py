@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     nats_N: Floats
     """Nats of each target under what the targets before it have taught."""
     model: LanguageModel | None
-    """A copy of the model that has learned from the text; None for a mixture, which has to ``learn``."""
+    """A copy of the model that has learned from the text; None for a mixture: call ``learn``."""
 
 
 class Reader(ABC):
@@ -50,8 +50,8 @@ class Reader(ABC):
         return model
 
     def log_probs(self, split: Split) -> Iterator[Tensor]:
-        """Yield the log-probabilities (n, V) of every target, in order, as the model is while it reads. Those
-        of a model that can't tell them are frozen."""
+        """Yield the log-probabilities (n, V) of every target, in order, as the model is while it reads; by
+        default, those of the frozen model."""
         return log_probs(self.model, split, self.stride)
 
     @abstractmethod

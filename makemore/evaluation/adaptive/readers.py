@@ -91,7 +91,7 @@ def make_reader(
     Args:
         train: loads the training text, by which dynamic evaluation scales its steps.
         settings: of dynamic evaluation.
-        stride: as in ``token_nats``.
+        stride: step between windows in tokens (default: half the context; dynamic evaluation: at most 64).
 
     Raises:
         UserError: the model can't learn while it is scored, or not with these settings.

@@ -19,7 +19,7 @@ from makemore.settings.base import NonNegativeInt
 from makemore.types import State
 
 N_GATES = 3
-"""The gate of other texts, of the first half of val, and of its second half."""
+"""The gates that score other texts, the first half of val, and its second half."""
 
 
 def _member_configs(members: Any) -> Any:
@@ -135,7 +135,7 @@ class Mixture(MixtureModel):
         return torch.logsumexp(log_probs + self.mixing.log().unsqueeze(-1), dim=-2)
 
     def n_parameters(self) -> int:
-        """The members' parameters and, if there is no gate, one weight per member."""
+        """The members' parameters, and the gate's or one weight per member."""
         gate = sum(p.numel() for p in self.gates[0].parameters()) if self.gates else len(self.parts)
         return sum(m.n_parameters() for m in self.members) + gate
 
@@ -144,5 +144,5 @@ class Auto(Mixture):
     """A mixture whose members are trained with it, in one run directory."""
 
     Config = AutoConfig
-    summary = "the best mixture of counting and neural models that the training time allows (the default)"
+    summary = "a counting model and a transformer, mixed by a gate (the default)"
     trains_members = True

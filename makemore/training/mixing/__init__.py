@@ -1,1 +1,1 @@
-"""Combine trained models: by constant weights, by a gate, or trained together as ``auto``."""
+"""Combine trained models: by constant weights, by a gate, or trained in turn as ``auto``."""

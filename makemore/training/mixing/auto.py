@@ -32,9 +32,10 @@ from makemore.training.trainer import Trainer
 from makemore.types import Score
 
 COUNTING, NEURAL = ("context-mixing", "count"), "transformer"
-"""The counting member, and the one used if it is too slow; the neural member."""
+"""The counting member, and the one used without a C compiler or if that is too slow; the neural
+member."""
 MAX_COUNTED_VOCABULARY = 1024
-"""Largest vocabulary for context mixing, whose whole distribution takes a decision per token."""
+"""Largest vocabulary for context mixing, whose whole distribution takes a decision for each token of it."""
 COUNTING_SHARE = 0.85
 """Part of the budget that counting may take, if the text is long."""
 GATE_SHARE, MAX_GATE_SECONDS = 0.08, 8.0
