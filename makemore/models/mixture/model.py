@@ -100,7 +100,7 @@ class Mixture(MixtureModel):
         mixture.set_members(members)
         mixture.mixing.copy_(self.mixing)
         mixture.gates = copy.deepcopy(self.gates) if gate is None else nn.ModuleList([gate])
-        return mixture.eval()
+        return mixture.to(self.device).eval()
 
     @property
     def members(self) -> list[LanguageModel]:
