@@ -373,9 +373,9 @@ def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
         return Transformer.recipe(stats).model.dropout
 
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
-    assert dropout("lines", 90.0, 228_000) == 0.17
+    assert dropout("lines", 90.0, 228_000) == 0.16
     assert dropout("text", 90.0, 1_000_000) == 0.0
-    assert dropout("text", 300.0, 1_000_000) == 0.07
+    assert dropout("text", 300.0, 1_000_000) == 0.06
     assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.27
 
 
