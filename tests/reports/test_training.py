@@ -145,7 +145,7 @@ def test_other_names_of_settings_are_accepted(name, current):
 
 def test_the_last_setting_wins_under_any_name(tmp_path):
     config = tmp_path / "settings.toml"
-    config.write_text("[train]\nlr = 0.5\nlearning_rate = 0.25\n", encoding="utf-8")
+    config.write_text("[train]\nlearning_rate = 0.25\n", encoding="utf-8")
     request = TrainRequest(config=config, train={"lr": 0.125}, settings=("train.learning_rate=0.0625",))
     assert request.requested.train.model_dump(exclude_unset=True) == {"optimizer": {"lr": 0.0625}}
 
