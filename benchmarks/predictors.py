@@ -8,11 +8,11 @@ A model is trained for `--seconds` on the first nine tenths (split 0.9,0.05,0.05
 and auto fits its gate there.
 
 A compressor learns as it reads, so it has an adaptive score only: 8 * (size of the compressed text - size of
-its compressed first nine tenths) / bytes of the last tenth. Line ends, which cost a few bytes, fill the first
-nine tenths up to the length of the whole text: a compressor chooses its tables by the length, zpaq others at
-each power of two. Its text is makemore's: normalised UTF-8, cut at the same byte. Of a list of lines, which
-makemore shuffles, it reads the non-blank lines of train, val and test in this order. `xz -9e`, `7z` (PPMd of
-order 8) and `zpaq -m5` are used if they are installed.
+its compressed first nine tenths) / bytes of the last tenth. The first nine tenths are padded to the length of
+the whole text with line ends, which cost a few bytes, because compressors choose the size of their tables by
+the length (zpaq doubles them at each power of two). Its text is makemore's: normalised UTF-8, cut at the same
+byte. Of a list of lines, which makemore shuffles, it reads the non-blank lines of train, val and test in this
+order. `xz -9e`, `7z` (PPMd of order 8) and `zpaq -m5` are used if they are installed.
 
 Each cell is a complete process with its own time and peak memory, one after another. A compressor's first
 nine tenths are in the columns of training, and the whole text, which it reads from the beginning, in those
@@ -85,7 +85,7 @@ class Subject:
 
 
 def prepare(path: Path, mode: Mode, out: Path) -> Subject:
-    """Write a text for compressors: its first nine tenths and a filler to ``train/text``, and all of it to
+    """Write a text for compressors: its first nine tenths, padded, to ``train/text``, and all of it to
     ``whole/text``.
 
     Raises UserError if it can't be read or is too short.
@@ -152,7 +152,7 @@ def model_cells(model: str, subject: Subject, seconds: int) -> Iterator[tuple[st
 
 
 def compressor_cells(name: str, subject: Subject) -> Iterator[tuple[str, Cell]]:
-    """Compress the first nine tenths with their filler, and the whole text, unless this is done."""
+    """Compress the padded first nine tenths and the whole text, unless this is done."""
     command = COMPRESSORS[name].split()
     cells = []
     for part in ("train", "whole"):

@@ -45,18 +45,17 @@ def lines_parts() -> tuple[str, bytes, bytes]:
 def test_compressors_bits_per_byte(
     predictors: ModuleType, tmp_path: Path, mode: str, parts: tuple[str, bytes, bytes]
 ) -> None:
-    """What Python's lzma needs for the last tenth more than for the first nine and a filler."""
+    """What Python's lzma needs for the last tenth more than for the first nine, padded."""
     text, first, whole = parts
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     subject = predictors.prepare(tmp_path / "text.txt", mode, tmp_path)
-    assert (subject.train_bytes, subject.held_out_bytes) == (len(first), len(whole) - len(first))
     held_out = len(whole) - len(first)
-    assert (subject.folder / "train" / "text").read_bytes() == first + b"\n" * held_out
+    padded = first + b"\n" * held_out
+    assert (subject.train_bytes, subject.held_out_bytes) == (len(first), held_out)
+    assert (subject.folder / "train" / "text").read_bytes() == padded
     assert (subject.folder / "whole" / "text").read_bytes() == whole
     cells = dict(predictors.compressor_cells("xz -9e", subject))
-    sizes = [
-        len(lzma.compress(part, preset=9 | lzma.PRESET_EXTREME)) for part in (first + b"\n" * held_out, whole)
-    ]
+    sizes = [len(lzma.compress(part, preset=9 | lzma.PRESET_EXTREME)) for part in (padded, whole)]
     assert cells["adaptive"]["bits_per_byte"] == 8 * (sizes[1] - sizes[0]) / held_out
     assert sizes[1] > sizes[0]
 

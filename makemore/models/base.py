@@ -21,8 +21,7 @@ from makemore.types import Batch, State, TokenTraits
 
 
 class LanguageModel(nn.Module, ABC):
-    """Predicts the next token. Concrete models are subclassed only to give them
-    other settings."""
+    """Predicts the next token. Concrete models are subclassed only to give them other settings."""
 
     Config: ClassVar[type[ModelConfig]]
     """The model's settings; every field has a default and a help text."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
-from makemore.models.passes import dropout_for
+from makemore.models.recipes import dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 

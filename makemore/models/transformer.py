@@ -29,7 +29,7 @@ from makemore.models.layers.attention import (
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.models.passes import dropout_for
+from makemore.models.recipes import dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import State
 
@@ -39,11 +39,11 @@ SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps":
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
 DROPOUT_ONSET, DROPOUT_SLOPE = 6.0, 0.065
-"""Of ``dropout_for``, except on a GPU."""
-DECAY_EPOCHS = (100, 300)
-"""Passes over running text from which weight decay grows, and up to which, to three times its value."""
+"""Arguments of ``dropout_for``, except for running text on a GPU."""
+DECAY_EPOCHS, MAX_DECAY_GROWTH = 100, 3
+"""Number of epochs of running text above which weight decay grows in proportion, up to this factor."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
-"""(epochs, dropout) for running text on a GPU: the first entry whose number of epochs the budget reaches."""
+"""(min_epochs, dropout) for running text on a GPU; the first entry that applies is used."""
 MAX_EPOCHS = 30
 """Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
@@ -278,7 +278,7 @@ class Transformer(LanguageModel):
         # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
         config = _largest_affordable(stats, batch)
         epochs = _epochs(config, stats, batch)
-        decay = round(0.1 * min(max(epochs, DECAY_EPOCHS[0]), DECAY_EPOCHS[1]) / DECAY_EPOCHS[0], 2)
+        decay = round(0.1 * min(max(epochs / DECAY_EPOCHS, 1), MAX_DECAY_GROWTH), 2)
         train = base(batch_tokens=batch, lr=0.01, weight_decay=decay, ema=0.99)
         return Recipe(config.replace(dropout=_dropout(epochs)), train)
 
@@ -296,7 +296,7 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
     train = base(steps=min(steps, stats.steps or steps), batch_tokens=batch, block_size=256, **rates)
     config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
     epochs = _epochs(config, stats, batch)
-    dropout = next((dropout for least, dropout in GPU_DROPOUT_BY_EPOCHS if epochs >= least), 0.0)
+    dropout = next((dropout for min_epochs, dropout in GPU_DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
     return Recipe(config.replace(dropout=dropout), train)
 
 

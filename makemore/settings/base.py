@@ -89,13 +89,13 @@ class Group(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-def _join(values: Any) -> Any:
+def _join_list(values: Any) -> Any:
     return ",".join(map(str, values)) if isinstance(values, list | tuple) else values
 
 
 _LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}]}
-Listed = Annotated[str, BeforeValidator(_join), WithJsonSchema(_LIST_SCHEMA)]
-"""Values separated by commas, or a list of them."""
+CommaSeparated = Annotated[str, BeforeValidator(_join_list), WithJsonSchema(_LIST_SCHEMA)]
+"""Numbers separated by commas, which may also be set as a list."""
 
 
 def inner_settings(cls: type[Settings]) -> dict[str, type[Settings]]:

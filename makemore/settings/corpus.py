@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from makemore.errors import UserError
-from makemore.settings.base import SECTION_CLASSES, Listed, Settings
+from makemore.settings.base import SECTION_CLASSES, CommaSeparated, Settings
 
 
 class CorpusConfig(Settings):
@@ -16,7 +16,9 @@ class CorpusConfig(Settings):
     mode: Literal["auto", "lines", "text"] = Field(
         "auto", description="lines: one document per line; text: a single document; auto: detected"
     )
-    split: Listed = Field("auto", description="fractions for train, val and test, such as 0.8,0.1,0.1")
+    split: CommaSeparated = Field(
+        "auto", description="fractions for train, val and test, such as 0.8,0.1,0.1"
+    )
     encoding: str = Field(
         "utf-8", description="character encoding of the input; utf-8:replace replaces invalid bytes"
     )

@@ -12,9 +12,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from makemore.errors import UserError
 from makemore.settings.base import (
     SECTION_CLASSES,
+    CommaSeparated,
     Fraction,
     Group,
-    Listed,
     NonNegative,
     NonNegativeInt,
     Probability,
@@ -107,7 +107,7 @@ class ScheduleConfig(Group):
     warmdown_fraction: Fraction = Field(
         0.6, description="final fraction of the budget with a falling learning rate"
     )
-    milestones: Listed = Field(
+    milestones: CommaSeparated = Field(
         "auto",
         description="step schedule: budget fractions where the learning rate drops tenfold, such as 0.5,0.8",
     )

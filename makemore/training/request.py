@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.source import Source
@@ -66,7 +66,7 @@ class TrainRequest:
     @cached_property
     def requested(self) -> RunConfig:
         """The requested settings; others are not set and have their defaults."""
-        file = {} if self.config is None else as_sections(read_toml(self.config))
+        file = {} if self.config is None else read_toml(self.config)
         sources = [
             {"model": {"name": self._default_model()}},
             file,
@@ -118,6 +118,7 @@ def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
 
 
 def _model_name(sources: list[dict[str, Any]]) -> str:
+    """The last model named."""
     return [str(source["model"]["name"]) for source in sources if "name" in source.get("model", {})][-1]
 
 
@@ -150,22 +151,27 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _check_file(path: Path, values: dict[str, Any], model: str) -> None:
     """Raise UserError, naming the file, for an invalid setting, or one given twice."""
     try:
-        requested_config([{"model": {"name": model}}, values, {"model": {"name": model}}])
+        requested_config([values, {"model": {"name": model}}])
         _require_once(RunConfig.for_model(model), values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def _require_once(cls: type[RunConfig], values: Mapping[str, Any]) -> None:
-    given: dict[str, str] = {}
+    """Raise UserError if two names in ``values`` are names of one setting."""
+    names: dict[str, str] = {}
     for name, value in flatten(values).items():
-        nested = value
-        for part in reversed(name.split(".")):
-            nested = {part: nested}
-        for setting in flatten(arrange(cls, nested)):
-            if setting in given:
-                raise UserError(f"{given[setting]} and {name} are the same setting; keep one of them")
-            given[setting] = name
+        for setting in flatten(arrange(cls, _nest(name.split("."), value))):
+            if setting in names:
+                raise UserError(f"{names[setting]} and {name} are the same setting; keep one of them")
+            names[setting] = name
+
+
+def _nest(names: Sequence[str], value: Any) -> dict[str, Any]:
+    """``_nest(("a", "b"), 1)`` is ``{"a": {"b": 1}}``."""
+    for name in reversed(names):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
 
 
 def as_sections(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,10 +196,7 @@ def parse_assignments(settings: Sequence[str], sections: Sequence[str] = SECTION
             raise UserError(f"--set {text!r}: write section.name=value, such as model.n_layer=4")
         if section not in sections:
             raise unknown_name("section of settings", section, sections)
-        nested: Any = _parse_value(value.strip())
-        for name in reversed(names):
-            nested = {name: nested}
-        parsed.append({section: nested})
+        parsed.append(_nest((section, *names), _parse_value(value.strip())))
     return parsed
 
 

@@ -227,15 +227,19 @@ def test_a_gate_learns_from_the_past_only(mode):
     assert not np.allclose(after[half:], before[half:])
 
 
+def right_and_wrong_member(n, vocab_size, scale):
+    """Log-probabilities (n, 2, V), targets (n,) drawn from the first member, and its nats (n,)."""
+    torch.manual_seed(0)
+    log_probs = torch.log_softmax(scale * torch.randn(n, 2, vocab_size), dim=-1)
+    targets = torch.distributions.Categorical(logits=log_probs[:, 0]).sample()
+    return log_probs, targets, -log_probs[torch.arange(n), 0, targets].double().numpy()
+
+
 def test_a_gate_learns_which_member_is_right():
     model = nonzero_model("auto")
-    torch.manual_seed(0)
-    right = torch.log_softmax(3 * torch.randn(4000, model.vocab_size), dim=-1)
-    wrong = torch.log_softmax(3 * torch.randn(4000, model.vocab_size), dim=-1)
-    targets = torch.distributions.Categorical(logits=right).sample()
-    nats = GateLearner(model).read(torch.stack([right, wrong], dim=1), targets)
-    own = -right[torch.arange(4000), targets].double().numpy()
-    assert (nats - own)[-1000:].mean() < 0.5 * (nats - own)[:1000].mean()
+    log_probs, targets, own = right_and_wrong_member(4000, model.vocab_size, 3)
+    excess = GateLearner(model).read(log_probs, targets) - own
+    assert excess[-1000:].mean() < 0.5 * excess[:1000].mean()
 
 
 def test_fixed_share_is_the_average_over_all_sequences_of_experts():
@@ -259,13 +263,9 @@ def test_fixed_share_is_the_average_over_all_sequences_of_experts():
 
 def test_a_gated_mixture_is_hardly_worse_than_its_best_member():
     model = nonzero_model("auto")
-    torch.manual_seed(0)
-    right = torch.log_softmax(6 * torch.randn(500, model.vocab_size), dim=-1)
-    wrong = torch.log_softmax(6 * torch.randn(500, model.vocab_size), dim=-1)
-    targets = torch.distributions.Categorical(logits=right).sample()
+    log_probs, targets, own = right_and_wrong_member(500, model.vocab_size, 6)
     learner = GateLearner(model)
-    nats = learner.read(torch.stack([right, wrong], dim=1), targets)
-    own = -right[torch.arange(500), targets].double().numpy()
+    nats = learner.read(log_probs, targets)
     assert nats.sum() < own.sum() + math.log(4) + 500 * -math.log1p(-SWITCHING)
     shares = learner.learned().shares
     assert shares is not None

@@ -27,7 +27,7 @@ from makemore.models.base import LanguageModel
 from makemore.types import IGNORE_INDEX, Split, State
 
 SEGMENT_TOKENS = 64
-"""About so many tokens are scored between two steps."""
+"""Approximate number of tokens between two steps."""
 N_STATISTICS_SEGMENTS = 200
 """Number of train segments from which the RMS of gradients is estimated."""
 

@@ -21,35 +21,38 @@ LEARNING_RATE = 0.002
 SEGMENT_TOKENS = 16
 """Maximum number of tokens between two steps."""
 SWITCHING = 0.002
-"""Probability, at each token, that the product or member that is right may change."""
+"""Probability that the best expert changes at a token."""
 
 
 class FixedShare:
-    """Which of several experts is right, learned token by token (Herbster & Warmuth 1998): at most
-    -ln(prior) nats worse than the best one, and little worse than the best sequence of a few."""
+    """Averages the probabilities of E experts, with weights that are updated at each token by Bayes' rule.
+
+    Fixed share (Herbster & Warmuth 1998): at each token, a part of all weight returns to the prior, so that
+    the weights can follow a text whose best expert changes.
+    """
 
     def __init__(self, prior_E: Floats, switching: float) -> None:
-        """``prior_E``: initial probability of each expert; ``switching``: the probability of a change."""
+        """``prior_E``: initial weights, which sum to 1; ``switching``: the part that returns to them."""
         self.prior_E, self.switching = prior_E, switching
-        self.probs_E = prior_E.copy()
+        self.weights_E = prior_E
 
     def read(self, nats_NE: Floats) -> Floats:
-        """Nats (N,) of tokens by the average of the experts, before learning from each token."""
+        """Nats (N,) of the next tokens by the average, each before its update; nats_NE: by each expert."""
         nats_N = np.empty(len(nats_NE))
         for i, row_E in enumerate(nats_NE):
-            least = row_E.min()
-            weighted_E = self.probs_E * np.exp(least - row_E)
-            total = weighted_E.sum()
-            nats_N[i] = least - np.log(total)
-            self.probs_E = (1 - self.switching) * weighted_E / total + self.switching * self.prior_E
+            min_nats = row_E.min()
+            joint_E = self.weights_E * np.exp(min_nats - row_E)
+            total = joint_E.sum()
+            nats_N[i] = min_nats - np.log(total)
+            self.weights_E = (1 - self.switching) * joint_E / total + self.switching * self.prior_E
         return nats_N
 
 
 class GateLearner:
     """A copy of a mixture's gate, trained by Adam; each of a text's ``folds`` begins with its own gate.
 
-    Its product is one expert of a ``FixedShare``, and each member alone another: where one member learns a
-    text much faster than the others, the gate's steps alone follow too slowly.
+    The prediction is a ``FixedShare`` of the gate's product and each member alone, because the gate's steps
+    are too slow for a text that one member learns much faster than the others.
     """
 
     def __init__(self, model: MixtureModel, folds: Sequence[Fold] = ()) -> None:
@@ -78,9 +81,9 @@ class GateLearner:
         return np.concatenate(nats)
 
     def learned(self) -> Gate:
-        """The gate as it is now, with what is known of which expert is right."""
+        """A copy of the gate as trained so far, with the current weights of the product and the members."""
         gate = copy.deepcopy(self.gate).requires_grad_(False)
-        gate.shares = torch.from_numpy(self.experts.probs_E).float()
+        gate.shares = torch.from_numpy(self.experts.weights_E).float()
         return gate
 
     def _read(self, log_probs: Tensor, targets: Tensor) -> Floats:

@@ -26,8 +26,8 @@ from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
 
 RATE_INTERVAL = 4096
 """Tokens read at the same learning rate."""
-LONG_TOKENS = 400_000
-"""Shorter texts are trained at up to twice the default learning rate."""
+LONG_TEXT_TOKENS = 400_000
+"""Running text that is shorter is trained at up to twice the default learning rate."""
 PREDICTED_TOKENS = 512
 """Tokens predicted at once, with the probabilities of the whole vocabulary."""
 
@@ -179,8 +179,8 @@ class ContextMixing(OnlineModel):
         if stats.mode == "lines":  # alike: what one teaches about the weights hardly helps in the next
             config = cls.Config(adaptive_lr=0.0003)
         else:
-            shortness = LONG_TOKENS / max(stats.train_tokens, 1)
-            config = cls.Config(lr=round(0.005 * min(max(shortness**0.3, 1), 2), 4))
+            factor = min(max((LONG_TEXT_TOKENS / max(stats.train_tokens, 1)) ** 0.3, 1), 2)
+            config = cls.Config(lr=round(cls.Config().lr * factor, 4))
         return Recipe(config, cls.default_train_config(stats, optimizer="none", batch_tokens=1 << 16))
 
     @property

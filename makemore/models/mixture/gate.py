@@ -32,7 +32,7 @@ class Gate(nn.Module):
         self.mean: Tensor
         self.scale: Tensor
         self.shares: Tensor | None
-        """Probabilities (1 + K,) that the product is right, and each member alone; None: the product is."""
+        """Weights (1 + K,) that average the product and each member; None: the product alone."""
         self.hidden = nn.Linear(n_features, units)
         self.out = nn.Linear(units, n_members)
         nn.init.zeros_(self.out.weight)
@@ -52,12 +52,12 @@ class Gate(nn.Module):
         return F.softplus(self.out(hidden))
 
     def product(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities (…, V) of the product of the members' (…, K, V)."""
+        """The weighted product of the members' distributions: (…, K, V) to (…, V) log-probabilities."""
         log_probs = log_probs.clamp(min=MIN_LOG_PROB)
         return torch.log_softmax(mix(log_probs, self.weights(self.features(log_probs))), dim=-1)
 
     def forward(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities (…, V) of the members' log-probabilities (…, K, V)."""
+        """The mixture of the members' distributions: (…, K, V) to (…, V) log-probabilities."""
         product = self.product(log_probs)
         if self.shares is None:
             return product

@@ -86,7 +86,7 @@ class Mixture(MixtureModel):
         self.gates = nn.ModuleList(Gate(len(members), config.gate) for _ in range(n_gates))
 
     def set_members(self, members: Sequence[LanguageModel]) -> None:
-        """Mix these models, as many as before."""
+        """Replace the members by as many others."""
         self.parts = nn.ModuleList(members)
         self._n_state_tensors = [len(m.init_state(1, 1)) for m in members]
         limits = [m.max_len for m in members if not m.supports_streaming and m.max_len is not None]
