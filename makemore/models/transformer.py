@@ -38,7 +38,7 @@ SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps":
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
-DROPOUT_ONSET, DROPOUT_SLOPE = 6.0, 0.065
+DROPOUT_ONSET, DROPOUT_SLOPE = 20.0, 0.11
 """Arguments of ``dropout_for``, except for running text on a GPU."""
 DECAY_EPOCHS, MAX_DECAY_GROWTH = 100, 3
 """Number of epochs of running text above which weight decay grows in proportion, up to this factor."""
