@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,13 @@ Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
+
+DocumentEnds = Literal["anywhere", "nonempty", "never"]
+"""Where the boundary can come next: ``nonempty``: only after a token, since no document is empty; ``never``: not
+at all, since the text is one document whose end isn't predicted; ``anywhere``: not known."""
+
+IMPOSSIBLE_LOGIT = -80.0
+"""Logit of a boundary token that can't come next: finite, so that no entropy or gradient is NaN."""
 
 State = tuple["Tensor", ...]
 """A model's recurrent state: a flat tuple of tensors, each with batch dimension 0."""

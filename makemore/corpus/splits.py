@@ -21,7 +21,7 @@ from makemore.corpus.text import MAX_IN_MEMORY_BYTES, Text
 from makemore.settings import CorpusConfig
 from makemore.tokenizers import TOKENIZERS, fit_tokenizer, tokenizer_from_dict
 from makemore.tokenizers.base import Tokenizer
-from makemore.types import Split
+from makemore.types import DocumentEnds, Split
 
 CACHE_VERSION = 3
 """Version of the cached arrays; a new version invalidates older entries."""
@@ -53,6 +53,10 @@ class Corpus:
     """Iterates over the training documents as strings, in blocks."""
     notes: tuple[str, ...] = ()
     """One-line notes for the user."""
+
+    @property
+    def document_ends(self) -> DocumentEnds:
+        return "never" if self.mode == "text" else "nonempty"
 
     def split(self, name: str) -> Split:
         """``train``, ``val``, ``test``, or several joined by ``+``, concatenated."""

@@ -17,8 +17,8 @@ from makemore.evaluation.windows import (
     MAX_TOKENS_PER_CALL,
     eval_rows,
     read_documents,
-    read_rows,
     require_numbers,
+    window_reader,
 )
 from makemore.models.base import LanguageModel, MixtureModel
 from makemore.types import Split
@@ -64,9 +64,10 @@ def _groups(rows: Rows, vocab_size: int) -> Iterator[slice]:
 
 
 def _window_log_probs(model: LanguageModel, split: Split, rows: Rows) -> Iterator[Tensor]:
+    read = window_reader(model, split)
     for group in _groups(rows, model.vocab_size):
         part = rows.select(group)
-        _, logits, _ = read_rows(model, split, part)
+        _, logits = read(part)
         index = part.begin[:, None] + np.arange(logits.shape[1])
         is_scored = (index >= part.score_from[:, None]) & (index < part.end[:, None])
         yield torch.log_softmax(logits.float().cpu()[torch.from_numpy(is_scored)], dim=-1)

@@ -25,8 +25,8 @@ from makemore.evaluation.windows import (
     describe_position,
     eval_rows,
     read_documents,
-    read_rows,
     require_numbers,
+    window_reader,
 )
 from makemore.models.base import LanguageModel, MixtureModel, OnlineModel
 from makemore.tokenizers.base import Tokenizer
@@ -100,9 +100,10 @@ class _TargetValues:
 
 
 def _score_rows(model: LanguageModel, rows: Rows, values: _TargetValues) -> None:
+    read = window_reader(model, values.split)
     for group in _row_groups(rows, model.vocab_size):
         part = rows.select(group)
-        batch, logits, _ = read_rows(model, values.split, part)
+        batch, logits = read(part)
         values.add(part, batch, logits)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from makemore.corpus.rows import Rows, eval_windows, to_batch
 from makemore.errors import UserError
+from makemore.kernels import find_kernel
 from makemore.models.base import LanguageModel
 from makemore.types import Batch, Split, State
 
@@ -32,13 +34,20 @@ def eval_rows(model: LanguageModel, split: Split, stride: int | None) -> Rows | 
     return eval_windows(split, model.max_len, model.max_len - stride)
 
 
-def read_rows(
-    model: LanguageModel, split: Split, rows: Rows, state: State | None = None
-) -> tuple[Batch, Tensor, State | None]:
-    """Read rows of a split: the batch, logits (R, T, V) and, if there was a state, the next one."""
-    batch = to_batch(split, rows, model.boundary_id)
-    logits, state = model(batch.inputs_BT.to(model.device), state)
-    return batch, logits, state
+Reader = Callable[[Rows], tuple[Batch, Tensor]]
+
+
+def window_reader(model: LanguageModel, split: Split) -> Reader:
+    """A function that reads rows of a split without a state: the batch, and logits (R, T, V)."""
+    kernel = find_kernel(model, torch.float32)
+
+    def read(rows: Rows) -> tuple[Batch, Tensor]:
+        batch = to_batch(split, rows, model.boundary_id)
+        if kernel is not None:
+            return batch, kernel.logits(batch.inputs_BT)
+        return batch, model(batch.inputs_BT.to(model.device), None)[0]
+
+    return read
 
 
 def read_documents(
@@ -49,7 +58,8 @@ def read_documents(
     for offset in range(0, int(documents.lengths.max()), STREAM_LENGTH):
         begin = np.minimum(documents.begin + offset, documents.end)
         rows = Rows(begin, begin, np.minimum(begin + STREAM_LENGTH, documents.end))
-        batch, logits, state = read_rows(model, split, rows, state)
+        batch = to_batch(split, rows, model.boundary_id)
+        logits, state = model(batch.inputs_BT.to(model.device), state)
         yield rows, batch, logits
 
 

@@ -121,7 +121,9 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     """Plan of the original training run, on the CPU in float32."""
     config = run.config
     train = config.train.replace(device="cpu", dtype="float32", compile="no", shard=False, ema=0.0)
-    model = make_model(MODELS.get(config.model.name), config.model, run.tokenizer, train.seed)
+    model = make_model(
+        MODELS.get(config.model.name), config.model, run.tokenizer, train.seed, config.document_ends
+    )
     return make_plan(
         folder=run.folder,
         source=run.source(),

@@ -66,7 +66,7 @@ def import_checkpoint(
     corpus = make_corpus(stored, config, foreign.tokenizer)
     kind = MODELS.get(foreign.model)
     max_bytes = memory_limit_for(foreign.weights.values())
-    model = make_model(kind, foreign.settings, foreign.tokenizer, seed=0, max_bytes=max_bytes)
+    model = make_model(kind, foreign.settings, foreign.tokenizer, 0, "anywhere", max_bytes)
     load_weights(model, foreign)
     _check_text(model, corpus)
     plan = make_plan(

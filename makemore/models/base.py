@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from makemore.settings import CorpusStats, ModelConfig, Recipe, TrainConfig
-from makemore.types import Batch, State, TokenTraits
+from makemore.types import IMPOSSIBLE_LOGIT, Batch, DocumentEnds, State, TokenTraits
 
 
 class LanguageModel(nn.Module, ABC):
@@ -60,6 +60,21 @@ class LanguageModel(nn.Module, ABC):
         self.config = config
         self.vocab_size = vocab_size
         self.boundary_id = boundary_id
+        self.document_ends: DocumentEnds = "anywhere"
+        """Where the boundary can come next; elsewhere, ``forward`` rules it out."""
+
+    def set_document_ends(self, document_ends: DocumentEnds) -> None:
+        """Rule out the boundary where no document of the text ends."""
+        self.document_ends = document_ends
+
+    def exclude_ends(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (…, V) after tokens (…), with the boundary ruled out where no document ends."""
+        if self.document_ends == "anywhere":
+            return logits
+        is_excluded = torch.arange(self.vocab_size, device=logits.device) == self.boundary_id
+        if self.document_ends == "nonempty":
+            is_excluded = is_excluded & (tokens == self.boundary_id)[..., None]
+        return logits.masked_fill(is_excluded, IMPOSSIBLE_LOGIT)
 
     @abstractmethod
     def init_state(self, batch_size: int, capacity: int) -> State:
@@ -144,6 +159,9 @@ class CountModel(LanguageModel):
 
     memory_setting: ClassVar[str]
     """The setting that limits memory."""
+
+    def set_document_ends(self, document_ends: DocumentEnds) -> None:
+        """Nothing to do: the counts show where documents end."""
 
     @classmethod
     @abstractmethod

@@ -74,7 +74,7 @@ class BatchNormMLP(ManualModel):
         hidden = self.embedding(windows_BTK).flatten(2)
         for layer, norm in self._layers:
             hidden = torch.tanh(norm(layer(hidden), valid_BT))
-        return self.head(hidden), new_state
+        return self.exclude_ends(self.head(hidden), tokens_BT), new_state
 
     @torch.no_grad()
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -124,7 +124,7 @@ class BatchNormMLP(ManualModel):
             saved.append((x, normalised, inverse_std))
             x = hpreact.tanh_()
 
-        logprobs = F.log_softmax(self.head(x), dim=1)
+        logprobs = F.log_softmax(self.exclude_ends(self.head(x), windows_NK[:, -1]), dim=1)
         loss = F.nll_loss(logprobs, targets_N, reduction="sum") / n
         # d loss / d logits = (softmax - onehot(target)) / n
         dlogits = logprobs.exp_()
@@ -168,7 +168,7 @@ class BatchNormMLP(ManualModel):
             v[f"bnraw.{i}"] = v[f"bndiff.{i}"] * v[f"bnvar_inv.{i}"]
             v[f"hpreact.{i}"] = norm.weight * v[f"bnraw.{i}"] + norm.bias
             v[f"h.{i}"] = x = torch.tanh(v[f"hpreact.{i}"])
-        v["logits"] = x @ self.head.weight.T + self.head.bias
+        v["logits"] = self.exclude_ends(x @ self.head.weight.T + self.head.bias, windows_NK[:, -1])
         v["logit_maxes"] = v["logits"].max(1, keepdim=True).values
         v["norm_logits"] = v["logits"] - v["logit_maxes"]
         v["counts"] = v["norm_logits"].exp()

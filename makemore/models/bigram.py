@@ -44,7 +44,7 @@ class Bigram(LanguageModel):
     def forward(
         self, tokens_BT: Tensor, state: State | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        return nn.functional.embedding(tokens_BT, self.W), state
+        return self.exclude_ends(nn.functional.embedding(tokens_BT, self.W), tokens_BT), state
 
     def regularization_loss(self) -> Tensor | None:
         return self.config.weight_penalty * self.W.square().mean() if self.config.weight_penalty else None

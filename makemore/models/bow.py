@@ -59,7 +59,8 @@ class BagOfWords(LanguageModel):
         mean = window_mean(x, context != NO_TOKEN, self.config.block_size)
         x = x[:, past.shape[1] :] + mean
         x = x + self.down(torch.tanh(self.up(x)))
-        return self.head(x), None if state is None else (context[:, length:],)
+        logits = self.exclude_ends(self.head(x), tokens_BT)
+        return logits, None if state is None else (context[:, length:],)
 
 
 def window_mean(x_BSC: Tensor, exists_BS: Tensor, size: int) -> Tensor:

@@ -66,4 +66,4 @@ class MLP(LanguageModel):
         hidden = self.embedding(windows_BTK).flatten(2)
         for layer in self.hidden:
             hidden = self.dropout(torch.tanh(layer(hidden)))
-        return self.head(hidden), new_state
+        return self.exclude_ends(self.head(hidden), tokens_BT), new_state

@@ -86,12 +86,13 @@ class Recurrent(LanguageModel):
         x_BTC = self.dropout(self.embedding(tokens_BT))
         if state is None:
             hidden_BTH, _ = self.layers(x_BTC)
-            return self.head(self.dropout(hidden_BTH)), None
+            return self.exclude_ends(self.head(self.dropout(hidden_BTH)), tokens_BT), None
         # PyTorch's layers expect the batch as the state's second dimension.
         initial = tuple(part.to(x_BTC.dtype).transpose(0, 1).contiguous() for part in state)
         hidden_BTH, final = self.layers(x_BTC, initial if self.n_states > 1 else initial[0])
         parts = final if self.n_states > 1 else (final,)
-        return self.head(self.dropout(hidden_BTH)), tuple(part.transpose(0, 1) for part in parts)
+        logits = self.exclude_ends(self.head(self.dropout(hidden_BTH)), tokens_BT)
+        return logits, tuple(part.transpose(0, 1) for part in parts)
 
     def muon_parameters(self) -> dict[str, int]:
         """Input and recurrent weights, one matrix per gate."""

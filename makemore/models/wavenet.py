@@ -134,12 +134,12 @@ class WaveNet(LanguageModel):
     ) -> tuple[Tensor, State | None]:
         if state is not None:
             hidden, queues = self._run(tokens_BT, state, valid_BT)
-            return self.head(hidden), queues
+            return self.exclude_ends(self.head(hidden), tokens_BT), queues
         # An extra boundary token provides the context before the document; batch statistics ignore it.
         tokens = F.pad(tokens_BT, (1, 0), value=self.boundary_id)
         real = torch.ones_like(tokens_BT, dtype=torch.bool) if valid_BT is None else valid_BT
         hidden, _ = self._run(tokens, None, F.pad(real, (1, 0), value=False))
-        return self.head(hidden[:, 1:]), None
+        return self.exclude_ends(self.head(hidden[:, 1:]), tokens_BT), None
 
     @classmethod
     def recipe(cls, stats: CorpusStats) -> Recipe:

@@ -120,6 +120,7 @@ def load(path: str | Path, device: str = "auto") -> Run:
     with user_format_errors(folder.path, runs_model_code=True):
         model = construct_model(kind, config.model, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
         model.load_state_dict(tensors)
+        model.set_document_ends(config.document_ends)
     model.to(pick_device(device)).eval()
     return Run(folder, config, tokenizer, model)
 

@@ -14,6 +14,7 @@ from makemore.models import MODELS
 from makemore.runtime.files import read_json
 from makemore.settings import CorpusConfig, ModelConfig, Settings, TrainConfig, parse
 from makemore.settings.base import describe_error
+from makemore.types import DocumentEnds
 
 FORMAT: Literal[2] = 2
 
@@ -114,6 +115,8 @@ class RunRecord(RunConfig):
     text: TextRecord
     seen: bool = False
     """Whether hashes of the training lines are stored."""
+    document_ends: DocumentEnds = "anywhere"
+    """What the model was trained to rule out; ``anywhere`` in runs of earlier versions."""
     init_from: str = ""
     environment: Environment | None = None
     """None for mixtures."""

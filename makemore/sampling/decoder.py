@@ -10,7 +10,7 @@ import torch
 
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.sampling.decoders import FastDecoder, fast_decoder
-from makemore.sampling.decoders.base import StepDecoder
+from makemore.sampling.decoders.base import EndExclusion, StepDecoder
 from makemore.sampling.decoders.gate import Mixer
 from makemore.sampling.decoders.graph import GraphDecoder
 from makemore.types import Floats, Floats32, Ints, State
@@ -43,6 +43,7 @@ class ModelDecoder(Decoder):
         self.capacity = capacity if self.limit is None else min(capacity, self.limit)
         self.prompt_BT = prompt_BT[:, -model.max_len :] if model.max_len else prompt_BT
         self.fast = _pick_fast_decoder(model) if fast else None
+        self.exclude_ends = EndExclusion(model)
         self.supports_sampling = self.fast is not None and self.fast.supports_sampling
         self.rows = len(prompt_BT)
         self.recent: deque[Ints] = deque(self.prompt_BT.T if self.limit else (), maxlen=self.limit or 0)
@@ -90,8 +91,8 @@ class ModelDecoder(Decoder):
             return self._feed(ids_B[:, None])
         self.used += 1
         if self.rows == 1 and self.fast.duplicates_single_row:
-            return self.fast.step(ids_B.take(DUPLICATE_ROW))[:1]
-        return self.fast.step(ids_B)
+            return self.exclude_ends(self.fast.step(ids_B.take(DUPLICATE_ROW))[:1], ids_B)
+        return self.exclude_ends(self.fast.step(ids_B), ids_B)
 
     def _shift_context(self, half: int) -> Floats32:
         """Drop all but the last ``half`` tokens of the context, then step."""

@@ -147,6 +147,7 @@ def _show_samples(plan: Plan, trainer: Trainer, observer: Observer) -> None:
     try:
         model = type(plan.model)(plan.model.config, plan.model.vocab_size, plan.model.boundary_id)
         model.load_state_dict(plan.model.state_dict())
+        model.set_document_ends(plan.model.document_ends)
         run = Run(plan.folder, run_record(plan), plan.corpus.tokenizer, model.to(plan.device).eval())
         n, length = (N_SAMPLES, None) if plan.corpus.mode == "lines" else (1, EXCERPT_TOKENS)
         request = SampleRequest(n=n, max_new_tokens=length, seed=plan.train.seed)

@@ -10,6 +10,7 @@ import torch
 from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
+from makemore.kernels import Kernel, find_kernel
 from makemore.models.base import LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
@@ -17,7 +18,6 @@ from makemore.runs.schema import Environment, RunRecord, TextRecord
 from makemore.runtime import distributed
 from makemore.runtime.device import pick_precision, should_compile
 from makemore.settings import CorpusConfig, TrainConfig
-from makemore.training.kernels import GradientKernel, gradient_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Plan:
     precision: torch.dtype
     compiled: bool
     """Whether training uses ``torch.compile``."""
-    native: GradientKernel | None
+    native: Kernel | None
     """The C kernel that computes loss and gradients, if one is used."""
     init_from: str = ""
     """Source of the initial weights; empty if random."""
@@ -90,10 +90,10 @@ def make_plan(
 
 def pick_native(
     model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
-) -> GradientKernel | None:
+) -> Kernel | None:
     """The model's C implementation, if it has one and training may use it."""
     allowed = train.runtime.compile == "auto" and device.type == "cpu" and not is_sharded(train)
-    return gradient_kernel(model, precision) if allowed else None
+    return find_kernel(model, precision) if allowed else None
 
 
 def is_sharded(train: TrainConfig) -> bool:
@@ -130,6 +130,7 @@ def run_record(plan: Plan) -> RunRecord:
         corpus=plan.corpus_config.model_copy(update={"mode": corpus.mode}),
         train=plan.train,
         text=text,
+        document_ends=plan.model.document_ends,
         init_from=plan.init_from,
         environment=environment,
         versions=versions(),

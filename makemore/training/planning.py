@@ -25,6 +25,7 @@ from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.plan import Plan, is_sharded, make_plan
 from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
 from makemore.training.request import TrainRequest, open_source, run_folder
+from makemore.types import DocumentEnds
 
 DEFAULT_SECONDS = 120.0
 """Training time if neither steps nor time are set."""
@@ -80,7 +81,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         train = train.replace(optimizer=train.optimizer.replace(name="adamw"))
     model_config, train = fit_context(kind, model_config, train=train, corpus=corpus, observer=observer)
     _check_memory(kind, model_config, corpus=corpus, train=train, device=device, observer=observer)
-    model = make_model(kind, model_config, corpus.tokenizer, train.seed)
+    model = make_model(kind, model_config, corpus.tokenizer, train.seed, corpus.document_ends)
     if start:
         load_weights(model, start)
     plan = make_plan(
@@ -221,8 +222,15 @@ def count_parameters(kind: type[LanguageModel], config: Any, vocab_size: int) ->
 
 
 def make_model(
-    kind: type[LanguageModel], config: Any, tokenizer: Tokenizer, seed: int, max_bytes: int | None = None
+    kind: type[LanguageModel],
+    config: Any,
+    tokenizer: Tokenizer,
+    seed: int,
+    document_ends: DocumentEnds,
+    max_bytes: int | None = None,
 ) -> LanguageModel:
     """Initialise a model. Raises UserError if it needs more memory than ``max_bytes`` or available."""
     torch.manual_seed(seed)
-    return construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
+    model = construct_model(kind, config, tokenizer.vocab_size, tokenizer.boundary_id, max_bytes)
+    model.set_document_ends(document_ends)
+    return model

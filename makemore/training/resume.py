@@ -129,7 +129,12 @@ def _make_resumed_plan(
         folder=folder,
         source=source,
         model=make_model(
-            kind, model_config, tokenizer=corpus.tokenizer, seed=train.seed, max_bytes=max_bytes
+            kind,
+            model_config,
+            tokenizer=corpus.tokenizer,
+            seed=train.seed,
+            document_ends=config.document_ends,
+            max_bytes=max_bytes,
         ),
         tokenizer_spec=config.tokenizer,
         init_from=config.init_from,

@@ -11,6 +11,7 @@ from makemore.models.base import CountModel, LanguageModel
 from makemore.types import Batch
 
 VOCAB = 11
+BOUNDARY = 0
 
 
 def documents(rows: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -25,7 +26,7 @@ def nonzero_model(name: str) -> LanguageModel:
     """A model with default settings and nonuniform logits, in eval mode."""
     torch.manual_seed(0)
     model_class = MODELS.get(name)
-    model = model_class(model_class.Config(), VOCAB, 0)
+    model = model_class(model_class.Config(), VOCAB, BOUNDARY)
     if isinstance(model, CountModel):
         tokens = documents(64, 40, seed=1)
         model.count_batch(Batch(tokens[:, :-1], tokens[:, 1:]))

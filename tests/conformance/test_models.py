@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from makemore.models import MODELS
-from makemore.models.base import CountModel
+from makemore.models.base import CountModel, MixtureModel
 from makemore.runtime.files import read_tensors, write_tensors
-from tests.conformance.fixtures import VOCAB, documents, limit_length, nonzero_model
+from tests.conformance.fixtures import BOUNDARY, VOCAB, documents, limit_length, nonzero_model
 
 LENGTH = 40
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
@@ -51,6 +51,20 @@ def test_probabilities_sum_to_one(name):
     if isinstance(model, CountModel):
         raw = logits.exp().sum(-1)
         torch.testing.assert_close(raw, torch.ones_like(raw), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("document_ends", ["nonempty", "never"])
+def test_a_boundary_that_cannot_come_has_no_probability(name, document_ends):
+    model = nonzero_model(name)
+    tokens = documents(4, limit_length(model, LENGTH))[:, :-1]
+    before = logits_of(model, tokens)
+    model.set_document_ends(document_ends)
+    logits = logits_of(model, tokens)
+    is_excluded = tokens == BOUNDARY if document_ends == "nonempty" else torch.ones_like(tokens, dtype=bool)
+    assert logits.softmax(-1)[is_excluded][:, BOUNDARY].max() < 1e-10
+    if not isinstance(model, MixtureModel):  # which normalises its members' probabilities
+        assert torch.equal(logits[..., 1:], before[..., 1:])
+    assert torch.equal(logits[~is_excluded], before[~is_excluded])
 
 
 def test_logits_are_causal(name):

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
+import torch
 
 from makemore.evaluation.evaluate import evaluate
 from makemore.models import MODELS
@@ -16,6 +18,7 @@ from makemore.sampling.text import SampleRequest, sample
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
+from tests.conformance.fixtures import BOUNDARY
 
 TRAINABLE_MODELS = [name for name in MODELS if MODELS.get(name).is_trainable]
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", TRAINABLE_MODELS)]
@@ -45,10 +48,18 @@ def request_for(path, name, out, **train):
     return TrainRequest(input=str(path), model=name, out=out, train=settings)
 
 
+def boundary_probability(run, ids):
+    """Probability that the boundary follows these tokens."""
+    with torch.no_grad():
+        logits, _ = run.model(torch.from_numpy(np.array(ids, np.int64))[None])
+    return float(logits[0, -1].softmax(-1)[BOUNDARY])
+
+
 def test_learns_lines(name, lines, tmp_path):
     result = train(request_for(lines, name, tmp_path / "run"))
     # Uniform over the letters that can follow: ln 5 = 1.6; over all: ln 10 = 2.3.
     assert result.score.nll < 1.75
+    assert boundary_probability(load(result.run.folder.path), [BOUNDARY]) < 1e-10
     assert result.score.tokens == result.score.chars == result.score.bytes
     assert not any("\n" in text for text in result.samples)
 
@@ -56,6 +67,8 @@ def test_learns_lines(name, lines, tmp_path):
 def test_learns_text(name, prose, tmp_path):
     result = train(request_for(prose, name, tmp_path / "run"))
     assert result.score.nll < 2.2  # uniform: ln 16 = 2.77
+    run = load(result.run.folder.path)
+    assert boundary_probability(run, run.tokenizer.encode("the cat ")) < 1e-10
 
 
 def test_the_same_seed_gives_the_same_results(name, lines, tmp_path):

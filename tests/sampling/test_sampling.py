@@ -147,6 +147,18 @@ class TestGreedy:
         model = small_transformer("gpt2") if name == "gpt2" else nonzero_model(name)
         assert decode(model, [0, 3, 1], 300, GREEDY) == decode(model, [0, 3, 1], 300, GREEDY, fast=False)
 
+    @pytest.mark.parametrize("document_ends", ["nonempty", "never"])
+    @pytest.mark.parametrize("name", [*MODELS, "gpt2"])
+    def test_fast_decoder_rules_out_the_boundary_as_forward_does(self, name, document_ends):
+        model = small_transformer("gpt2") if name == "gpt2" else nonzero_model(name)
+        model.set_document_ends(document_ends)
+        ids = np.array([[0, 3], [4, 0], [2, 2]])
+        rows = []
+        for fast in (True, False):
+            decoder = make_decoder(model, ids[:, :1], 3, fast)
+            rows.append([z.copy() for z in (decoder.start(), decoder.step(ids[:, 1]))])
+        np.testing.assert_allclose(softmax(np.array(rows[0])), softmax(np.array(rows[1])), atol=1e-6)
+
 
 class TestFastDecoders:
     def test_changed_weights_are_used(self):

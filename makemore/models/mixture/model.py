@@ -16,7 +16,7 @@ from makemore.models.mixture.gate import UNITS, Gate
 from makemore.runtime.untrusted import parse_json
 from makemore.settings import ModelConfig
 from makemore.settings.base import NonNegativeInt
-from makemore.types import State
+from makemore.types import DocumentEnds, State
 
 N_GATES = 3
 """The gates that score other texts, the first half of val, and its second half."""
@@ -85,6 +85,11 @@ class Mixture(MixtureModel):
         n_gates = N_GATES if config.gate else 0
         self.gates = nn.ModuleList(Gate(len(members), config.gate) for _ in range(n_gates))
 
+    def set_document_ends(self, document_ends: DocumentEnds) -> None:
+        super().set_document_ends(document_ends)
+        for member in self.members:
+            member.set_document_ends(document_ends)
+
     def set_members(self, members: Sequence[LanguageModel]) -> None:
         """Replace the members by as many others."""
         self.parts = nn.ModuleList(members)
@@ -97,6 +102,7 @@ class Mixture(MixtureModel):
 
     def with_members(self, members: Sequence[LanguageModel], gate: nn.Module | None = None) -> Mixture:
         mixture = type(self)(self.config, self.vocab_size, self.boundary_id)
+        mixture.document_ends = self.document_ends
         mixture.set_members(members)
         mixture.mixing.copy_(self.mixing)
         mixture.gates = copy.deepcopy(self.gates) if gate is None else nn.ModuleList([gate])

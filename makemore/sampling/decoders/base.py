@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel
-from makemore.types import Floats, Floats32, Ints, State
+from makemore.types import IMPOSSIBLE_LOGIT, Floats, Floats32, Ints, State
 
 MAX_SUM_LENGTH = 256
 """Longest sum in one matrix product: BLAS splits longer ones, depending on the number of rows."""
@@ -42,8 +42,9 @@ class StepDecoder(ABC):
 
 
 class FastDecoder(StepDecoder):
-    """Continues from a state of ``forward``. Logits match those of ``forward`` within 1e-4, and each row is
-    bit-identical whatever the number of rows, if the BLAS behaves as ``Linear`` assumes.
+    """Continues from a state of ``forward``. Logits match those of ``forward`` within 1e-4, except that no
+    boundary is ruled out, and each row is bit-identical whatever the number of rows, if the BLAS behaves as
+    ``Linear`` assumes.
     """
 
     duplicates_single_row = True
@@ -58,6 +59,20 @@ class FastDecoder(StepDecoder):
     def drop_oldest(self, n_keep: int) -> bool:
         """Drop all but the last ``n_keep`` tokens. Returns False if the context must be processed again."""
         return False
+
+
+class EndExclusion:
+    """``LanguageModel.exclude_ends`` for logits (B, V) in numpy, in place."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.document_ends, self.boundary_id = model.document_ends, model.boundary_id
+
+    def __call__(self, logits_BV: Floats32, ids_B: Ints) -> Floats32:
+        if self.document_ends == "never":
+            logits_BV[:, self.boundary_id] = IMPOSSIBLE_LOGIT
+        elif self.document_ends == "nonempty":
+            logits_BV[ids_B == self.boundary_id, self.boundary_id] = IMPOSSIBLE_LOGIT
+        return logits_BV
 
 
 @singledispatch

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from makemore.kernels import Kernel
 from makemore.models.base import CountModel, LanguageModel, ManualModel
 from makemore.settings import TrainConfig
-from makemore.training.kernels import GradientKernel
 from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.base import Learner
 from makemore.training.learners.count import CountLearner
@@ -22,7 +22,7 @@ def make_learner(
     precision: torch.dtype,
     compiled: bool,
     held_out: Callable[[], Iterable[Batch]] = tuple,
-    native: GradientKernel | None = None,
+    native: Kernel | None = None,
 ) -> Learner:
     """Choose a model's learner; ``native``: the model's C kernel, used in place of autograd."""
     if isinstance(model, CountModel):

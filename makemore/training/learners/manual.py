@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from makemore.kernels import Kernel
 from makemore.models.base import LanguageModel, ManualModel
 from makemore.settings import TrainConfig
-from makemore.training.kernels import GradientKernel
 from makemore.training.learners.base import count_targets
 from makemore.training.learners.gradient import GradientLearner
 
@@ -20,7 +20,7 @@ class ManualLearner(GradientLearner):
         model: LanguageModel,
         config: TrainConfig,
         precision: torch.dtype,
-        gradient_source: ManualModel | GradientKernel,
+        gradient_source: ManualModel | Kernel,
     ) -> None:
         super().__init__(model, config, precision)
         self.gradient_source = gradient_source

@@ -160,6 +160,8 @@ def _combine(
     device = pick_device(request.requested.train.runtime.device)
     memory = peak_memory(device)
     corpus = members[0].corpus
+    for member in runs:  # members of earlier versions don't rule out the boundary
+        member.model.set_document_ends(corpus.document_ends)
     split = corpus.splits["val"]
     if len(split.tokens_N):
         mixture = gated_mixture(Auto, runs, split)

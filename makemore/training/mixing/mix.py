@@ -74,6 +74,8 @@ def mix(
     val, test = corpus.splits["val"], corpus.splits["test"]
     if not len(val.tokens_N):
         raise UserError("no val split to fit mixture weights on; train these runs with one")
+    for member in runs:  # runs of earlier versions don't rule out the boundary
+        member.model.set_document_ends(corpus.document_ends)
     mixture = gated_mixture(Mixture, runs, val) if gate else _constant_mixture(runs, val)
     with folder.locked():
         folder.clear()
@@ -143,6 +145,7 @@ def save_mixture(folder: RunDir, runs: Sequence[Run], model: Mixture, corpus: Co
         tokenizer=first.tokenizer,
         corpus=first.corpus,
         text=first.text,
+        document_ends=corpus.document_ends,
         mixed=tuple(Member(run=run.name, train=run.config.train) for run in runs),
         versions=versions(),
     )

@@ -1,4 +1,4 @@
-"""Loss and gradients computed in C on the CPU, in place of autograd."""
+"""Logits, losses and gradients computed in C on the CPU, in place of torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from torch import Tensor
 from makemore.models.base import LanguageModel
 
 
-class GradientKernel(Protocol):
-    """Loss and gradients of a model, computed in C on the CPU. Inputs and targets are (B, T) int64."""
+class Kernel(Protocol):
+    """A model computed in C on the CPU. Inputs and targets are (B, T) int64; each row begins a document."""
+
+    def logits(self, inputs_BT: Tensor) -> Tensor:
+        """The logits of the model's ``forward`` without a state, (B, T, V) float32."""
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
@@ -22,6 +25,6 @@ class GradientKernel(Protocol):
 
 
 @singledispatch
-def gradient_kernel(model: LanguageModel, precision: torch.dtype) -> GradientKernel | None:
-    """The C kernel with matrix products at ``precision``, or None; the caller then uses autograd."""
+def find_kernel(model: LanguageModel, precision: torch.dtype) -> Kernel | None:
+    """The C kernel with matrix products at ``precision``, or None; the caller then uses torch."""
     return None

@@ -1,8 +1,11 @@
 /* The model, the batch, and the memory that one row of the batch needs. */
 
+enum document_ends { ANYWHERE, NONEMPTY, NEVER };
+
 struct model {
     int64_t layers, heads, width, vocab, taps; /* taps: width of the short convolutions, 0 without them */
-    float dropout;
+    int64_t boundary, document_ends;           /* where the boundary can come next: enum document_ends */
+    float dropout, impossible;                 /* impossible: the logit of a boundary that can't come */
     const float *cos, *sin;      /* (T, D / 2), T a multiple of PANEL */
     const float *const *weights; /* embedding (V, C), head (V, C), then of each layer qkv, out, up, down and its
                                     convolutions */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import shutil
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore.kernels import find_kernel
+from makemore.kernels.transformer import LIBRARY, MAX_VOCABULARY, TransformerKernel
 from makemore.models.transformer import Transformer, TransformerConfig
 from makemore.settings import TrainConfig
-from makemore.training.kernels import gradient_kernel
-from makemore.training.kernels.transformer import LIBRARY, MAX_VOCABULARY, TransformerKernel
 from makemore.training.learners import make_learner
 from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.manual import ManualLearner
@@ -58,6 +59,7 @@ def autograd_loss_and_grads(model: Transformer, batch: Batch) -> tuple[Tensor, d
     twin = Transformer(model.config, model.vocab_size, BOUNDARY).double()
     twin.load_state_dict(model.state_dict())
     twin.one_document_per_row = model.one_document_per_row
+    twin.set_document_ends(model.document_ends)
     twin.train(model.training)
     logits, _ = twin(batch.inputs_BT)
     loss = F.cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX)
@@ -66,7 +68,7 @@ def autograd_loss_and_grads(model: Transformer, batch: Batch) -> tuple[Tensor, d
 
 
 def kernel_of(model: Transformer, precision: torch.dtype = torch.float32) -> TransformerKernel:
-    kernel = gradient_kernel(model, precision)
+    kernel = find_kernel(model, precision)
     assert isinstance(kernel, TransformerKernel)
     return kernel
 
@@ -88,6 +90,36 @@ def test_kernel_matches_autograd_in_float64(shape: str, documents: bool) -> None
         for name, grad in expected.items():
             error = (grads[name] - grad).norm() / grad.norm().clamp(min=1e-12)
             assert error < tolerance, f"{name} at {precision}: {error:.2e}"
+
+
+@pytest.mark.parametrize("document_ends", ["nonempty", "never"])
+def test_kernel_rules_out_boundaries_as_autograd_does(document_ends: Any) -> None:
+    rows, length, vocab, settings = SHAPES["odd lengths"]
+    model, batch = make_model(length, vocab, **settings), make_batch(rows, length, vocab)
+    unmasked, _ = autograd_loss_and_grads(model, batch)
+    model.set_document_ends(document_ends)
+    batch.targets_BT[(batch.targets_BT == BOUNDARY) & (batch.inputs_BT == BOUNDARY)] = 1
+    if document_ends == "never":
+        batch.targets_BT[batch.targets_BT == BOUNDARY] = 1
+    loss, expected = autograd_loss_and_grads(model, batch)
+    assert loss < unmasked
+    kernel_loss, grads = kernel_of(model).loss_and_grads(*batch[:2])
+    assert kernel_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for name, grad in expected.items():
+        assert (grads[name] - grad).norm() < 1e-5 * grad.norm()
+
+
+@pytest.mark.parametrize("document_ends", ["anywhere", "nonempty", "never"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_match_forward_in_float64(shape: str, document_ends: Any) -> None:
+    rows, length, vocab, settings = SHAPES[shape]
+    model, batch = make_model(length, vocab, **settings).eval(), make_batch(rows, length, vocab)
+    model.set_document_ends(document_ends)
+    twin = copy.deepcopy(model).double()
+    with torch.no_grad():
+        expected = twin(batch.inputs_BT)[0].log_softmax(-1)
+        scored = kernel_of(model).logits(batch.inputs_BT).double().log_softmax(-1)
+    assert (scored - expected).abs().max() < 2e-5
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86-64 only")
@@ -185,7 +217,7 @@ def test_training_with_the_kernel_matches_autograd() -> None:
     curves = []
     for use_kernel, learner_class in ((True, ManualLearner), (False, AutogradLearner)):
         model = make_model(32, 27, n_embd=32, n_head=2)
-        kernel = gradient_kernel(model, torch.float32) if use_kernel else None
+        kernel = find_kernel(model, torch.float32) if use_kernel else None
         learner = make_learner(model, config, torch.float32, False, native=kernel)
         assert type(learner) is learner_class
         curves.append([learner.step([batch], i, i / 12).loss for i, batch in enumerate(batches)])
@@ -204,8 +236,8 @@ def test_training_with_the_kernel_matches_autograd() -> None:
 )
 def test_unsupported_models_have_no_kernel(vocab: int, settings: dict[str, Any]) -> None:
     model = make_model(32, vocab, **{"n_embd": 32, "n_head": 2, "n_layer": 1, **settings})
-    assert gradient_kernel(model, torch.float32) is None
+    assert find_kernel(model, torch.float32) is None
 
 
 def test_without_a_compiler_there_is_no_kernel(no_compiler: None) -> None:
-    assert gradient_kernel(make_model(32, 27, n_embd=32, n_head=2), torch.float32) is None
+    assert find_kernel(make_model(32, 27, n_embd=32, n_head=2), torch.float32) is None

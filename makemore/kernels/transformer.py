@@ -1,19 +1,21 @@
-"""The modern transformer's loss and gradients on a CPU, forward and backward in one C call."""
+"""The modern transformer on a CPU: logits, or forward and backward in one C call."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from makemore.kernels.base import find_kernel
 from makemore.models.transformer import Transformer
 from makemore.runtime.native import CLibrary, parallel_map, structure
-from makemore.training.kernels.base import gradient_kernel
+from makemore.types import IMPOSSIBLE_LOGIT, DocumentEnds
 
 PANEL, HEAD = 32, 8
 """The width must be a multiple of PANEL, and the head size of HEAD, for vectorised C."""
@@ -22,10 +24,14 @@ MAX_VOCABULARY = 4096
 MAX_PARAMETERS = 1 << 24
 """Limited because each thread holds its own gradients, and large matrix products gain nothing from C."""
 
+T = TypeVar("T")
+DOCUMENT_ENDS = get_args(DocumentEnds)
+"""In the order of C's enum."""
+
 _Model = structure(
     "Model",
-    **dict.fromkeys(("layers", "heads", "width", "vocab", "taps"), c_int64),
-    dropout=c_float,
+    **dict.fromkeys(("layers", "heads", "width", "vocab", "taps", "boundary", "document_ends"), c_int64),
+    **dict.fromkeys(("dropout", "impossible"), c_float),
     cos=c_void_p,
     sin=c_void_p,
     weights=POINTER(c_void_p),
@@ -44,13 +50,14 @@ LIBRARY = CLibrary(
         "packed_size": (c_int64, POINTER(_Model)),
         "workspace": (c_int64, POINTER(_Model), c_int64),
         "pack_weights": (None, POINTER(_Model), c_int64, c_int64, c_void_p),
+        "compute_logits": (None, POINTER(_Model), POINTER(_Batch), c_void_p, c_void_p),
         "loss_and_grads": (c_double, POINTER(_Model), POINTER(_Batch), c_float, c_void_p, c_void_p),
     },
     {"model": _Model, "batch": _Batch},
 )
 
 
-@gradient_kernel.register(Transformer)
+@find_kernel.register(Transformer)
 def _kernel(model: Transformer, precision: torch.dtype) -> TransformerKernel | None:
     """The kernel, or None if the model or machine is unsupported."""
     config = model.config
@@ -71,34 +78,61 @@ class TransformerKernel:
         config = model.config
         taps = config.conv if config.has_conv else 0
         sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
+        ends = (model.boundary_id, DOCUMENT_ENDS.index(model.document_ends))
         # C pads rows to whole panels.
         self.rope = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
-        self.as_struct = _Model(*sizes, 0.0, *(t.data_ptr() for t in self.rope))
+        self.as_struct = _Model(*sizes, *ends, 0.0, IMPOSSIBLE_LOGIT, *(t.data_ptr() for t in self.rope))
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.as_struct)), dtype=torch.uint8)
         self.as_struct.packed = self.packed.data_ptr()
         self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
+
+    def logits(self, inputs_BT: Tensor) -> Tensor:
+        """The logits of ``forward`` without a state, (B, T, V) float32."""
+        logits_BTV = torch.empty(*inputs_BT.shape, self.model.vocab_size)
+
+        def run(batch: ctypes.Structure, memory: int, _: int) -> None:
+            self.code.compute_logits(byref(self.as_struct), byref(batch), memory, logits_BTV.data_ptr())
+
+        self._run(run, inputs_BT, inputs_BT, self._parts(inputs_BT))
+        return logits_BTV
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
         count = max(int((targets_BT >= 0).sum()), 1)
         parts = self._parts(inputs_BT)
         grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.as_struct)))
-        nats = self._run(inputs_BT, targets_BT, 1 / count, list(grads_PN))
+        nats = self._nats(inputs_BT, targets_BT, 1 / count, list(grads_PN))
         return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
 
     def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
         """Nats summed over valid targets."""
-        return self._run(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
+        return self._nats(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
 
     def _parts(self, inputs_BT: Tensor) -> int:
         return min(torch.get_num_threads(), len(inputs_BT))
 
-    def _run(
+    def _nats(
         self, inputs_BT: Tensor, targets_BT: Tensor, loss_scale: float, grads: Sequence[Tensor | None]
     ) -> float:
         """Summed nats; each of ``grads`` receives gradients of part of the rows, times ``loss_scale``."""
-        (rows, length), parts = inputs_BT.shape, len(grads)
+
+        def run(batch: ctypes.Structure, memory: int, part: int) -> float:
+            grad = grads[part]
+            pointer = None if grad is None else grad.data_ptr()
+            return self.code.loss_and_grads(byref(self.as_struct), byref(batch), loss_scale, memory, pointer)
+
+        return sum(self._run(run, inputs_BT, targets_BT, len(grads)))
+
+    def _run(
+        self,
+        call: Callable[[ctypes.Structure, int, int], T],
+        inputs_BT: Tensor,
+        targets_BT: Tensor,
+        parts: int,
+    ) -> list[T]:
+        """Results of ``call(batch, memory, part)`` for each part of the rows, in parallel."""
+        rows, length = inputs_BT.shape
         arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
         weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
         self.as_struct.weights = (c_void_p * len(weights))(*weights)
@@ -109,15 +143,13 @@ class TransformerKernel:
         def pack(part: int) -> None:
             self.code.pack_weights(byref(self.as_struct), part, parts, self.memory_PM[part].data_ptr())
 
-        def run(part: int) -> float:
+        def run(part: int) -> T:
             first, last = (rows * n // parts for n in (part, part + 1))
             batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
-            memory, grad = self.memory_PM[part].data_ptr(), grads[part]
-            pointer = None if grad is None else grad.data_ptr()
-            return self.code.loss_and_grads(byref(self.as_struct), byref(batch), loss_scale, memory, pointer)
+            return call(batch, self.memory_PM[part].data_ptr(), part)
 
         parallel_map(pack, parts)
-        return sum(parallel_map(run, parts))
+        return parallel_map(run, parts)
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """Position in the row at which each token's document starts, (B, T) int64."""

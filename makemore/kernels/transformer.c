@@ -170,15 +170,24 @@ static void layer_backward(const struct model *m, struct work *w, int64_t nth, i
                        grads + offset(m, nth, 4));
 }
 
-/* Summed nats of a row; w->dx becomes the gradient of the last layer's output. */
+/* w->wide = logits (L, V) of a row, with the boundary ruled out where it can't come next. */
+static void head_forward(const struct model *m, struct work *w, int64_t length, const int64_t *inputs, int64_t tokens) {
+    struct linear head = get_linear(m, m->layers * LINEARS);
+    int64_t c = m->width;
+    for (int64_t t = 0; t < length; t++) w->final_scales[t] = rms_norm(w->x + t * c, c, w->final_normed + t * c);
+    to_elems(w->final_normed, w->final, length * c);
+    matmul(w->final, head.packed, length, c / STEP, head.out, w->wide, 0);
+    for (int64_t t = 0; t < tokens; t++)
+        if (m->document_ends == NEVER || (m->document_ends == NONEMPTY && inputs[t] == m->boundary))
+            w->wide[t * head.out + m->boundary] = m->impossible;
+}
+
+/* Summed nats of a row, from its logits; w->dx becomes the gradient of the last layer's output. */
 static double head_loss(const struct model *m, struct work *w, int64_t length, const int64_t *targets, int64_t tokens,
                         float loss_scale, float *grads) {
     struct linear head = get_linear(m, m->layers * LINEARS);
     int64_t c = m->width;
     double nats = 0;
-    for (int64_t t = 0; t < length; t++) w->final_scales[t] = rms_norm(w->x + t * c, c, w->final_normed + t * c);
-    to_elems(w->final_normed, w->final, length * c);
-    matmul(w->final, head.packed, length, c / STEP, head.out, w->wide, 0);
     for (int64_t t = 0; t < length; t++)
         nats += cross_entropy(w->wide + t * head.out, m->vocab, head.out, t < tokens ? targets[t] : -1, loss_scale);
     if (!grads) return nats;
@@ -214,19 +223,40 @@ static void embed_backward(const struct model *m, struct work *w, int64_t length
                   grads + b->inputs[row * b->length + t] * c);
 }
 
+static void row_forward(const struct model *m, struct work *w, int64_t length, const struct batch *b, int64_t row) {
+    embed_forward(m, w, length, b, row);
+    for (int64_t i = 0; i < m->layers; i++) layer_forward(m, w, i, length, b->seed, row);
+    head_forward(m, w, length, b->inputs + row * b->length, b->length);
+}
+
+static void begin(const struct model *m, int64_t length, char *memory, struct work *w) {
+    memory += -(uintptr_t)memory % 64;
+    memory = layout_work(m, length, memory, w);
+    for (int64_t i = 0; i < m->layers; i++) memory = layout_layer(m, length, memory, &w->layers[i]);
+}
+
+/* Logits (B, T, V) of the rows from first to last - 1. */
+void compute_logits(const struct model *m, const struct batch *b, char *memory, float *out) {
+    int64_t length = round_up(b->length, PANEL), padded = get_linear(m, m->layers * LINEARS).out;
+    struct work w;
+    begin(m, length, memory, &w);
+    for (int64_t row = b->first; row < b->last; row++) {
+        row_forward(m, &w, length, b, row);
+        for (int64_t t = 0; t < b->length; t++)
+            memcpy(out + (row * b->length + t) * m->vocab, w.wide + t * padded, m->vocab * sizeof(float));
+    }
+}
+
 /* Summed nats of the rows from first to last - 1. If `grads` isn't NULL, it receives the gradients of the nats times
    `loss_scale`, in the order of `weights`. */
 double loss_and_grads(const struct model *m, const struct batch *b, float loss_scale, char *memory, float *grads) {
     int64_t length = round_up(b->length, PANEL);
     struct work w;
     double nats = 0;
-    memory += -(uintptr_t)memory % 64;
-    memory = layout_work(m, length, memory, &w);
-    for (int64_t i = 0; i < m->layers; i++) memory = layout_layer(m, length, memory, &w.layers[i]);
+    begin(m, length, memory, &w);
     if (grads) memset(grads, 0, n_gradients(m) * sizeof(float));
     for (int64_t row = b->first; row < b->last; row++) {
-        embed_forward(m, &w, length, b, row);
-        for (int64_t i = 0; i < m->layers; i++) layer_forward(m, &w, i, length, b->seed, row);
+        row_forward(m, &w, length, b, row);
         nats += head_loss(m, &w, length, b->targets + row * b->length, b->length, loss_scale, grads);
         if (!grads) continue;
         for (int64_t i = m->layers; i-- > 0;) layer_backward(m, &w, i, length, b->seed, row, grads);
