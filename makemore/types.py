@@ -21,8 +21,8 @@ IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
 
 DocumentEnds = Literal["anywhere", "nonempty", "never"]
-"""Where the boundary can come next: ``nonempty``: only after a token, since no document is empty; ``never``: not
-at all, since the text is one document whose end isn't predicted; ``anywhere``: not known."""
+"""Where the boundary can come next: ``nonempty``: only after a token, since no document is empty;
+``never``: not at all, since the text is one document whose end isn't predicted; ``anywhere``: not known."""
 
 IMPOSSIBLE_LOGIT = -80.0
 """Logit of a boundary token that can't come next: finite, so that no entropy or gradient is NaN."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from makemore.models.base import MixtureModel
 from makemore.runs.run import load
 from makemore.runs.verification import check_run
 from makemore.sampling.text import SampleRequest, sample
+from makemore.training.mixing import auto
 from makemore.training.mixing.gating import fit_gates
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
@@ -154,3 +157,47 @@ def test_halves_meet_at_the_start_of_a_document_inside_the_text():
     assert halves(val([0, 30, 60], 100), 5) == [(60, 1), (100, 2)]
     assert halves(val([0], 100), 5) == [(50, 1), (100, 2)]
     assert halves(val([0, 80_000], 90_000), 5) == [(32_768, 1), (90_000, 2)]
+
+
+class TestMembersTrainedTogether:
+    """With a time limit, and without a number of steps."""
+
+    OPTIONS: ClassVar = {"train": {"max_time": 6.0}}
+
+    @pytest.fixture(autouse=True)
+    def two_threads(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+
+    def test_both_are_trained_and_all_threads_are_used_again(self, text):
+        start = time.monotonic()
+        result = train(request(text, out=text.parent / "together", **self.OPTIONS))
+        assert [member.name for member in result.members] == ["context-mixing", "transformer"]
+        assert all(member.seconds > 0 for member in result.members)
+        assert result.seconds == pytest.approx(max(member.seconds for member in result.members), abs=0.01)
+        assert result.seconds <= time.monotonic() - start
+        assert torch.get_num_threads() == 2
+
+    def test_an_interruption_stops_both_and_is_resumed(self, text):
+        out = text.parent / "together-interrupted"
+        begun = time.monotonic()
+        with pytest.raises(TrainingInterrupted, match=r"saved in .*together-interrupted\)"):
+            train(request(text, out=out, **self.OPTIONS), stop=lambda: time.monotonic() - begun > 2)
+        assert sorted(path.name for path in (out / "members").iterdir()) == ["context-mixing", "transformer"]
+        resumed = train(request(text, out=out, resume=True, **self.OPTIONS))
+        assert np.isfinite(resumed.score.nats)
+
+    def test_an_error_of_either_is_raised_and_stops_the_other(self, text, monkeypatch):
+        whole = auto._train_member
+        for name in ("context-mixing", "transformer"):
+
+            def fail(request, folder, member, *rest, name=name):
+                if member == name:
+                    raise UserError(f"no room for {name}")
+                return whole(request, folder, member, *rest)
+
+            monkeypatch.setattr(auto, "_train_member", fail)
+            with pytest.raises(UserError, match=f"no room for {name}"):  # instead of training for an hour
+                train(request(text, out=text.parent / f"without-{name}", train={"max_time": 3600.0}))

@@ -1,4 +1,4 @@
-"""``auto``: train counting and neural models one after another, within one budget, and mix them by a gate."""
+"""``auto``: train a counting and a neural model within one budget, and mix them by a gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from makemore.runs.directory import RunDir
 from makemore.runs.run import Run
 from makemore.runtime import distributed
 from makemore.runtime.device import peak_memory, pick_device
+from makemore.settings import TrainConfig
 from makemore.training.fitting import final_samples, fitted, scoring_progress, trained_run
+from makemore.training.mixing.beside import train_beside
 from makemore.training.mixing.mix import (
     FittedMixture,
     equal_mixture,
@@ -67,8 +69,8 @@ def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], boo
         if not request.resume:
             folder.clear()
         try:
-            members = _train_members(request, folder, counting, observer, stop)
-            return _combine(request, folder, members, observer, stop)
+            members, seconds = _train_members(request, folder, counting, observer, stop)
+            return _combine(request, folder, members, seconds, observer, stop)
         except TrainingInterrupted:
             raise TrainingInterrupted(folder.path) from None
 
@@ -101,19 +103,33 @@ def _counting_member(request: TrainRequest, folder: RunDir) -> str:
 
 def _train_members(
     request: TrainRequest, folder: RunDir, counting: str, observer: Observer, stop: Callable[[], bool]
-) -> list[_Trained]:
-    """Train the counting model, then a transformer in the time that is left."""
+) -> tuple[list[_Trained], float]:
+    """Train the counting model and a transformer, and return the seconds of both.
+
+    At the same time, if only time limits them and there are several threads; else one after another, so
+    that a given number of steps gives the same results again.
+    """
     train = request.requested.train
     budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
-    limit = None if budget is None else COUNTING_SHARE * budget
-    counted = _train_member(request, folder, counting, limit, observer, stop)
-    left = None
-    if budget is not None:
-        left = round(budget - counted.seconds - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
-        if left < MIN_NEURAL_SECONDS:
-            observer.note(f"too little time is left to train a {NEURAL}; raise --max-time")
-            return [counted]
-    return [counted, _train_member(request, folder, NEURAL, left, observer, stop)]
+    time = None if budget is None else round(budget - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
+
+    def member(name: str, limit: float | None) -> Callable[[Observer, Callable[[], bool]], _Trained]:
+        return lambda observer, stop: _train_member(request, folder, name, limit, observer, stop)
+
+    if time is not None and time >= MIN_NEURAL_SECONDS and _can_overlap(counting, train):
+        members = train_beside(member(counting, time), member(NEURAL, time), observer, stop)
+        return list(members), max(trained.seconds for trained in members)
+    counted = member(counting, None if time is None else COUNTING_SHARE * time)(observer, stop)
+    left = None if time is None else round(time - counted.seconds, 1)
+    if left is not None and left < MIN_NEURAL_SECONDS:
+        observer.note(f"too little time is left to train a {NEURAL}; raise --max-time")
+        return [counted], counted.seconds
+    neural = member(NEURAL, left)(observer, stop)
+    return [counted, neural], counted.seconds + neural.seconds
+
+
+def _can_overlap(counting: str, train: TrainConfig) -> bool:
+    return counting == COUNTING[0] and not train.steps and torch.get_num_threads() > 1
 
 
 def _train_member(
@@ -152,6 +168,7 @@ def _combine(
     request: TrainRequest,
     folder: RunDir,
     members: list[_Trained],
+    seconds: float,
     observer: Observer,
     stop: Callable[[], bool],
 ) -> TrainResult:
@@ -178,7 +195,7 @@ def _combine(
         steps=sum(member.steps for member in members),
         best_step=sum(member.steps for member in members),
         tokens=sum(member.tokens for member in members),
-        seconds=sum(member.seconds for member in members),
+        seconds=seconds,
         stopped_early=False,
         samples=samples,
         used={"device": str(device), "threads": torch.get_num_threads()},
