@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
 from makemore.comparison.result import Comparison, RankedModel
@@ -44,12 +47,27 @@ def test_every_model_has_its_own_legible_colour(theme):
     for name in colours.values():
         low, high = sorted(map(luminance, (palette[name], palette["card"])))
         assert (high + 0.05) / (low + 0.05) >= 4.5, name  # WCAG AA
+    for one, other in itertools.combinations(colours.values(), 2):
+        assert math.dist(oklab(palette[one]), oklab(palette[other])) > 0.1, (one, other)
+
+
+def linear_rgb(colour: str) -> list[float]:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
 
 
 def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear_rgb(colour), strict=True))
+
+
+def oklab(colour: str) -> np.ndarray:
+    """Ottosson 2020: distances between colours are about those that people see."""
+    cones = np.array(
+        [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
+    ) @ linear_rgb(colour)
+    return np.array(
+        [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+    ) @ np.cbrt(cones)
 
 
 def points(chart) -> list[tuple]:
