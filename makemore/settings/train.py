@@ -172,7 +172,10 @@ class TrainConfig(Settings):
         description="evaluations without improvement before early stopping (0: never); the learning rate is "
         "lowered halfway",
     )
-    save_interval: NonNegative = Field(30.0, description="seconds between checkpoints for resuming")
+    save_interval: NonNegative = Field(
+        30.0,
+        description="seconds between checkpoints for resuming; longer if they would take over 5% of the time",
+    )
     on_divergence: Literal["stop", "rollback"] = Field(
         "stop",
         description="on a non-finite loss or gradient: stop, or restore the last state and halve the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,9 @@ def save_record(plan: Plan, trainer: Trainer, record: TrainRecord, run_id: str) 
     if distributed.is_main() and (record.loss is not None or record.val is not None):
         plan.folder.metrics.append(_metrics(record), sync=record.save)
     if record.save:
+        started = time.perf_counter()
         plan.folder.write_state(trainer.step, trainer.state_dict(), run_id)
+        trainer.save_seconds = time.perf_counter() - started
 
 
 def read_state(folder: RunDir, run_id: str, sharded: bool) -> SavedState:

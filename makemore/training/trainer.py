@@ -24,6 +24,8 @@ from makemore.types import Batch
 
 LOG_INTERVAL = 0.5
 N_EVALUATIONS = 20
+MAX_SAVE_SHARE = 0.05
+"""Part of the time that saving may take: large states are saved less often."""
 
 
 class Trainer:
@@ -62,6 +64,8 @@ class Trainer:
         self._evaluated_at = -1
         self._eval_seconds = 0.0
         self._saved_at = 0.0
+        self.save_seconds = 0.0
+        """Time that saving the last state took."""
         self._loss_sum: Tensor | None = None
         self._count = 0
         self._new_tokens: Tensor | int = 0
@@ -168,7 +172,10 @@ class Trainer:
         self.elapsed = distributed.all_reduce_max(time.perf_counter() - self._started_at)
 
     def _due_for_saving(self) -> bool:
-        return self.elapsed - self._saved_at >= self.config.save_interval
+        interval = self.config.save_interval
+        return self.elapsed - self._saved_at >= (
+            interval and max(interval, self.save_seconds / MAX_SAVE_SHARE)
+        )
 
     def _due_for_evaluation(self) -> bool:
         if self.evaluate is None or self._counts or self.progress >= 1:

@@ -146,6 +146,16 @@ def test_the_budget_can_be_a_time_limit(monkeypatch):
     assert 1 < sum(r.val is not None for r in records) < 25
 
 
+@pytest.mark.parametrize(("save_seconds", "n_saves"), [(0.1, 3), (1.0, 2), (5.0, 1)])
+def test_states_that_take_long_are_saved_less_often(save_seconds, n_saves, monkeypatch):
+    """Every 15 s, but at most 5% of the time; the last record, the end of training, is always saved."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: float(next(clock)))
+    trainer = Trainer(FakeLearner(), FakeLoader(), TrainConfig(max_time=40.0, save_interval=15.0), None)
+    trainer.save_seconds = save_seconds
+    assert sum(record.save for record in trainer.fit()) == n_saves
+
+
 def test_training_ends_when_the_data_run_out():
     trainer, records = fit(TrainConfig(max_time=3600.0), loader=FakeLoader(5))
     assert trainer.step == 5
