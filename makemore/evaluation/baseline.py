@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from makemore.corpus.loader import OrderedLoader
+from makemore.evaluation.parts import beginning
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, Progress
 from makemore.models.count import Count
 from makemore.models.smoothing import CountConfig
+from makemore.tokenizers.base import Tokenizer
 from makemore.types import Score, Split
 
 MAX_TOKENS = 1 << 20
@@ -43,18 +45,17 @@ class Baseline:
         return {"model": "count", **asdict(self)}
 
 
-def count_baseline(
-    train: Split, val: Split, vocab_size: int, boundary_id: int, progress: Progress
-) -> Baseline:
+def count_baseline(train: Split, val: Split, tokenizer: Tokenizer, progress: Progress) -> Baseline:
     """Fit a count model to (the beginning of) train and score it on (the beginning of) val.
 
     ``progress`` is called after each batch and may raise an exception to stop.
     """
     cut = [split.name for split in (train, val) if len(split.tokens_N) > MAX_TOKENS]
-    train, val = _beginning(train), _beginning(val)
+    train, val = (beginning(split, MAX_TOKENS, tokenizer) for split in (train, val))
+    boundary_id = tokenizer.boundary_id
     n_train = len(train.tokens_N)
     max_order = next(order for limit, order in MAX_ORDERS if n_train <= limit)
-    model = Count(CountConfig(max_order=max_order), vocab_size, boundary_id)
+    model = Count(CountConfig(max_order=max_order), tokenizer.vocab_size, boundary_id)
     done = 0
     for batch in OrderedLoader(train, boundary_id, BATCH_TOKENS):
         model.count_batch(batch)
@@ -66,15 +67,6 @@ def count_baseline(
         order=order,
         limited_to=f"the first {MAX_TOKENS:,} tokens of {' and '.join(cut)}" if cut else "",
     )
-
-
-def _beginning(split: Split) -> Split:
-    """The first documents of a split, with at most ``MAX_TOKENS`` tokens; a longer first document is cut."""
-    if len(split.tokens_N) <= MAX_TOKENS:
-        return split
-    n = max(1, int((split.ends_D <= MAX_TOKENS).sum()))
-    end = min(int(split.ends_D[n - 1]), MAX_TOKENS)
-    return Split(split.name, split.tokens_N[:end], split.starts_D[:n], split.chars_D[:n], split.bytes_D[:n])
 
 
 def uniform_nll(score: Score, vocab_size: int) -> float:

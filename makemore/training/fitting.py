@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from makemore.corpus.splits import Corpus
+from makemore.evaluation.evaluate import score_own
+from makemore.evaluation.parts import affordable_part
 from makemore.evaluation.scoring import Progress
 from makemore.models.base import CountModel
 from makemore.runs.directory import RunDir
@@ -25,12 +28,15 @@ from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.resume import resume
 from makemore.training.saving import read_state, save_record, save_weights
 from makemore.training.trainer import Trainer
+from makemore.types import Split
 
 N_SAMPLES = 10
 EXCERPT_TOKENS = 100
 """Length of the samples shown during training, of running text."""
 MIN_SECONDS_TO_SAMPLE = 3.0
 """Training time before the first sample is shown."""
+MAX_SCORING_SHARE = 0.1
+"""Part of the training time that the final score may take in addition, if the split is long."""
 MAX_ROLLBACKS = 10
 """Rollbacks before giving up; each halves the learning rate, to a thousandth in the end."""
 
@@ -190,6 +196,19 @@ def scoring_progress(observer: Observer, stop: Callable[[], bool], run: Path) ->
             raise TrainingInterrupted(run)
 
     return progress
+
+
+def scored_part(run: Run, corpus: Corpus, split: Split, budget: float | None, observer: Observer) -> Split:
+    """A split of the run's own text; if it is long, only its beginning, so that scoring it takes at most a
+    small part of the training budget in seconds."""
+    if budget is None:
+        return split
+    seconds = MAX_SCORING_SHARE * budget
+    part = affordable_part(split, run.tokenizer, seconds, lambda piece: score_own(run, corpus, piece))
+    if part is not split:
+        share = len(part.tokens_N) / len(split.tokens_N)
+        observer.note(f"{split.name} is long: scoring its first {share:.0%}; makemore eval scores all of it")
+    return part
 
 
 def final_samples(run: Run, seed: int) -> list[str]:

@@ -15,13 +15,14 @@ from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.runtime import native
 from makemore.runtime.device import peak_memory
-from makemore.training.fitting import final_samples, fitted, scoring_progress, trained_run
+from makemore.training.fitting import final_samples, fitted, scored_part, scoring_progress, trained_run
 from makemore.training.mixing.auto import train_auto
 from makemore.training.observers import NullObserver, Observer
 from makemore.training.plan import Plan
 from makemore.training.records import TrainResult
 from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
+from makemore.types import Split
 
 
 def train(
@@ -45,12 +46,13 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
     memory = peak_memory(plan.device)
     run, progress = trained_run(plan), scoring_progress(observer, stop, plan.folder.path)
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    final_score = score_own(run, plan.corpus, split, progress=progress)
-    baseline = _fit_baseline(plan, progress)
+    split = scored_part(run, plan.corpus, split, plan.train.max_time, observer)
+    score = score_own(run, plan.corpus, split, progress=progress)
+    baseline = _fit_baseline(plan, split, progress)
     samples = final_samples(run, plan.train.seed)
     result = TrainResult(
         run=run,
-        score=final_score,
+        score=score,
         steps=trainer.step,
         best_step=trainer.best_step,
         tokens=trainer.tokens,
@@ -62,8 +64,8 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
         baseline=baseline,
         remark=remark(
             plan.model_name,
-            final_score,
-            uniform=uniform_nll(final_score, run.model.vocab_size),
+            score,
+            uniform=uniform_nll(score, run.model.vocab_size),
             baseline=baseline,
             train_tokens=len(plan.corpus.splits["train"].tokens_N),
             still_improving=trainer.best_step == trainer.step and not trainer.stopped_early,
@@ -82,15 +84,13 @@ def _hardly_begun(plan: Plan, trainer: Trainer) -> bool:
     return trainer.step <= plan.train.schedule.warmup_steps and not trainer.stopped_early
 
 
-def _fit_baseline(plan: Plan, progress: Progress) -> Baseline | None:
-    """The score of a count model, to compare a neural network with."""
-    splits, model = plan.corpus.splits, plan.model
-    if isinstance(model, CountModel) or not len(splits["val"].tokens_N):
+def _fit_baseline(plan: Plan, scored: Split, progress: Progress) -> Baseline | None:
+    """The score of a count model on the same text, to compare a neural network with."""
+    if isinstance(plan.model, CountModel) or not scored.name.startswith("val"):
         return None
     with contextlib.suppress(MemoryError):
-        return count_baseline(
-            splits["train"], splits["val"], model.vocab_size, model.boundary_id, progress=progress
-        )
+        train, tokenizer = plan.corpus.splits["train"], plan.corpus.tokenizer
+        return count_baseline(train, scored, tokenizer, progress=progress)
     return None
 
 

@@ -182,6 +182,19 @@ def test_scores_are_those_of_forward():
     np.testing.assert_allclose(model.score(tokens, np.array([0])), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 300), (2, 150), (7, 40)])
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_threads_share_the_rows_or_the_time(shape, n_threads, monkeypatch):
+    model, tokens = text_model(verse(60))
+    rows = torch.from_numpy(np.resize(tokens, shape))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    expected, (expected_state,) = model(rows, model.init_state(shape[0], 0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    logits, (state,) = model(rows, model.init_state(shape[0], 0))
+    assert torch.equal(logits, expected)
+    assert torch.equal(state, expected_state)
+
+
 @pytest.mark.parametrize("mode", ["frozen", "cache", "adaptive"])
 def test_probabilities_sum_to_one_while_learning(mode):
     model, tokens = text_model(verse(40))

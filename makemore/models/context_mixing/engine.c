@@ -208,7 +208,7 @@ void read_tokens(struct model *m, struct position *p, const int64_t *inputs, con
     }
 }
 
-/* Push T tokens to each row; logits (rows, T, V) of the tokens after each. */
+/* Push T tokens to each row; unless it is null, logits (rows, T, V) of the tokens after each. */
 void distributions(const struct model *m, int64_t rows, int64_t T, const int64_t *tokens, struct position *positions,
                    float *logits) {
     struct walk w;
@@ -218,6 +218,7 @@ void distributions(const struct model *m, int64_t rows, int64_t T, const int64_t
             struct position *p = positions + row;
             push(p, tokens[row * T + t], m->boundary, m->kinds, m->folded);
             follow_matches(m, p);
+            if (!logits) continue;
             look_up(m, p, &w);
             struct subtree tree = whole_tree(&w);
             distribute(&w, &d, &tree, 0, m->vocab_size, 0, logits + (row * T + t) * m->vocab_size);

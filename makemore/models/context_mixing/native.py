@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+from collections.abc import Iterator
 from ctypes import POINTER, byref, c_float, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from makemore.models.context_mixing import memory
 from makemore.models.context_mixing.engine_base import Engine, Rates
-from makemore.runtime.native import CLibrary, address, structure
+from makemore.runtime.native import CLibrary, address, parallel_map, structure
 from makemore.types import Floats, Floats32, Ints
+
+MIN_TOKENS_PER_THREAD = 16
 
 _Table = structure(
     "Table",
@@ -107,9 +112,32 @@ class NativeEngine(Engine):
 
     def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:
         logits_BTV = np.empty((*tokens_BT.shape, self._model.vocab_size), np.float32)
-        arrays = (tokens_BT, positions_BP, logits_BTV)
-        self.code.distributions(byref(self._model), *tokens_BT.shape, *map(address, arrays))
+        parts = list(self._divided(tokens_BT, positions_BP, logits_BTV))
+        parallel_map(lambda i: self._distribute(*parts[i]), len(parts))
         return logits_BTV
+
+    def _divided(
+        self, tokens_BT: Ints, positions_BP: Ints, logits_BTV: Floats32
+    ) -> Iterator[tuple[Ints, Ints, Floats32]]:
+        """Divide a call among threads, by rows or, if there are few rows, by time; the positions where
+        later pieces of a row begin don't depend on what is predicted."""
+        (rows, length), threads = tokens_BT.shape, torch.get_num_threads()
+        threads = max(1, min(threads, tokens_BT.size // MIN_TOKENS_PER_THREAD))
+        if rows >= threads:
+            edges = [rows * i // threads for i in range(threads + 1)]
+            for part in itertools.starmap(slice, itertools.pairwise(edges)):
+                yield tokens_BT[part], positions_BP[part], logits_BTV[part]
+            return
+        edges = [length * i // threads for i in range(threads + 1)]
+        for row in range(rows):
+            for part in itertools.starmap(slice, itertools.pairwise(edges)):
+                tokens = tokens_BT[row : row + 1, part]
+                yield tokens, positions_BP[row : row + 1].copy(), logits_BTV[row : row + 1, part]
+                self._distribute(tokens, positions_BP[row : row + 1], None)
+
+    def _distribute(self, tokens_BT: Ints, positions_BP: Ints, logits_BTV: Floats32 | None) -> None:
+        arrays = (address(tokens_BT), address(positions_BP), address(logits_BTV))
+        self.code.distributions(byref(self._model), *tokens_BT.shape, *arrays)
 
     def sample(self, positions_BP: Ints, uniform_B: Floats) -> Ints:
         ids_B = np.empty(len(positions_BP), np.int64)

@@ -18,7 +18,7 @@ from makemore.runs.run import Run
 from makemore.runtime import distributed
 from makemore.runtime.device import peak_memory, pick_device
 from makemore.settings import TrainConfig
-from makemore.training.fitting import final_samples, fitted, scoring_progress, trained_run
+from makemore.training.fitting import final_samples, fitted, scored_part, scoring_progress, trained_run
 from makemore.training.mixing.beside import train_beside
 from makemore.training.mixing.mix import (
     FittedMixture,
@@ -110,7 +110,7 @@ def _train_members(
     that a given number of steps gives the same results again.
     """
     train = request.requested.train
-    budget = train.max_time if has_budget(train) else DEFAULT_SECONDS
+    budget = _budget(train)
     time = None if budget is None else round(budget - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
 
     def member(name: str, limit: float | None) -> Callable[[Observer, Callable[[], bool]], _Trained]:
@@ -126,6 +126,11 @@ def _train_members(
         return [counted], counted.seconds
     neural = member(NEURAL, left)(observer, stop)
     return [counted, neural], counted.seconds + neural.seconds
+
+
+def _budget(train: TrainConfig) -> float | None:
+    """Seconds, or None if the steps of the transformer are the only limit."""
+    return train.max_time if has_budget(train) else DEFAULT_SECONDS
 
 
 def _can_overlap(counting: str, train: TrainConfig) -> bool:
@@ -187,7 +192,9 @@ def _combine(
     save_mixture(folder, runs, mixture.model, corpus)
     run = Run(folder, folder.read_config(), runs[0].tokenizer, mixture.model)
 
-    score = score_own(run, corpus, split, progress=scoring_progress(observer, stop, folder.path))
+    progress = scoring_progress(observer, stop, folder.path)
+    split = scored_part(run, corpus, split, _budget(request.requested.train), observer)
+    score = score_own(run, corpus, split, progress=progress)
     samples = final_samples(run, request.requested.train.seed)
     result = TrainResult(
         run=run,
