@@ -182,6 +182,31 @@ def test_scores_are_those_of_forward():
     np.testing.assert_allclose(model.score(tokens, np.array([0])), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("rates", [None, RATES])
+@pytest.mark.parametrize("kind", [pytest.param(NativeEngine, marks=needs_compiler), PlainEngine])
+def test_whole_distributions_change_nothing_that_is_learned(kind, rates):
+    """What is computed of all tokens, for mixtures, before learning one."""
+    text = verse(60)
+    model, _ = text_model(text)
+    tokens = (
+        np.random.default_rng(1)
+        .permutation(fit_tokenizer("char", [text]).encode(text))[:250]
+        .astype(np.int64)
+    )
+    results = []
+    for logits_NV in (None, np.zeros((len(tokens), model.vocab_size), np.float32)):
+        arrays = memory.copied(model._arrays)
+        engine = kind(arrays, 0, *((LIBRARY.load(),) if kind is NativeEngine else ()))
+        position, inputs = np.zeros(memory.POSITION_SIZE, np.int64), np.append(0, tokens[:-1])
+        nats = engine.read(position, inputs, tokens, rates, True, logits_NV)
+        results.append((nats, arrays))
+    assert np.array_equal(results[0][0], results[1][0])
+    if rates is None:  # else the weights learn from the first decisions about a token before the next ones
+        np.testing.assert_allclose(-logits_NV[np.arange(len(tokens)), tokens], results[0][0], atol=1e-5)
+    for name, array in results[0][1].items():
+        assert np.array_equal(array, results[1][1][name]), name
+
+
 @pytest.mark.parametrize("shape", [(1, 300), (2, 150), (7, 40)])
 @pytest.mark.parametrize("n_threads", [2, 3])
 def test_threads_share_the_rows_or_the_time(shape, n_threads, monkeypatch):

@@ -202,6 +202,8 @@ void read_tokens(struct model *m, struct position *p, const int64_t *inputs, con
         if (logits) {
             struct subtree tree = whole_tree(&w);
             distribute(&w, &d, &tree, 0, m->vocab_size, 0, logits + i * m->vocab_size);
+            /* That has sorted the evidence, whose first entry must be the last token seen. */
+            for (int c = 0; c < N_CONTEXTS; c++) load_evidence(&m->table, w.slots[c], &w.evidence[c]);
         }
         nats[i] = code(m, &w, m->rank_of[targets[i]], (int)learns);
         if (counts) count_token(m, &w, (uint64_t)m->rank_of[targets[i]]);
