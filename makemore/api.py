@@ -247,6 +247,16 @@ def evaluate(run: str | Path | Run, split: str | None = None, *, file: str | Pat
     return (run if isinstance(run, Run) else load(run)).evaluate(split, file=file)
 
 
+def _commas(values: Any) -> str:
+    return values if isinstance(values, str) else ",".join(map(str, values))
+
+
+def _require_main_module() -> None:
+    """Exit, instead of training again and again, in a process that a comparison started to train a run."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit('makemore: put the call of makemore.compare under: if __name__ == "__main__":')
+
+
 @in_python_terms
 def compare(
     *inputs: str | Path,
@@ -255,6 +265,8 @@ def compare(
     seeds: int = 1,
     steps: int | None = None,
     max_time: str | float | None = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    budget_total: str | float | None = None,
     split: str | None = None,
     file: str | Path | None = None,
     adaptive: bool = False,
@@ -265,37 +277,38 @@ def compare(
 ) -> Comparison:
     """Train models on one text with equal budgets, or load existing runs, and rank them, best first.
 
-    Each model is trained in a new process, which imports the calling script: a script must call this under
-    ``if __name__ == "__main__":``.
+    The new processes that train import the calling script: call this under ``if __name__ == "__main__":``.
 
     Args:
         inputs: One text, or run directories.
-        models: Model names, or ``all``.
-        tokenizers: Tokenizer names; every model is trained with each.
+        models, tokenizers: Names, or ``all`` models; every model is trained with each tokenizer.
         seeds: Runs per model and tokenizer, with seeds counting from 0.
         steps: Optimizer steps per run.
         max_time: Training time per run (default: 90 s).
+        grid: Values of settings, such as ``{"model.n_layer": [2, 4]}``; every combination is trained.
+        budget_total: Training time of all runs; the worse half of them stops at each round.
         split: ``val`` (default), ``test`` or ``val+test``.
-        file: Another text to score all runs on.
+        file: Another text to score on.
         adaptive: Also rank the runs while they learn from the text they are scored on.
         out: Directory for the runs that are trained.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        overwrite: Retrain existing runs instead of reusing them.
+        overwrite: Retrain existing runs.
         stop: Polled during training; once it returns True, TrainingInterrupted is raised.
 
     Raises:
         UserError: a name is unknown, or the runs can't be ranked on one text.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit('makemore: put the call of makemore.compare under: if __name__ == "__main__":')
+    _require_main_module()
     return run_comparison(
         CompareRequest(
             inputs=tuple(map(str, inputs)),
-            models=models if isinstance(models, str) else ",".join(models),
-            tokenizers=tokenizers if isinstance(tokenizers, str) else ",".join(tokenizers),
+            models=_commas(models),
+            tokenizers=_commas(tokenizers),
             seeds=seeds,
             steps=steps,
             max_time=parse_duration(max_time),
+            grid=tuple(f"{name}={_commas(values)}" for name, values in (grid or {}).items()),
+            total_time=parse_duration(budget_total),
             split=split,
             file=None if file is None else Path(file),
             adaptive=adaptive,

@@ -12,47 +12,33 @@ from typing import NamedTuple
 
 import numpy as np
 
+from makemore.comparison.cells import Cell, CellsRequest, make_cells
+from makemore.comparison.differences import ABSENT, differing_settings, setting_text
 from makemore.comparison.grid import Failure, ObserverFactory, train_grid
+from makemore.comparison.halving import train_halving
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
-from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.evaluation.baseline import uniform_nll
 from makemore.evaluation.evaluate import adaptive_score, check_split, evaluate, get_split
 from makemore.evaluation.profile import RunProfile, profile_run
 from makemore.evaluation.ranking import PairedResult, compare_to_best
-from makemore.models import MODELS
 from makemore.runs.directory import CONFIG, RunDir, find_run
 from makemore.runs.run import Run, load
 from makemore.runs.schema import ResultRecord, RunRecord
-from makemore.runtime.device import pick_device
-from makemore.tokenizers import require_valid_spec
 from makemore.training.observers import NullObserver
 from makemore.training.records import TrainingInterrupted
-from makemore.training.request import TrainRequest
 from makemore.types import Score
-
-DEFAULT_SECONDS = 90.0
-"""Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest:
-    """A comparison to run: models to train on one text, or existing runs."""
+class CompareRequest(CellsRequest):
+    """A comparison to run: models to train on one text, or existing runs, which are only scored."""
 
     inputs: tuple[str, ...]
-    models: str = "all"
-    tokenizers: str = "char"
-    seeds: int = 1
-    """Runs per model, with seeds counting from 0."""
-    steps: int | None = None
-    max_time: float | None = None
     split: str | None = None
     file: Path | None = None
     """Text to score all runs on instead of their own text."""
-    out: Path | None = None
-    device: str = "auto"
-    overwrite: bool = False
     adaptive: bool = False
     """Also score the runs while they learn from the text, and rank these scores on their own."""
     with_details: bool = False
@@ -80,11 +66,10 @@ def compare(
     note = observe("").note
     folders = [find_run(path) for path in request.inputs]
     trained_here = not all((folder / CONFIG).exists() for folder in folders)
-    failures: list[Failure] = []
+    failures, stopped = list[Failure](), list[str]()
     if trained_here:
-        if len(request.inputs) > 1:
-            raise UserError("give one text to train on, or only run directories")
-        folders, failures = train_grid(_cells(request), observe, stop)
+        cells = _cells(request)
+        folders, failures, stopped = _train(cells, request, observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
     groups = _groups(folders)
@@ -92,7 +77,13 @@ def compare(
         _require_same_splits(groups)
     elif not request.file.is_file():
         raise UserError(f"--file {request.file}: no such file; give the path of a text")
-    rows = _score_groups(groups, _names(groups, trained_here), request, note, stop)
+    if trained_here:
+        varied = list(dict.fromkeys(name for cell in cells for name in cell.settings))
+        names = [_trained_name(group[0].config, groups, varied) for group in groups]
+    else:
+        varied = differing_settings([group[0].config for group in groups])
+        names = [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
+    rows = _score_groups(groups, names, request, note, stop)
     config = groups[0][0].config
     source = config.text.name if request.file is None else request.file.name
     return Comparison(
@@ -101,46 +92,29 @@ def compare(
         mode=config.corpus.mode,
         rows=rows,
         failures=failures,
+        stopped=stopped,
+        differences=varied,
     )
 
 
-def _cells(request: CompareRequest) -> list[TrainRequest]:
-    """Every combination of model, tokenizer and seed; all models are trained once before the next seed."""
+def _cells(request: CompareRequest) -> list[Cell]:
+    """The runs to train. Raises UserError for a request that can't be fulfilled."""
+    if len(request.inputs) > 1:
+        raise UserError("give one text to train on, or only run directories")
     if request.file is not None:
         raise UserError("--file scores existing runs on another text; give run directories, not a text")
-    if request.models == "all":
-        models = [name for name in MODELS if MODELS.get(name).is_trainable]
-    else:
-        models = [name.strip() for name in request.models.split(",")]
-    for name in models:
-        if not (MODELS.get(name).is_trainable or MODELS.get(name).trains_members):
-            raise UserError(f"a {name} is made of trained runs; give run directories or another model")
-    tokenizers = [spec.strip() for spec in request.tokenizers.split(",")]
-    for spec in tokenizers:
-        require_valid_spec(spec)
-    pick_device(request.device)
-    path = resolve_input_file(request.inputs[0])
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    for name, number in (("seeds", request.seeds), ("steps", request.steps)):
-        if number is not None and number < 1:
-            raise UserError(f"--{name} {number}: must be 1 or more")
-    budget = {"steps": request.steps, "max_time": request.max_time}
-    budget = {k: v for k, v in budget.items() if v is not None} or {"max_time": DEFAULT_SECONDS}
-    out = request.out or Path("checkpoints") / f"{path.stem}-compare"
-    return [
-        TrainRequest(
-            input=str(path),
-            model=model,
-            tokenizer=tokenizer,
-            out=out / f"{model}-{tokenizer.replace(':', '-')}-{seed}",
-            train={**budget, "seed": seed, "device": request.device},
-            overwrite=request.overwrite,
-        )
-        for seed in range(request.seeds)
-        for model in dict.fromkeys(models)
-        for tokenizer in dict.fromkeys(tokenizers)
-    ]
+    return make_cells(request.inputs[0], request)
+
+
+def _train(
+    cells: list[Cell], request: CompareRequest, observe: ObserverFactory, stop: Callable[[], bool]
+) -> tuple[list[Path], list[Failure], list[str]]:
+    """Train all runs: the folders of those that exist, the failures, and what was stopped early."""
+    if request.total_time is None:
+        return *train_grid([cell.request for cell in cells], observe, stop), []
+    if request.steps is not None or request.max_time is not None:
+        raise UserError("--budget-total sets the time of each run; leave out --max-time and --steps")
+    return train_halving(cells, request.total_time, cells[0].folder.parent, observe, stop)
 
 
 class _SavedRun(NamedTuple):
@@ -275,13 +249,12 @@ def _common_units(scored: list[list[ScoredRun]]) -> np.ndarray:
     return first.score.unit_bytes_U
 
 
-def _names(groups: list[list[_SavedRun]], trained_here: bool) -> list[str]:
-    """Row names: models if trained here, otherwise each group's folder name or common name prefix."""
-    if trained_here:
-        tokenizers = {group[0].config.tokenizer for group in groups}
-        configs = [group[0].config for group in groups]
-        return [c.model.name + (f" {c.tokenizer}" if len(tokenizers) > 1 else "") for c in configs]
-    return [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
+def _trained_name(config: RunRecord, groups: list[list[_SavedRun]], varied: list[str]) -> str:
+    """The model, and what else differs between the rows: its tokenizer and its settings of the grid."""
+    tokenizers = {group[0].config.tokenizer for group in groups}
+    values = {name: setting_text(config, name) for name in varied}
+    settings = [f"{name.rpartition('.')[2]}={value}" for name, value in values.items() if value != ABSENT]
+    return " ".join([config.model.name, *([config.tokenizer] if len(tokenizers) > 1 else []), *settings])
 
 
 def _common_name(names: list[str]) -> str:

@@ -22,9 +22,9 @@ from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.runs.schema import RunRecord
 from makemore.tokenizers import TOKENIZERS
-from makemore.training.observers import Observer
+from makemore.training.observers import MultiObserver, Observer
 from makemore.training.optimizers import OPTIMIZERS
-from makemore.training.records import TrainingInterrupted
+from makemore.training.records import TrainingInterrupted, TrainRecord
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
@@ -71,14 +71,14 @@ def _plan(cell: TrainRequest) -> tuple[TrainRequest, bool]:
     folder = RunDir(cell.out)
     if cell.overwrite or not folder.exists:
         return cell, False
-    _check_settings(cell, folder.read_config())
+    check_settings(cell, folder.read_config())
     if folder.read_result() is not None:
         _check_text(cell.out)
         return cell, True
     return dataclasses.replace(cell, resume=True), False
 
 
-def _check_settings(cell: TrainRequest, config: RunRecord) -> None:
+def check_settings(cell: TrainRequest, config: RunRecord) -> None:
     """Raise UserError if the existing run has other settings."""
     saved, requested = config.train, cell.requested.train
     settings = {
@@ -109,13 +109,16 @@ def _check_text(folder: Path) -> None:
         raise UserError(f"{problem}; choose another --out or retrain all runs with --overwrite") from None
 
 
-def train_in_subprocess(request: TrainRequest, observe: ObserverFactory, stop: Callable[[], bool]) -> None:
-    """Train in a separate process. Raises UserError like ``train``, and TrainingInterrupted when stopped."""
+def train_in_subprocess(
+    request: TrainRequest, observe: ObserverFactory, stop: Callable[[], bool], until: float | None = None
+) -> None:
+    """Train in a separate process; if ``until`` is given, stop after this training time, in seconds, to be
+    resumed later. Raises UserError like ``train``, and TrainingInterrupted when stopped."""
     context = multiprocessing.get_context("spawn")
     stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
     entries = [dict(registry.items()) for registry in REGISTRIES]
-    process = context.Process(target=_run_child, args=(request, observe, entries, stop_event, sender))
+    process = context.Process(target=_run_child, args=(request, observe, until, entries, stop_event, sender))
     process.start()
     sender.close()
     try:
@@ -148,9 +151,20 @@ def _exit_reason(exitcode: int | None) -> str:
     return f"its process exited with status {exitcode}; run makemore train to see why"
 
 
+class _Timer(Observer):
+    """Notes when a training has taken a given time."""
+
+    def __init__(self, until: float | None) -> None:
+        self.until, self.is_over = until, False
+
+    def record(self, record: TrainRecord) -> None:
+        self.is_over = self.until is not None and record.elapsed >= self.until
+
+
 def _run_child(
     request: TrainRequest,
     observe: ObserverFactory,
+    until: float | None,
     entries: list[dict[str, str]],
     stop_event: Event,
     sender: Connection,
@@ -164,12 +178,13 @@ def _run_child(
     parent = multiprocessing.parent_process()
     assert request.out is not None
     assert parent is not None
-    observer = observe(request.out.name)
+    timer = _Timer(until)
+    observer = MultiObserver(observe(request.out.name), timer)
     try:
-        train(request, observer, lambda: stop_event.is_set() or not parent.is_alive())
+        train(request, observer, lambda: timer.is_over or stop_event.is_set() or not parent.is_alive())
         outcome = ("done", "")
     except TrainingInterrupted:
-        outcome = ("stopped", "")
+        outcome = ("done", "") if timer.is_over else ("stopped", "")
     except UserError as error:
         outcome = ("failed", str(error))
     finally:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from makemore.comparison.differences import setting_text
 from makemore.comparison.grid import Failure
 from makemore.evaluation.baseline import is_near_uniform
 from makemore.evaluation.profile import RunProfile
@@ -78,6 +79,11 @@ class RankedModel:
     """Share of memorised samples or text (see ``Memorization``); None if unknown."""
     profile: RunProfile | None
     """Diagnostics of the first run, if requested."""
+
+    @property
+    def config(self) -> RunRecord:
+        """The settings, with the first run's seed."""
+        return self.runs[0].config
 
     @property
     def model(self) -> str:
@@ -177,7 +183,18 @@ class Comparison:
     mode: str
     rows: list[RankedModel]
     failures: list[Failure] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """Runs that were stopped early, and why."""
+    differences: list[str] = field(default_factory=list)
+    """Names of the settings to show, since they differ between the rows."""
 
     def as_dict(self) -> dict[str, Any]:
-        rows = [{**row.as_dict(), "runs": [run.as_dict() for run in row.runs]} for row in self.rows]
+        rows = [
+            {
+                **row.as_dict(),
+                "settings": {name: setting_text(row.config, name) for name in self.differences},
+                "runs": [run.as_dict() for run in row.runs],
+            }
+            for row in self.rows
+        ]
         return {**vars(self), "rows": rows, "failures": [asdict(failure) for failure in self.failures]}

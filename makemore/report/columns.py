@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from makemore.comparison.differences import setting_text
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.evaluation.ranking import PairedResult
 from makemore.report.numbers import interval, memory, number, percent, with_unit
@@ -14,6 +15,8 @@ from makemore.report.numbers import interval, memory, number, percent, with_unit
 Value = Callable[[RankedModel], float | str | None]
 ResultOf = Callable[[RankedModel], PairedResult | None]
 ShowResult = Callable[[PairedResult], str]
+MAX_SETTINGS_WIDTH = 80
+"""Width of the settings in a table, in characters."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,7 @@ class Column:
     meaning: str
     value: Value
     text: Callable[[RankedModel], str]
-
-    @property
-    def is_text(self) -> bool:
-        return self.title in ("run", "tokenizer")
+    is_text: bool = False
 
 
 def _figure(title: str, meaning: str, value: Value, show: Callable[[Any], str] = number) -> Column:
@@ -48,9 +48,13 @@ def _difference(difference: float | None) -> str:
     return "–" if not difference or math.isinf(difference) else f"+{number(difference)}"
 
 
+def _words(title: str, meaning: str, text: Callable[[RankedModel], str]) -> Column:
+    return Column(title, meaning, text, lambda row: _one_line(text(row)), is_text=True)
+
+
 NAME = (
-    _figure("run", "model or run directory", lambda row: row.name, _one_line),
-    _figure("tokenizer", "name of the tokenizer", lambda row: row.tokenizer, _one_line),
+    _words("run", "model or run directory", lambda row: row.name),
+    _words("tokenizer", "name of the tokenizer", lambda row: row.tokenizer),
 )
 
 
@@ -155,6 +159,37 @@ COST = (
 )
 
 
+def _setting(name: str) -> Column:
+    """A setting that differs between the rows. Numbers are sorted as numbers."""
+
+    def value(row: RankedModel) -> float | str | None:
+        text = setting_text(row.config, name)
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    def text(row: RankedModel) -> str:
+        return _one_line(setting_text(row.config, name))
+
+    return Column(name, "differs between the runs", value, text)
+
+
+def _settings(comparison: Comparison) -> Iterator[tuple[Column, ...]]:
+    """The settings that differ, in tables that fit on a line of a terminal."""
+    columns: list[Column] = []
+    room = MAX_SETTINGS_WIDTH
+    for column in map(_setting, comparison.differences):
+        width = 2 + max(len(text) for text in (column.title, *map(column.text, comparison.rows)))
+        if columns and width > room:
+            yield tuple(columns)
+            columns, room = [], MAX_SETTINGS_WIDTH
+        columns.append(column)
+        room -= width
+    if columns:
+        yield tuple(columns)
+
+
 class Group(NamedTuple):
     """The columns of one table, and its rows, best first."""
 
@@ -163,11 +198,12 @@ class Group(NamedTuple):
 
 
 def tables(comparison: Comparison) -> list[Group]:
-    """Quality, adaptive scores if any, frozen scores in other units, and cost."""
+    """Quality, adaptive scores if any, frozen scores in other units, cost, and the settings that differ."""
     rows = comparison.rows
     seeds = (SEEDS,) if any(len(row.runs) > 1 for row in rows) else ()
     unseen = (UNSEEN,) if any(row.unseen_bits_per_byte is not None for row in rows) else ()
     others = [Group((*seeds, *UNITS, *unseen, MEMORISED), rows), Group(COST, rows)]
+    others += [Group(columns, rows) for columns in _settings(comparison)]
     scored = [(row.adaptive.bits_per_byte, i, row) for i, row in enumerate(rows) if row.adaptive is not None]
     if not scored:
         return [Group(QUALITY, rows), *others]
@@ -176,9 +212,10 @@ def tables(comparison: Comparison) -> list[Group]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Remarks on the table: failed runs, single seeds, models that have learned hardly anything, missing
-    adaptive scores, and mixtures scored where they were fitted."""
+    """Remarks on the table: failed and stopped runs, single seeds, models that have learned hardly anything,
+    missing adaptive scores, and mixtures scored where they were fitted."""
     lines = [_one_line(f"{failure.name} failed: {failure.reason}") for failure in comparison.failures]
+    lines += map(_one_line, comparison.stopped)
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]
     if len(rows) > 1 and single:

@@ -17,6 +17,9 @@ from makemore.training.plan import Plan
 from makemore.training.records import TrainRecord
 from makemore.training.trainer import Trainer
 
+MAX_SAVE_SHARE = 0.05
+"""Part of the time that saving may take: large states are saved less often."""
+
 
 def save_record(plan: Plan, trainer: Trainer, record: TrainRecord, run_id: str) -> None:
     """Write the best weights if they improved, a log line if there is a loss, and a state if it is due; every
@@ -29,7 +32,8 @@ def save_record(plan: Plan, trainer: Trainer, record: TrainRecord, run_id: str) 
     if record.save:
         started = time.perf_counter()
         plan.folder.write_state(trainer.step, trainer.state_dict(), run_id)
-        trainer.save_seconds = time.perf_counter() - started
+        if interval := plan.train.save_interval:
+            trainer.save_interval = max(interval, (time.perf_counter() - started) / MAX_SAVE_SHARE)
 
 
 def read_state(folder: RunDir, run_id: str, sharded: bool) -> SavedState:

@@ -24,8 +24,6 @@ from makemore.types import Batch
 
 LOG_INTERVAL = 0.5
 N_EVALUATIONS = 20
-MAX_SAVE_SHARE = 0.05
-"""Part of the time that saving may take: large states are saved less often."""
 
 
 class Trainer:
@@ -43,8 +41,7 @@ class Trainer:
         self.learner, self.loader, self.config = learner, loader, config
         self.evaluate, self.stop = evaluate, stop
         self._counts = isinstance(learner.model, CountModel)  # large tables: not copied
-        self.step = 0
-        self.tokens = 0
+        self.step = self.tokens = 0
         self.elapsed = 0.0
         self.best_val = math.inf
         self.best_step = 0
@@ -64,8 +61,7 @@ class Trainer:
         self._evaluated_at = -1
         self._eval_seconds = 0.0
         self._saved_at = 0.0
-        self.save_seconds = 0.0
-        """Time that saving the last state took."""
+        self.save_interval = config.save_interval
         self._loss_sum: Tensor | None = None
         self._count = 0
         self._new_tokens: Tensor | int = 0
@@ -172,10 +168,7 @@ class Trainer:
         self.elapsed = distributed.all_reduce_max(time.perf_counter() - self._started_at)
 
     def _due_for_saving(self) -> bool:
-        interval = self.config.save_interval
-        return self.elapsed - self._saved_at >= (
-            interval and max(interval, self.save_seconds / MAX_SAVE_SHARE)
-        )
+        return self.elapsed - self._saved_at >= self.save_interval
 
     def _due_for_evaluation(self) -> bool:
         if self.evaluate is None or self._counts or self.progress >= 1:

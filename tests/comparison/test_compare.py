@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from makemore.cli.tables import comparison_markdown, comparison_table
 from makemore.comparison.compare import CompareRequest, compare
 from makemore.errors import UserError
 from makemore.evaluation.evaluate import evaluate
+from makemore.report.comparison import comparison_page
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.runtime.files import read_json
@@ -200,3 +202,73 @@ def test_json_is_complete(ladder):
     assert [row["name"] for row in figures["rows"]] == ["count", "bigram"]
     assert [len(row["runs"]) for row in figures["rows"]] == [2, 2]
     assert figures["rows"][1]["beyond_noise"] is True
+
+
+class TestDifferences:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def runs(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("different")
+        path = write_words(folder / "words.txt")
+        options = {
+            "narrow": ("mlp", {"n_hidden": 16}, {"lr": 0.01}),
+            "wide": ("mlp", {"n_hidden": 48}, {"lr": 0.01}),
+            "table": ("bigram", {}, {"lr": 0.02}),
+        }
+        for name, (model, settings, changes) in options.items():
+            train(
+                TrainRequest(
+                    input=str(path),
+                    model=model,
+                    out=folder / name,
+                    train={"steps": 5, "batch_tokens": 512, "optimizer": "adamw", **changes},
+                    settings=tuple(f"model.{key}={value}" for key, value in settings.items()),
+                )
+            )
+        return [str(folder / name) for name in options]
+
+    def test_settings_of_a_model_are_compared_among_its_runs(self, runs):
+        comparison = compare(CompareRequest(inputs=tuple(runs[:2])))
+        assert comparison.differences == ["model.n_hidden"]
+        rows = {row["name"]: row["settings"] for row in comparison.as_dict()["rows"]}
+        assert rows == {"narrow": {"model.n_hidden": "16"}, "wide": {"model.n_hidden": "48"}}
+
+    def test_other_settings_are_compared_among_all_runs(self, runs):
+        comparison = compare(CompareRequest(inputs=tuple(runs)))
+        assert "model.n_hidden" in comparison.differences
+        assert "train.optimizer.lr" in comparison.differences
+        assert "model.weight_penalty" not in comparison.differences
+        rows = {row["name"]: row["settings"] for row in comparison.as_dict()["rows"]}
+        assert rows["table"]["model.n_hidden"] == "–"
+        assert rows["table"]["train.optimizer.lr"] == "0.02"
+        assert rows["wide"]["train.optimizer.lr"] == "0.01"
+
+    def test_equal_runs_have_no_differences(self, runs, tmp_path):
+        shutil.copytree(runs[0], tmp_path / "copy")
+        comparison = compare(CompareRequest(inputs=(runs[0], str(tmp_path / "copy"))))
+        assert comparison.differences == []
+
+    def test_another_text_of_the_same_name_and_other_versions_show(self, runs, tmp_path):
+        path = write_words(tmp_path / "words.txt", seed=8)
+        options = {"steps": 5, "batch_tokens": 512, "optimizer": "adamw", "lr": 0.01}
+        other = TrainRequest(
+            input=str(path),
+            model="mlp",
+            out=tmp_path / "other",
+            train=options,
+            settings=("model.n_hidden=16",),
+        )
+        train(other)
+        folder = RunDir(tmp_path / "other")
+        config = folder.read_config()
+        folder.write_config(config.model_copy(update={"versions": {**config.versions, "torch": "1.0"}}))
+        comparison = compare(CompareRequest(inputs=(runs[0], str(tmp_path / "other")), file=path))
+        assert comparison.differences == ["versions.torch", "text.sha256"]
+
+    def test_tables_and_pages_show_them(self, runs):
+        comparison = compare(CompareRequest(inputs=tuple(runs[:2]), with_details=True))
+        table = comparison_table(comparison).split("\n\n")[-1].splitlines()
+        assert table[0].split() == ["run", "tokenizer", "model.n_hidden"]
+        assert "| model.n_hidden |" in comparison_markdown(comparison).splitlines()[0]
+        pytest.importorskip("altair")
+        assert "model.n_hidden</button>" in comparison_page(comparison)

@@ -12,7 +12,9 @@ from torch import nn
 from makemore.errors import UserError
 from makemore.models.bigram import Bigram, BigramConfig
 from makemore.settings import TrainConfig
+from makemore.training.fitting import fitted
 from makemore.training.learners.base import Learner, Metrics
+from makemore.training.observers import NullObserver
 from makemore.training.optimizers.ema import EMA
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
@@ -144,16 +146,6 @@ def test_the_budget_can_be_a_time_limit(monkeypatch):
     assert records[-1].progress == 1.0
     assert 20 < trainer.elapsed <= 53  # each clock reading adds one second
     assert 1 < sum(r.val is not None for r in records) < 25
-
-
-@pytest.mark.parametrize(("save_seconds", "n_saves"), [(0.1, 3), (1.0, 2), (5.0, 1)])
-def test_states_that_take_long_are_saved_less_often(save_seconds, n_saves, monkeypatch):
-    """Every 15 s, but at most 5% of the time; the last record, the end of training, is always saved."""
-    clock = iter(range(10_000))
-    monkeypatch.setattr("makemore.training.trainer.time.perf_counter", lambda: float(next(clock)))
-    trainer = Trainer(FakeLearner(), FakeLoader(), TrainConfig(max_time=40.0, save_interval=15.0), None)
-    trainer.save_seconds = save_seconds
-    assert sum(record.save for record in trainer.fit()) == n_saves
 
 
 def test_training_ends_when_the_data_run_out():
@@ -326,3 +318,20 @@ def test_the_result_records_device_precision_and_optimizer(prose, tmp_path):
         "native": False,
         "optimizer": "adamw",
     }
+
+
+@pytest.mark.parametrize(("save_interval", "seconds", "expected"), [(30, 0.1, 30), (30, 4, 80), (0, 4, 0)])
+def test_states_that_take_long_are_saved_less_often(
+    save_interval, seconds, expected, prose, tmp_path, monkeypatch
+):
+    """At most 5% of the time, except if every step is to be saved."""
+    clock = iter(range(100_000))
+    monkeypatch.setattr("makemore.training.saving.time.perf_counter", lambda: seconds * next(clock))
+    request = TrainRequest(
+        input=str(prose),
+        model="bigram",
+        out=tmp_path / "run",
+        train={"steps": 3, "save_interval": save_interval},
+    )
+    with fitted(request, NullObserver(), lambda: False) as (_, trainer):
+        assert trainer.save_interval == expected

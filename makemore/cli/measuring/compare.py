@@ -12,6 +12,7 @@ from makemore.cli.terminal import echo, print_json
 
 if TYPE_CHECKING:
     from makemore.cli.progress import ProgressObserver
+    from makemore.comparison.result import Comparison
 
 TOKENIZERS = typer.Option(TOKENIZER.default, "--tokenizers", "-t", help=f"Comma-separated: {TOKENIZER.help}")
 
@@ -23,6 +24,16 @@ def command(
     seeds: int = typer.Option(1, "--seeds", help="Runs per model, with seeds 0, 1, 2 and so on."),
     max_time: str | None = typer.Option(None, "--max-time", help="Training time per run (default: 90s)."),
     steps: int | None = typer.Option(None, "--steps", help="Optimizer steps per run."),
+    grid: list[str] = typer.Option(
+        [],
+        "--grid",
+        help="A setting and its values, such as model.n_layer=2,4; repeat it for all combinations.",
+    ),
+    total_time: str | None = typer.Option(
+        None,
+        "--budget-total",
+        help="Training time of all runs, such as 30m: the worse half stops at each round.",
+    ),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
     adaptive: bool = typer.Option(
@@ -34,23 +45,26 @@ def command(
     csv: bool = typer.Option(False, "--csv", help="Print the table as CSV."),
     markdown: bool = typer.Option(False, "--markdown", help="Print the table as Markdown."),
     html: Path | None = typer.Option(None, "--html", help="Write an HTML report to this file."),
+    best: Path | None = typer.Option(
+        None, "--best", help="Write the best run's settings to this TOML file, for train --config."
+    ),
     json: bool = JSON,
 ) -> None:
     """Train and rank models on one text, or rank runs.
 
-    All models get the same split and budget. Finished runs are reused; interrupted runs are resumed.
+    All models get the same split and budget, and, with --grid, every combination of settings. Finished runs
+    are reused; interrupted runs are resumed.
     """
     from makemore.settings.train import parse_duration
 
-    limit = parse_duration(max_time)
+    limit, total = parse_duration(max_time), parse_duration(total_time)
     from makemore.errors import UserError, require_packages
 
     if csv + markdown + json > 1:
         raise UserError("--csv, --markdown and --json can't be combined; choose one")
-    from makemore.cli import tables
     from makemore.cli.signals import stop_flag
+    from makemore.comparison.best import require_best_path, write_best
     from makemore.comparison.compare import CompareRequest, compare
-    from makemore.report.columns import notes
     from makemore.report.comparison import comparison_page
     from makemore.report.page import require_page_path, write_page
     from makemore.training.records import TrainingInterrupted
@@ -58,6 +72,8 @@ def command(
     if html is not None:
         require_packages("--html", ("altair", "vl_convert"), extra="report")
         require_page_path(html)
+    if best is not None:
+        require_best_path(best)
     request = CompareRequest(
         inputs=tuple(inputs),
         models=models,
@@ -65,6 +81,8 @@ def command(
         seeds=seeds,
         steps=steps,
         max_time=limit,
+        grid=tuple(grid),
+        total_time=total,
         split=split,
         file=file,
         out=out,
@@ -82,11 +100,22 @@ def command(
     if html is not None:
         write_page(html, comparison_page(comparison))
         echo(f"report: {html}", err=True)
+    if best is not None:
+        echo(f"settings of {write_best(best, comparison)}: {best}", err=True)
+    _show(comparison, csv=csv, markdown=markdown, json=json)
+
+
+def _show(comparison: Comparison, *, csv: bool, markdown: bool, json: bool) -> None:
+    from makemore.cli import tables
+    from makemore.report.columns import notes
+
     if json:
         print_json(comparison.as_dict())
         return
-    markup = tables.comparison_markdown if markdown else tables.comparison_table
-    echo((tables.comparison_csv if csv else markup)(comparison))
+    show = (
+        tables.comparison_csv if csv else tables.comparison_markdown if markdown else tables.comparison_table
+    )
+    echo(show(comparison))
     for note in notes(comparison):
         echo(note, err=csv or markdown)
 

@@ -1,0 +1,187 @@
+"""Grids of settings, successive halving, and the settings of the best run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from makemore.comparison.best import settings_to_repeat, write_best
+from makemore.comparison.cells import CellsRequest, make_cells
+from makemore.comparison.compare import CompareRequest, compare
+from makemore.comparison.halving import plan_rounds
+from makemore.errors import UserError
+from makemore.runs.directory import RunDir
+from makemore.runs.run import load
+from makemore.training.records import TrainingInterrupted
+from makemore.training.request import TrainRequest
+from makemore.training.train import train
+from tests.comparison.test_compare import write_words
+
+GRID = ("model.n_hidden=8,24", "train.lr=0.003,0.03")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return write_words(tmp_path_factory.mktemp("grid") / "words.txt", n=1200)
+
+
+def cells_of(words: Path, **changes) -> list:
+    return make_cells(str(words), CellsRequest(**{"models": "mlp", "steps": 5, "device": "cpu", **changes}))
+
+
+def grid_request(words: Path, out: Path, **changes) -> CompareRequest:
+    options = {"models": "mlp", "steps": 20, "grid": GRID, "seeds": 2, "out": out, "device": "cpu"}
+    return CompareRequest(inputs=(str(words),), **{**options, **changes})
+
+
+class TestCells:
+    def test_every_combination_is_a_cell(self, words):
+        cells = cells_of(words, grid=GRID, seeds=2)
+        assert [cell.folder.name for cell in cells[:4]] == [
+            "mlp-char-n_hidden=8-lr=0.003-0",
+            "mlp-char-n_hidden=8-lr=0.03-0",
+            "mlp-char-n_hidden=24-lr=0.003-0",
+            "mlp-char-n_hidden=24-lr=0.03-0",
+        ]
+        assert len(cells) == len({cell.folder for cell in cells}) == 8
+        assert cells[3].settings == {"model.n_hidden": "24", "train.optimizer.lr": "0.03"}
+        assert cells[3].request.requested.model.n_hidden == 24
+        assert cells[3].request.requested.train.optimizer.lr == 0.03
+
+    def test_a_setting_applies_to_the_models_that_have_it(self, words):
+        cells = cells_of(words, models="mlp,bigram,auto", grid=("model.n_hidden=8,24",))
+        assert [(cell.request.model, cell.settings) for cell in cells] == [
+            ("mlp", {"model.n_hidden": "8"}),
+            ("mlp", {"model.n_hidden": "24"}),
+            ("bigram", {}),
+            ("auto", {}),
+        ]
+
+    def test_lists_are_values(self, words):
+        cells = cells_of(words, grid=("train.milestones=[0.5,0.8],auto",))
+        assert [cell.settings for cell in cells] == [
+            {"train.schedule.milestones": "[0.5,0.8]"},
+            {"train.schedule.milestones": "auto"},
+        ]
+
+    @pytest.mark.parametrize(
+        ("grid", "message"),
+        [
+            (("model.n_hidden",), "write section.name=value,value"),
+            (("model.n_hidden=8,",), "write section.name=value,value"),
+            (("corpus.mode=lines,text",), "write section.name=value,value"),
+            (("model.n_hiden=8,16",), "none of mlp has this setting"),
+            (("train.lrr=1,2",), "unknown setting .*did you mean"),
+            (("model.n_hidden=8,many",), "n_hidden"),
+            (("train.lr=0.1", "train.optimizer.lr=0.2"), "given twice"),
+        ],
+    )
+    def test_a_grid_that_cannot_be_trained(self, words, grid, message):
+        with pytest.raises(UserError, match=message):
+            cells_of(words, grid=grid)
+
+
+class TestRounds:
+    def test_each_round_takes_the_same_time_and_all_take_the_total(self):
+        rounds = plan_rounds(6, n_seeds=2, total=240.0)
+        assert [size for size, _ in rounds] == [6, 3, 2, 1]
+        # A round has 60 s: 5 s for each of 12 runs, 10 s for each of 6, and so on.
+        assert [seconds for _, seconds in rounds] == pytest.approx([5, 15, 30, 60])
+        each = np.diff([0, *(seconds for _, seconds in rounds)])
+        assert sum(2 * size * s for (size, _), s in zip(rounds, each, strict=True)) == pytest.approx(240)
+
+    def test_one_setting_has_one_round(self):
+        assert plan_rounds(1, n_seeds=3, total=30.0) == [(1, 10.0)]
+
+
+@pytest.mark.slow
+class TestGrid:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def undisturbed(cls, words, tmp_path_factory):
+        return compare(grid_request(words, tmp_path_factory.mktemp("undisturbed") / "runs"))
+
+    def test_settings_are_columns_and_seeds_are_aggregated(self, undisturbed):
+        assert undisturbed.differences == ["model.n_hidden", "train.optimizer.lr"]
+        assert {row.name for row in undisturbed.rows} == {
+            f"mlp n_hidden={hidden} lr={lr}" for hidden in (8, 24) for lr in (0.003, 0.03)
+        }
+        assert all(len(row.runs) == 2 for row in undisturbed.rows)
+        assert undisturbed.rows[0].name == "mlp n_hidden=24 lr=0.03"
+
+    def test_a_grid_killed_three_times_gives_the_same_table(self, words, undisturbed, tmp_path):
+        request = [sys.executable, "-m", "makemore", "compare", str(words), "--models", "mlp"]
+        request += ["--steps", "20", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "runs")]
+        request += [part for axis in GRID for part in ("--grid", axis)]
+        rng = random.Random(3)
+        for _ in range(3):
+            process = subprocess.Popen(request, stderr=subprocess.DEVNULL, start_new_session=True)
+            time.sleep(rng.uniform(4, 9))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        resumed = compare(grid_request(words, tmp_path / "runs"))
+        figures = [
+            [(row.name, [run.score.nats for run in row.runs]) for row in comparison.rows]
+            for comparison in (undisturbed, resumed)
+        ]
+        assert figures[0] == figures[1]
+
+    def test_the_best_settings_can_be_trained_again(self, words, undisturbed, tmp_path):
+        assert write_best(tmp_path / "best.toml", undisturbed) == undisturbed.rows[0].name
+        best = undisturbed.rows[0].config
+        again = TrainRequest(input=str(words), config=tmp_path / "best.toml", out=tmp_path / "again")
+        train(again)
+        repeated = load(tmp_path / "again").config
+        assert settings_to_repeat(repeated) == settings_to_repeat(best)
+        assert tomllib.loads((tmp_path / "best.toml").read_text(encoding="utf-8"))["model"]["n_hidden"] == 24
+
+
+@pytest.mark.slow
+class TestHalving:
+    def test_the_worse_half_is_stopped(self, words, tmp_path):
+        options = {"seeds": 1, "steps": None, "total_time": 24.0}
+        request = grid_request(words, tmp_path / "runs", **options)
+        comparison = compare(request)
+        assert len(comparison.rows) == 4
+        assert len(comparison.stopped) == 3
+        assert "behind the best 2 of 4" in comparison.stopped[0]
+        finished = [row for row in comparison.rows if RunDir(row.runs[0].folder).read_result() is not None]
+        assert len(finished) == 1
+        seconds = sorted(row.runs[0].seconds for row in comparison.rows)
+        assert seconds[0] < seconds[-1] / 2
+        again = compare(request)  # everything is reused
+        assert again.stopped == comparison.stopped
+        assert [row.runs[0].score.nats for row in again.rows] == [
+            row.runs[0].score.nats for row in comparison.rows
+        ]
+        with pytest.raises(UserError, match="another --budget-total"):
+            compare(dataclasses.replace(request, total_time=25.0))
+
+    def test_an_interrupted_comparison_goes_on(self, words, tmp_path):
+        request = grid_request(words, tmp_path / "runs", seeds=1, steps=None, total_time=16.0)
+        begun = time.monotonic()
+        with pytest.raises(TrainingInterrupted):
+            compare(request, stop=lambda: time.monotonic() - begun > 8)
+        comparison = compare(request)
+        assert len(comparison.stopped) == 3
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"steps": 5}, "leave out --max-time and --steps"),
+            ({"models": "auto", "grid": (), "steps": None}, "can't be stopped halfway"),
+        ],
+    )
+    def test_requests_that_cannot_be_fulfilled(self, words, tmp_path, changes, message):
+        with pytest.raises(UserError, match=message):
+            compare(grid_request(words, tmp_path / "runs", total_time=10.0, **changes))
