@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,9 @@ def predictions(
 
 
 def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predictions]:
-    """Cut members' log-probabilities into pieces of the same tokens."""
+    """Cut members' log-probabilities into pieces of the same tokens. All members but the last compute their
+    next piece in a thread while the others are read."""
+    streams = [*map(_ahead, streams[:-1]), *streams[-1:]]
     pending = [torch.zeros(0, 0) for _ in streams]
     begin, total = 0, len(split.tokens_N)
     while begin < total:
@@ -96,6 +99,15 @@ def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predict
         yield Predictions(begin, torch.stack([piece[:n] for piece in pending], dim=1), targets)
         pending = [piece[n:] for piece in pending]
         begin += n
+
+
+def _ahead(stream: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The items of a stream, each computed in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, stream, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, stream, None)
+            yield item
 
 
 def nats_of(log_probs: Tensor, targets: Tensor) -> np.ndarray:

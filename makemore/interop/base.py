@@ -23,6 +23,9 @@ class ExportFormat:
     is_export: Callable[[Path], bool] = lambda path: False
     """Whether an existing directory is an export of this format, which may be overwritten."""
 
+    front_matter: str = ""
+    """What a site reads of the model card, in YAML."""
+
     @property
     def is_directory(self) -> bool:
         return not self.suffix.startswith(".")

@@ -8,8 +8,11 @@ from pathlib import Path
 from makemore.errors import UserError
 from makemore.interop import FORMATS
 from makemore.interop.base import ExportFormat
+from makemore.interop.card import model_card
 from makemore.runs.run import Run
 from makemore.runtime.files import write_bytes
+
+CARD = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +27,17 @@ class ExportResult:
 
 
 def export(run: Run, format: str, out: Path | None = None, overwrite: bool = False) -> ExportResult:
-    """Write a run's model and tokenizer in another program's format, by default next to the run.
+    """Write a run's model and tokenizer in another program's format, by default next to the run, and a model
+    card: ``README.md`` in a directory, or the file's name with ``.md``.
 
     Raises UserError if the format can't represent the model, or if ``out`` already exists.
     """
     target = FORMATS.get(format)
     path = out or run.sibling(target.suffix)
     _check_output(path, target, overwrite)
+    card = path / CARD if target.is_directory else path.with_name(f"{path.name}.md")
+    if not target.is_directory and card.exists() and not overwrite:
+        raise UserError(f"{card} already exists; add --overwrite or choose another --out")
     try:
         files = target.files(run.model, run.tokenizer)
     except UserError as error:
@@ -38,10 +45,12 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
             raise
         members = ", ".join(str(member.path) for member in run.folder.members)
         raise UserError(f"{error}; or export one of its members: {members}") from None
-    for name, data in files.items():
-        write_bytes(path / name if name else path, data)
+    written = {path / name if name else path: data for name, data in files.items()}
+    written[card] = model_card(run, target.front_matter)
+    for file, data in written.items():
+        write_bytes(file, data)
     return ExportResult(
-        path=path, format=format, bytes=sum(map(len, files.values())), note=target.note(run.model)
+        path=path, format=format, bytes=sum(map(len, written.values())), note=target.note(run.model)
     )
 
 

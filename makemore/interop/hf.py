@@ -15,7 +15,8 @@ from makemore.interop.base import ExportFormat
 from makemore.interop.gpt2 import from_gpt2, reorder_vocabulary, to_gpt2
 from makemore.interop.hf_tokenizer import BOUNDARY, read_tokenizer, to_hugging_face
 from makemore.interop.nanochat import to_nanochat
-from makemore.models.base import LanguageModel
+from makemore.interop.remote.bundle import modeling_code
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.models.transformer import Transformer
 from makemore.runtime.files import user_format_errors, utf8_path
 from makemore.runtime.untrusted import file_size, read_foreign_json
@@ -24,21 +25,22 @@ from makemore.training.pretrained import PretrainedModel, read_run
 
 
 def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Contents of the files, by name. Raises UserError if no stock architecture fits the model."""
+    """Contents of the files, by name. Raises UserError if the model can't be exported."""
     check_exportable(model)
-    assert isinstance(model, Transformer)
-    config, tensors = to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)
+    config, tensors, code = _architecture(model)
     ids = {"bos_token_id": tokenizer.boundary_id, "eos_token_id": tokenizer.boundary_id}
+    limit = None if model.supports_streaming else model.max_len
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOUNDARY,
         "eos_token": BOUNDARY,
         "split_special_tokens": True,  # a boundary spelled out in a text is text
-        "model_max_length": model.config.block_size,
+        **({} if limit is None else {"model_max_length": limit}),
         "clean_up_tokenization_spaces": False,
     }
     cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return {
+        **code,
         "config.json": _json({**config, **ids, "dtype": "float32"}),
         "generation_config.json": _json({**ids, "pad_token_id": tokenizer.boundary_id, "do_sample": True}),
         "model.safetensors": save(cpu_tensors, {"format": "pt"}),
@@ -47,15 +49,39 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
     }
 
 
+def _architecture(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
+    """Settings, tensors, and code if the model is none that transformers knows."""
+    if isinstance(model, Transformer) and not has_code(model):
+        return *(to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)), {}
+    classes = {"AutoConfig": "MakemoreConfig", "AutoModelForCausalLM": "MakemoreForCausalLM"}
+    config = {
+        "model_type": "makemore",
+        "architectures": ["MakemoreForCausalLM"],
+        "auto_map": {name: f"modeling_makemore.{cls}" for name, cls in classes.items()},
+        "vocab_size": model.vocab_size,
+        "settings": model.config.model_dump(mode="json"),
+        "document_ends": model.document_ends,
+    }
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"model.{name}": tensor for name, tensor in model.named_buffers()}  # rotary tables, too
+    return config, tensors, {"modeling_makemore.py": modeling_code(type(model)).encode()}
+
+
+def has_code(model: LanguageModel) -> bool:
+    """Whether the export of a model needs ``trust_remote_code``."""
+    return not isinstance(model, Transformer) or model.config.has_conv
+
+
 def check_exportable(model: LanguageModel) -> None:
-    """Raise UserError if no stock architecture fits the model."""
-    if not isinstance(model, Transformer):
-        raise UserError("--format hf is for the transformer; export other models with --format onnx or arpa")
-    if model.config.has_conv:
-        raise UserError(
-            "no stock architecture has this transformer's short convolutions; for --format hf, train "
-            "with --set model.style=gpt2 or --set model.conv=1"
-        )
+    """Raise UserError if the model has no form in PyTorch, or several members."""
+    if isinstance(model, CountModel | MixtureModel):
+        raise UserError("--format hf is for single neural models; --format arpa takes count")
+
+
+def note(model: LanguageModel) -> str:
+    if not has_code(model):
+        return ""
+    return "load it with trust_remote_code=True: modeling_makemore.py is this model's code"
 
 
 def _json(payload: dict[str, Any]) -> bytes:
@@ -143,4 +169,10 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-FORMAT = ExportFormat(suffix="-hf", files=hf_files, is_export=is_hugging_face)
+FORMAT = ExportFormat(
+    suffix="-hf",
+    files=hf_files,
+    note=note,
+    is_export=is_hugging_face,
+    front_matter="library_name: transformers\npipeline_tag: text-generation\ntags:\n- makemore",
+)

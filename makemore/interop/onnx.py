@@ -1,15 +1,18 @@
-"""Export a model as an ONNX graph for onnxruntime and others: tokens (B, T) in, logits (B, T, V) out.
+"""Export a model as an ONNX graph for onnxruntime and others.
 
-Documents begin with the boundary token; the graph carries no state.
+In: tokens (B, T) and the model's state; out: logits (B, T, V) and the next state. Documents begin with the
+boundary token and the initial state, which is part of the metadata.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
 import importlib
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from makemore.errors import UserError, require_packages
 from makemore.interop.base import ExportFormat
 from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.tokenizers import Tokenizer
+from makemore.types import State
 
 OPSET = 20
 
@@ -27,19 +31,24 @@ def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
     """The serialised graph, with tokenizer and boundary as metadata; see ``check_exportable`` for errors."""
     check_exportable(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    graph = LogitsOnly(copy.deepcopy(model).cpu().eval())
+    graph = Stateful(copy.deepcopy(model).cpu().eval())
     length = 8 if model.supports_streaming or model.max_len is None else min(8, model.max_len)
+    state = graph.initial_state(rows=2)
+    names = [f"state_{i}" for i in range(len(state))]
     dynamic = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # from the exporter itself
         program: Any = torch.onnx.export(
             graph,
-            (torch.full((2, length), model.boundary_id),),
+            (torch.full((2, length), model.boundary_id), *state),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=({0: dynamic, 1: dynamic if length > 1 else None},),
-            input_names=["tokens"],
-            output_names=["logits"],
+            dynamic_shapes=(
+                {0: dynamic, 1: dynamic if length > 1 else None},
+                *([tuple({0: dynamic} for _ in state)] if state else []),
+            ),
+            input_names=["tokens", *names],
+            output_names=["logits", *(f"next_{name}" for name in names)],
             custom_translation_table={torch.ops.aten.cummax.default: _cummax_translation()},
             verbose=False,
         )
@@ -47,6 +56,9 @@ def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
         {
             "makemore.tokenizer": json.dumps(tokenizer.to_dict(), ensure_ascii=False),
             "makemore.boundary_id": str(model.boundary_id),
+            "makemore.initial_state": json.dumps(
+                [_described(name, part) for name, part in zip(names, graph.initial_state(1), strict=True)]
+            ),
             "makemore.max_len": json.dumps(None if model.supports_streaming else model.max_len),
         }
     )
@@ -61,8 +73,17 @@ def check_exportable(model: LanguageModel) -> None:
     require_packages("--format onnx", ("onnx", "onnxscript"), extra="onnx")
 
 
-class LogitsOnly(nn.Module):
-    """The model with logits as its only output and recurrent layers that the exporter supports."""
+def _described(name: str, part: Tensor) -> dict[str, Any]:
+    """A tensor of the initial state of one row: shape, type, and the value of all elements or the data."""
+    facts = {"name": name, "shape": list(part.shape), "dtype": str(part.dtype).removeprefix("torch.")}
+    first = part.flatten()[0]
+    if bool((part == first).all()):
+        return {**facts, "fill": first.item()}
+    return {**facts, "data": base64.b64encode(part.contiguous().numpy().tobytes()).decode()}
+
+
+class Stateful(nn.Module):
+    """The model with its state as tensors of its own, and recurrent layers that the exporter supports."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -72,8 +93,13 @@ class LogitsOnly(nn.Module):
                     setattr(parent, name, OnnxRecurrent(child))
         self.model = model
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self.model(tokens_BT)[0]
+    def initial_state(self, rows: int) -> State:
+        """With room for a whole context."""
+        return self.model.init_state(rows, self.model.max_len or 1)
+
+    def forward(self, tokens_BT: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits_BTV, next_state = self.model(tokens_BT, tuple(part.clone() for part in state))
+        return (logits_BTV, *next_state)
 
 
 GATES: dict[type[nn.RNNBase], tuple[str, list[int]]] = {
@@ -96,17 +122,30 @@ class OnnxRecurrent(nn.Module):
             w, r, b, c = (torch.cat([part.split(self.size)[gate] for gate in order])[None] for part in parts)
             self.weights.extend([w, r, torch.cat([b, c], dim=1)])
 
-    def forward(self, x_BTC: Tensor) -> tuple[Tensor, None]:
+    def forward(
+        self, x_BTC: Tensor, initial: Tensor | tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+        """PyTorch's arguments and results: the parts of the state are (layers, B, H)."""
+        parts = initial if isinstance(initial, tuple) else (initial,)
         x = x_BTC.transpose(0, 1)
         attributes: dict[str, Any] = {"hidden_size": self.size}
         if self.operator == "GRU":
             attributes["linear_before_reset"] = 1
-        for i in range(0, len(self.weights), 3):
-            inputs = (x, *self.weights[i : i + 3])
-            shape = (x.shape[0], 1, x.shape[1], self.size)
-            y: Any = torch.onnx.ops.symbolic(self.operator, inputs, attributes, dtype=x.dtype, shape=shape)
+        final: list[Sequence[Tensor]] = []
+        for i in range(len(self.weights) // 3):
+            weights = self.weights[3 * i : 3 * i + 3]
+            last = (1, x.shape[1], self.size)
+            y, *states = torch.onnx.ops.symbolic_multi_out(
+                self.operator,
+                (x, *weights, None, *(part[i : i + 1] for part in parts)),
+                attributes,
+                dtypes=(x.dtype,) * (1 + len(parts)),
+                shapes=((x.shape[0], 1, x.shape[1], self.size), *(last for _ in parts)),
+            )
             x = y.squeeze(1)
-        return x.transpose(0, 1), None
+            final.append(states)
+        ends = tuple(torch.cat(layers) for layers in zip(*final, strict=True))
+        return x.transpose(0, 1), ends if len(ends) > 1 else ends[0]
 
 
 def _cummax_translation() -> Any:

@@ -25,6 +25,7 @@ def test_export_is_written_next_to_the_run(work: Path, gpt2: Path) -> None:
     report = json.loads(call("export", gpt2, "--format", "hf", "--json").out)
     assert Path(report["path"]) == work / "gpt2-hf"
     assert {path.name for path in (work / "gpt2-hf").iterdir()} == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
@@ -69,7 +70,7 @@ def test_export_from_inside_the_run_directory(work: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lines", "--format", "hf"], "is for the transformer"),
+        (["lines", "--format", "hf"], "is for single neural models"),
         (["lines", "--format", "onnx"], "--format arpa"),
         (["lines", "--format", "arpq"], "did you mean 'arpa'"),
         (["lines"], "--format"),

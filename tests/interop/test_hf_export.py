@@ -12,12 +12,10 @@ import torch
 
 from makemore.errors import UserError
 from makemore.interop.hf import hf_files
-from makemore.models import MODELS
 from makemore.models.base import LanguageModel
 from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.tokenizers.published import PublishedTokenizer
 from makemore.tokenizers.ranks import Ranks
-from tests.conformance.fixtures import nonzero_model
 from tests.interop.nonzero_models import nonzero_transformer
 
 pytestmark = pytest.mark.slow
@@ -93,15 +91,6 @@ def test_tokenizer_gives_the_same_ids(spec: str, tmp_path: Path) -> None:
         assert ids == [0, *tokenizer.encode(text).tolist()]
         assert hf.decode(ids, skip_special_tokens=True) == text
     assert (hf.bos_token_id, hf.eos_token_id, len(hf)) == (0, 0, tokenizer.vocab_size)
-
-
-def test_models_without_a_stock_architecture_are_refused() -> None:
-    tokenizer = make_tokenizer("char")
-    with pytest.raises(UserError, match=r"short convolutions.*model\.style=gpt2"):
-        hf_files(nonzero_transformer(tokenizer.vocab_size), tokenizer)
-    for name in set(MODELS) - {"transformer"}:
-        with pytest.raises(UserError, match="is for the transformer"):
-            hf_files(nonzero_model(name), tokenizer)
 
 
 def test_tokenizers_hugging_face_cannot_express_are_refused() -> None:

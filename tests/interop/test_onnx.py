@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,14 +31,30 @@ def onnx_session(model: LanguageModel) -> Any:
     return runtime.InferenceSession(onnx_bytes(model, TOKENIZER), providers=["CPUExecutionProvider"])
 
 
+def initial_state(graph: Any, rows: int) -> dict[str, np.ndarray]:
+    """As the documentation says."""
+    state = {}
+    for part in json.loads(graph.get_modelmeta().custom_metadata_map["makemore.initial_state"]):
+        if "fill" in part:
+            one = np.full(part["shape"], part["fill"], part["dtype"])
+        else:
+            one = np.frombuffer(base64.b64decode(part["data"]), part["dtype"]).reshape(part["shape"])
+        state[part["name"]] = np.repeat(one, rows, axis=0)
+    return state
+
+
 def assert_equal_logits(graph: Any, model: LanguageModel) -> None:
-    for rows, length in ((3, 7), (1, 1), (2, 40)):
+    for rows, length, piece in ((3, 7, 7), (1, 1, 1), (2, 40, 40), (2, 40, 1), (3, 31, 9)):
         tokens = torch.randint(0, VOCAB, (rows, length))  # boundaries included
         tokens[:, 0] = 0
         expected = model(tokens)[0]
         assert expected.std() > 0.05
-        (logits,) = graph.run(None, {"tokens": tokens.numpy()})
-        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
+        state, pieces = initial_state(graph, rows), []
+        for part in tokens.split(piece, dim=1):
+            logits, *following = graph.run(None, {"tokens": part.numpy(), **state})
+            state = dict(zip(state, following, strict=True))
+            pieces.append(torch.from_numpy(logits))
+        torch.testing.assert_close(torch.cat(pieces, dim=1), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", EXPORTABLE)

@@ -1,0 +1,1 @@
+"""Models of makemore as code that Hugging Face's transformers loads with ``trust_remote_code``."""
