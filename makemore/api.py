@@ -252,7 +252,7 @@ def _commas(values: Any) -> str:
 
 
 def _require_main_module() -> None:
-    """Exit, instead of training again and again, in a process that a comparison started to train a run."""
+    """Exit if a comparison started this process to train a run: it would start the comparison again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit('makemore: put the call of makemore.compare under: if __name__ == "__main__":')
 
@@ -286,7 +286,7 @@ def compare(
         steps: Optimizer steps per run.
         max_time: Training time per run (default: 90 s).
         grid: Values of settings, such as ``{"model.n_layer": [2, 4]}``; every combination is trained.
-        budget_total: Training time of all runs; the worse half of them stops at each round.
+        budget_total: Total training time; after each round, only the better half goes on.
         split: ``val`` (default), ``test`` or ``val+test``.
         file: Another text to score on.
         adaptive: Also rank the runs while they learn from the text they are scored on.

@@ -57,7 +57,7 @@ def estimate_line(plan: Plan) -> str:
     """Say how the val loss during training differs from the final score."""
     n_val, n = len(plan.corpus.splits["val"].tokens_N), plan.train.eval_tokens
     if n < n_val:
-        return f"val≈ is an estimate on {n:,} of {n_val:,} tokens; the final score covers every token"
+        return f"val≈ is an estimate on {n:,} of {n_val:,} tokens; the final score covers more"
     return "val≈ is an estimate with shorter contexts than the final score"
 
 

@@ -21,16 +21,18 @@ def require_best_path(path: Path) -> None:
 
 
 def write_best(path: Path, comparison: Comparison) -> str:
-    """Write the file; returns the best run's name. Raises UserError if it can't be trained again so."""
+    """Write the file; returns the best run's name. Raises UserError if settings alone can't repeat it."""
     row = comparison.rows[0]
     if row.config.mixed and not MODELS.get(row.model).trains_members:
         raise UserError(f"the best run, {row.name}, is a mixture of runs, which --best can't describe")
+    if row.config.init_from:
+        raise UserError(f"the best run, {row.name}, began with the weights of {row.config.init_from}")
     write_bytes(path, tomli_w.dumps(settings_to_repeat(row.config)).encode("utf-8"))
     return row.name
 
 
 def settings_to_repeat(config: RunRecord) -> dict[str, Any]:
-    """The settings of a run without its seed and what belongs to its machine; ``auto`` chooses its own."""
+    """A run's settings without the seed and the machine's; of ``auto``, only the tokenizer and the model."""
     if MODELS.get(config.model.name).trains_members:
         return {"tokenizer": config.tokenizer, "model": {"name": config.model.name}}
     values = config.model_dump(

@@ -16,13 +16,20 @@ from makemore.runs.schema import RunConfig
 from makemore.runtime.device import pick_device
 from makemore.settings.base import arrange, flatten, setting_names
 from makemore.tokenizers import require_valid_spec
-from makemore.training.request import TrainRequest, parse_assignments
+from makemore.training.request import TrainRequest, parse_assignments, requested_config
 
 DEFAULT_SECONDS = 90.0
 """Training time of each run if no budget is set; the whole ladder takes about 17 minutes."""
 
 VARIED_SECTIONS = ("model", "train")
 """Not ``corpus``: scores on other splits can't be ranked together."""
+OPTIONS = {
+    "train.seed": "--seeds",
+    "train.steps": "--steps",
+    "train.max_time": "--max-time",
+    "train.runtime.device": "--device",
+}
+"""Settings that have an option of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +44,6 @@ class CellsRequest:
     max_time: float | None = None
     grid: tuple[str, ...] = ()
     """Settings and their values, as ``section.name=value,value``."""
-    total_time: float | None = None
-    """Training time of all runs in seconds, shared by successive halving."""
     out: Path | None = None
     device: str = "auto"
     overwrite: bool = False
@@ -59,7 +64,8 @@ class Cell:
 
 
 def make_cells(text: str, request: CellsRequest) -> list[Cell]:
-    """Every combination, to train on a text; all are trained once before the next seed.
+    """A run for every combination, to train on a text. All combinations with one seed come before the next
+    seed.
 
     A setting of the grid applies to the models that have it. Raises UserError for invalid requests.
     """
@@ -96,46 +102,48 @@ def _models(names: str) -> list[str]:
     return models
 
 
+def short_name(name: str) -> str:
+    """A setting's name without its section, for folders and rows; still unique."""
+    return name.partition(".")[2]
+
+
 def _points(model: str, grid: Sequence[str]) -> list[dict[str, str]]:
     """The combinations of those of the grid's settings that a model has, by full name."""
     known = set(setting_names(RunConfig.for_model(model)))
-    axes = [
-        [(name, value) for value in values]
-        for name, values in (_parse_axis(model, text) for text in grid)
-        if name in known and not (MODELS.get(model).trains_members and name.startswith("model."))
-    ]
-    return [dict(combination) for combination in itertools.product(*axes)]
+    axes: dict[str, list[tuple[str, str]]] = {}
+    for name, values in (_parse_axis(model, text) for text in grid):
+        if name in axes:
+            raise UserError(f"--grid {name}: given twice; list all values in one")
+        if name in known and not (MODELS.get(model).trains_members and name.startswith("model.")):
+            axes[name] = [(name, value) for value in values]
+    return [dict(combination) for combination in itertools.product(*axes.values())]
 
 
 def _parse_axis(model: str, text: str) -> tuple[str, list[str]]:
     """A setting's full name and the different values to give it."""
     name, equals, values = (part.strip() for part in text.partition("="))
-    section = name.partition(".")[0]
     # Commas within brackets belong to a list.
     options = [value.strip() for value in re.split(r",(?![^\[]*\])", values)]
-    if not equals or "." not in name or section not in VARIED_SECTIONS or not all(options):
+    if not equals or "." not in name or name.partition(".")[0] not in VARIED_SECTIONS or not all(options):
         raise UserError(f"--grid {text!r}: write section.name=value,value, such as model.n_layer=2,4")
     (nested,) = parse_assignments((f"{name}={options[0]}",))
     full = next(iter(flatten(arrange(RunConfig.for_model(model), nested))))
+    if full in OPTIONS:
+        raise UserError(f"--grid {name}: use {OPTIONS[full]} instead")
     return full, list(dict.fromkeys(options))
 
 
 def _require_used(grid: Sequence[str], points: dict[str, list[dict[str, str]]]) -> None:
-    """Raise UserError for a setting of the grid that no model has, or that is given twice."""
+    """Raise UserError for a setting of the grid that no model has."""
     for text in grid:
-        used = [model for model in points if _parse_axis(model, text)[0] in points[model][0]]
-        name = text.partition("=")[0].strip()
-        if not used and name.startswith("model."):
+        name, _, values = (part.strip() for part in text.partition("="))
+        if any(_parse_axis(model, text)[0] in points[model][0] for model in points):
+            continue
+        if name.startswith("model."):
             raise UserError(f"--grid {name}: none of {', '.join(points)} has this setting")
-        if not used:
-            model = next(iter(points))
-            TrainRequest(model=model, settings=(f"{name}={_parse_axis(model, text)[1][0]}",))  # explains why
-            raise UserError(f"--grid {name}: not a setting of a run")
-    for model, combinations in points.items():
-        names = [_parse_axis(model, text)[0] for text in grid]
-        twice = [name for name in combinations[0] if names.count(name) > 1]
-        if twice:
-            raise UserError(f"--grid {twice[0]}: given twice; list all values in one")
+        first = next(iter(points))
+        requested_config([{"model": {"name": first}}, *parse_assignments((f"{name}={values}",))])  # says why
+        raise UserError(f"--grid {name}: not a setting of training")
 
 
 def _cell(
@@ -150,7 +158,7 @@ def _cell(
 ) -> Cell:
     budget: dict[str, Any] = {"steps": request.steps, "max_time": request.max_time}
     budget = {k: v for k, v in budget.items() if v is not None} or {"max_time": DEFAULT_SECONDS}
-    labels = [f"{name.rpartition('.')[2]}={value}" for name, value in settings.items()]
+    labels = [f"{short_name(name)}={value}" for name, value in settings.items()]
     parts = [model, tokenizer.replace(":", "-"), *(re.sub(r"[^\w.+=-]", "_", label) for label in labels)]
     train = TrainRequest(
         input=str(path),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from makemore.comparison.cells import Cell, CellsRequest, make_cells
+from makemore.comparison.cells import Cell, CellsRequest, make_cells, short_name
 from makemore.comparison.differences import ABSENT, differing_settings, setting_text
 from makemore.comparison.grid import Failure, ObserverFactory, train_grid
 from makemore.comparison.halving import train_halving
@@ -36,6 +36,8 @@ class CompareRequest(CellsRequest):
     """A comparison to run: models to train on one text, or existing runs, which are only scored."""
 
     inputs: tuple[str, ...]
+    total_time: float | None = None
+    """Training time of all runs in seconds, shared by successive halving."""
     split: str | None = None
     file: Path | None = None
     """Text to score all runs on instead of their own text."""
@@ -72,6 +74,8 @@ def compare(
         folders, failures, stopped = _train(cells, request, observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
+    elif request.grid or request.total_time:
+        raise UserError("--grid and --budget-total train runs; give a text, not run directories")
     groups = _groups(folders)
     if request.file is None:
         _require_same_splits(groups)
@@ -222,12 +226,14 @@ def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -
             adaptive = adaptive_score(run, request.file, request.split)
         except UserError as error:
             reason = str(error)
+    records = run.folder.metrics.read()
+    logged: dict[str, float] = records[-1] if records else {}  # of a run that was stopped early
     return ScoredRun(
         folder=run.folder.path,
         config=run.config,
         parameters=run.model.n_parameters(),
-        seconds=result.seconds if result else 0.0,
-        tokens=result.tokens if result else 0,
+        seconds=result.seconds if result else logged.get("elapsed", 0.0),
+        tokens=result.tokens if result else int(logged.get("tokens", 0)),
         peak_memory=result.peak_memory if result else None,
         sampling_speed=sampling_speed(run),
         score=score,
@@ -253,7 +259,7 @@ def _trained_name(config: RunRecord, groups: list[list[_SavedRun]], varied: list
     """The model, and what else differs between the rows: its tokenizer and its settings of the grid."""
     tokenizers = {group[0].config.tokenizer for group in groups}
     values = {name: setting_text(config, name) for name in varied}
-    settings = [f"{name.rpartition('.')[2]}={value}" for name, value in values.items() if value != ABSENT]
+    settings = [f"{short_name(name)}={value}" for name, value in values.items() if value != ABSENT]
     return " ".join([config.model.name, *([config.tokenizer] if len(tokenizers) > 1 else []), *settings])
 
 

@@ -14,8 +14,7 @@ ABSENT = "–"
 
 
 def differing_settings(configs: Sequence[RunRecord]) -> list[str]:
-    """Names of the settings that differ between runs: those of a model between runs of this model, others
-    between any."""
+    """Names of settings with different values. A model's settings are compared only among its runs."""
     described = [(config.model.name, dict(described_settings(config))) for config in configs]
     names = dict.fromkeys(name for _, values in described for name in values)
     return [name for name in names if _differs(name, described)]

@@ -1,8 +1,8 @@
 """Successive halving: share a total training time among runs, of which the worse half stops at each round.
 
-Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization". Each
-round takes the same time in all, so that a run that is still in it gets twice as much as in the round before.
-Every run has the schedule of one that reaches the end.
+Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization". Every
+round takes the same total time, so each remaining run gets about twice as much extra time as in the round
+before. Every run has the schedule of one that reaches the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Round(NamedTuple):
 
 
 def plan_rounds(n: int, n_seeds: int, total: float) -> list[Round]:
-    """Rounds of n settings, about half as many in each, of the same time in all."""
+    """Rounds that take the same total time; each keeps about half of the n settings, rounded up."""
     sizes = [n]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
@@ -63,8 +63,7 @@ def train_halving(
 ) -> Halved:
     """Train runs round by round; repeating the call resumes it.
 
-    Raises UserError if there is too little time, or ``out`` holds other runs, and TrainingInterrupted when
-    stopped.
+    Raises UserError if ``out`` holds other runs, and TrainingInterrupted when stopped.
     """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
@@ -76,37 +75,40 @@ def train_halving(
     progress = _Progress(out, cells, total)
     for cell in cells:
         _require_same_run(cell, rounds[-1].seconds)
-    note, failures, stopped = observe("").note, dict[str, Failure](), list[str]()
+    failures, stopped = dict[str, Failure](), list[str]()
     alive = list(groups.values())
     for nth, (_, seconds) in enumerate(rounds):
         for cell in [cell for group in alive for cell in group]:
-            if cell.folder.name in failures or (
-                not (restarts := nth == 0 and cell.request.overwrite)
-                and (_trained_seconds(RunDir(cell.folder)) >= seconds)
-            ):
-                continue
-            request = _request_for(cell, rounds[-1].seconds, restarts)
-            try:
-                train_in_subprocess(request, observe, stop, None if nth + 1 == len(rounds) else seconds)
-            except UserError as error:
-                failures[cell.folder.name] = Failure(cell.folder.name, str(error))
+            is_first = nth == 0 and cell.request.overwrite
+            if is_first or _trained_seconds(RunDir(cell.folder)) < seconds:
+                request = _request_for(cell, rounds[-1].seconds, restarts=is_first)
+                until = None if nth + 1 == len(rounds) else seconds
+                try:
+                    train_in_subprocess(request, observe, stop, until)
+                except UserError as error:
+                    failures[cell.folder.name] = Failure(cell.folder.name, str(error))
         alive = [group for group in alive if not any(cell.folder.name in failures for cell in group)]
-        if nth + 1 == len(rounds) or not alive:
-            break
-        losses = progress.losses(nth, alive)
-        ranked = sorted(alive, key=lambda group: losses[group[0].folder.name])
-        keep = rounds[nth + 1].size
-        for group in ranked[keep:]:
-            name = group[0].folder.name.rpartition("-")[0]
-            loss = losses[group[0].folder.name]
-            stopped.append(
-                f"{name}: stopped after {seconds:g} of {rounds[-1].seconds:g} s, val≈ {loss:.4f} nats/char, "
-                f"behind the best {keep} of {len(ranked)}"
-            )
-            note(stopped[-1])
-        alive = ranked[:keep]
+        if nth + 1 < len(rounds) and alive:
+            schedule = f"{seconds:g} of {rounds[-1].seconds:g} s"
+            alive, dropped = _better(alive, progress.losses(nth, alive), rounds[nth + 1].size, schedule)
+            stopped += dropped
+            for line in dropped:
+                observe("").note(line)
     folders = [cell.folder for cell in cells if cell.folder.name not in failures and cell.folder.exists()]
     return Halved(folders, list(failures.values()), stopped)
+
+
+def _better(
+    groups: Sequence[list[Cell]], losses: dict[str, float], keep: int, schedule: str
+) -> tuple[list[list[Cell]], list[str]]:
+    """The best groups, and a line about each of the others."""
+    ranked = sorted(groups, key=lambda group: losses[group[0].folder.name])
+    lines = [
+        f"{group[0].folder.name.rpartition('-')[0]}: stopped after {schedule}, "
+        f"val≈ {losses[group[0].folder.name]:.4f} nats/char, behind the best {keep} of {len(ranked)}"
+        for group in ranked[keep:]
+    ]
+    return ranked[:keep], lines
 
 
 def _request_for(cell: Cell, seconds: float, restarts: bool) -> TrainRequest:
@@ -133,13 +135,16 @@ def _trained_seconds(folder: RunDir) -> float:
 
 
 class _Progress:
-    """The losses after each round, kept in a file: runs that went on can't be compared as they were."""
+    """The losses after each round, kept in a file, since runs that have been trained further can't be scored
+    at an earlier state."""
 
     def __init__(self, out: Path, cells: Sequence[Cell], total: float) -> None:
         self.path = out / STATE
         names = [cell.folder.name for cell in cells]
         self.state: dict[str, Any] = {"cells": names, "seconds": total, "rounds": []}
-        if self.path.exists() and not cells[0].request.overwrite:
+        if cells[0].request.overwrite:
+            self.path.unlink(missing_ok=True)
+        if self.path.exists():
             saved = read_json(self.path)
             if (saved.get("cells"), saved.get("seconds")) != (names, total):
                 raise UserError(
@@ -149,11 +154,14 @@ class _Progress:
 
     def losses(self, nth: int, alive: Sequence[Sequence[Cell]]) -> dict[str, float]:
         """Mean loss over the seeds of each group on val, by the name of its first run."""
-        if nth == len(self.state["rounds"]):
-            losses = {group[0].folder.name: sum(map(_loss, group)) / len(group) for group in alive}
-            self.state["rounds"].append(losses)
+        rounds: list[dict[str, float]] = self.state["rounds"]
+        if nth == len(rounds):
+            rounds.append({})
+        missing = [group for group in alive if group[0].folder.name not in rounds[nth]]
+        rounds[nth] |= {group[0].folder.name: sum(map(_loss, group)) / len(group) for group in missing}
+        if missing:
             write_json(self.path, self.state)
-        return dict(self.state["rounds"][nth])
+        return rounds[nth]
 
 
 def _loss(cell: Cell) -> float:

@@ -13,8 +13,9 @@ from makemore.types import Split
 
 ALWAYS_SCORED = 1 << 16
 """Tokens that are always scored; gates are fitted on no more than these."""
-MEASURED = 1 << 13
-"""Tokens whose scoring is timed."""
+WARM_UP, MEASURED = 1 << 9, 1 << 13
+"""Tokens that are scored before, and while, scoring is timed."""
+CHUNK = 1 << 20
 
 
 def affordable_part(
@@ -25,6 +26,7 @@ def affordable_part(
     if len(split.tokens_N) <= ALWAYS_SCORED:
         return split
     measured = beginning(split, MEASURED, tokenizer)
+    score(beginning(split, WARM_UP, tokenizer))  # compiles, and fills caches
     started = time.perf_counter()
     score(measured)
     tokens_per_second = len(measured.tokens_N) / (time.perf_counter() - started)
@@ -50,14 +52,19 @@ def beginning(split: Split, n: int, tokenizer: Tokenizer) -> Split:
 
 
 def _cut(split: Split, n: int, tokenizer: Tokenizer) -> Split:
-    """The first ``n`` tokens of the first document, and its share of the characters that have no token."""
+    """The first ``n`` tokens of the first document, with a proportional share of its characters that have no
+    token."""
     end = int(split.ends_D[0])
-    bytes_V = tokenizer.token_bytes()
     spelled = tokenizer.decode_bytes(split.tokens_N[:n])
     chars = int(np.count_nonzero(np.frombuffer(spelled, np.uint8) & 0xC0 != 0x80))
     lost = 0 if split.unknown_chars_D is None else int(split.unknown_chars_D[0])
-    lost_bytes = int(split.bytes_D[0]) - int(bytes_V[split.tokens_N[:end]].sum())
-    part, part_bytes = (int(total * n / end) for total in (lost, lost_bytes))
+    part = int(lost * n / end)
+    # A character has one to four bytes.
+    part_bytes = (
+        min(4 * part, int(max(0, int(split.bytes_D[0]) - _n_bytes(split, tokenizer)) * n / end))
+        if part
+        else 0
+    )
     return dataclasses.replace(
         split,
         tokens_N=split.tokens_N[:n],
@@ -67,3 +74,12 @@ def _cut(split: Split, n: int, tokenizer: Tokenizer) -> Split:
         in_train_D=None if split.in_train_D is None else split.in_train_D[:1],
         unknown_chars_D=None if split.unknown_chars_D is None else np.array([part]),
     )
+
+
+def _n_bytes(split: Split, tokenizer: Tokenizer) -> int:
+    """Bytes that the tokens of the first document spell."""
+    bytes_V, tokens_N = tokenizer.token_bytes(), split.tokens_N[: int(split.ends_D[0])]
+    counts_V = np.zeros(len(bytes_V), np.int64)
+    for i in range(0, len(tokens_N), CHUNK):
+        counts_V += np.bincount(tokens_N[i : i + CHUNK], minlength=len(bytes_V))
+    return int(counts_V @ bytes_V)

@@ -24,7 +24,7 @@ class ExportFormat:
     """Whether an existing directory is an export of this format, which may be overwritten."""
 
     front_matter: str = ""
-    """What a site reads of the model card, in YAML."""
+    """YAML at the head of the model card, read by model hubs."""
 
     @property
     def is_directory(self) -> bool:

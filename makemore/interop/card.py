@@ -8,6 +8,7 @@ from typing import Any
 from makemore.errors import UserError
 from makemore.evaluation.memorization import Originality, sample_memorization
 from makemore.models import MODELS
+from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
 from makemore.runtime.files import read_json
 from makemore.sampling.text import SampleRequest
@@ -18,7 +19,7 @@ N_SAMPLES = {"lines": 200, "text": 5}
 
 
 def model_card(run: Run, front_matter: str = "") -> bytes:
-    """The card in Markdown, UTF-8; ``front_matter``: what a site reads of it, in YAML."""
+    """The card in Markdown, UTF-8; ``front_matter``: YAML at its head, read by model hubs."""
     config, model = run.config, MODELS.get(run.config.model.name)
     parts = [
         f"---\n{front_matter}\n---\n" if front_matter else "",
@@ -55,12 +56,11 @@ def _text_rows(run: Run) -> list[tuple[str, Any]]:
 
 
 def _scores(run: Run) -> str:
-    path = run.folder.path / "result.json"
-    if run.folder.read_result() is None:
-        return "The run has no result: its training was interrupted, or it was imported.\n"
-    result = read_json(path)
+    result = {} if run.folder.read_result() is None else read_json(run.folder.path / RESULT)
     name = "val" if result.get("val") else "train"
-    score = result[name]
+    score = result.get(name)
+    if not score:
+        return "Not scored when it was trained: makemore eval scores it.\n"
     low, high = score.get("ci95") or (None, None)
     interval = f" (95 %: {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
     rows: list[tuple[str, Any]] = [
@@ -72,7 +72,11 @@ def _scores(run: Run) -> str:
     if baseline:
         rows.append(("n-gram counts, nats per token", f"{baseline['nll']:.4f}"))
     note = "Frozen: nothing is learned from the scored text. "
-    chosen = "The best weights were chosen on val.\n" if name == "val" else "Train isn't new to the model.\n"
+    chosen = (
+        "The best weights were chosen on val.\n"
+        if name == "val"
+        else "This is the score on the training text, which the model has seen.\n"
+    )
     return _table(rows) + "\n" + note + chosen
 
 

@@ -50,7 +50,7 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _architecture(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
-    """Settings, tensors, and code if the model is none that transformers knows."""
+    """Settings, tensors, and code, if transformers doesn't know the architecture."""
     if isinstance(model, Transformer) and not has_code(model):
         return *(to_gpt2(model) if model.config.style == "gpt2" else to_nanochat(model)), {}
     classes = {"AutoConfig": "MakemoreConfig", "AutoModelForCausalLM": "MakemoreForCausalLM"}
@@ -73,7 +73,7 @@ def has_code(model: LanguageModel) -> bool:
 
 
 def check_exportable(model: LanguageModel) -> None:
-    """Raise UserError if the model has no form in PyTorch, or several members."""
+    """Raise UserError for models that count, and mixtures."""
     if isinstance(model, CountModel | MixtureModel):
         raise UserError("--format hf is for single neural models; --format arpa takes count")
 

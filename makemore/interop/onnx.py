@@ -76,9 +76,9 @@ def check_exportable(model: LanguageModel) -> None:
 def _described(name: str, part: Tensor) -> dict[str, Any]:
     """A tensor of the initial state of one row: shape, type, and the value of all elements or the data."""
     facts = {"name": name, "shape": list(part.shape), "dtype": str(part.dtype).removeprefix("torch.")}
-    first = part.flatten()[0]
-    if bool((part == first).all()):
-        return {**facts, "fill": first.item()}
+    values = part.unique()
+    if len(values) < 2:
+        return {**facts, "fill": values[0].item() if len(values) else 0}
     return {**facts, "data": base64.b64encode(part.contiguous().numpy().tobytes()).decode()}
 
 

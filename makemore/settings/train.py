@@ -174,7 +174,7 @@ class TrainConfig(Settings):
     )
     save_interval: NonNegative = Field(
         30.0,
-        description="seconds between checkpoints for resuming; longer if they would take over 5% of the time",
+        description="seconds between checkpoints for resuming; raised if saving takes over 5% of the time",
     )
     on_divergence: Literal["stop", "rollback"] = Field(
         "stop",

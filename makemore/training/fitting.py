@@ -7,10 +7,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from makemore.corpus.splits import Corpus
-from makemore.evaluation.evaluate import score_own
 from makemore.evaluation.parts import affordable_part
-from makemore.evaluation.scoring import Progress
+from makemore.evaluation.scoring import Progress, token_nats
 from makemore.models.base import CountModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import Run, load
@@ -198,13 +196,13 @@ def scoring_progress(observer: Observer, stop: Callable[[], bool], run: Path) ->
     return progress
 
 
-def scored_part(run: Run, corpus: Corpus, split: Split, budget: float | None, observer: Observer) -> Split:
-    """A split of the run's own text; if it is long, only its beginning, so that scoring it takes at most a
-    small part of the training budget in seconds."""
+def scored_part(run: Run, split: Split, budget: float | None, observer: Observer) -> Split:
+    """A split of a run's text; if it is long, only its beginning, so that scoring it takes about a tenth of
+    the training budget, in seconds."""
     if budget is None:
         return split
     seconds = MAX_SCORING_SHARE * budget
-    part = affordable_part(split, run.tokenizer, seconds, lambda piece: score_own(run, corpus, piece))
+    part = affordable_part(split, run.tokenizer, seconds, lambda piece: token_nats(run.model, piece))
     if part is not split:
         share = len(part.tokens_N) / len(split.tokens_N)
         observer.note(f"{split.name} is long: scoring its first {share:.0%}; makemore eval scores all of it")

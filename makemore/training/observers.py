@@ -31,7 +31,7 @@ class Observer:
         """A message for the user."""
 
     def start(self, plan: Plan) -> None:
-        """Training starts; ``auto`` trains several models, one after another."""
+        """Training starts; ``auto`` trains two models, perhaps at the same time."""
 
     def record(self, record: TrainRecord) -> None:
         """The measurements of a step."""

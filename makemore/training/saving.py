@@ -32,8 +32,9 @@ def save_record(plan: Plan, trainer: Trainer, record: TrainRecord, run_id: str) 
     if record.save:
         started = time.perf_counter()
         plan.folder.write_state(trainer.step, trainer.state_dict(), run_id)
+        seconds = distributed.all_reduce_max(time.perf_counter() - started)  # all ranks save together
         if interval := plan.train.save_interval:
-            trainer.save_interval = max(interval, (time.perf_counter() - started) / MAX_SAVE_SHARE)
+            trainer.save_interval = max(interval, seconds / MAX_SAVE_SHARE)
 
 
 def read_state(folder: RunDir, run_id: str, sharded: bool) -> SavedState:

@@ -46,7 +46,7 @@ def _finish_run(plan: Plan, trainer: Trainer, observer: Observer, stop: Callable
     memory = peak_memory(plan.device)
     run, progress = trained_run(plan), scoring_progress(observer, stop, plan.folder.path)
     split = plan.corpus.splits["val" if len(plan.corpus.splits["val"].tokens_N) else "train"]
-    split = scored_part(run, plan.corpus, split, plan.train.max_time, observer)
+    split = scored_part(run, split, plan.train.max_time, observer)
     score = score_own(run, plan.corpus, split, progress=progress)
     baseline = _fit_baseline(plan, split, progress)
     samples = final_samples(run, plan.train.seed)

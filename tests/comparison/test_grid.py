@@ -48,10 +48,10 @@ class TestCells:
     def test_every_combination_is_a_cell(self, words):
         cells = cells_of(words, grid=GRID, seeds=2)
         assert [cell.folder.name for cell in cells[:4]] == [
-            "mlp-char-n_hidden=8-lr=0.003-0",
-            "mlp-char-n_hidden=8-lr=0.03-0",
-            "mlp-char-n_hidden=24-lr=0.003-0",
-            "mlp-char-n_hidden=24-lr=0.03-0",
+            "mlp-char-n_hidden=8-optimizer.lr=0.003-0",
+            "mlp-char-n_hidden=8-optimizer.lr=0.03-0",
+            "mlp-char-n_hidden=24-optimizer.lr=0.003-0",
+            "mlp-char-n_hidden=24-optimizer.lr=0.03-0",
         ]
         assert len(cells) == len({cell.folder for cell in cells}) == 8
         assert cells[3].settings == {"model.n_hidden": "24", "train.optimizer.lr": "0.03"}
@@ -84,6 +84,8 @@ class TestCells:
             (("train.lrr=1,2",), "unknown setting .*did you mean"),
             (("model.n_hidden=8,many",), "n_hidden"),
             (("train.lr=0.1", "train.optimizer.lr=0.2"), "given twice"),
+            (("train.seed=1,2",), "use --seeds instead"),
+            (("train.max_time=5s,10s",), "use --max-time instead"),
         ],
     )
     def test_a_grid_that_cannot_be_trained(self, words, grid, message):
@@ -114,10 +116,10 @@ class TestGrid:
     def test_settings_are_columns_and_seeds_are_aggregated(self, undisturbed):
         assert undisturbed.differences == ["model.n_hidden", "train.optimizer.lr"]
         assert {row.name for row in undisturbed.rows} == {
-            f"mlp n_hidden={hidden} lr={lr}" for hidden in (8, 24) for lr in (0.003, 0.03)
+            f"mlp n_hidden={hidden} optimizer.lr={lr}" for hidden in (8, 24) for lr in (0.003, 0.03)
         }
         assert all(len(row.runs) == 2 for row in undisturbed.rows)
-        assert undisturbed.rows[0].name == "mlp n_hidden=24 lr=0.03"
+        assert undisturbed.rows[0].name == "mlp n_hidden=24 optimizer.lr=0.03"
 
     def test_a_grid_killed_three_times_gives_the_same_table(self, words, undisturbed, tmp_path):
         request = [sys.executable, "-m", "makemore", "compare", str(words), "--models", "mlp"]
@@ -158,7 +160,8 @@ class TestHalving:
         finished = [row for row in comparison.rows if RunDir(row.runs[0].folder).read_result() is not None]
         assert len(finished) == 1
         seconds = sorted(row.runs[0].seconds for row in comparison.rows)
-        assert seconds[0] < seconds[-1] / 2
+        assert 0 < seconds[0] < seconds[-1] / 2
+        assert all(row.runs[0].tokens > 0 for row in comparison.rows)
         again = compare(request)  # everything is reused
         assert again.stopped == comparison.stopped
         assert [row.runs[0].score.nats for row in again.rows] == [

@@ -32,7 +32,7 @@ def command(
     total_time: str | None = typer.Option(
         None,
         "--budget-total",
-        help="Training time of all runs, such as 30m: the worse half stops at each round.",
+        help="Total training time, such as 30m; after each round, only the better half goes on.",
     ),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Train and rank models on one text, or rank runs.
 
-    All models get the same split and budget, and, with --grid, every combination of settings. Finished runs
-    are reused; interrupted runs are resumed.
+    All runs get the same split and, except with --budget-total, the same budget. With --grid, every
+    combination of settings is trained. Finished runs are reused; interrupted runs are resumed.
     """
     from makemore.settings.train import parse_duration
 
@@ -100,9 +100,9 @@ def command(
     if html is not None:
         write_page(html, comparison_page(comparison))
         echo(f"report: {html}", err=True)
+    _show(comparison, csv=csv, markdown=markdown, json=json)
     if best is not None:
         echo(f"settings of {write_best(best, comparison)}: {best}", err=True)
-    _show(comparison, csv=csv, markdown=markdown, json=json)
 
 
 def _show(comparison: Comparison, *, csv: bool, markdown: bool, json: bool) -> None:

@@ -1,7 +1,7 @@
 """Collect what a model's class needs from this package's source into one file.
 
-Of every class, only what decoding and training steps need is kept: methods that are reached by name from
-``forward`` and the state. Classes of settings become plain namespaces with their properties.
+Of each class, only the methods are kept whose names are used, directly or indirectly, by ``forward`` and the
+state. Classes of settings become plain namespaces with their properties.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from makemore.models.base import LanguageModel
 
 ROOTS = (
     *("__init__", "forward", "init_state", "drop_oldest", "set_document_ends"),
-    *("device", "max_len", "supports_streaming"),
+    *("device", "max_len", "supports_packing", "supports_streaming"),
 )
 BUNDLED = ("makemore.models", "makemore.types")
 LEFT_OUT = ("makemore", "pydantic")

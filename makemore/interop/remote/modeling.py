@@ -1,7 +1,7 @@
 """A language model of makemore, for Hugging Face's transformers.
 
-``input_ids`` begin with the boundary, which the tokenizer puts there; a boundary hides what is before it, so
-that shorter rows may be padded with boundaries on the left.
+``input_ids`` begin with the boundary, which the tokenizer puts there. Where a boundary hides what is before
+it, shorter rows of a batch may be padded with boundaries on the left; other models refuse padded rows.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ class MakemoreForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
+        if attention_mask is not None and not attention_mask.all() and not self.model.supports_packing:
+            raise ValueError("this model can't read padded rows; give rows of the same length")
         if use_cache or past_key_values is not None:
             past_key_values = past_key_values or DecodingState(self.model, len(input_ids))
             logits_BTV = past_key_values.read(input_ids)

@@ -17,6 +17,7 @@ from makemore.runtime.native import CLibrary, address, parallel_map, structure
 from makemore.types import Floats, Floats32, Ints
 
 MIN_TOKENS_PER_THREAD = 16
+"""Tokens below which another thread isn't worth starting."""
 
 _Table = structure(
     "Table",
@@ -119,8 +120,8 @@ class NativeEngine(Engine):
     def _divided(
         self, tokens_BT: Ints, positions_BP: Ints, logits_BTV: Floats32
     ) -> Iterator[tuple[Ints, Ints, Floats32]]:
-        """Divide a call among threads, by rows or, if there are few rows, by time; the positions where
-        later pieces of a row begin don't depend on what is predicted."""
+        """Divide a call among threads: by rows or, if there are few, each row into stretches of tokens. Where
+        a stretch begins is found first, by reading the tokens before it without predicting."""
         (rows, length), threads = tokens_BT.shape, torch.get_num_threads()
         threads = max(1, min(threads, tokens_BT.size // MIN_TOKENS_PER_THREAD))
         if rows >= threads:

@@ -193,7 +193,7 @@ def _combine(
     run = Run(folder, folder.read_config(), runs[0].tokenizer, mixture.model)
 
     progress = scoring_progress(observer, stop, folder.path)
-    split = scored_part(run, corpus, split, _budget(request.requested.train), observer)
+    split = scored_part(run, split, _budget(request.requested.train), observer)
     score = score_own(run, corpus, split, progress=progress)
     samples = final_samples(run, request.requested.train.seed)
     result = TrainResult(

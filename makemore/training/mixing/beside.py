@@ -48,18 +48,19 @@ def train_beside(
 ) -> tuple[T, U]:
     """Run two trainings, each given an observer and a function that says when to stop.
 
-    ``beside`` computes in one thread without Python's lock; ``main`` starts when the other's text is read
-    and its model made, and gets all threads of torch when the other has ended. The error of either stops
-    both and is raised.
+    ``beside`` computes in C, in one thread that doesn't hold Python's lock. ``main`` starts once the other
+    has read its text and made its model; when the other has ended, it gets all of torch's threads. An error
+    of either stops both and is raised.
     """
     quiet, abandoned = _Beside(observer), False
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(beside, quiet, lambda: abandoned or stop())
         both: list[Future[Any]] = [other, quiet.started]
-        wait(both, return_when=FIRST_COMPLETED)
         try:
+            wait(both, return_when=FIRST_COMPLETED)
             with _sharing_threads(other) as share:
                 result = main(observer, lambda: share() or stop())
+            finished = other.result()
         except TrainingInterrupted:
             abandoned = True
             other.result()  # raises its error, if that was the reason
@@ -67,7 +68,6 @@ def train_beside(
         except BaseException:
             abandoned = True
             raise
-        finished = other.result()
     for note in quiet.notes:
         observer.note(note)
     return finished, result
@@ -75,8 +75,8 @@ def train_beside(
 
 @contextmanager
 def _sharing_threads(other: Future[T]) -> Iterator[Stop]:
-    """Leave a thread of torch to another call until it ends; yields a function, to be called often, that
-    adjusts the number and says whether the other call has failed."""
+    """Use one torch thread fewer until the other call ends. Yields a function to call often: it adjusts the
+    number of threads, and returns True if the other call failed."""
     total = torch.get_num_threads()
 
     def share() -> bool:
