@@ -77,6 +77,7 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
     for run in runs:
         bits = "–" if run.bits_per_byte is None else number(run.bits_per_byte)
         state = run.split or ("damaged" if run.problem else "no result")
+        state += f", first {run.share:.0%}" if run.share < 0.995 else ""
         text = clip(run.text, MAX_TEXT_NAME)
         table.add_row(run.run, run.model, run.tokenizer, text, bits, state, _age(run.modified))
     return _render(table)

@@ -20,6 +20,8 @@ class RunSummary:
     text: str
     split: str | None
     bits_per_byte: float | None
+    share: float = 1.0
+    """The part of the split that was scored, from its beginning."""
     modified: float
     """Time of the last change, in seconds since the epoch."""
     problem: str = ""
@@ -40,13 +42,15 @@ def list_runs(folder: Path = CHECKPOINTS) -> list[RunSummary]:
 
 def _summarise(path: Path) -> RunSummary:
     folder, model, tokenizer, text, problem = RunDir(path), "", "", "", ""
-    split, bits = None, None
+    split, bits, share = None, None, 1.0
     try:
         config = folder.read_config()
         model, tokenizer, text = config.model.name, config.tokenizer, config.text.name
         if result := folder.read_result():
             split = "val" if result.val else "train" if result.train else None
-            bits = score.bits_per_byte if (score := result.val or result.train) else None
+            if score := result.val or result.train:
+                bits = score.bits_per_byte
+                share = min(1.0, (score.tokens or math.inf) / config.text.tokens.get(str(split), 1))
     except UserError as error:
         problem = str(error)
     newest = path / RESULT if (path / RESULT).exists() else path / CONFIG
@@ -56,6 +60,7 @@ def _summarise(path: Path) -> RunSummary:
         tokenizer=tokenizer,
         text=text,
         split=split,
+        share=share,
         bits_per_byte=bits,
         modified=newest.stat().st_mtime,
         problem=problem,
