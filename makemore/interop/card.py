@@ -19,7 +19,10 @@ N_SAMPLES = {"lines": 200, "text": 5}
 
 
 def model_card(run: Run, front_matter: str = "") -> bytes:
-    """The card in Markdown, UTF-8; ``front_matter``: YAML at its head, read by model hubs."""
+    """The card in Markdown; names that aren't UTF-8 get question marks.
+
+    ``front_matter``: YAML at its head, read by model hubs.
+    """
     config, model = run.config, MODELS.get(run.config.model.name)
     parts = [
         f"---\n{front_matter}\n---\n" if front_matter else "",
@@ -33,7 +36,7 @@ def model_card(run: Run, front_matter: str = "") -> bytes:
         f"## Settings\n\n{_table(_setting_rows(run))}",
         f"## Made with\n\n{_table(_machine_rows(run))}",
     ]
-    return "\n".join(part for part in parts if part).encode("utf-8")
+    return "\n".join(part for part in parts if part).encode("utf-8", errors="replace")
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

@@ -64,8 +64,9 @@ def test_logits_and_greedy_texts_are_equal(name: str, tmp_path: Path) -> None:
     assert expected[..., 1:].std() > 0.05
     assert exported.num_parameters() == model.n_parameters()
     prompt = torch.tensor([[0, 3, 1, 4]])
-    text = exported.generate(prompt, max_new_tokens=500, do_sample=False)[0, 4:].tolist()
-    assert text == greedy(model, prompt, 500)
+    length = 500 if name in ("transformer", "lstm") else 120
+    text = exported.generate(prompt, max_new_tokens=length, do_sample=False)[0, 4:].tolist()
+    assert text == greedy(model, prompt, length)
     n = 100  # within the transformer\'s context
     again = exported.generate(prompt, max_new_tokens=n, do_sample=False, use_cache=False)[0, 4:].tolist()
     assert again == text[:n]

@@ -162,7 +162,7 @@ def test_halves_meet_at_the_start_of_a_document_inside_the_text():
 class TestMembersTrainedTogether:
     """With a time limit, and without a number of steps."""
 
-    OPTIONS: ClassVar = {"train": {"max_time": 6.0}}
+    OPTIONS: ClassVar = {"train": {"max_time": 5.0}}
 
     @pytest.fixture(autouse=True)
     def two_threads(self):
