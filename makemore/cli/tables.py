@@ -93,16 +93,8 @@ def _age(modified: float) -> str:
 
 def comparison_csv(comparison: Comparison) -> str:
     """Format one line per model, in full precision; pairs become two columns, ``_low`` and ``_high``."""
-    from makemore.comparison.differences import setting_text
-
     out = io.StringIO()
-    rows = [
-        {
-            **_flatten(row.as_dict()),
-            **{name: setting_text(row.config, name) for name in comparison.differences},
-        }
-        for row in comparison.rows
-    ]
+    rows = [{**_flatten(row.as_dict()), **comparison.settings(row)} for row in comparison.rows]
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

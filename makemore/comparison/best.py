@@ -11,13 +11,16 @@ from makemore.comparison.result import Comparison
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.runs.schema import RunRecord
-from makemore.runtime.files import write_bytes
+from makemore.runtime.files import require_replaceable, write_bytes
+
+MARK = "# Settings of the best run of makemore compare"
 
 
 def require_best_path(path: Path) -> None:
     """Raise UserError, before anything is trained, for a file that can't be written there."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"--best {path}: name a file in an existing folder, such as best.toml")
+    require_replaceable(path, [MARK.encode()], "--best")
 
 
 def write_best(path: Path, comparison: Comparison) -> str:
@@ -27,7 +30,8 @@ def write_best(path: Path, comparison: Comparison) -> str:
         raise UserError(f"the best run, {row.name}, is a mixture of runs, which --best can't describe")
     if row.config.init_from:
         raise UserError(f"the best run, {row.name}, began with the weights of {row.config.init_from}")
-    write_bytes(path, tomli_w.dumps(settings_to_repeat(row.config)).encode("utf-8"))
+    settings = tomli_w.dumps(settings_to_repeat(row.config))
+    write_bytes(path, f"{MARK}\n{settings}".encode())
     return row.name
 
 

@@ -28,7 +28,7 @@ VAL_TOKENS = 1 << 15
 
 
 class Round(NamedTuple):
-    """A round: the number of settings still in it, and the training time of each of their runs by its end."""
+    """A round: how many combinations take part, and the seconds that each run has been trained by its end."""
 
     size: int
     seconds: float
@@ -112,21 +112,21 @@ def _better(
 
 
 def _request_for(cell: Cell, seconds: float, restarts: bool) -> TrainRequest:
-    """A request to train a run, or go on with it, by the schedule of one of ``seconds``."""
+    """A request to start or continue a run whose learning rates follow a schedule of ``seconds``."""
     train = {**cell.request.train, "max_time": seconds}
     resume = RunDir(cell.folder).exists and not restarts
     return dataclasses.replace(cell.request, train=train, resume=resume, overwrite=restarts)
 
 
 def _require_same_run(cell: Cell, seconds: float) -> None:
-    """Raise UserError if a run to go on with has other settings."""
+    """Raise UserError if the run to be continued has other settings."""
     folder = RunDir(cell.folder)
     if folder.exists and not cell.request.overwrite:
         check_settings(_request_for(cell, seconds, restarts=False), folder.read_config())
 
 
 def _trained_seconds(folder: RunDir) -> float:
-    """Training time so far; without end if the run is finished."""
+    """Training time so far in seconds; infinite if the run is finished."""
     if not folder.exists:
         return 0.0
     if folder.read_result() is not None:

@@ -188,11 +188,15 @@ class Comparison:
     differences: list[str] = field(default_factory=list)
     """Names of the settings to show, since they differ between the rows."""
 
+    def settings(self, row: RankedModel) -> dict[str, str]:
+        """A row's settings that differ from those of others, as text."""
+        return {name: setting_text(row.config, name) for name in self.differences}
+
     def as_dict(self) -> dict[str, Any]:
         rows = [
             {
                 **row.as_dict(),
-                "settings": {name: setting_text(row.config, name) for name in self.differences},
+                "settings": self.settings(row),
                 "runs": [run.as_dict() for run in row.runs],
             }
             for row in self.rows

@@ -15,7 +15,6 @@ ALWAYS_SCORED = 1 << 16
 """Tokens that are always scored; gates are fitted on no more than these."""
 WARM_UP, MEASURED = 1 << 9, 1 << 13
 """Tokens that are scored before, and while, scoring is timed."""
-CHUNK = 1 << 20
 
 
 def affordable_part(
@@ -60,26 +59,13 @@ def _cut(split: Split, n: int, tokenizer: Tokenizer) -> Split:
     lost = 0 if split.unknown_chars_D is None else int(split.unknown_chars_D[0])
     part = int(lost * n / end)
     # A character has one to four bytes.
-    part_bytes = (
-        min(4 * part, int(max(0, int(split.bytes_D[0]) - _n_bytes(split, tokenizer)) * n / end))
-        if part
-        else 0
-    )
+    part_bytes = np.clip(int(split.bytes_D[0] * n / end) - len(spelled), part, 4 * part)
     return dataclasses.replace(
         split,
         tokens_N=split.tokens_N[:n],
         starts_D=split.starts_D[:1],
         chars_D=np.array([chars + part]),
-        bytes_D=np.array([len(spelled) + max(part, part_bytes)]),
+        bytes_D=np.array([len(spelled) + part_bytes]),
         in_train_D=None if split.in_train_D is None else split.in_train_D[:1],
         unknown_chars_D=None if split.unknown_chars_D is None else np.array([part]),
     )
-
-
-def _n_bytes(split: Split, tokenizer: Tokenizer) -> int:
-    """Bytes that the tokens of the first document spell."""
-    bytes_V, tokens_N = tokenizer.token_bytes(), split.tokens_N[: int(split.ends_D[0])]
-    counts_V = np.zeros(len(bytes_V), np.int64)
-    for i in range(0, len(tokens_N), CHUNK):
-        counts_V += np.bincount(tokens_N[i : i + CHUNK], minlength=len(bytes_V))
-    return int(counts_V @ bytes_V)

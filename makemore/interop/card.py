@@ -29,7 +29,8 @@ def model_card(run: Run, front_matter: str = "") -> bytes:
         f"# {run.name}\n",
         f"A language model ({config.model.name}: {model.summary}), trained on *{config.text.name}* with "
         f"makemore {config.versions.get('makemore', '')} and exported from its run.\n",
-        "**Licence:** not stated. Whoever publishes this model adds one; that of the text may limit it.\n",
+        "**Licence:** not stated. Whoever publishes this model chooses one; the licence of the "
+        "training text may limit the choice.\n",
         f"## Training text\n\n{_table(_text_rows(run))}",
         f"## Scores\n\n{_scores(run)}",
         f"## Copies of the training text\n\n{_copies(run)}",

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from makemore.comparison.best import settings_to_repeat, write_best
+from makemore.comparison.best import require_best_path, settings_to_repeat, write_best
 from makemore.comparison.cells import CellsRequest, make_cells
 from makemore.comparison.compare import CompareRequest, compare
 from makemore.comparison.halving import plan_rounds
@@ -104,6 +104,13 @@ class TestRounds:
 
     def test_one_setting_has_one_round(self):
         assert plan_rounds(1, n_seeds=3, total=30.0) == [(1, 10.0)]
+
+
+def test_best_does_not_replace_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "notes.toml"
+    path.write_text("mine = 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"notes\.toml"):
+        require_best_path(path)
 
 
 @pytest.mark.slow

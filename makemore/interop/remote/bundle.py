@@ -86,12 +86,12 @@ def _definitions(module: ModuleType) -> Iterator[Definition]:
 
 def _as_namespace(node: ast.ClassDef) -> ast.ClassDef:
     """A class of settings with nothing but its properties."""
-    base = "Settings" if node.bases == [] or ast.unparse(node.bases[0]) == "ModelConfig" else node.bases[0]
+    is_first = ast.unparse(node.bases[0]) == "ModelConfig"
     properties = [
         part for part in node.body if isinstance(part, ast.FunctionDef) and "property" in _decorators(part)
     ]
     changed = copy.copy(node)
-    changed.bases = [ast.Name(base) if isinstance(base, str) else base]
+    changed.bases = [ast.Name("Settings") if is_first else node.bases[0]]
     changed.body = [ast.Expr(ast.Constant(ast.get_docstring(node) or "")), *properties]
     return changed
 

@@ -105,6 +105,20 @@ class MakemoreForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
+        """Predict the token after each of ``input_ids``.
+
+        Args:
+            input_ids: (B, T) int64; with ``past_key_values``, the tokens that follow those already read.
+            attention_mask: (B, T), 0 for padding on the left.
+            use_cache: whether to return the state after these tokens, too.
+            labels: (B, T) int64, usually ``input_ids``; -100 is ignored.
+
+        Returns:
+            ``logits`` (B, T, V), ``loss`` in nats per token if there are labels, and the state.
+
+        Raises:
+            ValueError: there is padding, and a boundary doesn't hide it from this model.
+        """
         if attention_mask is not None and not attention_mask.all() and not self.model.supports_packing:
             raise ValueError("this model can't read padded rows; give rows of the same length")
         if use_cache or past_key_values is not None:

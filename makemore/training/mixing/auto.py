@@ -24,6 +24,7 @@ from makemore.training.mixing.mix import (
     FittedMixture,
     equal_mixture,
     gated_mixture,
+    rule_out_ends,
     save_mixture,
 )
 from makemore.training.observers import NullObserver, Observer
@@ -182,8 +183,7 @@ def _combine(
     device = pick_device(request.requested.train.runtime.device)
     memory = peak_memory(device)
     corpus = members[0].corpus
-    for member in runs:  # members of earlier versions don't rule out the boundary
-        member.model.set_document_ends(corpus.document_ends)
+    rule_out_ends(runs, corpus)
     split = corpus.splits["val"]
     if len(split.tokens_N):
         mixture = gated_mixture(Auto, runs, split)

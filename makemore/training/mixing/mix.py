@@ -74,8 +74,7 @@ def mix(
     val, test = corpus.splits["val"], corpus.splits["test"]
     if not len(val.tokens_N):
         raise UserError("no val split to fit mixture weights on; train these runs with one")
-    for member in runs:  # runs of earlier versions don't rule out the boundary
-        member.model.set_document_ends(corpus.document_ends)
+    rule_out_ends(runs, corpus)
     mixture = gated_mixture(Mixture, runs, val) if gate else _constant_mixture(runs, val)
     with folder.locked():
         folder.clear()
@@ -92,6 +91,12 @@ def mix(
     cost = {"seconds": sum(r.seconds for r in results), "tokens": sum(r.tokens for r in results)}
     folder.write_result({**result.as_dict(), **cost})
     return result
+
+
+def rule_out_ends(runs: Sequence[Run], corpus: Corpus) -> None:
+    """Rule out the boundary where it can't come, also in runs of earlier versions."""
+    for run in runs:
+        run.model.set_document_ends(corpus.document_ends)
 
 
 class FittedMixture(NamedTuple):
