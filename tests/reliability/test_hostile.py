@@ -199,7 +199,7 @@ bpe:260 bpe:-1 --mode --config --dtype bfloat16 --stride --on-divergence rollbac
 COMMANDS = ("train", "eval", "sample", "check", "mix", "tokenize", "models", "nope", "--version", "")
 
 
-@examples(500)
+@examples(250)
 @given(
     st.sampled_from(COMMANDS),
     st.lists(st.sampled_from(WORDS) | st.text(CHARS, max_size=5), max_size=6),

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 GRADIENT_MODELS = [
     name for name in MODELS if MODELS.get(name).is_trainable and not issubclass(MODELS.get(name), CountModel)
 ]
+COMPILED_MODELS = [name for name in GRADIENT_MODELS if not issubclass(MODELS.get(name), ManualModel)]
 SMALL_MODEL = {"n_layer": 1, "n_embd": 16, "n_hidden": 16, "n_head": 2, "block_size": 8, "dropout": 0.2}
 STEPS = 10
 TRAIN = {
@@ -129,13 +130,16 @@ def test_resume_restores_the_complete_state(name, mode, texts, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
-@pytest.mark.parametrize("mode", ["lines", "text"])
 @pytest.mark.parametrize(
-    "name", [name for name in GRADIENT_MODELS if not issubclass(MODELS.get(name), ManualModel)]
+    ("backend", "name", "mode"),
+    [
+        *itertools.product(["aot_eager"], COMPILED_MODELS, ["lines", "text"]),
+        ("inductor", "transformer", "text"),
+        ("inductor", "wavenet", "lines"),
+    ],
 )
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_resume_with_compiled_models(backend, name, mode, texts, tmp_path, monkeypatch):
-    """Compiled without (aot_eager) and with (inductor) the code generator; its C++ is built anew."""
+    """Compiled without (aot_eager) and with (inductor) the slow code generator; its C++ is built anew."""
     if backend == "inductor":
         if not any(map(shutil.which, ("g++", "c++", "clang++"))):
             pytest.skip("no C++ compiler")

@@ -308,5 +308,5 @@ def test_the_recommended_command_reads_the_text_as_doctor_did(work):
     command = call("doctor", "my text.txt", "--no-compile").out.splitlines()[-1].removeprefix("train it: ")
     assert "'my text.txt'" in command
     assert "--encoding cp1252" in command
-    result = train(*shlex.split(command)[2:])
+    result = train(*shlex.split(command)[2:], "--steps", "2")
     assert "lines mode" in result.err or "text mode" in result.err
