@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
-from makemore.models.recipes import dropout_for
+from makemore.models.scaling import describe, dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
-TOKENS_PER_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
-"""Approximate training speed on running text, by device."""
+TOKENS_PER_SECOND = {"cpu": 40_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
+"""Approximate training speed on running text, by device. On a CPU, it is measured, too."""
 
 
 class RecurrentConfig(ModelConfig):
@@ -108,8 +108,11 @@ class Recurrent(LanguageModel):
         train = cls.default_train_config(
             stats, loader="streams", batch_tokens=4096, block_size=64, optimizer="muon", **rates
         )
-        epochs = stats.tokens(train.data.batch_tokens, TOKENS_PER_SECOND[stats.device]) / stats.train_tokens
-        return Recipe(cls.Config(n_hidden=384, dropout=dropout_for(epochs, onset=4.4, slope=0.22)), train)
+        speed = stats.speed * TOKENS_PER_SECOND[stats.device]
+        epochs = stats.tokens(train.data.batch_tokens, speed) / stats.train_tokens
+        config = cls.Config(n_hidden=384, dropout=dropout_for(epochs, onset=5.0, slope=0.22))
+        size = f"{config.n_layer} x {config.n_hidden}"
+        return Recipe(config, train, speed, describe(size, epochs, config.dropout))
 
 
 class RNN(Recurrent):

@@ -29,26 +29,25 @@ from makemore.models.layers.attention import (
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.norms import rms_norm
-from makemore.models.recipes import dropout_for
+from makemore.models.scaling import describe, dropout_for, weight_decay_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import DocumentEnds, State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 2.2e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 1e12)}
-"""Approximate training time per token, by device: a constant, and an amount per weight of the blocks."""
+SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 4.4e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 2e12)}
+"""Approximate training time per token, by device: a constant, and an amount per weight of the blocks. On a
+CPU, the speed is measured, too."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
-DROPOUT_ONSET, DROPOUT_SLOPE = 20.0, 0.11
+DROPOUT_ONSET, DROPOUT_SLOPE = 40.0, 0.11
 """Arguments of ``dropout_for``, except for running text on a GPU."""
-DECAY_EPOCHS, MAX_DECAY_GROWTH = 100, 3
-"""Number of epochs of running text above which weight decay grows in proportion, up to this factor."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
 """(min_epochs, dropout) for running text on a GPU; the first entry that applies is used."""
 MAX_EPOCHS = 30
 """Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
 """Minimum number of steps in MAX_EPOCHS on a GPU; it limits the batch size."""
-TOKENS_PER_WEIGHT = 5
+TOKENS_PER_WEIGHT = {"cpu": 10, "cuda": 5, "mps": 10}
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
 
@@ -277,15 +276,15 @@ class Transformer(LanguageModel):
         if stats.mode == "lines":
             train = base(batch_tokens=batch, lr=3e-3)
             config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
-            return Recipe(config.replace(dropout=max(0.1, _dropout(_epochs(config, stats, batch)))), train)
+            config = config.replace(dropout=max(0.1, _dropout(_epochs(config, stats, batch))))
+            return _explained(config, train, stats)
         if stats.device == "cuda":
             return _gpu_recipe(stats, base)
         # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
         config = _largest_affordable(stats, batch)
         epochs = _epochs(config, stats, batch)
-        decay = round(0.1 * min(max(epochs / DECAY_EPOCHS, 1), MAX_DECAY_GROWTH), 2)
-        train = base(batch_tokens=batch, lr=0.01, weight_decay=decay, ema=0.99)
-        return Recipe(config.replace(dropout=_dropout(epochs)), train)
+        train = base(batch_tokens=batch, lr=0.01, weight_decay=weight_decay_for(epochs), ema=0.99)
+        return _explained(config.replace(dropout=_dropout(epochs)), train, stats)
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
@@ -302,16 +301,26 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
     config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
     epochs = _epochs(config, stats, batch)
     dropout = next((dropout for min_epochs, dropout in GPU_DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
-    return Recipe(config.replace(dropout=dropout), train)
+    return _explained(config.replace(dropout=dropout), train, stats)
+
+
+def _explained(config: TransformerConfig, train: TrainConfig, stats: CorpusStats) -> Recipe:
+    epochs = _epochs(config, stats, train.data.batch_tokens)
+    reason = describe(f"{config.n_layer} x {config.n_embd}", epochs, config.dropout)
+    return Recipe(config, train, _tokens_per_second(config, stats), reason)
 
 
 def _n_block_weights(config: TransformerConfig) -> int:
     return 12 * config.n_layer * config.n_embd**2
 
 
-def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+def _tokens_per_second(config: TransformerConfig, stats: CorpusStats) -> float:
     constant, per_weight = SECONDS_PER_TOKEN[stats.device]
-    return stats.tokens(batch_tokens, 1 / (constant + per_weight * _n_block_weights(config)))
+    return stats.speed / (constant + per_weight * _n_block_weights(config))
+
+
+def _budget_tokens(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
+    return stats.tokens(batch_tokens, _tokens_per_second(config, stats))
 
 
 def _epochs(config: TransformerConfig, stats: CorpusStats, batch_tokens: int) -> float:
@@ -333,6 +342,6 @@ def _largest_affordable(stats: CorpusStats, batch_tokens: int) -> TransformerCon
     for n_embd in WIDTHS[1:]:
         config = TransformerConfig(n_embd=n_embd, n_layer=max(4, n_embd // 64), n_head=max(4, n_embd // 64))
         n_weights, tokens = _n_block_weights(config), _budget_tokens(config, stats, batch_tokens)
-        if n_weights <= most and tokens >= TOKENS_PER_WEIGHT * n_weights:
+        if n_weights <= most and tokens >= TOKENS_PER_WEIGHT[stats.device] * n_weights:
             best = config
     return best

@@ -39,6 +39,8 @@ class CorpusStats:
     """``cpu``, ``cuda`` or ``mps``."""
     steps: int | None = None
     max_time: float | None = None
+    speed: float = 1.0
+    """This machine's training speed relative to the one that the recipe assumes."""
 
     def tokens(self, batch_tokens: int, tokens_per_second: float) -> float:
         """Estimate of the number of tokens trained on within the budget."""
@@ -53,3 +55,7 @@ class Recipe:
 
     model: ModelConfig
     train: TrainConfig
+    tokens_per_second: float | None = None
+    """Training speed that the choices are based on; None if they don't depend on it."""
+    reason: str = ""
+    """Why these settings, in one line."""

@@ -18,8 +18,9 @@ from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.memory import MemoryLimit, construct_model
-from makemore.settings import CorpusConfig, CorpusStats, TrainConfig, override
+from makemore.settings import CorpusConfig, CorpusStats, Recipe, TrainConfig, override
 from makemore.tokenizers import Tokenizer, require_valid_spec
+from makemore.training.learners.speed import measure_speed
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.plan import Plan, is_sharded, make_plan
@@ -66,7 +67,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    recipe = kind.recipe(corpus_stats(corpus, requested.train, device))
+    recipe = _recipe(kind, corpus_stats(corpus, requested.train, device), observer)
     if start:
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, requested.model, "model")
@@ -134,6 +135,18 @@ def tokenize_source(
         if require_encodable:
             check_encodable(corpus, text)
     return dataclasses.replace(corpus, notes=(*text.notes, *corpus.notes))
+
+
+def _recipe(kind: type[LanguageModel], stats: CorpusStats, observer: Observer) -> Recipe:
+    """The model's recipe; on a CPU with limited time, for the training speed measured here."""
+    recipe = kind.recipe(stats)
+    measurable = stats.device == "cpu" and distributed.world_size() == 1
+    if measurable and stats.max_time is not None and recipe.tokens_per_second is not None:
+        speed = measure_speed(kind, recipe, stats.vocab_size)
+        recipe = kind.recipe(dataclasses.replace(stats, speed=speed / recipe.tokens_per_second))
+    if recipe.reason:
+        observer.note(f"recipe: {recipe.reason}")
+    return recipe
 
 
 def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:

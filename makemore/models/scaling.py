@@ -1,0 +1,39 @@
+"""Rules that choose a model's size and regularisation from text, budget and training speed.
+
+Their constants were fitted on the texts of ``benchmarks/recipes.py`` and others; ``docs/defaults.md`` has the
+measurements.
+"""
+
+from __future__ import annotations
+
+import math
+
+MAX_DROPOUT = 0.6
+DECAY_EPOCHS, MAX_DECAY_GROWTH = 200, 3
+"""Number of epochs of running text above which weight decay grows in proportion, up to this factor."""
+
+
+def dropout_for(epochs: float, onset: float, slope: float) -> float:
+    """Dropout probability that grows with the logarithm of the number of epochs.
+
+    Args:
+        epochs: estimated number of passes over the text within the budget.
+        onset: maximum number of epochs without dropout.
+        slope: increase of the dropout for each factor of e (2.72) in the number of epochs.
+    """
+    if epochs <= onset:
+        return 0.0
+    return round(min(slope * math.log(epochs / onset), MAX_DROPOUT), 2)
+
+
+def weight_decay_for(epochs: float, base: float = 0.1) -> float:
+    """Weight decay: ``base`` up to DECAY_EPOCHS epochs, then in proportion to them."""
+    return round(base * min(max(epochs / DECAY_EPOCHS, 1), MAX_DECAY_GROWTH), 2)
+
+
+def describe(size: str, epochs: float, dropout: float) -> str:
+    """Explain a recipe in one line, such as "4 x 96, dropout 0.1: the budget covers the text 50 times"."""
+    if math.isinf(epochs):
+        return ""
+    times = f"{epochs:,.0f} times" if epochs >= 1.5 else "once" if epochs >= 0.95 else f"to {epochs:.0%}"
+    return f"{size}, dropout {dropout:g}, because the budget covers the text about {times}"
