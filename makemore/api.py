@@ -267,6 +267,7 @@ def compare(
     max_time: str | float | None = None,
     grid: Mapping[str, Sequence[Any]] | None = None,
     budget_total: str | float | None = None,
+    scaling: bool = False,
     split: str | None = None,
     file: str | Path | None = None,
     adaptive: bool = False,
@@ -283,15 +284,13 @@ def compare(
         inputs: One text, or run directories.
         models, tokenizers: Names, or ``all`` models; every model is trained with each tokenizer.
         seeds: Runs per model and tokenizer, with seeds counting from 0.
-        steps: Optimizer steps per run.
-        max_time: Training time per run (default: 90 s).
+        steps, max_time: Optimizer steps and training time per run (default: 90 s).
         grid: Values of settings, such as ``{"model.n_layer": [2, 4]}``; every combination is trained.
         budget_total: Total training time; after each round, only the better half goes on.
-        split: ``val`` (default), ``test`` or ``val+test``.
-        file: Another text to score on.
+        scaling: Train each model at several widths and for several times; fits ``Comparison.laws``.
+        split, file: ``val`` (default), ``test`` or ``val+test``; or another text to score on.
         adaptive: Also rank the runs while they learn from the text they are scored on.
-        out: Directory for the runs that are trained.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        out: Directory for the runs that are trained; ``device`` is ``auto``, ``cpu``, ``cuda`` or ``mps``.
         overwrite: Retrain existing runs.
         stop: Polled during training; once it returns True, TrainingInterrupted is raised.
 
@@ -309,6 +308,7 @@ def compare(
             max_time=parse_duration(max_time),
             grid=tuple(f"{name}={_commas(values)}" for name, values in (grid or {}).items()),
             total_time=parse_duration(budget_total),
+            scaling=scaling,
             split=split,
             file=None if file is None else Path(file),
             adaptive=adaptive,

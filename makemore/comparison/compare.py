@@ -18,6 +18,7 @@ from makemore.comparison.grid import Failure, ObserverFactory, train_grid
 from makemore.comparison.halving import train_halving
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
 from makemore.comparison.samples import Memorization, fixed_samples, sampling_speed
+from makemore.comparison.scaling import fit_scaling, scaling_cells
 from makemore.errors import UserError
 from makemore.evaluation.baseline import uniform_nll
 from makemore.evaluation.evaluate import adaptive_score, check_split, evaluate, get_split
@@ -41,6 +42,8 @@ class CompareRequest(CellsRequest):
     split: str | None = None
     file: Path | None = None
     """Text to score all runs on instead of their own text."""
+    scaling: bool = False
+    """Train each model at several sizes and for several times, and fit a law to the losses."""
     adaptive: bool = False
     """Also score the runs while they learn from the text, and rank these scores on their own."""
     with_details: bool = False
@@ -74,8 +77,8 @@ def compare(
         folders, failures, stopped = _train(cells, request, observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
-    elif request.grid or request.total_time:
-        raise UserError("--grid and --budget-total train runs; give a text, not run directories")
+    elif request.grid or request.total_time or request.scaling:
+        raise UserError("--grid, --scaling and --budget-total train runs; give a text, not run directories")
     groups = _groups(folders)
     if request.file is None:
         _require_same_splits(groups)
@@ -88,6 +91,7 @@ def compare(
         varied = differing_settings([group[0].config for group in groups])
         names = [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
     rows = _score_groups(groups, names, request, note, stop)
+    laws, not_fitted = fit_scaling(rows) if request.scaling else ([], [])
     config = groups[0][0].config
     source = config.text.name if request.file is None else request.file.name
     return Comparison(
@@ -97,6 +101,8 @@ def compare(
         rows=rows,
         failures=failures,
         stopped=stopped,
+        not_fitted=not_fitted,
+        laws=laws,
         differences=varied,
     )
 
@@ -107,7 +113,9 @@ def _cells(request: CompareRequest) -> list[Cell]:
         raise UserError("give one text to train on, or only run directories")
     if request.file is not None:
         raise UserError("--file scores existing runs on another text; give run directories, not a text")
-    return make_cells(request.inputs[0], request)
+    if request.scaling and request.total_time is not None:
+        raise UserError("--scaling trains every run to its end; leave out --budget-total")
+    return (scaling_cells if request.scaling else make_cells)(request.inputs[0], request)
 
 
 def _train(

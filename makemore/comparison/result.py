@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.comparison.differences import setting_text
+from makemore.comparison.forecast import ScalingLaw
 from makemore.comparison.grid import Failure
 from makemore.evaluation.baseline import is_near_uniform
 from makemore.evaluation.profile import RunProfile
@@ -185,6 +186,10 @@ class Comparison:
     failures: list[Failure] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Runs that were stopped early, and why."""
+    not_fitted: list[str] = field(default_factory=list)
+    """Models of a scaling study that have no law, and why."""
+    laws: list[ScalingLaw] = field(default_factory=list)
+    """Of a scaling study, one per model."""
     differences: list[str] = field(default_factory=list)
     """Names of the settings to show, since they differ between the rows."""
 
@@ -201,4 +206,9 @@ class Comparison:
             }
             for row in self.rows
         ]
-        return {**vars(self), "rows": rows, "failures": [asdict(failure) for failure in self.failures]}
+        return {
+            **vars(self),
+            "rows": rows,
+            "failures": [asdict(failure) for failure in self.failures],
+            "laws": [law.as_dict() for law in self.laws],
+        }

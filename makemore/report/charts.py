@@ -66,7 +66,7 @@ def line_chart(
     base = _base(rows, x, y)
     dashes = _by_row(alt.StrokeDash, [style.dashes for style in line_styles(rows)])
     lines = base.mark_line(clip=True, strokeWidth=1.75).encode(strokeDash=dashes)
-    return _layer([lines, _dots(base, rows, size=40)], _data(rows, curves, x))
+    return layered([lines, _dots(base, rows, size=40)], _data(rows, curves, x))
 
 
 def without_start(chart: alt.LayerChart) -> alt.LayerChart:
@@ -99,7 +99,7 @@ def frontier_chart(rows: Sequence[RankedModel], values: Iterable[float], x: Axis
         _dots(base, rows, size=80),
         base.mark_text(limit=160).encode(text="run:N"),
     ]
-    return _layer(layers, _data(rows, curves, x))
+    return layered(layers, _data(rows, curves, x))
 
 
 def _data(rows: Sequence[RankedModel], curves: Iterable[Iterable[Point]], x: Axis) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ def _dots(base: alt.Chart, rows: Sequence[RankedModel], size: int) -> alt.Chart:
     )
 
 
-def _layer(charts: Sequence[alt.Chart], data: list[dict[str, Any]]) -> alt.LayerChart:
+def layered(charts: Sequence[alt.Chart], data: list[dict[str, Any]]) -> alt.LayerChart:
     """Marks on the same axes, of the rows that aren't in the parameter ``hidden``."""
     import altair as alt
 

@@ -23,6 +23,7 @@ from makemore.report.charts import (
 from makemore.report.columns import NAME, Column, Group, notes, tables
 from makemore.report.numbers import interval, memory, number, percent
 from makemore.report.page import page, resource
+from makemore.report.scaling import forecast_chart, size_chart
 
 if TYPE_CHECKING:
     import altair as alt
@@ -141,7 +142,13 @@ def _legend(rows: Sequence[RankedModel]) -> str:
 
 def _charts(comparison: Comparison) -> str:
     rows = comparison.rows
-    figures = [*_curves(rows), *_frontiers(rows), _calibration(rows), _positions(comparison)]
+    figures = [
+        *_scaling(comparison),
+        *_curves(rows),
+        *_frontiers(rows),
+        _calibration(rows),
+        _positions(comparison),
+    ]
     hint = f'<p class="soft screen">{HINT}</p>'
     return f'<h2>Charts</h2>{_legend(rows)}{hint}<div class="grid">{"".join(figures)}</div>'
 
@@ -182,6 +189,19 @@ def _frontiers(rows: Sequence[RankedModel]) -> list[str]:
     return [
         _figure("Quality by parameters", frontier_chart(rows, parameters, PARAMETERS), caption),
         _figure("Quality by training time", frontier_chart(rows, seconds, SECONDS), caption),
+    ]
+
+
+def _scaling(comparison: Comparison) -> list[str]:
+    laws, rows = comparison.laws, comparison.rows
+    if not laws:
+        return []
+    caption = "Bits per byte. Dots are runs; dashed: the fitted law"
+    by_time = f"{caption} for the best size, with its 95 % interval, up to ten times the longest training."
+    by_size = f"{caption} after each training time; longer training is lower."
+    return [
+        _figure("Forecast by training time", forecast_chart(laws, rows), by_time),
+        _figure("Loss by size", size_chart(laws, rows), by_size),
     ]
 
 

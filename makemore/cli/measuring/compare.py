@@ -34,6 +34,11 @@ def command(
         "--budget-total",
         help="Total training time, such as 30m; after each round, only the better half goes on.",
     ),
+    scaling: bool = typer.Option(
+        False,
+        "--scaling",
+        help="Train each model at 4 widths (or --grid) for 4 times up to --max-time, and forecast more.",
+    ),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
     adaptive: bool = typer.Option(
@@ -83,6 +88,7 @@ def command(
         max_time=limit,
         grid=tuple(grid),
         total_time=total,
+        scaling=scaling,
         split=split,
         file=file,
         out=out,

@@ -1,0 +1,135 @@
+"""Forecasts of a model's loss after longer training, from the law fitted to its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from makemore.comparison.law import Array, PowerLaw, fit_law, resample_laws
+from makemore.errors import UserError
+
+MAX_EXTRAPOLATION = 10.0
+"""Greatest factor by which a forecast may exceed the longest training."""
+FEW_PASSES = 4
+"""Passes over a text after which reading it again teaches less than new text (Muennighoff et al. 2023)."""
+N_SIZES = 32
+"""Sizes among which a forecast chooses."""
+
+
+class Forecast(NamedTuple):
+    """The loss to expect from the best size after a training time, in bits per byte."""
+
+    seconds: float
+    parameters: int
+    bits: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ScalingLaw:
+    """A law fitted to one model's runs."""
+
+    model: str
+    parameters_K: Array
+    tokens_K: Array
+    seconds_K: Array
+    bits_K: Array
+    """Bits per byte."""
+    passes: float
+    """Passes over the text in the longest run."""
+
+    @cached_property
+    def law(self) -> PowerLaw:
+        return fit_law(self.parameters_K, self.tokens_K, self.bits_K)
+
+    @cached_property
+    def _resampled(self) -> tuple[list[PowerLaw], Array]:
+        return resample_laws(self.law, self.parameters_K, self.tokens_K, self.bits_K)
+
+    @property
+    def longest(self) -> float:
+        return float(self.seconds_K.max())
+
+    @property
+    def times(self) -> list[float]:
+        """The training times, about: those of runs that differ by less than a tenth count once."""
+        times: list[float] = []
+        for seconds in sorted(self.seconds_K):
+            if not times or seconds > 1.1 * times[-1]:
+                times.append(float(seconds))
+        return times
+
+    @cached_property
+    def _speed(self) -> tuple[float, float]:
+        """Slope and intercept of log tokens per second by log parameters."""
+        logs = np.log(self.parameters_K), np.log(self.tokens_K / self.seconds_K)
+        slope, intercept = np.polyfit(*logs, 1)
+        return float(slope), float(intercept)
+
+    def tokens_after(self, seconds: float, parameters: Array | float) -> Array:
+        """Tokens that a model of this size trains on in this time."""
+        slope, intercept = self._speed
+        return seconds * np.exp(intercept + slope * np.log(parameters))
+
+    def forecast(self, seconds: float) -> Forecast:
+        """The best loss after this time, and its 95 % interval.
+
+        Raises UserError beyond MAX_EXTRAPOLATION times the longest training.
+        """
+        most = MAX_EXTRAPOLATION * self.longest
+        if seconds > most * 1.001:
+            raise UserError(
+                f"a forecast for {seconds:g} s is too far from the longest training, {self.longest:.3g} s: "
+                f"at most {most:.3g} s can be forecast; raise --max-time"
+            )
+        growth = max(1.0, seconds / self.longest) ** 0.5  # the best size grows with the square root of time
+        smallest, largest = self.parameters_K.min(), self.parameters_K.max() * growth
+        sizes_N = np.geomspace(smallest, largest, N_SIZES)
+        tokens_N = self.tokens_after(seconds, sizes_N)
+        best = int(np.argmin(self.law.predict(sizes_N, tokens_N)))
+        laws, errors = self._resampled
+        noise = np.random.default_rng(1).choice(errors, len(laws))
+        samples = [float(law.predict(sizes_N[best], tokens_N[best])) for law in laws] * (1 + noise)
+        low, high = np.quantile(samples, [0.025, 0.975])
+        bits = float(self.law.predict(sizes_N[best], tokens_N[best]))
+        return Forecast(seconds, int(sizes_N[best]), bits, min(float(low), bits), max(float(high), bits))
+
+    @property
+    def error(self) -> float:
+        """Root mean square of the relative errors of the fit."""
+        fitted_K = self.law.predict(self.parameters_K, self.tokens_K)
+        return float(np.sqrt(np.mean(np.square(self.bits_K / fitted_K - 1))))
+
+    def lines(self) -> list[str]:
+        """The law and its forecast, for people."""
+        law, far = self.law, self.forecast(MAX_EXTRAPOLATION * self.longest)
+        text = (
+            f"{self.model}: bits/byte = {law.irreducible:.3g} + {law.parameter_factor:.3g} / parameters^"
+            f"{law.parameter_exponent:.2f} + {law.token_factor:.3g} / tokens^{law.token_exponent:.2f} "
+            f"({len(self.bits_K)} runs, typical error {self.error:.1%})"
+        )
+        forecast = (
+            f"{self.model}: with ten times the time ({far.seconds:,.0f} s), expect about {far.bits:.3f} "
+            f"bits/byte [{far.low:.3f}, {far.high:.3f}], with about {far.parameters:,} parameters"
+        )
+        if self.passes > FEW_PASSES:
+            forecast += (
+                f"; probably too good, because the longest run has read the text {self.passes:.0f} times, "
+                "and reading it again teaches less and less"
+            )
+        return [text, forecast]
+
+    def as_dict(self) -> dict[str, object]:
+        forecast = self.forecast(MAX_EXTRAPOLATION * self.longest)
+        return {
+            "model": self.model,
+            "runs": len(self.bits_K),
+            "law": dataclasses.asdict(self.law),
+            "error": self.error,
+            "forecast": forecast._asdict(),
+        }

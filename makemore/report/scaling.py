@@ -1,0 +1,85 @@
+"""The charts of a scaling study: its runs, the fitted laws, and forecasts of longer training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from makemore.comparison.forecast import MAX_EXTRAPOLATION, ScalingLaw
+from makemore.comparison.result import RankedModel, ScoredRun
+from makemore.report.charts import MUTED, layered
+
+if TYPE_CHECKING:
+    import altair as alt
+
+N_POINTS = 25
+EVERY_ROW = -1
+"""Row of marks that belong to no row of the table, and can't be hidden."""
+
+
+def forecast_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.LayerChart:
+    """Bits per byte by training time: each run, and forecasts for each law's best size."""
+
+    data = _runs(laws, rows, lambda run: run.seconds)
+    for law in laws:
+        times = np.geomspace(law.seconds_K.min(), MAX_EXTRAPOLATION * law.longest, N_POINTS)
+        for forecast in map(law.forecast, times):
+            point = {"x": forecast.seconds, "y": forecast.bits, "low": forecast.low, "high": forecast.high}
+            data.append({"row": EVERY_ROW, "run": f"{law.model}, forecast", "model": law.model, **point})
+    base = _base(laws, "seconds of training")
+    band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q").transform_filter("isValid(datum.low)")
+    curve = base.mark_line(strokeDash=[5, 3]).transform_filter("isValid(datum.low)")
+    return layered([band, curve, _dots(base)], data)
+
+
+def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.LayerChart:
+    """Bits per byte by number of parameters: each run, and each law after each training time."""
+    data = _runs(laws, rows, lambda run: float(run.parameters))
+    for law in laws:
+        sizes = np.geomspace(law.parameters_K.min(), law.parameters_K.max(), N_POINTS)
+        for seconds in law.times:
+            bits = law.law.predict(sizes, law.tokens_after(seconds, sizes))
+            name = f"{law.model}, {seconds:.3g} s"
+            data += [
+                {"row": EVERY_ROW, "run": name, "model": law.model, "x": float(x), "y": float(y), "law": name}
+                for x, y in zip(sizes, bits, strict=True)
+            ]
+    base = _base(laws, "parameters", "~s")
+    curves = base.mark_line(strokeDash=[5, 3]).encode(detail="law:N").transform_filter("isValid(datum.law)")
+    return layered([curves, _dots(base)], data)
+
+
+def _runs(laws: Sequence[ScalingLaw], rows: Iterable[RankedModel], x: Any) -> list[dict[str, Any]]:
+    fitted = {law.model for law in laws}
+    points: list[tuple[int, RankedModel, ScoredRun]] = [
+        (i, row, run) for i, row in enumerate(rows) if row.model in fitted for run in row.runs
+    ]
+    return [
+        {"row": i, "run": row.name, "model": row.model, "x": x(run), "y": run.score.bits_per_byte}
+        for i, row, run in points
+    ]
+
+
+def _base(laws: Sequence[ScalingLaw], title: str, number_format: str = "~g") -> alt.Chart:
+    import altair as alt
+
+    models = [law.model for law in laws]
+    colours = alt.Scale(domain=models, range=[f"var(--m-{model},{MUTED})" for model in models])
+    return alt.Chart().encode(
+        x=alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=16)).axis(
+            format=number_format
+        ),
+        y=alt.Y("y:Q", title="bits/byte", scale=alt.Scale(zero=False, nice=False, padding=16)),
+        color=alt.Color("model:N", scale=colours, legend=None),
+        tooltip=[
+            alt.Tooltip("run:N", title="title"),
+            alt.Tooltip("x:Q", title=title, format=f".4{number_format}"),
+            alt.Tooltip("y:Q", title="bits/byte", format=".4f"),
+        ],
+    )
+
+
+def _dots(base: alt.Chart) -> alt.Chart:
+    return base.mark_point(filled=True, size=50).transform_filter(f"datum.row > {EVERY_ROW}")

@@ -1,0 +1,136 @@
+"""Scaling studies: the law, its forecasts, and the runs that it is fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from makemore.comparison.cells import CellsRequest
+from makemore.comparison.compare import CompareRequest, compare
+from makemore.comparison.forecast import ScalingLaw
+from makemore.comparison.law import PowerLaw, fit_law
+from makemore.comparison.scaling import scaling_cells
+from makemore.errors import UserError
+from makemore.report.columns import notes
+from makemore.report.comparison import comparison_page
+from makemore.training.request import TrainRequest
+from makemore.training.train import train
+from tests.comparison.test_compare import write_words
+
+TRUE = PowerLaw(1.1, 30.0, 0.5, 60.0, 0.35)
+PARAMETERS_K, TOKENS_K = (
+    grid.ravel() for grid in np.meshgrid([2e4, 8e4, 3e5, 1.2e6], [2e5, 4e5, 8e5, 1.6e6])
+)
+SPEED = 1e10
+"""Parameters times tokens per second of the made-up runs."""
+
+
+def law_of(bits_K: np.ndarray, passes: float = 1.0) -> ScalingLaw:
+    """The law of made-up runs."""
+    return ScalingLaw("mlp", PARAMETERS_K, TOKENS_K, PARAMETERS_K * TOKENS_K / SPEED, bits_K, passes)
+
+
+def noisy(rng: np.random.Generator, size: int) -> np.ndarray:
+    return 1 + 0.004 * rng.standard_normal(size)
+
+
+def test_exact_losses_give_the_law_back() -> None:
+    law = fit_law(PARAMETERS_K, TOKENS_K, TRUE.predict(PARAMETERS_K, TOKENS_K))
+    assert law.irreducible == pytest.approx(1.1, rel=0.01)
+    assert law.parameter_exponent == pytest.approx(0.5, rel=0.02)
+    assert law.token_exponent == pytest.approx(0.35, rel=0.02)
+    assert law.predict(5e6, 2e7) == pytest.approx(TRUE.predict(5e6, 2e7), rel=1e-3)
+
+
+def test_coefficients_are_not_negative() -> None:
+    losses = 3 - 0.1 * np.log(TOKENS_K)  # falls faster than any power law with an irreducible part
+    law = fit_law(PARAMETERS_K, TOKENS_K, losses)
+    assert law.irreducible >= 0
+    assert law.parameter_factor >= 0
+    assert law.predict(PARAMETERS_K, TOKENS_K) == pytest.approx(losses, rel=0.02)
+
+
+@pytest.mark.slow
+def test_intervals_cover_what_ten_times_the_time_brings() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(10):
+        law = law_of(TRUE.predict(PARAMETERS_K, TOKENS_K) * noisy(rng, len(TOKENS_K)))
+        forecast = law.forecast(10 * law.longest)
+        tokens = law.tokens_after(forecast.seconds, forecast.parameters)
+        bits = TRUE.predict(forecast.parameters, tokens) * noisy(rng, 1)
+        hits += bool(forecast.low <= bits <= forecast.high)
+    assert hits >= 7  # of 10; a bootstrap of 16 runs is a little too narrow
+
+
+def test_a_forecast_has_a_limit() -> None:
+    law = law_of(TRUE.predict(PARAMETERS_K, TOKENS_K))
+    assert law.forecast(10 * law.longest).bits < law.forecast(law.longest).bits
+    with pytest.raises(UserError, match=r"too far from the longest training.*raise --max-time"):
+        law.forecast(11 * law.longest)
+
+
+def test_repeated_text_is_a_reason_for_doubt() -> None:
+    bits_K = TRUE.predict(PARAMETERS_K, TOKENS_K)
+    assert "probably too good" not in law_of(bits_K, passes=2).lines()[1]
+    assert "read the text 50 times" in law_of(bits_K, passes=50).lines()[1]
+
+
+class TestCells:
+    @pytest.fixture
+    def text(self, tmp_path):
+        return str(write_words(tmp_path / "words.txt", n=300))
+
+    def test_widths_and_times(self, text, tmp_path):
+        request = CellsRequest(models="mlp,count,lstm", max_time=8.0, out=tmp_path / "runs")
+        cells = scaling_cells(text, request)
+        assert len(cells) == 16 + 1 + 16
+        first = cells[0]
+        assert first.settings == {"model.n_hidden": "128", "train.max_time": "1.0"}
+        assert first.request.requested.train.max_time == 1.0
+        assert first.folder == tmp_path / "runs" / "1.0s" / "mlp-char-n_hidden=128-0"
+        assert {cell.settings.get("train.max_time") for cell in cells} == {"1.0", "2.0", "4.0", "8.0", None}
+        assert [cell.settings for cell in cells if cell.request.model == "count"] == [{}]
+        assert len({cell.folder for cell in cells}) == len(cells)
+
+    def test_a_grid_replaces_the_widths(self, text):
+        request = CellsRequest(models="transformer", steps=80, grid=("model.n_layer=1,2",))
+        cells = scaling_cells(text, request)
+        assert [cell.settings["model.n_layer"] for cell in cells] == ["1", "2"] * 4
+        assert [cell.settings["train.steps"] for cell in cells[::2]] == ["10", "20", "40", "80"]
+
+
+@pytest.mark.slow
+def test_small_budgets_predict_a_larger_one(tmp_path) -> None:
+    text = write_words(tmp_path / "words.txt", n=30_000)
+    request = CompareRequest(
+        inputs=(str(text),),
+        models="mlp,count",
+        scaling=True,
+        steps=160,
+        grid=("model.n_hidden=8,32,128",),
+        out=tmp_path / "runs",
+        device="cpu",
+        with_details=True,
+    )
+    comparison = compare(request)
+    (law,) = comparison.laws
+    assert comparison.not_fitted == ["count: no law, which takes 7 runs of different size and time"]
+    assert len(law.bits_K) == 12
+    assert sum(line.startswith("mlp: ") for line in notes(comparison)) == 2
+    assert comparison.as_dict()["laws"][0]["model"] == "mlp"
+    page = comparison_page(comparison)
+    assert "Forecast by training time" in page
+    assert "Loss by size" in page
+
+    larger = train(
+        TrainRequest(
+            input=str(text),
+            model="mlp",
+            out=tmp_path / "larger",
+            settings=("model.n_hidden=128",),
+            train={"steps": 640, "seed": 1, "device": "cpu"},
+        )
+    )
+    forecast = law.forecast(4 * law.longest)
+    assert forecast.low <= larger.score.bits_per_byte <= forecast.high
