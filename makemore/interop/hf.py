@@ -69,7 +69,10 @@ def _architecture(model: LanguageModel) -> tuple[dict[str, Any], dict[str, Tenso
 
 def has_code(model: LanguageModel) -> bool:
     """Whether the export of a model needs ``trust_remote_code``."""
-    return not isinstance(model, Transformer) or model.config.has_conv
+    if not isinstance(model, Transformer):
+        return True
+    config = model.config
+    return config.has_conv or config.has_gate or (config.style == "modern" and config.score_scale != 1)
 
 
 def check_exportable(model: LanguageModel) -> None:

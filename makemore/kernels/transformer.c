@@ -52,7 +52,7 @@ static void qk_rope_forward(const struct model *m, int64_t length, float *qkv, s
     int64_t c = m->width, size = c / m->heads, half = size / 2;
     for (int64_t t = 0; t < length; t++)
         for (int64_t i = 0; i < 2 * m->heads; i++) {
-            float divisor = i < m->heads ? sqrtf(size) : 1;
+            float divisor = i < m->heads ? sqrtf(size) / m->score_scale : 1;
             layer->scales[t * 2 * m->heads + i] =
                 qk_norm_rope(qkv + t * 3 * c + i * size, m->cos + t * half, m->sin + t * half, divisor, size);
         }
@@ -67,11 +67,48 @@ static void qk_rope_backward(const struct model *m, const struct work *w, int64_
         to_f32s(layer->qkv + t * 3 * c, w->branch, 2 * c);
         for (int64_t i = 0; i < 2 * m->heads; i++) {
             float *x = dqkv + t * 3 * c + i * size, *y = w->branch + i * size;
-            float divisor = i < m->heads ? sqrtf(size) : 1;
+            float divisor = i < m->heads ? sqrtf(size) / m->score_scale : 1;
             float mean = dot_head(x, y, size) * divisor * divisor / size;
             for (int64_t j = 0; j < size; j += 4) *(vec4 *)(x + j) -= *(vec4 *)(y + j) * mean;
             float scale = layer->scales[t * 2 * m->heads + i] / divisor;
             rope(x, m->cos + t * half, m->sin + t * half, -1, scale, half, x);
+        }
+    }
+}
+
+/* Gates of the heads, from the layer's input (L, C). */
+static void gates_forward(const struct model *m, const struct work *w, int64_t length, const float *weight,
+                          const elem *input, float *gates) {
+    int64_t c = m->width;
+    for (int64_t t = 0; t < length; t++) {
+        to_f32s(input + t * c, w->branch, c);
+        for (int64_t h = 0; h < m->heads; h++)
+            gates[t * m->heads + h] = 1 / (1 + fast_exp(-dot(w->branch, weight + h * c, c)));
+    }
+}
+
+/* w->branch: from the gradient of the gated outputs to that of the outputs; w->dgates: that of the gates' logits. */
+static void gates_backward(const struct model *m, const struct work *w, int64_t length, const struct layer *layer) {
+    int64_t size = m->width / m->heads;
+    float out[size] __attribute__((aligned(64)));
+    for (int64_t i = 0; i < length * m->heads; i++) {
+        float *dy = w->branch + i * size, gate = layer->gates[i];
+        to_f32s(layer->attn_out + i * size, out, size);
+        w->dgates[i] = (1 - gate) * dot_head(dy, out, size);
+        for (int64_t j = 0; j < size; j++) dy[j] *= 2 * gate;
+    }
+}
+
+/* dinput (L, C) += the input's gradient, from w->dgates. */
+static void gates_weight_backward(const struct model *m, const struct work *w, int64_t length, const float *weight,
+                                  const elem *input, float *dinput, float *dweight) {
+    int64_t c = m->width;
+    for (int64_t t = 0; t < length; t++) {
+        to_f32s(input + t * c, w->branch, c);
+        for (int64_t h = 0; h < m->heads; h++) {
+            float dgate = w->dgates[t * m->heads + h], *restrict to = dinput + t * c, *restrict dw = dweight + h * c;
+            const float *restrict by = weight + h * c, *restrict x = w->branch;
+            for (int64_t i = 0; i < c; i++) to[i] += dgate * by[i], dw[i] += dgate * x[i];
         }
     }
 }
@@ -93,7 +130,8 @@ static struct attn_head get_head(const struct model *m, const struct work *w, co
                            int64_t nth, uint32_t seed) {
     int64_t c = m->width, size = c / m->heads;
     const elem *q = layer->qkv + nth * size;
-    return (struct attn_head){length, size, c, w->starts, q, q + c, q + 2 * c, seed, m->dropout};
+    const float *gates = m->gated ? layer->gates + nth : NULL;
+    return (struct attn_head){length, size, c, m->heads, w->starts, gates, q, q + c, q + 2 * c, seed, m->dropout};
 }
 
 static void square(const elem *restrict x, elem *restrict y, int64_t n) {
@@ -107,15 +145,17 @@ static void layer_forward(const struct model *m, struct work *w, int64_t nth, in
     int64_t c = m->width;
     for (int i = 0; i < LINEARS; i++) linears[i] = get_linear(m, nth * LINEARS + i);
     const struct linear *qkv = &linears[QKV], *up = &linears[UP];
-    norm_conv(m, w, length, m->taps ? get_weight(m, nth, 4) : NULL, &layer->sublayers[0]);
+    norm_conv(m, w, length, m->taps ? get_weight(m, nth, CONVS) : NULL, &layer->sublayers[0]);
     matmul(layer->sublayers[0].conv_out, qkv->packed, length, c / STEP, 3 * c, w->wide, 0);
     qk_rope_forward(m, length, w->wide, layer);
+    if (m->gated)
+        gates_forward(m, w, length, get_weight(m, nth, GATE), layer->sublayers[0].conv_out, layer->gates);
     for (int64_t i = 0; i < m->heads; i++) {
         struct attn_head head = get_head(m, w, layer, length, i, dropout_seed(seed, row, nth, DROP_PROBS + i));
         attention_forward(&head, &w->attn, layer->attn_out + i * head.size);
     }
     add_branch(m, w, length, layer->attn_out, &linears[OUT], dropout_seed(seed, row, nth, DROP_ATTENTION));
-    norm_conv(m, w, length, m->taps ? get_weight(m, nth, 5) : NULL, &layer->sublayers[1]);
+    norm_conv(m, w, length, m->taps ? get_weight(m, nth, CONVS + 1) : NULL, &layer->sublayers[1]);
     matmul(layer->sublayers[1].conv_out, up->packed, length, c / STEP, 4 * c, w->wide, 0);
     for (int64_t i = 0; i < length * 4 * c; i++) layer->relu_out[i] = to_elem(w->wide[i] > 0 ? w->wide[i] : 0);
     square(layer->relu_out, w->relu_sq, length * 4 * c);
@@ -151,11 +191,12 @@ static void layer_backward(const struct model *m, struct work *w, int64_t nth, i
     for (int64_t i = 0; i < length * 4 * c; i++) w->wide_elems[i] = to_elem(2 * w->wide[i] * to_f32(layer->relu_out[i]));
     linear_backward(w, length, &linears[UP], w->wide_elems, layer->sublayers[1].conv_out, w->wide,
                     grads + offset(m, nth, UP));
-    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, 5) : NULL, &layer->sublayers[1], w->wide,
-                       grads + offset(m, nth, 5));
+    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, CONVS + 1) : NULL, &layer->sublayers[1], w->wide,
+                       grads + offset(m, nth, CONVS + 1));
 
     branch_grad(m, w, length, dropout_seed(seed, row, nth, DROP_ATTENTION));
     linear_backward(w, length, &linears[OUT], w->wide_elems, layer->attn_out, w->branch, grads + offset(m, nth, OUT));
+    if (m->gated) gates_backward(m, w, length, layer);
     to_elems(w->branch, w->wide_elems, length * c);
     for (int64_t i = 0; i < m->heads; i++) {
         struct attn_head head = get_head(m, w, layer, length, i, dropout_seed(seed, row, nth, DROP_PROBS + i));
@@ -166,8 +207,11 @@ static void layer_backward(const struct model *m, struct work *w, int64_t nth, i
     to_elems(w->wide, w->wide_elems, length * 3 * c);
     linear_backward(w, length, &linears[QKV], w->wide_elems, layer->sublayers[0].conv_out, w->wide,
                     grads + offset(m, nth, QKV));
-    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, 4) : NULL, &layer->sublayers[0], w->wide,
-                       grads + offset(m, nth, 4));
+    if (m->gated)
+        gates_weight_backward(m, w, length, get_weight(m, nth, GATE), layer->sublayers[0].conv_out, w->wide,
+                              grads + offset(m, nth, GATE));
+    norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, CONVS) : NULL, &layer->sublayers[0], w->wide,
+                       grads + offset(m, nth, CONVS));
 }
 
 /* w->wide = logits (L, V) of a row, with the boundary ruled out where it can't come next. */

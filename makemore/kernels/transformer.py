@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
@@ -24,14 +25,19 @@ MAX_VOCABULARY = 4096
 MAX_PARAMETERS = 1 << 24
 """Limited because each thread holds its own gradients, and large matrix products gain nothing from C."""
 
+MAX_SCORE = 60.0
+"""Limited because C's softmax doesn't subtract the maximum."""
+
 T = TypeVar("T")
 DOCUMENT_ENDS = get_args(DocumentEnds)
 """In the order of C's enum."""
 
 _Model = structure(
     "Model",
-    **dict.fromkeys(("layers", "heads", "width", "vocab", "taps", "boundary", "document_ends"), c_int64),
-    **dict.fromkeys(("dropout", "impossible"), c_float),
+    **dict.fromkeys(
+        ("layers", "heads", "width", "vocab", "taps", "gated", "boundary", "document_ends"), c_int64
+    ),
+    **dict.fromkeys(("dropout", "impossible", "score_scale"), c_float),
     cos=c_void_p,
     sin=c_void_p,
     weights=POINTER(c_void_p),
@@ -63,6 +69,7 @@ def _kernel(model: Transformer, precision: torch.dtype) -> TransformerKernel | N
     config = model.config
     fits = config.n_embd % PANEL == 0 and config.n_embd // config.n_head % HEAD == 0
     fits = fits and model.vocab_size <= MAX_VOCABULARY and model.n_parameters() <= MAX_PARAMETERS
+    fits = fits and config.score_scale * math.sqrt(config.n_embd // config.n_head) <= MAX_SCORE
     if config.style != "modern" or model.device.type != "cpu" or not fits:
         return None
     code = LIBRARY.load(*(["-DFLOAT32"] if precision == torch.float32 else []))
@@ -77,11 +84,12 @@ class TransformerKernel:
         self.model, self.code = model, code
         config = model.config
         taps = config.conv if config.has_conv else 0
-        sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps)
+        sizes = (config.n_layer, config.n_head, config.n_embd, model.vocab_size, taps, config.has_gate)
         ends = (model.boundary_id, DOCUMENT_ENDS.index(model.document_ends))
         # C pads rows to whole panels.
         self.rope = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
-        self.as_struct = _Model(*sizes, *ends, 0.0, IMPOSSIBLE_LOGIT, *(t.data_ptr() for t in self.rope))
+        rope = (t.data_ptr() for t in self.rope)
+        self.as_struct = _Model(*sizes, *ends, 0.0, IMPOSSIBLE_LOGIT, config.score_scale, *rope)
         self.names = self._names()
         self.packed = torch.empty(code.packed_size(byref(self.as_struct)), dtype=torch.uint8)
         self.as_struct.packed = self.packed.data_ptr()
@@ -176,7 +184,9 @@ class TransformerKernel:
 
     def _names(self) -> list[str]:
         """Parameter names in C's order."""
+        config = self.model.config
         parts = ["attention.qkv", "attention.out", "feed_forward.up", "feed_forward.down"]
-        parts += ["convs.0", "convs.1"] if self.model.config.has_conv else []
-        layers = [f"blocks.{i}.{part}" for i in range(self.model.config.n_layer) for part in parts]
-        return [f"{name}.weight" for name in ("embedding", "head", *layers)]
+        parts += ["convs.0", "convs.1"] if config.has_conv else []
+        parts = [f"{part}.weight" for part in parts] + (["attention.gate"] if config.has_gate else [])
+        layers = [f"blocks.{i}.{part}" for i in range(config.n_layer) for part in parts]
+        return ["embedding.weight", "head.weight", *layers]

@@ -4,11 +4,12 @@ enum document_ends { ANYWHERE, NONEMPTY, NEVER };
 
 struct model {
     int64_t layers, heads, width, vocab, taps; /* taps: width of the short convolutions, 0 without them */
+    int64_t gated;                             /* whether the heads' outputs are gated */
     int64_t boundary, document_ends;           /* where the boundary can come next: enum document_ends */
-    float dropout, impossible;                 /* impossible: the logit of a boundary that can't come */
+    float dropout, impossible, score_scale;    /* impossible: the logit of a boundary that can't come */
     const float *cos, *sin;      /* (T, D / 2), T a multiple of PANEL */
-    const float *const *weights; /* embedding (V, C), head (V, C), then of each layer qkv, out, up, down and its
-                                    convolutions */
+    const float *const *weights; /* embedding (V, C), head (V, C), then of each layer qkv, out, up, down, its
+                                    convolutions and the gate (H, C) */
     pair *packed;                /* written by pack_weights */
 };
 
@@ -20,7 +21,7 @@ struct batch {
 
 const int64_t panel = PANEL, sizeof_model = sizeof(struct model), sizeof_batch = sizeof(struct batch);
 
-enum { QKV, OUT, UP, DOWN, LINEARS };
+enum { QKV, OUT, UP, DOWN, LINEARS, CONVS = LINEARS, GATE = CONVS + 2 }; /* a layer's weights */
 enum { DROP_EMBEDDING, DROP_ATTENTION, DROP_FEED_FORWARD, DROP_PROBS }; /* dropout sites */
 
 /* A linear layer's weight (out, in), packed for y = x @ weight.T and for dx = dy @ weight. */
@@ -38,8 +39,9 @@ struct sublayer {
 /* Activations of a layer, kept for the backward pass. */
 struct layer {
     struct sublayer sublayers[2];
-    elem *qkv;      /* (L, 3 C): queries and keys normalised and rotated, queries divided by sqrt(D) */
+    elem *qkv;      /* (L, 3 C): queries and keys normalised and rotated, queries times score_scale / sqrt(D) */
     float *scales;  /* (L, 2 H): of the norms of queries and keys */
+    float *gates;   /* (L, H): from 0 to 1 */
     elem *attn_out; /* (L, C) */
     elem *relu_out; /* (L, 4 C) */
 };
@@ -53,6 +55,7 @@ struct work {
     elem *wide_elems, *relu_sq;         /* (L, max(4 C, V)), (L, 4 C) */
     float *final_normed, *final_scales; /* (L, C), (L,) */
     float *embed_normed, *embed_scales; /* (L, C), (L,) */
+    float *dgates;                      /* (L, H): gradient of the gates' logits */
     elem *final;                        /* (L, C): input of the head */
     pair *packed_a, *packed_b;          /* (L, max(4 C, V)), (L, 4 C) */
 };
@@ -69,12 +72,14 @@ static struct linear get_linear(const struct model *m, int64_t nth) {
 
 /* Offset in floats of a weight's gradient among all gradients, in the order of `weights`. */
 static int64_t offset(const struct model *m, int64_t layer, int64_t kind) {
-    int64_t c = m->width, before[] = {0, 3 * c, 4 * c, 8 * c, 12 * c, 12 * c + m->taps};
-    return (m->vocab + round_up(m->vocab, PANEL)) * c + layer * (12 * c + 2 * m->taps) * c + before[kind] * c;
+    int64_t c = m->width, before[] = {0, 3 * c, 4 * c, 8 * c, 12 * c, 12 * c + m->taps, 12 * c + 2 * m->taps};
+    int64_t size = before[GATE] + (m->gated ? m->heads : 0);
+    return (m->vocab + round_up(m->vocab, PANEL)) * c + layer * size * c + before[kind] * c;
 }
 
 static const float *get_weight(const struct model *m, int64_t layer, int64_t kind) {
-    return m->weights[2 + layer * (m->taps ? 6 : 4) + kind];
+    int64_t convs = m->taps ? 2 : 0, per_layer = LINEARS + convs + (m->gated ? 1 : 0);
+    return m->weights[2 + layer * per_layer + (kind == GATE ? LINEARS + convs : kind)];
 }
 
 int64_t n_gradients(const struct model *m) { return offset(m, m->layers, 0); } /* floats */
@@ -115,6 +120,7 @@ static char *layout_work(const struct model *m, int64_t length, char *at, struct
     w->wide_elems = alloc(&at, l * widest * n), w->relu_sq = alloc(&at, l * 4 * c * n);
     w->embed_normed = alloc(&at, l * c * f), w->embed_scales = alloc(&at, l * f);
     w->final_normed = alloc(&at, l * c * f), w->final_scales = alloc(&at, l * f), w->final = alloc(&at, l * c * n);
+    w->dgates = alloc(&at, l * m->heads * f);
     w->packed_a = alloc(&at, l * widest * n), w->packed_b = alloc(&at, l * 4 * c * n);
     struct attn_work *s = &w->attn;
     s->probs = alloc(&at, l * l * f), s->dprobs = alloc(&at, l * l * f);
@@ -132,6 +138,7 @@ static char *layout_layer(const struct model *m, int64_t l, char *at, struct lay
         half->conv_out = alloc(&at, l * c * n);
     }
     layer->qkv = alloc(&at, l * 3 * c * n), layer->scales = alloc(&at, l * 2 * m->heads * f);
+    layer->gates = alloc(&at, l * m->heads * f);
     layer->attn_out = alloc(&at, l * c * n), layer->relu_out = alloc(&at, l * 4 * c * n);
     return at;
 }

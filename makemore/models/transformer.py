@@ -1,22 +1,21 @@
 """The decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019), in two styles.
 
 ``modern``: parameter-free RMSNorm (Zhang & Sennrich 2019), rotary position embeddings (Su et al. 2021),
-query-key norm (Henry et al. 2020), squared ReLU and short convolutions (So et al. 2021; Allen-Zhu
-2025), no biases, untied head, zero-initialised output projections. ``gpt2``: LayerNorm, learned
-position embeddings, GELU, biases, tied head.
+query-key norm (Henry et al. 2020), gated heads (Qiu et al. 2025), squared ReLU and short convolutions (So et
+al. 2021; Allen-Zhu 2025), no biases, untied head, zero-initialised output projections. ``gpt2``: LayerNorm,
+learned position embeddings, GELU, biases, tied head.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from makemore.models.base import LanguageModel
 from makemore.models.layers.attention import (
@@ -28,7 +27,8 @@ from makemore.models.layers.attention import (
 )
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
-from makemore.models.layers.norms import rms_norm
+from makemore.models.layers.feed_forward import FeedForward
+from makemore.models.layers.norms import RMSNorm, rms_norm
 from makemore.models.scaling import describe, dropout_for, weight_decay_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import DocumentEnds, State
@@ -64,6 +64,8 @@ class TransformerConfig(ModelConfig):
         "modern", description="architecture: modern, or GPT-2 as in nanoGPT"
     )
     conv: Size = Field(4, description="width in tokens of the modern style's short convolutions (1: none)")
+    gate: bool = Field(True, description="gate the output of each attention head (modern style only)")
+    score_scale: float = Field(2.0, gt=0, le=10, description="factor of the modern style's attention scores")
     tie: bool = Field(True, description="share weights between embedding and head (gpt2 style only)")
 
     @model_validator(mode="after")
@@ -72,34 +74,19 @@ class TransformerConfig(ModelConfig):
             raise ValueError(f"n_embd must be a multiple of 2 x n_head ({2 * self.n_head})")
         return self
 
+    earlier: ClassVar[Mapping[str, Any]] = {"gate": False, "score_scale": 1.0}
+
     @property
     def has_conv(self) -> bool:
         return self.style == "modern" and self.conv > 1
 
-
-class RMSNorm(nn.Module):
-    """``rms_norm`` as a module, so that ``Block`` is the same in both styles."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x)
+    @property
+    def has_gate(self) -> bool:
+        return self.style == "modern" and self.gate
 
 
 def make_norm(config: TransformerConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd) if config.style == "gpt2" else RMSNorm()
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a hidden width of 4 n_embd: squared ReLU or GELU."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.modern = config.style == "modern"
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=not self.modern)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=not self.modern)
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        h = self.up(x_BTC)
-        return self.down(F.relu(h) * F.relu(h) if self.modern else F.gelu(h, approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -108,8 +95,15 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm1, self.norm2 = make_norm(config), make_norm(config)
-        self.attention = Attention(config.n_embd, config.n_head, config.dropout, config.style == "modern")
-        self.feed_forward = FeedForward(config)
+        self.attention = Attention(
+            config.n_embd,
+            config.n_head,
+            dropout=config.dropout,
+            bias=config.style == "gpt2",
+            gated=config.has_gate,
+            score_scale=config.score_scale,
+        )
+        self.feed_forward = FeedForward(config.n_embd, modern=config.style == "modern")
         self.dropout = Dropout(config.dropout)
         convs = [ShortConv(config.conv, config.n_embd) for _ in range(2)] if config.has_conv else []
         self.convs = nn.ModuleList(convs)

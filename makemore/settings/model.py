@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from makemore.settings.base import Settings
 from makemore.settings.train import TrainConfig
@@ -22,6 +22,8 @@ class ModelConfig(Settings):
         "num_heads": "n_head",
         "num_layers": "n_layer",
     }
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """Values of settings that are missing in the configs of earlier versions, which had none."""
     name: str = ""
 
 

@@ -106,7 +106,7 @@ def _make_resumed_plan(
     """The run's plan with the settings that may change. Raises UserError if others, or the text, differ."""
     kind = MODELS.get(request.model)
     with user_format_errors(folder.path / STATES):
-        model_config = parse(kind.Config, saved.state["settings"], "model")
+        model_config = parse(kind.Config, {**kind.Config.earlier, **saved.state["settings"]}, "model")
         max_bytes = memory_limit_for(tree_leaves(saved.state["learner"]["model"]))
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")

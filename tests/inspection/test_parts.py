@@ -149,7 +149,9 @@ def test_nonlinearities_are_recorded_by_layer() -> None:
     model = nonzero_transformer(VOCAB)
     with record_activations(model) as recorded:
         model(batch().inputs_BT)
-    assert [(a.layer, a.kind) for a in recorded()] == [(f"blocks.{i}.feed_forward", "relu") for i in range(2)]
+    parts = [("attention", "sigmoid"), ("feed_forward", "relu")]
+    expected = [(f"blocks.{i}.{part}", kind) for i in range(2) for part, kind in parts]
+    assert [(a.layer, a.kind) for a in recorded()] == expected
     assert not model._forward_hooks
     with record_activations(model) as recorded:
         pass
@@ -244,7 +246,7 @@ def test_unrolled_recurrent_layers_match_pytorch(kind: type[nn.RNNBase]) -> None
 
 def test_recomputed_attention_matches_the_model() -> None:
     for style in ("modern", "gpt2"):
-        model = nonzero_transformer(VOCAB, style=style)
+        model = nonzero_transformer(VOCAB, style=style, gate=False)
         tokens = documents(2, 20)
         tokens[1, 7] = 0  # a second document starts here
         weights = attention.attention_weights(model, tokens)

@@ -23,7 +23,7 @@ def run(request, tmp_path_factory) -> Run:
             input=str(write(folder / "poems.txt")),
             model="transformer",
             out=folder / "run",
-            settings=("model.conv=1", "model.n_embd=32"),
+            settings=("model.conv=1", "model.gate=false", "model.score_scale=1", "model.n_embd=32"),
             train={"steps": 5, "seed": 3},
         )
     )

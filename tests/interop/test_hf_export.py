@@ -24,7 +24,8 @@ LITERAL = "<|endoftext|>"
 """The boundary's spelling, which is ordinary text in a text."""
 TEXT = "Wörld, it's 1234 — \t  日本 {}\n\n  <|tag|> aaaaaaa bababa\r\n it'll\u00a0go\x00 e\u0301" * 3
 TEXT += f" {LITERAL} and {LITERAL}"
-STYLES = pytest.mark.parametrize("settings", [{"style": "gpt2"}, {"conv": 1}], ids=["gpt2", "modern"])
+NANOCHAT = {"conv": 1, "gate": False, "score_scale": 1.0}
+STYLES = pytest.mark.parametrize("settings", [{"style": "gpt2"}, NANOCHAT], ids=["gpt2", "modern"])
 SPECS = pytest.mark.parametrize("spec", ["char", "byte", "bpe:300", "full"])
 
 
@@ -78,7 +79,9 @@ def test_greedy_samples_are_equal(settings: dict[str, Any], tmp_path: Path) -> N
 @SPECS
 def test_tokenizer_gives_the_same_ids(spec: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(spec)
-    hf = load("AutoTokenizer", export(tmp_path, nonzero_transformer(tokenizer.vocab_size, conv=1), tokenizer))
+    hf = load(
+        "AutoTokenizer", export(tmp_path, nonzero_transformer(tokenizer.vocab_size, **NANOCHAT), tokenizer)
+    )
     rng = random.Random(0)
     for text in [
         TEXT,
@@ -99,4 +102,4 @@ def test_tokenizers_hugging_face_cannot_express_are_refused() -> None:
     partial = PublishedTokenizer("gpt2", full.ranks, np.arange(len(full.ranks.tokens)) < 258)
     for tokenizer, reason in ((partial, "tiktoken:gpt2:full"), (fit_tokenizer("spm:300", [TEXT]), "spm")):
         with pytest.raises(UserError, match=reason):
-            hf_files(nonzero_transformer(tokenizer.vocab_size, conv=1), tokenizer)
+            hf_files(nonzero_transformer(tokenizer.vocab_size, **NANOCHAT), tokenizer)

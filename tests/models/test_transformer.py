@@ -159,16 +159,21 @@ def modern_reference(model: Transformer, tokens_BT: Tensor) -> Tensor:
         h = short_conv(rms(x), block.convs[0].weight) if block.convs else rms(x)
         parts = (h @ block.attention.qkv.weight.T).chunk(3, dim=-1)
         q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in parts)
-        attended = F.scaled_dot_product_attention(rotate(rms(q)), rotate(rms(k)), v, is_causal=True)
+        q, k = model.config.score_scale * rotate(rms(q)), rotate(rms(k))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if block.attention.gate is not None:
+            attended = attended * 2 * (h @ block.attention.gate.T).sigmoid().mT[..., None]
         x = x + attended.transpose(1, 2).flatten(2) @ block.attention.out.weight.T
         h = short_conv(rms(x), block.convs[1].weight) if block.convs else rms(x)
         x = x + (h @ block.feed_forward.up.weight.T).relu() ** 2 @ block.feed_forward.down.weight.T
     return rms(x) @ model.head.weight.T
 
 
-@pytest.mark.parametrize("conv", [1, 2, 4])
-def test_modern_style_matches_its_equations(conv: int) -> None:
-    model, tokens = make(conv=conv).double(), random_tokens()
+@pytest.mark.parametrize(
+    "settings", [{"conv": 1, "gate": False}, {"conv": 2, "score_scale": 1.0}, {"conv": 4, "score_scale": 5.0}]
+)
+def test_modern_style_matches_its_equations(settings: dict[str, Any]) -> None:
+    model, tokens = make(**settings).double(), random_tokens()
     expected = modern_reference(model, tokens)
     assert expected.std() > 0.5
     torch.testing.assert_close(model(tokens)[0], expected, atol=1e-5, rtol=1e-5)  # float32 rotary table

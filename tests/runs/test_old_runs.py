@@ -26,7 +26,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "old"
 
 
-@pytest.mark.parametrize("name", ["finished", "count", "mixture", "lstm"])
+@pytest.mark.parametrize("name", ["finished", "count", "mixture", "lstm", "transformer"])
 def test_a_finished_run_loads_scores_and_samples(old: Path, name: str) -> None:
     recorded = RunDir(old / name).read_result()
     assert recorded is not None
@@ -38,7 +38,7 @@ def test_a_finished_run_loads_scores_and_samples(old: Path, name: str) -> None:
     assert len(run.sample(n=3, seed=1)) == 3
 
 
-@pytest.mark.parametrize("name", ["finished", "mixture", "lstm"])
+@pytest.mark.parametrize("name", ["finished", "mixture", "lstm", "transformer"])
 def test_a_run_passes_its_checks(old: Path, name: str) -> None:
     assert check_run(old / name) == []
 
@@ -54,6 +54,14 @@ def test_a_run_of_format_1_resumes_and_is_written_in_format_2(old: Path) -> None
         "muon",
     )
     assert "train.optimizer.lr was" in call(*arguments, "--steps", "32", "--set", "train.lr=9").err
+
+
+def test_an_earlier_transformer_has_no_gates_and_resumes(old: Path) -> None:
+    config = RunDir(old / "transformer").read_config().model
+    assert (config.gate, config.score_scale) == (False, 1.0)
+    arguments = ["train", "words.txt", "-m", "transformer", "--out", "transformer", "--resume"]
+    assert call(*arguments, "--steps", "32").status == 0
+    assert RunDir(old / "transformer").read_config().model.gate is False
 
 
 def test_a_stopped_run_resumes_to_the_weights_of_an_undisturbed_one(old: Path) -> None:

@@ -11,8 +11,7 @@ from torch import Tensor
 from makemore.inspection.capture import record_inputs
 from makemore.inspection.figures import WIDTH, labels, new_figure, token_axis
 from makemore.inspection.subject import Finding, Picture, Subject
-from makemore.models.layers.attention import Attention, Positions, apply_rope
-from makemore.models.layers.norms import rms_norm
+from makemore.models.layers.attention import Attention, Positions
 from makemore.models.transformer import Transformer
 
 MAX_PANELS = 64
@@ -73,11 +72,8 @@ def attention_weights(model: Transformer, tokens_BT: Tensor) -> Tensor:
     for layer, x_BTC, position, _ in record_inputs(model, Attention, lambda: model(tokens_BT)):
         assert isinstance(layer, Attention)
         assert isinstance(position, Positions)
-        batch, length, width = x_BTC.shape
-        qkv = layer.qkv(x_BTC).view(batch, length, 3, layer.n_head, width // layer.n_head)
-        q, k, _ = qkv.permute(2, 0, 3, 1, 4)
-        if position.rotary is not None:
-            q, k = apply_rope(rms_norm(q), *position.rotary), apply_rope(rms_norm(k), *position.rotary)
+        q, k, _ = layer.queries_keys_values(x_BTC, position)
+        assert position.bias is not None
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         weights.append(torch.softmax(scores + position.bias, dim=-1))
     return torch.stack(weights)

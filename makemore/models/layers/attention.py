@@ -85,22 +85,40 @@ class Positions:
 class Attention(nn.Module):
     """Multi-head causal self-attention."""
 
-    def __init__(self, width: int, n_head: int, dropout: float, modern: bool) -> None:
-        """``modern``: without biases."""
+    def __init__(
+        self, width: int, n_head: int, *, dropout: float, bias: bool, gated: bool, score_scale: float
+    ) -> None:
+        """
+        Args:
+            gated: multiply each head's output by a factor from 0 to 2 that depends on the layer's input (Qiu
+                et al. 2025, "Gated attention").
+            score_scale: factor of the scores; applies with rotary positions only.
+        """
         super().__init__()
-        self.n_head, self.dropout = n_head, dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=not modern)
-        self.out = nn.Linear(width, width, bias=not modern)
+        self.n_head, self.dropout, self.score_scale = n_head, dropout, score_scale
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.gate = nn.Parameter(torch.zeros(n_head, width)) if gated else None
 
-    def forward(self, x_BTC: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def queries_keys_values(self, x_BTC: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (B, H, T, D); queries and keys normalised and rotated if positions are rotary."""
         batch, length, width = x_BTC.shape
         qkv = self.qkv(x_BTC).view(batch, length, 3, self.n_head, width // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         if positions.rotary is not None:
-            q, k = apply_rope(rms_norm(q), *positions.rotary), apply_rope(rms_norm(k), *positions.rotary)
+            q = apply_rope(rms_norm(q) * self.score_scale, *positions.rotary)
+            k = apply_rope(rms_norm(k), *positions.rotary)
+        return q, k, v
+
+    def forward(self, x_BTC: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        batch, length, width = x_BTC.shape
+        q, k, v = self.queries_keys_values(x_BTC, positions)
         if cache is not None and positions.position_B is not None:
             write_cache(cache[0], k, positions.position_B)
             write_cache(cache[1], v, positions.position_B)
             k, v = cache[0].to(q.dtype), cache[1].to(q.dtype)
         out = attend(q, k, v, positions.bias, self.dropout if self.training else 0.0)
-        return self.out(out.transpose(1, 2).reshape(batch, length, width))
+        out_BTHD = out.transpose(1, 2)
+        if self.gate is not None:
+            out_BTHD = out_BTHD * (2 * torch.sigmoid(F.linear(x_BTC, self.gate)))[..., None]
+        return self.out(out_BTHD.reshape(batch, length, width))

@@ -1,7 +1,6 @@
 /* Causal attention of one head within documents, forward and backward.
 
-   Scores aren't stored. Queries and keys are normalised, so no score exceeds sqrt(D): softmax needn't subtract
-   the maximum, and recomputing scores in the backward pass costs less than the memory traffic.
+   Scores aren't stored. Queries and keys are normalised, which limits the scores: softmax needn't subtract the maximum, and recomputing scores in the backward pass costs less than the memory traffic.
 
    L is the row's length, a multiple of PANEL; D the head's size. Rows are processed in blocks of BLOCK. Keys of a block
    are visible from the first key of its first row's document, rounded down to a block; other keys are never read. */
@@ -16,9 +15,10 @@ struct attn_work { /* scratch memory for one head */
 };
 
 struct attn_head {
-    int64_t length, size, width; /* L, D, and the model's width */
-    const int64_t *starts;       /* (L,): where each token's document starts */
-    const elem *q, *k, *v;       /* (L, D), rows 3 * width apart; q is divided by sqrt(D) */
+    int64_t length, size, width, heads; /* L, D, and the model's width and number of heads */
+    const int64_t *starts;              /* (L,): where each token's document starts */
+    const float *gates;                 /* (L,), `heads` apart: half the factor of each output; or NULL */
+    const elem *q, *k, *v;       /* (L, D), rows 3 * width apart; q is scaled, too */
     uint32_t seed;
     float dropout;
 };
@@ -90,8 +90,11 @@ static void attention_forward(const struct attn_head *h, const struct attn_work 
     attn_probs(h, s);
     pack_columns(h->v, 3 * h->width, h->length, h->size, s->packed_b);
     causal_pv(h, s->dropped, s->packed_b, s->out);
-    for (int64_t t = 0; t < h->length; t++)
-        to_elems(s->out + t * round_up(h->size, PANEL), y + t * h->width, h->size);
+    for (int64_t t = 0; t < h->length; t++) {
+        float *out = s->out + t * round_up(h->size, PANEL);
+        for (int64_t i = 0; h->gates && i < h->size; i++) out[i] *= 2 * h->gates[t * h->heads];
+        to_elems(out, y + t * h->width, h->size);
+    }
 }
 
 /* Compute dscores from the probabilities and their gradient. */

@@ -9,6 +9,7 @@
 #include "layers.h"
 
 #define LAYER_NORM_EPS 1e-5f
+#define MAX_SCORE 60 /* exp of a larger one may overflow when summed */
 #define ROWS 64 /* rows that go through all layers together, so that their vectors stay in the second-level cache */
 
 struct linear {
@@ -19,12 +20,14 @@ struct linear {
 
 struct model {
     int64_t layers, heads, width, taps, modern, boundary;
+    float score_scale; /* modern only */
     const struct linear *linears; /* of each layer: qkv, out, up, down */
     struct linear head;
     const float *embedding;       /* (V, C) */
     const float *positions;       /* (T, C), gpt2 only */
     const float *cos, *sin;       /* (T, D / 2), modern only */
     const float *convs;           /* (2 L, K, C) or NULL */
+    const float *gates;           /* (L, H, C) or NULL */
 };
 
 struct cache {
@@ -88,14 +91,14 @@ static void norm_conv(const struct model *m, const struct cache *s, int64_t nth,
     }
 }
 
-/* Write one row's key and value into the cache; y (C,) = the heads' outputs. */
-static void attention_step(const struct model *m, const struct cache *s, int64_t l, int64_t b, float *qkv,
-                           float *scores, float *y) {
+/* Write one row's key and value into the cache; y (C,) = the heads' outputs for the layer's input x (C,). */
+static void attention_step(const struct model *m, const struct cache *s, int64_t l, int64_t b, const float *x,
+                           float *qkv, float *scores, float *y) {
     int64_t heads = m->heads, width = m->width, size = width / heads, capacity = s->capacity, t = s->position;
     int64_t first = s->starts[b], visible = t + 1 - first;
-    float root = sqrtf(size);
+    float root = sqrtf(size), query_divisor = root / m->score_scale;
     for (int64_t i = 0; m->modern && i < 2 * heads; i++)
-        qk_norm_rope(qkv + i * size, m->cos + t * size / 2, m->sin + t * size / 2, i < heads ? root : 1, size);
+        qk_norm_rope(qkv + i * size, m->cos + t * size / 2, m->sin + t * size / 2, i < heads ? query_divisor : 1, size);
     for (int64_t c = 0; !m->modern && c < width; c++) qkv[c] /= root;
     for (int64_t h = 0; h < heads; h++) {
         int64_t offset = ((l * s->rows + b) * heads + h) * size * capacity;
@@ -105,13 +108,15 @@ static void attention_step(const struct model *m, const struct cache *s, int64_t
         memset(scores, 0, visible * sizeof(float));
         matvec(qkv + h * size, size, keys + first, capacity, scores, visible);
         float max = 0;
-        if (!m->modern) /* normalised queries and keys give scores below sqrt(D) */
+        if (!m->modern || root * m->score_scale > MAX_SCORE) /* else normalised queries and keys limit the scores */
             for (int64_t i = 0; i < visible; i++) max = i == 0 || scores[i] > max ? scores[i] : max;
         exp_inplace(scores, visible, max);
         float total = sum(scores, visible);
         memset(out, 0, size * sizeof(float));
         matvec(scores, visible, values + first * size, size, out, size);
-        for (int64_t d = 0; d < size; d++) out[d] /= total;
+        float factor = 1 / total;
+        if (m->gates) factor *= 2 / (1 + fast_exp(-dot(x, m->gates + (l * heads + h) * width, width)));
+        for (int64_t d = 0; d < size; d++) out[d] *= factor;
     }
 }
 
@@ -161,7 +166,7 @@ void step(const struct model *m, const struct cache *s, const int64_t *ids, floa
             for (int64_t r = 0; r < rows; r++) norm_conv(m, s, 2 * l, begin + r, x + r * width, h + r * width);
             linear_forward(qkv, h, wide, rows, 0);
             for (int64_t r = 0; r < rows; r++)
-                attention_step(m, s, l, begin + r, wide + r * 3 * width, scores, mixed + r * width);
+                attention_step(m, s, l, begin + r, h + r * width, wide + r * 3 * width, scores, mixed + r * width);
             linear_forward(out, mixed, x, rows, 1);
             for (int64_t r = 0; r < rows; r++) norm_conv(m, s, 2 * l + 1, begin + r, x + r * width, h + r * width);
             linear_forward(up, h, wide, rows, 0);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from ctypes import POINTER, byref, c_int64, c_void_p
+from ctypes import POINTER, byref, c_float, c_int64, c_void_p
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -23,9 +23,10 @@ Linear = structure("Linear", weight=c_void_p, bias=c_void_p, n_in=c_int64, n_out
 Model = structure(
     "Model",
     **dict.fromkeys(("layers", "heads", "width", "taps", "modern", "boundary"), c_int64),
+    score_scale=c_float,
     linears=POINTER(Linear),
     head=Linear,
-    **dict.fromkeys(("embedding", "positions", "cos", "sin", "convs"), c_void_p),
+    **dict.fromkeys(("embedding", "positions", "cos", "sin", "convs", "gates"), c_void_p),
 )
 Cache = structure(
     "Cache",
@@ -60,6 +61,7 @@ class TransformerDecoder(FastDecoder):
         blocks = [cast(Block, block) for block in model.blocks]
         linears = [linear for block in blocks for linear in self._linears(block)]
         convs = [to_array(cast(ShortConv, conv).weight) for block in blocks for conv in block.convs]
+        gates = [to_array(block.attention.gate) for block in blocks if block.attention.gate is not None]
         embedding = rms_norm(model.embedding.weight) if self.modern else model.embedding.weight
         tables = [embedding, None if model.positions is None else model.positions.weight]
         tables += [model.cos, model.sin] if self.modern else [None, None]
@@ -71,10 +73,12 @@ class TransformerDecoder(FastDecoder):
             self.taps,
             self.modern,
             model.boundary_id,
+            config.score_scale,
             (Linear * len(linears))(*linears),
             self._linear(model.norm, model.head),
             *(None if table is None else self._pointer(to_array(table)) for table in tables),
             self._pointer(np.stack(convs)) if convs else None,
+            self._pointer(np.stack(gates)) if gates else None,
         )
 
     def _pointer(self, values: Floats32) -> int | None:
