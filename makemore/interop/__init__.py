@@ -14,6 +14,7 @@ FORMATS: Registry[ExportFormat] = Registry(
     {
         "hf": "makemore.interop.hf:FORMAT",
         "onnx": "makemore.interop.onnx:FORMAT",
+        "html": "makemore.interop.html.page:FORMAT",
         "arpa": "makemore.interop.arpa:FORMAT",
     },
 )

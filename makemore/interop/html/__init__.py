@@ -1,0 +1,1 @@
+"""Export as a web page: the model as a list of tensor operations, and JavaScript that runs them."""

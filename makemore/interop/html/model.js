@@ -1,0 +1,201 @@
+// Decoders: each takes the tokens of a prompt with start(ids), then one token at a time with step(id), and returns the
+// logits of the next token.
+"use strict";
+
+const IMPOSSIBLE = -80;
+
+async function unpack(text) {
+  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+function number(value) {
+  return typeof value === "number" ? value : Number({ inf: Infinity, "-inf": -Infinity }[value.float] ?? NaN);
+}
+
+// A tensor from its description and the block of bytes.
+function readTensor({ type, at, shape, fill, factors }, bytes) {
+  const n = size(shape), Kind = type === "i4" ? Int32Array : Float32Array;
+  if (fill !== undefined) return tensor(shape, new Kind(n).fill(number(fill)));
+  if (type !== "i3") return tensor(shape, new Kind(bytes, at, n));
+  // 24 bits, lowest byte first.
+  const scale = readTensor(factors, bytes).d, b = new Uint8Array(bytes, at, 3 * n), data = new Float32Array(n);
+  for (let i = 0, columns = shape[1]; i < n; i++) {
+    const whole = (((b[3 * i] | (b[3 * i + 1] << 8) | (b[3 * i + 2] << 16)) << 8) >> 8);
+    data[i] = whole * scale[Math.floor(i / columns)];
+  }
+  return tensor(shape, data);
+}
+
+function readProgram(program, bytes) {
+  return compile({ ...program, constants: program.constants.map((one) => readTensor(one, bytes)) });
+}
+
+class Network {
+  constructor(described, bytes) {
+    this.program = readProgram(described.step, bytes);
+    this.drop = described.drop && readProgram(described.drop, bytes);
+    this.initial = described.state.map((part) => readTensor(part, bytes));
+    this.limit = described.limit;
+    this.longest = described.max_len;
+  }
+
+  start(ids) {
+    this.reset();
+    this.recent = this.longest ? ids.slice(-this.longest) : ids;
+    return this.recent.reduce((_, id) => this.feed(id), null);
+  }
+
+  reset() {
+    this.state = this.initial;
+    this.used = 0;
+  }
+
+  feed(id) {
+    const [logits, ...state] = this.program(tensor([1, 1], Int32Array.of(id)), ...this.state);
+    this.state = state;
+    this.used++;
+    return logits.d;
+  }
+
+  step(id) {
+    if (this.limit === null) return this.feed(id);
+    this.recent = [...this.recent, id].slice(-this.limit);
+    return this.used < this.limit ? this.feed(id) : this.shift(id);
+  }
+
+  // The context is full: keep its last half.
+  shift(id) {
+    const half = Math.floor(this.limit / 2);
+    if (this.drop) {
+      this.state = this.drop(...this.state.slice(1));
+      this.used = half;
+      return this.feed(id);
+    }
+    this.reset();
+    return this.recent.slice(-Math.max(1, half)).reduce((_, recent) => this.feed(recent), null);
+  }
+}
+
+// Smoothed n-grams: at the longest known context, each of which links to the next shorter one.
+class Count {
+  constructor(described, bytes, boundary) {
+    this.contexts = described.contexts;
+    this.ends = described.document_ends;
+    this.boundary = boundary;
+    for (const name of ["tokens", "first", "suffixes", "shares", "rests", "unigram"])
+      this[name] = readTensor(described[name], bytes).d;
+  }
+
+  start(ids) {
+    this.node = 0;
+    for (const id of ids) this.advance(id);
+    return this.logits(ids[ids.length - 1]);
+  }
+
+  step(id) {
+    this.advance(id);
+    return this.logits(id);
+  }
+
+  find(node, id) {
+    let low = this.first[node], high = this.first[node + 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.tokens[middle] < id) low = middle + 1;
+      else high = middle;
+    }
+    return low < this.first[node + 1] && this.tokens[low] === id ? low : -1;
+  }
+
+  advance(id) {
+    let context = id === this.boundary ? 0 : this.node, next;
+    while ((next = this.find(context, id)) < 0) context = this.suffixes[context];
+    this.node = next >= this.contexts ? this.suffixes[next] : next;
+  }
+
+  logits(last) {
+    const path = [], p = Float64Array.from(this.unigram);
+    for (let node = this.node; node !== 0; node = this.suffixes[node]) path.push(node);
+    for (const node of path.reverse()) {
+      for (let i = 0; i < p.length; i++) p[i] *= this.rests[node];
+      for (let child = this.first[node]; child < this.first[node + 1]; child++)
+        p[this.tokens[child]] += this.shares[child];
+    }
+    const logits = Float32Array.from(p, Math.log);
+    if (this.ends === "never" || (this.ends === "nonempty" && last === this.boundary)) logits[this.boundary] = IMPOSSIBLE;
+    return logits;
+  }
+}
+
+class Mixture {
+  constructor(described, bytes, boundary) {
+    this.members = described.members.map((member) => readModel(member, bytes, boundary));
+    this.program = readProgram(described.mix, bytes);
+  }
+
+  start(ids) {
+    return this.mix(this.members.map((member) => member.start(ids)));
+  }
+
+  step(id) {
+    return this.mix(this.members.map((member) => member.step(id)));
+  }
+
+  mix(logits) {
+    return this.program(...logits.map((one) => tensor([one.length], one)))[0].d;
+  }
+}
+
+const KINDS = { network: Network, count: Count, mixture: Mixture };
+
+function readModel(described, bytes, boundary) {
+  return new KINDS[described.kind](described, bytes, boundary);
+}
+
+// Probabilities (a list) of logits at a temperature, of the most likely `top` tokens only if top > 0.
+function probabilities(logits, temperature = 1, top = 0) {
+  const cut = top > 0 && top < logits.length ? Float32Array.from(logits).sort()[logits.length - top] : -Infinity;
+  const most = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const p = Array.from(logits, (z) => (z >= cut ? Math.exp((z - most) / temperature) : 0));
+  const sum = p.reduce((a, b) => a + b, 0);
+  return p.map((x) => x / sum);
+}
+
+function greatest(logits) {
+  let best = 0;
+  for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
+  return best;
+}
+
+function draw(p) {
+  let u = Math.random();
+  for (let i = 0; i < p.length; i++) if ((u -= p[i]) < 0) return i;
+  return greatest(p);
+}
+
+// Characters: id 0 is the boundary, the alphabet follows. Bytes: id b + 1 is byte b.
+class Tokenizer {
+  constructor({ alphabet }) {
+    this.letters = alphabet === undefined ? null : ["\n", ...alphabet];
+    this.ids = new Map(this.letters?.map((letter, id) => [letter, id]).reverse());
+    this.decoder = new TextDecoder();
+  }
+
+  // Ids of a text; characters that the model doesn't know are left out.
+  encode(text) {
+    if (this.letters === null) return Array.from(new TextEncoder().encode(text), (byte) => byte + 1);
+    return [...text].map((letter) => this.ids.get(letter)).filter((id) => id !== undefined);
+  }
+
+  // The text of one more token; bytes of an unfinished character are kept for later.
+  decode(id) {
+    if (this.letters !== null) return this.letters[id];
+    return this.decoder.decode(Uint8Array.of(id === 0 ? 10 : id - 1), { stream: true });
+  }
+
+  name(id) {
+    return this.letters !== null ? this.letters[id] : id === 0 ? "\n" : String.fromCharCode(id - 1);
+  }
+}

@@ -1,0 +1,155 @@
+"""A model as data for ``model.js``: programs, tables, and the numbers they use."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from makemore.errors import UserError
+from makemore.interop.html.program import Program, trace
+from makemore.models.base import LanguageModel, MixtureModel
+from makemore.models.count import Count
+from makemore.models.smoothing import CountConfig
+from makemore.sampling.decoders.count import Trie
+
+MIN_ROUNDED = 1024
+"""Matrices with fewer elements keep 32 bits."""
+LEVELS = 2**23 - 1
+"""A row of a larger matrix is stored as whole numbers up to this, of 24 bits, times a factor: with 16 bits,
+greedy texts sometimes differ."""
+
+
+class Package:
+    """Collects arrays into one block of bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def array(self, values: np.ndarray) -> dict[str, Any]:
+        """Append an array; returns where and what it is. Whole numbers must fit into 32 bits."""
+        kind = "f4" if values.dtype.kind == "f" else "i4"
+        self.data += bytes(-len(self.data) % 4)
+        at = len(self.data)
+        self.data += np.ascontiguousarray(values, kind).tobytes()
+        return {"type": kind, "at": at, "shape": list(values.shape)}
+
+    def tensor(self, tensor: Tensor) -> dict[str, Any]:
+        """Append a tensor; a large matrix of floats is rounded to 24 bits, row by row."""
+        values = tensor.detach().cpu()
+        if len(unique := values.flatten()[:1]) and bool((values == unique).all()):
+            kind = "f4" if values.is_floating_point() else "i4"
+            return {"type": kind, "shape": list(values.shape), "fill": _number(unique[0].item())}
+        if not values.is_floating_point():
+            return self.array(values.numpy().astype(np.int64))
+        if values.ndim != 2 or values.numel() < MIN_ROUNDED:
+            return self.array(values.float().numpy())
+        rows = values.float().numpy()
+        factors = np.maximum(np.abs(rows).max(1), 1e-30).astype(np.float32) / LEVELS
+        where = self.array(factors)
+        at = len(self.data)
+        whole = np.rint(rows / factors[:, None].astype(np.float64)).astype("<i4")
+        self.data += whole[..., None].view(np.uint8)[..., :3].tobytes()
+        return {"type": "i3", "at": at, "shape": list(rows.shape), "factors": where}
+
+    def program(self, program: Program) -> dict[str, Any]:
+        return {
+            "constants": [self.tensor(constant) for constant in program.constants],
+            "inputs": program.n_inputs,
+            "operations": program.operations,
+            "outputs": program.outputs,
+        }
+
+
+def _number(value: float) -> float | dict[str, str]:
+    return value if np.isfinite(value) else {"float": str(value)}
+
+
+def describe_model(model: LanguageModel, package: Package) -> dict[str, Any]:
+    """A model for ``model.js``, whose arrays are appended to the package. Raises UserError if it can't be."""
+    if isinstance(model, MixtureModel):
+        return _describe_mixture(model, package)
+    if isinstance(model, Count):
+        return _describe_count(model, package)
+    if not any(True for _ in model.parameters()):
+        raise UserError(
+            f"--format html can't hold {model.config.name}, whose tables are too large for a page"
+        )
+    capacity = model.max_len or 1
+    state = model.init_state(1, capacity)
+    limit = None if model.supports_streaming else model.max_len
+
+    def step(token_11: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits_11V, next_state = model(token_11, tuple(part.clone() for part in state))
+        return (logits_11V[0, -1], *next_state)
+
+    described = {
+        "kind": "network",
+        "step": package.program(trace(step, torch.tensor([[model.boundary_id]]), *state)),
+        "state": [package.tensor(part) for part in state],
+        "limit": limit,
+        "max_len": model.max_len,
+    }
+    drop = None if limit is None else _trace_drop(model, limit)
+    return described if drop is None else {**described, "drop": package.program(drop)}
+
+
+def _trace_drop(model: LanguageModel, limit: int) -> Program | None:
+    """``drop_oldest`` of a full state, or None if the state must be computed again."""
+    state = model.init_state(1, limit)
+    if not state or model.drop_oldest((torch.full_like(state[0], limit), *state[1:]), limit // 2) is None:
+        return None
+    # An array, since a tensor's number can't be read while recording.
+    full: Any = np.full(1, limit)
+
+    def drop(*others: Tensor) -> tuple[Tensor, ...]:
+        kept = model.drop_oldest((full, *others), limit // 2)
+        assert kept is not None
+        return (torch.full((1,), limit // 2), *kept[1:])
+
+    return trace(drop, *state[1:])
+
+
+def _describe_mixture(model: MixtureModel, package: Package) -> dict[str, Any]:
+    members = [describe_model(member, package) for member in model.members]
+
+    def mix(*logits_V: Tensor) -> tuple[Tensor, ...]:
+        log_probs = torch.stack([torch.log_softmax(part, -1) for part in logits_V])
+        return (model.mix(log_probs),)
+
+    example = [torch.zeros(model.vocab_size) for _ in members]
+    return {"kind": "mixture", "members": members, "mix": package.program(trace(mix, *example))}
+
+
+def _describe_count(model: Count, package: Package) -> dict[str, Any]:
+    smoothed = model.smoothed
+    if not smoothed.backs_off:
+        methods = " or ".join(method for method in _methods() if method != model.config.smoothing)
+        raise UserError(f"--format html can't hold {model.config.smoothing} smoothing; use one of {methods}")
+    trie = Trie(smoothed)
+    table = trie.table
+    arrays = {
+        "tokens": table.tokens_G,
+        "first": table.first_C,
+        "suffixes": trie.suffixes_G,
+        "shares": trie.shares_G,
+        "rests": trie.rests_C,
+        "unigram": trie.unigram_V,
+    }
+    return {
+        "kind": "count",
+        "contexts": trie.n_contexts,
+        "document_ends": model.document_ends,
+        **{name: package.array(np.asarray(values)) for name, values in arrays.items()},
+    }
+
+
+def _methods() -> tuple[str, ...]:
+    return get_args(CountConfig.model_fields["smoothing"].annotation)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

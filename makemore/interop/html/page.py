@@ -1,0 +1,62 @@
+"""Export as one web page that runs the model offline: next characters' probabilities, and samples."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from makemore.errors import UserError
+from makemore.interop.base import ExportFormat
+from makemore.interop.html.package import Package, describe_model, to_json
+from makemore.models.base import LanguageModel
+from makemore.tokenizers import Tokenizer
+from makemore.tokenizers.byte import ByteTokenizer
+from makemore.tokenizers.char import CharTokenizer
+
+
+def page_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
+    """The page. Raises UserError for a model or tokenizer that it can't hold."""
+    # Running text may begin anywhere, lines begin with the boundary.
+    described: dict[str, Any] = {"boundary_first": model.document_ends != "never"}
+    described["tokenizer"] = _describe_tokenizer(tokenizer)
+    package = Package()
+    described["model"] = describe_model(_on_cpu(model), package)
+    data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
+    title = f"A {model.config.name} of makemore"
+    about = f"{model.n_parameters():,} parameters, all in this page, which works offline: what you type stays here."
+    return (
+        Template(_resource("page.html"))
+        .substitute(
+            TITLE=escape(title),
+            ABOUT=escape(about),
+            STYLE=_resource("page.css"),
+            MODEL=to_json(described).replace("<", "\\u003c"),
+            DATA=data,
+            SCRIPT="\n".join(_resource(name) for name in ("tensors.js", "model.js", "page.js")),
+        )
+        .encode()
+    )
+
+
+def _on_cpu(model: LanguageModel) -> LanguageModel:
+    return copy.deepcopy(model).cpu().eval()
+
+
+def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    if isinstance(tokenizer, CharTokenizer):
+        return {"alphabet": tokenizer.alphabet}
+    if isinstance(tokenizer, ByteTokenizer):
+        return {}
+    raise UserError(f"--format html takes the tokenizers char and byte, not {tokenizer.name}")
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+FORMAT = ExportFormat(suffix=".html", files=lambda model, tokenizer: {"": page_bytes(model, tokenizer)})

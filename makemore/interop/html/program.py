@@ -1,0 +1,117 @@
+"""A function of tensors as a list of operations that ``tensors.js`` can run."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from makemore.errors import UserError
+
+OPERATIONS = frozenset(
+    """
+_log_softmax _softmax _to_copy abs add addmm amax avg_pool2d bitwise_and bitwise_or bmm cat clamp clone
+copy cummax cumsum div embedding eq exp expand flip full_like ge gelu gt index index_put log log1p lt
+maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt select sigmoid slice slice_scatter
+split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view where getitem
+    """.split()  # noqa: SIM905 - a list would take half a page
+)
+"""Operations that ``tensors.js`` knows, by their names in torch's core set without variants."""
+
+
+class Program(NamedTuple):
+    """Operations on numbered values: first the constants, then the inputs, then each operation's result."""
+
+    constants: list[Tensor]
+    n_inputs: int
+    operations: list[list[Any]]
+    """Name, arguments and keyword arguments; a value is ``{"v": number}``."""
+    outputs: list[Any]
+
+
+@torch.no_grad()
+def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Program:
+    """Record what a function does with inputs of these shapes. Whatever depends on none is a constant.
+
+    Raises UserError for operations that JavaScript doesn't know.
+    """
+    functional = torch.func.functionalize(function, remove="mutations")
+    with torch.backends.mkldnn.flags(enabled=False):
+        table: Any = core_aten_decompositions()
+        recorded = make_fx(functional, decomposition_table=table)(*inputs)
+    return _Folder(recorded).run(*inputs)
+
+
+class _Folder:
+    """Turns a graph into a program, computing all that is constant."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.module = graph
+        self.known: dict[fx.Node, Any] = {}
+        """Constants, by the node that computes them."""
+
+    def run(self, *inputs: Tensor) -> Program:
+        nodes = list(self.module.graph.nodes)
+        variable = [node for node in nodes if node.op == "placeholder"]
+        operations: list[fx.Node] = []
+        for node in nodes:
+            if node.op == "get_attr":
+                self.known[node] = self._attribute(str(node.target)).detach()
+            elif node.op == "call_function" and all(n in self.known for n in node.all_input_nodes):
+                arguments = fx.map_arg((node.args, node.kwargs), self.known.__getitem__)
+                self.known[node] = node.target(*arguments[0], **arguments[1])
+            elif node.op == "call_function":
+                operations.append(node)
+        (result,) = nodes[-1].args
+        operations = _needed(operations, nodes[-1])
+        used = dict.fromkeys(n for node in [*operations, nodes[-1]] for n in node.all_input_nodes)
+        constants = [node for node in used if node in self.known]
+        numbers = {node: i for i, node in enumerate([*constants, *variable, *operations])}
+        return Program(
+            constants=[self.known[node] for node in constants],
+            n_inputs=len(inputs),
+            operations=[_encode_operation(node, numbers) for node in operations],
+            outputs=[_encode(output, numbers) for output in result],
+        )
+
+    def _attribute(self, path: str) -> Tensor:
+        value: Any = self.module
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
+
+def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
+    """The operations whose results are used."""
+    needed = set(output.all_input_nodes)
+    for node in reversed(operations):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return [node for node in operations if node in needed]
+
+
+def _encode_operation(node: fx.Node, numbers: dict[fx.Node, int]) -> list[Any]:
+    name = "getitem" if node.target is operator.getitem else str(node.target).split(".")[1]
+    name = name if name in OPERATIONS else name.removesuffix("_")  # in place, on a value used nowhere else
+    if name not in OPERATIONS:
+        raise UserError(f"--format html can't represent the operation {name}; use another format")
+    kwargs = {key: _encode(value, numbers) for key, value in node.kwargs.items() if value is not None}
+    return [name, [_encode(argument, numbers) for argument in node.args], kwargs]
+
+
+def _encode(value: Any, numbers: dict[fx.Node, int]) -> Any:
+    if isinstance(value, fx.Node):
+        return {"v": numbers[value]}
+    if isinstance(value, list | tuple):
+        return [_encode(item, numbers) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value).removeprefix("torch.")  # a dtype, device or layout

@@ -1,0 +1,339 @@
+// Tensors, and the operations of torch's core set that programs use. A tensor is {s: shape, d: numbers in C order}.
+"use strict";
+
+const size = (shape) => shape.reduce((a, b) => a * b, 1);
+const tensor = (shape, data) => ({ s: shape, d: data });
+const empty = (shape, like) => tensor(shape, new like.d.constructor(size(shape)));
+const axis = (shape, dim) => (dim < 0 ? dim + shape.length : dim);
+const full = (shape, value, integer) => tensor(shape, (integer ? new Int32Array(size(shape)) : new Float32Array(size(shape))).fill(value));
+
+function strides(shape) {
+  const result = new Array(shape.length);
+  for (let i = shape.length - 1, step = 1; i >= 0; step *= shape[i--]) result[i] = step;
+  return result;
+}
+
+// Numbers of `source` at offset + index . steps for every index of a shape, in C order.
+function gather(source, shape, steps, offset = 0) {
+  const out = empty(shape, source), index = new Array(shape.length).fill(0);
+  for (let i = 0, at = offset; i < out.d.length; i++) {
+    out.d[i] = source.d[at];
+    for (let k = shape.length - 1; k >= 0; k--) {
+      at += steps[k];
+      if (++index[k] < shape[k]) break;
+      at -= steps[k] * shape[k];
+      index[k] = 0;
+    }
+  }
+  return out;
+}
+
+// A view of the sizes [outer, along dim, inner].
+function around(shape, dim) {
+  const k = axis(shape, dim);
+  return [size(shape.slice(0, k)), shape[k], size(shape.slice(k + 1))];
+}
+
+function broadcast(x, shape) {
+  if (x.d.length === size(shape)) return x.d;
+  if (x.d.length === 1) return new x.d.constructor(size(shape)).fill(x.d[0]);
+  const own = strides(x.s), lead = shape.length - x.s.length;
+  return gather(x, shape, shape.map((_, k) => (k < lead || x.s[k - lead] === 1 ? 0 : own[k - lead]))).d;
+}
+
+function commonShape(...shapes) {
+  const rank = Math.max(...shapes.map((s) => s.length));
+  return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
+}
+
+const asTensor = (x) => (typeof x === "number" ? tensor([], Number.isInteger(x) ? Int32Array.of(x) : Float32Array.of(x)) : x);
+
+// Elementwise on two; numbers are scalars. A result of comparisons is whole numbers.
+function binary(f, kind) {
+  return (a, b) => {
+    const scalar = typeof b === "number", shape = scalar ? a.s : commonShape(a.s, b.s);
+    const x = broadcast(a, shape), y = scalar ? null : broadcast(b, shape);
+    const real = a.d instanceof Float32Array || (scalar ? !Number.isInteger(b) : b.d instanceof Float32Array);
+    const out = full(shape, 0, kind === "integer" || (kind !== "real" && !real));
+    if (scalar) for (let i = 0; i < out.d.length; i++) out.d[i] = f(x[i], b);
+    else for (let i = 0; i < out.d.length; i++) out.d[i] = f(x[i], y[i]);
+    return out;
+  };
+}
+
+function unary(f) {
+  return (x, ...args) => {
+    const out = empty(x.s, x);
+    for (let i = 0; i < out.d.length; i++) out.d[i] = f(x.d[i], ...args);
+    return out;
+  };
+}
+
+// Each run of numbers along `dim` goes through f(read, n, write).
+function along(f) {
+  return (x, dim) => {
+    const [outer, n, inner] = around(x.s, dim), out = empty(x.s, x);
+    for (let o = 0; o < outer; o++)
+      for (let i = 0; i < inner; i++) {
+        const at = (k) => (o * n + k) * inner + i;
+        f((k) => x.d[at(k)], n, (k, value) => (out.d[at(k)] = value));
+      }
+    return out;
+  };
+}
+
+function reduce(f) {
+  return (x, dims, keep = false) => {
+    const reduced = dims.map((dim) => axis(x.s, dim)).sort((a, b) => b - a);
+    let result = x;
+    for (const dim of reduced) {
+      const [outer, n, inner] = around(result.s, dim);
+      const out = empty(result.s.map((length, k) => (k === dim ? 1 : length)), result);
+      for (let o = 0; o < outer; o++)
+        for (let i = 0; i < inner; i++) out.d[o * inner + i] = f((k) => result.d[(o * n + k) * inner + i], n);
+      result = out;
+    }
+    return keep ? result : tensor(x.s.filter((_, k) => !reduced.includes(k)), result.d);
+  };
+}
+
+function total(read, n) {
+  let sum = 0;
+  for (let k = 0; k < n; k++) sum += read(k);
+  return sum;
+}
+
+function largest(read, n) {
+  let most = -Infinity;
+  for (let k = 0; k < n; k++) most = Math.max(most, read(k));
+  return most;
+}
+
+function softmax(read, n, write) {
+  const most = largest(read, n);
+  let sum = 0;
+  for (let k = 0; k < n; k++) sum += Math.exp(read(k) - most);
+  for (let k = 0; k < n; k++) write(k, Math.exp(read(k) - most) / sum);
+}
+
+function logSoftmax(read, n, write) {
+  const most = largest(read, n);
+  let sum = 0;
+  for (let k = 0; k < n; k++) sum += Math.exp(read(k) - most);
+  for (let k = 0; k < n; k++) write(k, read(k) - most - Math.log(sum));
+}
+
+// Products of matrices: a (batch, rows, depth) by b (batch, depth, columns).
+function product(a, b, batch, rows, depth, columns, start) {
+  const out = new Float32Array(batch * rows * columns), sums = new Float64Array(columns);
+  for (let n = 0; n < batch; n++)
+    for (let r = 0; r < rows; r++) {
+      if (start) for (let c = 0; c < columns; c++) sums[c] = start[c];
+      else sums.fill(0);
+      for (let k = 0; k < depth; k++) {
+        const x = a[(n * rows + r) * depth + k], from = (n * depth + k) * columns;
+        if (x !== 0) for (let c = 0; c < columns; c++) sums[c] += x * b[from + c];
+      }
+      out.set(sums, (n * rows + r) * columns);
+    }
+  return out;
+}
+
+function matmul(a, b, start) {
+  const [rows, depth] = a.s, columns = b.s[1];
+  return tensor([rows, columns], product(a.d, b.d, 1, rows, depth, columns, start));
+}
+
+function permute(x, dims) {
+  const shape = dims.map((k) => x.s[axis(x.s, k)]), moved = dims.map((k) => axis(x.s, k)).filter((k) => x.s[k] > 1);
+  if (moved.every((k, i) => i === 0 || moved[i - 1] < k)) return tensor(shape, x.d);
+  const own = strides(x.s);
+  return gather(x, shape, dims.map((k) => own[axis(x.s, k)]));
+}
+
+function slice(x, dim = 0, start = 0, end = Infinity, step = 1) {
+  const k = axis(x.s, dim), n = x.s[k];
+  const clip = (at) => Math.min(Math.max(at < 0 ? at + n : at, 0), n), from = clip(start ?? 0);
+  const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step)), own = strides(x.s);
+  const shape = x.s.map((size, i) => (i === k ? length : size));
+  return gather(x, shape, own.map((stride, i) => (i === k ? stride * step : stride)), from * own[k]);
+}
+
+function concatenate(parts, dim = 0) {
+  const used = parts.filter((part) => part.d.length || part.s.length > 1), k = axis(used[0].s, dim);
+  const shape = used[0].s.map((length, i) => (i === k ? used.reduce((sum, part) => sum + part.s[k], 0) : length));
+  const out = empty(shape, used[0]), row = size(shape.slice(k));
+  let at = 0;
+  for (const part of used) {
+    const width = size(part.s.slice(k)), outer = size(shape.slice(0, k));
+    for (let o = 0; o < outer; o++) out.d.set(part.d.subarray(o * width, (o + 1) * width), o * row + at);
+    at += width;
+  }
+  return out;
+}
+
+// Positions in x of the rows that a list of index tensors (or null) selects, for leading dimensions.
+function positions(x, indices) {
+  const shape = commonShape(...indices.map((index) => index.s)), own = strides(x.s), n = size(shape);
+  const columns = indices.map((index) => broadcast(index, shape)), at = new Int32Array(n);
+  for (let i = 0; i < n; i++) columns.forEach((column, k) => (at[i] += (column[i] < 0 ? column[i] + x.s[k] : column[i]) * own[k]));
+  return { shape, at, rest: x.s.slice(indices.length) };
+}
+
+function take(x, indices) {
+  const { shape, at, rest } = positions(x, indices), width = size(rest), out = empty([...shape, ...rest], x);
+  at.forEach((from, i) => out.d.set(x.d.subarray(from, from + width), i * width));
+  return out;
+}
+
+function indexPut(x, indices, values) {
+  const { shape, at, rest } = positions(x, indices), width = size(rest), out = tensor(x.s, x.d.slice());
+  const from = broadcast(values, [...shape, ...rest]);
+  at.forEach((to, i) => out.d.set(from.subarray(i * width, (i + 1) * width), to));
+  return out;
+}
+
+function unfold(x, dim, length, step) {
+  const k = axis(x.s, dim), own = strides(x.s);
+  const shape = [...x.s.map((n, i) => (i === k ? Math.floor((n - length) / step) + 1 : n)), length];
+  return gather(x, shape, [...own.map((stride, i) => (i === k ? stride * step : stride)), own[k]]);
+}
+
+function averagePool(x, [height, width]) {
+  const rank = x.s.length, windows = unfold(unfold(x, rank - 2, height, 1), rank - 1, width, 1);
+  return OPERATIONS.mean(windows, [rank, rank + 1]);
+}
+
+function sliceScatter(x, part, dim = 0, start = 0) {
+  const k = axis(x.s, dim), out = tensor(x.s, x.d.slice()), inner = size(x.s.slice(k + 1)), width = part.s[k] * inner;
+  for (let o = 0; o < size(x.s.slice(0, k)); o++)
+    out.d.set(part.d.subarray(o * width, (o + 1) * width), (o * x.s[k] + (start ?? 0)) * inner);
+  return out;
+}
+
+function layerNorm(x, shape, weight, bias, eps) {
+  const n = size(shape), out = empty(x.s, x);
+  for (let row = 0; row < x.d.length; row += n) {
+    const mean = total((k) => x.d[row + k], n) / n;
+    const scale = 1 / Math.sqrt(total((k) => (x.d[row + k] - mean) ** 2, n) / n + eps);
+    for (let k = 0; k < n; k++) out.d[row + k] = (x.d[row + k] - mean) * scale * weight.d[k] + bias.d[k];
+  }
+  return [out];
+}
+
+function viewed(x, shape) {
+  const known = shape.reduce((a, b) => (b < 0 ? a : a * b), 1);
+  return tensor(shape.map((n) => (n < 0 ? x.d.length / known : n)), x.d);
+}
+
+function cast(x, { dtype }) {
+  if (dtype === undefined) return x;
+  return tensor(x.s, dtype.startsWith("float") ? Float32Array.from(x.d) : Int32Array.from(x.d));
+}
+
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const GELU = Math.sqrt(2 / Math.PI);
+
+const OPERATIONS = {
+  _log_softmax: along(logSoftmax),
+  _softmax: along(softmax),
+  _to_copy: (x, kwargs) => cast(x, kwargs),
+  abs: unary(Math.abs),
+  add: binary((a, b) => a + b),
+  addmm: (bias, a, b) => matmul(a, b, bias.d),
+  amax: reduce(largest),
+  avg_pool2d: averagePool,
+  bitwise_and: binary((a, b) => a & b, "integer"),
+  bitwise_or: binary((a, b) => a | b, "integer"),
+  bmm: (a, b) => tensor([a.s[0], a.s[1], b.s[2]], product(a.d, b.d, a.s[0], a.s[1], a.s[2], b.s[2])),
+  cat: concatenate,
+  clamp: (x, low, high) => unary((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity))(x),
+  clone: (x) => x,
+  copy: (x, y) => tensor(x.s, broadcast(y, x.s)),
+  cummax: (x, dim) => [along((read, n, write) => { for (let k = 0, most = -Infinity; k < n; k++) write(k, (most = Math.max(most, read(k)))); })(x, dim)],
+  cumsum: along((read, n, write) => { for (let k = 0, sum = 0; k < n; k++) write(k, (sum += read(k))); }),
+  div: binary((a, b) => a / b, "real"),
+  embedding: (weight, index) => take(weight, [index]),
+  eq: binary((a, b) => +(a === b), "integer"),
+  exp: unary(Math.exp),
+  expand: (x, shape) => {
+    const lead = shape.length - x.s.length, whole = shape.map((n, k) => (n < 0 ? x.s[k - lead] : n));
+    return tensor(whole, broadcast(x, whole));
+  },
+  flip: (x, dims) => dims.reduce((y, dim) => along((read, n, write) => { for (let k = 0; k < n; k++) write(k, read(n - 1 - k)); })(y, dim), x),
+  full_like: (x, value, { dtype }) => full(x.s, value, dtype ? !dtype.startsWith("float") : x.d instanceof Int32Array),
+  ge: binary((a, b) => +(a >= b), "integer"),
+  gelu: unary((x) => 0.5 * x * (1 + Math.tanh(GELU * (x + 0.044715 * x ** 3)))),
+  getitem: (parts, k) => parts[k],
+  gt: binary((a, b) => +(a > b), "integer"),
+  index: take,
+  index_put: indexPut,
+  log: unary(Math.log),
+  log1p: unary(Math.log1p),
+  lt: binary((a, b) => +(a < b), "integer"),
+  maximum: binary(Math.max),
+  mean: reduce((read, n) => total(read, n) / n),
+  mm: (a, b) => matmul(a, b),
+  mul: binary((a, b) => a * b),
+  native_layer_norm: layerNorm,
+  ne: binary((a, b) => +(a !== b), "integer"),
+  neg: unary((x) => -x),
+  permute,
+  pow: binary((a, b) => (b === 2 ? a * a : a ** b)),
+  relu: unary((x) => Math.max(x, 0)),
+  rsqrt: unary((x) => 1 / Math.sqrt(x)),
+  select: (x, dim, k) => {
+    const at = axis(x.s, dim), from = k < 0 ? k + x.s[at] : k;
+    return tensor(x.s.filter((_, i) => i !== at), slice(x, at, from, from + 1).d);
+  },
+  sigmoid: unary(sigmoid),
+  slice,
+  slice_scatter: sliceScatter,
+  split_with_sizes: (x, sizes, dim = 0) => {
+    let at = 0;
+    return sizes.map((n) => slice(x, dim, at, (at += n)));
+  },
+  squeeze: (x, dims) => {
+    const gone = [dims].flat().map((dim) => axis(x.s, dim)).filter((k) => x.s[k] === 1);
+    return tensor(x.s.filter((_, k) => !gone.includes(k)), x.d);
+  },
+  sub: binary((a, b) => a - b),
+  sum: reduce(total),
+  tanh: unary(Math.tanh),
+  transpose: (x, a, b) => {
+    const dims = x.s.map((_, k) => k), [i, j] = [axis(x.s, a), axis(x.s, b)];
+    [dims[i], dims[j]] = [j, i];
+    return permute(x, dims);
+  },
+  unfold,
+  unsqueeze: (x, dim) => {
+    const shape = [...x.s];
+    shape.splice(dim < 0 ? dim + x.s.length + 1 : dim, 0, 1);
+    return tensor(shape, x.d);
+  },
+  view: viewed,
+  where: (condition, a, b) => {
+    const shape = commonShape(condition.s, a.s, b.s), [c, x, y] = [condition, a, b].map((t) => broadcast(t, shape));
+    const out = full(shape, 0, !(x instanceof Float32Array || y instanceof Float32Array));
+    for (let i = 0; i < out.d.length; i++) out.d[i] = c[i] ? x[i] : y[i];
+    return out;
+  },
+};
+
+// A function of tensors that runs a program; its result is the list of outputs.
+function compile({ constants, inputs, operations, outputs }) {
+  const resolve = (spec, values) => {
+    if (Array.isArray(spec)) return spec.map((part) => resolve(part, values));
+    if (spec === null || typeof spec !== "object") return spec;
+    return "v" in spec ? values[spec.v] : Number({ inf: Infinity, "-inf": -Infinity }[spec.float] ?? NaN);
+  };
+  const first = constants.length + inputs;
+  return (...given) => {
+    const values = [...constants, ...given];
+    operations.forEach(([name, args, kwargs], i) => {
+      const named = Object.keys(kwargs).length ? [kwargs] : name === "full_like" || name === "_to_copy" ? [{}] : [];
+      values[first + i] = OPERATIONS[name](...args.map((spec) => resolve(spec, values)), ...named);
+    });
+    return outputs.map((spec) => resolve(spec, values));
+  };
+}
