@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 MAX_DROPOUT = 0.6
-DECAY_EPOCHS, MAX_DECAY_GROWTH = 200, 3
+DECAY_EPOCHS, MAX_DECAY_GROWTH = 50, 3
 """Number of epochs of running text above which weight decay grows in proportion, up to this factor."""
 
 

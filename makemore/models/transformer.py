@@ -34,12 +34,12 @@ from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Siz
 from makemore.types import DocumentEnds, State
 
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
-SECONDS_PER_TOKEN = {"cpu": (0.0, 6 / 4.4e11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6 / 2e12)}
+SECONDS_PER_TOKEN = {"cpu": (7e-6, 2.7e-11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6e-12)}
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks. On a
 CPU, the speed is measured, too."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
-DROPOUT_ONSET, DROPOUT_SLOPE = 40.0, 0.11
+DROPOUT_ONSET, DROPOUT_SLOPE = 15.0, 0.125
 """Arguments of ``dropout_for``, except for running text on a GPU."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
 """(min_epochs, dropout) for running text on a GPU; the first entry that applies is used."""
@@ -47,7 +47,7 @@ MAX_EPOCHS = 30
 """Maximum number of epochs on a GPU: with more, models overfitted at every dropout tried."""
 MIN_GPU_STEPS = 5000
 """Minimum number of steps in MAX_EPOCHS on a GPU; it limits the batch size."""
-TOKENS_PER_WEIGHT = {"cpu": 10, "cuda": 5, "mps": 10}
+TOKENS_PER_WEIGHT = {"cpu": 4, "cuda": 5, "mps": 5}
 """Training tokens per weight: about 20 is best for large models, fewer for small ones on characters."""
 
 
