@@ -380,7 +380,7 @@ def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
     assert dropout("lines", 300.0, 228_000) == 0.25
     assert dropout("text", 300.0, 1_000_000) == 0.0
-    assert dropout("text", 60.0, 225_000) == 0.04
+    assert dropout("text", 60.0, 225_000) == 0.05
     assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.3
 
 

@@ -28,9 +28,7 @@ def page_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
     described["model"] = describe_model(_on_cpu(model), package)
     data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
     title = f"A {model.config.name} of makemore"
-    about = (
-        f"{model.n_parameters():,} parameters, all in this page: it works offline, and keeps what you type."
-    )
+    about = f"{model.n_parameters():,} parameters, all in this page. It works offline."
     return (
         Template(_resource("page.html"))
         .substitute(

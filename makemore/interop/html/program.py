@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,9 +43,11 @@ def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Progr
     Raises UserError for operations that JavaScript doesn't know.
     """
     functional = torch.func.functionalize(function, remove="mutations")
-    with torch.backends.mkldnn.flags(enabled=False):
-        table: Any = core_aten_decompositions()
-        recorded = make_fx(functional, decomposition_table=table)(*inputs)
+    table: Any = core_aten_decompositions()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.backends.mkldnn, about Intel's GPUs
+        with torch.backends.mkldnn.flags(enabled=False):  # it has its own recurrent layers
+            recorded = make_fx(functional, decomposition_table=table)(*inputs)
     return _Folder(recorded).run(*inputs)
 
 
