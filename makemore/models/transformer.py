@@ -65,7 +65,7 @@ class TransformerConfig(ModelConfig):
     )
     conv: Size = Field(4, description="width in tokens of the modern style's short convolutions (1: none)")
     gate: bool = Field(True, description="gate the output of each attention head (modern style only)")
-    score_scale: float = Field(2.0, gt=0, le=10, description="factor of the modern style's attention scores")
+    score_scale: float = Field(1.5, gt=0, le=10, description="factor of the modern style's attention scores")
     tie: bool = Field(True, description="share weights between embedding and head (gpt2 style only)")
 
     @model_validator(mode="after")

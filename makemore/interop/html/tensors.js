@@ -15,13 +15,14 @@ function strides(shape) {
 
 // Numbers of `source` at offset + index . steps for every index of a shape, in C order.
 function gather(source, shape, steps, offset = 0) {
-  const out = empty(shape, source), index = new Array(shape.length).fill(0);
-  for (let i = 0, at = offset; i < out.d.length; i++) {
-    out.d[i] = source.d[at];
-    for (let k = shape.length - 1; k >= 0; k--) {
-      at += steps[k];
-      if (++index[k] < shape[k]) break;
-      at -= steps[k] * shape[k];
+  const out = empty(shape, source), outer = shape.slice(0, -1), index = new Array(outer.length).fill(0);
+  const from = source.d, to = out.d, length = shape.at(-1) ?? 1, step = steps.at(-1) ?? 0;
+  for (let i = 0, row = offset; i < to.length; ) {
+    for (let at = row, end = i + length; i < end; at += step) to[i++] = from[at];
+    for (let k = outer.length - 1; k >= 0; k--) {
+      row += steps[k];
+      if (++index[k] < outer[k]) break;
+      row -= steps[k] * outer[k];
       index[k] = 0;
     }
   }
