@@ -12,14 +12,14 @@ from makemore.cli.terminal import echo, print_json
 
 def command(
     run: Path = RUN,
-    format: str = typer.Option(..., "--format", "-f", help="hf (Hugging Face), onnx or arpa (KenLM)."),
+    format: str = typer.Option(..., "--format", "-f", help="hf (Hugging Face), onnx, html (a web page) or arpa."),
     out: Path | None = typer.Option(
         None, "--out", "-o", help="Output path (default: beside the run, named after it)."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing export."),
     json: bool = JSON,
 ) -> None:
-    """Export a run for transformers, onnxruntime or KenLM."""
+    """Export a run for transformers, onnxruntime or KenLM, or as a web page that runs the model."""
     from makemore.interop.export import export
     from makemore.runs.run import load
 
