@@ -12,7 +12,7 @@ from makemore.cli.terminal import echo, print_json
 
 def command(
     run: Path = RUN,
-    format: str = typer.Option(..., "--format", "-f", help="hf (Hugging Face), onnx, html (a web page) or arpa."),
+    format: str = typer.Option(..., "--format", "-f", help="hf, onnx, html (a web page) or arpa."),
     out: Path | None = typer.Option(
         None, "--out", "-o", help="Output path (default: beside the run, named after it)."
     ),
