@@ -29,6 +29,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_pages_of_models_show_their_code(site: Path) -> None:
+    for page in (ROOT / "docs" / "ladder").glob("*.md"):
+        if page.stem != "README":
+            html = (site / "ladder" / f"{page.stem}.html").read_text(encoding="utf-8")
+            assert "<!-- code:" not in html, page
+            assert 'class="filename"' in html, page
+    html = (site / "ladder" / "mlp.html").read_text(encoding="utf-8")
+    assert "torch.tanh" in re.sub(r"<[^>]*>", "", html)
+
+
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
     index = (site / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
