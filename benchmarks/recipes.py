@@ -3,6 +3,7 @@
     python benchmarks/recipes.py                                  # transformer and lstm, 15 s and 60 s
     python benchmarks/recipes.py --budgets 15,60,300 --models transformer --set model.dropout=0.1
     python benchmarks/recipes.py --against benchmarks/recipes.json
+    python benchmarks/recipes.py --budgets 15,30,60,90,120,180,300 --slowdown 4   # more time is never worse
 
 The texts are found or made on this machine, from packages that the set-up installs: prose, licences, program
 source, markup, a log, lists of names in two alphabets, and sentences of a grammar, from 10 KB to 20 MB. They
@@ -11,7 +12,8 @@ are kept in `--out`; a text whose source is missing is left out with a line.
 Each cell is a complete process: a model is trained with its recipe, or with the settings given, and scored on
 val+test, in bits per byte. The last line is the geometric mean of the cells relative to the same cells of
 `--against`: below 1 is better. Finished cells are reused; `--out` belongs to one state of the code, so use
-another folder after a change. `--json` writes the cells for a later `--against`.
+another folder after a change. `--json` writes the cells for a later `--against`. `--slowdown` stops each training
+most of the time, as on a slower machine (not on Windows).
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import importlib.util
 import json
 import math
 import random
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -44,6 +48,8 @@ run = makemore.load(sys.argv[1])
 score = run.evaluate("val+test")
 print(json.dumps({"bits_per_byte": score.bits_per_byte, "bytes": score.bytes}))
 """
+RUNNING_SECONDS = 0.02
+"""How long a slowed process runs before it is stopped again."""
 Cell = dict[str, Any]
 
 
@@ -135,9 +141,21 @@ def write_texts(names: list[str], folder: Path) -> list[Path]:
     return paths
 
 
-def measure(path: Path, model: str, seconds: int, settings: list[str], out: Path) -> Cell:
+def run_slowed(command: list[str], slowdown: float) -> None:
+    """Run a command, stopped all but one part in ``slowdown`` of the time. Raises CalledProcessError."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while slowdown > 1 and process.poll() is None:
+        time.sleep(RUNNING_SECONDS)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(RUNNING_SECONDS * (slowdown - 1))
+        process.send_signal(signal.SIGCONT)
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
+def measure(path: Path, model: str, seconds: int, settings: list[str], slowdown: float, out: Path) -> Cell:
     """Train and score a model, unless this is done."""
-    folder = out / f"{path.stem}-{model}-{seconds}s"
+    folder = out / f"{path.stem}-{model}-{seconds}s{f'-slowed-{slowdown:g}' if slowdown > 1 else ''}"
     cell = folder / "cell.json"
     if cell.exists():
         return read_json(cell)
@@ -145,7 +163,7 @@ def measure(path: Path, model: str, seconds: int, settings: list[str], out: Path
     options = f"--model {model} --max-time {seconds}s --seed 0 --quiet --overwrite --out {folder / 'run'}"
     train = [sys.executable, "-m", "makemore", "train", str(path), *options.split()]
     train += [part for setting in settings for part in ("--set", setting)]
-    subprocess.run(train, stdout=subprocess.DEVNULL, check=True)
+    run_slowed(train, slowdown)
     scored = subprocess.run(
         [sys.executable, "-c", SCORE, str(folder / "run")], stdout=subprocess.PIPE, check=True
     )
@@ -166,6 +184,7 @@ def main(
     models: str = typer.Option("transformer,lstm", help="Models, separated by commas."),
     budgets: str = typer.Option("15,60", help="Training times in seconds, separated by commas."),
     settings: list[str] = typer.Option([], "--set", help="A setting in place of the recipe's; repeatable."),
+    slowdown: float = typer.Option(1.0, min=1.0, help="How many times slower the machine shall seem."),
     against: Path | None = typer.Option(None, help="Cells to compare with, written by --json."),
     out: Path = typer.Option(Path("checkpoints/recipes"), help="Folder of texts, runs and finished cells."),
     json_file: Path | None = typer.Option(None, "--json", help="Also write the cells to this file."),
@@ -179,7 +198,7 @@ def main(
         for seconds in map(int, budgets.split(",")):
             for model in models.split(","):
                 name = f"{path.stem} {model} {seconds}s"
-                cell = cells[name] = measure(path, model, seconds, settings, out)
+                cell = cells[name] = measure(path, model, seconds, settings, slowdown, out)
                 size = path.stat().st_size
                 columns = [path.stem, f"{size:,}", model, str(seconds), f"{cell['parameters']:,}"]
                 columns += [f"{cell['tokens'] / (0.9 * size):.1f}", f"{cell['bits_per_byte']:.4f}"]
