@@ -12,8 +12,8 @@ are kept in `--out`; a text whose source is missing is left out with a line.
 Each cell is a complete process: a model is trained with its recipe, or with the settings given, and scored on
 val+test, in bits per byte. The last line is the geometric mean of the cells relative to the same cells of
 `--against`: below 1 is better. Finished cells are reused; `--out` belongs to one state of the code, so use
-another folder after a change. `--json` writes the cells for a later `--against`. `--slowdown` stops each training
-most of the time, as on a slower machine (not on Windows).
+another folder after a change. `--json` writes the cells for a later `--against`. `--slowdown` stops each
+training most of the time, as on a slower machine (not on Windows).
 """
 
 from __future__ import annotations
