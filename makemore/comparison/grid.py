@@ -22,6 +22,7 @@ from makemore.runs.directory import RunDir
 from makemore.runs.run import load
 from makemore.runs.schema import RunRecord
 from makemore.tokenizers import TOKENIZERS
+from makemore.training.learners import speed
 from makemore.training.observers import MultiObserver, Observer
 from makemore.training.optimizers import OPTIMIZERS
 from makemore.training.records import TrainingInterrupted, TrainRecord
@@ -118,14 +119,16 @@ def train_in_subprocess(
     stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
     entries = [dict(registry.items()) for registry in REGISTRIES]
-    process = context.Process(target=_run_child, args=(request, observe, until, entries, stop_event, sender))
+    arguments = (request, observe, until, entries, dict(speed.known), stop_event, sender)
+    process = context.Process(target=_run_child, args=arguments)
     process.start()
     sender.close()
     try:
         while process.is_alive() and not receiver.poll(POLL_SECONDS):
             if stop():
                 stop_event.set()
-        outcome, reason = _receive_outcome(receiver)
+        outcome, reason, speeds = _receive_outcome(receiver)
+        speed.known.update(speeds)
         process.join()
     finally:
         if process.is_alive():
@@ -138,11 +141,12 @@ def train_in_subprocess(
         raise UserError(reason or _exit_reason(process.exitcode))
 
 
-def _receive_outcome(receiver: Connection) -> tuple[str, str]:
+def _receive_outcome(receiver: Connection) -> tuple[str, str, dict[str, float]]:
+    """What happened, why, and the training speeds that the process knows."""
     try:
         return receiver.recv()
     except EOFError:
-        return "died", ""
+        return "died", "", {}
 
 
 def _exit_reason(exitcode: int | None) -> str:
@@ -166,6 +170,7 @@ def _run_child(
     observe: ObserverFactory,
     until: float | None,
     entries: list[dict[str, str]],
+    speeds: dict[str, float],
     stop_event: Event,
     sender: Connection,
 ) -> None:
@@ -175,6 +180,7 @@ def _run_child(
     for registry, added in zip(REGISTRIES, entries, strict=True):
         for name, path in added.items():
             registry.register(name, path)
+    speed.known.update(speeds)
     parent = multiprocessing.parent_process()
     assert request.out is not None
     assert parent is not None
@@ -189,4 +195,4 @@ def _run_child(
         outcome = ("failed", str(error))
     finally:
         observer.close()
-    sender.send(outcome)
+    sender.send((*outcome, speed.known))

@@ -18,7 +18,7 @@ from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Siz
 from makemore.types import State
 
 TOKENS_PER_SECOND = {"cpu": 35_000.0, "cuda": 1_000_000.0, "mps": 100_000.0}
-"""Approximate training speed on running text, by device. On a CPU, it is measured, too."""
+"""Approximate training speed on running text, by device. On a CPU, a measurement corrects it."""
 
 
 class RecurrentConfig(ModelConfig):
@@ -111,8 +111,7 @@ class Recurrent(LanguageModel):
         speed = stats.speed * TOKENS_PER_SECOND[stats.device]
         epochs = stats.tokens(train.data.batch_tokens, speed) / stats.train_tokens
         config = cls.Config(n_hidden=384, dropout=dropout_for(epochs, onset=4.4, slope=0.22))
-        size = f"{config.n_layer} x {config.n_hidden}"
-        return Recipe(config, train, speed, describe(size, epochs, config.dropout))
+        return Recipe(config, train, speed, describe(config.n_layer, config.n_hidden, config.dropout, epochs))
 
 
 class RNN(Recurrent):

@@ -1,7 +1,6 @@
 """Rules that choose a model's size and regularisation from text, budget and training speed.
 
-Their constants were fitted on the texts of ``benchmarks/recipes.py`` and others; ``docs/defaults.md`` has the
-measurements.
+Their constants were fitted on the texts named in ``docs/defaults.md``, with the measurements.
 """
 
 from __future__ import annotations
@@ -31,9 +30,10 @@ def weight_decay_for(epochs: float, base: float = 0.1) -> float:
     return round(base * min(max(epochs / DECAY_EPOCHS, 1), MAX_DECAY_GROWTH), 2)
 
 
-def describe(size: str, epochs: float, dropout: float) -> str:
-    """Explain a recipe in one line, such as "4 x 96, dropout 0.1: the budget covers the text 50 times"."""
+def describe(n_layer: int, width: int, dropout: float, epochs: float) -> str:
+    """Say in one line what was chosen for which budget; empty for a budget without limit."""
     if math.isinf(epochs):
         return ""
-    times = f"{epochs:,.0f} times" if epochs >= 1.5 else "once" if epochs >= 0.95 else f"to {epochs:.0%}"
-    return f"{size}, dropout {dropout:g}, because the budget covers the text about {times}"
+    size = f"{n_layer} layer{'s' * (n_layer != 1)} of width {width} and dropout {dropout:g}"
+    times = f"the text about {epochs:,.0f} times" if epochs >= 1.5 else "the text about once"
+    return f"{size}, for a budget that covers {times if epochs >= 0.75 else f'{epochs:.0%} of the text'}"

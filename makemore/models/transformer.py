@@ -36,7 +36,7 @@ from makemore.types import DocumentEnds, State
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768)
 SECONDS_PER_TOKEN = {"cpu": (7e-6, 2.7e-11), "cuda": (1.1e-7, 4.4e-14), "mps": (0.0, 6e-12)}
 """Approximate training time per token, by device: a constant, and an amount per weight of the blocks. On a
-CPU, the speed is measured, too."""
+CPU, a measurement corrects it."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
 DROPOUT_ONSET, DROPOUT_SLOPE = 15.0, 0.125
@@ -300,7 +300,9 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
 
 def _explained(config: TransformerConfig, train: TrainConfig, stats: CorpusStats) -> Recipe:
     epochs = _epochs(config, stats, train.data.batch_tokens)
-    reason = describe(f"{config.n_layer} x {config.n_embd}", epochs, config.dropout)
+    if train.steps is not None:
+        epochs = min(epochs, train.steps * train.data.batch_tokens / stats.train_tokens)
+    reason = describe(config.n_layer, config.n_embd, config.dropout, epochs)
     return Recipe(config, train, _tokens_per_second(config, stats), reason)
 
 

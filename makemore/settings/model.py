@@ -23,7 +23,7 @@ class ModelConfig(Settings):
         "num_layers": "n_layer",
     }
     earlier: ClassVar[Mapping[str, Any]] = {}
-    """Values of settings that are missing in the configs of earlier versions, which had none."""
+    """Values that settings get in runs saved before the setting existed."""
     name: str = ""
 
 
@@ -60,4 +60,4 @@ class Recipe:
     tokens_per_second: float | None = None
     """Training speed that the choices are based on; None if they don't depend on it."""
     reason: str = ""
-    """Why these settings, in one line."""
+    """What was chosen, and for which budget, in one line."""

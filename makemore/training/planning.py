@@ -14,6 +14,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.directory import RunDir
+from makemore.runs.schema import RunConfig
 from makemore.runtime import distributed, native
 from makemore.runtime.device import pick_device, total_memory_gb
 from makemore.runtime.files import MAX_BYTES
@@ -67,7 +68,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    recipe = _recipe(kind, corpus_stats(corpus, requested.train, device), observer)
+    recipe = _recipe(kind, corpus_stats(corpus, requested.train, device), requested, start is not None)
     if start:
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, requested.model, "model")
@@ -96,7 +97,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         corpus_config=corpus_config,
         device=device,
     )
-    for note in native.failure_notes():
+    for note in [*native.failure_notes(), *_recipe_notes(recipe, requested)]:
         observer.note(note)
     return plan
 
@@ -137,16 +138,23 @@ def tokenize_source(
     return dataclasses.replace(corpus, notes=(*text.notes, *corpus.notes))
 
 
-def _recipe(kind: type[LanguageModel], stats: CorpusStats, observer: Observer) -> Recipe:
+def _recipe(kind: type[LanguageModel], stats: CorpusStats, requested: RunConfig, fine_tunes: bool) -> Recipe:
     """The model's recipe; on a CPU with limited time, for the training speed measured here."""
     recipe = kind.recipe(stats)
-    measurable = stats.device == "cpu" and distributed.world_size() == 1
-    if measurable and stats.max_time is not None and recipe.tokens_per_second is not None:
-        speed = measure_speed(kind, recipe, stats.vocab_size)
-        recipe = kind.recipe(dataclasses.replace(stats, speed=speed / recipe.tokens_per_second))
-    if recipe.reason:
-        observer.note(f"recipe: {recipe.reason}")
-    return recipe
+    measurable = stats.device == "cpu" and stats.max_time is not None and distributed.world_size() == 1
+    if fine_tunes or not measurable or recipe.tokens_per_second is None:
+        return recipe
+    train = override(recipe.train, requested.train, "train")
+    speed = measure_speed(kind, recipe.model, train, stats.vocab_size)
+    if speed is None:
+        return recipe
+    return kind.recipe(dataclasses.replace(stats, speed=speed / recipe.tokens_per_second))
+
+
+def _recipe_notes(recipe: Recipe, requested: RunConfig) -> list[str]:
+    """What the recipe chose, unless the request sets the model's size itself."""
+    has_own = requested.model.model_fields_set - {"name"}
+    return [f"recipe: {recipe.reason}"] if recipe.reason and not has_own else []
 
 
 def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:

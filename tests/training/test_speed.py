@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from makemore.models import MODELS
+from makemore.models.scaling import describe
 from makemore.settings import CorpusStats
 from makemore.training import planning
 from makemore.training.learners import speed
@@ -39,9 +40,9 @@ def plan_at(measured: float, text: Path, monkeypatch: pytest.MonkeyPatch, observ
     """The plan on a machine that trains ``measured`` times as fast as the recipe assumes."""
     calls = []
 
-    def measure(kind, recipe, vocab_size) -> float:
+    def measure(kind, model_config, train, vocab_size) -> float:
         calls.append(kind)
-        return measured * recipe.tokens_per_second
+        return measured * kind.recipe(STATS).tokens_per_second
 
     monkeypatch.setattr(planning, "measure_speed", measure)
     request = TrainRequest(input=str(text), model="transformer", train=train, out=text.parent / "run")
@@ -73,18 +74,23 @@ def test_measuring_runs_training_steps_and_leaves_random_numbers(name, monkeypat
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    speed._measure.cache_clear()
-    measured = speed.measure_speed(kind, recipe, 40)
+    monkeypatch.setattr(speed, "known", {})
+    measured = speed.measure_speed(kind, recipe.model, recipe.train, 40)
     assert torch.equal(torch.rand(3), expected)
     assert math.isfinite(measured)
     assert measured > 0
-    assert speed.measure_speed(kind, recipe, 40) == measured  # not measured again
+    other_seed = recipe.train.replace(seed=5)
+    assert speed.measure_speed(kind, recipe.model, other_seed, 40) == measured  # not measured again
+    assert speed.measure_speed(kind, recipe.model, recipe.train, 1 << 17) is None
 
 
-def test_a_recipe_says_why() -> None:
-    recipe = MODELS.get("transformer").recipe(STATS)
-    config = recipe.model
-    assert recipe.reason.startswith(
-        f"{config.n_layer} x {config.n_embd}, dropout {config.dropout:g}, because"
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [(50.4, "the text about 50 times"), (1.2, "the text about once"), (0.16, "16% of the text")],
+)
+def test_a_recipe_says_for_which_budget(epochs: float, words: str) -> None:
+    assert (
+        describe(4, 96, 0.1, epochs)
+        == f"4 layers of width 96 and dropout 0.1, for a budget that covers {words}"
     )
-    assert "times" in recipe.reason
+    assert describe(4, 96, 0.1, math.inf) == ""

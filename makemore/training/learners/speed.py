@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
 
 import torch
 
 from makemore.models.base import LanguageModel
-from makemore.runtime.device import pick_precision
-from makemore.settings import ModelConfig, Recipe, TrainConfig
+from makemore.runtime.device import is_out_of_memory, pick_precision
+from makemore.settings import ModelConfig, TrainConfig
 from makemore.training.learners import make_learner
+from makemore.training.learners.guard import NonFiniteError
 from makemore.training.plan import pick_native
 from makemore.types import Batch
 
@@ -18,32 +18,51 @@ SECONDS = 0.5
 MAX_VOCABULARY = 8192
 """Largest vocabulary that is measured, to limit the memory."""
 
-
-def measure_speed(kind: type[LanguageModel], recipe: Recipe, vocab_size: int) -> float:
-    """Tokens per second of training steps on the CPU with a recipe's settings, on random tokens.
-
-    Measured once per process and settings. Leaves torch's random state as it was.
-    """
-    return _measure(kind, recipe.model, recipe.train, min(vocab_size, MAX_VOCABULARY))
+known: dict[str, float] = {}
+"""Measured speeds, by model and settings. A comparison hands them from run to run, so that seeds differ in
+nothing else."""
 
 
-@lru_cache
+def measure_speed(
+    kind: type[LanguageModel], model_config: ModelConfig, train: TrainConfig, vocab_size: int
+) -> float | None:
+    """Tokens per second of training steps on the CPU, on random tokens; None if they fail or would take much
+    memory. Leaves torch's random state as it was."""
+    if vocab_size > MAX_VOCABULARY:
+        return None
+    settings = train.model_copy(update={"seed": 0, "max_time": None, "steps": None})
+    key = f"{model_config!r} {settings!r} {vocab_size} {torch.get_num_threads()}"
+    if key not in known:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                known[key] = _measure(kind, model_config, train, vocab_size)
+        except (RuntimeError, MemoryError, NonFiniteError) as error:
+            if not isinstance(error, NonFiniteError) and not is_out_of_memory(error):
+                raise
+            return None
+    return known[key]
+
+
 def _measure(
     kind: type[LanguageModel], model_config: ModelConfig, train: TrainConfig, vocab_size: int
 ) -> float:
     device, data = torch.device("cpu"), train.data
-    with torch.random.fork_rng(devices=[]):
-        model = kind(model_config, vocab_size, 0)
-        model.one_document_per_row = data.loader in ("windows", "documents")
-        precision = pick_precision(train, device, model.supports_autocast)
-        native = pick_native(model, train, device, precision)
-        learner = make_learner(model, train, precision=precision, compiled=False, native=native)
-        rows = max(1, data.batch_tokens // data.block_size)
-        inputs_BT, targets_BT = torch.randint(1, max(vocab_size, 2), (2, rows, data.block_size))
-        batch = Batch(inputs_BT, targets_BT, continues=False)
-        learner.step([batch], 0, 0.0)  # the first step allocates memory
-        started, steps = time.perf_counter(), 0
-        while (seconds := time.perf_counter() - started) < SECONDS:
-            learner.step([batch], steps, 0.0)
-            steps += 1
+    model = kind(model_config, vocab_size, 0)
+    model.one_document_per_row = data.loader in ("windows", "documents")
+    precision = pick_precision(train, device, model.supports_autocast)
+    native = pick_native(model, train, device, precision)
+    learner = make_learner(model, train, precision=precision, compiled=False, native=native)
+    length = (
+        min(data.block_size, model_config.block_size)
+        if hasattr(model_config, "block_size")
+        else data.block_size
+    )
+    rows = max(1, data.batch_tokens // length)
+    inputs_BT, targets_BT = torch.randint(1, max(vocab_size, 2), (2, rows, length))
+    batch = Batch(inputs_BT, targets_BT, continues=False)
+    learner.step([batch], 0, 0.0)  # the first step allocates memory
+    started, steps = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < SECONDS:
+        learner.step([batch], steps, 0.0)
+        steps += 1
     return steps * inputs_BT.numel() / seconds

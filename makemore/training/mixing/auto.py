@@ -97,7 +97,9 @@ def _counting_member(request: TrainRequest, folder: RunDir) -> str:
     """
     if request.resume:
         return next(name for name in COUNTING if folder.member(name).exists)
-    corpus = prepare(_member_request(request, folder, NEURAL, None), NullObserver()).corpus
+    # Also measures the neural member's training speed, which another member beside it would falsify.
+    neural = _member_request(request, folder, NEURAL, _training_time(request.requested.train))
+    corpus = prepare(neural, NullObserver()).corpus
     is_small = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY
     return COUNTING[0 if is_small and LIBRARY.load() is not None else 1]
 
@@ -111,8 +113,7 @@ def _train_members(
     that a given number of steps gives the same results again.
     """
     train = request.requested.train
-    budget = _budget(train)
-    time = None if budget is None else round(budget - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
+    time = _training_time(train)
 
     def member(name: str, limit: float | None) -> Callable[[Observer, Callable[[], bool]], _Trained]:
         return lambda observer, stop: _train_member(request, folder, name, limit, observer, stop)
@@ -132,6 +133,12 @@ def _train_members(
 def _budget(train: TrainConfig) -> float | None:
     """Seconds, or None if the steps of the transformer are the only limit."""
     return train.max_time if has_budget(train) else DEFAULT_SECONDS
+
+
+def _training_time(train: TrainConfig) -> float | None:
+    """Seconds for training both members, or None without a limit."""
+    budget = _budget(train)
+    return None if budget is None else round(budget - min(GATE_SHARE * budget, MAX_GATE_SECONDS), 1)
 
 
 def _can_overlap(counting: str, train: TrainConfig) -> bool:
