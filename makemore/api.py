@@ -278,19 +278,19 @@ def compare(
 ) -> Comparison:
     """Train models on one text with equal budgets, or load existing runs, and rank them, best first.
 
-    The new processes that train import the calling script: call this under ``if __name__ == "__main__":``.
+    Call this under ``if __name__ == "__main__":``: training processes import the calling script.
 
     Args:
         inputs: One text, or run directories.
-        models, tokenizers: Names, or ``all`` models; every model is trained with each tokenizer.
-        seeds: Runs per model and tokenizer, with seeds counting from 0.
+        models, tokenizers, seeds: Names (or ``all`` models), number of seeds; all combinations are trained.
         steps, max_time: Optimizer steps and training time per run (default: 90 s).
         grid: Values of settings, such as ``{"model.n_layer": [2, 4]}``; every combination is trained.
         budget_total: Total training time; after each round, only the better half goes on.
         scaling: Train each model at several widths and for several times; fits ``Comparison.laws``.
-        split, file: ``val`` (default), ``test`` or ``val+test``; or another text to score on.
+        split, file: ``val`` (default), ``test`` or ``val+test``; or a file to score on instead.
         adaptive: Also rank the runs while they learn from the text they are scored on.
-        out: Directory for the runs that are trained; ``device`` is ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        out: Directory for the runs that are trained.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         overwrite: Retrain existing runs.
         stop: Polled during training; once it returns True, TrainingInterrupted is raised.
 

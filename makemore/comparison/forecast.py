@@ -35,13 +35,18 @@ class ScalingLaw:
     """A law fitted to one model's runs."""
 
     model: str
+    tokenizer: str
     parameters_K: Array
     tokens_K: Array
     seconds_K: Array
     bits_K: Array
     """Bits per byte."""
-    passes: float
-    """Passes over the text in the longest run."""
+    train_tokens: int
+    """Tokens of the training text."""
+
+    @property
+    def name(self) -> str:
+        return self.model if self.tokenizer == "char" else f"{self.model} {self.tokenizer}"
 
     @cached_property
     def law(self) -> PowerLaw:
@@ -108,18 +113,20 @@ class ScalingLaw:
     def lines(self) -> list[str]:
         """The law and its forecast, for people."""
         law, far = self.law, self.forecast(MAX_EXTRAPOLATION * self.longest)
+        name = self.name
         text = (
-            f"{self.model}: bits/byte = {law.irreducible:.3g} + {law.parameter_factor:.3g} / parameters^"
+            f"{name}: bits/byte = {law.irreducible:.3g} + {law.parameter_factor:.3g} / parameters^"
             f"{law.parameter_exponent:.2f} + {law.token_factor:.3g} / tokens^{law.token_exponent:.2f} "
             f"({len(self.bits_K)} runs, typical error {self.error:.1%})"
         )
         forecast = (
-            f"{self.model}: with ten times the time ({far.seconds:,.0f} s), expect about {far.bits:.3f} "
+            f"{name}: with ten times the time ({far.seconds:,.0f} s), expect about {far.bits:.3f} "
             f"bits/byte [{far.low:.3f}, {far.high:.3f}], with about {far.parameters:,} parameters"
         )
-        if self.passes > FEW_PASSES:
+        passes = float(self.tokens_after(far.seconds, far.parameters)) / self.train_tokens
+        if passes > FEW_PASSES:
             forecast += (
-                f"; probably too good, because the longest run has read the text {self.passes:.0f} times, "
+                f"; probably too good, because that takes {passes:,.0f} passes over the text, "
                 "and reading it again teaches less and less"
             )
         return [text, forecast]
@@ -128,6 +135,7 @@ class ScalingLaw:
         forecast = self.forecast(MAX_EXTRAPOLATION * self.longest)
         return {
             "model": self.model,
+            "tokenizer": self.tokenizer,
             "runs": len(self.bits_K),
             "law": dataclasses.asdict(self.law),
             "error": self.error,

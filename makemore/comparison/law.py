@@ -92,7 +92,9 @@ def resample_laws(
     rng = np.random.default_rng(seed)
     fitted_K = law.predict(parameters_K, tokens_K)
     freedom = max(1, len(losses_K) - N_COEFFICIENTS)
-    errors_K = (losses_K / fitted_K - 1) * np.sqrt(len(losses_K) / freedom)
+    # The last factor is about that of Student's distribution to the normal one, at 95 %.
+    scale = np.sqrt(len(losses_K) / freedom) * (1 + 1.5 / freedom)
+    errors_K = (losses_K / fitted_K - 1) * scale
     laws = []
     for _ in range(N_RESAMPLED):
         noisy_K = fitted_K * (1 + rng.choice(errors_K, len(errors_K)))

@@ -13,6 +13,7 @@ from makemore.comparison.cells import DEFAULT_SECONDS, Cell, CellsRequest, make_
 from makemore.comparison.forecast import ScalingLaw
 from makemore.comparison.result import RankedModel
 from makemore.corpus.datasets import resolve_input_file
+from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 
@@ -30,41 +31,64 @@ def scaling_cells(text: str, request: CellsRequest) -> list[Cell]:
     ``grid`` replaces the widths. A model without a width, or that counts, is trained once. Raises UserError
     for invalid requests.
     """
-    time_setting = "steps" if request.steps else "max_time"
-    longest = request.steps or request.max_time or DEFAULT_SECONDS
     out = request.out or Path("checkpoints") / f"{resolve_input_file(text).stem}-scaling"
+    request = dataclasses.replace(request, out=out)
     models = dict.fromkeys(cell.request.model for cell in make_cells(text, request))
-    cells = []
-    for model in models:
-        width = _width_setting(model)
-        if width is None:
-            cells += make_cells(text, dataclasses.replace(request, models=model, grid=(), out=out))
-            continue
-        for fraction in TIMES:
-            time = max(1, round(fraction * longest)) if request.steps else round(fraction * longest, 2)
-            changes: dict[str, Any] = {
-                time_setting: time,
-                "models": model,
-                "out": out / f"{time}{'-steps' if request.steps else 's'}",
-                "grid": request.grid or (width,),
-            }
-            name = f"train.{time_setting}"
-            cells += [
-                Cell(cell.request, {**cell.settings, name: str(time)})
-                for cell in make_cells(text, dataclasses.replace(request, **changes))
-            ]
+    scaled = [model for model in models if _width_setting(model)]
+    once = ",".join(model for model in models if model not in scaled)
+    cells = make_cells(text, dataclasses.replace(request, models=once, grid=())) if once else []
+    if request.grid:
+        groups = [(",".join(scaled), request.grid)] if scaled else []
+    else:
+        groups = [(model, (_width_setting(model),)) for model in scaled]
+    for names, grid in groups:
+        for name, time in _times(request):
+            changes: dict[str, Any] = {name: time, "models": names, "grid": grid}
+            timed = make_cells(text, dataclasses.replace(request, **changes))
+            cells += [_labelled(cell, name, time) for cell in timed]
     return cells
 
 
-def _width_setting(model: str) -> str | None:
-    """The widths to train, as an argument of ``--grid``; None for a model that has no width."""
+def _times(request: CellsRequest) -> list[tuple[str, float]]:
+    """The setting that limits training, and its values. Raises UserError if they are too small to differ."""
+    name = "steps" if request.steps else "max_time"
+    longest = request.steps or request.max_time or DEFAULT_SECONDS
+    times = [
+        round(fraction * longest) if request.steps else round(fraction * longest, 2) for fraction in TIMES
+    ]
+    if len(set(times)) < len(TIMES) or min(times) <= 0:
+        raise UserError(
+            f"--scaling divides the budget by up to {1 / TIMES[0]:g}; raise --max-time or --steps"
+        )
+    return [(name, time) for time in times]
+
+
+def _labelled(cell: Cell, name: str, time: float) -> Cell:
+    """The cell with its training time among its settings and in its folder's name, and a fixed shape."""
+    base, _, seed = cell.folder.name.rpartition("-")
+    out = cell.folder.with_name(f"{base}-{name}={time:g}-{seed}")
+    train = dataclasses.replace(
+        cell.request, out=out, settings=(*_shape(cell.request.model), *cell.request.settings)
+    )
+    return Cell(train, {**cell.settings, f"train.{name}": f"{time:g}"})
+
+
+def _shape(model: str) -> tuple[str, ...]:
+    """The default number of heads and layers, which a recipe would choose together with its width."""
+    defaults = MODELS.get(model).Config()
+    names = [name for name in ("n_head", "n_layer") if hasattr(defaults, name)]
+    return tuple(f"model.{name}={getattr(defaults, name)}" for name in names)
+
+
+def _width_setting(model: str) -> str:
+    """The widths to train, as an argument of ``--grid``; empty for a model that has no width."""
     kind = MODELS.get(model)
     if issubclass(kind, CountModel) or not kind.is_trainable:
-        return None
+        return ""
     defaults = kind.Config()
     names = [name for name in ("n_hidden", "n_embd") if name in type(defaults).model_fields]
     if not names:
-        return None
+        return ""
     default = getattr(defaults, names[0])
     return f"model.{names[0]}={','.join(str(max(8, round(default * fraction))) for fraction in WIDTHS)}"
 
@@ -72,20 +96,25 @@ def _width_setting(model: str) -> str | None:
 def fit_scaling(rows: Sequence[RankedModel]) -> tuple[list[ScalingLaw], list[str]]:
     """A law for each model with enough runs, and why others have none."""
     laws, notes = [], []
-    for model in dict.fromkeys(row.model for row in rows):
-        runs = [run for row in rows if row.model == model for run in row.runs]
+    for model, tokenizer in dict.fromkeys((row.model, row.tokenizer) for row in rows):
+        runs = [run for row in rows if (row.model, row.tokenizer) == (model, tokenizer) for run in row.runs]
+        if not _width_setting(model):
+            continue
         sizes, times = {run.parameters for run in runs}, {run.tokens for run in runs}
         if len(runs) < MIN_RUNS or len(sizes) < 2 or len(times) < 2:
-            notes.append(f"{model}: no law, which takes {MIN_RUNS} runs of different size and time")
+            notes.append(
+                f"{model}: no power law; it takes at least {MIN_RUNS} runs of different size and time"
+            )
             continue
         laws.append(
             ScalingLaw(
                 model=model,
+                tokenizer=tokenizer,
                 parameters_K=np.array([run.parameters for run in runs], float),
                 tokens_K=np.array([run.tokens for run in runs], float),
                 seconds_K=np.array([run.seconds for run in runs]),
                 bits_K=np.array([run.score.bits_per_byte for run in runs]),
-                passes=max(run.tokens / run.config.text.tokens["train"] for run in runs),
+                train_tokens=runs[0].config.text.tokens["train"],
             )
         )
     return laws, notes

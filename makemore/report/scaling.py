@@ -27,7 +27,7 @@ def forecast_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> a
         times = np.geomspace(law.seconds_K.min(), MAX_EXTRAPOLATION * law.longest, N_POINTS)
         for forecast in map(law.forecast, times):
             point = {"x": forecast.seconds, "y": forecast.bits, "low": forecast.low, "high": forecast.high}
-            data.append({"row": EVERY_ROW, "run": f"{law.model}, forecast", "model": law.model, **point})
+            data.append({"row": EVERY_ROW, "run": f"{law.name}, forecast", "model": law.model, **point})
     base = _base(laws, "seconds of training")
     band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q").transform_filter("isValid(datum.low)")
     curve = base.mark_line(strokeDash=[5, 3]).transform_filter("isValid(datum.low)")
@@ -41,7 +41,7 @@ def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.L
         sizes = np.geomspace(law.parameters_K.min(), law.parameters_K.max(), N_POINTS)
         for seconds in law.times:
             bits = law.law.predict(sizes, law.tokens_after(seconds, sizes))
-            name = f"{law.model}, {seconds:.3g} s"
+            name = f"{law.name}, {seconds:.3g} s"
             data += [
                 {"row": EVERY_ROW, "run": name, "model": law.model, "x": float(x), "y": float(y), "law": name}
                 for x, y in zip(sizes, bits, strict=True)
@@ -52,9 +52,12 @@ def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.L
 
 
 def _runs(laws: Sequence[ScalingLaw], rows: Iterable[RankedModel], x: Any) -> list[dict[str, Any]]:
-    fitted = {law.model for law in laws}
+    fitted = {(law.model, law.tokenizer) for law in laws}
     points: list[tuple[int, RankedModel, ScoredRun]] = [
-        (i, row, run) for i, row in enumerate(rows) if row.model in fitted for run in row.runs
+        (i, row, run)
+        for i, row in enumerate(rows)
+        if (row.model, row.tokenizer) in fitted
+        for run in row.runs
     ]
     return [
         {"row": i, "run": row.name, "model": row.model, "x": x(run), "y": run.score.bits_per_byte}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from makemore.comparison.scaling import scaling_cells
 from makemore.errors import UserError
 from makemore.report.columns import notes
 from makemore.report.comparison import comparison_page
+from makemore.training.records import TrainResult
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.comparison.test_compare import write_words
@@ -25,9 +28,10 @@ SPEED = 1e10
 """Parameters times tokens per second of the made-up runs."""
 
 
-def law_of(bits_K: np.ndarray, passes: float = 1.0) -> ScalingLaw:
+def law_of(bits_K: np.ndarray, train_tokens: int = 10**9) -> ScalingLaw:
     """The law of made-up runs."""
-    return ScalingLaw("mlp", PARAMETERS_K, TOKENS_K, PARAMETERS_K * TOKENS_K / SPEED, bits_K, passes)
+    seconds_K = PARAMETERS_K * TOKENS_K / SPEED
+    return ScalingLaw("mlp", "char", PARAMETERS_K, TOKENS_K, seconds_K, bits_K, train_tokens)
 
 
 def noisy(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -72,8 +76,11 @@ def test_a_forecast_has_a_limit() -> None:
 
 def test_repeated_text_is_a_reason_for_doubt() -> None:
     bits_K = TRUE.predict(PARAMETERS_K, TOKENS_K)
-    assert "probably too good" not in law_of(bits_K, passes=2).lines()[1]
-    assert "read the text 50 times" in law_of(bits_K, passes=50).lines()[1]
+    assert "probably too good" not in law_of(bits_K).lines()[1]
+    law = law_of(bits_K, train_tokens=100_000)
+    far = law.forecast(10 * law.longest)
+    passes = law.tokens_after(far.seconds, far.parameters) / 100_000
+    assert f"takes {passes:,.0f} passes over the text" in law.lines()[1]
 
 
 class TestCells:
@@ -85,11 +92,11 @@ class TestCells:
         request = CellsRequest(models="mlp,count,lstm", max_time=8.0, out=tmp_path / "runs")
         cells = scaling_cells(text, request)
         assert len(cells) == 16 + 1 + 16
-        first = cells[0]
-        assert first.settings == {"model.n_hidden": "128", "train.max_time": "1.0"}
+        first = next(cell for cell in cells if cell.request.model == "mlp")
+        assert first.settings == {"model.n_hidden": "128", "train.max_time": "1"}
         assert first.request.requested.train.max_time == 1.0
-        assert first.folder == tmp_path / "runs" / "1.0s" / "mlp-char-n_hidden=128-0"
-        assert {cell.settings.get("train.max_time") for cell in cells} == {"1.0", "2.0", "4.0", "8.0", None}
+        assert first.folder == tmp_path / "runs" / "mlp-char-n_hidden=128-max_time=1-0"
+        assert {cell.settings.get("train.max_time") for cell in cells} == {"1", "2", "4", "8", None}
         assert [cell.settings for cell in cells if cell.request.model == "count"] == [{}]
         assert len({cell.folder for cell in cells}) == len(cells)
 
@@ -99,38 +106,69 @@ class TestCells:
         assert [cell.settings["model.n_layer"] for cell in cells] == ["1", "2"] * 4
         assert [cell.settings["train.steps"] for cell in cells[::2]] == ["10", "20", "40", "80"]
 
+    def test_a_grid_applies_to_the_models_that_have_the_setting(self, text):
+        request = CellsRequest(models="transformer,mlp,count", steps=80, grid=("model.n_hidden=8,16",))
+        cells = scaling_cells(text, request)
+        assert [cell.request.model for cell in cells].count("mlp") == 8
+        assert [cell.request.model for cell in cells].count("transformer") == 4
+        assert [cell.request.model for cell in cells].count("count") == 1
+
+    @pytest.mark.parametrize("budget", [{"steps": 4}, {"max_time": 0.02}])
+    def test_too_small_budgets(self, text, budget):
+        with pytest.raises(UserError, match="raise --max-time or --steps"):
+            scaling_cells(text, CellsRequest(models="mlp", **budget))
+
 
 @pytest.mark.slow
-def test_small_budgets_predict_a_larger_one(tmp_path) -> None:
-    text = write_words(tmp_path / "words.txt", n=30_000)
+def test_a_study_is_trained_fitted_and_shown(tmp_path) -> None:
     request = CompareRequest(
-        inputs=(str(text),),
+        inputs=(str(write_words(tmp_path / "words.txt", n=600)),),
         models="mlp,count",
         scaling=True,
-        steps=160,
-        grid=("model.n_hidden=8,32,128",),
+        steps=24,
+        grid=("model.n_hidden=8,32",),
         out=tmp_path / "runs",
         device="cpu",
         with_details=True,
     )
     comparison = compare(request)
     (law,) = comparison.laws
-    assert comparison.not_fitted == ["count: no law, which takes 7 runs of different size and time"]
-    assert len(law.bits_K) == 12
+    assert len(law.bits_K) == 8
+    assert comparison.not_fitted == []  # count has no widths
     assert sum(line.startswith("mlp: ") for line in notes(comparison)) == 2
     assert comparison.as_dict()["laws"][0]["model"] == "mlp"
     page = comparison_page(comparison)
     assert "Forecast by training time" in page
     assert "Loss by size" in page
 
-    larger = train(
-        TrainRequest(
+
+@pytest.mark.slow
+def test_small_budgets_predict_a_larger_one(tmp_path) -> None:
+    """On prose: this project's pages."""
+    text = tmp_path / "pages.txt"
+    pages = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+    text.write_text("\n".join(page.read_text(encoding="utf-8") for page in pages), encoding="utf-8")
+
+    def train_one(width: int, steps: int) -> TrainResult:
+        request = TrainRequest(
             input=str(text),
             model="mlp",
-            out=tmp_path / "larger",
-            settings=("model.n_hidden=128",),
-            train={"steps": 640, "seed": 1, "device": "cpu"},
+            out=tmp_path / "run",
+            settings=(f"model.n_hidden={width}", "train.warmup_steps=20", "train.eval_tokens=2048"),
+            train={"steps": steps, "seed": 1, "device": "cpu"},
+            overwrite=True,
         )
-    )
+        return train(request)
+
+    def summary(result: TrainResult) -> tuple[float, ...]:
+        score = result.score.bits_per_byte
+        return result.run.model.n_parameters(), result.tokens, result.seconds, score
+
+    results = [train_one(width, steps) for width in (16, 64, 256) for steps in (60, 120, 240, 480)]
+    columns = np.array([summary(result) for result in results], float).T
+    law = ScalingLaw("mlp", "char", *columns, train_tokens=results[0].run.config.text.tokens["train"])
+    larger = summary(train_one(256, 1920))
     forecast = law.forecast(4 * law.longest)
-    assert forecast.low <= larger.score.bits_per_byte <= forecast.high
+    print(forecast, larger, law.lines())
+    assert forecast.low <= larger[-1] <= forecast.high
+    assert forecast.high - forecast.low < 0.5  # bits

@@ -37,7 +37,7 @@ def command(
     scaling: bool = typer.Option(
         False,
         "--scaling",
-        help="Train each model at 4 widths (or --grid) for 4 times up to --max-time, and forecast more.",
+        help="Train each model at 4 widths (or --grid) with 4 budgets, and forecast ten times the longest.",
     ),
     split: str | None = typer.Option(None, "--split", help="val (default), test or val+test."),
     file: Path | None = typer.Option(None, "--file", help="Text to score all run directories on."),
