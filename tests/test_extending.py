@@ -194,9 +194,9 @@ import json
 from makemore.interop.base import ExportFormat
 
 
-def files(model, tokenizer):
-    weights = {name: tensor.tolist() for name, tensor in model.state_dict().items()}
-    return {"": json.dumps({"tokenizer": tokenizer.to_dict(), "weights": weights}).encode()}
+def files(run):
+    weights = {name: tensor.tolist() for name, tensor in run.model.state_dict().items()}
+    return {"": json.dumps({"tokenizer": run.tokenizer.to_dict(), "weights": weights}).encode()}
 
 
 FORMAT = ExportFormat(suffix=".json", files=files)

@@ -18,6 +18,7 @@ from makemore.interop.base import ExportFormat
 from makemore.models.base import LanguageModel
 from makemore.models.count import Count
 from makemore.models.smoothing import SmoothedNgrams
+from makemore.runs.run import Run
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.bpe import byte_encoder
 from makemore.tokenizers.char import CharTokenizer
@@ -116,8 +117,8 @@ def _visible(char: str) -> str:
     return char if char.isprintable() and not char.isspace() else f"<U+{ord(char):04X}>"
 
 
-def _files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
-    return {"": "".join(f"{line}\n" for line in arpa_lines(model, tokenizer)).encode()}
+def _files(run: Run) -> dict[str, bytes]:
+    return {"": "".join(f"{line}\n" for line in arpa_lines(run.model, run.tokenizer)).encode()}
 
 
 def _note(model: LanguageModel) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from makemore.models.base import LanguageModel
-from makemore.tokenizers import Tokenizer
+from makemore.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class ExportFormat:
 
     suffix: str
     """Suffix of the default output path; starts with a dot for a single file."""
-    files: Callable[[LanguageModel, Tokenizer], Mapping[str, bytes]]
+    files: Callable[[Run], Mapping[str, bytes]]
     """Map file names ("" for a single file) to contents. Raises UserError if the model can't be exported."""
     note: Callable[[LanguageModel], str] = lambda model: ""
     """Returns a one-line hint for the user, or an empty string."""

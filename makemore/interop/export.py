@@ -39,7 +39,7 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     if not target.is_directory and card.exists() and not overwrite:
         raise UserError(f"{card} already exists; add --overwrite or choose another --out")
     try:
-        files = target.files(run.model, run.tokenizer)
+        files = target.files(run)
     except UserError as error:
         if not run.folder.members:
             raise

@@ -174,7 +174,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 FORMAT = ExportFormat(
     suffix="-hf",
-    files=hf_files,
+    files=lambda run: hf_files(run.model, run.tokenizer),
     note=note,
     is_export=is_hugging_face,
     front_matter="library_name: transformers\npipeline_tag: text-generation\ntags:\n- makemore",

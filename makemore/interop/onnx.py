@@ -161,4 +161,4 @@ def _cummax_translation() -> Any:
     return cummax
 
 
-FORMAT = ExportFormat(suffix=".onnx", files=lambda model, tokenizer: {"": onnx_bytes(model, tokenizer)})
+FORMAT = ExportFormat(suffix=".onnx", files=lambda run: {"": onnx_bytes(run.model, run.tokenizer)})

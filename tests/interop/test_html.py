@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,8 @@ from makemore import Run, load
 from makemore.errors import UserError
 from makemore.interop.export import export
 from makemore.interop.html.package import Package, describe_model
-from makemore.interop.html.page import page_bytes
 from makemore.interop.html.program import OPERATIONS, trace
 from makemore.models import MODELS
-from makemore.tokenizers import fit_tokenizer
 from makemore.training.mixing.mix import mix
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
@@ -26,13 +25,14 @@ TOKENS = 1000
 SMALL = {"n_layer": 2, "n_embd": 32, "n_hidden": 32, "n_head": 4, "block_size": 16}
 
 
-def train_small(name: str, text: Path, out: Path, **settings: Any) -> Run:
+def train_small(name: str, text: Path, out: Path, tokenizer: str = "char", **settings: Any) -> Run:
     fields = MODELS.get(name).Config.model_fields
     chosen = {key: value for key, value in {**SMALL, **settings}.items() if key in fields}
     steps = {} if name == "count" else {"steps": 30}
     request = TrainRequest(
         input=str(text),
         model=name,
+        tokenizer=tokenizer,
         out=out / name,
         settings=tuple(f"model.{key}={value}" for key, value in chosen.items()),
         train={**steps, "device": "cpu", "compile": "no"},
@@ -88,22 +88,39 @@ def test_greedy_text_of_a_mixture_is_ours(gated: bool, open_page: Any, tmp_path:
 
 
 @pytest.mark.slow
-def test_lines_begin_with_the_boundary_and_gpt2_recomputes_its_context(
-    open_page: Any, tmp_path: Path
-) -> None:
+def test_lines_begin_with_the_boundary_and_gpt2_starts_again(open_page: Any, tmp_path: Path) -> None:
     words = write_words(tmp_path / "words.txt", n=400)
     run = train_small("transformer", words, tmp_path, style="gpt2")
-    text = open_page(run).evaluate("continuation('', 60)")
-    first = greedy(run, "", 60)
-    assert text.startswith(first)
-    bytes_run = load(
-        train(
-            TrainRequest(
-                input=str(words), model="bigram", tokenizer="byte", out=tmp_path / "b", train={"steps": 30}
-            )
-        ).run.folder.path
+    page = open_page(run)
+    assert page.evaluate("continuation('', 60)").startswith(greedy(run, "", 60))
+    # The line that was written ends; what follows begins a new one.
+    ids = page.evaluate("opened.then(({ encode }) => encode('ab\\na'))")
+    a, b = run.tokenizer.encode("ab").tolist()
+    assert ids == [0, a, b, 0, a]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_text_goes_through_the_tokenizer_and_an_empty_one_continues_the_training_text(
+    tokenizer: str, open_page: Any, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("crème brûlée\nand salt, €5\n" * 300, encoding="utf-8")
+    run = train_small("gru", text, tmp_path, tokenizer=tokenizer)
+    page = open_page(run)
+    typed = "crème\n€"
+    assert page.evaluate("text => opened.then(({ encode }) => encode(text))", typed) == list(
+        run.tokenizer.encode(typed)
     )
-    assert open_page(bytes_run).evaluate("continuation('a', 20)").startswith(greedy(bytes_run, "a", 20))
+    assert page.evaluate("continuation('', 40)") == greedy(run, "", 40)
+    page.fill("#text", "cr")
+    for _ in range(4):
+        page.locator("#next button").first.click()
+    expected = "cr" + greedy(run, "cr", 12)
+    written = page.input_value("#text")
+    assert len(written) == 6
+    assert expected.startswith(written)
+    assert "\ufffd" not in written
 
 
 @pytest.mark.slow
@@ -121,28 +138,68 @@ def test_the_page_is_used_by_keyboard_and_fits_a_phone(open_page: Any, tmp_path:
     assert len(shares) == 12
     assert float(shares[0].split()[0]) >= float(shares[1].split()[0]) > 0
     page.fill("#temperature", "0")
-    page.keyboard.press("Control+Enter")  # in the number field: nothing
     page.focus("#text")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('#text').value.length > 50")
+    page.wait_for_function("() => document.querySelector('#text').value.length > 200")
     page.keyboard.press("Control+Enter")
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('a second')")
     text = page.input_value("#text")
     assert text == "salt " + greedy(run, "salt ", len(text) - 5)
+    # Editing the middle goes on from a state that was kept, to the same predictions as a new reader.
+    page.fill("#text", text[:100] + text[120:180])
+    edited = page.locator("#next span").all_text_contents()
     page.get_by_role("button", name="Clear").click()
     assert page.input_value("#text") == ""
+    page.fill("#text", text[:100] + text[120:180])
+    assert page.locator("#next span").all_text_contents() == edited
+    page.focus("#text")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "write"
 
 
 def test_what_a_page_cannot_hold_is_refused(tmp_path: Path) -> None:
-    tokenizer = fit_tokenizer("char", ["abc"])
+    def refused(name: str, tokenizer: str = "char", **settings: Any) -> Any:
+        run = train_small(name, write_words(tmp_path / "words.txt", n=300), tmp_path, tokenizer, **settings)
+        return pytest.raises(UserError), partial(export, run, "html", tmp_path / f"{name}.html")
+
+    for case, message in [
+        (refused("count", smoothing="additive"), "additive smoothing; use one of kneser-ney or recursive"),
+        (refused("bigram", "bpe:300"), "char and byte, not bpe"),
+    ]:
+        with case[0] as caught:
+            case[1]()
+        assert message in str(caught.value)
     mixing = MODELS.get("context-mixing")
     with pytest.raises(UserError, match="tables are too large"):
-        page_bytes(mixing(mixing.Config(), 4, 0), tokenizer)
-    count = MODELS.get("count")
-    with pytest.raises(UserError, match="additive smoothing; use one of kneser-ney or recursive-additive"):
-        page_bytes(count(count.Config(smoothing="additive"), 4, 0), tokenizer)
-    bigram = MODELS.get("bigram")
-    with pytest.raises(UserError, match="char and byte, not bpe"):
-        page_bytes(bigram(bigram.Config(), 300, 0), fit_tokenizer("bpe:300", ["abc" * 200]))
+        describe_model(mixing(mixing.Config(), 4, 0), Package())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.add(x, x, alpha=2),
+        lambda x: torch.div(x, x, rounding_mode="floor"),
+        lambda x: torch.nn.functional.gelu(x),
+        lambda x: 1 - x,
+        lambda x: x.sum(1, dtype=torch.float64),
+    ],
+)
+def test_arguments_that_javascript_would_ignore_are_refused(function) -> None:
+    with pytest.raises(UserError, match="can't represent"):
+        trace(lambda x: (function(x),), torch.randn(2, 3))
+
+
+def test_a_model_that_reads_numbers_is_refused() -> None:
+    with pytest.raises(UserError, match="reads numbers"):
+        trace(lambda x: (x * int(x.sum()),), torch.ones(2))
+
+
+def test_constants_keep_their_values() -> None:
+    package = Package()
+    assert package.tensor(torch.ones(3, dtype=torch.bool)) == {"type": "i4", "shape": [3], "fill": 1}
+    assert package.tensor(torch.full((2,), -torch.inf))["fill"] == {"float": "-inf"}
+    assert package.tensor(torch.full((40, 40), -torch.inf).triu(1))["type"] == "f4"
 
 
 def test_programs_compute_what_depends_on_no_input() -> None:

@@ -2,7 +2,7 @@
 // logits of the next token.
 "use strict";
 
-const IMPOSSIBLE = -80;
+const BOUNDARY = 0, IMPOSSIBLE = -80;
 
 async function unpack(text) {
   const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -39,6 +39,15 @@ class Network {
     this.initial = described.state.map((part) => readTensor(part, bytes));
     this.limit = described.limit;
     this.longest = described.max_len;
+  }
+
+  // Values are never changed, so a copy of this object is a state to return to.
+  get saved() {
+    return { state: this.state, used: this.used, recent: this.recent };
+  }
+
+  set saved(saved) {
+    Object.assign(this, saved);
   }
 
   start(ids) {
@@ -88,6 +97,14 @@ class Count {
       this[name] = readTensor(described[name], bytes).d;
   }
 
+  get saved() {
+    return this.node;
+  }
+
+  set saved(node) {
+    this.node = node;
+  }
+
   start(ids) {
     this.node = 0;
     for (const id of ids) this.advance(id);
@@ -135,6 +152,14 @@ class Mixture {
     this.program = readProgram(described.mix, bytes);
   }
 
+  get saved() {
+    return this.members.map((member) => member.saved);
+  }
+
+  set saved(saved) {
+    this.members.forEach((member, i) => (member.saved = saved[i]));
+  }
+
   start(ids) {
     return this.mix(this.members.map((member) => member.start(ids)));
   }
@@ -175,27 +200,37 @@ function draw(p) {
   return greatest(p);
 }
 
-// Characters: id 0 is the boundary, the alphabet follows. Bytes: id b + 1 is byte b.
+// Characters: id 0 is the boundary, the alphabet follows. Bytes: id b + 1 is byte b. In lines, a newline is the
+// boundary, which begins a document.
 class Tokenizer {
-  constructor({ alphabet }) {
+  constructor({ alphabet }, lines) {
+    this.lines = lines;
     this.letters = alphabet === undefined ? null : ["\n", ...alphabet];
-    this.ids = new Map(this.letters?.map((letter, id) => [letter, id]).reverse());
+    this.ids = new Map(this.letters?.map((letter, id) => [letter, id]));
+    this.begin();
+  }
+
+  // Forget the bytes of an unfinished character.
+  begin() {
     this.decoder = new TextDecoder();
   }
 
   // Ids of a text; characters that the model doesn't know are left out.
   encode(text) {
-    if (this.letters === null) return Array.from(new TextEncoder().encode(text), (byte) => byte + 1);
-    return [...text].map((letter) => this.ids.get(letter)).filter((id) => id !== undefined);
+    if (this.letters !== null) return [...text].map((letter) => this.ids.get(letter)).filter((id) => id !== undefined);
+    return Array.from(new TextEncoder().encode(text), (byte) => (this.lines && byte === 10 ? BOUNDARY : byte + 1));
   }
 
   // The text of one more token; bytes of an unfinished character are kept for later.
   decode(id) {
     if (this.letters !== null) return this.letters[id];
-    return this.decoder.decode(Uint8Array.of(id === 0 ? 10 : id - 1), { stream: true });
+    return this.decoder.decode(Uint8Array.of(id === BOUNDARY ? 10 : id - 1), { stream: true });
   }
 
+  // A token by itself, to show.
   name(id) {
-    return this.letters !== null ? this.letters[id] : id === 0 ? "\n" : String.fromCharCode(id - 1);
+    if (this.letters !== null) return this.letters[id];
+    const byte = id === BOUNDARY ? 10 : id - 1;
+    return byte < 128 ? String.fromCharCode(byte) : `byte ${byte}`;
   }
 }

@@ -41,11 +41,13 @@ class Package:
         """Append a tensor; a large matrix of floats is rounded to 24 bits, row by row."""
         values = tensor.detach().cpu()
         if len(unique := values.flatten()[:1]) and bool((values == unique).all()):
+            first = unique[0].item()
             kind = "f4" if values.is_floating_point() else "i4"
-            return {"type": kind, "shape": list(values.shape), "fill": _number(unique[0].item())}
+            fill = _number(first) if kind == "f4" else int(first)
+            return {"type": kind, "shape": list(values.shape), "fill": fill}
         if not values.is_floating_point():
             return self.array(values.numpy().astype(np.int64))
-        if values.ndim != 2 or values.numel() < MIN_ROUNDED:
+        if values.ndim != 2 or values.numel() < MIN_ROUNDED or not bool(values.isfinite().all()):
             return self.array(values.float().numpy())
         rows = values.float().numpy()
         factors = np.maximum(np.abs(rows).max(1), 1e-30).astype(np.float32) / LEVELS

@@ -1,40 +1,58 @@
 // The page: a text, its continuation, and the probabilities of the next character.
 "use strict";
 
-const BOUNDARY = 0, SHOWN = 12, MAX_CHARACTERS = 100000;
-const VISIBLE = { "\n": "↵", " ": "␣", "\t": "⇥" };
+const SHOWN = 12, MAX_CHARACTERS = 100000, SAVED_EVERY = 64;
+const VISIBLE = { "\n": ["↵", "new line"], " ": ["␣", "space"], "\t": ["⇥", "tab"] };
 const find = (id) => document.getElementById(id);
 
 async function openModel() {
   const described = JSON.parse(find("model").textContent);
   const bytes = await unpack(find("data").textContent);
-  const tokenizer = new Tokenizer(described.tokenizer), model = readModel(described.model, bytes, BOUNDARY);
+  const tokenizer = new Tokenizer(described.tokenizer, described.lines), model = readModel(described.model, bytes, BOUNDARY);
   // The ids of a text; there is at least one.
   const encode = (text) => {
     const ids = tokenizer.encode(text);
-    return described.boundary_first || ids.length === 0 ? [BOUNDARY, ...ids] : ids;
+    return described.lines || ids.length === 0 ? [...described.start, ...ids] : ids;
   };
   return { tokenizer, model, encode };
 }
 
-// The logits after a text; continues from the last text if it is a beginning of this one.
+// The logits after a text. Goes on from the longest beginning that it has read before and kept.
 class Reader {
-  constructor({ model, encode }) {
-    Object.assign(this, { model, encode, ids: null, logits: null });
+  constructor({ tokenizer, model, encode }) {
+    Object.assign(this, { tokenizer, model, encode, ids: [], kept: [], logits: null });
   }
 
   read(text) {
     const ids = this.encode(text);
-    const continues = this.ids !== null && ids.length >= this.ids.length && this.ids.every((id, i) => id === ids[i]);
-    if (!continues) this.logits = this.model.start(ids);
-    else for (const id of ids.slice(this.ids.length)) this.logits = this.model.step(id);
-    this.ids = ids;
+    let same = 0;
+    while (same < Math.min(ids.length, this.ids.length) && ids[same] === this.ids[same]) same++;
+    this.kept = this.kept.filter(({ length }) => length <= same);
+    const last = this.kept.at(-1);
+    this.tokenizer.begin();
+    if (last === undefined) {
+      this.ids = ids.slice(0, 1);
+      this.logits = this.model.start(this.ids);
+      this.keep();
+    } else {
+      this.model.saved = last.saved;
+      this.ids = ids.slice(0, last.length);
+      this.logits = last.logits;
+    }
+    for (const id of ids.slice(this.ids.length)) this.add(id);
+    if (this.kept.at(-1).length < this.ids.length) this.keep();
     return this.logits;
   }
 
   add(id) {
     this.ids.push(id);
-    return (this.logits = this.model.step(id));
+    this.logits = this.model.step(id);
+    if (this.ids.length % SAVED_EVERY === 0) this.keep();
+    return this.logits;
+  }
+
+  keep() {
+    this.kept.push({ length: this.ids.length, saved: this.model.saved, logits: this.logits.slice() });
   }
 }
 
@@ -44,6 +62,7 @@ const opened = openModel();
 async function continuation(text, count, temperature = 0) {
   const { tokenizer, model, encode } = await opened;
   let logits = model.start(encode(text)), out = "";
+  tokenizer.begin();
   for (let i = 0; i < count; i++) {
     const id = temperature > 0 ? draw(probabilities(logits, temperature)) : greatest(logits);
     out += tokenizer.decode(id);
@@ -54,48 +73,68 @@ async function continuation(text, count, temperature = 0) {
 
 async function main() {
   const page = await opened, reader = new Reader(page), text = find("text"), write = find("write");
-  let writing = false;
+  const buttons = Array.from({ length: SHOWN }, makeSuggestion);
+  let run = 0, writing = false, leaving = false;
+
+  function makeSuggestion() {
+    const item = document.createElement("li"), button = document.createElement("button"), cell = document.createElement("div");
+    button.type = "button";
+    cell.append(document.createElement("i"));
+    button.append(document.createElement("code"), cell, document.createElement("span"));
+    button.addEventListener("click", () => append(Number(button.dataset.id)));
+    item.append(button);
+    find("next").append(item);
+    return button;
+  }
 
   function showNext(logits) {
-    const p = probabilities(logits), order = p.map((_, id) => id).sort((a, b) => p[b] - p[a]).slice(0, SHOWN);
-    find("next").replaceChildren(...order.map((id) => {
-      const item = document.createElement("li"), button = document.createElement("button");
-      const name = page.tokenizer.name(id), letter = document.createElement("code"), bar = document.createElement("i");
-      const share = document.createElement("span");
-      letter.textContent = VISIBLE[name] ?? name;
-      bar.style.width = `${100 * p[id]}%`;
+    const p = probabilities(logits), order = p.map((_, id) => id).sort((a, b) => p[b] - p[a]);
+    buttons.forEach((button, k) => {
+      const id = order[k], [letter, cell, share] = button.children;
+      button.hidden = id === undefined;
+      if (button.hidden) return;
+      const name = page.tokenizer.name(id), [shown, spoken] = VISIBLE[name] ?? [name, name];
+      button.dataset.id = id;
+      letter.textContent = shown;
+      cell.firstChild.style.width = `${100 * p[id]}%`;
       share.textContent = `${(100 * p[id]).toFixed(1)} %`;
-      const cell = document.createElement("div");
-      cell.append(bar);
-      button.type = "button";
-      button.append(letter, cell, share);
-      button.addEventListener("click", () => append(name));
-      item.append(button);
-      return item;
-    }));
+      button.ariaLabel = `${spoken}, ${share.textContent}`;
+    });
   }
 
   function refresh() {
     showNext(reader.read(text.value));
   }
 
-  function append(letters) {
+  // Append a token and, if it is part of a character, the most likely rest of it.
+  function append(id) {
+    stop();
+    reader.read(text.value);
+    let letters = page.tokenizer.decode(id);
+    while (letters === "") letters = page.tokenizer.decode((id = greatest(reader.add(id))));
     text.value += letters;
     refresh();
   }
 
   function choose(logits) {
-    const temperature = Number(find("temperature").value);
-    return temperature > 0 ? draw(probabilities(logits, temperature, Number(find("top").value))) : greatest(logits);
+    const temperature = Number(find("temperature").value || 1), top = Math.floor(Number(find("top").value));
+    return temperature > 0 ? draw(probabilities(logits, temperature, top)) : greatest(logits);
+  }
+
+  function stop() {
+    run++;
+    writing = false;
+    write.textContent = "Write on";
   }
 
   async function writeOn() {
-    writing = !writing;
-    write.textContent = writing ? "Stop" : "Write on";
-    if (!writing) return;
+    if (writing) return stop();
+    const own = ++run, started = performance.now();
+    writing = true;
+    write.textContent = "Stop";
+    find("status").textContent = "";
     let logits = reader.read(text.value), count = 0;
-    const started = performance.now();
-    while (writing && text.value.length < MAX_CHARACTERS) {
+    while (own === run && text.value.length < MAX_CHARACTERS) {
       let added = "";
       for (const until = performance.now() + 30; performance.now() < until; count++) {
         const id = choose(logits);
@@ -104,21 +143,31 @@ async function main() {
       }
       text.value += added;
       text.scrollTop = text.scrollHeight;
-      find("status").textContent = `${Math.round((1000 * count) / (performance.now() - started))} characters a second`;
       showNext(logits);
       await new Promise((resolve) => setTimeout(resolve));
     }
-    writing = false;
-    write.textContent = "Write on";
+    find("status").textContent = `${Math.round((1000 * count) / (performance.now() - started))} characters a second`;
+    if (own === run) stop();
   }
 
-  text.addEventListener("input", () => { writing = false; refresh(); });
+  function edited(change = () => {}) {
+    stop();
+    change();
+    refresh();
+  }
+
+  text.addEventListener("input", () => edited());
   write.addEventListener("click", writeOn);
-  find("clear").addEventListener("click", () => { writing = false; text.value = ""; refresh(); });
+  find("clear").addEventListener("click", () => edited(() => (text.value = "")));
   text.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
+    const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.shiftKey;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) writeOn();
-    else if (event.key === "Tab" && !event.shiftKey && text.value) append(page.tokenizer.name(greatest(reader.read(text.value))));
-    else return;
+    else if (event.key === "Tab" && plain && !leaving && text.value) append(greatest(reader.read(text.value)));
+    else {
+      leaving = event.key === "Escape";
+      return;
+    }
     event.preventDefault();
   });
   refresh();

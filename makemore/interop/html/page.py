@@ -14,16 +14,21 @@ from makemore.errors import UserError
 from makemore.interop.base import ExportFormat
 from makemore.interop.html.package import Package, describe_model, to_json
 from makemore.models.base import LanguageModel
+from makemore.runs.run import Run
+from makemore.sampling.text import SampleRequest, context_ids
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 
 
-def page_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
+def page_bytes(run: Run) -> bytes:
     """The page. Raises UserError for a model or tokenizer that it can't hold."""
-    # Running text may begin anywhere, lines begin with the boundary.
-    described: dict[str, Any] = {"boundary_first": model.document_ends != "never"}
-    described["tokenizer"] = _describe_tokenizer(tokenizer)
+    model = run.model
+    described: dict[str, Any] = {
+        "lines": run.mode == "lines",
+        "tokenizer": _describe_tokenizer(run.tokenizer),
+        "start": context_ids(run, SampleRequest()).tolist(),  # what an empty text is continued from
+    }
     package = Package()
     described["model"] = describe_model(_on_cpu(model), package)
     data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
@@ -59,4 +64,4 @@ def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-FORMAT = ExportFormat(suffix=".html", files=lambda model, tokenizer: {"": page_bytes(model, tokenizer)})
+FORMAT = ExportFormat(suffix=".html", files=lambda run: {"": page_bytes(run)})

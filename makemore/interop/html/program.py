@@ -24,6 +24,21 @@ split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view where geti
     """.split()  # noqa: SIM905 - a list would take half a page
 )
 """Operations that ``tensors.js`` knows, by their names in torch's core set without variants."""
+MAX_ARGUMENTS = {
+    "_to_copy": 1,
+    "add": 2,
+    "addmm": 3,
+    "avg_pool2d": 3,
+    "div": 2,
+    "gelu": 1,
+    "index_put": 3,
+    "sub": 2,
+}
+"""Of operations whose other arguments JavaScript doesn't know."""
+IRRELEVANT = {"device", "layout", "memory_format", "non_blocking", "pin_memory"}
+"""Keyword arguments that don't change a result."""
+KEYWORDS = {"_to_copy": {"dtype"}, "full_like": {"dtype"}, "gelu": {"approximate"}}
+"""Other keyword arguments that are known."""
 
 
 class Program(NamedTuple):
@@ -44,10 +59,18 @@ def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Progr
     """
     functional = torch.func.functionalize(function, remove="mutations")
     table: Any = core_aten_decompositions()
+    # oneDNN has its own recurrent layers; switching it off warns about Intel's GPUs.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.backends.mkldnn, about Intel's GPUs
-        with torch.backends.mkldnn.flags(enabled=False):  # it has its own recurrent layers
-            recorded = make_fx(functional, decomposition_table=table)(*inputs)
+        warnings.simplefilter("ignore")
+        with torch.backends.mkldnn.flags(enabled=False):
+            try:
+                recorded = make_fx(functional, decomposition_table=table)(*inputs)
+            except RuntimeError as error:
+                if "tracing tensor" not in str(error):
+                    raise
+                raise UserError(
+                    "--format html can't record a model that reads numbers from tensors"
+                ) from None
     return _Folder(recorded).run(*inputs)
 
 
@@ -104,8 +127,27 @@ def _encode_operation(node: fx.Node, numbers: dict[fx.Node, int]) -> list[Any]:
     name = name if name in OPERATIONS else name.removesuffix("_")  # in place, on a value used nowhere else
     if name not in OPERATIONS:
         raise UserError(f"--format html can't represent the operation {name}; use another format")
-    kwargs = {key: _encode(value, numbers) for key, value in node.kwargs.items() if value is not None}
-    return [name, [_encode(argument, numbers) for argument in node.args], kwargs]
+    kwargs = {k: v for k, v in node.kwargs.items() if v is not None and k not in IRRELEVANT}
+    if not _is_known(name, node.args, kwargs):
+        raise UserError(f"--format html can't represent these arguments of {name}; use another format")
+    encoded = {key: _encode(value, numbers) for key, value in kwargs.items()}
+    return [name, [_encode(argument, numbers) for argument in node.args], encoded]
+
+
+def _is_known(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether JavaScript gives the same result for such arguments."""
+    if kwargs.keys() - KEYWORDS.get(name, set()):
+        return False
+    if name == "gelu" and kwargs.get("approximate") != "tanh":
+        return False
+    if name == "index" and any(index is None for index in arguments[1]):
+        return False
+    if name == "avg_pool2d" and any(step != 1 for step in arguments[2]):
+        return False
+    first = arguments[0]
+    return isinstance(first, fx.Node | list | tuple) and len(arguments) <= MAX_ARGUMENTS.get(
+        name, len(arguments)
+    )
 
 
 def _encode(value: Any, numbers: dict[fx.Node, int]) -> Any:

@@ -47,8 +47,6 @@ function commonShape(...shapes) {
   return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
 }
 
-const asTensor = (x) => (typeof x === "number" ? tensor([], Number.isInteger(x) ? Int32Array.of(x) : Float32Array.of(x)) : x);
-
 // Elementwise on two; numbers are scalars. A result of comparisons is whole numbers.
 function binary(f, kind) {
   return (a, b) => {
@@ -62,9 +60,10 @@ function binary(f, kind) {
   };
 }
 
-function unary(f) {
+// Elementwise on one; `real` functions have fractions as results, also of whole numbers.
+function unary(f, real = true) {
   return (x, ...args) => {
-    const out = empty(x.s, x);
+    const out = real ? full(x.s, 0, false) : empty(x.s, x);
     for (let i = 0; i < out.d.length; i++) out.d[i] = f(x.d[i], ...args);
     return out;
   };
@@ -229,7 +228,7 @@ function viewed(x, shape) {
 
 function cast(x, { dtype }) {
   if (dtype === undefined) return x;
-  return tensor(x.s, dtype.startsWith("float") ? Float32Array.from(x.d) : Int32Array.from(x.d));
+  return tensor(x.s, /^b?float/.test(dtype) ? Float32Array.from(x.d) : Int32Array.from(x.d));
 }
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
@@ -239,7 +238,7 @@ const OPERATIONS = {
   _log_softmax: along(logSoftmax),
   _softmax: along(softmax),
   _to_copy: (x, kwargs) => cast(x, kwargs),
-  abs: unary(Math.abs),
+  abs: unary(Math.abs, false),
   add: binary((a, b) => a + b),
   addmm: (bias, a, b) => matmul(a, b, bias.d),
   amax: reduce(largest),
@@ -248,7 +247,7 @@ const OPERATIONS = {
   bitwise_or: binary((a, b) => a | b, "integer"),
   bmm: (a, b) => tensor([a.s[0], a.s[1], b.s[2]], product(a.d, b.d, a.s[0], a.s[1], a.s[2], b.s[2])),
   cat: concatenate,
-  clamp: (x, low, high) => unary((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity))(x),
+  clamp: (x, low, high) => unary((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity), false)(x),
   clone: (x) => x,
   copy: (x, y) => tensor(x.s, broadcast(y, x.s)),
   cummax: (x, dim) => [along((read, n, write) => { for (let k = 0, most = -Infinity; k < n; k++) write(k, (most = Math.max(most, read(k)))); })(x, dim)],
@@ -278,10 +277,10 @@ const OPERATIONS = {
   mul: binary((a, b) => a * b),
   native_layer_norm: layerNorm,
   ne: binary((a, b) => +(a !== b), "integer"),
-  neg: unary((x) => -x),
+  neg: unary((x) => -x, false),
   permute,
   pow: binary((a, b) => (b === 2 ? a * a : a ** b)),
-  relu: unary((x) => Math.max(x, 0)),
+  relu: unary((x) => Math.max(x, 0), false),
   rsqrt: unary((x) => 1 / Math.sqrt(x)),
   select: (x, dim, k) => {
     const at = axis(x.s, dim), from = k < 0 ? k + x.s[at] : k;
