@@ -90,12 +90,11 @@ static void gates_forward(const struct model *m, const struct work *w, int64_t l
 /* w->branch: from the gradient of the gated outputs to that of the outputs; w->dgates: that of the gates' logits. */
 static void gates_backward(const struct model *m, const struct work *w, int64_t length, const struct layer *layer) {
     int64_t size = m->width / m->heads;
-    float out[size] __attribute__((aligned(64)));
     for (int64_t i = 0; i < length * m->heads; i++) {
-        float *dy = w->branch + i * size, gate = layer->gates[i];
-        to_f32s(layer->attn_out + i * size, out, size);
-        w->dgates[i] = (1 - gate) * dot_head(dy, out, size);
-        for (int64_t j = 0; j < size; j++) dy[j] *= 2 * gate;
+        float *dy = w->branch + i * size, gate = layer->gates[i], sum = 0;
+        const elem *out = layer->attn_out + i * size;
+        for (int64_t j = 0; j < size; j++) sum += dy[j] * to_f32(out[j]), dy[j] *= 2 * gate;
+        w->dgates[i] = (1 - gate) * sum;
     }
 }
 

@@ -1,6 +1,7 @@
 /* Causal attention of one head within documents, forward and backward.
 
-   Scores aren't stored. Queries and keys are normalised, which limits the scores: softmax needn't subtract the maximum, and recomputing scores in the backward pass costs less than the memory traffic.
+   Scores aren't stored. Queries and keys are normalised, which limits the scores: softmax needn't subtract the maximum,
+   and recomputing scores in the backward pass costs less than the memory traffic.
 
    L is the row's length, a multiple of PANEL; D the head's size. Rows are processed in blocks of BLOCK. Keys of a block
    are visible from the first key of its first row's document, rounded down to a block; other keys are never read. */
@@ -18,7 +19,7 @@ struct attn_head {
     int64_t length, size, width, heads; /* L, D, and the model's width and number of heads */
     const int64_t *starts;              /* (L,): where each token's document starts */
     const float *gates;                 /* (L,), `heads` apart: half the factor of each output; or NULL */
-    const elem *q, *k, *v;       /* (L, D), rows 3 * width apart; q is scaled, too */
+    const elem *q, *k, *v;              /* (L, D), rows 3 * width apart; q is scaled */
     uint32_t seed;
     float dropout;
 };
