@@ -1,4 +1,4 @@
-"""A power law of the loss in parameters and training tokens, with an irreducible part.
+"""The power law that predicts a model's loss from its number of parameters and training tokens.
 
 Hoffmann et al. 2022, "Training compute-optimal large language models", approach 3:
 loss = E + A / parameters^alpha + B / tokens^beta.
@@ -92,8 +92,8 @@ def resample_laws(
     rng = np.random.default_rng(seed)
     fitted_K = law.predict(parameters_K, tokens_K)
     freedom = max(1, len(losses_K) - N_COEFFICIENTS)
-    # The last factor is about that of Student's distribution to the normal one, at 95 %.
-    scale = np.sqrt(len(losses_K) / freedom) * (1 + 1.5 / freedom)
+    # Student's t has wider 95 % limits than the normal distribution, by about the last factor.
+    scale = np.sqrt(len(losses_K) / freedom) * (1 + 1.5 / freedom + 0.9 / freedom**2)
     errors_K = (losses_K / fitted_K - 1) * scale
     laws = []
     for _ in range(N_RESAMPLED):

@@ -28,7 +28,7 @@ MIN_RUNS = 7
 def scaling_cells(text: str, request: CellsRequest) -> list[Cell]:
     """The runs of a scaling study: each model at several widths and training times.
 
-    ``grid`` replaces the widths. A model without a width, or that counts, is trained once. Raises UserError
+    ``grid`` replaces the widths. Models that count or have no width are trained once. Raises UserError
     for invalid requests.
     """
     out = request.out or Path("checkpoints") / f"{resolve_input_file(text).stem}-scaling"
@@ -58,7 +58,8 @@ def _times(request: CellsRequest) -> list[tuple[str, float]]:
     ]
     if len(set(times)) < len(TIMES) or min(times) <= 0:
         raise UserError(
-            f"--scaling divides the budget by up to {1 / TIMES[0]:g}; raise --max-time or --steps"
+            f"the budget is too small, since --scaling also trains for {TIMES[0]:g} of it; "
+            "raise --max-time or --steps"
         )
     return [(name, time) for time in times]
 
@@ -103,7 +104,7 @@ def fit_scaling(rows: Sequence[RankedModel]) -> tuple[list[ScalingLaw], list[str
         sizes, times = {run.parameters for run in runs}, {run.tokens for run in runs}
         if len(runs) < MIN_RUNS or len(sizes) < 2 or len(times) < 2:
             notes.append(
-                f"{model}: no power law; it takes at least {MIN_RUNS} runs of different size and time"
+                f"{model}: no power law: that takes {MIN_RUNS} runs, with two sizes and two training times"
             )
             continue
         laws.append(

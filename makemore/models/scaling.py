@@ -1,6 +1,6 @@
 """Rules that choose a model's size and regularisation from text, budget and training speed.
 
-Their constants were fitted on the texts named in ``docs/defaults.md``, with the measurements.
+Their constants were fitted to the measurements in ``docs/defaults.md``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 N_POINTS = 25
 EVERY_ROW = -1
-"""Row of marks that belong to no row of the table, and can't be hidden."""
+"""Stands for a row in marks that stay visible whichever rows are hidden."""
 
 
 def forecast_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.LayerChart:

@@ -87,7 +87,7 @@ class Network {
   }
 }
 
-// Smoothed n-grams: at the longest known context, each of which links to the next shorter one.
+// Smoothed n-grams. `node` is the longest known context; each context links to the next shorter one.
 class Count {
   constructor(described, bytes, boundary) {
     this.contexts = described.contexts;
@@ -219,6 +219,11 @@ class Tokenizer {
   encode(text) {
     if (this.letters !== null) return [...text].map((letter) => this.ids.get(letter)).filter((id) => id !== undefined);
     return Array.from(new TextEncoder().encode(text), (byte) => (this.lines && byte === 10 ? BOUNDARY : byte + 1));
+  }
+
+  // The characters of a text that the model doesn't know, each once.
+  unknown(text) {
+    return this.letters === null ? "" : [...new Set(text)].filter((letter) => !this.ids.has(letter)).join("");
   }
 
   // The text of one more token; bytes of an unfinished character are kept for later.

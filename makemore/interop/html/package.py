@@ -71,14 +71,17 @@ def _number(value: float) -> float | dict[str, str]:
 
 
 def describe_model(model: LanguageModel, package: Package) -> dict[str, Any]:
-    """A model for ``model.js``, whose arrays are appended to the package. Raises UserError if it can't be."""
+    """A model for ``model.js``; its arrays are appended to the package.
+
+    Raises UserError for a model that a page can't hold.
+    """
     if isinstance(model, MixtureModel):
         return _describe_mixture(model, package)
     if isinstance(model, Count):
         return _describe_count(model, package)
     if not any(True for _ in model.parameters()):
         raise UserError(
-            f"--format html can't hold {model.config.name}, whose tables are too large for a page"
+            f"--format html can't hold the tables of {model.config.name}, which are too large for a page"
         )
     capacity = model.max_len or 1
     state = model.init_state(1, capacity)

@@ -104,6 +104,8 @@ async function main() {
 
   function refresh() {
     showNext(reader.read(text.value));
+    const unknown = page.tokenizer.unknown(text.value);
+    find("status").textContent = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
   }
 
   // Append a token and, if it is part of a character, the most likely rest of it.
@@ -124,7 +126,7 @@ async function main() {
   function stop() {
     run++;
     writing = false;
-    write.textContent = "Write on";
+    write.textContent = "Continue";
   }
 
   async function writeOn() {
@@ -133,20 +135,21 @@ async function main() {
     writing = true;
     write.textContent = "Stop";
     find("status").textContent = "";
-    let logits = reader.read(text.value), count = 0;
+    let logits = reader.read(text.value), letters = 0;
     while (own === run && text.value.length < MAX_CHARACTERS) {
       let added = "";
-      for (const until = performance.now() + 30; performance.now() < until; count++) {
+      for (const until = performance.now() + 30; performance.now() < until; ) {
         const id = choose(logits);
         added += page.tokenizer.decode(id);
         logits = reader.add(id);
       }
       text.value += added;
+      letters += added.length;
       text.scrollTop = text.scrollHeight;
       showNext(logits);
       await new Promise((resolve) => setTimeout(resolve));
     }
-    find("status").textContent = `${Math.round((1000 * count) / (performance.now() - started))} characters a second`;
+    find("status").textContent = `${Math.round((1000 * letters) / (performance.now() - started))} characters a second`;
     if (own === run) stop();
   }
 

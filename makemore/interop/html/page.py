@@ -13,7 +13,7 @@ from typing import Any
 from makemore.errors import UserError
 from makemore.interop.base import ExportFormat
 from makemore.interop.html.package import Package, describe_model, to_json
-from makemore.models.base import LanguageModel
+from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.run import Run
 from makemore.sampling.text import SampleRequest, context_ids
 from makemore.tokenizers import Tokenizer
@@ -32,8 +32,11 @@ def page_bytes(run: Run) -> bytes:
     package = Package()
     described["model"] = describe_model(_on_cpu(model), package)
     data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
-    title = f"A {model.config.name} of makemore"
-    about = f"{model.n_parameters():,} parameters, all in this page. It works offline."
+    title = f"Text model: {model.config.name}"
+    number = f"{model.n_parameters():,} {'counts' if isinstance(model, CountModel) else 'parameters'}"
+    about = (
+        f"A language model with {number}, made with makemore. This page holds all of it and works offline."
+    )
     return (
         Template(_resource("page.html"))
         .substitute(

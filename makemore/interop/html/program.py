@@ -34,7 +34,7 @@ MAX_ARGUMENTS = {
     "index_put": 3,
     "sub": 2,
 }
-"""Of operations whose other arguments JavaScript doesn't know."""
+"""The most positional arguments that ``tensors.js`` handles, of operations that can have more."""
 IRRELEVANT = {"device", "layout", "memory_format", "non_blocking", "pin_memory"}
 """Keyword arguments that don't change a result."""
 KEYWORDS = {"_to_copy": {"dtype"}, "full_like": {"dtype"}, "gelu": {"approximate"}}
@@ -53,7 +53,8 @@ class Program(NamedTuple):
 
 @torch.no_grad()
 def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Program:
-    """Record what a function does with inputs of these shapes. Whatever depends on none is a constant.
+    """Record what a function does with inputs of these shapes. What depends on no input is computed now,
+    and stored as a constant.
 
     Raises UserError for operations that JavaScript doesn't know.
     """
@@ -69,7 +70,7 @@ def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Progr
                 if "tracing tensor" not in str(error):
                     raise
                 raise UserError(
-                    "--format html can't record a model that reads numbers from tensors"
+                    "--format html can't export code that turns tensors into numbers, as .item() does"
                 ) from None
     return _Folder(recorded).run(*inputs)
 

@@ -29,7 +29,7 @@ function gather(source, shape, steps, offset = 0) {
   return out;
 }
 
-// A view of the sizes [outer, along dim, inner].
+// Three sizes: of the dimensions before `dim`, of `dim`, and of those after it.
 function around(shape, dim) {
   const k = axis(shape, dim);
   return [size(shape.slice(0, k)), shape[k], size(shape.slice(k + 1))];

@@ -19,8 +19,8 @@ MAX_VOCABULARY = 8192
 """Largest vocabulary that is measured, to limit the memory."""
 
 known: dict[str, float] = {}
-"""Measured speeds, by model and settings. A comparison hands them from run to run, so that seeds differ in
-nothing else."""
+"""Measured speeds, by model and settings. A comparison passes them on, so that runs that differ in the
+seed get the same recipe."""
 
 
 def measure_speed(
