@@ -169,6 +169,5 @@ def test_small_budgets_predict_a_larger_one(tmp_path) -> None:
     law = ScalingLaw("mlp", "char", *columns, train_tokens=results[0].run.config.text.tokens["train"])
     larger = summary(train_one(256, 1920))
     forecast = law.forecast(4 * law.longest)
-    print(forecast, larger, law.lines())
     assert forecast.low <= larger[-1] <= forecast.high
-    assert forecast.high - forecast.low < 0.5  # bits
+    assert forecast.high < law.bits_K.max()
