@@ -5,7 +5,11 @@ const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const tensor = (shape, data) => ({ s: shape, d: data });
 const empty = (shape, like) => tensor(shape, new like.d.constructor(size(shape)));
 const axis = (shape, dim) => (dim < 0 ? dim + shape.length : dim);
-const full = (shape, value, integer) => tensor(shape, (integer ? new Int32Array(size(shape)) : new Float32Array(size(shape))).fill(value));
+
+function full(shape, value, integer) {
+  const data = new (integer ? Int32Array : Float32Array)(size(shape));
+  return tensor(shape, value === 0 ? data : data.fill(value));
+}
 
 function strides(shape) {
   const result = new Array(shape.length);
@@ -18,7 +22,8 @@ function gather(source, shape, steps, offset = 0) {
   const out = empty(shape, source), outer = shape.slice(0, -1), index = new Array(outer.length).fill(0);
   const from = source.d, to = out.d, length = shape.at(-1) ?? 1, step = steps.at(-1) ?? 0;
   for (let i = 0, row = offset; i < to.length; ) {
-    for (let at = row, end = i + length; i < end; at += step) to[i++] = from[at];
+    if (step === 1) to.set(from.subarray(row, row + length), i), (i += length);
+    else for (let at = row, end = i + length; i < end; at += step) to[i++] = from[at];
     for (let k = outer.length - 1; k >= 0; k--) {
       row += steps[k];
       if (++index[k] < outer[k]) break;
@@ -42,6 +47,10 @@ function broadcast(x, shape) {
   return gather(x, shape, shape.map((_, k) => (k < lead || x.s[k - lead] === 1 ? 0 : own[k - lead]))).d;
 }
 
+function sameShape(a, b) {
+  return a.length === b.length && a.every((n, k) => n === b[k]);
+}
+
 function commonShape(...shapes) {
   const rank = Math.max(...shapes.map((s) => s.length));
   return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
@@ -50,8 +59,8 @@ function commonShape(...shapes) {
 // Elementwise on two; numbers are scalars. A result of comparisons is whole numbers.
 function binary(f, kind) {
   return (a, b) => {
-    const scalar = typeof b === "number", shape = scalar ? a.s : commonShape(a.s, b.s);
-    const x = broadcast(a, shape), y = scalar ? null : broadcast(b, shape);
+    const scalar = typeof b === "number", same = scalar || sameShape(a.s, b.s), shape = same ? a.s : commonShape(a.s, b.s);
+    const x = same ? a.d : broadcast(a, shape), y = scalar || same ? b.d : broadcast(b, shape);
     const real = a.d instanceof Float32Array || (scalar ? !Number.isInteger(b) : b.d instanceof Float32Array);
     const out = full(shape, 0, kind === "integer" || (kind !== "real" && !real));
     if (scalar) for (let i = 0; i < out.d.length; i++) out.d[i] = f(x[i], b);
@@ -123,16 +132,25 @@ function logSoftmax(read, n, write) {
   for (let k = 0; k < n; k++) write(k, read(k) - most - Math.log(sum));
 }
 
-// Products of matrices: a (batch, rows, depth) by b (batch, depth, columns).
+// Products of matrices: a (batch, rows, depth) by b (batch, depth, columns). Four rows of b at a time, to load and store
+// the sums less often.
 function product(a, b, batch, rows, depth, columns, start) {
   const out = new Float32Array(batch * rows * columns), sums = new Float64Array(columns);
   for (let n = 0; n < batch; n++)
     for (let r = 0; r < rows; r++) {
       if (start) for (let c = 0; c < columns; c++) sums[c] = start[c];
       else sums.fill(0);
-      for (let k = 0; k < depth; k++) {
-        const x = a[(n * rows + r) * depth + k], from = (n * depth + k) * columns;
-        if (x !== 0) for (let c = 0; c < columns; c++) sums[c] += x * b[from + c];
+      const row = (n * rows + r) * depth;
+      let k = 0;
+      for (; k + 4 <= depth; k += 4) {
+        const w = a[row + k], x = a[row + k + 1], y = a[row + k + 2], z = a[row + k + 3];
+        if (w === 0 && x === 0 && y === 0 && z === 0) continue;
+        const i = (n * depth + k) * columns, j = i + columns, l = j + columns, m = l + columns;
+        for (let c = 0; c < columns; c++) sums[c] += w * b[i + c] + x * b[j + c] + y * b[l + c] + z * b[m + c];
+      }
+      for (; k < depth; k++) {
+        const x = a[row + k], i = (n * depth + k) * columns;
+        for (let c = 0; c < columns; c++) sums[c] += x * b[i + c];
       }
       out.set(sums, (n * rows + r) * columns);
     }
