@@ -60,15 +60,6 @@ class ScalingLaw:
     def longest(self) -> float:
         return float(self.seconds_K.max())
 
-    @property
-    def times(self) -> list[float]:
-        """The training times, about: those of runs that differ by less than a tenth count once."""
-        times: list[float] = []
-        for seconds in sorted(self.seconds_K):
-            if not times or seconds > 1.1 * times[-1]:
-                times.append(float(seconds))
-        return times
-
     @cached_property
     def _speed(self) -> tuple[float, float]:
         """Slope and intercept of log tokens per second by log parameters."""

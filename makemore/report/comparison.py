@@ -198,7 +198,7 @@ def _scaling(comparison: Comparison) -> list[str]:
         return []
     caption = "Bits per byte. Dots are runs; dashed: the fitted law"
     by_time = f"{caption} for the best size, with its 95 % interval, up to ten times the longest training."
-    by_size = f"{caption} after each training time; longer training is lower."
+    by_size = f"{caption} after four times from the shortest to the longest training."
     return [
         _figure("Forecast by training time", forecast_chart(laws, rows), by_time),
         _figure("Loss by size", size_chart(laws, rows), by_size),

@@ -14,7 +14,7 @@ from makemore.report.charts import MUTED, layered
 if TYPE_CHECKING:
     import altair as alt
 
-N_POINTS = 25
+N_POINTS, N_TIMES = 25, 4
 EVERY_ROW = -1
 """Stands for a row in marks that stay visible whichever rows are hidden."""
 
@@ -35,11 +35,11 @@ def forecast_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> a
 
 
 def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.LayerChart:
-    """Bits per byte by number of parameters: each run, and each law after each training time."""
+    """Bits per byte by number of parameters: each run, and each law after four training times."""
     data = _runs(laws, rows, lambda run: float(run.parameters))
     for law in laws:
         sizes = np.geomspace(law.parameters_K.min(), law.parameters_K.max(), N_POINTS)
-        for seconds in law.times:
+        for seconds in np.geomspace(law.seconds_K.min(), law.longest, N_TIMES):
             bits = law.law.predict(sizes, law.tokens_after(seconds, sizes))
             name = f"{law.name}, {seconds:.3g} s"
             data += [
