@@ -36,16 +36,20 @@ def scaling_cells(text: str, request: CellsRequest) -> list[Cell]:
     models = dict.fromkeys(cell.request.model for cell in make_cells(text, request))
     scaled = [model for model in models if _width_setting(model)]
     once = ",".join(model for model in models if model not in scaled)
+    times = _times(request)
     cells = make_cells(text, dataclasses.replace(request, models=once, grid=())) if once else []
+    cells = [_labelled(cell, *times[-1]) for cell in cells]
     if request.grid:
         groups = [(",".join(scaled), request.grid)] if scaled else []
     else:
         groups = [(model, (_width_setting(model),)) for model in scaled]
     for names, grid in groups:
-        for name, time in _times(request):
+        for name, time in times:
             changes: dict[str, Any] = {name: time, "models": names, "grid": grid}
             timed = make_cells(text, dataclasses.replace(request, **changes))
             cells += [_labelled(cell, name, time) for cell in timed]
+    if request.grid and len({tuple(cell.settings.values()) for cell in cells}) < 2 * len(TIMES):
+        raise UserError("--scaling needs at least two values in --grid, to compare sizes")
     return cells
 
 
@@ -56,10 +60,10 @@ def _times(request: CellsRequest) -> list[tuple[str, float]]:
     times = [
         round(fraction * longest) if request.steps else round(fraction * longest, 2) for fraction in TIMES
     ]
-    if len(set(times)) < len(TIMES) or min(times) <= 0:
+    if min(times) < 1:
+        least = round(1 / min(TIMES))
         raise UserError(
-            f"the budget is too small, since --scaling also trains for {TIMES[0]:g} of it; "
-            "raise --max-time or --steps"
+            f"--scaling also trains for {min(TIMES):g} of the budget: give at least {least} s or steps"
         )
     return [(name, time) for time in times]
 
@@ -100,6 +104,7 @@ def fit_scaling(rows: Sequence[RankedModel]) -> tuple[list[ScalingLaw], list[str
     for model, tokenizer in dict.fromkeys((row.model, row.tokenizer) for row in rows):
         runs = [run for row in rows if (row.model, row.tokenizer) == (model, tokenizer) for run in row.runs]
         if not _width_setting(model):
+            notes.append(f"{model}: no power law, since it has no width to vary")
             continue
         sizes, times = {run.parameters for run in runs}, {run.tokens for run in runs}
         if len(runs) < MIN_RUNS or len(sizes) < 2 or len(times) < 2:

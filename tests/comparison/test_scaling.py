@@ -96,8 +96,8 @@ class TestCells:
         assert first.settings == {"model.n_hidden": "128", "train.max_time": "1"}
         assert first.request.requested.train.max_time == 1.0
         assert first.folder == tmp_path / "runs" / "mlp-char-n_hidden=128-max_time=1-0"
-        assert {cell.settings.get("train.max_time") for cell in cells} == {"1", "2", "4", "8", None}
-        assert [cell.settings for cell in cells if cell.request.model == "count"] == [{}]
+        assert {cell.settings["train.max_time"] for cell in cells} == {"1", "2", "4", "8"}
+        assert [cell.settings for cell in cells if cell.request.model == "count"] == [{"train.max_time": "8"}]
         assert len({cell.folder for cell in cells}) == len(cells)
 
     def test_a_grid_replaces_the_widths(self, text):
@@ -115,8 +115,12 @@ class TestCells:
 
     @pytest.mark.parametrize("budget", [{"steps": 4}, {"max_time": 0.02}])
     def test_too_small_budgets(self, text, budget):
-        with pytest.raises(UserError, match="raise --max-time or --steps"):
+        with pytest.raises(UserError, match="give at least 8 s or steps"):
             scaling_cells(text, CellsRequest(models="mlp", **budget))
+
+    def test_a_single_size_is_refused(self, text):
+        with pytest.raises(UserError, match="at least two values in --grid"):
+            scaling_cells(text, CellsRequest(models="mlp", steps=80, grid=("model.n_hidden=8",)))
 
 
 @pytest.mark.slow
@@ -134,7 +138,7 @@ def test_a_study_is_trained_fitted_and_shown(tmp_path) -> None:
     comparison = compare(request)
     (law,) = comparison.laws
     assert len(law.bits_K) == 8
-    assert comparison.not_fitted == []  # count has no widths
+    assert comparison.not_fitted == ["count: no power law, since it has no width to vary"]
     assert sum(line.startswith("mlp: ") for line in notes(comparison)) == 2
     assert comparison.as_dict()["laws"][0]["model"] == "mlp"
     page = comparison_page(comparison)

@@ -31,7 +31,8 @@ class Reader {
     const last = this.kept.at(-1);
     this.tokenizer.begin();
     if (last === undefined) {
-      this.ids = ids.slice(0, 1);
+      // A model with a limited context doesn't read what comes before it; others keep states on the way.
+      this.ids = this.model.longest ? [...ids] : ids.slice(0, 1);
       this.logits = this.model.start(this.ids);
       this.keep();
     } else {
@@ -74,14 +75,17 @@ async function continuation(text, count, temperature = 0) {
 async function main() {
   const page = await opened, reader = new Reader(page), text = find("text"), write = find("write");
   const buttons = Array.from({ length: SHOWN }, makeSuggestion);
-  let run = 0, writing = false, leaving = false;
+  let run = 0, silenced = 0, writing = false, leaving = false;
 
   function makeSuggestion() {
     const item = document.createElement("li"), button = document.createElement("button"), cell = document.createElement("div");
     button.type = "button";
     cell.append(document.createElement("i"));
     button.append(document.createElement("code"), cell, document.createElement("span"));
-    button.addEventListener("click", () => append(Number(button.dataset.id)));
+    button.addEventListener("click", (event) => {
+      append(Number(button.dataset.id));
+      if (event.detail > 0) text.focus(); // by pointer, not by keyboard
+    });
     item.append(button);
     find("next").append(item);
     return button;
@@ -119,7 +123,7 @@ async function main() {
   }
 
   function choose(logits) {
-    const temperature = Number(find("temperature").value || 1), top = Math.floor(Number(find("top").value));
+    const temperature = Number(find("temperature").value || 1), top = Math.ceil(Number(find("top").value));
     return temperature > 0 ? draw(probabilities(logits, temperature, top)) : greatest(logits);
   }
 
@@ -149,11 +153,14 @@ async function main() {
       showNext(logits);
       await new Promise((resolve) => setTimeout(resolve));
     }
-    find("status").textContent = `${Math.round((1000 * letters) / (performance.now() - started))} characters a second`;
+    const rate = Math.round((1000 * letters) / (performance.now() - started));
+    if (text.value.length >= MAX_CHARACTERS) find("status").textContent = `No more than ${MAX_CHARACTERS} characters; clear some.`;
+    else if (silenced !== own && (own === run || !writing)) find("status").textContent = `${rate} characters a second`;
     if (own === run) stop();
   }
 
   function edited(change = () => {}) {
+    silenced = run;
     stop();
     change();
     refresh();

@@ -21,6 +21,10 @@ from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 
 
+SCRIPTS = ("tensors.js", "operations.js", "model.js", "page.js")
+"""In the order in which they build on each other."""
+
+
 def page_bytes(run: Run) -> bytes:
     """The page. Raises UserError for a model or tokenizer that it can't hold."""
     model = run.model
@@ -45,7 +49,9 @@ def page_bytes(run: Run) -> bytes:
             STYLE=_resource("page.css"),
             MODEL=to_json(described).replace("<", "\\u003c"),
             DATA=data,
-            SCRIPT="\n".join(_resource(name) for name in ("tensors.js", "model.js", "page.js")),
+            SCRIPT="\n".join(
+                _resource(name) for name in ("tensors.js", "operations.js", "model.js", "page.js")
+            ),
         )
         .encode()
     )

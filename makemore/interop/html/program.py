@@ -1,4 +1,4 @@
-"""A function of tensors as a list of operations that ``tensors.js`` can run."""
+"""A function of tensors as a list of operations that ``operations.js`` can run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt select sigmo
 split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view where getitem
     """.split()  # noqa: SIM905 - a list would take half a page
 )
-"""Operations that ``tensors.js`` knows, by their names in torch's core set without variants."""
+"""Operations that ``operations.js`` knows, by their names in torch's core set without variants."""
 MAX_ARGUMENTS = {
     "_to_copy": 1,
     "add": 2,
@@ -34,7 +34,7 @@ MAX_ARGUMENTS = {
     "index_put": 3,
     "sub": 2,
 }
-"""The most positional arguments that ``tensors.js`` handles, of operations that can have more."""
+"""The most positional arguments that ``operations.js`` handles, of operations that can have more."""
 IRRELEVANT = {"device", "layout", "memory_format", "non_blocking", "pin_memory"}
 """Keyword arguments that don't change a result."""
 KEYWORDS = {"_to_copy": {"dtype"}, "full_like": {"dtype"}, "gelu": {"approximate"}}

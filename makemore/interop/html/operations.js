@@ -1,0 +1,109 @@
+// The operations of torch's core set that programs use, and how a program runs.
+"use strict";
+
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+const GELU = Math.sqrt(2 / Math.PI);
+
+const OPERATIONS = {
+  _log_softmax: along(logSoftmax),
+  _softmax: along(softmax),
+  _to_copy: (x, kwargs) => cast(x, kwargs),
+  abs: unary(Math.abs, false),
+  add: binary((a, b) => a + b),
+  addmm: (bias, a, b) => matmul(a, b, bias.d),
+  amax: reduce(largest),
+  avg_pool2d: averagePool,
+  bitwise_and: binary((a, b) => a & b, "integer"),
+  bitwise_or: binary((a, b) => a | b, "integer"),
+  bmm: (a, b) => tensor([a.s[0], a.s[1], b.s[2]], product(a.d, b.d, a.s[0], a.s[1], a.s[2], b.s[2])),
+  cat: concatenate,
+  clamp: (x, low, high) => unary((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity), false)(x),
+  clone: (x) => x,
+  copy: (x, y) => tensor(x.s, broadcast(y, x.s)),
+  cummax: (x, dim) => [along((read, n, write) => { for (let k = 0, most = -Infinity; k < n; k++) write(k, (most = Math.max(most, read(k)))); })(x, dim)],
+  cumsum: along((read, n, write) => { for (let k = 0, sum = 0; k < n; k++) write(k, (sum += read(k))); }),
+  div: binary((a, b) => a / b, "real"),
+  embedding: (weight, index) => take(weight, [index]),
+  eq: binary((a, b) => +(a === b), "integer"),
+  exp: unary(Math.exp),
+  expand: (x, shape) => {
+    const lead = shape.length - x.s.length, whole = shape.map((n, k) => (n < 0 ? x.s[k - lead] : n));
+    return tensor(whole, broadcast(x, whole));
+  },
+  flip: (x, dims) => dims.reduce((y, dim) => along((read, n, write) => { for (let k = 0; k < n; k++) write(k, read(n - 1 - k)); })(y, dim), x),
+  full_like: (x, value, { dtype }) => full(x.s, value, dtype ? !dtype.startsWith("float") : x.d instanceof Int32Array),
+  ge: binary((a, b) => +(a >= b), "integer"),
+  gelu: unary((x) => 0.5 * x * (1 + Math.tanh(GELU * (x + 0.044715 * x ** 3)))),
+  getitem: (parts, k) => parts[k],
+  gt: binary((a, b) => +(a > b), "integer"),
+  index: take,
+  index_put: indexPut,
+  log: unary(Math.log),
+  log1p: unary(Math.log1p),
+  lt: binary((a, b) => +(a < b), "integer"),
+  maximum: binary(Math.max),
+  mean: reduce((read, n) => total(read, n) / n),
+  mm: (a, b) => matmul(a, b),
+  mul: binary((a, b) => a * b),
+  native_layer_norm: layerNorm,
+  ne: binary((a, b) => +(a !== b), "integer"),
+  neg: unary((x) => -x, false),
+  permute,
+  pow: binary((a, b) => (b === 2 ? a * a : a ** b)),
+  relu: unary((x) => Math.max(x, 0), false),
+  rsqrt: unary((x) => 1 / Math.sqrt(x)),
+  select: (x, dim, k) => {
+    const at = axis(x.s, dim), from = k < 0 ? k + x.s[at] : k;
+    return tensor(x.s.filter((_, i) => i !== at), slice(x, at, from, from + 1).d);
+  },
+  sigmoid: unary(sigmoid),
+  slice,
+  slice_scatter: sliceScatter,
+  split_with_sizes: (x, sizes, dim = 0) => {
+    let at = 0;
+    return sizes.map((n) => slice(x, dim, at, (at += n)));
+  },
+  squeeze: (x, dims) => {
+    const gone = [dims].flat().map((dim) => axis(x.s, dim)).filter((k) => x.s[k] === 1);
+    return tensor(x.s.filter((_, k) => !gone.includes(k)), x.d);
+  },
+  sub: binary((a, b) => a - b),
+  sum: reduce(total),
+  tanh: unary(Math.tanh),
+  transpose: (x, a, b) => {
+    const dims = x.s.map((_, k) => k), [i, j] = [axis(x.s, a), axis(x.s, b)];
+    [dims[i], dims[j]] = [j, i];
+    return permute(x, dims);
+  },
+  unfold,
+  unsqueeze: (x, dim) => {
+    const shape = [...x.s];
+    shape.splice(dim < 0 ? dim + x.s.length + 1 : dim, 0, 1);
+    return tensor(shape, x.d);
+  },
+  view: viewed,
+  where: (condition, a, b) => {
+    const shape = commonShape(condition.s, a.s, b.s), [c, x, y] = [condition, a, b].map((t) => broadcast(t, shape));
+    const out = full(shape, 0, !(x instanceof Float32Array || y instanceof Float32Array));
+    for (let i = 0; i < out.d.length; i++) out.d[i] = c[i] ? x[i] : y[i];
+    return out;
+  },
+};
+
+// A function of tensors that runs a program; its result is the list of outputs.
+function compile({ constants, inputs, operations, outputs }) {
+  const resolve = (spec, values) => {
+    if (Array.isArray(spec)) return spec.map((part) => resolve(part, values));
+    if (spec === null || typeof spec !== "object") return spec;
+    return "v" in spec ? values[spec.v] : Number({ inf: Infinity, "-inf": -Infinity }[spec.float] ?? NaN);
+  };
+  const first = constants.length + inputs;
+  return (...given) => {
+    const values = [...constants, ...given];
+    operations.forEach(([name, args, kwargs], i) => {
+      const named = Object.keys(kwargs).length ? [kwargs] : name === "full_like" || name === "_to_copy" ? [{}] : [];
+      values[first + i] = OPERATIONS[name](...args.map((spec) => resolve(spec, values)), ...named);
+    });
+    return outputs.map((spec) => resolve(spec, values));
+  };
+}
