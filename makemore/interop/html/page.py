@@ -20,7 +20,6 @@ from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 
-
 SCRIPTS = ("tensors.js", "operations.js", "model.js", "page.js")
 """In the order in which they build on each other."""
 
