@@ -35,7 +35,7 @@ TOKENIZER = typer.Option("char", "--tokenizer", "-t", help=f"{TOKENIZERS}.")
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """The options that were given: those that aren't None."""
+    """The options that aren't None."""
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -108,7 +108,7 @@ def short_name(name: str) -> str:
 
 
 def _points(model: str, grid: Sequence[str]) -> list[dict[str, str]]:
-    """The combinations of those of the grid's settings that a model has, by full name."""
+    """All combinations of the grid's settings, by full name; settings that the model lacks are left out."""
     known = set(setting_names(RunConfig.for_model(model)))
     axes: dict[str, list[tuple[str, str]]] = {}
     for name, values in (_parse_axis(model, text) for text in grid):

@@ -121,7 +121,7 @@ def _cells(request: CompareRequest) -> list[Cell]:
 def _train(
     cells: list[Cell], request: CompareRequest, observe: ObserverFactory, stop: Callable[[], bool]
 ) -> tuple[list[Path], list[Failure], list[str]]:
-    """Train all runs: the folders of those that exist, the failures, and what was stopped early."""
+    """Train all runs. Returns the existing runs' folders, the failures, and a line per run stopped early."""
     if request.total_time is None:
         return *train_grid([cell.request for cell in cells], observe, stop), []
     if request.steps is not None or request.max_time is not None:

@@ -21,26 +21,31 @@ N_SIZES = 32
 
 
 class Forecast(NamedTuple):
-    """The loss to expect from the best size after a training time, in bits per byte."""
+    """The expected loss of the best size after a training time."""
 
     seconds: float
     parameters: int
+    """The best size."""
     bits: float
+    """Bits per byte."""
     low: float
     high: float
+    """Bounds of the 95 % interval, in bits per byte."""
 
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """A law fitted to one model's runs."""
+    """A power law fitted to the K runs of one model with one tokenizer. All arrays are (K,) float64."""
 
     model: str
     tokenizer: str
     parameters_K: Array
     tokens_K: Array
+    """Tokens trained on."""
     seconds_K: Array
+    """Training time."""
     bits_K: Array
-    """Bits per byte."""
+    """Bits per byte on held-out text."""
     train_tokens: int
     """Tokens of the training text."""
 
@@ -58,6 +63,7 @@ class ScalingLaw:
 
     @property
     def longest(self) -> float:
+        """Seconds of the longest training."""
         return float(self.seconds_K.max())
 
     @cached_property
@@ -95,6 +101,11 @@ class ScalingLaw:
         bits = float(self.law.predict(sizes_N[best], tokens_N[best]))
         return Forecast(seconds, int(sizes_N[best]), bits, min(float(low), bits), max(float(high), bits))
 
+    @cached_property
+    def last_forecast(self) -> Forecast:
+        """The forecast for MAX_EXTRAPOLATION times the longest training."""
+        return self.forecast(MAX_EXTRAPOLATION * self.longest)
+
     @property
     def error(self) -> float:
         """Root mean square of the relative errors of the fit."""
@@ -103,18 +114,17 @@ class ScalingLaw:
 
     def lines(self) -> list[str]:
         """The law and its forecast, for people."""
-        law, far = self.law, self.forecast(MAX_EXTRAPOLATION * self.longest)
-        name = self.name
+        law, last, name = self.law, self.last_forecast, self.name
         text = (
             f"{name}: bits/byte = {law.irreducible:.3g} + {law.parameter_factor:.3g} / parameters^"
             f"{law.parameter_exponent:.2f} + {law.token_factor:.3g} / tokens^{law.token_exponent:.2f} "
             f"({len(self.bits_K)} runs, typical error {self.error:.1%})"
         )
         forecast = (
-            f"{name}: with ten times the time ({far.seconds:,.0f} s), expect about {far.bits:.3f} "
-            f"bits/byte [{far.low:.3f}, {far.high:.3f}], with about {far.parameters:,} parameters"
+            f"{name}: with ten times the time ({last.seconds:,.0f} s), expect about {last.bits:.3f} "
+            f"bits/byte [{last.low:.3f}, {last.high:.3f}], with about {last.parameters:,} parameters"
         )
-        passes = float(self.tokens_after(far.seconds, far.parameters)) / self.train_tokens
+        passes = float(self.tokens_after(last.seconds, last.parameters)) / self.train_tokens
         if passes > FEW_PASSES:
             forecast += (
                 f"; probably too good, because that takes {passes:,.0f} passes over the text, "
@@ -123,12 +133,11 @@ class ScalingLaw:
         return [text, forecast]
 
     def as_dict(self) -> dict[str, object]:
-        forecast = self.forecast(MAX_EXTRAPOLATION * self.longest)
         return {
             "model": self.model,
             "tokenizer": self.tokenizer,
             "runs": len(self.bits_K),
             "law": dataclasses.asdict(self.law),
             "error": self.error,
-            "forecast": forecast._asdict(),
+            "forecast": self.last_forecast._asdict(),
         }

@@ -119,7 +119,7 @@ def train_in_subprocess(
     stop_event = context.Event()
     receiver, sender = context.Pipe(duplex=False)
     entries = [dict(registry.items()) for registry in REGISTRIES]
-    arguments = (request, observe, until, entries, dict(speed.known), stop_event, sender)
+    arguments = (request, observe, until, entries, dict(speed.measured_speeds), stop_event, sender)
     process = context.Process(target=_run_child, args=arguments)
     process.start()
     sender.close()
@@ -128,7 +128,7 @@ def train_in_subprocess(
             if stop():
                 stop_event.set()
         outcome, reason, speeds = _receive_outcome(receiver)
-        speed.known.update(speeds)
+        speed.measured_speeds.update(speeds)
         process.join()
     finally:
         if process.is_alive():
@@ -180,7 +180,7 @@ def _run_child(
     for registry, added in zip(REGISTRIES, entries, strict=True):
         for name, path in added.items():
             registry.register(name, path)
-    speed.known.update(speeds)
+    speed.measured_speeds.update(speeds)
     parent = multiprocessing.parent_process()
     assert request.out is not None
     assert parent is not None
@@ -195,4 +195,4 @@ def _run_child(
         outcome = ("failed", str(error))
     finally:
         observer.close()
-    sender.send((*outcome, speed.known))
+    sender.send((*outcome, speed.measured_speeds))

@@ -22,7 +22,7 @@ N_COEFFICIENTS = 5
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Predicts a loss, in the unit of the losses that it was fitted on."""
+    """loss = E + A / parameters^alpha + B / tokens^beta, in the unit of the losses that it was fitted to."""
 
     irreducible: float
     parameter_factor: float
@@ -31,17 +31,20 @@ class PowerLaw:
     token_exponent: float
 
     def predict(self, parameters: Array | float, tokens: Array | float) -> Array:
-        """The expected loss; arguments broadcast."""
+        """The expected loss; ``parameters`` and ``tokens`` broadcast."""
         by_parameters = self.parameter_factor * np.power(parameters, -self.parameter_exponent)
         by_tokens = self.token_factor * np.power(tokens, -self.token_exponent)
         return np.asarray(self.irreducible + by_parameters + by_tokens)
 
 
 def fit_law(parameters_K: Array, tokens_K: Array, losses_K: Array) -> PowerLaw:
-    """Fit a law to K measurements by least squares of relative errors.
+    """Fit a law by least squares of relative errors.
 
-    Given the exponents, the other coefficients are a least-squares problem with non-negative unknowns, so
-    only the exponents are searched.
+    Given the exponents, the other coefficients solve a non-negative least-squares problem, so only the
+    exponents are searched, on a grid that narrows.
+
+    Args:
+        parameters_K, tokens_K, losses_K: (K,) float64, one entry per run.
     """
     sizes_K, counts_K = parameters_K / parameters_K.min(), tokens_K / tokens_K.min()  # well conditioned
     low, high = np.full(2, EXPONENTS[0]), np.full(2, EXPONENTS[1])
@@ -85,9 +88,14 @@ def _least_squares(matrix_GKC: Array) -> tuple[Array, Array]:
 def resample_laws(
     law: PowerLaw, parameters_K: Array, tokens_K: Array, losses_K: Array, seed: int = 0
 ) -> tuple[list[PowerLaw], Array]:
-    """Laws fitted to resampled measurements, and the relative errors that they were resampled with.
+    """Fit laws to resampled losses: a bootstrap of residuals (Efron 1979).
 
-    A bootstrap of residuals (Efron 1979), enlarged for the fitted coefficients.
+    Args:
+        law: The law fitted to the losses.
+        parameters_K, tokens_K, losses_K: (K,) float64, one entry per run.
+
+    Returns:
+        N_RESAMPLED laws, and the relative residuals (K,), enlarged for the number of coefficients.
     """
     rng = np.random.default_rng(seed)
     fitted_K = law.predict(parameters_K, tokens_K)

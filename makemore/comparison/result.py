@@ -194,7 +194,7 @@ class Comparison:
     """Names of the settings to show, since they differ between the rows."""
 
     def settings(self, row: RankedModel) -> dict[str, str]:
-        """A row's settings that differ from those of others, as text."""
+        """The row's values, as text, of the settings that differ between rows."""
         return {name: setting_text(row.config, name) for name in self.differences}
 
     def as_dict(self) -> dict[str, Any]:

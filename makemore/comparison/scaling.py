@@ -33,52 +33,51 @@ def scaling_cells(text: str, request: CellsRequest) -> list[Cell]:
     """
     out = request.out or Path("checkpoints") / f"{resolve_input_file(text).stem}-scaling"
     request = dataclasses.replace(request, out=out)
-    models = dict.fromkeys(cell.request.model for cell in make_cells(text, request))
-    scaled = [model for model in models if _width_setting(model)]
-    once = ",".join(model for model in models if model not in scaled)
-    times = _times(request)
-    cells = make_cells(text, dataclasses.replace(request, models=once, grid=())) if once else []
-    cells = [_labelled(cell, *times[-1]) for cell in cells]
+    names = dict.fromkeys(cell.request.model for cell in make_cells(text, request))
+    scaled = [name for name in names if _width_setting(name)]
+    once = ",".join(name for name in names if name not in scaled)
+    setting, times = _times(request)
+
+    def cells_of(models: str, grid: Sequence[str], time: float) -> list[Cell]:
+        changes: dict[str, Any] = {setting: time, "models": models, "grid": tuple(grid)}
+        return [
+            _with_time(c, setting, time) for c in make_cells(text, dataclasses.replace(request, **changes))
+        ]
+
+    cells = cells_of(once, (), times[-1]) if once else []
     if request.grid:
         groups = [(",".join(scaled), request.grid)] if scaled else []
     else:
         groups = [(model, (_width_setting(model),)) for model in scaled]
-    for names, grid in groups:
-        for name, time in times:
-            changes: dict[str, Any] = {name: time, "models": names, "grid": grid}
-            timed = make_cells(text, dataclasses.replace(request, **changes))
-            cells += [_labelled(cell, name, time) for cell in timed]
+    cells += [cell for models, grid in groups for time in times for cell in cells_of(models, grid, time)]
     if request.grid and len({tuple(cell.settings.values()) for cell in cells}) < 2 * len(TIMES):
         raise UserError("--scaling needs at least two values in --grid, to compare sizes")
     return cells
 
 
-def _times(request: CellsRequest) -> list[tuple[str, float]]:
+def _times(request: CellsRequest) -> tuple[str, list[float]]:
     """The setting that limits training, and its values. Raises UserError if they are too small to differ."""
-    name = "steps" if request.steps else "max_time"
-    longest = request.steps or request.max_time or DEFAULT_SECONDS
-    times = [
-        round(fraction * longest) if request.steps else round(fraction * longest, 2) for fraction in TIMES
-    ]
+    if request.steps:
+        setting, times = "steps", [float(round(fraction * request.steps)) for fraction in TIMES]
+    else:
+        longest = request.max_time or DEFAULT_SECONDS
+        setting, times = "max_time", [round(fraction * longest, 2) for fraction in TIMES]
     if min(times) < 1:
         least = round(1 / min(TIMES))
-        raise UserError(
-            f"--scaling also trains for {min(TIMES):g} of the budget: give at least {least} s or steps"
-        )
-    return [(name, time) for time in times]
+        raise UserError(f"--scaling also trains for 1/{least} of the budget; use at least {least} s or steps")
+    return setting, times
 
 
-def _labelled(cell: Cell, name: str, time: float) -> Cell:
-    """The cell with its training time among its settings and in its folder's name, and a fixed shape."""
+def _with_time(cell: Cell, setting: str, time: float) -> Cell:
+    """Add the time to the cell's settings and folder name, and fix the number of layers and heads."""
     base, _, seed = cell.folder.name.rpartition("-")
-    out = cell.folder.with_name(f"{base}-{name}={time:g}-{seed}")
-    train = dataclasses.replace(
-        cell.request, out=out, settings=(*_shape(cell.request.model), *cell.request.settings)
-    )
-    return Cell(train, {**cell.settings, f"train.{name}": f"{time:g}"})
+    out = cell.folder.with_name(f"{base}-{setting}={time:g}-{seed}")
+    settings = (*_default_shape(cell.request.model), *cell.request.settings)
+    request = dataclasses.replace(cell.request, out=out, settings=settings)
+    return Cell(request, {**cell.settings, f"train.{setting}": f"{time:g}"})
 
 
-def _shape(model: str) -> tuple[str, ...]:
+def _default_shape(model: str) -> tuple[str, ...]:
     """The default number of heads and layers, which a recipe would choose together with its width."""
     defaults = MODELS.get(model).Config()
     names = [name for name in ("n_head", "n_layer") if hasattr(defaults, name)]

@@ -102,7 +102,7 @@ def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predict
 
 
 def _ahead(stream: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The items of a stream, each computed in a thread while the one before it is used."""
+    """Yield the items of a stream; a thread computes the next item while the caller uses the current one."""
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, stream, None)
         while (item := following.result()) is not None:

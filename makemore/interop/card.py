@@ -29,13 +29,13 @@ def model_card(run: Run, front_matter: str = "") -> bytes:
         f"# {run.name}\n",
         f"A language model ({config.model.name}: {model.summary}), trained on *{config.text.name}* with "
         f"makemore {config.versions.get('makemore', '')} and exported from its run.\n",
-        "**Licence:** not stated. Whoever publishes this model chooses one; the licence of the "
-        "training text may limit the choice.\n",
+        "**Licence:** not stated. Before publishing this model, choose a licence that the training text's "
+        "licence allows.\n",
         f"## Training text\n\n{_table(_text_rows(run))}",
         f"## Scores\n\n{_scores(run)}",
         f"## Copies of the training text\n\n{_copies(run)}",
         f"## Settings\n\n{_table(_setting_rows(run))}",
-        f"## Made with\n\n{_table(_machine_rows(run))}",
+        f"## Environment\n\n{_table(_machine_rows(run))}",
     ]
     return "\n".join(part for part in parts if part).encode("utf-8", errors="replace")
 
@@ -55,7 +55,7 @@ def _text_rows(run: Run) -> list[tuple[str, Any]]:
         ("train / val / test", shares),
         *((f"tokens of {name}", f"{n:,}") for name, n in text.tokens.items()),
         *((f"sha256 of {name}", digest) for name, digest in text.digests.items()),
-        ("identical lines kept together", "yes" if corpus.dedupe else "no"),
+        ("identical lines in the same split", "yes" if corpus.dedupe else "not ensured"),
     ]
 
 
@@ -64,7 +64,7 @@ def _scores(run: Run) -> str:
     name = "val" if result.get("val") else "train"
     score = result.get(name)
     if not score:
-        return "Not scored when it was trained: makemore eval scores it.\n"
+        return "Not scored during training; run `makemore eval` to score the model.\n"
     low, high = score.get("ci95") or (None, None)
     interval = f" (95 %: {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
     rows: list[tuple[str, Any]] = [
@@ -74,12 +74,12 @@ def _scores(run: Run) -> str:
     ]
     baseline = result.get("baseline")
     if baseline:
-        rows.append(("n-gram counts, nats per token", f"{baseline['nll']:.4f}"))
-    note = "Frozen: nothing is learned from the scored text. "
+        rows.append(("n-gram model for comparison, nats per token", f"{baseline['nll']:.4f}"))
+    note = "The score is frozen: the model doesn't learn from the scored text. "
     chosen = (
         "The best weights were chosen on val.\n"
         if name == "val"
-        else "This is the score on the training text, which the model has seen.\n"
+        else "The text had no held-out part, so this is the loss on the training text.\n"
     )
     return _table(rows) + "\n" + note + chosen
 
@@ -91,8 +91,10 @@ def _copies(run: Run) -> str:
     except UserError as error:
         return f"Not measured: {str(error).partition(';')[0]}.\n"
     samples = _copied(report.samples)
-    held_out = "" if report.held_out is None else f" Of as much held-out text: {_copied(report.held_out)}."
-    return f"Of {n} samples with seed 0: {samples}.{held_out}\n"
+    held_out = (
+        "" if report.held_out is None else f" In held-out text of the same size, {_copied(report.held_out)}."
+    )
+    return f"In {n} samples with seed 0, {samples}.{held_out}\n"
 
 
 def _copied(texts: Originality) -> str:

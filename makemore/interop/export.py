@@ -43,9 +43,8 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     except UserError as error:
         if not run.folder.members:
             raise
-        others = [member.path for member in run.folder.members if member.path.name not in str(error)]
-        members = ", ".join(map(str, others or [member.path for member in run.folder.members]))
-        raise UserError(f"{error}; export a member instead: {members}") from None
+        members = ", ".join(str(member.path) for member in run.folder.members)
+        raise UserError(f"{error}; members can be exported alone: {members}") from None
     written = {path / name if name else path: data for name, data in files.items()}
     written[card] = model_card(run, target.front_matter)
     for file, data in written.items():

@@ -59,7 +59,8 @@ static void qk_rope_forward(const struct model *m, int64_t length, float *qkv, s
     to_elems(qkv, layer->qkv, length * 3 * c);
 }
 
-/* dqkv: from the gradient of the normalised, rotated queries and keys to that of the linear layer's output. */
+/* In dqkv, replace the gradient of the normalised, rotated queries and keys by the gradient of the linear layer's
+   output. */
 static void qk_rope_backward(const struct model *m, const struct work *w, int64_t length, const struct layer *layer,
                              float *dqkv) {
     int64_t c = m->width, size = c / m->heads, half = size / 2;
@@ -87,7 +88,8 @@ static void gates_forward(const struct model *m, const struct work *w, int64_t l
     }
 }
 
-/* w->branch: from the gradient of the gated outputs to that of the outputs; w->dgates: that of the gates' logits. */
+/* In w->branch, replace the gradient of the gated outputs by the gradient of the outputs; w->dgates = the gradient of
+   the gates' logits. */
 static void gates_backward(const struct model *m, const struct work *w, int64_t length, const struct layer *layer) {
     int64_t size = m->width / m->heads;
     for (int64_t i = 0; i < length * m->heads; i++) {

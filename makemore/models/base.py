@@ -47,7 +47,7 @@ class LanguageModel(nn.Module, ABC):
     """Whether ``torch.compile`` helps; False if, for example, each layer is already a single kernel."""
 
     train_defaults: ClassVar[Mapping[str, Any]] = {}
-    """Training settings of the default recipe that differ from those of other models."""
+    """Training settings that the default ``recipe`` changes for this model."""
 
     max_len: int | None
     """Maximum context length in tokens; None if unbounded, as with a recurrent state."""

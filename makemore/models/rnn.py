@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from makemore.models.base import LanguageModel, zero_head
 from makemore.models.layers.dropout import Dropout
-from makemore.models.scaling import describe, dropout_for
+from makemore.models.scaling import describe_recipe, dropout_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size
 from makemore.types import State
 
@@ -111,7 +111,8 @@ class Recurrent(LanguageModel):
         speed = stats.speed * TOKENS_PER_SECOND[stats.device]
         epochs = stats.tokens(train.data.batch_tokens, speed) / stats.train_tokens
         config = cls.Config(n_hidden=384, dropout=dropout_for(epochs, onset=4.4, slope=0.22))
-        return Recipe(config, train, speed, describe(config.n_layer, config.n_hidden, config.dropout, epochs))
+        reason = describe_recipe(config.n_layer, config.n_hidden, config.dropout, epochs)
+        return Recipe(config, train, speed, reason)
 
 
 class RNN(Recurrent):

@@ -30,8 +30,8 @@ def weight_decay_for(epochs: float, base: float = 0.1) -> float:
     return round(base * min(max(epochs / DECAY_EPOCHS, 1), MAX_DECAY_GROWTH), 2)
 
 
-def describe(n_layer: int, width: int, dropout: float, epochs: float) -> str:
-    """Say in one line what was chosen for which budget; empty for a budget without limit."""
+def describe_recipe(n_layer: int, width: int, dropout: float, epochs: float) -> str:
+    """One line with the chosen size and dropout and the number of epochs; empty for an unlimited budget."""
     if math.isinf(epochs):
         return ""
     size = f"{n_layer} layer{'s' * (n_layer != 1)} of width {width} and dropout {dropout:g}"

@@ -29,7 +29,7 @@ from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.feed_forward import FeedForward
 from makemore.models.layers.norms import RMSNorm, rms_norm
-from makemore.models.scaling import describe, dropout_for, weight_decay_for
+from makemore.models.scaling import describe_recipe, dropout_for, weight_decay_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import DocumentEnds, State
 
@@ -74,7 +74,7 @@ class TransformerConfig(ModelConfig):
             raise ValueError(f"n_embd must be a multiple of 2 x n_head ({2 * self.n_head})")
         return self
 
-    earlier: ClassVar[Mapping[str, Any]] = {"gate": False, "score_scale": 1.0}
+    legacy_defaults: ClassVar[Mapping[str, Any]] = {"gate": False, "score_scale": 1.0}
 
     @property
     def has_conv(self) -> bool:
@@ -271,14 +271,14 @@ class Transformer(LanguageModel):
             train = base(batch_tokens=batch, lr=3e-3)
             config = TransformerConfig(block_size=train.data.block_size, n_embd=64)
             config = config.replace(dropout=max(0.1, _dropout(_epochs(config, stats, batch))))
-            return _explained(config, train, stats)
+            return _make_recipe(config, train, stats)
         if stats.device == "cuda":
             return _gpu_recipe(stats, base)
         # Embeddings and head need a high learning rate; 0.03 makes the model overconfident on training names.
         config = _largest_affordable(stats, batch)
         epochs = _epochs(config, stats, batch)
         train = base(batch_tokens=batch, lr=0.01, weight_decay=weight_decay_for(epochs), ema=0.99)
-        return _explained(config.replace(dropout=_dropout(epochs)), train, stats)
+        return _make_recipe(config.replace(dropout=_dropout(epochs)), train, stats)
 
 
 def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
@@ -295,14 +295,14 @@ def _gpu_recipe(stats: CorpusStats, base: Callable[..., TrainConfig]) -> Recipe:
     config = _largest_affordable(stats, batch).replace(block_size=train.data.block_size)
     epochs = _epochs(config, stats, batch)
     dropout = next((dropout for min_epochs, dropout in GPU_DROPOUT_BY_EPOCHS if epochs >= min_epochs), 0.0)
-    return _explained(config.replace(dropout=dropout), train, stats)
+    return _make_recipe(config.replace(dropout=dropout), train, stats)
 
 
-def _explained(config: TransformerConfig, train: TrainConfig, stats: CorpusStats) -> Recipe:
+def _make_recipe(config: TransformerConfig, train: TrainConfig, stats: CorpusStats) -> Recipe:
     epochs = _epochs(config, stats, train.data.batch_tokens)
     if train.steps is not None:
         epochs = min(epochs, train.steps * train.data.batch_tokens / stats.train_tokens)
-    reason = describe(config.n_layer, config.n_embd, config.dropout, epochs)
+    reason = describe_recipe(config.n_layer, config.n_embd, config.dropout, epochs)
     return Recipe(config, train, _tokens_per_second(config, stats), reason)
 
 

@@ -38,6 +38,8 @@ class Axis(NamedTuple):
 
 
 BITS = Axis("bits/byte")
+SECONDS = Axis("seconds of training", "~g", is_log=True)
+PARAMETERS = Axis("parameters", "~s", is_log=True)
 
 
 def vega_embed() -> str:
@@ -113,8 +115,8 @@ def _data(rows: Sequence[RankedModel], curves: Iterable[Iterable[Point]], x: Axi
     return data
 
 
-def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
-    """The encodings that curves, dots and names share."""
+def axes(x: Axis, y: Axis = BITS) -> alt.Chart:
+    """A chart of the data's x and y, with a tooltip that begins with the data's run."""
     import altair as alt
 
     def position(channel: Any, field: str, axis: Axis) -> Any:
@@ -125,13 +127,19 @@ def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
     return alt.Chart().encode(
         x=position(alt.X, "x:Q", x),
         y=position(alt.Y, "y:Q", y),
-        color=_by_row(alt.Color, [style.colour for style in line_styles(rows)]),
         tooltip=[
             alt.Tooltip("run:N", title="title"),
             alt.Tooltip("x:Q", title=x.title, format=f".4{x.format}"),
             alt.Tooltip("y:Q", title=y.title, format=".4f"),
         ],
     )
+
+
+def _base(rows: Sequence[RankedModel], x: Axis, y: Axis) -> alt.Chart:
+    """The encodings that curves, dots and names share."""
+    import altair as alt
+
+    return axes(x, y).encode(color=_by_row(alt.Color, [style.colour for style in line_styles(rows)]))
 
 
 def _by_row(channel: Any, values: list[Any]) -> Any:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from makemore.comparison.result import Comparison, RankedModel
 from makemore.evaluation.profile import RunProfile
 from makemore.report.charts import (
+    PARAMETERS,
+    SECONDS,
     Axis,
     frontier_chart,
     line_chart,
@@ -33,9 +35,7 @@ REMARKS = {
     "seeds unknown": "Worse on this text, for these seeds",
     "text too short": "Text too short for a comparison",
 }
-SECONDS = Axis("seconds of training", "~g", is_log=True)
 TOKENS = Axis("tokens trained on", "~s", is_log=True)
-PARAMETERS = Axis("parameters", "~s", is_log=True)
 MIN_SECONDS = 1e-3
 MIN_SHARE = 0.001
 """Minimum share of tokens for a calibration bin to be drawn."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from makemore.comparison.forecast import MAX_EXTRAPOLATION, ScalingLaw
 from makemore.comparison.result import RankedModel, ScoredRun
-from makemore.report.charts import MUTED, layered
+from makemore.report.charts import MUTED, PARAMETERS, SECONDS, Axis, axes, layered
 
 if TYPE_CHECKING:
     import altair as alt
@@ -21,14 +21,13 @@ EVERY_ROW = -1
 
 def forecast_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.LayerChart:
     """Bits per byte by training time: each run, and forecasts for each law's best size."""
-
     data = _runs(laws, rows, lambda run: run.seconds)
     for law in laws:
         times = np.geomspace(law.seconds_K.min(), MAX_EXTRAPOLATION * law.longest, N_POINTS)
         for forecast in map(law.forecast, times):
             point = {"x": forecast.seconds, "y": forecast.bits, "low": forecast.low, "high": forecast.high}
             data.append({"row": EVERY_ROW, "run": f"{law.name}, forecast", "model": law.model, **point})
-    base = _base(laws, "seconds of training")
+    base = _base(laws, SECONDS)
     band = base.mark_area(opacity=0.15).encode(y="low:Q", y2="high:Q").transform_filter("isValid(datum.low)")
     curve = base.mark_line(strokeDash=[5, 3]).transform_filter("isValid(datum.low)")
     return layered([band, curve, _dots(base)], data)
@@ -46,7 +45,7 @@ def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.L
                 {"row": EVERY_ROW, "run": name, "model": law.model, "x": float(x), "y": float(y), "law": name}
                 for x, y in zip(sizes, bits, strict=True)
             ]
-    base = _base(laws, "parameters", "~s")
+    base = _base(laws, PARAMETERS)
     curves = base.mark_line(strokeDash=[5, 3]).encode(detail="law:N").transform_filter("isValid(datum.law)")
     return layered([curves, _dots(base)], data)
 
@@ -65,23 +64,12 @@ def _runs(laws: Sequence[ScalingLaw], rows: Iterable[RankedModel], x: Any) -> li
     ]
 
 
-def _base(laws: Sequence[ScalingLaw], title: str, number_format: str = "~g") -> alt.Chart:
+def _base(laws: Sequence[ScalingLaw], x: Axis) -> alt.Chart:
     import altair as alt
 
     models = [law.model for law in laws]
     colours = alt.Scale(domain=models, range=[f"var(--m-{model},{MUTED})" for model in models])
-    return alt.Chart().encode(
-        x=alt.X("x:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=16)).axis(
-            format=number_format
-        ),
-        y=alt.Y("y:Q", title="bits/byte", scale=alt.Scale(zero=False, nice=False, padding=16)),
-        color=alt.Color("model:N", scale=colours, legend=None),
-        tooltip=[
-            alt.Tooltip("run:N", title="title"),
-            alt.Tooltip("x:Q", title=title, format=f".4{number_format}"),
-            alt.Tooltip("y:Q", title="bits/byte", format=".4f"),
-        ],
-    )
+    return axes(x).encode(color=alt.Color("model:N", scale=colours, legend=None))
 
 
 def _dots(base: alt.Chart) -> alt.Chart:

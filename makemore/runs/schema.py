@@ -206,7 +206,7 @@ def parse_run_record(values: Mapping[str, Any], path: Path) -> RunRecord:
         values = _from_format_1(values) if values["format"] == 1 else values
         name = values["model"]["name"]
         cls = RunRecord.for_model(name)
-        values = {**values, "model": {**MODELS.get(name).Config.earlier, **values["model"]}}
+        values = {**values, "model": {**MODELS.get(name).Config.legacy_defaults, **values["model"]}}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} has no valid model name; it is damaged or from another version") from None
     return _validate(path, cls, values)

@@ -22,8 +22,8 @@ class ModelConfig(Settings):
         "num_heads": "n_head",
         "num_layers": "n_layer",
     }
-    earlier: ClassVar[Mapping[str, Any]] = {}
-    """Values that settings get in runs saved before the setting existed."""
+    legacy_defaults: ClassVar[Mapping[str, Any]] = {}
+    """Values, by setting, for runs that were saved before the setting existed."""
     name: str = ""
 
 
@@ -42,7 +42,7 @@ class CorpusStats:
     steps: int | None = None
     max_time: float | None = None
     speed: float = 1.0
-    """This machine's training speed relative to the one that the recipe assumes."""
+    """This machine's training speed, divided by the speed that the recipe assumes."""
 
     def tokens(self, batch_tokens: int, tokens_per_second: float) -> float:
         """Estimate of the number of tokens trained on within the budget."""

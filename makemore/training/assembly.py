@@ -11,8 +11,8 @@ from makemore.models.base import CountModel
 from makemore.runtime.device import set_compile_cache_dir
 from makemore.runtime.sharding import shard
 from makemore.tokenizers.traits import token_traits
-from makemore.training.learners import make_learner
-from makemore.training.plan import Plan, is_sharded
+from makemore.training.learners import is_sharded, make_learner
+from makemore.training.plan import Plan
 from makemore.training.trainer import Trainer
 
 VAL_BATCH_TOKENS = 65536

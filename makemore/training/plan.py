@@ -10,7 +10,7 @@ import torch
 from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
-from makemore.kernels import Kernel, find_kernel
+from makemore.kernels import Kernel
 from makemore.models.base import LanguageModel, ManualModel
 from makemore.runs.directory import RunDir
 from makemore.runs.run import versions
@@ -18,6 +18,7 @@ from makemore.runs.schema import Environment, RunRecord, TextRecord
 from makemore.runtime import distributed
 from makemore.runtime.device import pick_precision, should_compile
 from makemore.settings import CorpusConfig, TrainConfig
+from makemore.training.learners import is_sharded, pick_native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +87,6 @@ def make_plan(
         native=native,
         init_from=init_from,
     )
-
-
-def pick_native(
-    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
-) -> Kernel | None:
-    """The model's C implementation, if it has one and training may use it."""
-    allowed = train.runtime.compile == "auto" and device.type == "cpu" and not is_sharded(train)
-    return find_kernel(model, precision) if allowed else None
-
-
-def is_sharded(train: TrainConfig) -> bool:
-    """Whether weights and optimizer states are sharded over several processes."""
-    return train.runtime.shard and distributed.world_size() > 1
 
 
 def run_record(plan: Plan) -> RunRecord:

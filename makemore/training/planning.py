@@ -21,10 +21,11 @@ from makemore.runtime.files import MAX_BYTES
 from makemore.runtime.memory import MemoryLimit, construct_model
 from makemore.settings import CorpusConfig, CorpusStats, Recipe, TrainConfig, override
 from makemore.tokenizers import Tokenizer, require_valid_spec
+from makemore.training.learners import is_sharded
 from makemore.training.learners.speed import measure_speed
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
-from makemore.training.plan import Plan, is_sharded, make_plan
+from makemore.training.plan import Plan, make_plan
 from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.types import DocumentEnds
@@ -68,7 +69,9 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
         observer.note(note)
-    recipe = _recipe(kind, corpus_stats(corpus, requested.train, device), requested, start is not None)
+    recipe = _recipe(
+        kind, corpus_stats(corpus, requested.train, device), requested, is_fine_tuning=start is not None
+    )
     if start:
         recipe = fine_tune_recipe(start, recipe, corpus.mode)
     model_config = override(recipe.model, requested.model, "model")
@@ -138,11 +141,13 @@ def tokenize_source(
     return dataclasses.replace(corpus, notes=(*text.notes, *corpus.notes))
 
 
-def _recipe(kind: type[LanguageModel], stats: CorpusStats, requested: RunConfig, fine_tunes: bool) -> Recipe:
+def _recipe(
+    kind: type[LanguageModel], stats: CorpusStats, requested: RunConfig, *, is_fine_tuning: bool
+) -> Recipe:
     """The model's recipe; on a CPU with limited time, for the training speed measured here."""
     recipe = kind.recipe(stats)
     measurable = stats.device == "cpu" and stats.max_time is not None and distributed.world_size() == 1
-    if fine_tunes or not measurable or recipe.tokens_per_second is None:
+    if is_fine_tuning or not measurable or recipe.tokens_per_second is None:
         return recipe
     train = override(recipe.train, requested.train, "train")
     speed = measure_speed(kind, recipe.model, train, stats.vocab_size)
@@ -152,9 +157,9 @@ def _recipe(kind: type[LanguageModel], stats: CorpusStats, requested: RunConfig,
 
 
 def _recipe_notes(recipe: Recipe, requested: RunConfig) -> list[str]:
-    """What the recipe chose, unless the request sets the model's size itself."""
-    has_own = requested.model.model_fields_set - {"name"}
-    return [f"recipe: {recipe.reason}"] if recipe.reason and not has_own else []
+    """What the recipe chose, unless the request contains model settings."""
+    has_settings = requested.model.model_fields_set - {"name"}
+    return [f"recipe: {recipe.reason}"] if recipe.reason and not has_settings else []
 
 
 def _corpus_notes(source: Source, corpus: Corpus) -> list[str]:

@@ -28,8 +28,9 @@ from makemore.settings import TrainConfig, parse
 from makemore.settings.base import flatten
 from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
+from makemore.training.learners import is_sharded
 from makemore.training.observers import Observer
-from makemore.training.plan import Plan, is_sharded, make_plan, run_record
+from makemore.training.plan import Plan, make_plan, run_record
 from makemore.training.planning import has_budget, make_model, tokenize_source
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.saving import read_state, save_weights
@@ -106,7 +107,7 @@ def _make_resumed_plan(
     """The run's plan with the settings that may change. Raises UserError if others, or the text, differ."""
     kind = MODELS.get(request.model)
     with user_format_errors(folder.path / STATES):
-        model_config = parse(kind.Config, {**kind.Config.earlier, **saved.state["settings"]}, "model")
+        model_config = parse(kind.Config, {**kind.Config.legacy_defaults, **saved.state["settings"]}, "model")
         max_bytes = memory_limit_for(tree_leaves(saved.state["learner"]["model"]))
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")

@@ -164,7 +164,7 @@ def test_what_a_page_cannot_hold_is_refused(tmp_path: Path) -> None:
         return pytest.raises(UserError), partial(export, run, "html", tmp_path / f"{name}.html")
 
     for case, message in [
-        (refused("count", smoothing="additive"), "additive smoothing; use one of kneser-ney or recursive"),
+        (refused("count", smoothing="additive"), "additive smoothing; use kneser-ney or recursive"),
         (refused("bigram", "bpe:300"), "char and byte, not bpe"),
     ]:
         with case[0] as caught:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from makemore.models import MODELS
-from makemore.models.scaling import describe
+from makemore.models.scaling import describe_recipe
 from makemore.settings import CorpusStats
 from makemore.training import planning
 from makemore.training.learners import speed
@@ -74,7 +74,7 @@ def test_measuring_runs_training_steps_and_leaves_random_numbers(name, monkeypat
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    monkeypatch.setattr(speed, "known", {})
+    monkeypatch.setattr(speed, "measured_speeds", {})
     measured = speed.measure_speed(kind, recipe.model, recipe.train, 40)
     assert torch.equal(torch.rand(3), expected)
     assert math.isfinite(measured)
@@ -90,7 +90,7 @@ def test_measuring_runs_training_steps_and_leaves_random_numbers(name, monkeypat
 )
 def test_a_recipe_says_for_which_budget(epochs: float, words: str) -> None:
     assert (
-        describe(4, 96, 0.1, epochs)
+        describe_recipe(4, 96, 0.1, epochs)
         == f"4 layers of width 96 and dropout 0.1, for a budget that covers {words}"
     )
-    assert describe(4, 96, 0.1, math.inf) == ""
+    assert describe_recipe(4, 96, 0.1, math.inf) == ""

@@ -10,10 +10,6 @@ async function unpack(text) {
   return new Response(stream).arrayBuffer();
 }
 
-function number(value) {
-  return typeof value === "number" ? value : Number({ inf: Infinity, "-inf": -Infinity }[value.float] ?? NaN);
-}
-
 // A tensor from its description and the block of bytes.
 function readTensor({ type, at, shape, fill, factors }, bytes) {
   const n = size(shape), Kind = type === "i4" ? Int32Array : Float32Array;
@@ -41,13 +37,13 @@ class Network {
     this.longest = described.max_len;
   }
 
-  // Values are never changed, so a copy of this object is a state to return to.
-  get saved() {
+  // Tensors are never changed in place, so references to them are a copy of the state.
+  get snapshot() {
     return { state: this.state, used: this.used, recent: this.recent };
   }
 
-  set saved(saved) {
-    Object.assign(this, saved);
+  set snapshot(snapshot) {
+    Object.assign(this, snapshot);
   }
 
   start(ids) {
@@ -89,19 +85,18 @@ class Network {
 
 // Smoothed n-grams. `node` is the longest known context; each context links to the next shorter one.
 class Count {
-  constructor(described, bytes, boundary) {
+  constructor(described, bytes) {
     this.contexts = described.contexts;
     this.ends = described.document_ends;
-    this.boundary = boundary;
     for (const name of ["tokens", "first", "suffixes", "shares", "rests", "unigram"])
       this[name] = readTensor(described[name], bytes).d;
   }
 
-  get saved() {
+  get snapshot() {
     return this.node;
   }
 
-  set saved(node) {
+  set snapshot(node) {
     this.node = node;
   }
 
@@ -127,7 +122,7 @@ class Count {
   }
 
   advance(id) {
-    let context = id === this.boundary ? 0 : this.node, next;
+    let context = id === BOUNDARY ? 0 : this.node, next;
     while ((next = this.find(context, id)) < 0) context = this.suffixes[context];
     this.node = next >= this.contexts ? this.suffixes[next] : next;
   }
@@ -141,23 +136,23 @@ class Count {
         p[this.tokens[child]] += this.shares[child];
     }
     const logits = Float32Array.from(p, Math.log);
-    if (this.ends === "never" || (this.ends === "nonempty" && last === this.boundary)) logits[this.boundary] = IMPOSSIBLE;
+    if (this.ends === "never" || (this.ends === "nonempty" && last === BOUNDARY)) logits[BOUNDARY] = IMPOSSIBLE;
     return logits;
   }
 }
 
 class Mixture {
-  constructor(described, bytes, boundary) {
-    this.members = described.members.map((member) => readModel(member, bytes, boundary));
+  constructor(described, bytes) {
+    this.members = described.members.map((member) => readModel(member, bytes));
     this.program = readProgram(described.mix, bytes);
   }
 
-  get saved() {
-    return this.members.map((member) => member.saved);
+  get snapshot() {
+    return this.members.map((member) => member.snapshot);
   }
 
-  set saved(saved) {
-    this.members.forEach((member, i) => (member.saved = saved[i]));
+  set snapshot(snapshot) {
+    this.members.forEach((member, i) => (member.snapshot = snapshot[i]));
   }
 
   start(ids) {
@@ -175,8 +170,8 @@ class Mixture {
 
 const KINDS = { network: Network, count: Count, mixture: Mixture };
 
-function readModel(described, bytes, boundary) {
-  return new KINDS[described.kind](described, bytes, boundary);
+function readModel(described, bytes) {
+  return new KINDS[described.kind](described, bytes);
 }
 
 // Probabilities (a list) of logits at a temperature, of the most likely `top` tokens only if top > 0.
@@ -188,16 +183,16 @@ function probabilities(logits, temperature = 1, top = 0) {
   return p.map((x) => x / sum);
 }
 
-function greatest(logits) {
+function argmax(logits) {
   let best = 0;
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
   return best;
 }
 
-function draw(p) {
+function sampleToken(p) {
   let u = Math.random();
   for (let i = 0; i < p.length; i++) if ((u -= p[i]) < 0) return i;
-  return greatest(p);
+  return argmax(p);
 }
 
 // Characters: id 0 is the boundary, the alphabet follows. Bytes: id b + 1 is byte b. In lines, a newline is the

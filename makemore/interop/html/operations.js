@@ -23,7 +23,7 @@ const OPERATIONS = {
   cummax: (x, dim) => [along((read, n, write) => { for (let k = 0, most = -Infinity; k < n; k++) write(k, (most = Math.max(most, read(k)))); })(x, dim)],
   cumsum: along((read, n, write) => { for (let k = 0, sum = 0; k < n; k++) write(k, (sum += read(k))); }),
   div: binary((a, b) => a / b, "real"),
-  embedding: (weight, index) => take(weight, [index]),
+  embedding: (weight, index) => indexSelect(weight, [index]),
   eq: binary((a, b) => +(a === b), "integer"),
   exp: unary(Math.exp),
   expand: (x, shape) => {
@@ -36,7 +36,7 @@ const OPERATIONS = {
   gelu: unary((x) => 0.5 * x * (1 + Math.tanh(GELU * (x + 0.044715 * x ** 3)))),
   getitem: (parts, k) => parts[k],
   gt: binary((a, b) => +(a > b), "integer"),
-  index: take,
+  index: indexSelect,
   index_put: indexPut,
   log: unary(Math.log),
   log1p: unary(Math.log1p),
@@ -95,7 +95,7 @@ function compile({ constants, inputs, operations, outputs }) {
   const resolve = (spec, values) => {
     if (Array.isArray(spec)) return spec.map((part) => resolve(part, values));
     if (spec === null || typeof spec !== "object") return spec;
-    return "v" in spec ? values[spec.v] : Number({ inf: Infinity, "-inf": -Infinity }[spec.float] ?? NaN);
+    return "v" in spec ? values[spec.v] : number(spec);
   };
   const first = constants.length + inputs;
   return (...given) => {

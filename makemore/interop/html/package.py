@@ -1,19 +1,17 @@
-"""A model as data for ``model.js``: programs, tables, and the numbers they use."""
+"""A model as JSON for ``model.js``, and a block of bytes with its arrays."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from makemore.errors import UserError
-from makemore.interop.html.program import Program, trace
-from makemore.models.base import LanguageModel, MixtureModel
+from makemore.interop.html.program import Program, encode_number, trace
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.models.count import Count
-from makemore.models.smoothing import CountConfig
 from makemore.sampling.decoders.count import Trie
 
 MIN_ROUNDED = 1024
@@ -30,7 +28,7 @@ class Package:
         self.data = bytearray()
 
     def array(self, values: np.ndarray) -> dict[str, Any]:
-        """Append an array; returns where and what it is. Whole numbers must fit into 32 bits."""
+        """Append an array as float32 or int32; returns its type, offset in bytes and shape."""
         kind = "f4" if values.dtype.kind == "f" else "i4"
         self.data += bytes(-len(self.data) % 4)
         at = len(self.data)
@@ -38,13 +36,12 @@ class Package:
         return {"type": kind, "at": at, "shape": list(values.shape)}
 
     def tensor(self, tensor: Tensor) -> dict[str, Any]:
-        """Append a tensor; a large matrix of floats is rounded to 24 bits, row by row."""
+        """Append a tensor, large float matrices rounded to 24 bits per element; returns its description."""
         values = tensor.detach().cpu()
-        if len(unique := values.flatten()[:1]) and bool((values == unique).all()):
-            first = unique[0].item()
-            kind = "f4" if values.is_floating_point() else "i4"
-            fill = _number(first) if kind == "f4" else int(first)
-            return {"type": kind, "shape": list(values.shape), "fill": fill}
+        if values.numel() and bool((values == values.flatten()[0]).all()):
+            value, is_float = values.flatten()[0].item(), values.is_floating_point()
+            fill = encode_number(value) if is_float else int(value)
+            return {"type": "f4" if is_float else "i4", "shape": list(values.shape), "fill": fill}
         if not values.is_floating_point():
             return self.array(values.numpy().astype(np.int64))
         if values.ndim != 2 or values.numel() < MIN_ROUNDED or not bool(values.isfinite().all()):
@@ -58,16 +55,13 @@ class Package:
         return {"type": "i3", "at": at, "shape": list(rows.shape), "factors": where}
 
     def program(self, program: Program) -> dict[str, Any]:
+        """Append a program's constants; returns its description."""
         return {
             "constants": [self.tensor(constant) for constant in program.constants],
             "inputs": program.n_inputs,
             "operations": program.operations,
             "outputs": program.outputs,
         }
-
-
-def _number(value: float) -> float | dict[str, str]:
-    return value if np.isfinite(value) else {"float": str(value)}
 
 
 def describe_model(model: LanguageModel, package: Package) -> dict[str, Any]:
@@ -79,7 +73,7 @@ def describe_model(model: LanguageModel, package: Package) -> dict[str, Any]:
         return _describe_mixture(model, package)
     if isinstance(model, Count):
         return _describe_count(model, package)
-    if not any(True for _ in model.parameters()):
+    if isinstance(model, CountModel):
         raise UserError(
             f"--format html can't hold the tables of {model.config.name}, which are too large for a page"
         )
@@ -132,8 +126,7 @@ def _describe_mixture(model: MixtureModel, package: Package) -> dict[str, Any]:
 def _describe_count(model: Count, package: Package) -> dict[str, Any]:
     smoothed = model.smoothed
     if not smoothed.backs_off:
-        methods = " or ".join(method for method in _methods() if method != model.config.smoothing)
-        raise UserError(f"--format html can't hold {model.config.smoothing} smoothing; use one of {methods}")
+        raise UserError("--format html can't hold additive smoothing; use kneser-ney or recursive-additive")
     trie = Trie(smoothed)
     table = trie.table
     arrays = {
@@ -150,11 +143,3 @@ def _describe_count(model: Count, package: Package) -> dict[str, Any]:
         "document_ends": model.document_ends,
         **{name: package.array(np.asarray(values)) for name, values in arrays.items()},
     }
-
-
-def _methods() -> tuple[str, ...]:
-    return get_args(CountConfig.model_fields["smoothing"].annotation)
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

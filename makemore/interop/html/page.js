@@ -1,14 +1,14 @@
 // The page: a text, its continuation, and the probabilities of the next character.
 "use strict";
 
-const SHOWN = 12, MAX_CHARACTERS = 100000, SAVED_EVERY = 64;
+const SHOWN = 12, MAX_CHARACTERS = 100000, SNAPSHOT_INTERVAL = 64;
 const VISIBLE = { "\n": ["↵", "new line"], " ": ["␣", "space"], "\t": ["⇥", "tab"] };
-const find = (id) => document.getElementById(id);
+const element = (id) => document.getElementById(id);
 
 async function openModel() {
-  const described = JSON.parse(find("model").textContent);
-  const bytes = await unpack(find("data").textContent);
-  const tokenizer = new Tokenizer(described.tokenizer, described.lines), model = readModel(described.model, bytes, BOUNDARY);
+  const described = JSON.parse(element("model").textContent);
+  const bytes = await unpack(element("data").textContent);
+  const tokenizer = new Tokenizer(described.tokenizer, described.lines), model = readModel(described.model, bytes);
   // The ids of a text; there is at least one.
   const encode = (text) => {
     const ids = tokenizer.encode(text);
@@ -17,55 +17,56 @@ async function openModel() {
   return { tokenizer, model, encode };
 }
 
-// The logits after a text. Goes on from the longest beginning that it has read before and kept.
+// Computes the logits after a text. Continues from the latest snapshot of the model within the common beginning of this text
+// and the previous one.
 class Reader {
   constructor({ tokenizer, model, encode }) {
-    Object.assign(this, { tokenizer, model, encode, ids: [], kept: [], logits: null });
+    Object.assign(this, { tokenizer, model, encode, ids: [], snapshots: [], logits: null });
   }
 
   read(text) {
     const ids = this.encode(text);
     let same = 0;
     while (same < Math.min(ids.length, this.ids.length) && ids[same] === this.ids[same]) same++;
-    this.kept = this.kept.filter(({ length }) => length <= same);
-    const last = this.kept.at(-1);
+    this.snapshots = this.snapshots.filter(({ length }) => length <= same);
+    const last = this.snapshots.at(-1);
     this.tokenizer.begin();
     if (last === undefined) {
-      // A model with a limited context doesn't read what comes before it; others keep states on the way.
+      // A model with a limited context skips earlier tokens; for other models, take snapshots on the way.
       this.ids = this.model.longest ? [...ids] : ids.slice(0, 1);
       this.logits = this.model.start(this.ids);
-      this.keep();
+      this.takeSnapshot();
     } else {
-      this.model.saved = last.saved;
+      this.model.snapshot = last.snapshot;
       this.ids = ids.slice(0, last.length);
       this.logits = last.logits;
     }
     for (const id of ids.slice(this.ids.length)) this.add(id);
-    if (this.kept.at(-1).length < this.ids.length) this.keep();
+    if (this.snapshots.at(-1).length < this.ids.length) this.takeSnapshot();
     return this.logits;
   }
 
   add(id) {
     this.ids.push(id);
     this.logits = this.model.step(id);
-    if (this.ids.length % SAVED_EVERY === 0) this.keep();
+    if (this.ids.length % SNAPSHOT_INTERVAL === 0) this.takeSnapshot();
     return this.logits;
   }
 
-  keep() {
-    this.kept.push({ length: this.ids.length, saved: this.model.saved, logits: this.logits.slice() });
+  takeSnapshot() {
+    this.snapshots.push({ length: this.ids.length, snapshot: this.model.snapshot, logits: this.logits.slice() });
   }
 }
 
 const opened = openModel();
 
-// The text that the model writes after another: the most likely character at a temperature of 0. Used by tests, too.
+// Generate `count` tokens after a text; temperature 0 is greedy. Also called by the tests.
 async function continuation(text, count, temperature = 0) {
   const { tokenizer, model, encode } = await opened;
   let logits = model.start(encode(text)), out = "";
   tokenizer.begin();
   for (let i = 0; i < count; i++) {
-    const id = temperature > 0 ? draw(probabilities(logits, temperature)) : greatest(logits);
+    const id = temperature > 0 ? sampleToken(probabilities(logits, temperature)) : argmax(logits);
     out += tokenizer.decode(id);
     logits = model.step(id);
   }
@@ -73,9 +74,9 @@ async function continuation(text, count, temperature = 0) {
 }
 
 async function main() {
-  const page = await opened, reader = new Reader(page), text = find("text"), write = find("write");
+  const page = await opened, reader = new Reader(page), text = element("text"), write = element("write");
   const buttons = Array.from({ length: SHOWN }, makeSuggestion);
-  let run = 0, silenced = 0, writing = false, leaving = false;
+  let run = 0, silenced = 0, generating = false, escaped = false;
 
   function makeSuggestion() {
     const item = document.createElement("li"), button = document.createElement("button"), cell = document.createElement("div");
@@ -87,7 +88,7 @@ async function main() {
       if (event.detail > 0) text.focus(); // by pointer, not by keyboard
     });
     item.append(button);
-    find("next").append(item);
+    element("next").append(item);
     return button;
   }
 
@@ -109,38 +110,38 @@ async function main() {
   function refresh() {
     showNext(reader.read(text.value));
     const unknown = page.tokenizer.unknown(text.value);
-    find("status").textContent = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
+    element("status").textContent = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
   }
 
-  // Append a token and, if it is part of a character, the most likely rest of it.
+  // Append a token; if it is only part of a character, complete the character greedily.
   function append(id) {
     stop();
     reader.read(text.value);
     let letters = page.tokenizer.decode(id);
-    while (letters === "") letters = page.tokenizer.decode((id = greatest(reader.add(id))));
+    while (letters === "") letters = page.tokenizer.decode((id = argmax(reader.add(id))));
     text.value += letters;
     refresh();
   }
 
   function choose(logits) {
-    const temperature = Number(find("temperature").value || 1), top = Math.ceil(Number(find("top").value));
-    return temperature > 0 ? draw(probabilities(logits, temperature, top)) : greatest(logits);
+    const temperature = Number(element("temperature").value || 1), top = Math.ceil(Number(element("top").value));
+    return temperature > 0 ? sampleToken(probabilities(logits, temperature, top)) : argmax(logits);
   }
 
   function stop() {
     run++;
-    writing = false;
+    generating = false;
     write.textContent = "Continue";
   }
 
-  async function writeOn() {
-    if (writing) return stop();
-    const own = ++run, started = performance.now();
-    writing = true;
+  async function toggleGeneration() {
+    if (generating) return stop();
+    const thisRun = ++run, started = performance.now();
+    generating = true;
     write.textContent = "Stop";
-    find("status").textContent = "";
+    element("status").textContent = "";
     let logits = reader.read(text.value), letters = 0;
-    while (own === run && text.value.length < MAX_CHARACTERS) {
+    while (thisRun === run && text.value.length < MAX_CHARACTERS) {
       let added = "";
       for (const until = performance.now() + 30; performance.now() < until; ) {
         const id = choose(logits);
@@ -154,9 +155,9 @@ async function main() {
       await new Promise((resolve) => setTimeout(resolve));
     }
     const rate = Math.round((1000 * letters) / (performance.now() - started));
-    if (text.value.length >= MAX_CHARACTERS) find("status").textContent = `No more than ${MAX_CHARACTERS} characters; clear some.`;
-    else if (silenced !== own && (own === run || !writing)) find("status").textContent = `${rate} characters a second`;
-    if (own === run) stop();
+    if (text.value.length >= MAX_CHARACTERS) element("status").textContent = `No more than ${MAX_CHARACTERS} characters fit; clear some.`;
+    else if (silenced !== thisRun && (thisRun === run || !generating)) element("status").textContent = `${rate} characters a second`;
+    if (thisRun === run) stop();
   }
 
   function edited(change = () => {}) {
@@ -167,15 +168,15 @@ async function main() {
   }
 
   text.addEventListener("input", () => edited());
-  write.addEventListener("click", writeOn);
-  find("clear").addEventListener("click", () => edited(() => (text.value = "")));
+  write.addEventListener("click", toggleGeneration);
+  element("clear").addEventListener("click", () => edited(() => (text.value = "")));
   text.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.shiftKey;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) writeOn();
-    else if (event.key === "Tab" && plain && !leaving && text.value) append(greatest(reader.read(text.value)));
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) toggleGeneration();
+    else if (event.key === "Tab" && plain && !escaped && text.value) append(argmax(reader.read(text.value)));
     else {
-      leaving = event.key === "Escape";
+      escaped = event.key === "Escape";
       return;
     }
     event.preventDefault();
@@ -183,4 +184,4 @@ async function main() {
   refresh();
 }
 
-main().catch((error) => { find("status").textContent = `This browser can't run the model: ${error.message}`; });
+main().catch((error) => { element("status").textContent = `This browser can't run the model: ${error.message}`; });

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import gzip
+import json
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -12,7 +13,7 @@ from typing import Any
 
 from makemore.errors import UserError
 from makemore.interop.base import ExportFormat
-from makemore.interop.html.package import Package, describe_model, to_json
+from makemore.interop.html.package import Package, describe_model
 from makemore.models.base import CountModel, LanguageModel
 from makemore.runs.run import Run
 from makemore.sampling.text import SampleRequest, context_ids
@@ -46,7 +47,7 @@ def page_bytes(run: Run) -> bytes:
             TITLE=escape(title),
             ABOUT=escape(about),
             STYLE=_resource("page.css"),
-            MODEL=to_json(described).replace("<", "\\u003c"),
+            MODEL=json.dumps(described, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
             DATA=data,
             SCRIPT="\n".join(
                 _resource(name) for name in ("tensors.js", "operations.js", "model.js", "page.js")

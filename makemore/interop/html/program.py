@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import warnings
@@ -53,10 +54,14 @@ class Program(NamedTuple):
 
 @torch.no_grad()
 def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Program:
-    """Record what a function does with inputs of these shapes. What depends on no input is computed now,
-    and stored as a constant.
+    """Record a function as a program for inputs of these shapes; what depends on no input becomes a constant.
 
-    Raises UserError for operations that JavaScript doesn't know.
+    Args:
+        function: Takes and returns tensors.
+        inputs: Example inputs.
+
+    Raises:
+        UserError: The function uses operations or arguments that ``operations.js`` doesn't support.
     """
     functional = torch.func.functionalize(function, remove="mutations")
     table: Any = core_aten_decompositions()
@@ -72,46 +77,34 @@ def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Progr
                 raise UserError(
                     "--format html can't export code that turns tensors into numbers, as .item() does"
                 ) from None
-    return _Folder(recorded).run(*inputs)
+    return _fold_constants(recorded)
 
 
-class _Folder:
-    """Turns a graph into a program, computing all that is constant."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        self.module = graph
-        self.known: dict[fx.Node, Any] = {}
-        """Constants, by the node that computes them."""
-
-    def run(self, *inputs: Tensor) -> Program:
-        nodes = list(self.module.graph.nodes)
-        variable = [node for node in nodes if node.op == "placeholder"]
-        operations: list[fx.Node] = []
-        for node in nodes:
-            if node.op == "get_attr":
-                self.known[node] = self._attribute(str(node.target)).detach()
-            elif node.op == "call_function" and all(n in self.known for n in node.all_input_nodes):
-                arguments = fx.map_arg((node.args, node.kwargs), self.known.__getitem__)
-                self.known[node] = node.target(*arguments[0], **arguments[1])
-            elif node.op == "call_function":
-                operations.append(node)
-        (result,) = nodes[-1].args
-        operations = _needed(operations, nodes[-1])
-        used = dict.fromkeys(n for node in [*operations, nodes[-1]] for n in node.all_input_nodes)
-        constants = [node for node in used if node in self.known]
-        numbers = {node: i for i, node in enumerate([*constants, *variable, *operations])}
-        return Program(
-            constants=[self.known[node] for node in constants],
-            n_inputs=len(inputs),
-            operations=[_encode_operation(node, numbers) for node in operations],
-            outputs=[_encode(output, numbers) for output in result],
-        )
-
-    def _attribute(self, path: str) -> Tensor:
-        value: Any = self.module
-        for name in path.split("."):
-            value = getattr(value, name)
-        return value
+def _fold_constants(recorded: fx.GraphModule) -> Program:
+    """The program of a graph whose nodes that depend on no input are computed."""
+    constants: dict[fx.Node, Any] = {}
+    inputs, operations = list[fx.Node](), list[fx.Node]()
+    *nodes, output = recorded.graph.nodes
+    for node in nodes:
+        if node.op == "placeholder":
+            inputs.append(node)
+        elif node.op == "get_attr":
+            constants[node] = functools.reduce(getattr, str(node.target).split("."), recorded)
+        elif all(argument in constants for argument in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), constants.__getitem__)
+            constants[node] = node.target(*args, **kwargs)
+        else:
+            operations.append(node)
+    operations = _needed(operations, output)
+    arguments = dict.fromkeys(n for node in [*operations, output] for n in node.all_input_nodes)
+    stored = [node for node in arguments if node in constants]
+    numbers = {node: i for i, node in enumerate([*stored, *inputs, *operations])}
+    return Program(
+        constants=[constants[node] for node in stored],
+        n_inputs=len(inputs),
+        operations=[_encode_operation(node, numbers) for node in operations],
+        outputs=[_encode(value, numbers) for value in output.args[0]],
+    )
 
 
 def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
@@ -129,13 +122,13 @@ def _encode_operation(node: fx.Node, numbers: dict[fx.Node, int]) -> list[Any]:
     if name not in OPERATIONS:
         raise UserError(f"--format html can't represent the operation {name}; use another format")
     kwargs = {k: v for k, v in node.kwargs.items() if v is not None and k not in IRRELEVANT}
-    if not _is_known(name, node.args, kwargs):
+    if not _is_supported(name, node.args, kwargs):
         raise UserError(f"--format html can't represent these arguments of {name}; use another format")
     encoded = {key: _encode(value, numbers) for key, value in kwargs.items()}
     return [name, [_encode(argument, numbers) for argument in node.args], encoded]
 
 
-def _is_known(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+def _is_supported(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether JavaScript gives the same result for such arguments."""
     if kwargs.keys() - KEYWORDS.get(name, set()):
         return False
@@ -156,8 +149,13 @@ def _encode(value: Any, numbers: dict[fx.Node, int]) -> Any:
         return {"v": numbers[value]}
     if isinstance(value, list | tuple):
         return [_encode(item, numbers) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return encode_number(value)
+    if value is None or isinstance(value, bool | int | str):
         return value
     return str(value).removeprefix("torch.")  # a dtype, device or layout
+
+
+def encode_number(value: float) -> Any:
+    """The number, or ``{"float": "inf"}`` and the like, which JSON has no numbers for."""
+    return value if math.isfinite(value) else {"float": str(value)}

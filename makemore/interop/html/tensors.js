@@ -43,8 +43,8 @@ function around(shape, dim) {
 function broadcast(x, shape) {
   if (x.d.length === size(shape)) return x.d;
   if (x.d.length === 1) return new x.d.constructor(size(shape)).fill(x.d[0]);
-  const own = strides(x.s), lead = shape.length - x.s.length;
-  return gather(x, shape, shape.map((_, k) => (k < lead || x.s[k - lead] === 1 ? 0 : own[k - lead]))).d;
+  const steps = strides(x.s), lead = shape.length - x.s.length;
+  return gather(x, shape, shape.map((_, k) => (k < lead || x.s[k - lead] === 1 ? 0 : steps[k - lead]))).d;
 }
 
 function sameShape(a, b) {
@@ -165,16 +165,16 @@ function matmul(a, b, start) {
 function permute(x, dims) {
   const shape = dims.map((k) => x.s[axis(x.s, k)]), moved = dims.map((k) => axis(x.s, k)).filter((k) => x.s[k] > 1);
   if (moved.every((k, i) => i === 0 || moved[i - 1] < k)) return tensor(shape, x.d);
-  const own = strides(x.s);
-  return gather(x, shape, dims.map((k) => own[axis(x.s, k)]));
+  const steps = strides(x.s);
+  return gather(x, shape, dims.map((k) => steps[axis(x.s, k)]));
 }
 
 function slice(x, dim = 0, start = 0, end = Infinity, step = 1) {
   const k = axis(x.s, dim), n = x.s[k];
   const clip = (at) => Math.min(Math.max(at < 0 ? at + n : at, 0), n), from = clip(start ?? 0);
-  const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step)), own = strides(x.s);
+  const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step)), steps = strides(x.s);
   const shape = x.s.map((size, i) => (i === k ? length : size));
-  return gather(x, shape, own.map((stride, i) => (i === k ? stride * step : stride)), from * own[k]);
+  return gather(x, shape, steps.map((stride, i) => (i === k ? stride * step : stride)), from * steps[k]);
 }
 
 function concatenate(parts, dim = 0) {
@@ -192,13 +192,13 @@ function concatenate(parts, dim = 0) {
 
 // Positions in x of the rows that a list of index tensors (or null) selects, for leading dimensions.
 function positions(x, indices) {
-  const shape = commonShape(...indices.map((index) => index.s)), own = strides(x.s), n = size(shape);
+  const shape = commonShape(...indices.map((index) => index.s)), steps = strides(x.s), n = size(shape);
   const columns = indices.map((index) => broadcast(index, shape)), at = new Int32Array(n);
-  for (let i = 0; i < n; i++) columns.forEach((column, k) => (at[i] += (column[i] < 0 ? column[i] + x.s[k] : column[i]) * own[k]));
+  for (let i = 0; i < n; i++) columns.forEach((column, k) => (at[i] += (column[i] < 0 ? column[i] + x.s[k] : column[i]) * steps[k]));
   return { shape, at, rest: x.s.slice(indices.length) };
 }
 
-function take(x, indices) {
+function indexSelect(x, indices) {
   const { shape, at, rest } = positions(x, indices), width = size(rest), out = empty([...shape, ...rest], x);
   at.forEach((from, i) => out.d.set(x.d.subarray(from, from + width), i * width));
   return out;
@@ -212,9 +212,9 @@ function indexPut(x, indices, values) {
 }
 
 function unfold(x, dim, length, step) {
-  const k = axis(x.s, dim), own = strides(x.s);
+  const k = axis(x.s, dim), steps = strides(x.s);
   const shape = [...x.s.map((n, i) => (i === k ? Math.floor((n - length) / step) + 1 : n)), length];
-  return gather(x, shape, [...own.map((stride, i) => (i === k ? stride * step : stride)), own[k]]);
+  return gather(x, shape, [...steps.map((stride, i) => (i === k ? stride * step : stride)), steps[k]]);
 }
 
 function averagePool(x, [height, width]) {
@@ -247,4 +247,9 @@ function viewed(x, shape) {
 function cast(x, { dtype }) {
   if (dtype === undefined) return x;
   return tensor(x.s, /^b?float/.test(dtype) ? Float32Array.from(x.d) : Int32Array.from(x.d));
+}
+
+// A number from JSON, where infinity and NaN are {float: name}.
+function number(value) {
+  return typeof value === "number" ? value : Number({ inf: Infinity, "-inf": -Infinity }[value.float] ?? NaN);
 }

@@ -88,7 +88,8 @@ class Attention(nn.Module):
     def __init__(
         self, width: int, n_head: int, *, dropout: float, bias: bool, gated: bool, score_scale: float
     ) -> None:
-        """
+        """Initialise the layers; a new gate is 1.
+
         Args:
             gated: multiply each head's output by a factor from 0 to 2 that depends on the layer's input (Qiu
                 et al. 2025, "Gated attention").

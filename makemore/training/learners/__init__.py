@@ -1,4 +1,4 @@
-"""Learners: one training step by autograd, hand-written gradients or counting."""
+"""Learners: one training step by autograd, hand-written gradients or counting; and how to choose them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from makemore.kernels import Kernel
+from makemore.kernels import Kernel, find_kernel
 from makemore.models.base import CountModel, LanguageModel, ManualModel
+from makemore.runtime import distributed
 from makemore.settings import TrainConfig
 from makemore.training.learners.autograd import AutogradLearner
 from makemore.training.learners.base import Learner
@@ -31,3 +32,16 @@ def make_learner(
     if gradient_source is not None:
         return ManualLearner(model, config, precision, gradient_source)
     return AutogradLearner(model, config, precision, compiled)
+
+
+def pick_native(
+    model: LanguageModel, train: TrainConfig, device: torch.device, precision: torch.dtype
+) -> Kernel | None:
+    """The model's C implementation, if it has one and training may use it."""
+    allowed = train.runtime.compile == "auto" and device.type == "cpu" and not is_sharded(train)
+    return find_kernel(model, precision) if allowed else None
+
+
+def is_sharded(train: TrainConfig) -> bool:
+    """Whether weights and optimizer states are sharded over several processes."""
+    return train.runtime.shard and distributed.world_size() > 1

@@ -9,38 +9,46 @@ import torch
 from makemore.models.base import LanguageModel
 from makemore.runtime.device import is_out_of_memory, pick_precision
 from makemore.settings import ModelConfig, TrainConfig
-from makemore.training.learners import make_learner
+from makemore.training.learners import make_learner, pick_native
 from makemore.training.learners.guard import NonFiniteError
-from makemore.training.plan import pick_native
 from makemore.types import Batch
 
 SECONDS = 0.5
 MAX_VOCABULARY = 8192
 """Largest vocabulary that is measured, to limit the memory."""
 
-known: dict[str, float] = {}
-"""Measured speeds, by model and settings. A comparison passes them on, so that runs that differ in the
-seed get the same recipe."""
+measured_speeds: dict[str, float] = {}
+"""Tokens per second, by model and settings. ``compare`` copies this dictionary from process to process, so
+that all seeds get the same recipe."""
 
 
 def measure_speed(
     kind: type[LanguageModel], model_config: ModelConfig, train: TrainConfig, vocab_size: int
 ) -> float | None:
-    """Tokens per second of training steps on the CPU, on random tokens; None if they fail or would take much
-    memory. Leaves torch's random state as it was."""
+    """Measure training steps on random tokens, on the CPU, once per process for each model and settings.
+
+    Torch's random state doesn't change.
+
+    Args:
+        kind, model_config, train, vocab_size: The model and its settings.
+
+    Returns:
+        Tokens per second, or None for a vocabulary above MAX_VOCABULARY, or if a step runs out of memory or
+        its loss isn't finite.
+    """
     if vocab_size > MAX_VOCABULARY:
         return None
     settings = train.model_copy(update={"seed": 0, "max_time": None, "steps": None})
     key = f"{model_config!r} {settings!r} {vocab_size} {torch.get_num_threads()}"
-    if key not in known:
+    if key not in measured_speeds:
         try:
             with torch.random.fork_rng(devices=[]):
-                known[key] = _measure(kind, model_config, train, vocab_size)
+                measured_speeds[key] = _measure(kind, model_config, train, vocab_size)
         except (RuntimeError, MemoryError, NonFiniteError) as error:
             if not isinstance(error, NonFiniteError) and not is_out_of_memory(error):
                 raise
             return None
-    return known[key]
+    return measured_speeds[key]
 
 
 def _measure(
