@@ -39,7 +39,7 @@ SECONDS_PER_TOKEN = {"cpu": (7e-6, 2.7e-11), "cuda": (1.1e-7, 4.4e-14), "mps": (
 CPU, a measurement corrects it."""
 MAX_WEIGHTS_PER_TOKEN = {"cpu": 1.0, "cuda": 3.5, "mps": 1.0}
 """Maximum weights per training token, by device; a GPU makes enough passes to need dropout."""
-DROPOUT_ONSET, DROPOUT_SLOPE = 14.0, 0.145
+DROPOUT_ONSET, DROPOUT_SLOPE = 11.0, 0.13
 """Arguments of ``dropout_for``, except for running text on a GPU."""
 GPU_DROPOUT_BY_EPOCHS = ((20, 0.3), (8, 0.2))
 """(min_epochs, dropout) for running text on a GPU; the first entry that applies is used."""

@@ -378,10 +378,10 @@ def test_the_recipe_adds_dropout_when_text_is_repeated_often() -> None:
         return Transformer.recipe(stats).model.dropout
 
     assert dropout("lines", 13.0, 228_000) == dropout("lines", 90.0, 5_000_000) == 0.1
-    assert dropout("lines", 300.0, 228_000) == 0.29
+    assert dropout("lines", 300.0, 228_000) == 0.3
     assert dropout("text", 300.0, 1_000_000) == 0.0
-    assert dropout("text", 60.0, 225_000) == 0.06
-    assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.36
+    assert dropout("text", 60.0, 225_000) == 0.09
+    assert dropout("text", 60.0, 30_000) == dropout("lines", 60.0, 30_000) == 0.35
 
 
 def test_the_recipe_has_no_jumps() -> None:
