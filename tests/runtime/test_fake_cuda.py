@@ -18,7 +18,7 @@ from tests.runtime.fake_cuda import CUDA, fake_cuda
 pytestmark = pytest.mark.slow
 
 TRAINABLE_MODELS = [name for name in MODELS if MODELS.get(name).is_trainable]
-SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16, "block_size": 16}
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_hidden": 16, "block_size": 16, "dropout": 0}
 EXPECTED_SYNCS = {"batchnorm-mlp": {"aten.nonzero"}}
 """The hand-written batch norm selects the valid examples."""
 
