@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from makemore import Run, load
 from makemore.errors import UserError
 from makemore.interop.export import export
 from makemore.interop.html.package import Package, describe_model
-from makemore.interop.html.program import OPERATIONS, trace
+from makemore.interop.html.program import OPERATIONS, bmm_transposed, trace
 from makemore.models import MODELS
 from makemore.training.mixing.mix import mix
 from makemore.training.request import TrainRequest
@@ -210,6 +212,35 @@ def test_programs_compute_what_depends_on_no_input() -> None:
     torch.testing.assert_close(program.constants[0], (weight * 2).T)
     with pytest.raises(UserError, match="can't represent the operation erfinv"):
         trace(lambda x: (torch.erfinv(x),), torch.rand(2))
+
+
+def test_an_input_is_changed_in_place_only_if_nothing_reads_it_afterwards() -> None:
+    def written(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[torch.tensor([1])] = 5.0
+        return y
+
+    def names(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> list[str]:
+        return [operation[0] for operation in trace(function, *inputs).operations]
+
+    x = torch.zeros(3, 4)
+    assert "index_put_in_place" in names(lambda x: (written(x),), x)
+    assert "index_put_in_place" not in names(lambda x: (written(x), x.view(4, 3)), x)
+    assert "index_put_in_place" not in names(lambda x: (written(x) + x,), x)
+    assert "index_put_in_place" not in names(lambda x: (written(x * 2),), x)
+
+
+def test_products_read_transposed_matrices_where_they_are() -> None:
+    a, b = torch.randn(2, 3, 5), torch.randn(1, 2, 7, 5)
+
+    def scores(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        return (torch.bmm(a, b.permute(0, 1, 3, 2).reshape(2, 5, 7)),)
+
+    program = trace(scores, a, b)
+    assert [operation[0] for operation in program.operations] == ["bmm_transposed"]
+    torch.testing.assert_close(bmm_transposed(a, b), scores(a, b)[0])
+    # Other orders are moved.
+    assert "permute" in str(trace(lambda a, b: (torch.bmm(a, b.permute(1, 0, 2)),), a, torch.randn(5, 2, 7)))
 
 
 @pytest.mark.parametrize("name", NEURAL)

@@ -37,13 +37,13 @@ class Network {
     this.longest = described.max_len;
   }
 
-  // Tensors are never changed in place, so references to them are a copy of the state.
+  // The program changes the state that it is given in place.
   get snapshot() {
-    return { state: this.state, used: this.used, recent: this.recent };
+    return { state: this.state.map(copied), used: this.used, recent: this.recent };
   }
 
   set snapshot(snapshot) {
-    Object.assign(this, snapshot);
+    Object.assign(this, snapshot, { state: snapshot.state.map(copied) });
   }
 
   start(ids) {
@@ -53,7 +53,7 @@ class Network {
   }
 
   reset() {
-    this.state = this.initial;
+    this.state = this.initial.map(copied);
     this.used = 0;
   }
 

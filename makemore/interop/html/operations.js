@@ -1,62 +1,61 @@
 // The operations of torch's core set that programs use, and how a program runs.
 "use strict";
 
-const sigmoid = (x) => 1 / (1 + Math.exp(-x));
-const GELU = Math.sqrt(2 / Math.PI);
-
 const OPERATIONS = {
   _log_softmax: along(logSoftmax),
   _softmax: along(softmax),
   _to_copy: (x, kwargs) => cast(x, kwargs),
-  abs: unary(Math.abs, false),
-  add: binary((a, b) => a + b),
+  abs: unary("Math.abs(a)", false),
+  add: binary("a + b"),
   addmm: (bias, a, b) => matmul(a, b, bias.d),
   amax: reduce(largest),
   avg_pool2d: averagePool,
-  bitwise_and: binary((a, b) => a & b, "integer"),
-  bitwise_or: binary((a, b) => a | b, "integer"),
+  bitwise_and: binary("a & b", "integer"),
+  bitwise_or: binary("a | b", "integer"),
   bmm: (a, b) => tensor([a.s[0], a.s[1], b.s[2]], product(a.d, b.d, a.s[0], a.s[1], a.s[2], b.s[2])),
+  bmm_transposed: (a, b) => tensor([a.s[0], a.s[1], b.s.at(-2)], productTransposed(a.d, b.d, a.s[0], a.s[1], a.s[2], b.s.at(-2))),
   cat: concatenate,
-  clamp: (x, low, high) => unary((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity), false)(x),
+  clamp: (x, low, high) => tensor(x.s, x.d.map((a) => Math.min(Math.max(a, low ?? -Infinity), high ?? Infinity))),
   clone: (x) => x,
   copy: (x, y) => tensor(x.s, broadcast(y, x.s)),
   cummax: (x, dim) => [along((read, n, write) => { for (let k = 0, most = -Infinity; k < n; k++) write(k, (most = Math.max(most, read(k)))); })(x, dim)],
   cumsum: along((read, n, write) => { for (let k = 0, sum = 0; k < n; k++) write(k, (sum += read(k))); }),
-  div: binary((a, b) => a / b, "real"),
+  div: binary("a / b", "real"),
   embedding: (weight, index) => indexSelect(weight, [index]),
-  eq: binary((a, b) => +(a === b), "integer"),
-  exp: unary(Math.exp),
+  eq: binary("+(a === b)", "integer"),
+  exp: unary("Math.exp(a)"),
   expand: (x, shape) => {
     const lead = shape.length - x.s.length, whole = shape.map((n, k) => (n < 0 ? x.s[k - lead] : n));
     return tensor(whole, broadcast(x, whole));
   },
   flip: (x, dims) => dims.reduce((y, dim) => along((read, n, write) => { for (let k = 0; k < n; k++) write(k, read(n - 1 - k)); })(y, dim), x),
   full_like: (x, value, { dtype }) => full(x.s, value, dtype ? !dtype.startsWith("float") : x.d instanceof Int32Array),
-  ge: binary((a, b) => +(a >= b), "integer"),
-  gelu: unary((x) => 0.5 * x * (1 + Math.tanh(GELU * (x + 0.044715 * x ** 3)))),
+  ge: binary("+(a >= b)", "integer"),
+  gelu: unary(`0.5 * a * (1 + Math.tanh(${Math.sqrt(2 / Math.PI)} * (a + 0.044715 * a ** 3)))`),
   getitem: (parts, k) => parts[k],
-  gt: binary((a, b) => +(a > b), "integer"),
+  gt: binary("+(a > b)", "integer"),
   index: indexSelect,
-  index_put: indexPut,
-  log: unary(Math.log),
-  log1p: unary(Math.log1p),
-  lt: binary((a, b) => +(a < b), "integer"),
-  maximum: binary(Math.max),
+  index_put: (x, indices, values) => indexPut(copied(x), indices, values),
+  index_put_in_place: indexPut,
+  log: unary("Math.log(a)"),
+  log1p: unary("Math.log1p(a)"),
+  lt: binary("+(a < b)", "integer"),
+  maximum: binary("Math.max(a, b)"),
   mean: reduce((read, n) => total(read, n) / n),
   mm: (a, b) => matmul(a, b),
-  mul: binary((a, b) => a * b),
+  mul: binary("a * b"),
   native_layer_norm: layerNorm,
-  ne: binary((a, b) => +(a !== b), "integer"),
-  neg: unary((x) => -x, false),
+  ne: binary("+(a !== b)", "integer"),
+  neg: unary("-a", false),
   permute,
-  pow: binary((a, b) => (b === 2 ? a * a : a ** b)),
-  relu: unary((x) => Math.max(x, 0), false),
-  rsqrt: unary((x) => 1 / Math.sqrt(x)),
+  pow: binary("b === 2 ? a * a : a ** b"),
+  relu: unary("Math.max(a, 0)", false),
+  rsqrt: unary("1 / Math.sqrt(a)"),
   select: (x, dim, k) => {
     const at = axis(x.s, dim), from = k < 0 ? k + x.s[at] : k;
     return tensor(x.s.filter((_, i) => i !== at), slice(x, at, from, from + 1).d);
   },
-  sigmoid: unary(sigmoid),
+  sigmoid: unary("1 / (1 + Math.exp(-a))"),
   slice,
   slice_scatter: sliceScatter,
   split_with_sizes: (x, sizes, dim = 0) => {
@@ -67,9 +66,9 @@ const OPERATIONS = {
     const gone = [dims].flat().map((dim) => axis(x.s, dim)).filter((k) => x.s[k] === 1);
     return tensor(x.s.filter((_, k) => !gone.includes(k)), x.d);
   },
-  sub: binary((a, b) => a - b),
+  sub: binary("a - b"),
   sum: reduce(total),
-  tanh: unary(Math.tanh),
+  tanh: unary("Math.tanh(a)"),
   transpose: (x, a, b) => {
     const dims = x.s.map((_, k) => k), [i, j] = [axis(x.s, a), axis(x.s, b)];
     [dims[i], dims[j]] = [j, i];

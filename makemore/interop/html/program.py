@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,10 +17,11 @@ from makemore.errors import UserError
 
 OPERATIONS = frozenset(
     """
-_log_softmax _softmax _to_copy abs add addmm amax avg_pool2d bitwise_and bitwise_or bmm cat clamp clone
-copy cummax cumsum div embedding eq exp expand flip full_like ge gelu gt index index_put log log1p lt
-maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt select sigmoid slice slice_scatter
-split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view where getitem
+_log_softmax _softmax _to_copy abs add addmm amax avg_pool2d bitwise_and bitwise_or bmm bmm_transposed
+cat clamp clone copy cummax cumsum div embedding eq exp expand flip full_like ge gelu gt index index_put
+index_put_in_place log log1p lt maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt
+select sigmoid slice slice_scatter split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view
+where getitem
     """.split()  # noqa: SIM905 - a list would take half a page
 )
 """Operations that ``operations.js`` knows, by their names in torch's core set without variants."""
@@ -40,6 +40,10 @@ IRRELEVANT = {"device", "layout", "memory_format", "non_blocking", "pin_memory"}
 """Keyword arguments that don't change a result."""
 KEYWORDS = {"_to_copy": {"dtype"}, "full_like": {"dtype"}, "gelu": {"approximate"}}
 """Other keyword arguments that are known."""
+
+
+VIEWS = frozenset({"clone", "copy", "expand", "permute", "squeeze", "transpose", "unsqueeze", "view"})
+"""Operations whose result may share its numbers with their first argument in JavaScript."""
 
 
 class Program(NamedTuple):
@@ -95,16 +99,64 @@ def _fold_constants(recorded: fx.GraphModule) -> Program:
             constants[node] = node.target(*args, **kwargs)
         else:
             operations.append(node)
+    _transpose_in_products(recorded.graph)
     operations = _needed(operations, output)
+    in_place = {node for node in operations if _may_write_in_place(node, operations, output)}
     arguments = dict.fromkeys(n for node in [*operations, output] for n in node.all_input_nodes)
     stored = [node for node in arguments if node in constants]
     numbers = {node: i for i, node in enumerate([*stored, *inputs, *operations])}
     return Program(
         constants=[constants[node] for node in stored],
         n_inputs=len(inputs),
-        operations=[_encode_operation(node, numbers) for node in operations],
+        operations=[_encode_operation(node, numbers, node in in_place) for node in operations],
         outputs=[_encode(value, numbers) for value in output.args[0]],
     )
+
+
+def bmm_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """Products of the matrices (N, R, D) of a with the transposed matrices (N, C, D) of b, of any shape."""
+    return torch.bmm(a, b.reshape(len(a), -1, a.shape[-1]).transpose(1, 2))
+
+
+def _transpose_in_products(graph: fx.Graph) -> None:
+    """Let products read transposed matrices where they are: moving them takes longer than the product."""
+    for node in graph.nodes:
+        if node.op == "call_function" and _name(node) == "bmm":
+            source = _untransposed(node.args[1])
+            if source is not None:
+                node.target, node.args = bmm_transposed, (node.args[0], source)
+
+
+def _untransposed(node: Any) -> Any:
+    """The node whose matrices this node has transposed; None if it hasn't."""
+    shape = node.meta["tensor_meta"].shape
+    while node.op == "call_function" and _name(node) in {"clone", "expand", "view"}:
+        node = node.args[0]
+        moved = node.meta["tensor_meta"].shape
+        if moved[-2:] != shape[-2:] or moved.numel() != shape.numel():
+            return None
+    if node.op != "call_function" or _name(node) != "permute":
+        return None
+    *batch, row, column = node.args[1]
+    swapped = [*range(len(batch)), len(batch) + 1, len(batch)]
+    return node.args[0] if [*batch, row, column] == swapped else None
+
+
+def _may_write_in_place(node: Any, operations: Sequence[fx.Node], output: fx.Node) -> bool:
+    """Whether an operation replaces part of an input that nothing reads afterwards."""
+    if _name(node) != "index_put":
+        return False
+    source = node.args[0]
+    while source.op == "call_function" and _name(source) == "clone":
+        source = source.args[0]
+    if source.op != "placeholder":
+        return False
+    sharing = {source}
+    for other in operations:
+        if _name(other) in VIEWS and other.args[0] in sharing:
+            sharing.add(other)
+    later = [*operations[operations.index(node) + 1 :], output]
+    return not any(sharing.intersection(other.all_input_nodes) for other in later)
 
 
 def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
@@ -116,16 +168,22 @@ def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
     return [node for node in operations if node in needed]
 
 
-def _encode_operation(node: fx.Node, numbers: dict[fx.Node, int]) -> list[Any]:
-    name = "getitem" if node.target is operator.getitem else str(node.target).split(".")[1]
-    name = name if name in OPERATIONS else name.removesuffix("_")  # in place, on a value used nowhere else
+def _name(node: Any) -> str:
+    target = node.target
+    name = str(target).split(".")[1] if isinstance(target, torch._ops.OpOverload) else target.__name__
+    return name if name in OPERATIONS else name.removesuffix("_")  # in place, on a value used nowhere else
+
+
+def _encode_operation(node: fx.Node, numbers: dict[fx.Node, int], in_place: bool) -> list[Any]:
+    name = _name(node)
     if name not in OPERATIONS:
         raise UserError(f"--format html can't represent the operation {name}; use another format")
     kwargs = {k: v for k, v in node.kwargs.items() if v is not None and k not in IRRELEVANT}
     if not _is_supported(name, node.args, kwargs):
         raise UserError(f"--format html can't represent these arguments of {name}; use another format")
     encoded = {key: _encode(value, numbers) for key, value in kwargs.items()}
-    return [name, [_encode(argument, numbers) for argument in node.args], encoded]
+    arguments = [_encode(argument, numbers) for argument in node.args]
+    return [f"{name}_in_place" if in_place else name, arguments, encoded]
 
 
 def _is_supported(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -> bool:

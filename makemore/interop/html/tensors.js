@@ -3,6 +3,7 @@
 
 const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const tensor = (shape, data) => ({ s: shape, d: data });
+const copied = (x) => tensor(x.s, x.d.slice());
 const empty = (shape, like) => tensor(shape, new like.d.constructor(size(shape)));
 const axis = (shape, dim) => (dim < 0 ? dim + shape.length : dim);
 
@@ -56,24 +57,31 @@ function commonShape(...shapes) {
   return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
 }
 
+// A loop over an expression of `a` and `b`, for two arrays or an array and a number. Generated, because a loop that calls
+// a function it is given takes several times as long.
+function loop(expression, second) {
+  return new Function("x", "y", "out", `for (let i = 0; i < out.length; i++) { const a = x[i], b = ${second}; out[i] = ${expression}; }`);
+}
+
 // Elementwise on two; numbers are scalars. A result of comparisons is whole numbers.
-function binary(f, kind) {
+function binary(expression, kind) {
+  const ofArrays = loop(expression, "y[i]"), ofNumber = loop(expression, "y");
   return (a, b) => {
-    const scalar = typeof b === "number", same = scalar || sameShape(a.s, b.s), shape = same ? a.s : commonShape(a.s, b.s);
-    const x = same ? a.d : broadcast(a, shape), y = scalar || same ? b.d : broadcast(b, shape);
+    const scalar = typeof b === "number", shape = scalar || sameShape(a.s, b.s) ? a.s : commonShape(a.s, b.s);
     const real = a.d instanceof Float32Array || (scalar ? !Number.isInteger(b) : b.d instanceof Float32Array);
-    const out = full(shape, 0, kind === "integer" || (kind !== "real" && !real));
-    if (scalar) for (let i = 0; i < out.d.length; i++) out.d[i] = f(x[i], b);
-    else for (let i = 0; i < out.d.length; i++) out.d[i] = f(x[i], y[i]);
+    const out = full(shape, 0, kind === "integer" || (kind !== "real" && !real)), x = broadcast(a, shape);
+    if (scalar || b.d.length === 1) ofNumber(x, scalar ? b : b.d[0], out.d);
+    else ofArrays(x, broadcast(b, shape), out.d);
     return out;
   };
 }
 
 // Elementwise on one; `real` functions have fractions as results, also of whole numbers.
-function unary(f, real = true) {
-  return (x, ...args) => {
+function unary(expression, real = true) {
+  const run = loop(expression, "y");
+  return (x) => {
     const out = real ? full(x.s, 0, false) : empty(x.s, x);
-    for (let i = 0; i < out.d.length; i++) out.d[i] = f(x.d[i], ...args);
+    run(x.d, 0, out.d);
     return out;
   };
 }
@@ -157,6 +165,19 @@ function product(a, b, batch, rows, depth, columns, start) {
   return out;
 }
 
+// The same with b (batch, columns, depth).
+function productTransposed(a, b, batch, rows, depth, columns) {
+  const out = new Float32Array(batch * rows * columns);
+  for (let n = 0, at = 0; n < batch; n++)
+    for (let r = 0; r < rows; r++)
+      for (let c = 0, j = n * columns * depth; c < columns; c++) {
+        let sum = 0;
+        for (let i = (n * rows + r) * depth, end = i + depth; i < end; ) sum += a[i++] * b[j++];
+        out[at++] = sum;
+      }
+  return out;
+}
+
 function matmul(a, b, start) {
   const [rows, depth] = a.s, columns = b.s[1];
   return tensor([rows, columns], product(a.d, b.d, 1, rows, depth, columns, start));
@@ -204,11 +225,12 @@ function indexSelect(x, indices) {
   return out;
 }
 
+// In place.
 function indexPut(x, indices, values) {
-  const { shape, at, rest } = positions(x, indices), width = size(rest), out = tensor(x.s, x.d.slice());
+  const { shape, at, rest } = positions(x, indices), width = size(rest);
   const from = broadcast(values, [...shape, ...rest]);
-  at.forEach((to, i) => out.d.set(from.subarray(i * width, (i + 1) * width), to));
-  return out;
+  at.forEach((to, i) => x.d.set(from.subarray(i * width, (i + 1) * width), to));
+  return x;
 }
 
 function unfold(x, dim, length, step) {

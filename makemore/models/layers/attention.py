@@ -23,9 +23,11 @@ def document_causal_bias(position_BT: Tensor, doc_start_BT: Tensor, keys: int) -
 def write_cache(cache_BHCD: Tensor, new_BHTD: Tensor, position_B: Tensor) -> None:
     """Write new keys or values at ``position_B`` onwards, in place."""
     batch, _, length, _ = new_BHTD.shape
-    rows = torch.arange(batch, device=cache_BHCD.device)[:, None]
-    columns = position_B[:, None] + torch.arange(length, device=cache_BHCD.device)
-    cache_BHCD.transpose(1, 2)[rows, columns] = new_BHTD.transpose(1, 2).to(cache_BHCD.dtype)
+    device = cache_BHCD.device
+    row_B11 = torch.arange(batch, device=device)[:, None, None]
+    head_H1 = torch.arange(cache_BHCD.shape[1], device=device)[:, None]
+    column_B1T = (position_B[:, None] + torch.arange(length, device=device))[:, None]
+    cache_BHCD[row_B11, head_H1, column_B1T] = new_BHTD.to(cache_BHCD.dtype)
 
 
 def causal_bias(length: int, device: torch.device) -> Tensor:
