@@ -30,6 +30,8 @@ SEGMENT_TOKENS = 64
 """Approximate number of tokens between two steps."""
 N_STATISTICS_SEGMENTS = 200
 """Number of train segments from which the RMS of gradients is estimated."""
+MAX_NATS = 1e5
+"""A token's loss at which the weights are said to have diverged, though they may still be finite."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class DynamicEvaluation(Reader):
             n_done += len(nats)
             if progress:
                 progress(n_done, len(nats_N))
-        bad = np.flatnonzero(~np.isfinite(nats_N))
+        bad = np.flatnonzero(~(nats_N < MAX_NATS))
         if len(bad):
             raise UserError(f"weights diverged by token {bad[0]} of {split.name}; lower --adaptive-lr")
         return Reading(nats_N, learner.eval())
