@@ -96,13 +96,21 @@ function compile({ constants, inputs, operations, outputs }) {
     if (spec === null || typeof spec !== "object") return spec;
     return "v" in spec ? values[spec.v] : number(spec);
   };
-  const first = constants.length + inputs;
+  // Most arguments are values: these are put into their places, and other ones stay.
+  const steps = operations.map(([name, args, kwargs]) => {
+    const named = Object.keys(kwargs).length ? [kwargs] : name === "full_like" || name === "_to_copy" ? [{}] : [];
+    const places = args.flatMap((spec, k) => (spec?.v === undefined ? [] : [[k, spec.v]]));
+    const lists = args.flatMap((spec, k) => (Array.isArray(spec) && JSON.stringify(spec).includes('"v"') ? [[k, spec]] : []));
+    return { run: OPERATIONS[name], given: [...args.map((spec) => resolve(spec, [])), ...named], places, lists };
+  });
   return (...given) => {
     const values = [...constants, ...given];
-    operations.forEach(([name, args, kwargs], i) => {
-      const named = Object.keys(kwargs).length ? [kwargs] : name === "full_like" || name === "_to_copy" ? [{}] : [];
-      values[first + i] = OPERATIONS[name](...args.map((spec) => resolve(spec, values)), ...named);
-    });
+    for (const { run, given, places, lists } of steps) {
+      const filled = given.slice();
+      for (const [k, v] of places) filled[k] = values[v];
+      for (const [k, spec] of lists) filled[k] = resolve(spec, values);
+      values.push(run(...filled));
+    }
     return outputs.map((spec) => resolve(spec, values));
   };
 }

@@ -143,7 +143,7 @@ async function main() {
     let logits = reader.read(text.value), letters = 0;
     while (thisRun === run && text.value.length < MAX_CHARACTERS) {
       let added = "";
-      for (const until = performance.now() + 30; performance.now() < until; ) {
+      for (const until = performance.now() + 80; performance.now() < until; ) {
         const id = choose(logits);
         added += page.tokenizer.decode(id);
         logits = reader.add(id);

@@ -52,6 +52,12 @@ function sameShape(a, b) {
   return a.length === b.length && a.every((n, k) => n === b[k]);
 }
 
+// Whether a shape has one dimension longer than 1, the last, and is shorter than the other shape.
+function isRow(shape, other) {
+  const n = shape.at(-1);
+  return n === other.at(-1) && size(shape) === n && size(other) > n;
+}
+
 function commonShape(...shapes) {
   const rank = Math.max(...shapes.map((s) => s.length));
   return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
@@ -65,12 +71,13 @@ function loop(expression, second) {
 
 // Elementwise on two; numbers are scalars. A result of comparisons is whole numbers.
 function binary(expression, kind) {
-  const ofArrays = loop(expression, "y[i]"), ofNumber = loop(expression, "y");
+  const ofArrays = loop(expression, "y[i]"), ofNumber = loop(expression, "y"), ofRows = loop(expression, "y[i % y.length]");
   return (a, b) => {
     const scalar = typeof b === "number", shape = scalar || sameShape(a.s, b.s) ? a.s : commonShape(a.s, b.s);
     const real = a.d instanceof Float32Array || (scalar ? !Number.isInteger(b) : b.d instanceof Float32Array);
     const out = full(shape, 0, kind === "integer" || (kind !== "real" && !real)), x = broadcast(a, shape);
     if (scalar || b.d.length === 1) ofNumber(x, scalar ? b : b.d[0], out.d);
+    else if (isRow(b.s, shape)) ofRows(x, b.d, out.d);
     else ofArrays(x, broadcast(b, shape), out.d);
     return out;
   };
