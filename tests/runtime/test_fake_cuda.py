@@ -23,10 +23,9 @@ EXPECTED_SYNCS = {"batchnorm-mlp": {"aten.nonzero"}}
 """The hand-written batch norm selects the valid examples."""
 
 
-@pytest.fixture(params=["lines", "text"])
-def text(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text(words(80) if request.param == "lines" else prose()[:2000], encoding="utf-8")
+def write_text(folder: Path, mode: str) -> Path:
+    path = folder / "text.txt"
+    path.write_text(words(80) if mode == "lines" else prose()[:2000], encoding="utf-8")
     return path
 
 
@@ -50,7 +49,7 @@ def outcome(text: Path, name: str, run: Path, device: str, sample_run: Path) -> 
     # The transformer's recipe depends on the device.
     rates = ["train.lr=0.01", "train.matrix_lr=0.02"] * (name == "transformer")
     batch = ["train.batch_tokens=2048", "train.grad_accum_steps=2", "train.block_size=16"]
-    settings = ["train.ema=0.9", *batch, *rates, *sizes]
+    settings = ["train.ema=0.9", "train.eval_interval=5", *batch, *rates, *sizes]
     flags = [word for setting in settings for word in ("--set", setting)]
     on_device = ("--device", device)
     train(text, "-m", name, "--out", run, "--steps", 5, "--dtype", "float32", *flags, *on_device)
@@ -61,11 +60,17 @@ def outcome(text: Path, name: str, run: Path, device: str, sample_run: Path) -> 
     return json.loads(scored.out)["nll"], samples.out
 
 
-@pytest.mark.parametrize("name", TRAINABLE_MODELS)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        *((name, "lines") for name in TRAINABLE_MODELS),
+        *((name, "text") for name in ("count", "lstm", "transformer")),
+    ],
+)
 def test_training_and_sampling_match_the_cpu(
-    name: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "cpu"
+    text, run = write_text(tmp_path, mode), tmp_path / "cpu"
     cpu = outcome(text, name, run, "cpu", run)
     syncs = set[str]()
     with fake_cuda() as fake:
