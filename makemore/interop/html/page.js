@@ -1,7 +1,7 @@
 // The page: a text, its continuation, and the probabilities of the next character.
 "use strict";
 
-const SHOWN = 12, MAX_CHARACTERS = 100000, SNAPSHOT_INTERVAL = 64;
+const SHOWN = 12, MAX_CHARACTERS = 100000, SNAPSHOT_INTERVAL = 64, MAX_SNAPSHOTS = 32;
 const VISIBLE = { "\n": ["↵", "new line"], " ": ["␣", "space"], "\t": ["⇥", "tab"] };
 const element = (id) => document.getElementById(id);
 
@@ -55,6 +55,7 @@ class Reader {
 
   takeSnapshot() {
     this.snapshots.push({ length: this.ids.length, snapshot: this.model.snapshot, logits: this.logits.slice() });
+    if (this.snapshots.length > MAX_SNAPSHOTS) this.snapshots.shift(); // text before them is computed again
   }
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from makemore.errors import UserError
 
@@ -19,7 +20,7 @@ OPERATIONS = frozenset(
     """
 _log_softmax _softmax _to_copy abs add addmm amax avg_pool2d bitwise_and bitwise_or bmm bmm_transposed
 cat clamp clone copy cummax cumsum div embedding eq exp expand flip full_like ge gelu gt index index_put
-index_put_in_place log log1p lt maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt
+index_put_in_place le log log1p lt maximum mean mm mul native_layer_norm ne neg permute pow relu rsqrt
 select sigmoid slice slice_scatter split_with_sizes squeeze sub sum tanh transpose unfold unsqueeze view
 where getitem
     """.split()  # noqa: SIM905 - a list would take half a page
@@ -42,7 +43,7 @@ KEYWORDS = {"_to_copy": {"dtype"}, "full_like": {"dtype"}, "gelu": {"approximate
 """Other keyword arguments that are known."""
 
 
-VIEWS = frozenset({"clone", "copy", "expand", "permute", "squeeze", "transpose", "unsqueeze", "view"})
+VIEWS = frozenset({"_to_copy", "clone", "expand", "permute", "squeeze", "transpose", "unsqueeze", "view"})
 """Operations whose result may share its numbers with their first argument in JavaScript."""
 
 
@@ -129,9 +130,13 @@ def _transpose_in_products(graph: fx.Graph) -> None:
 
 def _untransposed(node: Any) -> Any:
     """The node whose matrices this node has transposed; None if it hasn't."""
+    if node.op != "call_function":
+        return None
     shape = node.meta["tensor_meta"].shape
     while node.op == "call_function" and _name(node) in {"clone", "expand", "view"}:
         node = node.args[0]
+        if "tensor_meta" not in node.meta:
+            return None
         moved = node.meta["tensor_meta"].shape
         if moved[-2:] != shape[-2:] or moved.numel() != shape.numel():
             return None
@@ -155,8 +160,11 @@ def _may_write_in_place(node: Any, operations: Sequence[fx.Node], output: fx.Nod
     for other in operations:
         if _name(other) in VIEWS and other.args[0] in sharing:
             sharing.add(other)
+    read = {
+        leaf for leaf in tree_leaves(node.args[1:]) if isinstance(leaf, fx.Node)
+    }  # besides what it writes to
     later = [*operations[operations.index(node) + 1 :], output]
-    return not any(sharing.intersection(other.all_input_nodes) for other in later)
+    return not sharing & read and not any(sharing.intersection(other.all_input_nodes) for other in later)
 
 
 def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
@@ -192,14 +200,23 @@ def _is_supported(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -
         return False
     if name == "gelu" and kwargs.get("approximate") != "tanh":
         return False
-    if name == "index" and any(index is None for index in arguments[1]):
+    if name in {"index", "index_put"} and any(map(_is_no_position, arguments[1])):
         return False
-    if name == "avg_pool2d" and any(step != 1 for step in arguments[2]):
+    if name == "avg_pool2d" and set(arguments[2] if len(arguments) > 2 else ()) != {1}:
+        return False
+    if name == "slice_scatter" and arguments[5:] not in {(), (1,)}:
+        return False
+    if name == "clamp" and any(isinstance(limit, fx.Node) for limit in arguments[1:]):
         return False
     first = arguments[0]
     return isinstance(first, fx.Node | list | tuple) and len(arguments) <= MAX_ARGUMENTS.get(
         name, len(arguments)
     )
+
+
+def _is_no_position(index: Any) -> bool:
+    """Whether an index is missing, or a mask of elements."""
+    return index is None or ("tensor_meta" in index.meta and index.meta["tensor_meta"].dtype == torch.bool)
 
 
 def _encode(value: Any, numbers: dict[fx.Node, int]) -> Any:

@@ -108,7 +108,7 @@ function along(f) {
 
 function reduce(f) {
   return (x, dims, keep = false) => {
-    const reduced = dims.map((dim) => axis(x.s, dim)).sort((a, b) => b - a);
+    const reduced = (dims?.length ? dims.map((dim) => axis(x.s, dim)) : x.s.map((_, k) => k)).sort((a, b) => b - a);
     let result = x;
     for (const dim of reduced) {
       const [outer, n, inner] = around(result.s, dim);
@@ -252,9 +252,10 @@ function averagePool(x, [height, width]) {
 }
 
 function sliceScatter(x, part, dim = 0, start = 0) {
-  const k = axis(x.s, dim), out = tensor(x.s, x.d.slice()), inner = size(x.s.slice(k + 1)), width = part.s[k] * inner;
+  const k = axis(x.s, dim), n = x.s[k], out = copied(x), inner = size(x.s.slice(k + 1)), width = part.s[k] * inner;
+  const from = Math.min(Math.max(start < 0 ? start + n : start ?? 0, 0), n);
   for (let o = 0; o < size(x.s.slice(0, k)); o++)
-    out.d.set(part.d.subarray(o * width, (o + 1) * width), (o * x.s[k] + (start ?? 0)) * inner);
+    out.d.set(part.d.subarray(o * width, (o + 1) * width), (o * n + from) * inner);
   return out;
 }
 
@@ -263,7 +264,7 @@ function layerNorm(x, shape, weight, bias, eps) {
   for (let row = 0; row < x.d.length; row += n) {
     const mean = total((k) => x.d[row + k], n) / n;
     const scale = 1 / Math.sqrt(total((k) => (x.d[row + k] - mean) ** 2, n) / n + eps);
-    for (let k = 0; k < n; k++) out.d[row + k] = (x.d[row + k] - mean) * scale * weight.d[k] + bias.d[k];
+    for (let k = 0; k < n; k++) out.d[row + k] = (x.d[row + k] - mean) * scale * (weight ? weight.d[k] : 1) + (bias ? bias.d[k] : 0);
   }
   return [out];
 }
@@ -273,9 +274,12 @@ function viewed(x, shape) {
   return tensor(shape.map((n) => (n < 0 ? x.d.length / known : n)), x.d);
 }
 
+const isReal = (dtype) => /^b?float/.test(dtype);
+
 function cast(x, { dtype }) {
   if (dtype === undefined) return x;
-  return tensor(x.s, /^b?float/.test(dtype) ? Float32Array.from(x.d) : Int32Array.from(x.d));
+  if (dtype === "bool") return tensor(x.s, Int32Array.from(x.d, (a) => +(a !== 0)));
+  return tensor(x.s, isReal(dtype) ? Float32Array.from(x.d) : Int32Array.from(x.d));
 }
 
 // A number from JSON, where infinity and NaN are {float: name}.
