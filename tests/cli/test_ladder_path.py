@@ -36,7 +36,8 @@ def with_small_budget(arguments: list[str]) -> list[str]:
     """The same command with a small budget."""
     if arguments[0] == "compare" and "--max-time" in arguments:
         i = arguments.index("--max-time")
-        return [*arguments[: i + 1], "0.2s", *arguments[i + 2 :]]
+        models = [] if "--models" in arguments else ["--models", "count,bigram"]
+        return [*arguments[: i + 1], "0.2s", *arguments[i + 2 :], *models]
     for budget in ("--max-time", "--steps"):
         if budget in arguments:
             i = arguments.index(budget)
