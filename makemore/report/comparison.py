@@ -47,9 +47,15 @@ LEFT_OUT: dict[str, Any] = {"format": True, "run_id": True, "seen": True, "text"
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
+def _count_models(comparison: Comparison) -> str:
+    n_rows, n_models = len(comparison.rows), len({(row.model, row.tokenizer) for row in comparison.rows})
+    models = f"{n_models} model{'s' * (n_models != 1)}"
+    return models if n_rows == n_models else f"{n_rows} settings of {models}"
+
+
 def comparison_page(comparison: Comparison) -> str:
     """The HTML page. Every row needs a ``profile``."""
-    title = f"{len(comparison.rows)} models on {comparison.source}"
+    title = f"{_count_models(comparison)} on {comparison.source}"
     body = "".join(
         [
             f"<h1>{escape(title)}</h1>",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -141,6 +143,7 @@ def test_a_study_is_trained_fitted_and_shown(tmp_path) -> None:
     assert sum(line.startswith("mlp: ") for line in notes(comparison)) == 2
     assert comparison.as_dict()["laws"][0]["model"] == "mlp"
     page = comparison_page(comparison)
+    assert re.findall("<h1>(.*)</h1>", page) == ["9 settings of 2 models on words"]
     assert "Forecast by training time" in page
     assert "Loss by size" in page
 

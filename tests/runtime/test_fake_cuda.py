@@ -71,6 +71,8 @@ def test_training_and_sampling_match_the_cpu(
     name: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, run = write_text(tmp_path, mode), tmp_path / "cpu"
+    # Samples are drawn below, fewer of them.
+    monkeypatch.setattr("makemore.training.train.final_samples", lambda *arguments: [])
     cpu = outcome(text, name, run, "cpu", run)
     syncs = set[str]()
     with fake_cuda() as fake:
