@@ -1,6 +1,6 @@
 """Make the pictures of the ladder's pages: ``python docs/make_pictures.py [MODEL ...]``.
 
-Trains each model for twenty seconds on the bundled first names and keeps one picture of ``makemore inspect``.
+Trains each model for twenty seconds on the bundled first names and saves one picture of ``makemore inspect``.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def train(model: str, folder: Path) -> Path:
     return run
 
 
-def draw(model: str, folder: Path) -> None:
-    """Train a model and keep its picture."""
+def make_picture(model: str, folder: Path) -> None:
+    """Train a model and save its picture in FOLDER."""
     if model == "micrograd":
         x, w = Value(2.0, label="x"), Value(-0.5, label="w")
         out = (x * w + 1.6).tanh()
@@ -67,7 +67,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for model in sys.argv[1:] or ["micrograd", *PICTURES]:
-            draw(model, Path(folder))
+            make_picture(model, Path(folder))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,17 @@ def test_pages_of_models_show_their_code(site: Path) -> None:
     assert "torch.tanh" in re.sub(r"<[^>]*>", "", html)
 
 
+def test_lectures_are_notebooks(site: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    for page in (ROOT / "docs" / "lectures").glob("*.md"):
+        if page.stem != "README":
+            html = (site / "lectures" / f"{page.stem}.html").read_text(encoding="utf-8")
+            assert f'href="{page.stem}.ipynb"' in html, page
+            notebook = nbformat.read(site / "lectures" / f"{page.stem}.ipynb", as_version=4)
+            nbformat.validate(notebook)
+            assert "](../" not in "".join(cell.source for cell in notebook.cells)
+
+
 def test_every_page_is_built_and_in_the_navigation(site: Path) -> None:
     index = (site / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from makemore.errors import UserError
 from makemore.interop import html
+from makemore.interop.html.page import SCRIPTS
 from makemore.interop.html.program import Program, trace
 
 FOLDER = Path(html.__file__).parent
@@ -85,7 +86,7 @@ def encoded(x: Tensor) -> dict[str, Any]:
 @pytest.mark.slow
 def test_operations_are_torchs(browser: Any) -> None:
     page = browser.new_page()
-    for name in ("tensors.js", "operations.js"):
+    for name in SCRIPTS[:2]:
         page.add_script_tag(content=(FOLDER / name).read_text(encoding="utf-8"))
     for name, (function, inputs) in CASES.items():
         program: Program = trace(lambda *x, f=function: outputs_of(f, x), *inputs)

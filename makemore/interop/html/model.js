@@ -37,13 +37,13 @@ class Network {
     this.longest = described.max_len;
   }
 
-  // The program changes the state that it is given in place.
+  // The program changes its state in place.
   get snapshot() {
-    return { state: this.state.map(copied), used: this.used, recent: this.recent };
+    return { state: this.state.map(copy), used: this.used, recent: this.recent };
   }
 
   set snapshot(snapshot) {
-    Object.assign(this, snapshot, { state: snapshot.state.map(copied) });
+    Object.assign(this, snapshot, { state: snapshot.state.map(copy) });
   }
 
   start(ids) {
@@ -53,7 +53,7 @@ class Network {
   }
 
   reset() {
-    this.state = this.initial.map(copied);
+    this.state = this.initial.map(copy);
     this.used = 0;
   }
 

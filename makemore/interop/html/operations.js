@@ -35,7 +35,7 @@ const OPERATIONS = {
   getitem: (parts, k) => parts[k],
   gt: binary("+(a > b)", "integer"),
   index: indexSelect,
-  index_put: (x, indices, values) => indexPut(copied(x), indices, values),
+  index_put: (x, indices, values) => indexPut(copy(x), indices, values),
   index_put_in_place: indexPut,
   le: binary("+(a <= b)", "integer"),
   log: unary("Math.log(a)"),
@@ -92,26 +92,24 @@ const OPERATIONS = {
 
 // A function of tensors that runs a program; its result is the list of outputs.
 function compile({ constants, inputs, operations, outputs }) {
-  const resolve = (spec, values) => {
-    if (Array.isArray(spec)) return spec.map((part) => resolve(part, values));
-    if (spec === null || typeof spec !== "object") return spec;
-    return "v" in spec ? values[spec.v] : number(spec);
+  // A function that reads an argument from the list of values.
+  const reader = (spec) => {
+    if (Array.isArray(spec)) {
+      const readers = spec.map(reader);
+      return (values) => readers.map((read) => read(values));
+    }
+    if (spec?.v !== undefined) return (values) => values[spec.v];
+    const constant = spec === null || typeof spec !== "object" ? spec : number(spec);
+    return () => constant;
   };
-  // Most arguments are values: these are put into their places, and other ones stay.
   const steps = operations.map(([name, args, kwargs]) => {
     const named = Object.keys(kwargs).length ? [kwargs] : name === "full_like" || name === "_to_copy" ? [{}] : [];
-    const places = args.flatMap((spec, k) => (spec?.v === undefined ? [] : [[k, spec.v]]));
-    const lists = args.flatMap((spec, k) => (Array.isArray(spec) && JSON.stringify(spec).includes('"v"') ? [[k, spec]] : []));
-    return { run: OPERATIONS[name], given: [...args.map((spec) => resolve(spec, [])), ...named], places, lists };
+    return { run: OPERATIONS[name], readers: [...args.map(reader), ...named.map((options) => () => options)] };
   });
-  return (...given) => {
-    const values = [...constants, ...given];
-    for (const { run, given, places, lists } of steps) {
-      const filled = given.slice();
-      for (const [k, v] of places) filled[k] = values[v];
-      for (const [k, spec] of lists) filled[k] = resolve(spec, values);
-      values.push(run(...filled));
-    }
-    return outputs.map((spec) => resolve(spec, values));
+  const results = outputs.map(reader);
+  return (...tensors) => {
+    const values = [...constants, ...tensors];
+    for (const { run, readers } of steps) values.push(run(...readers.map((read) => read(values))));
+    return results.map((read) => read(values));
   };
 }

@@ -49,9 +49,7 @@ def page_bytes(run: Run) -> bytes:
             STYLE=_resource("page.css"),
             MODEL=json.dumps(described, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
             DATA=data,
-            SCRIPT="\n".join(
-                _resource(name) for name in ("tensors.js", "operations.js", "model.js", "page.js")
-            ),
+            SCRIPT="\n".join(_resource(name) for name in SCRIPTS),
         )
         .encode()
     )

@@ -120,7 +120,7 @@ def bmm_transposed(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _transpose_in_products(graph: fx.Graph) -> None:
-    """Let products read transposed matrices where they are: moving them takes longer than the product."""
+    """Replace products with a transposed matrix, because transposing takes longer than the product."""
     for node in graph.nodes:
         if node.op == "call_function" and _name(node) == "bmm":
             source = _untransposed(node.args[1])
@@ -148,7 +148,7 @@ def _untransposed(node: Any) -> Any:
 
 
 def _may_write_in_place(node: Any, operations: Sequence[fx.Node], output: fx.Node) -> bool:
-    """Whether an operation replaces part of an input that nothing reads afterwards."""
+    """Whether an operation changes a copy of an input that neither it nor a later operation reads."""
     if _name(node) != "index_put":
         return False
     source = node.args[0]
@@ -160,11 +160,9 @@ def _may_write_in_place(node: Any, operations: Sequence[fx.Node], output: fx.Nod
     for other in operations:
         if _name(other) in VIEWS and other.args[0] in sharing:
             sharing.add(other)
-    read = {
-        leaf for leaf in tree_leaves(node.args[1:]) if isinstance(leaf, fx.Node)
-    }  # besides what it writes to
+    others = {argument for argument in tree_leaves(node.args[1:]) if isinstance(argument, fx.Node)}
     later = [*operations[operations.index(node) + 1 :], output]
-    return not sharing & read and not any(sharing.intersection(other.all_input_nodes) for other in later)
+    return not sharing & others and not any(sharing.intersection(other.all_input_nodes) for other in later)
 
 
 def _needed(operations: Sequence[fx.Node], output: fx.Node) -> list[fx.Node]:
@@ -200,7 +198,7 @@ def _is_supported(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -
         return False
     if name == "gelu" and kwargs.get("approximate") != "tanh":
         return False
-    if name in {"index", "index_put"} and any(map(_is_no_position, arguments[1])):
+    if name in {"index", "index_put"} and any(map(_is_unsupported_index, arguments[1])):
         return False
     if name == "avg_pool2d" and set(arguments[2] if len(arguments) > 2 else ()) != {1}:
         return False
@@ -214,7 +212,7 @@ def _is_supported(name: str, arguments: Sequence[Any], kwargs: dict[str, Any]) -
     )
 
 
-def _is_no_position(index: Any) -> bool:
+def _is_unsupported_index(index: Any) -> bool:
     """Whether an index is missing, or a mask of elements."""
     return index is None or ("tensor_meta" in index.meta and index.meta["tensor_meta"].dtype == torch.bool)
 

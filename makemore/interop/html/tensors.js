@@ -3,7 +3,7 @@
 
 const size = (shape) => shape.reduce((a, b) => a * b, 1);
 const tensor = (shape, data) => ({ s: shape, d: data });
-const copied = (x) => tensor(x.s, x.d.slice());
+const copy = (x) => tensor(x.s, x.d.slice());
 const empty = (shape, like) => tensor(shape, new like.d.constructor(size(shape)));
 const axis = (shape, dim) => (dim < 0 ? dim + shape.length : dim);
 
@@ -63,8 +63,8 @@ function commonShape(...shapes) {
   return Array.from({ length: rank }, (_, k) => Math.max(...shapes.map((s) => s[k - rank + s.length] ?? 1)));
 }
 
-// A loop over an expression of `a` and `b`, for two arrays or an array and a number. Generated, because a loop that calls
-// a function it is given takes several times as long.
+// A loop that evaluates an expression of `a` and `b` for each element. Generated, because a loop that calls a function
+// takes several times as long.
 function loop(expression, second) {
   return new Function("x", "y", "out", `for (let i = 0; i < out.length; i++) { const a = x[i], b = ${second}; out[i] = ${expression}; }`);
 }
@@ -232,7 +232,7 @@ function indexSelect(x, indices) {
   return out;
 }
 
-// In place.
+// Changes x.
 function indexPut(x, indices, values) {
   const { shape, at, rest } = positions(x, indices), width = size(rest);
   const from = broadcast(values, [...shape, ...rest]);
@@ -252,7 +252,7 @@ function averagePool(x, [height, width]) {
 }
 
 function sliceScatter(x, part, dim = 0, start = 0) {
-  const k = axis(x.s, dim), n = x.s[k], out = copied(x), inner = size(x.s.slice(k + 1)), width = part.s[k] * inner;
+  const k = axis(x.s, dim), n = x.s[k], out = copy(x), inner = size(x.s.slice(k + 1)), width = part.s[k] * inner;
   const from = Math.min(Math.max(start < 0 ? start + n : start ?? 0, 0), n);
   for (let o = 0; o < size(x.s.slice(0, k)); o++)
     out.d.set(part.d.subarray(o * width, (o + 1) * width), (o * n + from) * inner);
