@@ -1,10 +1,11 @@
 # make demo: train for a minute on the bundled names.  make test: all checks.  make audit: known vulnerabilities.
+# make engine: compile context mixing for exported web pages.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint audit site clean
+.PHONY: demo test lint audit engine site clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,14 @@ test: $(READY) lint
 # Known vulnerabilities of installed packages; queries an online service; strict: a failed query is an error.
 audit: $(READY)
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements.txt
+
+# Context mixing as WebAssembly, to run after every change of its C code; a test compares the checksum of the sources.
+ENGINE := makemore/interop/html/context_mixing
+ENGINE_SOURCES := $(ENGINE).c makemore/runtime/native/simd.h $(sort $(wildcard makemore/models/context_mixing/*.[ch]))
+engine: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang==0.17.1
+	$(BIN)/python -m ziglang cc --target=wasm32-wasi -mexec-model=reactor -O3 -msimd128 -Wl,--strip-all \
+	  -Imakemore/runtime/native -DSOURCES="\"$$(cat $(ENGINE_SOURCES) | sha256sum | cut -c1-64)\"" $(ENGINE).c -o $(ENGINE).wasm
 
 # The docs as a site, in site/: warnings are errors.
 site: $(READY)

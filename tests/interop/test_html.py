@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import makemore
 from makemore import Run, load
 from makemore.errors import UserError
 from makemore.interop.export import export
-from makemore.interop.html.package import Package, describe_model
+from makemore.interop.html import context_mixing
+from makemore.interop.html.describe import describe_model
+from makemore.interop.html.package import Package
+from makemore.interop.html.page import FORMAT
 from makemore.interop.html.program import OPERATIONS, bmm_transposed, trace
 from makemore.models import MODELS
 from makemore.training.mixing.mix import mix
@@ -30,7 +35,7 @@ SMALL = {"n_layer": 2, "n_embd": 32, "n_hidden": 32, "n_head": 4, "block_size": 
 def train_small(name: str, text: Path, out: Path, tokenizer: str = "char", **settings: Any) -> Run:
     fields = MODELS.get(name).Config.model_fields
     chosen = {key: value for key, value in {**SMALL, **settings}.items() if key in fields}
-    steps = {} if name == "count" else {"steps": 30}
+    steps = {} if name in ("count", "context-mixing") else {"steps": 30}
     request = TrainRequest(
         input=str(text),
         model=name,
@@ -71,7 +76,7 @@ def greedy(run: Run, prompt: str, tokens: int = TOKENS) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NEURAL, "count"])
+@pytest.mark.parametrize("name", [*NEURAL, "count", "context-mixing", "auto"])
 def test_greedy_text_is_ours(name: str, open_page: Any, tmp_path: Path) -> None:
     run = train_small(name, write_prose(tmp_path / "text.txt"), tmp_path)
     text = open_page(run).evaluate(f"continuation('salt ', {TOKENS})")
@@ -172,9 +177,52 @@ def test_what_a_page_cannot_hold_is_refused(tmp_path: Path) -> None:
         with case[0] as caught:
             case[1]()
         assert message in str(caught.value)
-    mixing = MODELS.get("context-mixing")
-    with pytest.raises(UserError, match="tables of context-mixing"):
-        describe_model(mixing(mixing.Config(), 4, 0), Package())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("write", [write_prose, write_words])
+def test_context_mixing_counts_the_text_as_training_did(
+    write: Callable[..., Path], tokenizer: str, open_page: Any, tmp_path: Path
+) -> None:
+    text = write(tmp_path / "text.txt")
+    run = train_small("context-mixing", text, tmp_path, tokenizer)
+    opened = open_page(run)
+    written = text.read_text("utf-8")[:60]
+    ids = opened.evaluate("text => opened.then(({ encode }) => encode(text))", written)
+    logits_TV = torch.tensor(
+        opened.evaluate(
+            "ids => opened.then(({ model: m }) => ids.map((id, i) => [...(i ? m.step(id) : m.start([id]))]))",
+            ids,
+        )
+    )
+    ours, _ = run.model(torch.tensor([ids]), run.model.init_state(1, len(ids)))
+    torch.testing.assert_close(logits_TV.exp(), ours[0].exp(), atol=1e-5, rtol=1e-3)
+
+
+def test_the_compiled_engine_is_that_of_the_sources() -> None:
+    package = Path(makemore.__file__).parent
+    sources = [
+        package / "interop/html/context_mixing.c",
+        package / "runtime/native/simd.h",
+        *sorted((package / "models/context_mixing").glob("*.[ch]")),
+    ]
+    checksum = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    compiled = (package / "interop/html/context_mixing.wasm").read_bytes()
+    assert f"sources {checksum}".encode() in compiled, "run make engine"
+
+
+def test_a_page_says_that_it_holds_the_text_and_a_long_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_small("context-mixing", write_words(tmp_path / "words.txt", n=300), tmp_path)
+    result = export(run, "html", tmp_path / "page.html")
+    assert "contains the training text" in result.note
+    assert "It also holds the training text" in result.path.read_text("utf-8")
+    monkeypatch.setattr(context_mixing, "MAX_TOKENS", 1000)
+    with pytest.raises(UserError, match="and 1,000 are the limit"):
+        export(run, "html", tmp_path / "other.html")
+    assert FORMAT.note(MODELS.get("gru")(MODELS.get("gru").Config(), 4, 0)) == ""
 
 
 @pytest.mark.parametrize(

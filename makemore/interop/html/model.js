@@ -12,7 +12,7 @@ async function unpack(text) {
 
 // A tensor from its description and the block of bytes.
 function readTensor({ type, at, shape, fill, factors }, bytes) {
-  const n = size(shape), Kind = type === "i4" ? Int32Array : Float32Array;
+  const n = size(shape), Kind = { i4: Int32Array, u2: Uint16Array, u1: Uint8Array }[type] ?? Float32Array;
   if (fill !== undefined) return tensor(shape, new Kind(n).fill(number(fill)));
   if (type !== "i3") return tensor(shape, new Kind(bytes, at, n));
   // 24 bits, lowest byte first.
@@ -29,6 +29,10 @@ function readProgram(program, bytes) {
 }
 
 class Network {
+  static open(described, bytes) {
+    return new Network(described, bytes);
+  }
+
   constructor(described, bytes) {
     this.program = readProgram(described.step, bytes);
     this.drop = described.drop && readProgram(described.drop, bytes);
@@ -85,6 +89,10 @@ class Network {
 
 // Smoothed n-grams. `node` is the longest known context; each context links to the next shorter one.
 class Count {
+  static open(described, bytes) {
+    return new Count(described, bytes);
+  }
+
   constructor(described, bytes) {
     this.contexts = described.contexts;
     this.ends = described.document_ends;
@@ -142,9 +150,14 @@ class Count {
 }
 
 class Mixture {
-  constructor(described, bytes) {
-    this.members = described.members.map((member) => readModel(member, bytes));
-    this.program = readProgram(described.mix, bytes);
+  static async open(described, bytes, report) {
+    const members = [];
+    for (const member of described.members) members.push(await readModel(member, bytes, report));
+    return new Mixture(members, readProgram(described.mix, bytes));
+  }
+
+  constructor(members, program) {
+    Object.assign(this, { members, program });
   }
 
   get snapshot() {
@@ -168,10 +181,11 @@ class Mixture {
   }
 }
 
-const KINDS = { network: Network, count: Count, mixture: Mixture };
+const KINDS = { network: Network, count: Count, "context-mixing": ContextMixing, mixture: Mixture };
 
-function readModel(described, bytes) {
-  return new KINDS[described.kind](described, bytes);
+// A promise of the model; report is called with the part of the work that is done, and returns a promise.
+async function readModel(described, bytes, report) {
+  return KINDS[described.kind].open(described, bytes, report);
 }
 
 // Probabilities (a list) of logits at a temperature, of the most likely `top` tokens only if top > 0.

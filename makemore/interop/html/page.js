@@ -5,10 +5,16 @@ const SHOWN = 12, MAX_CHARACTERS = 100000, SNAPSHOT_INTERVAL = 64, MAX_SNAPSHOTS
 const VISIBLE = { "\n": ["↵", "new line"], " ": ["␣", "space"], "\t": ["⇥", "tab"] };
 const element = (id) => document.getElementById(id);
 
+// Show how much of the training text is counted, and let the browser draw it.
+function report(share) {
+  element("status").textContent = `Reading the training text: ${Math.floor(100 * share)} %`;
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
 async function openModel() {
   const described = JSON.parse(element("model").textContent);
   const bytes = await unpack(element("data").textContent);
-  const tokenizer = new Tokenizer(described.tokenizer, described.lines), model = readModel(described.model, bytes);
+  const tokenizer = new Tokenizer(described.tokenizer, described.lines), model = await readModel(described.model, bytes, report);
   // The ids of a text; there is at least one.
   const encode = (text) => {
     const ids = tokenizer.encode(text);

@@ -13,15 +13,17 @@ from typing import Any
 
 from makemore.errors import UserError
 from makemore.interop.base import ExportFormat
-from makemore.interop.html.package import Package, describe_model
-from makemore.models.base import CountModel, LanguageModel
+from makemore.interop.html.describe import describe_model
+from makemore.interop.html.package import Package
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
+from makemore.models.context_mixing.model import ContextMixing
 from makemore.runs.run import Run
 from makemore.sampling.text import SampleRequest, context_ids
 from makemore.tokenizers import Tokenizer
 from makemore.tokenizers.byte import ByteTokenizer
 from makemore.tokenizers.char import CharTokenizer
 
-SCRIPTS = ("tensors.js", "operations.js", "model.js", "page.js")
+SCRIPTS = ("tensors.js", "operations.js", "context_mixing.js", "model.js", "page.js")
 """In the order in which they build on each other."""
 
 
@@ -41,6 +43,8 @@ def page_bytes(run: Run) -> bytes:
     about = (
         f"A language model with {number}, made with makemore. This page holds all of it and works offline."
     )
+    if _counts_text(model):
+        about += " It also holds the training text, which it counts when it is opened."
     return (
         Template(_resource("page.html"))
         .substitute(
@@ -53,6 +57,17 @@ def page_bytes(run: Run) -> bytes:
         )
         .encode()
     )
+
+
+def _counts_text(model: LanguageModel) -> bool:
+    members = model.members if isinstance(model, MixtureModel) else [model]
+    return any(isinstance(member, ContextMixing) for member in members)
+
+
+def _note(model: LanguageModel) -> str:
+    if not _counts_text(model):
+        return ""
+    return "the page contains the training text: share it only with those who may read that"
 
 
 def _on_cpu(model: LanguageModel) -> LanguageModel:
@@ -71,4 +86,4 @@ def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-FORMAT = ExportFormat(suffix=".html", files=lambda run: {"": page_bytes(run)})
+FORMAT = ExportFormat(suffix=".html", files=lambda run: {"": page_bytes(run)}, note=_note)

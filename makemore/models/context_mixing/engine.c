@@ -82,19 +82,22 @@ static void select_weights(struct walk *w) {
     w->apm_hashes[2] = combine(3, w->hashes[W1]);
 }
 
-/* Look up every context of a position, once. */
-static void look_up(const struct model *m, const struct position *p, struct walk *w) {
-    w->m = m, w->p = p;
+static void find_contexts(const struct model *m, const struct position *p, struct walk *w) {
     context_hashes(p, w->hashes);
     for (int c = 0; c < N_CONTEXTS; c++) {
         w->hashes[c] = combine(w->hashes[c], c);
         w->hashes[c] = combine(w->hashes[c] ^ w->hashes[c] >> 29, 0);
         __builtin_prefetch(bucket_of(&m->table, w->hashes[c]));
     }
-    for (int c = 0; c < N_CONTEXTS; c++) {
-        w->slots[c] = find_slot(&m->table, w->hashes[c]);
+    for (int c = 0; c < N_CONTEXTS; c++) w->slots[c] = find_slot(&m->table, w->hashes[c]);
+}
+
+/* Look up every context of a position, once. */
+static void look_up(const struct model *m, const struct position *p, struct walk *w) {
+    w->m = m, w->p = p;
+    find_contexts(m, p, w);
+    for (int c = 0; c < N_CONTEXTS; c++)
         if (w->slots[c] && bits(*w->slots[c], 16, 1)) __builtin_prefetch(m->table.lists + (*w->slots[c] >> 32));
-    }
     for (int c = 0; c < N_CONTEXTS; c++) load_evidence(&m->table, w->slots[c], &w->evidence[c]);
     for (int k = 0; k < N_MATCHES; k++) {
         int64_t length = p->match_length[k];

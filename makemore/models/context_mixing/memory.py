@@ -32,7 +32,7 @@ N_CELLS = N_CONTEXTS * COUNT_CELLS + N_CONTEXTS * RECENT_CELLS + N_MATCHES * MAT
 FIRST_RECENT = N_CONTEXTS * COUNT_CELLS
 FIRST_MATCH = FIRST_RECENT + N_CONTEXTS * RECENT_CELLS
 
-LISTS_USED, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 12, 13, 14, 15, 16
+LISTS_USED, LAST_TARGET, N_HISTORY, N_READ, N_EXPECTED, HAS_BOUNDARY, N_COUNTERS = 0, 11, 12, 13, 14, 15, 16
 """Indices of counters; 1 to 9: first free list of each size."""
 MAX_HISTORY = 1 << 24
 MAX_TREE_TOKENS = 1 << 22
@@ -181,7 +181,7 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
     shape = (sum(set_rows(vocab_size)), N_INPUTS)
     return {
         "slots": np.zeros(n_slots, np.int64),
-        "lists": np.zeros(_lists_size(n_slots), np.int64),
+        "lists": np.zeros(lists_size(n_slots), np.int64),
         "history": np.zeros(history, np.int32),
         "match_table": np.zeros((N_MATCHES, min(max(n_tokens, 1 << 12), MAX_HISTORY)), np.int32),
         "cells": _initial_cells(),
@@ -196,12 +196,13 @@ def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, 
 def copied(arrays: Arrays) -> Arrays:
     """A copy with room for more lists, to continue counting."""
     copy = {name: array.copy() for name, array in arrays.items() if name != "lists"}
-    copy["lists"] = np.zeros(len(arrays["lists"]) + _lists_size(len(arrays["slots"])), np.int64)
+    copy["lists"] = np.zeros(len(arrays["lists"]) + lists_size(len(arrays["slots"])), np.int64)
     copy["lists"][: len(arrays["lists"])] = arrays["lists"]
     return copy
 
 
-def _lists_size(n_slots: int) -> int:
+def lists_size(n_slots: int) -> int:
+    """Size of the lists that belong to so many slots."""
     return n_slots + (1 << 15)
 
 
@@ -244,6 +245,7 @@ def _validate_contexts(arrays: Arrays, vocab_size: int) -> None:
     n_read = int(counters[N_HISTORY])
     if (
         not 1 <= counters[LISTS_USED] <= len(lists)
+        or not 0 <= counters[LAST_TARGET] < vocab_size
         or n_read < 0
         or matches.min() < 0
         or matches.max() > n_read

@@ -79,6 +79,8 @@ class ContextMixing(OnlineModel):
             piece = slice(i, i + RATE_INTERVAL)
             engine.read(self._arrays["position"], inputs_N[piece], targets_N[piece], rates, counts=True)
             counters[memory.N_READ] += len(inputs_N[piece])
+        if len(targets_N):
+            counters[memory.LAST_TARGET] = max(targets_N[-1], 0)
         self._register()
 
     def finish(self, held_out: Iterable[Batch] = ()) -> None:
