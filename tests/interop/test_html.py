@@ -165,6 +165,27 @@ def test_the_page_is_used_by_keyboard_and_fits_a_phone(open_page: Any, tmp_path:
     assert page.evaluate("document.activeElement.id") == "write"
 
 
+@pytest.mark.slow
+def test_suggestions_are_for_the_caret_and_can_be_undone(open_page: Any, tmp_path: Path) -> None:
+    run = train_small("bigram", write_prose(tmp_path / "text.txt"), tmp_path)
+    page = open_page(run)
+    page.focus("#text")
+    page.keyboard.type("salt and")
+    shares = page.locator("#next span").all_text_contents()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("old => document.querySelector('#next span').textContent !== old", arg=shares[0])
+    page.keyboard.press("Tab")
+    inserted = "s" + greedy(run, "s", 1) + "alt and"
+    assert page.input_value("#text") == inserted
+    page.keyboard.press("Control+z")
+    assert page.input_value("#text") == "salt and"
+    page.fill("#temperature", "-1")
+    page.get_by_role("button", name="Continue").click()
+    assert page.evaluate("document.activeElement.id") == "temperature"
+    assert page.input_value("#text") == "salt and"
+
+
 def test_what_a_page_cannot_hold_is_refused(tmp_path: Path) -> None:
     def refused(name: str, tokenizer: str = "char", **settings: Any) -> Any:
         run = train_small(name, write_words(tmp_path / "words.txt", n=300), tmp_path, tokenizer, **settings)

@@ -83,7 +83,7 @@ async function continuation(text, count, temperature = 0) {
 async function main() {
   const page = await opened, reader = new Reader(page), text = element("text"), write = element("write");
   const buttons = Array.from({ length: SHOWN }, makeSuggestion);
-  let run = 0, silenced = 0, generating = false, escaped = false;
+  let run = 0, silenced = 0, generating = false, escaped = false, predicted = null;
 
   function makeSuggestion() {
     const item = document.createElement("li"), button = document.createElement("button"), cell = document.createElement("div");
@@ -114,24 +114,37 @@ async function main() {
     });
   }
 
+  const beforeCaret = () => text.value.slice(0, text.selectionStart);
+
+  // Show what follows at the caret.
   function refresh() {
-    showNext(reader.read(text.value));
+    predicted = beforeCaret();
+    showNext(reader.read(predicted));
     const unknown = page.tokenizer.unknown(text.value);
     element("status").textContent = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
   }
 
-  // Append a token; if it is only part of a character, complete the character greedily.
+  // Insert at the caret, by a command that the browser can undo if it has one.
+  function insert(letters) {
+    const focused = document.activeElement;
+    text.focus();
+    if (!document.execCommand("insertText", false, letters))
+      text.setRangeText(letters, text.selectionStart, text.selectionEnd, "end");
+    focused.focus();
+  }
+
+  // Insert a token; if it is only part of a character, complete the character greedily.
   function append(id) {
     stop();
-    reader.read(text.value);
+    reader.read(beforeCaret());
     let letters = page.tokenizer.decode(id);
     while (letters === "") letters = page.tokenizer.decode((id = argmax(reader.add(id))));
-    text.value += letters;
+    insert(letters);
     refresh();
   }
 
   function choose(logits) {
-    const temperature = Number(element("temperature").value || 1), top = Math.ceil(Number(element("top").value));
+    const temperature = element("temperature").valueAsNumber, top = element("top").valueAsNumber || 0;
     return temperature > 0 ? sampleToken(probabilities(logits, temperature, top)) : argmax(logits);
   }
 
@@ -143,6 +156,7 @@ async function main() {
 
   async function toggleGeneration() {
     if (generating) return stop();
+    if (!["temperature", "top"].every((id) => element(id).reportValidity())) return;
     const thisRun = ++run, started = performance.now();
     generating = true;
     write.textContent = "Stop";
@@ -175,13 +189,16 @@ async function main() {
   }
 
   text.addEventListener("input", () => edited());
+  document.addEventListener("selectionchange", () => {
+    if (!generating && document.activeElement === text && beforeCaret() !== predicted) refresh();
+  });
   write.addEventListener("click", toggleGeneration);
   element("clear").addEventListener("click", () => edited(() => (text.value = "")));
   text.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.shiftKey;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) toggleGeneration();
-    else if (event.key === "Tab" && plain && !escaped && text.value) append(argmax(reader.read(text.value)));
+    else if (event.key === "Tab" && plain && !escaped && text.value) append(argmax(reader.read(beforeCaret())));
     else {
       escaped = event.key === "Escape";
       return;
