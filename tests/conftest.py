@@ -14,8 +14,9 @@ import torch
 
 from makemore.runtime import native
 
-# Tests run in parallel, one core each.
+# Tests run in parallel, one core each, and so do the processes they start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 # A slow example is not a failure.
 hypothesis.settings.register_profile("makemore", deadline=None)
 hypothesis.settings.load_profile("makemore")
