@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from makemore.runtime import native
+from makemore.runtime.process import tune_process
 
+# As the program does; torch's compiler reads some of these environment variables when it is imported.
+tune_process()
 # Tests run in parallel, one core each, and so do the processes they start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
