@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,13 @@ import pytest
 import torch
 
 from makemore.runtime import native
+from makemore.runtime.process import tune_process
 
-# Tests run in parallel, one core each.
+# As the program does; torch's compiler reads some of these environment variables when it is imported.
+tune_process()
+# Tests run in parallel, one core each, and so do the processes they start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 # A slow example is not a failure.
 hypothesis.settings.register_profile("makemore", deadline=None)
 hypothesis.settings.load_profile("makemore")
@@ -43,6 +49,18 @@ def shakespeare_file() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the tests' encoded texts out of the user's cache."""
     monkeypatch.setenv("MAKEMORE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def forked_runs() -> Iterator[None]:
+    """Fork the processes of a comparison, which then needn't import torch; for tests of what they do then."""
+    if sys.platform != "linux":
+        yield
+        return
+    context = multiprocessing.get_context("fork")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method: context)
+        yield
 
 
 @pytest.fixture(scope="module")

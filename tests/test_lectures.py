@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from pathlib import Path
 
 import jupytext
 import pytest
+from nbformat.v4 import new_code_cell
 
 from makemore.corpus.datasets import bundled_file, resolve_input_file
 from makemore.errors import UserError
@@ -17,12 +16,30 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "lectures"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "README")
-BUDGETS = {"SECONDS": 1, "STEPS": 10}
-MAX_LINES = 1000
+BUDGETS = {"SECONDS": 0.2, "STEPS": 10}
+MAX_LINES = 300
+COMMANDS_IN_THE_KERNEL = """
+def run_commands_in_the_kernel(shell):
+    import shlex
+    from makemore.cli import run
+
+    def system(command):
+        program, *arguments = shlex.split(shell.var_expand(command))
+        assert program == "makemore"
+        assert run(arguments) == 0, command
+
+    shell.system = system
+
+run_commands_in_the_kernel(get_ipython())
+del run_commands_in_the_kernel
+"""
+"""Run ``!makemore`` without starting a process, which would have to import torch."""
+SMALL_BATCHES = "--set train.batch_tokens=256"
 
 
 def quick(source: str, folder: Path) -> str:
     """A cell with small budgets, and the beginning of its text."""
+    source = re.sub(r"^!makemore lr-find .*", rf"\g<0> {SMALL_BATCHES}", source, flags=re.MULTILINE)
     for name, value in BUDGETS.items():
         source = re.sub(rf"^{name} = \d+", f"{name} = {value}", source, flags=re.MULTILINE)
 
@@ -43,21 +60,17 @@ def quick(source: str, folder: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_notebook_executes(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = jupytext.read(page)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) >= 4
     for cell in cells:
         cell.source = quick(cell.source, tmp_path)
+    notebook.cells.insert(0, new_code_cell(COMMANDS_IN_THE_KERNEL))
     client = nbclient.NotebookClient(
         notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
-    for cell in cells:
-        for line in re.findall(r"^!makemore .*", cell.source, flags=re.MULTILINE):
-            printed = "".join(output.get("text", "") for output in cell.outputs)
-            assert "error:" not in printed, f"{line}: {printed}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from matplotlib import font_manager, ft2font
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from makemore.runtime.characters import clip
@@ -36,7 +37,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    # Figure.savefig draws twice: first without rendering, for the layout, which drawing does too.
+    FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
     return out.getvalue()
 
 

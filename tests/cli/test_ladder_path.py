@@ -14,7 +14,7 @@ import pytest
 from makemore.models import MODELS
 from tests.cli.conftest import call, prose, words
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_runs")]
 
 LADDER = Path(__file__).resolve().parents[2] / "docs" / "ladder"
 PAGE = re.compile(r"\[[\w-]+\]\(([\w-]+\.md)\)")

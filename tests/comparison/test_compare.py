@@ -22,7 +22,7 @@ from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_runs")]
 
 
 def write_words(path: Path, n: int = 400, seed: int = 7) -> Path:

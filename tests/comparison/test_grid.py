@@ -27,6 +27,8 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.comparison.test_compare import write_words
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 GRID = ("model.n_hidden=8,24", "train.lr=0.003,0.03")
 
 

@@ -21,6 +21,8 @@ from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.comparison.test_compare import write_words
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 TRUE = PowerLaw(1.1, 30.0, 0.5, 60.0, 0.35)
 PARAMETERS_K, TOKENS_K = (
     grid.ravel() for grid in np.meshgrid([2e4, 8e4, 3e5, 1.2e6], [2e5, 4e5, 8e5, 1.6e6])

@@ -44,7 +44,14 @@ def prose(tmp_path):
 
 
 def request_for(path, name, out, **train):
-    settings = {"steps": 60, "compile": "no", "dtype": "float32", **train}
+    settings = {
+        "steps": 60,
+        "batch_tokens": 512,
+        "block_size": 64,
+        "compile": "no",
+        "dtype": "float32",
+        **train,
+    }
     return TrainRequest(input=str(path), model=name, out=out, train=settings)
 
 

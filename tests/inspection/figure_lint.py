@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -15,9 +14,7 @@ MIN_FONT_POINTS = 7.0
 
 
 def find_faults(figure: Figure) -> list[str]:
-    """Report excessive width, unnamed axes, and text that is cut off, too small or overlapping."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    """Report a drawn figure's excessive width, unnamed axes, and text cut off, too small or overlapping."""
     faults = [] if figure.get_figwidth() <= WIDTH else [f"{figure.get_figwidth():.1f} inches wide"]
     visible_axes = [axes for axes in figure.axes if axes.axison]
     for dimension in ("x", "y"):

@@ -7,13 +7,13 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from makemore.inspection import pictures
+from makemore.inspection.figures import png
 from makemore.inspection.inspect import make_subject
 from makemore.models import MODELS
 from makemore.models.base import CountModel
@@ -43,7 +43,10 @@ PICTURES = {
     "mixture": {"bigrams", "members"},
     "auto": {"bigrams", "members", "activations"},
 }
-SMALL = {"transformer": ("model.n_layer=2", "model.n_embd=32", "model.block_size=48")}
+SMALL = {
+    "transformer": ("model.n_layer=2", "model.n_embd=32", "model.block_size=48"),
+    **dict.fromkeys(("gru", "lstm"), ("model.n_hidden=32", "model.n_embd=16")),
+}
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def train_run(name: str, text: str) -> Path:
         assert call("mix", *members, "--out", "mixture").status == 0
         return Path("mixture")
     train_settings = {"eval_interval": 3} | (
-        {} if issubclass(MODELS.get(name), CountModel) else {"steps": 12}
+        {} if issubclass(MODELS.get(name), CountModel) else {"steps": 12, "batch_tokens": 2048}
     )
     request = TrainRequest(
         input=text, model=name, out=Path(name), train=train_settings, settings=SMALL.get(name, ())
@@ -80,18 +83,13 @@ def test_every_model_has_expected_pictures() -> None:
 def test_inspect_draws_the_models_pictures(
     name: str, text: str, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_plot = pictures.PICTURES.get
-
-    def checked(kind: str) -> Any:
-        def plot(subject: Any) -> Any:
-            picture = find_plot(kind)(subject)
-            assert picture is None or not find_faults(picture.figure), kind
-            return picture
-
-        return plot
+    def checked_png(figure: Figure) -> bytes:
+        image = png(figure)
+        assert find_faults(figure) == []
+        return image
 
     run = load(train_run(name, text))
-    monkeypatch.setattr(pictures.PICTURES, "get", checked)
+    monkeypatch.setattr("makemore.report.inspection.png", checked_png)
     result = inspect(run)
     assert result.folder == Path(f"{name}-inspect")
     assert {path.stem for path in result.files} - {"index"} == PICTURES[name]
@@ -113,14 +111,14 @@ def test_inspect_draws_the_models_pictures(
 
 
 def test_inspect_command(texts: Path) -> None:
-    train_run("lstm", "words.txt")
-    result = json.loads(call("inspect", "lstm", "--text", "bade", "--out", "seen", "--json").out)
+    train_run("rnn", "words.txt")
+    result = json.loads(call("inspect", "rnn", "--text", "bade", "--out", "seen", "--json").out)
     assert Path(result["page"]) == Path("seen/index.html")
     assert {finding["kind"] for finding in result["findings"]} <= {"good", "note", "warning"}
-    plain = call("inspect", "lstm", "--out", "seen")
+    plain = call("inspect", "rnn", "--out", "seen")
     assert plain.out.splitlines()[-1] == f"pictures: {Path('seen/index.html')}"
-    assert "--unknown" in call("inspect", "lstm", "--text", "日本").err
-    assert "not a directory" in call("inspect", "lstm", "--out", "words.txt").err
+    assert "--unknown" in call("inspect", "rnn", "--text", "日本").err
+    assert "not a directory" in call("inspect", "rnn", "--out", "words.txt").err
     assert "no run at" in call("inspect", "nowhere").err
 
 
@@ -156,8 +154,9 @@ def test_run_directory_given_as_a_relative_path(texts: Path, monkeypatch: pytest
     assert load("..").name == "count"
 
 
-def test_truncation_of_a_long_text_is_reported(texts: Path) -> None:
+def test_truncation_of_a_long_text_is_reported(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_run("gru", "words.txt")
+    monkeypatch.setattr("makemore.inspection.inspect.PICTURES", {})
     assert inspect(load("gru"), text="bade").left_out == ""
     assert inspect(load("gru"), text="ba" * 40).left_out == "--text after its first 31 tokens"
 

@@ -141,13 +141,10 @@ def test_resume_restores_the_complete_state(name, mode, texts, tmp_path):
 )
 def test_resume_with_compiled_models(backend, name, mode, texts, tmp_path, monkeypatch):
     """Compiled without (aot_eager) and with (inductor) the slow code generator; its C++ is built anew."""
-    if backend == "inductor":
-        if not any(map(shutil.which, ("g++", "c++", "clang++"))):
-            pytest.skip("no C++ compiler")
-        # Words of one length, the same number per batch: each new shape would be compiled again.
-        texts["lines"].write_text(
-            "\n".join(w[:4] for w in words(600).split() if len(w) >= 4), encoding="utf-8"
-        )
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    # Words of one length, the same number per batch: each new shape would be compiled again.
+    texts["lines"].write_text("\n".join(w[:4] for w in words(600).split() if len(w) >= 4), encoding="utf-8")
     clear_caches()  # drop other tests' compiled code, as a new process would
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     compiled = functools.partial(torch.compile, backend=backend)
