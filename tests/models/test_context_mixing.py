@@ -109,7 +109,7 @@ def test_a_decision_is_the_mixture_of_its_inputs():
     arrays["weights"][:] = rng.normal(0, 0.1, arrays["weights"].shape)
     mixing = Mixing(arrays)
     situation = Situation(
-        selectors=[0] * 8, order=1, apm_hashes=[5, 6, 7], expected=[-1, -1], match_levels=[0, 0]
+        selectors=[0] * memory.N_SETS, order=1, apm_hashes=[5, 6, 7], expected=[-1, -1], match_levels=[0, 0]
     )
     evidence = [[Item(2, 3, 2, 3), Item(1, 5, 1, 2)]] + [[] for _ in range(memory.N_CONTEXTS - 1)]
     p, decision = mixing.decide(2, 0, evidence, (0, 4), situation)
@@ -142,7 +142,7 @@ def test_learning_follows_the_gradient():
     mixing = Mixing(arrays)
     mixing.lr = 1e-3
     situation = Situation(
-        selectors=[0] * 8, order=1, apm_hashes=[5, 6, 7], expected=[-1, -1], match_levels=[0, 0]
+        selectors=[0] * memory.N_SETS, order=1, apm_hashes=[5, 6, 7], expected=[-1, -1], match_levels=[0, 0]
     )
     evidence = [[Item(2, 3, 2, 3)] for _ in range(memory.N_CONTEXTS)]
     _, decision = mixing.decide(2, 0, evidence, (0, 4), situation)
@@ -359,6 +359,22 @@ def test_damaged_arrays_are_refused():
         other = ContextMixing(ContextMixingConfig(), model.vocab_size, 0)
         with pytest.raises(RuntimeError):
             other.load_state_dict({**good, name: damaged})
+
+
+def test_a_model_of_an_earlier_version_has_fewer_sets_of_weights():
+    model, tokens = text_model(verse(20))
+    state, n_sets = dict(model.state_dict()), 8
+    rows = sum(memory.set_rows(model.vocab_size)[:n_sets])
+    state |= {"weights": state["weights"][:rows]}
+    state |= {name: state[name][:, :n_sets].contiguous() for name in ("by_node", "by_order")}
+    earlier = ContextMixing(ContextMixingConfig(), model.vocab_size, 0)
+    earlier.load_state_dict(state)
+    with torch.no_grad():
+        model.weights[rows:] = 0
+        model.by_node[:, n_sets:] = model.by_order[:, n_sets:] = 0
+    starts = np.zeros(1, np.int64)
+    nats = [one.score(tokens, starts, "frozen") for one in (model, earlier)]
+    np.testing.assert_allclose(*nats, atol=1e-6)
 
 
 def test_rows_can_only_be_continued_one_at_a_time():

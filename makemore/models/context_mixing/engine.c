@@ -77,6 +77,8 @@ static void select_weights(struct walk *w) {
     w->selectors[5] = length * 2 + p->is_capital;
     w->selectors[6] = folded * 4 + words;
     w->selectors[7] = p->kinds & 511;
+    w->selectors[8] = order ? w->evidence[order - 1].ranks[0] + 1 : 0;
+    w->selectors[9] = words ? w->evidence[W1 + words - 1].ranks[0] + 1 : 0;
     w->apm_hashes[0] = combine(1, t1);
     w->apm_hashes[1] = combine(combine(2, t1), p->recent[1]);
     w->apm_hashes[2] = combine(3, w->hashes[W1]);
@@ -114,13 +116,13 @@ static struct subtree whole_tree(const struct walk *w) {
     return t;
 }
 
-/* Compute the inputs of the decision at d->at. */
+/* Compute the inputs of the decision at d->at; lo, hi: the ranks below it. */
 static void decide(struct walk *w, struct decision *d, int64_t lo, int64_t hi) {
     d->depth3 = d->at.depth == 0 ? 0 : d->at.depth < 3 ? 1 : 2;
     d->depth4 = d->at.depth < 3 ? d->at.depth : 3;
-    d->n_cells = d->n_matches = 0;
+    d->n_cells = d->n_matches = 0, d->lo = lo, d->hi = hi;
     context_inputs(w, d);
-    other_inputs(w, d, lo, hi);
+    other_inputs(w, d);
 }
 
 /* Whether only one child of the node is possible: boundaries don't follow each other, nor occur in running text. */

@@ -24,7 +24,7 @@ N_CONTEXTS, N_ORDERS, N_MATCHES = len(CONTEXTS), len(ORDERS), 2
 MATCH_LENGTHS = (5, 12)
 RECENT, FOLDED, COLUMNS = 32, 8, 96
 N_INPUTS = -(-(3 * N_CONTEXTS + N_ORDERS + 1 + N_MATCHES + 1) // 16) * 16
-N_SETS, N_APMS, APM_ROWS, BINS = 8, 3, 1 << 12, 24
+N_SETS, N_APMS, APM_ROWS, BINS = 10, 3, 1 << 12, 24
 SLOTS, MAX_LIST, MAX_RECENT = 8, 256, 60
 LEVELS, RECENT_LEVELS = 20, 14
 COUNT_CELLS, RECENT_CELLS, MATCH_CELLS = 3 * LEVELS**2, 3 * RECENT_LEVELS**2 * 2, 32 * 4
@@ -135,9 +135,10 @@ def _initial_cells() -> Floats32:
 
 
 def set_rows(vocab_size: int) -> list[int]:
-    """Number of weight vectors of each set. Pairs with a token share some if the vocabulary is large."""
+    """Number of weight vectors of each set. Tokens share some if the vocabulary is large."""
     pairs = min(vocab_size**2, 8192)
-    return [8 * 3 * 4, 16 * vocab_size, pairs, 512 * 4, pairs, 16 * vocab_size, 16 * vocab_size, 512 * 4]
+    by_token = [12 * min(vocab_size + 1, 1024)] * 2
+    return [96, 16 * vocab_size, pairs, 2048, pairs, 16 * vocab_size, 16 * vocab_size, 2048, *by_token]
 
 
 def context_bytes(n_tokens: int) -> int:
@@ -199,6 +200,17 @@ def copied(arrays: Arrays) -> Arrays:
     copy["lists"] = np.zeros(len(arrays["lists"]) + lists_size(len(arrays["slots"])), np.int64)
     copy["lists"][: len(arrays["lists"])] = arrays["lists"]
     return copy
+
+
+def with_all_sets(arrays: Arrays) -> Arrays:
+    """The arrays of an earlier version, with zeros, which have no effect, for the sets it lacks."""
+    n_sets = arrays["by_node"].shape[-1]
+    if arrays["by_node"].ndim != 2 or n_sets >= N_SETS:
+        return arrays
+    rows = sum(set_rows(len(arrays["rank_V"]))[n_sets:])
+    columns = ((0, 0), (0, N_SETS - n_sets))
+    added = {"weights": ((0, rows), (0, 0)), "by_node": columns, "by_order": columns}
+    return {**arrays, **{name: np.pad(arrays[name], width) for name, width in added.items()}}
 
 
 def lists_size(n_slots: int) -> int:

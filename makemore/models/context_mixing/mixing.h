@@ -3,7 +3,7 @@
 #define N_ORDERS (O12 + 1)
 #define N_MATCHES 2
 #define N_INPUTS ((3 * N_CONTEXTS + N_ORDERS + 1 + N_MATCHES + 1 + 15) / 16 * 16)
-#define N_SETS 8
+#define N_SETS 10
 #define N_APMS 3
 #define BINS 24
 #define APM_ROWS 4096
@@ -88,7 +88,7 @@ struct subtree {
 
 struct decision {
     struct subtree at;
-    int64_t depth3, depth4;
+    int64_t depth3, depth4, lo, hi; /* lo, hi: the ranks below the node */
     float inputs[N_INPUTS] __attribute__((aligned(64)));
     float *cells[N_INPUTS]; /* of the inputs that have one */
     int32_t n_cells, cell_inputs[N_INPUTS];
@@ -163,14 +163,18 @@ static void context_inputs(struct walk *w, struct decision *d) {
     for (int c = 0; c < N_CONTEXTS; c++) d->inputs[N_CONTEXTS + c] = fast_logit(p[c]);
 }
 
-/* lo, hi: the ranks below the node. */
-static void other_inputs(struct walk *w, struct decision *d, int64_t lo, int64_t hi) {
+/* Whether a rank is below neither child of the node (0), its left (1) or its right one (2). */
+INLINE int64_t side_of(const struct decision *d, int64_t rank) {
+    return rank < d->lo || rank >= d->hi ? 0 : 1 + (rank >= d->at.node);
+}
+
+static void other_inputs(struct walk *w, struct decision *d) {
     const struct model *m = w->m;
     int i = 3 * N_CONTEXTS + N_ORDERS;
     add_cell(d, i++, m->node_cells + d->at.node * CELL);
     for (int k = 0; k < N_MATCHES; k++, i++) {
         d->inputs[i] = 0;
-        if (w->expected[k] < lo || w->expected[k] >= hi) continue;
+        if (!side_of(d, w->expected[k])) continue;
         int64_t first = N_CONTEXTS * (COUNT_CELLS + RECENT_CELLS) + k * MATCH_CELLS;
         int64_t cell = first + w->match_level[k] * 4 + d->depth4;
         add_cell(d, i, m->cells + cell * CELL);
@@ -192,6 +196,8 @@ static float mix(const struct walk *w, struct decision *d) {
     int64_t rows[N_SETS] = {(w->selectors[0] * 3 + expects) * 4 + d4, w->selectors[1] * V + node,
                             w->selectors[2] * V + node, w->selectors[3] * 4 + d4, w->selectors[4],
                             w->selectors[5] * V + node, w->selectors[6] * V + node, w->selectors[7] * 4 + d4};
+    for (int s = 8; s < N_SETS; s++)
+        rows[s] = (w->selectors[s] * 3 + side_of(d, w->selectors[s] - 1)) * 4 + d4;
     float *by_node = x->by_node + node * N_SETS, *by_order = x->by_order + (w->order * 4 + d4) * N_SETS;
     float a = 0, b = 0;
     for (int s = 0; s < N_SETS; s++) {

@@ -36,7 +36,7 @@ class ContextMixingConfig(ModelConfig):
     """Settings of ``context-mixing``."""
 
     name: Literal["context-mixing"] = "context-mixing"
-    lr: NonNegative = Field(0.005, description="initial learning rate of the mixers; it falls to a hundredth")
+    lr: NonNegative = Field(0.004, description="initial learning rate of the mixers; it falls to a hundredth")
     adaptive_lr: NonNegative = Field(0.002, description="learning rate of the mixers in adaptive scores")
     memory: NonNegativeInt = Field(0, description="memory for contexts in MB (0: by the length of the text)")
 
@@ -225,7 +225,8 @@ class ContextMixing(OnlineModel):
             else:
                 setattr(self, name, torch.empty_like(stored, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._arrays = {name: buffer.numpy() for name, buffer in self.named_buffers()}
+        self._arrays = memory.with_all_sets({name: buffer.numpy() for name, buffer in self.named_buffers()})
+        self._register()
         self._engine = None
         try:
             memory.validate(self._arrays, self.vocab_size, self.boundary_id)

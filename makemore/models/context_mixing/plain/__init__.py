@@ -165,6 +165,7 @@ class PlainEngine(Engine):
                 match = max(match, 1 + sum(length >= level for level in _MATCH_LEVELS))
         order, words, folded = known(0, N_ORDERS), known(_W1, 3), known(_F3, 3)
         last = evidence[order - 1] if order else []
+        of_words = evidence[_W1 + words - 1] if words else []
         confidence = min(last[0].n, 3) if len(last) == 1 else 0
         t1, t2 = int(p[0]), int(p[1])
         length = min(int(p[POSITION.word_length]), 7)
@@ -172,6 +173,7 @@ class PlainEngine(Engine):
         selectors = [
             *(match, order, t1, (order * 4 + confidence) * 8 + n_after_word, t1 * len(self.tokens_V) + t2),
             *(length * 2 + int(p[POSITION.is_capital]), folded * 4 + words, int(p[POSITION.kinds]) & 511),
+            *(items[0].rank + 1 if items else 0 for items in (last, of_words)),
         ]
         return Situation(
             selectors=selectors,

@@ -97,7 +97,7 @@ class Mixing:
                 cells.append((MATCH_INPUT + k, (cell, not bit)))
                 expects = 1 + int(bit)
         inputs[MATCH_INPUT + memory.N_MATCHES] = 0.5
-        return self._mix(node, depth, inputs, [cell for _, cell in cells], expects, situation)
+        return self._mix(node, depth, span, inputs, [cell for _, cell in cells], expects, situation)
 
     def _context_inputs(
         self,
@@ -138,6 +138,7 @@ class Mixing:
         self,
         node: int,
         depth: int,
+        span: tuple[int, int],
         inputs: Floats32,
         cells: list[tuple[int, bool]],
         expects: int,
@@ -149,6 +150,7 @@ class Mixing:
                 (s[0] * 3 + expects) * 4 + d4,
                 *(s[1] * V + node, s[2] * V + node, s[3] * 4 + d4),
                 *(s[4], s[5] * V + node, s[6] * V + node, s[7] * 4 + d4),
+                *((s[i] * 3 + _side(node, span, s[i] - 1)) * 4 + d4 for i in (8, 9)),
             ]
         )
         rows = rows % self.sizes + self.first_rows
@@ -200,6 +202,11 @@ def _learn_cell(cell: Floats32, bit: int) -> None:
     p = float(cell[0]) + (bit - float(cell[0])) / (float(cell[1]) + 1.5)
     p = min(max(p, 1e-4), 1 - 1e-4)
     cell[:3] = p, cell[1] + (cell[1] < CELL_LIMIT), np.log(p / (1 - p))
+
+
+def _side(node: int, span: tuple[int, int], rank: int) -> int:
+    """0: the rank isn't below the node; 1: below its left child, 2: below its right one."""
+    return 1 + (rank >= node) if span[0] <= rank < span[1] else 0
 
 
 def _log_of(n: int) -> float:
