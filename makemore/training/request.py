@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from makemore.corpus.datasets import resolve_input
-from makemore.corpus.source import Source
+from makemore.corpus.source import Source, resolve_recorded_source
 from makemore.errors import UserError, unknown_name
 from makemore.models import MODELS
 from makemore.runs.directory import RunDir
@@ -37,7 +37,8 @@ class TrainRequest:
     """
 
     input: str | tuple[str, ...] = ()
-    """Inputs as ``makemore train`` takes them (default: the data set that ships with makemore)."""
+    """Inputs as ``makemore train`` takes them. Default: to resume the run in ``out``, its text; otherwise the
+    data set that ships with makemore."""
     model: str = ""
     """The model's name. If empty: the name in ``config``, or else the model of ``pretrained``, of the resumed
     run in ``out``, or the default."""
@@ -123,8 +124,10 @@ def _model_name(sources: list[dict[str, Any]]) -> str:
 
 
 def open_source(request: TrainRequest) -> Source:
-    """Open the input text. Raises UserError if it doesn't exist."""
+    """Open the input text; to resume, by default the run's. Raises UserError if it doesn't exist."""
     names = (request.input,) if isinstance(request.input, str) else request.input
+    if not names and request.resume and request.out and (config := _recorded_config(RunDir(request.out))):
+        return resolve_recorded_source(config.text.paths)
     return resolve_input(names)
 
 

@@ -50,6 +50,15 @@ def test_resume_with_more_steps_continues(work):
     assert json.loads(result.out)["steps"] == 7
 
 
+@pytest.mark.parametrize("model", ["bigram", "auto"])
+def test_resuming_without_an_input_reads_the_text_of_the_run(work, refused, model):
+    train("words.txt", "--model", model, "--steps", "3", "--out", "r")
+    result = train("--out", "r", "--resume", "--json", "--steps", "7")
+    assert json.loads(result.out)["steps"] >= 7
+    (work / "words.txt").unlink()
+    assert "words.txt' is missing" in refused("train", "--out", "r", "--resume", "--steps", "9")
+
+
 def test_model_larger_than_memory_is_refused(refused):
     sizes = ["--set", "model.n_hidden=1000000000", "--set", "model.n_embd=100000"]
     assert "doesn't fit in memory" in refused("train", "words.txt", "--model", "mlp", *sizes)

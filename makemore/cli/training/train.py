@@ -56,7 +56,11 @@ def command(
     init_from: Path | None = typer.Option(
         None, "--init-from", help="Fine-tune the weights of a run or a Hugging Face GPT-2 directory."
     ),
-    resume: bool = typer.Option(False, "--resume", help="Resume an interrupted run."),
+    resume: bool = typer.Option(
+        False,
+        "--resume",
+        help="Resume an interrupted run. With --out RUN, its text is read if no input is named.",
+    ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     inspect: bool = typer.Option(False, "--inspect", help="After training, run makemore inspect."),
     tensorboard: bool = typer.Option(False, "--tensorboard", help="Also log to TensorBoard."),
