@@ -25,14 +25,14 @@ def run_python(code: str, **options) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_without_torch(*commands: list[str]) -> str:
-    """Output of commands, which must not import torch."""
+def run_without(module: str, *commands: list[str]) -> str:
+    """Output of commands, which must not import the module."""
     code = (
         "import sys\n"
         "from makemore.cli import run\n"
         f"for arguments in {list(commands)!r}:\n"
         "    run(arguments)\n"
-        "    assert 'torch' not in sys.modules, arguments\n"
+        f"    assert {module!r} not in sys.modules, arguments\n"
     )
     result = run_python(code)
     assert result.returncode == 0, result.stderr
@@ -40,19 +40,32 @@ def run_without_torch(*commands: list[str]) -> str:
 
 
 def test_help_does_not_import_torch():
-    output = run_without_torch(["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
+    output = run_without("torch", ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS))
     assert all(f"makemore {name}" in output for name in COMMANDS)
 
 
 def test_usage_errors_do_not_import_torch():
-    output = run_without_torch(["trian"], ["train", "--modle"], ["sample"], ["train", "--max-time", "soon"])
+    output = run_without(
+        "torch", ["trian"], ["train", "--modle"], ["sample"], ["train", "--max-time", "soon"]
+    )
     assert "Did you mean 'train'" in output
 
 
 def test_unknown_models_and_tokenizers_do_not_import_torch():
-    output = run_without_torch(["train", "--model", "transfomer"], ["train", "--tokenizer", "bite"])
+    output = run_without("torch", ["train", "--model", "transfomer"], ["train", "--tokenizer", "bite"])
     assert "did you mean 'transformer'" in output
     assert "did you mean 'byte'" in output
+
+
+def test_training_does_not_import_the_compiler(work):
+    train = ["train", "words.txt", "--steps", "2", "--set", "train.compile=no"]
+    mixture = [*train, "--model", "auto", "--out", "mixture"]
+    muon, sgd = (
+        [*train, "--model", "lstm", "--set", f"train.optimizer={name}", "--out", name]
+        for name in ("muon", "sgd")
+    )
+    output = run_without("torch._dynamo", mixture, muon, sgd, ["train", "--resume", "--out", "sgd"])
+    assert output.count("sample more:") == 3
 
 
 def test_python_m_makemore_runs_the_program(work):

@@ -65,11 +65,10 @@ def test_without_the_training_text_copies_are_not_measured(run, tmp_path, monkey
 
 
 def test_the_card_of_a_file_is_beside_it_and_not_overwritten(run, tmp_path):
-    pytest.importorskip("onnxscript")
-    card = tmp_path / "poems.onnx.md"
+    card = tmp_path / "poems.html.md"
     card.write_text("my notes", encoding="utf-8")
-    with pytest.raises(UserError, match=r"poems\.onnx\.md already exists"):
-        export(run, "onnx", tmp_path / "poems.onnx")
-    assert not (tmp_path / "poems.onnx").exists()
-    export(run, "onnx", tmp_path / "poems.onnx", overwrite=True)
+    with pytest.raises(UserError, match=r"poems\.html\.md already exists"):
+        export(run, "html", tmp_path / "poems.html")
+    assert not (tmp_path / "poems.html").exists()
+    export(run, "html", tmp_path / "poems.html", overwrite=True)
     assert card.read_text(encoding="utf-8").startswith("# run\n")

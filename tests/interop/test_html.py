@@ -35,14 +35,14 @@ SMALL = {"n_layer": 2, "n_embd": 32, "n_hidden": 32, "n_head": 4, "block_size": 
 def train_small(name: str, text: Path, out: Path, tokenizer: str = "char", **settings: Any) -> Run:
     fields = MODELS.get(name).Config.model_fields
     chosen = {key: value for key, value in {**SMALL, **settings}.items() if key in fields}
-    steps = {} if name in ("count", "context-mixing") else {"steps": 30}
+    budget = {} if name in ("count", "context-mixing") else {"steps": 30, "batch_tokens": 1024}
     request = TrainRequest(
         input=str(text),
         model=name,
         tokenizer=tokenizer,
         out=out / name,
         settings=tuple(f"model.{key}={value}" for key, value in chosen.items()),
-        train={**steps, "device": "cpu", "compile": "no"},
+        train={**budget, "device": "cpu", "compile": "no"},
         overwrite=True,
     )
     return load(train(request).run.folder.path, "cpu")

@@ -38,6 +38,8 @@ pytestmark = [
     ),
 ]
 ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("-m", "torch.distributed.run")
+FORKING_TORCHRUN = (str(Path(__file__).with_name("forking_torchrun.py")),)
 PLAIN = ("train.patience=0", "train.eval_interval=10", "train.schedule=constant", "train.compile=no")
 TINY = {
     "transformer": ("model.n_layer=1", "model.n_embd=16", "model.dropout=0", "train.batch_tokens=512"),
@@ -62,13 +64,14 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(program: Sequence[str], *options: str) -> subprocess.Popen[str]:
+def start(
+    program: Sequence[str], *options: str, torchrun: Sequence[str] = FORKING_TORCHRUN
+) -> subprocess.Popen[str]:
     """Start a program in two processes with torchrun."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
     # The host name may not resolve.
     interface = "lo" if sys.platform == "linux" else "lo0"
     return subprocess.Popen(
-        [sys.executable, *torchrun, *program],
+        [sys.executable, *torchrun, "--standalone", "--nproc-per-node=2", *options, *program],
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": interface},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -306,7 +309,8 @@ def test_batch_of_a_single_row(
 
 def test_signal_saves_a_valid_state(lines: Path, tmp_path: Path) -> None:
     process = start(
-        [str(ROOT / "train.py"), *arguments(lines, "transformer", tmp_path / "run", steps=10**6)[1:]]
+        [str(ROOT / "train.py"), *arguments(lines, "transformer", tmp_path / "run", steps=10**6)[1:]],
+        torchrun=TORCHRUN,
     )
     wait_for(tmp_path, "run/metrics.jsonl", process)
     process.send_signal(signal.SIGINT)

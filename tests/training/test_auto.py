@@ -17,7 +17,7 @@ from makemore.models.base import MixtureModel
 from makemore.runs.run import load
 from makemore.runs.verification import check_run
 from makemore.sampling.text import SampleRequest, sample
-from makemore.training.mixing import auto
+from makemore.training.mixing import auto, gating
 from makemore.training.mixing.gating import fit_gates
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
@@ -37,8 +37,21 @@ def text(tmp_path_factory):
 
 
 def request(text, **changes):
-    options = {"input": str(text), "model": "auto", "out": text.parent / "run", "train": {"steps": 20}}
+    options = {
+        "input": str(text),
+        "model": "auto",
+        "out": text.parent / "run",
+        "train": {"steps": 20},
+        "settings": ("train.batch_tokens=256",),
+    }
     return TrainRequest(**{**options, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_gates():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gating, "STEPS", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +175,11 @@ def test_halves_meet_at_the_start_of_a_document_inside_the_text():
 class TestMembersTrainedTogether:
     """With a time limit, and without a number of steps."""
 
-    OPTIONS: ClassVar = {"train": {"max_time": 5.0}}
+    OPTIONS: ClassVar = {"train": {"max_time": 2.0}}
 
     @pytest.fixture(autouse=True)
-    def two_threads(self):
+    def two_threads(self, monkeypatch):
+        monkeypatch.setattr(auto, "MIN_NEURAL_SECONDS", 0.5)
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         yield
@@ -184,7 +198,7 @@ class TestMembersTrainedTogether:
         out = text.parent / "together-interrupted"
         begun = time.monotonic()
         with pytest.raises(TrainingInterrupted, match=r"saved in .*together-interrupted\)"):
-            train(request(text, out=out, **self.OPTIONS), stop=lambda: time.monotonic() - begun > 2)
+            train(request(text, out=out, **self.OPTIONS), stop=lambda: time.monotonic() - begun > 1)
         assert sorted(path.name for path in (out / "members").iterdir()) == ["context-mixing", "transformer"]
         resumed = train(request(text, out=out, resume=True, **self.OPTIONS))
         assert np.isfinite(resumed.score.nats)

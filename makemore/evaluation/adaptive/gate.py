@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from makemore.evaluation.distributions import Fold, nats_of
 from makemore.models.base import MixtureModel
 from makemore.models.mixture.gate import Gate
+from makemore.runtime.optimizers import Adam
 from makemore.types import Floats
 
 LEARNING_RATE = 0.002
@@ -65,7 +66,7 @@ class GateLearner:
         self.gate = cast(Gate, copy.deepcopy(self.model.gates[number])).cpu().requires_grad_(True)
         n = len(self.model.members)
         self.experts = FixedShare(np.array([0.5] + [0.5 / n] * n), SWITCHING)
-        self.optimizer = torch.optim.Adam(self.gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+        self.optimizer = Adam(self.gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
 
     def read(self, log_probs: Tensor, targets: Tensor) -> Floats:
         """Nats (n,) of the next targets (n,), before learning from them, by the members' log-probabilities

@@ -13,6 +13,7 @@ from torch import Tensor
 from makemore.evaluation.distributions import halves, n_fitted_tokens, nats_of, predictions
 from makemore.models.base import LanguageModel
 from makemore.models.mixture.gate import MIN_LOG_PROB, UNITS, Gate, mix
+from makemore.runtime.optimizers import Adam
 from makemore.types import Split
 
 STEPS, BATCH_TOKENS, LEARNING_RATE = 500, 512, 0.01
@@ -90,7 +91,7 @@ def _fit(examples: _Examples) -> Gate:
     if n > 1:
         gate.mean.copy_(examples.features.mean(0))
         gate.scale.copy_(1 / examples.features.std(0).clamp(min=1e-3))
-    optimizer = torch.optim.Adam(gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    optimizer = Adam(gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - step / STEPS)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from makemore.models.base import LanguageModel
+from makemore.runtime.optimizers import AdamW
 from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.base import decay_groups, is_capturable
 
@@ -17,7 +18,7 @@ def adamw(params: Sequence[nn.Parameter], config: OptimizerConfig) -> torch.opti
     fused = params[0].device.type in ("cpu", "cuda", "mps")
     capturable = is_capturable(params)
     groups = decay_groups(params, config.weight_decay, "weight_decay")
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=fused, capturable=capturable
     )
     # torch warns of steps outside of a CUDA graph, which cost nothing here.

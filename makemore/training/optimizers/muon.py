@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import LanguageModel
+from makemore.runtime.optimizers import Uncompiled
 from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.adamw import adamw
 from makemore.training.optimizers.base import decay_factor, is_capturable
@@ -33,7 +34,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     return x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Uncompiled):
     """Momentum with orthogonalised updates (Jordan et al. 2024) and decoupled weight decay.
 
     Matrices of equal shape are orthogonalised as one batch. A parameter may stack several matrices, such as

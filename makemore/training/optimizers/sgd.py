@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from makemore.models.base import LanguageModel
+from makemore.runtime import optimizers
 from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.base import decay_factor, decay_groups
 
 
-class SGD(torch.optim.SGD):
+class SGD(optimizers.SGD):
     """Momentum with decoupled weight decay (Loshchilov & Hutter 2019), as in AdamW and Muon."""
 
     @torch.no_grad()
