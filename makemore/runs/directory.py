@@ -34,6 +34,8 @@ CONFIG, TOKENIZER, MODEL = "config.json", "tokenizer.json", "model.safetensors"
 METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json", "state"
 LINE_HASHES = "seen.safetensors"
 WEIGHTS = "weights.json"
+REQUESTED = "requested.json"
+"""The settings that a run with members was requested with, from before its members are trained."""
 MEMBERS = "members"
 """Folder of the runs that a mixture trained as its members."""
 CHECKPOINTS = Path("checkpoints")
@@ -51,7 +53,7 @@ def find_run(path: str | Path) -> Path:
 def _is_run_file(path: Path) -> bool:
     """Whether makemore wrote this JSON file; other programs have a config.json too."""
     try:
-        return "run_id" in read_json(path)
+        return not {"run_id", "settings"}.isdisjoint(read_json(path))
     except UserError:
         return False
 
@@ -78,7 +80,8 @@ class RunDir:
             return os.path.lexists(self.path)
         names = {p.name for p in self.path.iterdir() if not is_temporary(p)}
         return not (
-            names <= {TOKENIZER, LINE_HASHES, STATES} and (not names or _is_run_file(self.path / TOKENIZER))
+            names <= {TOKENIZER, LINE_HASHES, STATES, REQUESTED}
+            and (not names or any(_is_run_file(self.path / name) for name in (TOKENIZER, REQUESTED)))
         )
 
     def member(self, name: str) -> RunDir:
@@ -106,7 +109,8 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove a run's files and no others. Raises UserError if the folder holds something else."""
-        is_run = self.members or any(_is_run_file(self.path / name) for name in (CONFIG, TOKENIZER))
+        marks = (CONFIG, TOKENIZER, REQUESTED)
+        is_run = self.members or any(_is_run_file(self.path / name) for name in marks)
         if self.is_occupied and not is_run:
             raise UserError(
                 f"{self.path} is not a run directory and is not overwritten; choose another --out"
@@ -118,8 +122,19 @@ class RunDir:
                 member.clear()
                 member.path.rmdir()
             # Remove files that identify a run last: an interrupted clear can be repeated.
-            for name in (MODEL, WEIGHTS, LINE_HASHES, METRICS, SAMPLES, RESULT, TOKENIZER, CONFIG):
+            for name in (MODEL, WEIGHTS, LINE_HASHES, METRICS, SAMPLES, RESULT, REQUESTED, TOKENIZER, CONFIG):
                 (self.path / name).unlink(missing_ok=True)
+
+    def write_requested(self, settings: dict[str, Any]) -> None:
+        """Record the settings that the run was requested with."""
+        with user_write_errors(self.path):
+            write_json(self.path / REQUESTED, {"settings": settings})
+
+    def read_requested(self) -> dict[str, Any]:
+        """The settings of ``write_requested``; empty if there are none."""
+        path = self.path / REQUESTED
+        settings = read_json(path).get("settings") if path.exists() else None
+        return settings if isinstance(settings, dict) else {}
 
     def remove_temporaries(self) -> None:
         """Remove temporary files left by killed processes."""

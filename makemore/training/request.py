@@ -83,7 +83,8 @@ class TrainRequest:
     def _default_model(self) -> str:
         if self.pretrained:
             return self.pretrained.model
-        if self.resume and self.out and (config := _recorded_config(RunDir(self.out))):
+        folder = RunDir(self.out) if self.resume and self.out else None
+        if folder and not folder.members and (config := _recorded_config(folder)):
             return config.model.name
         return DEFAULT_MODEL if distributed.dist_info_from_env().world_size == 1 else PARALLEL_MODEL
 
@@ -126,8 +127,11 @@ def _model_name(sources: list[dict[str, Any]]) -> str:
 def open_source(request: TrainRequest) -> Source:
     """Open the input text; to resume, by default the run's. Raises UserError if it doesn't exist."""
     names = (request.input,) if isinstance(request.input, str) else request.input
-    if not names and request.resume and request.out and (config := _recorded_config(RunDir(request.out))):
-        return resolve_recorded_source(config.text.paths)
+    if not names and request.resume and request.out:
+        folder = RunDir(request.out)
+        for run in (folder, *folder.members):
+            if config := _recorded_config(run):
+                return resolve_recorded_source(config.text.paths)
     return resolve_input(names)
 
 

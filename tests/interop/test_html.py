@@ -120,6 +120,8 @@ def test_text_goes_through_the_tokenizer_and_an_empty_one_continues_the_training
         run.tokenizer.encode(typed)
     )
     assert page.evaluate("continuation('', 40)") == greedy(run, "", 40)
+    ids = page.evaluate("[...document.querySelectorAll('#next button')].map((b) => Number(b.dataset.id))")
+    assert tokenizer == "char" or not set(ids) & set(range(129, 193))  # bytes that can't begin a character
     page.fill("#text", "cr")
     for _ in range(4):
         page.locator("#next button").first.click()
@@ -180,10 +182,33 @@ def test_suggestions_are_for_the_caret_and_can_be_undone(open_page: Any, tmp_pat
     assert page.input_value("#text") == inserted
     page.keyboard.press("Control+z")
     assert page.input_value("#text") == "salt and"
+    page.get_by_role("button", name="Clear").click()
+    assert page.input_value("#text") == ""
+    page.keyboard.press("Control+z")
+    assert page.input_value("#text") == "salt and"
     page.fill("#temperature", "-1")
     page.get_by_role("button", name="Continue").click()
     assert page.evaluate("document.activeElement.id") == "temperature"
     assert page.input_value("#text") == "salt and"
+
+
+@pytest.mark.slow
+def test_a_long_text_is_read_at_once(open_page: Any, tmp_path: Path) -> None:
+    """A model with a limited context reads only the last tokens of a pasted text."""
+    run = train_small("transformer", write_prose(tmp_path / "text.txt"), tmp_path)
+    page = open_page(run)
+    steps = """text => opened.then((page) => {
+        let steps = 0;
+        const reader = new Reader(page), feed = page.model.feed;
+        reader.read("salt");
+        page.model.feed = function (id) { steps++; return feed.call(this, id); };
+        reader.read(text);
+        return [steps, argmax(reader.logits)];
+    })"""
+    text = "salt and sea " * 400
+    n_steps, best = page.evaluate(steps, text)
+    assert n_steps <= 16
+    assert run.tokenizer.decode(torch.tensor([best]).numpy()) == greedy(run, text, 1)
 
 
 def test_what_a_page_cannot_hold_is_refused(tmp_path: Path) -> None:

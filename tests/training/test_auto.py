@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from typing import ClassVar
@@ -143,6 +144,22 @@ def test_resuming_reads_the_text_as_recorded(text):
     resumed = train(request(text, out=out, resume=True))
     assert resumed.score.tokens == first.score.tokens
     assert resumed.score.nats == pytest.approx(first.score.nats, rel=1e-6)
+
+
+def test_resuming_needs_only_the_run(text, monkeypatch, tmp_path):
+    """The text, tokenizer and budget are those of the interrupted command, unless others are named."""
+    monkeypatch.chdir(tmp_path)
+    out, calls = text.parent / "alone", iter(range(10_000))
+    first = request(text, out=out, tokenizer="byte")
+    with pytest.raises(TrainingInterrupted):
+        train(first, stop=lambda: next(calls) >= 12)
+    resumed = train(TrainRequest(out=out, resume=True))
+    assert resumed.run.tokenizer.name == "byte"
+    uninterrupted = train(dataclasses.replace(first, out=text.parent / "undisturbed"))
+    assert resumed.steps == uninterrupted.steps
+    assert resumed.score.nats == pytest.approx(uninterrupted.score.nats, abs=1e-6)
+    more = train(TrainRequest(out=out, resume=True, train={"steps": 40}))
+    assert more.steps > resumed.steps
 
 
 @pytest.mark.parametrize("lines", ["ab\n" * 3 + "abcdefghij" * 9 + "\n", "abcab\n" * 40])

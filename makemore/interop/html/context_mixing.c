@@ -51,7 +51,7 @@ EXPORT(set_mixer) void set_mixer(float *weights, float *by_node, float *by_order
 
 EXPORT(set_rows) void set_rows(int set, int rows) { model.set_rows[set] = rows; }
 
-/* Count the tokens that follow the history's tokens begin to end - 1, which is what training did besides learning. */
+/* Count the tokens that follow the history's tokens begin to end - 1, as training did, without changing weights. */
 EXPORT(count_text) void count_text(int begin, int end) {
     struct walk w;
     for (int i = begin; i < end; i++) {

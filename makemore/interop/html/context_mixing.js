@@ -38,6 +38,7 @@ class ContextMixing {
     new Int32Array(code.memory.buffer, history, described.history_size).set(read("history").d);
     this.logits = zeros(4 * V);
     this.n = V;
+    this.startCost = 1;
   }
 
   async count(tokens, report) {

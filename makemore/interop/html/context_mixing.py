@@ -18,7 +18,7 @@ MAX_TOKENS = 1 << 22
 
 def describe_context_mixing(model: ContextMixing, package: Package) -> dict[str, Any]:
     """The model for ``context_mixing.js``. Raises UserError if its training text is too long."""
-    _ = model.engine  # an untrained model has no arrays before
+    _ = model.engine  # creates the arrays of an untrained model
     arrays = {name: buffer.numpy() for name, buffer in model.named_buffers()}
     counters, V = arrays["counters"], model.vocab_size
     n_tokens = int(counters[memory.N_HISTORY])

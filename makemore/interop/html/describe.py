@@ -55,7 +55,7 @@ def _trace_drop(model: LanguageModel, limit: int) -> Program | None:
     state = model.init_state(1, limit)
     if not state or model.drop_oldest((torch.full_like(state[0], limit), *state[1:]), limit // 2) is None:
         return None
-    # An array, since a tensor's number can't be read while recording.
+    # An array, since a tensor's value can't be read while recording.
     full: Any = np.full(1, limit)
 
     def drop(*others: Tensor) -> tuple[Tensor, ...]:

@@ -1,5 +1,5 @@
 // Decoders: each takes the tokens of a prompt with start(ids), then one token at a time with step(id), and returns the
-// logits of the next token.
+// logits of the next token. startCost: start takes at most as long as so many steps, however long the prompt is.
 "use strict";
 
 const BOUNDARY = 0, IMPOSSIBLE = -80;
@@ -39,6 +39,7 @@ class Network {
     this.initial = described.state.map((part) => readTensor(part, bytes));
     this.limit = described.limit;
     this.longest = described.max_len;
+    this.startCost = this.longest ?? Infinity;
   }
 
   // The program changes its state in place.
@@ -96,6 +97,7 @@ class Count {
   constructor(described, bytes) {
     this.contexts = described.contexts;
     this.ends = described.document_ends;
+    this.startCost = 1;
     for (const name of ["tokens", "first", "suffixes", "shares", "rests", "unigram"])
       this[name] = readTensor(described[name], bytes).d;
   }
@@ -157,7 +159,7 @@ class Mixture {
   }
 
   constructor(members, program) {
-    Object.assign(this, { members, program });
+    Object.assign(this, { members, program, startCost: Math.max(...members.map((member) => member.startCost)) });
   }
 
   get snapshot() {
@@ -239,6 +241,15 @@ class Tokenizer {
   decode(id) {
     if (this.letters !== null) return this.letters[id];
     return this.decoder.decode(Uint8Array.of(id === BOUNDARY ? 10 : id - 1), { stream: true });
+  }
+
+  // Whether a token can begin a character, or continue one.
+  begins(id) {
+    return this.letters !== null || id === BOUNDARY || id <= 128 || (id > 0xc2 && id <= 0xf5);
+  }
+
+  continues(id) {
+    return id > 0x80 && id <= 0xc0;
   }
 
   // A token by itself, to show.

@@ -35,11 +35,11 @@ class Reader {
     let same = 0;
     while (same < Math.min(ids.length, this.ids.length) && ids[same] === this.ids[same]) same++;
     this.snapshots = this.snapshots.filter(({ length }) => length <= same);
-    const last = this.snapshots.at(-1);
+    const last = this.snapshots.at(-1), { startCost } = this.model;
     this.tokenizer.begin();
-    if (last === undefined) {
-      // A model with a limited context skips earlier tokens; for other models, take snapshots on the way.
-      this.ids = this.model.longest ? [...ids] : ids.slice(0, 1);
+    if (last === undefined || ids.length - last.length > startCost) {
+      // Start after all tokens if that is quick; otherwise take snapshots on the way.
+      this.ids = Number.isFinite(startCost) ? [...ids] : ids.slice(0, 1);
       this.logits = this.model.start(this.ids);
       this.takeSnapshot();
     } else {
@@ -100,7 +100,8 @@ async function main() {
   }
 
   function showNext(logits) {
-    const p = probabilities(logits), order = p.map((_, id) => id).sort((a, b) => p[b] - p[a]);
+    const p = probabilities(logits);
+    const order = p.map((_, id) => id).filter((id) => page.tokenizer.begins(id)).sort((a, b) => p[b] - p[a]);
     buttons.forEach((button, k) => {
       const id = order[k], [letter, cell, share] = button.children;
       button.hidden = id === undefined;
@@ -138,13 +139,17 @@ async function main() {
     stop();
     reader.read(beforeCaret());
     let letters = page.tokenizer.decode(id);
-    while (letters === "") letters = page.tokenizer.decode((id = argmax(reader.add(id))));
+    while (letters === "") {
+      const logits = reader.add(id).map((z, next) => (page.tokenizer.continues(next) ? z : IMPOSSIBLE));
+      letters = page.tokenizer.decode((id = argmax(logits)));
+    }
     insert(letters);
     refresh();
   }
 
   function choose(logits) {
-    const temperature = element("temperature").valueAsNumber, top = element("top").valueAsNumber || 0;
+    const typed = element("temperature").valueAsNumber, top = element("top").valueAsNumber || 0;
+    const temperature = Number.isNaN(typed) ? 1 : typed;
     return temperature > 0 ? sampleToken(probabilities(logits, temperature, top)) : argmax(logits);
   }
 
@@ -157,11 +162,12 @@ async function main() {
   async function toggleGeneration() {
     if (generating) return stop();
     if (!["temperature", "top"].every((id) => element(id).reportValidity())) return;
-    const thisRun = ++run, started = performance.now();
+    const thisRun = ++run;
     generating = true;
     write.textContent = "Stop";
     element("status").textContent = "";
     let logits = reader.read(text.value), letters = 0;
+    const started = performance.now();
     while (thisRun === run && text.value.length < MAX_CHARACTERS) {
       let added = "";
       for (const until = performance.now() + 80; performance.now() < until; ) {
@@ -179,6 +185,7 @@ async function main() {
     if (text.value.length >= MAX_CHARACTERS) element("status").textContent = `No more than ${MAX_CHARACTERS} characters fit; clear some.`;
     else if (silenced !== thisRun && (thisRun === run || !generating)) element("status").textContent = `${rate} characters a second`;
     if (thisRun === run) stop();
+    if (!generating) showNext(reader.read((predicted = beforeCaret()))); // it may have stopped within a character
   }
 
   function edited(change = () => {}) {
@@ -193,7 +200,11 @@ async function main() {
     if (!generating && document.activeElement === text && beforeCaret() !== predicted) refresh();
   });
   write.addEventListener("click", toggleGeneration);
-  element("clear").addEventListener("click", () => edited(() => (text.value = "")));
+  element("clear").addEventListener("click", () => {
+    text.focus();
+    text.select();
+    if (!document.execCommand("delete")) edited(() => (text.value = ""));
+  });
   text.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     const plain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.shiftKey;

@@ -44,7 +44,7 @@ def page_bytes(run: Run) -> bytes:
         f"A language model with {number}, made with makemore. This page holds all of it and works offline."
     )
     if _counts_text(model):
-        about += " It also holds the training text, which it counts when it is opened."
+        about += " It also holds the training text, which it counts when opened."
     return (
         Template(_resource("page.html"))
         .substitute(

@@ -59,7 +59,7 @@ class Program(NamedTuple):
 
 @torch.no_grad()
 def trace(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> Program:
-    """Record a function as a program for inputs of these shapes; what depends on no input becomes a constant.
+    """Record a function as a program; results that depend on no input become constants.
 
     Args:
         function: Takes and returns tensors.
@@ -129,7 +129,7 @@ def _transpose_in_products(graph: fx.Graph) -> None:
 
 
 def _untransposed(node: Any) -> Any:
-    """The node whose matrices this node has transposed; None if it hasn't."""
+    """The node whose matrices this node has transposed; None if there is none."""
     if node.op != "call_function":
         return None
     shape = node.meta["tensor_meta"].shape

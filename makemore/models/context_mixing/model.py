@@ -121,7 +121,7 @@ class ContextMixing(OnlineModel):
 
     def _copy(self) -> ContextMixing:
         """A copy with room for more contexts."""
-        _ = self.engine  # an untrained model has no arrays before
+        _ = self.engine  # creates the arrays of an untrained model
         copy = ContextMixing(self.config, self.vocab_size, self.boundary_id).eval()
         copy._arrays = memory.copied(self._arrays)
         copy._register()

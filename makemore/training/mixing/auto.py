@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from makemore.corpus.source import Source
 from makemore.corpus.splits import Corpus
 from makemore.errors import UserError
 from makemore.evaluation.baseline import remark, uniform_nll
@@ -18,6 +21,7 @@ from makemore.runs.run import Run
 from makemore.runtime import distributed
 from makemore.runtime.device import peak_memory, pick_device
 from makemore.settings import TrainConfig
+from makemore.settings.base import merge
 from makemore.training.fitting import final_samples, fitted, scored_part, scoring_progress, trained_run
 from makemore.training.mixing.beside import train_beside
 from makemore.training.mixing.mix import (
@@ -65,10 +69,13 @@ def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], boo
     source = open_source(request)
     folder = RunDir(run_folder(request, source))
     _check(request, folder)
+    if request.resume:
+        request = _completed(request, folder, source)
     counting = _counting_member(request, folder)
     with folder.locked():
         if not request.resume:
             folder.clear()
+        folder.write_requested(_requested_settings(request))
         try:
             members, seconds = _train_members(request, folder, counting, observer, stop)
             return _combine(request, folder, members, seconds, observer, stop)
@@ -88,6 +95,24 @@ def _check(request: TrainRequest, folder: RunDir) -> None:
         raise UserError(f"the run's model is {name}, not auto; resume it with --model {name}")
     elif not any(folder.member(name).exists for name in COUNTING):
         raise UserError(f"no run at {folder.path} to resume; leave out --resume")
+
+
+def _requested_settings(request: TrainRequest) -> dict[str, Any]:
+    return request.requested.model_dump(mode="json", exclude_unset=True, exclude={"model"})
+
+
+def _completed(request: TrainRequest, folder: RunDir, source: Source) -> TrainRequest:
+    """A request to resume, with the text and those settings of the interrupted one that it doesn't change."""
+    settings = merge(folder.read_requested(), _requested_settings(request))
+    return dataclasses.replace(
+        request,
+        input=source.names,
+        tokenizer=settings.get("tokenizer"),
+        train=settings.get("train", {}),
+        corpus=settings.get("corpus", {}),
+        settings=(),
+        config=None,
+    )
 
 
 def _counting_member(request: TrainRequest, folder: RunDir) -> str:
@@ -168,7 +193,7 @@ def _member_request(request: TrainRequest, folder: RunDir, name: str, limit: flo
     return TrainRequest(
         input=request.input,
         model=name,
-        tokenizer=requested.tokenizer,
+        tokenizer=request.tokenizer,
         out=member.path,
         train={**settings, **({} if limit is None else {"max_time": limit})},
         corpus=requested.corpus.model_dump(exclude_unset=True),
