@@ -65,7 +65,7 @@ def test_training_does_not_import_the_compiler(work):
         for name in ("muon", "sgd")
     )
     output = run_without("torch._dynamo", mixture, muon, sgd, ["train", "--resume", "--out", "sgd"])
-    assert output.count("sample more:") == 3
+    assert output.count("sample more:") == 4
 
 
 def test_python_m_makemore_runs_the_program(work):

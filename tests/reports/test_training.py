@@ -116,7 +116,6 @@ def test_remarks_say_what_is_wrong_and_what_to_do(work):
     assert uniform_nll(score, 16) == pytest.approx(math.log(16))
 
 
-@pytest.mark.usefixtures("forked_runs")
 def test_a_ranking_of_untrained_models_says_so(work):
     result = call("compare", "words.txt", "--models", "count,mlp", "--steps", "1", "--out", "grid")
     assert result.status == 0, result.err
