@@ -352,6 +352,8 @@ def test_damaged_arrays_are_refused():
         "match_table": good["match_table"] + (1 << 30),
         "position": good["position"] - 5,
         "weights": good["weights"][:-1],
+        "by_node": torch.zeros(()),
+        "by_order": good["by_order"][:, :3].contiguous(),
         "history": good["history"] + 1000,
         "cells": good["cells"].double(),
     }

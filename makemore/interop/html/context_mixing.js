@@ -15,7 +15,7 @@ class ContextMixing {
   constructor(code, described, read) {
     const { vocab_size: V, rows } = described;
     this.code = code;
-    code._initialize?.();
+    code._initialize();
     rows.forEach((n, set) => code.set_rows(set, n));
     const zeros = (bytes) => {
       const at = code.allocate(bytes);

@@ -137,8 +137,9 @@ def _initial_cells() -> Floats32:
 def set_rows(vocab_size: int) -> list[int]:
     """Number of weight vectors of each set. Tokens share some if the vocabulary is large."""
     pairs = min(vocab_size**2, 8192)
-    by_token = [12 * min(vocab_size + 1, 1024)] * 2
-    return [96, 16 * vocab_size, pairs, 2048, pairs, 16 * vocab_size, 16 * vocab_size, 2048, *by_token]
+    by_token = min(vocab_size + 1, 1024) * 3 * 4
+    rows = [8 * 3 * 4, 16 * vocab_size, pairs, 512 * 4, pairs, 16 * vocab_size, 16 * vocab_size, 512 * 4]
+    return [*rows, by_token, by_token]
 
 
 def context_bytes(n_tokens: int) -> int:
@@ -204,8 +205,10 @@ def copied(arrays: Arrays) -> Arrays:
 
 def with_all_sets(arrays: Arrays) -> Arrays:
     """The arrays of an earlier version, with zeros, which have no effect, for the sets it lacks."""
-    n_sets = arrays["by_node"].shape[-1]
-    if arrays["by_node"].ndim != 2 or n_sets >= N_SETS:
+    if not all(arrays[name].ndim == 2 and arrays[name].size for name in ("weights", "by_node", "by_order")):
+        return arrays  # untrained, or invalid, which validate reports
+    n_sets = arrays["by_node"].shape[1]
+    if n_sets >= N_SETS:
         return arrays
     rows = sum(set_rows(len(arrays["rank_V"]))[n_sets:])
     columns = ((0, 0), (0, N_SETS - n_sets))

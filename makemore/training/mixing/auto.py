@@ -75,7 +75,7 @@ def train_auto(request: TrainRequest, observer: Observer, stop: Callable[[], boo
     with folder.locked():
         if not request.resume:
             folder.clear()
-        folder.write_requested(_requested_settings(request))
+            folder.write_requested(_requested_settings(request))
         try:
             members, seconds = _train_members(request, folder, counting, observer, stop)
             return _combine(request, folder, members, seconds, observer, stop)
