@@ -6,8 +6,8 @@
 
 Each part runs in a process of its own with a time limit, and adds its results to the JSON file when it ends,
 so that a failure in one part leaves the others. ``--quick`` measures the environment and correctness only;
-``--dry-run`` runs every part on the CPU with tiny sizes, torchrun only with ``--shard``. nanoGPT is a clone with
-its Shakespeare data prepared (``data/shakespeare_char/prepare.py``).
+``--dry-run`` runs every part on the CPU with tiny sizes, torchrun only with ``--shard``. nanoGPT is a clone
+with its Shakespeare data prepared (``data/shakespeare_char/prepare.py``).
 """
 
 from __future__ import annotations

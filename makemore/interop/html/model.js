@@ -1,5 +1,6 @@
 // Decoders: each takes the tokens of a prompt with start(ids), then one token at a time with step(id), and returns the
-// logits of the next token. startCost: start takes at most as long as so many steps, however long the prompt is.
+// logits of the next token. startCost: the most steps that start(ids)
+// takes the time of, for prompts of any length.
 "use strict";
 
 const BOUNDARY = 0, IMPOSSIBLE = -80;
@@ -29,10 +30,6 @@ function readProgram(program, bytes) {
 }
 
 class Network {
-  static open(described, bytes) {
-    return new Network(described, bytes);
-  }
-
   constructor(described, bytes) {
     this.program = readProgram(described.step, bytes);
     this.drop = described.drop && readProgram(described.drop, bytes);
@@ -90,10 +87,6 @@ class Network {
 
 // Smoothed n-grams. `node` is the longest known context; each context links to the next shorter one.
 class Count {
-  static open(described, bytes) {
-    return new Count(described, bytes);
-  }
-
   constructor(described, bytes) {
     this.contexts = described.contexts;
     this.ends = described.document_ends;
@@ -185,9 +178,10 @@ class Mixture {
 
 const KINDS = { network: Network, count: Count, "context-mixing": ContextMixing, mixture: Mixture };
 
-// A promise of the model; report is called with the part of the work that is done, and returns a promise.
+// Resolves to the model. `report` is called with the share of the text that has been counted, and awaited.
 async function readModel(described, bytes, report) {
-  return KINDS[described.kind].open(described, bytes, report);
+  const Kind = KINDS[described.kind];
+  return Kind.open ? Kind.open(described, bytes, report) : new Kind(described, bytes);
 }
 
 // Probabilities (a list) of logits at a temperature, of the most likely `top` tokens only if top > 0.
