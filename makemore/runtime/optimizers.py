@@ -17,13 +17,13 @@ class Uncompiled(torch.optim.Optimizer):
 
 
 class Adam(Uncompiled, torch.optim.Adam):
-    """Kingma & Ba 2015."""
+    """Adam (Kingma & Ba 2015)."""
 
     step = torch.no_grad()(unwrap(torch.optim.Adam.step))
 
 
 class AdamW(Uncompiled, torch.optim.AdamW):
-    """Loshchilov & Hutter 2019."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 

@@ -83,8 +83,7 @@ class TrainRequest:
     def _default_model(self) -> str:
         if self.pretrained:
             return self.pretrained.model
-        folder = RunDir(self.out) if self.resume and self.out else None
-        if folder and not folder.members and (config := _recorded_config(folder)):
+        if self.resume and self.out and (config := _recorded_config(RunDir(self.out))):
             return config.model.name
         return DEFAULT_MODEL if distributed.dist_info_from_env().world_size == 1 else PARALLEL_MODEL
 

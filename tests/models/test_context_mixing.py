@@ -343,7 +343,8 @@ def test_damaged_arrays_are_refused():
     lists = slots.clone()
     lists[lists != 0] |= 1 << 16
     damages = {
-        "rank_V": torch.zeros_like(good["rank_V"]),
+        "rank_V": torch.tensor(0, dtype=torch.int32),
+        "kinds_V": torch.tensor(0, dtype=torch.uint8),
         "left_V": good["left_V"] + 1,
         "folded_V": good["folded_V"] + 1000,
         "slots": slots,
@@ -357,7 +358,8 @@ def test_damaged_arrays_are_refused():
         "history": good["history"] + 1000,
         "cells": good["cells"].double(),
     }
-    for name, damaged in [*damages.items(), ("slots", lists)]:
+    more = [("slots", lists), ("rank_V", torch.zeros_like(good["rank_V"])), ("counters", torch.tensor(0))]
+    for name, damaged in [*damages.items(), *more]:
         other = ContextMixing(ContextMixingConfig(), model.vocab_size, 0)
         with pytest.raises(RuntimeError):
             other.load_state_dict({**good, name: damaged})

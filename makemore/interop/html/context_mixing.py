@@ -13,11 +13,14 @@ from makemore.models.context_mixing import memory
 from makemore.models.context_mixing.model import ContextMixing
 
 MAX_TOKENS = 1 << 22
-"""Longer training texts aren't counted in a page: it would be large, and take half a minute to open."""
+"""Maximum length of a training text: pages of longer ones are large and take half a minute to open."""
 
 
 def describe_context_mixing(model: ContextMixing, package: Package) -> dict[str, Any]:
-    """The model for ``context_mixing.js``. Raises UserError if its training text is too long."""
+    """The model for ``context_mixing.js``; its arrays and training text are appended to the package.
+
+    Raises UserError if the training text has more than ``MAX_TOKENS`` tokens.
+    """
     _ = model.engine  # creates the arrays of an untrained model
     arrays = {name: buffer.numpy() for name, buffer in model.named_buffers()}
     counters, V = arrays["counters"], model.vocab_size

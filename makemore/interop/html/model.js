@@ -1,6 +1,6 @@
 // Decoders: each takes the tokens of a prompt with start(ids), then one token at a time with step(id), and returns the
-// logits of the next token. startCost: the most steps that start(ids)
-// takes the time of, for prompts of any length.
+// logits of the next token. startCost: an upper bound on the time of start(ids), in steps,
+// for prompts of any length.
 "use strict";
 
 const BOUNDARY = 0, IMPOSSIBLE = -80;

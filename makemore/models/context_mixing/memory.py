@@ -205,10 +205,7 @@ def copied(arrays: Arrays) -> Arrays:
 
 def with_all_sets(arrays: Arrays) -> Arrays:
     """The arrays of an earlier version, with zeros, which have no effect, for the sets it lacks."""
-    if not all(arrays[name].ndim == 2 and arrays[name].size for name in ("weights", "by_node", "by_order")):
-        return arrays  # untrained, or invalid, which validate reports
-    n_sets = arrays["by_node"].shape[1]
-    if n_sets >= N_SETS:
+    if not arrays["by_node"].size or (n_sets := arrays["by_node"].shape[1]) >= N_SETS:
         return arrays
     rows = sum(set_rows(len(arrays["rank_V"]))[n_sets:])
     columns = ((0, 0), (0, N_SETS - n_sets))
@@ -217,7 +214,7 @@ def with_all_sets(arrays: Arrays) -> Arrays:
 
 
 def lists_size(n_slots: int) -> int:
-    """Size of the lists that belong to so many slots."""
+    """Number of 64-bit words for lists in a table of ``n_slots`` slots."""
     return n_slots + (1 << 15)
 
 

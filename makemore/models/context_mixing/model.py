@@ -225,12 +225,13 @@ class ContextMixing(OnlineModel):
             else:
                 setattr(self, name, torch.empty_like(stored, device="cpu"))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._arrays = memory.with_all_sets({name: buffer.numpy() for name, buffer in self.named_buffers()})
-        self._register()
+        self._arrays = {name: buffer.numpy() for name, buffer in self.named_buffers()}
         self._engine = None
         try:
+            self._arrays = memory.with_all_sets(self._arrays)
             memory.validate(self._arrays, self.vocab_size, self.boundary_id)
-        except ValueError as error:
+            self._register()
+        except (ValueError, TypeError, IndexError) as error:  # the last two: too few dimensions
             errors.append(f"{prefix}contexts: {error}")
 
 
