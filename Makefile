@@ -30,7 +30,7 @@ test: $(READY) lint
 audit: $(READY)
 	$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements.txt
 
-# Context mixing as WebAssembly, to run after every change of its C code; a test compares the checksum of the sources.
+# Compile context mixing to WebAssembly, after every change of its C code; a test compares the sources' checksum.
 ENGINE := makemore/interop/html/context_mixing
 ENGINE_SOURCES := $(ENGINE).c makemore/runtime/native/simd.h $(sort $(wildcard makemore/models/context_mixing/*.[ch]))
 engine: $(READY)

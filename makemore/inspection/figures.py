@@ -37,7 +37,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    # Figure.savefig draws twice: first without rendering, for the layout, which drawing does too.
+    # Figure.savefig draws the figure twice; this draws it once, with the same layout.
     FigureCanvasAgg(figure).print_png(out, metadata={"Software": None})
     return out.getvalue()
 

@@ -35,7 +35,7 @@ METRICS, SAMPLES, RESULT, STATES = "metrics.jsonl", "samples.txt", "result.json"
 LINE_HASHES = "seen.safetensors"
 WEIGHTS = "weights.json"
 REQUESTED = "requested.json"
-"""The settings that a run with members was requested with, from before its members are trained."""
+"""Settings of the command that started a run with members; written before training."""
 MEMBERS = "members"
 """Folder of the runs that a mixture trained as its members."""
 CHECKPOINTS = Path("checkpoints")
@@ -126,7 +126,7 @@ class RunDir:
                 (self.path / name).unlink(missing_ok=True)
 
     def write_requested(self, settings: dict[str, Any]) -> None:
-        """Record the settings that the run was requested with."""
+        """Record the settings of the command that started the run."""
         with user_write_errors(self.path):
             write_json(self.path / REQUESTED, {"settings": settings})
 

@@ -266,7 +266,7 @@ def test_a_page_says_that_it_holds_the_text_and_a_long_text_is_refused(
     assert "contains the training text" in result.note
     assert "It also holds the training text" in result.path.read_text("utf-8")
     monkeypatch.setattr(context_mixing, "MAX_TOKENS", 1000)
-    with pytest.raises(UserError, match="and 1,000 are the limit"):
+    with pytest.raises(UserError, match="of at most 1,000 tokens; train on less text"):
         export(run, "html", tmp_path / "other.html")
     assert FORMAT.note(MODELS.get("gru")(MODELS.get("gru").Config(), 4, 0)) == ""
 

@@ -59,7 +59,7 @@ def command(
     resume: bool = typer.Option(
         False,
         "--resume",
-        help="Resume an interrupted run. With --out RUN, its text is read if no input is named.",
+        help="Resume an interrupted run. Without an input, read the text of the run in --out.",
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Overwrite an existing run directory."),
     inspect: bool = typer.Option(False, "--inspect", help="After training, run makemore inspect."),

@@ -67,7 +67,7 @@ def _counts_text(model: LanguageModel) -> bool:
 def _note(model: LanguageModel) -> str:
     if not _counts_text(model):
         return ""
-    return "the page contains the training text: share it only with those who may read that"
+    return "the page contains the training text; share it only with people who may read that text"
 
 
 def _on_cpu(model: LanguageModel) -> LanguageModel:

@@ -204,7 +204,7 @@ def copied(arrays: Arrays) -> Arrays:
 
 
 def with_all_sets(arrays: Arrays) -> Arrays:
-    """The arrays of an earlier version, with zeros, which have no effect, for the sets it lacks."""
+    """Add sets of zero weights, which have no effect, to the arrays of an earlier version."""
     if not arrays["by_node"].size or (n_sets := arrays["by_node"].shape[1]) >= N_SETS:
         return arrays
     rows = sum(set_rows(len(arrays["rank_V"]))[n_sets:])
