@@ -27,8 +27,8 @@ def describe_context_mixing(model: ContextMixing, package: Package) -> dict[str,
     n_tokens = int(counters[memory.N_HISTORY])
     if n_tokens >= min(MAX_TOKENS, len(arrays["history"])):
         raise UserError(
-            f"--format html can't hold {model.config.name} trained on {n_tokens:,} tokens: a page contains the "
-            f"training text, of at most {MAX_TOKENS:,} tokens; train on less text"
+            f"--format html can't hold {model.config.name} trained on {n_tokens:,} tokens: a page contains "
+            f"the training text, of at most {MAX_TOKENS:,} tokens; train on less text"
         )
     text = np.append(arrays["history"][:n_tokens], counters[memory.LAST_TARGET])
     tree = memory.tree_of(arrays, model.boundary_id)
