@@ -74,7 +74,7 @@ def resume(
         _record_changes(plan, config, trainer, observer)
         _restore_files(plan, trainer, saved, config.run_id, observer)
     _restore_weights(plan, trainer, config.run_id, observer)
-    observer.note(f"resuming at step {trainer.step:,}")
+    observer.note(f"resuming {config.model.name} at step {trainer.step:,}")
     return plan, trainer, config.run_id
 
 

@@ -140,7 +140,7 @@ class TestResuming:
         damage(states[-1] / "state.json", run)
         result = train(*resume, "--steps", "8")
         assert "falling back to the previous state" in result.err
-        assert "resuming at step 3" in result.err
+        assert "resuming bigram at step 3" in result.err
 
     def test_refused_without_states(self, refused, run):
         shutil.rmtree(run / "state")
@@ -154,5 +154,5 @@ class TestResuming:
     def test_more_steps_continue_the_run(self, run):
         resume = ["words.txt", "-m", "bigram", "--out", "run", "--resume", "--json"]
         result = train(*resume, "--steps", "7")
-        assert "resuming at step 3" in result.err
+        assert "resuming bigram at step 3" in result.err
         assert json.loads(result.out)["steps"] == 7

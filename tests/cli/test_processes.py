@@ -144,5 +144,5 @@ def test_interrupted_run_can_be_resumed(work, signum, status):
     step = max(int(state.name) for state in (work / "run" / "state").iterdir())
     result = call(*command, "--resume", "--steps", str(step + 3))
     assert result.status == 0, result.err
-    assert f"resuming at step {step:,}" in result.err
+    assert f"resuming bigram at step {step:,}" in result.err
     assert call("sample", "run").status == 0

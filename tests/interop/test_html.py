@@ -154,6 +154,11 @@ def test_the_page_is_used_by_keyboard_and_fits_a_phone(open_page: Any, tmp_path:
     page.wait_for_function("() => document.querySelector('#status').textContent.includes('a second')")
     text = page.input_value("#text")
     assert text == "salt " + greedy(run, "salt ", len(text) - 5)
+    page.fill("#text", "salΩt ")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('a second')")
+    assert page.text_content("#status").endswith("a second. Ignored, because the model doesn't know them: Ω")
     # Editing the middle goes on from a state that was kept, to the same predictions as a new reader.
     page.fill("#text", text[:100] + text[120:180])
     edited = page.locator("#next span").all_text_contents()

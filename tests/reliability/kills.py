@@ -57,7 +57,7 @@ class Trial:
         saved = self._last_saved_step()
         command = ["train", "words.txt", "--out", "run", *(["--resume"] if resume else self._start_options())]
         outcome = self.server.run(Job(command, str(self.folder), kill_at_call, kill_after))
-        resumed_at = re.search(r"resuming at step (\d+)", outcome.err)
+        resumed_at = re.search(r"resuming [\w-]+ at step (\d+)", outcome.err)
         if resumed_at:
             assert int(resumed_at[1]) >= saved, f"went back to step {resumed_at[1]} though {saved} was saved"
         if outcome.status != -signal.SIGKILL:

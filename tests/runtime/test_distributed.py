@@ -345,7 +345,7 @@ def test_torchrun_restarts_from_the_last_state(
     assert process.returncode == 0, output
     assert output.count("makemore: lost connection to the other ranks") == 1, output
     assert "Traceback" not in output, output
-    assert output.count("resuming at step") == 1, output
+    assert output.count(f"resuming {model} at step") == 1, output
     steps = curve(tmp_path / "run", "step")
     assert steps[-1] == 40
     assert steps == sorted(steps)
@@ -359,7 +359,7 @@ def test_counting_restarts_from_the_last_state(lines: Path, tmp_path: Path) -> N
     process = start([str(tmp_path / "failing.py"), *run], "--max-restarts=1", "--monitor-interval=0.1")
     output = finish(process)
     assert process.returncode == 0, output
-    assert output.count("resuming at step") == 1, output
+    assert output.count("resuming count at step") == 1, output
     scores = [RunDir(tmp_path / name).read_result().val.nll for name in ("straight", "run")]
     assert scores[1] == pytest.approx(scores[0], abs=1e-9)
 

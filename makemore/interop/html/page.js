@@ -117,12 +117,18 @@ async function main() {
 
   const beforeCaret = () => text.value.slice(0, text.selectionStart);
 
+  // Show a message, and the characters of the text that the model can't read.
+  function showStatus(message = "") {
+    const unknown = page.tokenizer.unknown(text.value);
+    const ignored = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
+    element("status").textContent = [message, ignored].filter(Boolean).join(". ");
+  }
+
   // Show what follows at the caret.
   function refresh() {
     predicted = beforeCaret();
     showNext(reader.read(predicted));
-    const unknown = page.tokenizer.unknown(text.value);
-    element("status").textContent = unknown ? `Ignored, because the model doesn't know them: ${unknown}` : "";
+    showStatus();
   }
 
   // Insert at the caret, by a command that the browser can undo if it has one.
@@ -165,7 +171,7 @@ async function main() {
     const thisRun = ++run;
     generating = true;
     write.textContent = "Stop";
-    element("status").textContent = "";
+    showStatus();
     let logits = reader.read(text.value), letters = 0;
     const started = performance.now();
     while (thisRun === run && text.value.length < MAX_CHARACTERS) {
@@ -182,8 +188,8 @@ async function main() {
       await new Promise((resolve) => setTimeout(resolve));
     }
     const rate = Math.round((1000 * letters) / (performance.now() - started));
-    if (text.value.length >= MAX_CHARACTERS) element("status").textContent = `No more than ${MAX_CHARACTERS} characters fit; clear some.`;
-    else if (silenced !== thisRun && (thisRun === run || !generating)) element("status").textContent = `${rate} characters a second`;
+    if (text.value.length >= MAX_CHARACTERS) showStatus(`No more than ${MAX_CHARACTERS} characters fit; clear some`);
+    else if (silenced !== thisRun && (thisRun === run || !generating)) showStatus(`${rate} characters a second`);
     if (thisRun === run) stop();
     if (!generating) showNext(reader.read((predicted = beforeCaret()))); // it may have stopped within a character
   }
