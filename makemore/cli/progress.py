@@ -203,7 +203,8 @@ class ProgressObserver(Observer):
             self._bar.update(self._task, completed=record.progress, metrics=step + loss + speed)
         evaluated = record.val is not None and not self.label
         if not self.quiet and (evaluated or record.progress >= self._next_line):
-            self._next_line = min(record.progress + (0.25 if self.label else 0.1), 1.0)
+            next_line = min(record.progress + (0.25 if self.label else 0.1), 1.0)
+            self._next_line = next_line if record.progress < 1 else math.inf
             best = "  best" if record.val is not None and record.improved else ""
             self.note(f"{record.progress:4.0%}  {step}{loss}{val}{speed}  {record.elapsed:.0f} s{best}")
 

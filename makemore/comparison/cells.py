@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.models import MODELS
+from makemore.runs.directory import CONFIG
 from makemore.runs.schema import RunConfig
 from makemore.runtime.device import pick_device
 from makemore.settings.base import arrange, flatten, setting_names
@@ -75,8 +77,7 @@ def make_cells(text: str, request: CellsRequest) -> list[Cell]:
     for spec in tokenizers:
         require_valid_spec(spec)
     pick_device(request.device)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
+    _require_text(path)
     for name, number in (("seeds", request.seeds), ("steps", request.steps)):
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: must be 1 or more")
@@ -90,6 +91,18 @@ def make_cells(text: str, request: CellsRequest) -> list[Cell]:
         for tokenizer in tokenizers
         for settings in points[model]
     ]
+
+
+def _require_text(path: Path) -> None:
+    """Raise UserError for what isn't a file, and for an empty one."""
+    if path.is_dir():
+        runs = [run.parent for run in sorted(path.glob(f"*/{CONFIG}"))]
+        advice = f"give its runs, such as {runs[0]}" if runs else "give a text file"
+        raise UserError(f"{path} is a folder; {advice}")
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty")
 
 
 def _models(names: str) -> list[str]:
@@ -124,6 +137,10 @@ def _parse_axis(model: str, text: str) -> tuple[str, list[str]]:
     name, equals, values = (part.strip() for part in text.partition("="))
     # Commas within brackets belong to a list.
     options = [value.strip() for value in re.split(r",(?![^\[]*\])", values)]
+    if name == "tokenizer":
+        raise UserError(f"--grid {name}: use --tokenizers instead")
+    if name.startswith("corpus."):
+        raise UserError(f"--grid {name}: scores on other splits can't be ranked together")
     if not equals or "." not in name or name.partition(".")[0] not in VARIED_SECTIONS or not all(options):
         raise UserError(f"--grid {text!r}: write section.name=value,value, such as model.n_layer=2,4")
     (nested,) = parse_assignments((f"{name}={options[0]}",))
@@ -140,7 +157,10 @@ def _require_used(grid: Sequence[str], points: dict[str, list[dict[str, str]]]) 
         if any(_parse_axis(model, text)[0] in points[model][0] for model in points):
             continue
         if name.startswith("model."):
-            raise UserError(f"--grid {name}: none of {', '.join(points)} has this setting")
+            known = {n for model in points for n in setting_names(RunConfig.for_model(model))}
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"--grid {name}: none of {', '.join(points)} has this setting{hint}")
         first = next(iter(points))
         requested_config([{"model": {"name": first}}, *parse_assignments((f"{name}={values}",))])  # says why
         raise UserError(f"--grid {name}: not a setting of training")

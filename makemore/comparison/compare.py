@@ -6,14 +6,14 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from makemore.comparison.cells import Cell, CellsRequest, make_cells, short_name
-from makemore.comparison.differences import ABSENT, differing_settings, setting_text
+from makemore.comparison.differences import ABSENT, SEED, described_settings, differing_settings, setting_text
 from makemore.comparison.grid import Failure, ObserverFactory, train_grid
 from makemore.comparison.halving import train_halving
 from makemore.comparison.result import Comparison, RankedModel, ScoredRun
@@ -77,9 +77,9 @@ def compare(
         folders, failures, stopped = _train(cells, request, observe, stop)
         if not folders:
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
-    elif request.grid or request.total_time or request.scaling:
-        raise UserError("--grid, --scaling and --budget-total train runs; give a text, not run directories")
-    groups = _groups(folders)
+    else:
+        _require_only_scoring(request)
+    groups = _groups(folders, trained_here)
     if request.file is None:
         _require_same_splits(groups)
     elif not request.file.is_file():
@@ -89,6 +89,8 @@ def compare(
         names = [_trained_name(group[0].config, groups, varied) for group in groups]
     else:
         varied = differing_settings([group[0].config for group in groups])
+        if len(groups) < len(folders):  # a row may stand for several seeds
+            varied = [name for name in varied if name != SEED]
         names = [_common_name([saved.folder.resolve().name for saved in group]) for group in groups]
     rows = _score_groups(groups, names, request, note, stop)
     laws, not_fitted = fit_scaling(rows) if request.scaling else ([], [])
@@ -107,10 +109,25 @@ def compare(
     )
 
 
+def _require_only_scoring(request: CompareRequest) -> None:
+    """Raise UserError for options that train runs, and for a run given twice."""
+    options = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(CellsRequest)}
+    options |= {"total_time": "--budget-total", "scaling": "--scaling"}
+    del options["device"]
+    defaults = CompareRequest(inputs=())
+    for name, option in options.items():
+        if getattr(request, name) != getattr(defaults, name):
+            raise UserError(f"{option} is for training; give a text, not run directories")
+    twice = [path for path, n in Counter(map(find_run, request.inputs)).items() if n > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice; give each run once")
+
+
 def _cells(request: CompareRequest) -> list[Cell]:
     """The runs to train. Raises UserError for a request that can't be fulfilled."""
     if len(request.inputs) > 1:
-        raise UserError("give one text to train on, or only run directories")
+        other = next(path for path in request.inputs if not (find_run(path) / CONFIG).exists())
+        raise UserError(f"{other} is not a run directory; give one text to train on, or only run directories")
     if request.file is not None:
         raise UserError("--file scores existing runs on another text; give run directories, not a text")
     if request.scaling and request.total_time is not None:
@@ -136,13 +153,15 @@ class _SavedRun(NamedTuple):
     config: RunRecord
 
 
-def _groups(folders: Iterable[Path]) -> list[list[_SavedRun]]:
-    """Group runs that differ only in their seed."""
+def _groups(folders: Iterable[Path], trained_here: bool) -> list[list[_SavedRun]]:
+    """Group runs that differ only in their seed; those that were named, in no version or machine either."""
     groups: dict[tuple[str, int], list[_SavedRun]] = {}
     n_seen = Counter[tuple[str, int | None]]()
     for folder in folders:
         saved = _SavedRun(folder, RunDir(folder).read_config())
         identity = _config_without_seed(saved.config)
+        if not trained_here:
+            identity += str([pair for pair in described_settings(saved.config) if pair[0] != SEED])
         # Another run with the same seed goes into a group of its own.
         key = (identity, n_seen[identity, saved.config.seed])
         n_seen[identity, saved.config.seed] += 1

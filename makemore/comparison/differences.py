@@ -8,7 +8,8 @@ from typing import Any
 from makemore.runs.schema import RunRecord
 from makemore.settings.base import flatten
 
-LEFT_OUT = ("model.name", "model.members", "train.seed", "environment.launch", "environment.native")
+SEED = "train.seed"
+LEFT_OUT = ("model.name", "model.members", "environment.launch", "environment.native")
 """Shown elsewhere, or without an effect on the result."""
 ABSENT = "–"
 

@@ -5,6 +5,7 @@ Runs then share no memory or compiled code, each has its own peak memory, and a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
@@ -195,4 +196,5 @@ def _run_child(
         outcome = ("failed", str(error))
     finally:
         observer.close()
-    sender.send((*outcome, speed.measured_speeds))
+    with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        sender.send((*outcome, speed.measured_speeds))

@@ -23,6 +23,8 @@ from makemore.runtime.files import read_json, write_json
 from makemore.training.request import TrainRequest
 
 STATE = "halving.json"
+MIN_SECONDS = 5.0
+"""Training time below which hardly any model has learned enough to be compared."""
 VAL_TOKENS = 1 << 15
 """Tokens of val on which runs are compared after a round."""
 
@@ -44,6 +46,14 @@ def plan_rounds(n: int, n_seeds: int, total: float) -> list[Round]:
         seconds += total / len(sizes) / (size * n_seeds)
         rounds.append(Round(size, round(seconds, 2)))
     return rounds
+
+
+def _plan_line(rounds: Sequence[Round], n_runs: int) -> str:
+    seconds = rounds[0].seconds
+    line = f"{len(rounds)} rounds; in the first, each of {n_runs} runs trains for {seconds:g} s"
+    if len(rounds) == 1 or seconds >= MIN_SECONDS:
+        return line
+    return f"{line}, which is short: chance may decide; raise --budget-total or give fewer values"
 
 
 class Halved(NamedTuple):
@@ -72,6 +82,7 @@ def train_halving(
             raise UserError(f"{request.model} can't be stopped halfway; leave it out, or --budget-total")
         groups.setdefault((request.model, request.tokenizer, *cell.settings.items()), []).append(cell)
     rounds = plan_rounds(len(groups), len(cells) // len(groups), total)
+    observe("").note(_plan_line(rounds, len(cells)))
     progress = _Progress(out, cells, total)
     for cell in cells:
         _require_same_run(cell, rounds[-1].seconds)

@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
 def _count_models(comparison: Comparison) -> str:
-    n_rows, n_models = len(comparison.rows), len({(row.model, row.tokenizer) for row in comparison.rows})
+    n_rows, n_models = len(comparison.rows), len({row.model for row in comparison.rows})
     models = f"{n_models} model{'s' * (n_models != 1)}"
     return models if n_rows == n_models else f"{n_rows} settings of {models}"
 
@@ -88,8 +89,20 @@ def _summary(comparison: Comparison) -> str:
     adaptive = [row for row in comparison.rows if row.adaptive and row.adaptive.verdict == "best"]
     parts += [f"<b>{escape(row.name)}</b> is best while it learns from the text." for row in adaptive]
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
-    remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
-    return f"<p>{' '.join(parts)}</p>{remarks}"
+    remarks = "".join(
+        f'<p class="soft">{escape(note)}</p>' for note in notes(replace(comparison, stopped=[]))
+    )
+    return f"<p>{' '.join(parts)}</p>{remarks}{_stopped(comparison.stopped)}"
+
+
+def _stopped(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return (
+        f'<details class="soft"><summary>Stopped early, and why: {len(lines)} of the settings</summary>'
+        f"<ul>{items}</ul></details>"
+    )
 
 
 def _tables(comparison: Comparison) -> str:

@@ -126,7 +126,6 @@ def divergence_error(config: TrainConfig, reason: str) -> Diverged:
     if not config.optimizer.clip:
         overrides.append("train.clip=1")
     return Diverged(
-        f"{reason}: training diverged; lower the learning rate, e.g. with "
-        f"--set {' --set '.join(overrides)}, or add --on-divergence rollback; "
-        "the best model and the last saved state are kept"
+        f"{reason}: training diverged; try the settings {', '.join(overrides)}, "
+        "or train.on_divergence=rollback; the best model and the last saved state remain"
     )

@@ -109,7 +109,8 @@ def requested_config(sources: list[dict[str, Any]]) -> RunConfig:
     chosen = [key for source in sources for key in source.get("model", {}) if key != "name"]
     if chosen and MODELS.get(name).trains_members:
         raise UserError(
-            f"{name} chooses model.{chosen[0]} itself; name a --model, e.g. transformer, to set it"
+            f"{name} has no setting model.{chosen[0]}: it chooses its models' settings itself; "
+            "name a --model, e.g. transformer"
         )
     cls = RunConfig.for_model(name)
     merged: dict[str, Any] = {}
@@ -160,7 +161,9 @@ def _check_file(path: Path, values: dict[str, Any], model: str) -> None:
         requested_config([values, {"model": {"name": model}}])
         _require_once(RunConfig.for_model(model), values)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        named = values.get("model", {}).get("name", model)
+        reason = error if named == model else f"it has settings of a {named}, not of a {model}: {error}"
+        raise UserError(f"{path}: {reason}") from None
 
 
 def _require_once(cls: type[RunConfig], values: Mapping[str, Any]) -> None:

@@ -265,6 +265,24 @@ class TestDifferences:
         comparison = compare(CompareRequest(inputs=(runs[0], str(tmp_path / "other")), file=path))
         assert comparison.differences == ["versions.torch", "text.sha256"]
 
+    def test_seeds_are_merged_only_if_nothing_else_differs(self, runs, tmp_path):
+        def copy(name: str, seed: int, torch_version: str) -> str:
+            shutil.copytree(runs[0], tmp_path / name)
+            folder = RunDir(tmp_path / name)
+            config = folder.read_config()
+            versions = {**config.versions, "torch": torch_version}
+            reseeded = config.train.model_copy(update={"seed": seed})
+            folder.write_config(config.model_copy(update={"train": reseeded, "versions": versions}))
+            return str(tmp_path / name)
+
+        old, other, new = copy("run-0", 0, "1.0"), copy("run-1", 1, "1.0"), copy("run-2", 2, "2.0")
+        merged = compare(CompareRequest(inputs=(old, other)))
+        assert [(row.name, len(row.runs)) for row in merged.rows] == [("run", 2)]
+        apart = compare(CompareRequest(inputs=(old, new)))
+        assert sorted(row.name for row in apart.rows) == ["run-0", "run-2"]
+        assert apart.differences == ["train.seed", "versions.torch"]
+        assert compare(CompareRequest(inputs=(old, other, new))).differences == ["versions.torch"]
+
     def test_tables_and_pages_show_them(self, runs):
         comparison = compare(CompareRequest(inputs=tuple(runs[:2]), with_details=True))
         table = comparison_table(comparison).split("\n\n")[-1].splitlines()

@@ -18,7 +18,7 @@ import pytest
 from makemore.comparison.best import require_best_path, settings_to_repeat, write_best
 from makemore.comparison.cells import CellsRequest, make_cells
 from makemore.comparison.compare import CompareRequest, compare
-from makemore.comparison.halving import plan_rounds
+from makemore.comparison.halving import Round, _plan_line, plan_rounds
 from makemore.errors import UserError
 from makemore.runs.directory import RunDir
 from makemore.runs.run import load
@@ -81,8 +81,9 @@ class TestCells:
         [
             (("model.n_hidden",), "write section.name=value,value"),
             (("model.n_hidden=8,",), "write section.name=value,value"),
-            (("corpus.mode=lines,text",), "write section.name=value,value"),
-            (("model.n_hiden=8,16",), "none of mlp has this setting"),
+            (("corpus.mode=lines,text",), "scores on other splits"),
+            (("tokenizer=char,byte",), "use --tokenizers instead"),
+            (("model.n_hiden=8,16",), "none of mlp has this setting; did you mean model.n_hidden"),
             (("train.lrr=1,2",), "unknown setting .*did you mean"),
             (("model.n_hidden=8,many",), "n_hidden"),
             (("train.lr=0.1", "train.optimizer.lr=0.2"), "given twice"),
@@ -94,6 +95,11 @@ class TestCells:
         with pytest.raises(UserError, match=message):
             cells_of(words, grid=grid)
 
+    def test_an_empty_text(self, tmp_path):
+        (tmp_path / "empty.txt").touch()
+        with pytest.raises(UserError, match=r"empty\.txt is empty"):
+            cells_of(tmp_path / "empty.txt")
+
 
 class TestRounds:
     def test_each_round_takes_the_same_time_and_all_take_the_total(self):
@@ -103,6 +109,11 @@ class TestRounds:
         assert [seconds for _, seconds in rounds] == pytest.approx([5, 15, 30, 60])
         each = np.diff([0, *(seconds for _, seconds in rounds)])
         assert sum(2 * size * s for (size, _), s in zip(rounds, each, strict=True)) == pytest.approx(240)
+
+    def test_a_short_first_round_is_announced(self):
+        assert _plan_line([Round(16, 0.75), Round(8, 2.25)], 16).endswith("give fewer values")
+        line = "2 rounds; in the first, each of 4 runs trains for 5 s"
+        assert _plan_line([Round(2, 5.0), Round(1, 15.0)], 4) == line
 
     def test_one_setting_has_one_round(self):
         assert plan_rounds(1, n_seeds=3, total=30.0) == [(1, 10.0)]

@@ -82,7 +82,7 @@ def assert_handled(result: Result) -> None:
         assert "\x1b" not in result.err
 
 
-@examples(1500)
+@examples(500)
 @given(st.binary(max_size=200))
 @example(b"\0\0\0\1\0\0\r\n\r\n")
 def test_texts_of_arbitrary_bytes(tmp_path, data):
@@ -114,7 +114,7 @@ def test_damaged_run_directories(restorable_run, data):
     check_run_directory(data, restorable_run)
 
 
-@examples(1500)
+@examples(500)
 @given(st.binary(max_size=24))
 @example(bytes([0, 0, 7]))  # the client disconnects
 @example(bytes([0, 0, 0, 1, 1]))  # 100,000 brackets

@@ -126,7 +126,7 @@ def test_overwriting_removes_the_members(text):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": ("model.gate=4",)}, "auto chooses model.gate itself"),
+        ({"settings": ("model.gate=4",)}, "auto has no setting model.gate"),
         ({"resume": True, "out": None}, "to resume"),
     ],
 )

@@ -32,7 +32,8 @@ def command(
     total_time: str | None = typer.Option(
         None,
         "--budget-total",
-        help="Total training time, such as 30m; after each round, only the better half goes on.",
+        help="Total training time, such as 30m, without start-up and scoring; after each round, only the "
+        "better half goes on.",
     ),
     scaling: bool = typer.Option(
         False,
