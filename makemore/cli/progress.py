@@ -8,6 +8,7 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
+from rich.control import Control, ControlType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from makemore.cli.console import Console
@@ -133,7 +134,8 @@ class ProgressObserver(Observer):
         self._described = ""
         self._next_line = 0.0
         """Progress at which to print a line without an evaluation."""
-        self._encoding_start = 0.0
+        self._encoding_start: tuple[float, int] | None = None
+        """Time of the first report, and how much was encoded by then."""
         self._encoding_reported = time.perf_counter()
 
     def note(self, text: str, wrap: bool = True) -> None:
@@ -145,13 +147,17 @@ class ProgressObserver(Observer):
 
     def encoding(self, done: int, total: int) -> None:
         now = time.perf_counter()
-        self._encoding_start = self._encoding_start or now
+        self._encoding_start = self._encoding_start or (now, done)
         if self.quiet or now - self._encoding_reported < (0.2 if self.console.is_terminal else 10.0):
             return
-        rate = done / max(now - self._encoding_start, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        line = f"encoding: {done / total:4.0%}, {rate / 1e6:.0f}M characters/s{left}"
-        self.console.print(line, end="   \r" if self.console.is_terminal else "\n", markup=False)
+        seconds, encoded = now - self._encoding_start[0], done - self._encoding_start[1]
+        line = f"encoding: {done / total:4.0%}"
+        if encoded:
+            rate = encoded / max(seconds, 1e-9)
+            line += f", {rate / 1e6:.0f}M characters/s, {(total - done) / rate:.0f} s left"
+        self.console.print(line, end="   " if self.console.is_terminal else "\n", markup=False)
+        if self.console.is_terminal:
+            self.console.control(Control(ControlType.CARRIAGE_RETURN))
         self._encoding_reported = now
 
     def start(self, plan: Plan) -> None:

@@ -254,13 +254,14 @@ def _score_run(run: Run, result: ResultRecord | None, request: CompareRequest) -
         except UserError as error:
             reason = str(error)
     records = run.folder.metrics.read()
-    logged: dict[str, float] = records[-1] if records else {}  # of a run that was stopped early
+    logged: dict[str, float] = records[-1] if records else {}
     return ScoredRun(
         folder=run.folder.path,
         config=run.config,
         parameters=run.model.n_parameters(),
         seconds=result.seconds if result else logged.get("elapsed", 0.0),
-        tokens=result.tokens if result else int(logged.get("tokens", 0)),
+        steps=int(logged.get("step", 0)),
+        tokens=result.tokens if result else int(logged.get("tokens", 0)),  # of a run that was stopped early
         peak_memory=result.peak_memory if result else None,
         sampling_speed=sampling_speed(run),
         score=score,
@@ -285,8 +286,13 @@ def _common_units(scored: list[list[ScoredRun]]) -> np.ndarray:
 def _trained_name(config: RunRecord, groups: list[list[_SavedRun]], varied: list[str]) -> str:
     """The model, and what else differs between the rows: its tokenizer and its settings of the grid."""
     tokenizers = {group[0].config.tokenizer for group in groups}
-    values = {name: setting_text(config, name) for name in varied}
-    settings = [f"{short_name(name)}={value}" for name, value in values.items() if value != ABSENT]
+    alike = [group[0].config for group in groups if group[0].config.model.name == config.model.name]
+    values = {name: [setting_text(other, name) for other in (config, *alike)] for name in varied}
+    settings = [
+        f"{short_name(name)}={value}"
+        for name, (value, *others) in values.items()
+        if value != ABSENT and {*others} != {value}
+    ]
     return " ".join([config.model.name, *([config.tokenizer] if len(tokenizers) > 1 else []), *settings])
 
 

@@ -81,13 +81,13 @@ class ScalingLaw:
     def forecast(self, seconds: float) -> Forecast:
         """The best loss after this time, and its 95 % interval.
 
-        Raises UserError beyond MAX_EXTRAPOLATION times the longest training.
+        Raises UserError below the shortest training, and beyond MAX_EXTRAPOLATION times the longest.
         """
-        most = MAX_EXTRAPOLATION * self.longest
-        if seconds > most * 1.001:
+        least, most = float(self.seconds_K.min()), MAX_EXTRAPOLATION * self.longest
+        if not least * 0.999 <= seconds <= most * 1.001:
             raise UserError(
-                f"a forecast for {seconds:g} s is too far from the longest training, {self.longest:.3g} s: "
-                f"at most {most:.3g} s can be forecast; raise --max-time"
+                f"a forecast for {seconds:g} s is too far from the training times, {least:.3g} to "
+                f"{self.longest:.3g} s: {least:.3g} to {most:.3g} s can be forecast"
             )
         growth = max(1.0, seconds / self.longest) ** 0.5  # the best size grows with the square root of time
         smallest, largest = self.parameters_K.min(), self.parameters_K.max() * growth
@@ -114,14 +114,13 @@ class ScalingLaw:
 
     def lines(self) -> list[str]:
         """The law and its forecast, for people."""
-        law, last, name = self.law, self.last_forecast, self.name
-        text = (
-            f"{name}: bits/byte = {law.irreducible:.3g} + {law.parameter_factor:.3g} / parameters^"
-            f"{law.parameter_exponent:.2f} + {law.token_factor:.3g} / tokens^{law.token_exponent:.2f} "
-            f"({len(self.bits_K)} runs, typical error {self.error:.1%})"
-        )
+        last, name, best = self.last_forecast, self.name, float(self.bits_K.min())
+        text = f"{name}: bits/byte = {self.law} ({len(self.bits_K)} runs, typical error {self.error:.1%})"
+        if last.bits >= best:
+            doubt = f"{last.bits:.3f} bits/byte after ten times the time, but a run has reached {best:.3f}"
+            return [text, f"{name}: no forecast: the law would give {doubt}; train longer or with more seeds"]
         forecast = (
-            f"{name}: with ten times the time ({last.seconds:,.0f} s), expect about {last.bits:.3f} "
+            f"{name}: with ten times the longest time ({last.seconds:,.0f} s), expect about {last.bits:.3f} "
             f"bits/byte [{last.low:.3f}, {last.high:.3f}], with about {last.parameters:,} parameters"
         )
         passes = float(self.tokens_after(last.seconds, last.parameters)) / self.train_tokens

@@ -36,6 +36,17 @@ class PowerLaw:
         by_tokens = self.token_factor * np.power(tokens, -self.token_exponent)
         return np.asarray(self.irreducible + by_parameters + by_tokens)
 
+    def __str__(self) -> str:
+        terms = [
+            f"{factor:.3g} / {name}^{exponent:.2f}"
+            for factor, name, exponent in (
+                (self.parameter_factor, "parameters", self.parameter_exponent),
+                (self.token_factor, "tokens", self.token_exponent),
+            )
+            if factor
+        ]
+        return " + ".join([f"{self.irreducible:.3g}", *terms])
+
 
 def fit_law(parameters_K: Array, tokens_K: Array, losses_K: Array) -> PowerLaw:
     """Fit a law by least squares of relative errors.

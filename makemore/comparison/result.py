@@ -26,6 +26,7 @@ class ScoredRun:
     config: RunRecord
     parameters: int
     seconds: float
+    steps: int
     tokens: int
     """Tokens trained on."""
     peak_memory: int | None

@@ -11,7 +11,7 @@ import numpy as np
 
 from makemore.comparison.cells import DEFAULT_SECONDS, Cell, CellsRequest, make_cells
 from makemore.comparison.forecast import ScalingLaw
-from makemore.comparison.result import RankedModel
+from makemore.comparison.result import RankedModel, ScoredRun
 from makemore.corpus.datasets import resolve_input_file
 from makemore.errors import UserError
 from makemore.models import MODELS
@@ -97,6 +97,10 @@ def _width_setting(model: str) -> str:
     return f"model.{names[0]}={','.join(str(max(8, round(default * fraction))) for fraction in WIDTHS)}"
 
 
+def _ended_in_warmup(run: ScoredRun) -> bool:
+    return run.steps <= run.config.train.schedule.warmup_steps
+
+
 def fit_scaling(rows: Sequence[RankedModel]) -> tuple[list[ScalingLaw], list[str]]:
     """A law for each model with enough runs, and why others have none."""
     laws, notes = [], []
@@ -105,6 +109,12 @@ def fit_scaling(rows: Sequence[RankedModel]) -> tuple[list[ScalingLaw], list[str
         if not _width_setting(model):
             notes.append(f"{model}: no power law, since it has no width to vary")
             continue
+        n_runs, runs = len(runs), [run for run in runs if not _ended_in_warmup(run)]
+        if len(runs) < n_runs:
+            notes.append(
+                f"{model}: {n_runs - len(runs)} of {n_runs} runs are not part of the law, because they ended "
+                "during warm-up; train longer"
+            )
         sizes, times = {run.parameters for run in runs}, {run.tokens for run in runs}
         if len(runs) < MIN_RUNS or len(sizes) < 2 or len(times) < 2:
             notes.append(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import altair as alt
 
 Point = tuple[float, float]
+SHADES = (100, 60, 35)
+"""Percentages of a model's colour in its first rows, the next ones, and so on."""
 STYLES = (([1, 0], "circle"), ([7, 3], "square"), ([2, 3], "triangle-up"), ([9, 3, 2, 3], "diamond"))
 """Dashes and dots of the first, second … row of one model."""
 MUTED = "var(--soft)"
@@ -22,7 +24,8 @@ ZOOM = "wheel![event.ctrlKey || event.metaKey]"
 
 
 class LineStyle(NamedTuple):
-    """How a row is drawn: a model has the same colour in every chart and page, its rows differ in dashes."""
+    """How a row is drawn: a model has the same colour in every chart and page; its rows differ in dashes, and
+    if there are more rows than dashes, in shade."""
 
     colour: str
     dashes: list[int]
@@ -54,7 +57,10 @@ def line_styles(rows: Iterable[RankedModel]) -> list[LineStyle]:
     earlier: Counter[str] = Counter()
     result = []
     for row in rows:
-        result.append(LineStyle(f"var(--m-{row.model},{MUTED})", *STYLES[earlier[row.model] % len(STYLES)]))
+        cycle, style = divmod(earlier[row.model], len(STYLES))
+        colour, share = f"var(--m-{row.model},{MUTED})", SHADES[cycle % len(SHADES)]
+        shaded = colour if share == 100 else f"color-mix(in srgb, {colour} {share}%, var(--text))"
+        result.append(LineStyle(shaded, *STYLES[style]))
         earlier[row.model] += 1
     return result
 
@@ -99,7 +105,7 @@ def frontier_chart(rows: Sequence[RankedModel], values: Iterable[float], x: Axis
     layers = [
         frontier.encode(y="best:Q", color=alt.value(MUTED)),
         _dots(base, rows, size=80),
-        base.mark_text(limit=160).encode(text="run:N"),
+        base.mark_text(limit=220).encode(text="run:N"),
     ]
     return layered(layers, _data(rows, curves, x))
 

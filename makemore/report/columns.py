@@ -15,6 +15,8 @@ from makemore.report.numbers import interval, memory, number, percent, with_unit
 Value = Callable[[RankedModel], float | str | None]
 ResultOf = Callable[[RankedModel], PairedResult | None]
 ShowResult = Callable[[PairedResult], str]
+MAX_LISTED = 8
+"""Names in one remark."""
 MAX_SETTINGS_WIDTH = 80
 """Width of the settings in a table, in characters."""
 
@@ -211,6 +213,12 @@ def tables(comparison: Comparison) -> list[Group]:
     return [Group((QUALITY[0], ADAPTIVE[0], *QUALITY[1:]), rows), adaptive, *others]
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names with commas; of many, the first ones and how many more there are."""
+    shown, more = names[:MAX_LISTED], len(names) - MAX_LISTED
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
 def notes(comparison: Comparison) -> list[str]:
     """Remarks on the table: failed and stopped runs, single seeds, models that have learned hardly anything,
     missing adaptive scores, and mixtures scored where they were fitted."""
@@ -220,11 +228,11 @@ def notes(comparison: Comparison) -> list[str]:
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]
     if len(rows) > 1 and single:
-        names = "one seed each" if len(single) == len(rows) else f"one seed: {', '.join(single)}"
+        names = "one seed each" if len(single) == len(rows) else f"one seed: {listed(single)}"
         lines.append(f"{names}; other seeds may change the order (train with compare TEXT --seeds 3)")
     untrained = [row.name for row in rows if row.is_near_uniform]
     if untrained:
-        names = ", ".join(untrained)
+        names = listed(untrained)
         lines.append(f"no better than guessing, or hardly better: {names}; train longer or on more text")
     lines += [
         _one_line(f"{row.name} has no adaptive score: {row.not_adaptive}") for row in rows if row.not_adaptive

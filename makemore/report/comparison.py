@@ -23,7 +23,7 @@ from makemore.report.charts import (
     with_diagonal,
     without_start,
 )
-from makemore.report.columns import NAME, Column, Group, notes, tables
+from makemore.report.columns import NAME, Column, Group, listed, notes, tables
 from makemore.report.numbers import interval, memory, number, percent
 from makemore.report.page import page, resource
 from makemore.report.scaling import forecast_chart, size_chart
@@ -61,6 +61,7 @@ def comparison_page(comparison: Comparison) -> str:
         [
             f"<h1>{escape(title)}</h1>",
             _summary(comparison),
+            *_scaling(comparison),
             _tables(comparison),
             _charts(comparison),
             _hard_tokens(comparison),
@@ -85,7 +86,7 @@ def _summary(comparison: Comparison) -> str:
         parts.append("All others are significantly worse.")
     for verdict, start in REMARKS.items():
         if names[verdict]:
-            parts.append(f"{start}: {escape(', '.join(names[verdict]))}.")
+            parts.append(f"{start}: {escape(listed(names[verdict]))}.")
     adaptive = [row for row in comparison.rows if row.adaptive and row.adaptive.verdict == "best"]
     parts += [f"<b>{escape(row.name)}</b> is best while it learns from the text." for row in adaptive]
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
@@ -162,7 +163,6 @@ def _legend(rows: Sequence[RankedModel]) -> str:
 def _charts(comparison: Comparison) -> str:
     rows = comparison.rows
     figures = [
-        *_scaling(comparison),
         *_curves(rows),
         *_frontiers(rows),
         _calibration(rows),
@@ -219,8 +219,10 @@ def _scaling(comparison: Comparison) -> list[str]:
     by_time = f"{caption} for the best size, with its 95 % interval, up to ten times the longest training."
     by_size = f"{caption} after four times from the shortest to the longest training."
     return [
+        '<div class="grid">',
         _figure("Forecast by training time", forecast_chart(laws, rows), by_time),
         _figure("Loss by size", size_chart(laws, rows), by_size),
+        "</div>",
     ]
 
 
@@ -229,7 +231,7 @@ def _calibration(rows: Sequence[RankedModel]) -> str:
     bins = [zip(c.confidence, c.accuracy, c.share, strict=True) for c in calibrations]
     curves = [[(x, y) for x, y, share in row if share > MIN_SHARE] for row in bins]
     chart = line_chart(rows, curves, Axis("probability of the most likely token"), Axis("observed frequency"))
-    errors = ", ".join(f"{row.name} {c.error:.2%}" for row, c in zip(rows, calibrations, strict=True))
+    errors = listed([f"{row.name} {c.error:.2%}" for row, c in zip(rows, calibrations, strict=True)])
     return _figure(
         "Calibration",
         with_diagonal(chart),

@@ -41,13 +41,15 @@ def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.L
         for seconds in np.geomspace(law.seconds_K.min(), law.longest, N_TIMES):
             bits = law.law.predict(sizes, law.tokens_after(seconds, sizes))
             name = f"{law.name}, {seconds:.3g} s"
-            data += [
-                {"row": EVERY_ROW, "run": name, "model": law.model, "x": float(x), "y": float(y), "law": name}
-                for x, y in zip(sizes, bits, strict=True)
-            ]
+            point = {"row": EVERY_ROW, "run": name, "model": law.model, "law": name}
+            data += [{**point, "x": float(x), "y": float(y)} for x, y in zip(sizes, bits, strict=True)]
+            data[-1]["label"] = f"{seconds:.3g} s"
     base = _base(laws, PARAMETERS)
     curves = base.mark_line(strokeDash=[5, 3]).encode(detail="law:N").transform_filter("isValid(datum.law)")
-    return layered([curves, _dots(base)], data)
+    times = (
+        base.mark_text(align="right", dy=-7).encode(text="label:N").transform_filter("isValid(datum.label)")
+    )
+    return layered([curves, _dots(base), times], data)
 
 
 def _runs(laws: Sequence[ScalingLaw], rows: Iterable[RankedModel], x: Any) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 
 import numpy as np
@@ -11,7 +13,7 @@ from makemore.comparison.cells import CellsRequest
 from makemore.comparison.compare import CompareRequest, compare
 from makemore.comparison.forecast import ScalingLaw
 from makemore.comparison.law import PowerLaw, fit_law
-from makemore.comparison.scaling import scaling_cells
+from makemore.comparison.scaling import fit_scaling, scaling_cells
 from makemore.corpus.datasets import bundled_file
 from makemore.errors import UserError
 from makemore.report.columns import notes
@@ -73,8 +75,22 @@ def test_intervals_cover_what_ten_times_the_time_brings() -> None:
 def test_a_forecast_has_a_limit() -> None:
     law = law_of(TRUE.predict(PARAMETERS_K, TOKENS_K))
     assert law.forecast(10 * law.longest).bits < law.forecast(law.longest).bits
-    with pytest.raises(UserError, match=r"too far from the longest training.*raise --max-time"):
-        law.forecast(11 * law.longest)
+    for seconds in (11 * law.longest, 0.9 * law.seconds_K.min(), 0, -1, math.nan):
+        with pytest.raises(UserError, match="too far from the training times"):
+            law.forecast(seconds)
+
+
+def test_a_law_that_is_worse_than_a_run_gives_no_forecast() -> None:
+    bits_K = np.full(len(TOKENS_K), 3.0)
+    bits_K[0] = 1.0
+    law = law_of(bits_K)
+    assert law.last_forecast.bits > bits_K.min()
+    assert f"no forecast: the law would give {law.last_forecast.bits:.3f}" in law.lines()[1]
+
+
+def test_terms_without_weight_are_not_printed() -> None:
+    assert str(TRUE) == "1.1 + 30 / parameters^0.50 + 60 / tokens^0.35"
+    assert str(PowerLaw(0.0, 0.0, 0.02, 60.0, 0.35)) == "0 + 60 / tokens^0.35"
 
 
 def test_repeated_text_is_a_reason_for_doubt() -> None:
@@ -133,7 +149,7 @@ def test_a_study_is_trained_fitted_and_shown(tmp_path) -> None:
         models="mlp,count",
         scaling=True,
         steps=24,
-        grid=("model.n_hidden=8,32",),
+        grid=("model.n_hidden=8,32", "train.warmup_steps=2"),
         out=tmp_path / "runs",
         device="cpu",
         with_details=True,
@@ -144,6 +160,11 @@ def test_a_study_is_trained_fitted_and_shown(tmp_path) -> None:
     assert comparison.not_fitted == ["count: no power law, since it has no width to vary"]
     assert sum(line.startswith("mlp: ") for line in notes(comparison)) == 2
     assert comparison.as_dict()["laws"][0]["model"] == "mlp"
+    first, *others = [row for row in comparison.rows if row.model == "mlp"]
+    short = dataclasses.replace(first, runs=(dataclasses.replace(first.runs[0], steps=2),))
+    (law,), remarks = fit_scaling([short, *others])
+    assert len(law.bits_K) == 7
+    assert "mlp: 1 of 8 runs are not part of the law, because they ended during warm-up" in remarks[0]
     page = comparison_page(comparison)
     assert re.findall("<h1>(.*)</h1>", page) == ["9 settings of 2 models on words"]
     assert "Forecast by training time" in page

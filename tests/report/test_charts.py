@@ -33,6 +33,9 @@ def test_a_model_has_one_colour_and_each_of_its_rows_other_dashes_and_dots(rows)
         == len({i.shape for i in line_styles([count] * 4)})
         == 4
     )
+    styles = line_styles([count] * 12)
+    assert len({(ink.colour, ink.shape) for ink in styles}) == 12
+    assert styles[4].colour == f"color-mix(in srgb, {first.colour} 60%, var(--text))"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

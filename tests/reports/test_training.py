@@ -17,7 +17,7 @@ import torch
 
 import makemore
 from makemore.arguments import python_terms
-from makemore.cli import run
+from makemore.cli import progress, run
 from makemore.cli.progress import ProgressObserver
 from makemore.errors import UserError
 from makemore.evaluation import baseline as baselines
@@ -303,6 +303,19 @@ def test_long_lines_break_between_words_on_a_terminal(monkeypatch):
     assert {word for line in words for word in line.split()} == {"wonderful"}
     assert max(map(len, words)) <= 60
     assert command.split() == ["command"] * 20
+
+
+def test_the_encoding_line_is_overwritten_and_shows_a_rate(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress.time, "perf_counter", iter([0.0, 1.0, 3.0]).__next__)
+    terminal = Terminal()
+    with contextlib.redirect_stderr(terminal):
+        observer = ProgressObserver()
+        observer.encoding(4_000_000, 12_000_000)
+        observer.encoding(8_000_000, 12_000_000)
+    first, second, rest = terminal.getvalue().split("\r")
+    assert (first, rest) == ("encoding:  33%   ", "")
+    assert second == "encoding:  67%, 2M characters/s, 2 s left   "
 
 
 def test_verbose_prints_all_settings_and_quiet_no_progress(work):
