@@ -8,8 +8,9 @@ import textwrap
 import time
 from typing import TYPE_CHECKING
 
-from rich.control import Control, ControlType
+from rich.control import Control
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import ControlType
 
 from makemore.cli.console import Console
 from makemore.report.numbers import with_unit
