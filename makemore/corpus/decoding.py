@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from pathlib import Path
 
 from makemore.errors import UserError
 
@@ -46,18 +45,15 @@ def normalize_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decode_blocks(
-    blocks: Iterable[bytes], name: str, encoding: str = "utf-8", allow_blank: bool = False
-) -> Iterator[str]:
+def decode_blocks(blocks: Iterable[bytes], name: str, encoding: str = "utf-8") -> Iterator[str]:
     """Decode a file's blocks, without the byte-order mark and with line ends as newlines.
 
-    Raises UserError, with the byte offset, if the text is blank, binary or not in ``encoding``.
+    Raises UserError, with the byte offset, if the text is binary or not in ``encoding``.
     """
     decode = _Decoder(name, *parse_encoding(encoding))
-    blank, first, pending = True, True, ""
+    first, pending = True, ""
     blocks = iter(blocks)
     for block in blocks:
-        blank = blank and not block.strip()
         try:
             text = pending + decode(block)
         except UnicodeDecodeError as error:
@@ -73,8 +69,6 @@ def decode_blocks(
         rest = normalize_newlines(pending + decode(b"", final=True))
     except UnicodeDecodeError as error:
         raise decode.invalid_bytes_error(error, []) from None
-    if blank and not allow_blank:
-        raise blank_text_error(name)
     if rest:
         yield _reject_surrogates(rest.removeprefix("\ufeff") if first else rest, name)
 
@@ -153,28 +147,3 @@ def _reject_surrogates(text: str, name: str) -> str:
     except UnicodeEncodeError:
         raise UserError(f"{name} decodes to lone surrogates, which aren't text; check --encoding") from None
     return text
-
-
-def decode_text(data: bytes, name: str, encoding: str = "utf-8", allow_blank: bool = False) -> str:
-    """``decode_blocks`` for bytes in memory."""
-    return "".join(decode_blocks([data], name, encoding, allow_blank))
-
-
-def read_blocks(path: Path) -> Iterator[bytes]:
-    """Read a file in blocks of bytes. Raises UserError if it is missing, a directory or unreadable."""
-    try:
-        if path.is_dir():
-            raise UserError(f"{path} is a directory; give a text file")
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                yield block
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"can't read {path}: {reason}") from None
-
-
-def read_text(path: Path, encoding: str = "utf-8", allow_blank: bool = False) -> str:
-    """Read a text file. Raises UserError as ``read_blocks`` and ``decode_blocks`` do."""
-    return "".join(decode_blocks(read_blocks(path), str(path), encoding, allow_blank))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from makemore.corpus.decoding import BLOCK, read_blocks
+from makemore.corpus.decoding import BLOCK
 from makemore.errors import UserError
 
 COMPRESSED_SUFFIXES = (".gz", ".zst")
@@ -180,11 +180,8 @@ def _text_files(name: str, paths: list[Path]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_binary(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b"\0" in file.read(8192)
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from None
+    with _reading(path) as file:
+        return b"\0" in file.read(8192)
 
 
 def read_part(part: str) -> Iterator[bytes]:
@@ -193,20 +190,23 @@ def read_part(part: str) -> Iterator[bytes]:
         yield from _read(sys.stdin.buffer, "standard input")
     elif "://" in part:
         yield from _read_url(part)
-    elif Path(part).suffix in COMPRESSED_SUFFIXES:
-        with _open(Path(part)) as file:
-            yield from _decompress(file, Path(part).suffix, part)
     else:
-        yield from read_blocks(Path(part))
+        with _reading(Path(part)) as file:
+            yield from _decompress(file, Path(part).suffix, part)
 
 
-def _open(path: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """An open file. Raises UserError if it is missing, a directory or unreadable."""
     try:
-        return path.open("rb")
+        if path.is_dir():
+            raise UserError(f"{path} is a directory; give a text file")
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't read {path}: {getattr(error, 'strerror', error)}") from None
 
 
 def _decompress(file: Any, suffix: str, name: str) -> Iterator[bytes]:
@@ -231,7 +231,7 @@ def _damaged_error(name: str, problem: object) -> UserError:
     advice = ""
     if name.endswith(COMPRESSED_SUFFIXES):
         advice = "; replace the file, or leave out damaged files with --skip-damaged"
-    return UserError(f"can't read {name}: {problem}{advice}")
+    return UserError(f"can't read {name}: {getattr(problem, 'strerror', None) or problem}{advice}")
 
 
 def _read_zst(file: Any, name: str) -> Iterator[bytes]:

@@ -169,7 +169,7 @@ class _Reader:
             if not last.endswith("\n"):
                 yield "\n"  # separate this file's last line from the next file's first
             name = self.source.name if single else part
-            for piece in decode_blocks(self._raw_blocks(part), name, self.config.encoding, allow_blank=True):
+            for piece in decode_blocks(self._raw_blocks(part), name, self.config.encoding):
                 last, blank = piece, blank and not piece.strip()
                 yield piece
         if blank:
@@ -193,7 +193,7 @@ class _Reader:
 
     def _is_damaged(self, part: str) -> bool:
         try:
-            for _ in decode_blocks(read_part(part), part, self.config.encoding, allow_blank=True):
+            for _ in decode_blocks(read_part(part), part, self.config.encoding):
                 pass
         except UserError:
             return True

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from makemore.corpus.decoding import normalize_newlines, read_text
+from makemore.corpus.decoding import normalize_newlines
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
 from makemore.evaluation.adaptive import adaptive_nats
@@ -110,9 +110,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None, *, adaptive
     Raises UserError for an unreadable file, a text without encodable characters, or a model that can't learn.
     """
     name = text.name if isinstance(text, Path) else "the text"
-    full_text = (
-        read_text(text, run.config.corpus.encoding) if isinstance(text, Path) else normalize_newlines(text)
-    )
+    full_text = run.text(text).string() if isinstance(text, Path) else normalize_newlines(text)
     documents = split_documents(run, full_text)
     split = encode_documents(
         name, [documents], mode=run.mode, tokenizer=run.tokenizer, seen=training_lines(run)

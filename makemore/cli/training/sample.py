@@ -114,16 +114,16 @@ def command(
 
 
 def _read_prompt_file(prompt: list[str], prompt_file: Path | None) -> str | None:
-    from makemore.corpus.decoding import decode_text, read_text
+    from makemore.corpus.decoding import decode_blocks
+    from makemore.corpus.source import read_part
     from makemore.errors import UserError
 
     if prompt_file is None:
         return None
     if prompt:
         raise UserError("--prompt and --prompt-file can't be combined; choose one")
-    if str(prompt_file) == "-":
-        return decode_text(sys.stdin.buffer.read(), "standard input", allow_blank=True)
-    return read_text(prompt_file, allow_blank=True)
+    name = "standard input" if str(prompt_file) == "-" else str(prompt_file)
+    return "".join(decode_blocks(read_part(str(prompt_file)), name))
 
 
 def _prompts(run: Run, prompt: list[str], text: str | None) -> list[str]:
