@@ -18,6 +18,7 @@ import uvicorn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -30,7 +31,6 @@ from makemore.evaluation.adaptive import Reader
 from makemore.evaluation.evaluate import adaptive_reader
 from makemore.play.lookahead import Predictions, learn_from, predict
 from makemore.runs.run import Run
-from makemore.runtime.untrusted import parse_json
 from makemore.sampling import SampleParams
 from makemore.sampling.text import SampleRequest, context_ids, random_seed, sample, stream_text
 
@@ -49,26 +49,13 @@ HEADERS = {
 }
 
 
-class RequestError(Exception):
-    """An HTTP error response."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def _clean(text: str) -> str:
-    text.encode()  # raises an error for half a character
-    return normalize_newlines(text)
-
-
 class Query(BaseModel):
     """The JSON body of a request."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
     run: Any = None
     adaptive: bool = False
-    text: Annotated[str, AfterValidator(_clean)] = ""
+    text: Annotated[str, AfterValidator(normalize_newlines)] = ""
     at: int | None = None
     n: int | None = Field(None, ge=1, le=MAX_SAMPLES)
     max_new_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
@@ -130,33 +117,29 @@ class Handlers:
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
     async def _read_query(self, request: Request) -> Query:
-        """Check the token and parse the JSON body. Raises RequestError."""
+        """Check the token and parse the JSON body. Raises HTTPException."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not secrets.compare_digest(token.encode(), self.token.encode()):
-            raise RequestError(401, "wrong token; open the address that makemore play printed")
+            raise HTTPException(401, "wrong token; open the address that makemore play printed")
         body = b""
         try:
             async for piece in request.stream():
                 body += piece
                 if len(body) > MAX_BYTES:
-                    raise RequestError(413, f"the request exceeds {MAX_BYTES:,} bytes")
-            values = parse_json(body or b"{}")
+                    raise HTTPException(413, f"the request exceeds {MAX_BYTES:,} bytes")
+            return Query.model_validate_json(body or b"{}")
         except ClientDisconnect:
-            raise RequestError(400, "the request is incomplete") from None
-        except ValueError as error:
-            raise RequestError(400, f"the request can't be read as JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise RequestError(400, "the request isn't a JSON object")
-        try:
-            return Query.model_validate(values)
+            raise HTTPException(400, "the request is incomplete") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise RequestError(422, f"{first['loc'][0]}: {first['msg']}") from None
+            if not first["loc"]:  # it isn't a JSON object
+                raise HTTPException(400, f"the request can't be read: {first['msg']}") from None
+            raise HTTPException(422, f"{first['loc'][0]}: {first['msg']}") from None
 
     def _run(self, query: Query) -> Run:
         run = self.runs.get(query.run) if isinstance(query.run, str) else None
         if run is None:
-            raise RequestError(404, "no such run")
+            raise HTTPException(404, "no such run")
         return run
 
     def _reader(self, query: Query) -> Reader:
@@ -177,7 +160,7 @@ def make_app(runs: Mapping[str, Run], token: str) -> Starlette:
         routes=routes,
         # Prevent DNS rebinding: reject other host names that resolve to this server.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
-        exception_handlers={RequestError: _error_response, UserError: _error_response},
+        exception_handlers={HTTPException: _error_response, UserError: _error_response},
     )
 
 
@@ -206,8 +189,9 @@ def serve(app: Starlette, listener: socket.socket) -> None:
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, RequestError) else 422
-    return JSONResponse({"error": str(error)}, status_code=status, headers=HEADERS)
+    if not isinstance(error, HTTPException):
+        error = HTTPException(422, str(error))
+    return JSONResponse({"error": error.detail}, error.status_code, {**HEADERS, **(error.headers or {})})
 
 
 def _describe(name: str, run: Run) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_samples_match_the_seed(server: PlayServer) -> None:
         ({"run": ["lines"]}, 404),
         ([], 400),
         ({"run": "lines", "text": 5}, 422),
-        ({"run": "lines", "text": "\ud800"}, 422),
+        ({"run": "lines", "text": "\ud800"}, 400),
         ({"run": "lines", "temperature": "hot"}, 422),
         ({"run": "lines", "temperature": -1}, 422),
         ({"run": "lines", "top_k": 0}, 422),
