@@ -38,7 +38,14 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
     The boundary is ``<s>`` at the start of an n-gram and ``</s>`` at its end. Raises UserError for a model
     that doesn't back off.
     """
-    smoothed = smoothed_ngrams(model)
+    if not isinstance(model, Count):
+        raise UserError("--format arpa is for count models; export other models with --format onnx")
+    smoothed = model.smoothed
+    if not smoothed.backs_off:
+        raise UserError(
+            "ARPA can't represent additive smoothing, which doesn't back off; train with "
+            "--set model.smoothing=kneser-ney or recursive-additive"
+        )
     table, words = smoothed.table, word_list(tokenizer)
     yield "\\data\\"
     for n, size in enumerate(table.sizes, start=1):
@@ -63,18 +70,6 @@ def arpa_lines(model: LanguageModel, tokenizer: Tokenizer) -> Iterator[str]:
         if n == 1:
             contexts[0] = f"{BEGIN} "
     yield "\n\\end\\"
-
-
-def smoothed_ngrams(model: LanguageModel) -> SmoothedNgrams:
-    """Return the smoothed distributions. Raises UserError unless the model backs off."""
-    if not isinstance(model, Count):
-        raise UserError("--format arpa is for count models; export other models with --format onnx")
-    if not model.smoothed.backs_off:
-        raise UserError(
-            "ARPA can't represent additive smoothing, which doesn't back off; train with "
-            "--set model.smoothing=kneser-ney or recursive-additive"
-        )
-    return model.smoothed
 
 
 def log10_probabilities(smoothed: SmoothedNgrams) -> Iterator[Floats]:

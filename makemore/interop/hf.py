@@ -25,8 +25,9 @@ from makemore.training.pretrained import PretrainedModel, read_run
 
 
 def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Contents of the files, by name. Raises UserError if the model can't be exported."""
-    check_exportable(model)
+    """Contents of the files, by name. Raises UserError for models that count, and mixtures."""
+    if isinstance(model, CountModel | MixtureModel):
+        raise UserError("--format hf is for single neural models; --format arpa takes count")
     config, tensors, code = _architecture(model)
     ids = {"bos_token_id": tokenizer.boundary_id, "eos_token_id": tokenizer.boundary_id}
     limit = None if model.supports_streaming else model.max_len
@@ -75,12 +76,6 @@ def has_code(model: LanguageModel) -> bool:
     return config.has_conv or config.has_gate or (config.style == "modern" and config.score_scale != 1)
 
 
-def check_exportable(model: LanguageModel) -> None:
-    """Raise UserError for models that count, and mixtures."""
-    if isinstance(model, CountModel | MixtureModel):
-        raise UserError("--format hf is for single neural models; --format arpa takes count")
-
-
 def note(model: LanguageModel) -> str:
     if not has_code(model):
         return ""
@@ -117,27 +112,23 @@ def read_pretrained(folder: Path) -> PretrainedModel:
 def read_gpt2(folder: Path) -> PretrainedModel:
     """Import a GPT-2. Raises UserError for other architectures or tokenizers, pickled weights or damage."""
     with user_format_errors(folder):
-        return _read_gpt2(folder)
-
-
-def _read_gpt2(folder: Path) -> PretrainedModel:
-    config = read_foreign_json(folder / "config.json")
-    _check(folder, config)
-    settings, weights = from_gpt2(_weights(folder), config["n_head"], transposed=True)
-    boundary = config.get("bos_token_id")
-    boundary = config.get("eos_token_id") if boundary is None else boundary
-    if not isinstance(boundary, int):
-        raise UserError(f"{folder}/config.json has no bos_token_id or eos_token_id to separate documents")
-    tokenizer, spelling, rows = read_tokenizer(folder, boundary)
-    if max(rows) >= len(weights["embedding.weight"]):
-        raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
-    return PretrainedModel(
-        settings=settings,
-        weights=reorder_vocabulary(weights, rows),
-        tokenizer=tokenizer,
-        tokenizer_spec=spelling,
-        origin=str(folder),
-    )
+        config = read_foreign_json(folder / "config.json")
+        _check(folder, config)
+        settings, weights = from_gpt2(_weights(folder), config["n_head"], transposed=True)
+        boundary = config.get("bos_token_id")
+        boundary = config.get("eos_token_id") if boundary is None else boundary
+        if not isinstance(boundary, int):
+            raise UserError(f"{folder}/config.json has no bos_token_id or eos_token_id to separate documents")
+        tokenizer, spelling, rows = read_tokenizer(folder, boundary)
+        if max(rows) >= len(weights["embedding.weight"]):
+            raise UserError(f"{folder}: the tokenizer has more tokens than the model's embedding has rows")
+        return PretrainedModel(
+            settings=settings,
+            weights=reorder_vocabulary(weights, rows),
+            tokenizer=tokenizer,
+            tokenizer_spec=spelling,
+            origin=str(folder),
+        )
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:

@@ -28,8 +28,14 @@ OPSET = 20
 
 
 def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
-    """The serialised graph, with tokenizer and boundary as metadata; see ``check_exportable`` for errors."""
-    check_exportable(model)
+    """The serialised graph, with tokenizer and boundary as metadata.
+
+    Raises UserError if the model counts or the optional packages are missing.
+    """
+    members = model.members if isinstance(model, MixtureModel) else [model]
+    if any(isinstance(member, CountModel) for member in members):
+        raise UserError("ONNX can't represent models that count; --format arpa takes count")
+    require_packages("--format onnx", ("onnx", "onnxscript"), extra="onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     graph = Stateful(copy.deepcopy(model).cpu().eval())
     length = 8 if model.supports_streaming or model.max_len is None else min(8, model.max_len)
@@ -63,14 +69,6 @@ def onnx_bytes(model: LanguageModel, tokenizer: Tokenizer) -> bytes:
         }
     )
     return program.model_proto.SerializeToString()
-
-
-def check_exportable(model: LanguageModel) -> None:
-    """Raise UserError if the model can't be exported or the optional packages are missing."""
-    members = model.members if isinstance(model, MixtureModel) else [model]
-    if any(isinstance(member, CountModel) for member in members):
-        raise UserError("ONNX can't represent models that count; --format arpa takes count")
-    require_packages("--format onnx", ("onnx", "onnxscript"), extra="onnx")
 
 
 def _described(name: str, part: Tensor) -> dict[str, Any]:

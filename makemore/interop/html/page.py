@@ -36,7 +36,7 @@ def page_bytes(run: Run) -> bytes:
         "start": context_ids(run, SampleRequest()).tolist(),  # what an empty text is continued from
     }
     package = Package()
-    described["model"] = describe_model(_on_cpu(model), package)
+    described["model"] = describe_model(copy.deepcopy(model).cpu().eval(), package)
     data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
     title = f"Text model: {model.config.name}"
     number = f"{model.n_parameters():,} {'counts' if isinstance(model, CountModel) else 'parameters'}"
@@ -68,10 +68,6 @@ def _note(model: LanguageModel) -> str:
     if not _counts_text(model):
         return ""
     return "the page contains the training text; share it only with people who may read that text"
-
-
-def _on_cpu(model: LanguageModel) -> LanguageModel:
-    return copy.deepcopy(model).cpu().eval()
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:

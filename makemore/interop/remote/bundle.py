@@ -87,17 +87,12 @@ def _definitions(module: ModuleType) -> Iterator[Definition]:
 def _as_namespace(node: ast.ClassDef) -> ast.ClassDef:
     """A class of settings with nothing but its properties."""
     is_first = ast.unparse(node.bases[0]) == "ModelConfig"
-    properties = [
-        part for part in node.body if isinstance(part, ast.FunctionDef) and "property" in _decorators(part)
-    ]
+    methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+    properties = [part for part in methods if "property" in map(ast.unparse, part.decorator_list)]
     changed = copy.copy(node)
     changed.bases = [ast.Name("Settings") if is_first else node.bases[0]]
     changed.body = [ast.Expr(ast.Constant(ast.get_docstring(node) or "")), *properties]
     return changed
-
-
-def _decorators(node: ast.FunctionDef) -> list[str]:
-    return [ast.unparse(decorator) for decorator in node.decorator_list]
 
 
 def _reached(definitions: Sequence[Definition], roots: set[str]) -> list[Definition]:
