@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO, cast
@@ -15,7 +16,7 @@ from makemore import __version__
 from makemore.cli.exchange import export, importing
 from makemore.cli.inspecting import check, gradcheck, inspect, models, play, runs
 from makemore.cli.measuring import compare, evaluate, score
-from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers, restore_signal_handlers
+from makemore.cli.signals import Terminated, exit_soon, install_signal_handlers
 from makemore.cli.terminal import echo
 from makemore.cli.texts import data, doctor, tokenize
 from makemore.cli.training import lr_find, mix, sample, train
@@ -191,7 +192,8 @@ def main(command: str | None = None) -> None:
         sys.stderr.flush()
     except OSError:
         _redirect_to_devnull(sys.stderr)
-    restore_signal_handlers()
+    # An exception would be shown while Python shuts down.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status > 128:
         exit_soon(status)
     sys.exit(status)

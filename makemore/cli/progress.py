@@ -63,11 +63,6 @@ def estimate_line(plan: Plan) -> str:
     return "val≈ is an estimate with shorter contexts than the final score"
 
 
-def settings_lines(plan: Plan) -> list[str]:
-    """All settings of the model and of training, a line each."""
-    return [f"model: {settings_line(plan.model.config)}", f"train: {settings_line(plan.train)}"]
-
-
 def in_brackets(bounds: tuple[float, float], sign: str = "") -> str:
     """Format an interval."""
     low, high = bounds
@@ -193,8 +188,9 @@ class ProgressObserver(Observer):
             self.note(text)
             self._described = text
         self.note(plan_line(plan))
-        for line in settings_lines(plan) if self.verbose else []:
-            self.note(line)
+        if self.verbose:
+            self.note(f"model: {settings_line(plan.model.config)}")
+            self.note(f"train: {settings_line(plan.train)}")
         self._next_line = 0.0
         self.note(reproducibility_line(plan.train, plan.device, plan.compiled, torch.get_num_threads()))
         if len(corpus.splits["val"].tokens_N) and plan.train.optimizer.name != "none" and not self.label:

@@ -35,11 +35,6 @@ def install_signal_handlers() -> None:
     signal.signal(signal.SIGTERM, receive)
 
 
-def restore_signal_handlers() -> None:
-    """Let SIGTERM end the process without an exception, which would be shown while Python shuts down."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def exit_soon(status: int) -> None:
     """Exit even if threads are running; Python would wait for compiler threads, up to a minute."""
     timer = threading.Timer(EXIT_DELAY, os._exit, [status])

@@ -102,7 +102,7 @@ def command(
         context_ids(loaded, r)  # reject a bad prompt before printing anything
     for note in {note: None for r in requests for note in request_notes(loaded, r)}:
         echo(note, err=True)
-    learn = adapted_run if adaptive else _frozen_run
+    learn: Learn = adapted_run if adaptive else lambda run, _: run
     if report:
         _print_report(loaded, requests, json)
     elif show_probs:
@@ -150,15 +150,11 @@ def _json_header(run: Run, requests: list[SampleRequest]) -> dict[str, Any]:
     return {"run": str(run.folder.path), "seed": requests[0].seed, "prompts": prompts}
 
 
-def _frozen_run(run: Run, request: SampleRequest) -> Run:
-    return run
-
-
 def _print_samples(
     run: Run, requests: list[SampleRequest], learn: Learn, novel_only: bool, json: bool
 ) -> None:
     from makemore.sampling.novel import sample_novel
-    from makemore.sampling.text import sample
+    from makemore.sampling.text import normalize_prompt, sample, stream_text
 
     request = requests[0]
     # Lazily, since each prompt may need its own copy of the model.
@@ -166,21 +162,16 @@ def _print_samples(
     if json:
         print_json({**_json_header(run, requests), "samples": list(texts)})
     elif run.mode == "text" and len(requests) == request.n == 1 and not request.beam and sys.stdout.isatty():
-        _stream(learn(run, request), request)
+        learned = learn(run, request)
+        echo_sample(normalize_prompt(learned, request), end="")
+        for piece in stream_text(learned, request):
+            echo_sample(piece, end="")
+        echo()
     else:
         for i, text in enumerate(texts):
             if i and run.mode == "text":
                 echo("-" * 40)
             echo_sample(text)
-
-
-def _stream(run: Run, request: SampleRequest) -> None:
-    from makemore.sampling.text import normalize_prompt, stream_text
-
-    echo_sample(normalize_prompt(run, request), end="")
-    for piece in stream_text(run, request):
-        echo_sample(piece, end="")
-    echo()
 
 
 def _print_report(run: Run, requests: list[SampleRequest], json: bool) -> None:

@@ -101,7 +101,7 @@ def command(
     for first, second in (("resume", "overwrite"), ("quiet", "verbose")):
         if context.params[first] and context.params[second]:
             raise UserError(f"--{first} and --{second} can't be combined; choose one")
-    if init_from is not None and _is_on_command_line(context, "tokenizer"):
+    if init_from is not None and tokenizer is not None:
         raise UserError("--init-from determines the tokenizer; leave --tokenizer out")
     pretrained = None if init_from is None else read_pretrained(init_from)
     request = TrainRequest(
@@ -183,8 +183,3 @@ def _show_samples(result: TrainResult, observer: ProgressObserver) -> None:
     echo_sample("\n".join(result.samples))
     command = quote_command("makemore", "sample", str(result.run.folder.path))
     observer.note(f"sample more: {command}", wrap=False)
-
-
-def _is_on_command_line(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
