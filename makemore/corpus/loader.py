@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from makemore.types import IGNORE_INDEX, Batch, Split
 
 RELEASE_INTERVAL = 64
 """Batches between releases of memory-mapped pages in an ordered pass."""
+
+
+class Batching(NamedTuple):
+    """How an endless loader cuts batches: targets per batch, length of rows, and the random seed."""
+
+    batch_tokens: int
+    block_size: int
+    seed: int
 
 
 class Loader(ABC):
@@ -92,14 +100,13 @@ class ShuffledLoader(ShardedLoader):
         self,
         split: Split,
         boundary_id: int,
-        batch_tokens: int,
-        block_size: int,
+        batching: Batching,
         context_prefix: int,
-        seed: int,
         shards: Shards | None = None,
     ) -> None:
-        super().__init__(split, boundary_id, seed, shards)
-        self.batch_tokens, self.block_size, self.context_prefix = batch_tokens, block_size, context_prefix
+        super().__init__(split, boundary_id, batching.seed, shards)
+        self.batch_tokens, self.block_size, _ = batching
+        self.context_prefix = context_prefix
         self._rows = Rows(*[np.zeros(0, np.int64)] * 3)
         self._edges = np.zeros(1, np.int64)
 
@@ -127,16 +134,10 @@ class PackedLoader(ShardedLoader):
     """
 
     def __init__(
-        self,
-        split: Split,
-        boundary_id: int,
-        batch_tokens: int,
-        block_size: int,
-        seed: int,
-        shards: Shards | None = None,
+        self, split: Split, boundary_id: int, batching: Batching, shards: Shards | None = None
     ) -> None:
-        super().__init__(split, boundary_id, seed, shards)
-        self.block_size, self.rows = block_size, max(1, batch_tokens // block_size)
+        super().__init__(split, boundary_id, batching.seed, shards)
+        self.block_size, self.rows = batching.block_size, max(1, batching.batch_tokens // batching.block_size)
         self._index = np.zeros(0, np.int64)
         self._edges = np.zeros(1, np.int64)
 
@@ -175,17 +176,11 @@ class StreamLoader(Loader):
     """
 
     def __init__(
-        self,
-        split: Split,
-        boundary_id: int,
-        batch_tokens: int,
-        block_size: int,
-        seed: int,
-        truncation: str = "regular",
+        self, split: Split, boundary_id: int, batching: Batching, truncation: str = "regular"
     ) -> None:
         super().__init__(split, boundary_id)
-        self.seed, self.truncation = seed, truncation
-        total = len(split.tokens_N)
+        batch_tokens, block_size, self.seed = batching
+        self.truncation, total = truncation, len(split.tokens_N)
         self.block_size = min(block_size, total)
         self.rows = max(1, min(batch_tokens // block_size, total // self.block_size))
         self._edges = np.zeros(1, np.int64)

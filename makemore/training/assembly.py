@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from makemore.corpus.loader import Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
+from makemore.corpus.loader import Batching, Loader, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
 from makemore.evaluation.scoring import estimate_loss
 from makemore.models.base import CountModel
 from makemore.runtime.device import set_compile_cache_dir
@@ -25,16 +24,12 @@ def make_loader(plan: Plan) -> Loader:
     batch_tokens = train.data.batch_tokens // train.data.grad_accum_steps
     if isinstance(plan.model, CountModel):
         return OrderedLoader(split, boundary, batch_tokens, in_order=plan.model.reads_in_order)
-    sizes: dict[str, Any] = {
-        "batch_tokens": batch_tokens,
-        "block_size": train.data.block_size,
-        "seed": train.seed,
-    }
+    batching = Batching(batch_tokens, train.data.block_size, train.seed)
     if train.data.loader == "streams":
-        return StreamLoader(split, boundary, **sizes, truncation=train.data.truncation)
+        return StreamLoader(split, boundary, batching, train.data.truncation)
     if train.data.loader == "packed":
-        return PackedLoader(split, boundary, **sizes)
-    return ShuffledLoader(split, boundary, **sizes, context_prefix=plan.model.context_prefix)
+        return PackedLoader(split, boundary, batching)
+    return ShuffledLoader(split, boundary, batching, plan.model.context_prefix)
 
 
 def make_trainer(plan: Plan, stop: Callable[[], bool]) -> Trainer:

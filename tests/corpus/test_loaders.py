@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore.corpus.loader import OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
+from makemore.corpus.loader import Batching, OrderedLoader, PackedLoader, ShuffledLoader, StreamLoader
 from makemore.corpus.rows import MAX_EXACT_PIECES, Segments, eval_windows, shuffled_windows, to_batch
 from makemore.types import IGNORE_INDEX, Split
 
@@ -59,7 +59,7 @@ def test_eval_windows_score_every_target_exactly_once(lengths, length, data):
 @settings(max_examples=100, deadline=None)
 def test_inputs_are_the_previous_targets_after_a_boundary(length, block, prefix):
     split = numbered([length], "text")
-    loader = ShuffledLoader(split, 0, batch_tokens=24, block_size=block, context_prefix=prefix, seed=1)
+    loader = ShuffledLoader(split, 0, Batching(24, block, 1), context_prefix=prefix)
     for batch in epoch(loader):
         for inputs, targets in zip(batch.inputs_BT.tolist(), batch.targets_BT.tolist(), strict=True):
             for i, target in enumerate(targets):
@@ -76,9 +76,9 @@ def test_inputs_are_the_previous_targets_after_a_boundary(length, block, prefix)
 def test_one_epoch_visits_most_targets_and_six_visit_all(kind, lengths):
     split = numbered(lengths, "text")
     loader = (
-        ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=0, seed=3)
+        ShuffledLoader(split, 0, Batching(64, 16, 3), context_prefix=0)
         if kind == "shuffled"
-        else PackedLoader(split, 0, 64, 16, seed=3)
+        else PackedLoader(split, 0, Batching(64, 16, 3))
     )
     first = {t for batch in epoch(loader) for t in valid_targets(batch)}
     assert len(first) >= 0.6 * len(split.tokens_N)
@@ -91,7 +91,7 @@ def test_one_epoch_visits_most_targets_and_six_visit_all(kind, lengths):
 def test_packed_rows_hold_complete_documents_in_one_shape():
     rng = np.random.default_rng(0)
     split = numbered(rng.integers(2, 12, 500).tolist())
-    loader = PackedLoader(split, 0, 128, 32, seed=0)
+    loader = PackedLoader(split, 0, Batching(128, 32, 0))
     fill_fractions = []
     for batch in epoch(loader):
         assert batch.inputs_BT.shape == batch.targets_BT.shape == (4, 32)
@@ -110,7 +110,7 @@ def test_packed_rows_hold_complete_documents_in_one_shape():
 @pytest.mark.parametrize("truncation", ["regular", "random"])
 def test_streams_continue_from_the_previous_batch(truncation):
     split = numbered([1000], "text")
-    loader = StreamLoader(split, 0, batch_tokens=64, block_size=16, seed=0, truncation=truncation)
+    loader = StreamLoader(split, 0, Batching(64, 16, 0), truncation=truncation)
     last_targets = None
     lengths = set()
     for batch in epoch(loader):
@@ -141,11 +141,9 @@ def test_state_dict_resumes_at_the_next_batch(kind):
 
     def new_loader():
         return {
-            "shuffled": lambda: ShuffledLoader(
-                split, 0, batch_tokens=64, block_size=16, context_prefix=2, seed=3
-            ),
-            "packed": lambda: PackedLoader(split, 0, 64, 16, seed=3),
-            "streams": lambda: StreamLoader(split, 0, batch_tokens=64, block_size=16, seed=3),
+            "shuffled": lambda: ShuffledLoader(split, 0, Batching(64, 16, 3), context_prefix=2),
+            "packed": lambda: PackedLoader(split, 0, Batching(64, 16, 3)),
+            "streams": lambda: StreamLoader(split, 0, Batching(64, 16, 3)),
             "ordered": lambda: OrderedLoader(split, 0, 64),
         }[kind]()
 

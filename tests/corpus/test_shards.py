@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from makemore.corpus.loader import OrderedLoader, PackedLoader, ShuffledLoader
+from makemore.corpus.loader import Batching, OrderedLoader, PackedLoader, ShuffledLoader
 from makemore.corpus.shards import Shards
 from makemore.types import IGNORE_INDEX, Split
 
@@ -64,9 +64,9 @@ def test_loaders_visit_most_targets_once_per_epoch(kind, packed):
     split = SPLITS[kind]
     shards = Shards(split, seed=2, size=700, segment=64)
     loader = (
-        PackedLoader(split, 0, batch_tokens=64, block_size=16, seed=2, shards=shards)
+        PackedLoader(split, 0, Batching(64, 16, 2), shards=shards)
         if packed
-        else ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=4, seed=2, shards=shards)
+        else ShuffledLoader(split, 0, Batching(64, 16, 2), context_prefix=4, shards=shards)
     )
     seen = targets_of_one_epoch(loader)
     assert len(set(seen)) > 0.75 * len(split.tokens_N)
@@ -89,10 +89,8 @@ def test_state_dict_resumes_within_a_shard(kind, name):
         if name == "ordered":
             return OrderedLoader(split, 0, 64, group_tokens=700)
         if name == "packed":
-            return PackedLoader(split, 0, batch_tokens=64, block_size=16, seed=2, shards=shards)
-        return ShuffledLoader(
-            split, 0, batch_tokens=64, block_size=16, context_prefix=4, seed=2, shards=shards
-        )
+            return PackedLoader(split, 0, Batching(64, 16, 2), shards=shards)
+        return ShuffledLoader(split, 0, Batching(64, 16, 2), context_prefix=4, shards=shards)
 
     loader, other = new_loader(), new_loader()
     for _ in range(25):

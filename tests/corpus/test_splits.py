@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore.corpus.documents import SPLITS, make_documents
-from makemore.corpus.loader import OrderedLoader, ShuffledLoader
+from makemore.corpus.loader import Batching, OrderedLoader, ShuffledLoader
 from makemore.corpus.splits import encode_documents, make_corpus
 from makemore.corpus.text import Text
 from makemore.settings import CorpusConfig
@@ -105,9 +105,7 @@ def test_no_context_crosses_a_document_boundary(lengths, batch_tokens, block, pr
     lines = lines if mode == "lines" else ["".join(lines)]
     tokenizer = fit_tokenizer("char", "abc")
     split = encode_documents("x", [lines], mode, tokenizer)
-    shuffled = ShuffledLoader(
-        split, 0, batch_tokens=batch_tokens, block_size=block, context_prefix=prefix, seed=0
-    )
+    shuffled = ShuffledLoader(split, 0, Batching(batch_tokens, block, 0), context_prefix=prefix)
     batches = [shuffled.next() for _ in range(5)]
     batches += [b for b in OrderedLoader(split, 0, batch_tokens) if not b.continues]
     # The boundary occurs only at a document's start, and no context comes from another document.
@@ -135,6 +133,6 @@ def test_first_input_of_a_document_is_the_boundary(mode):
 
 def test_batches_are_int64():
     split = build_corpus("lines", "char").splits["train"]
-    batch = ShuffledLoader(split, 0, batch_tokens=64, block_size=16, context_prefix=0, seed=0).next()
+    batch = ShuffledLoader(split, 0, Batching(64, 16, 0), context_prefix=0).next()
     assert batch.inputs_BT.dtype == batch.targets_BT.dtype == torch.int64
     assert batch.inputs_BT.shape == batch.targets_BT.shape
