@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from dataclasses import dataclass
 from html import escape
@@ -69,10 +70,12 @@ def _old_images(folder: Path) -> list[Path]:
         raise UserError(f"{folder} is not a directory; choose another --out")
     if not folder.exists() or all(map(is_temporary, folder.iterdir())):
         return []
-    names = picture_names(folder / "index.html")
-    if names is None:
+    html = ""
+    with contextlib.suppress(OSError):
+        html = (folder / "index.html").read_text(encoding="utf-8", errors="replace")
+    if generator(MADE_BY) not in html:
         raise UserError(f"{folder} is not an inspection; choose another --out")
-    return [folder / f"{name}.png" for name in names]
+    return [folder / f"{name}.png" for name in re.findall(r'<section id="(\w+)">', html)]
 
 
 def inspection_page(
@@ -90,15 +93,6 @@ def inspection_page(
         f"<h2>Findings</h2>\n{_list(findings)}\n{sections}"
     )
     return page(title, body, made_by=MADE_BY)
-
-
-def picture_names(path: Path) -> list[str] | None:
-    """Names of the pictures on an inspection page. Returns None if the file isn't an inspection page."""
-    try:
-        html = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return re.findall(r'<section id="(\w+)">', html) if generator(MADE_BY) in html else None
 
 
 def _section(picture: Picture, image: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from makemore.comparison.forecast import MAX_EXTRAPOLATION, ScalingLaw
-from makemore.comparison.result import RankedModel, ScoredRun
+from makemore.comparison.result import RankedModel
 from makemore.report.charts import MUTED, PARAMETERS, SECONDS, Axis, axes, layered
 
 if TYPE_CHECKING:
@@ -54,15 +54,11 @@ def size_chart(laws: Sequence[ScalingLaw], rows: Sequence[RankedModel]) -> alt.L
 
 def _runs(laws: Sequence[ScalingLaw], rows: Iterable[RankedModel], x: Any) -> list[dict[str, Any]]:
     fitted = {(law.model, law.tokenizer) for law in laws}
-    points: list[tuple[int, RankedModel, ScoredRun]] = [
-        (i, row, run)
+    return [
+        {"row": i, "run": row.name, "model": row.model, "x": x(run), "y": run.score.bits_per_byte}
         for i, row in enumerate(rows)
         if (row.model, row.tokenizer) in fitted
         for run in row.runs
-    ]
-    return [
-        {"row": i, "run": row.name, "model": row.model, "x": x(run), "y": run.score.bits_per_byte}
-        for i, row, run in points
     ]
 
 
