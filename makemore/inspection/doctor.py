@@ -6,11 +6,11 @@ import contextlib
 import math
 import os
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch
 from makemore.corpus.datasets import resolve_input
 from makemore.corpus.decoding import NotTextError
 from makemore.corpus.documents import MODE_SAMPLE_BYTES, SPLITS, Documents, make_documents
-from makemore.corpus.mode import Mode, choose_mode
+from makemore.corpus.mode import choose_mode
 from makemore.corpus.source import Source
 from makemore.corpus.splits import make_corpus
 from makemore.corpus.text import Text, read_source
@@ -73,7 +73,10 @@ def diagnose(
     text, encoding = _read(source, config, diagnosis)
     diagnosis.advice += text.notes
     documents = make_documents(text, config)
-    is_sequence = _check_mode(text, documents, diagnosis)
+    mode, reason = choose_mode(text.head(MODE_SAMPLE_BYTES))
+    # The lines depend on their order, but are read as a list because the user set the mode.
+    if is_sequence := documents.mode == "lines" and mode == "text":
+        diagnosis.advice.append(f"use --mode text: {reason.partition(';')[0]}")
     diagnosis.sections["text"] = {
         "source": source.name,
         "files": len(source.parts),
@@ -88,28 +91,15 @@ def diagnose(
     diagnosis.sections["splits"] = _describe_splits(documents, diagnosis, is_sequence)
     diagnosis.sections["machine"] = _describe_machine(try_compile, diagnosis)
     diagnosis.sections["a default run"] = _describe_default_run(text, config)
-    diagnosis.sections["recommended"] = _recommend(text, documents.mode, documents.reason, encoding)
-    return diagnosis
-
-
-def _check_mode(text: Text, documents: Documents, diagnosis: Diagnosis) -> bool:
-    """Whether lines that depend on their order are read as a list, because the user set the mode."""
-    mode, reason = choose_mode(text.head(MODE_SAMPLE_BYTES))
-    if is_sequence := documents.mode == "lines" and mode == "text":
-        diagnosis.advice.append(f"use --mode text: {reason.partition(';')[0]}")
-    return is_sequence
-
-
-def _recommend(text: Text, mode: Mode, reason: str, encoding: str) -> dict[str, Any]:
-    """Mode, model and training time for this text."""
-    return {
-        "mode": mode,
-        "mode, because": reason,
+    diagnosis.sections["recommended"] = {
+        "mode": documents.mode,
+        "mode, because": documents.reason,
         "model": DEFAULT_MODEL,
         "model, because": "it trains a counting and a neural model, and weighs them at each character",
         "time": next(time for size, time in TRAINING_TIMES if text.chars < size),
         "encoding": encoding,
     }
+    return diagnosis
 
 
 def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[Text, str]:
@@ -122,16 +112,12 @@ def _read(source: Source, config: CorpusConfig, diagnosis: Diagnosis) -> tuple[T
     for encoding in [suggested] if suggested else FALLBACK_ENCODINGS:
         with contextlib.suppress(UserError):
             text = read_source(source, config.replace(encoding=encoding))
-            if any(map(_is_garbage, _count_chars(text))):
+            # Binary files decode to control, unassigned and private-use code points.
+            if any(category(c) in ("Cc", "Cn", "Co") and not c.isspace() for c in _count_chars(text)):
                 continue
             diagnosis.advice.append(f"{first_error}; it can be read as {encoding}: check the result")
             return text, encoding
     raise first_error
-
-
-def _is_garbage(char: str) -> bool:
-    """True for control, unassigned and private-use code points, which binary files decode to."""
-    return unicodedata.category(char) in ("Cc", "Cn", "Co") and not char.isspace()
 
 
 def _count_chars(text: Text) -> Counter[str]:
@@ -168,23 +154,16 @@ def _describe_lines(text: Text) -> dict[str, Any]:
         if complete:
             distinct.update(hash(line) for line in lines if line.strip())
     n_nonblank = distinct.total()
+    median = np.quantile([*lengths], 0.5, weights=[*lengths.values()], method="inverted_cdf")
     return {
         "lines": lengths.total(),
         "blank": n_blank,
-        "median length": _median(lengths),
+        "median length": int(median),
         "longest": max(lengths),
         "repeats counted in": "the whole text" if complete else f"its first {n_nonblank:,} lines",
         "repeated": n_nonblank - len(distinct),
         "repeated, share": (n_nonblank - len(distinct)) / max(n_nonblank, 1),
     }
-
-
-def _median(counts: Counter[int]) -> int:
-    """Median of values from how often each occurs, rounded down."""
-    values = np.array(sorted(counts))
-    ends = np.cumsum([counts[value] for value in values.tolist()])
-    middle = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
-    return int(values[middle].sum() // 2)
 
 
 def _describe_words(text: Text) -> dict[str, Any]:
