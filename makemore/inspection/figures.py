@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from matplotlib import font_manager, ft2font
@@ -28,6 +27,7 @@ LEGEND = (
 WIDTH = 11.3
 """Page width in inches; wider figures are scaled down, labels included."""
 MAX_LABEL_LENGTH = 6
+FONT = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -42,14 +42,9 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-@cache
-def _font() -> ft2font.FT2Font:
-    return ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
-
-
 def _visible(char: str) -> str:
     char = VISIBLE.get(char, char)
-    drawable = char.isprintable() and _font().get_char_index(ord(char))
+    drawable = char.isprintable() and FONT.get_char_index(ord(char))
     return char if drawable else f"{ord(char):X}"
 
 

@@ -24,7 +24,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Picture:
     """A figure with a caption and findings about the model."""
 
@@ -65,7 +65,3 @@ class Subject:
     """A training batch, as the recipe makes it."""
     updates: list[Update] = field(default_factory=list)
     """Updates of the first training steps, replayed."""
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size

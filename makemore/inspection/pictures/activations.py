@@ -94,8 +94,7 @@ def plot(subject: Subject) -> Picture | None:
         right.set_title(f"{_state(stage.kind)}, by unit", fontsize=9)
     left.set_xlabel("activation")
     right.set_xlabel("unit")
-    findings = interpret(after, before)
-    return Picture(name="activations", title="Activations", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("activations", "Activations", CAPTION, figure, interpret(after, before))
 
 
 def interpret(after: Sequence[LayerActivations], before: Sequence[LayerActivations]) -> list[Finding]:

@@ -55,8 +55,7 @@ def plot(subject: Subject) -> Picture | None:
     figure.supxlabel("key token", fontsize=10)
     figure.colorbar(image, ax=grid, label="attention weight", fraction=0.02, pad=0.01, aspect=30, shrink=0.4)
     caption = CAPTION + (f" Only the first {shown} layers are shown." if shown < n_layer else "")
-    findings = interpret(weights.double().numpy())
-    return Picture(name="attention", title="Attention", caption=caption, figure=figure, findings=findings)
+    return Picture("attention", "Attention", caption, figure, interpret(weights.double().numpy()))
 
 
 def panel_grid(n_head: int, side: float) -> tuple[int, int]:

@@ -32,8 +32,8 @@ def plot(subject: Subject) -> Picture | None:
     if subject.train is None or subject.batch is None:
         return None
     pairs = pairs_of(subject.train, subject.model.boundary_id)
-    shown = _most_frequent(pairs, subject.vocab_size)
-    counts = pair_counts(pairs, shown, subject.vocab_size)
+    shown = _most_frequent(pairs, subject.model.vocab_size)
+    counts = pair_counts(pairs, shown, subject.model.vocab_size)
     predictions = mean_predictions(subject.model, subject.batch, shown)
     names = labels(subject.tokenizer, shown)
     side = max(4.5, CELL * len(names))
@@ -52,8 +52,7 @@ def plot(subject: Subject) -> Picture | None:
     bar = figure.colorbar(image, ax=(top, bottom), fraction=0.03, pad=0.02, shrink=0.4)
     bar.set_label("fraction of the row")
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 1])
-    findings = interpret(counts, predictions)
-    return Picture(name="bigrams", title="Bigrams", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("bigrams", "Bigrams", CAPTION, figure, interpret(counts, predictions))
 
 
 def pairs_of(train: Split, boundary_id: int) -> tuple[Ints, Ints]:

@@ -34,8 +34,7 @@ def plot(subject: Subject) -> Picture | None:
     axes.set_xticks(range(memory.N_CONTEXTS), memory.CONTEXTS, rotation=90, fontsize=8)
     axes.set_yticks(range(len(weights_OC)), ["none", *map(str, memory.ORDERS)], fontsize=8)
     axes.set(xlabel="context", ylabel="longest context seen (tokens)")
-    title, findings = "Which contexts are trusted", interpret(weights_OC)
-    return Picture(name="contexts", title=title, caption=CAPTION, figure=figure, findings=findings)
+    return Picture("contexts", "Which contexts are trusted", CAPTION, figure, interpret(weights_OC))
 
 
 def context_weights(model: ContextMixing) -> Floats:

@@ -67,7 +67,7 @@ def plot(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.2)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     findings = [explained(shares), *interpret(subject, rows_VC, shown)]
-    return Picture(name="embeddings", title="Embeddings", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("embeddings", "Embeddings", CAPTION, figure, findings)
 
 
 def explained(shares_2: Floats) -> Finding:
@@ -124,7 +124,7 @@ def kind_of(text: str) -> str:
 
 
 def _most_frequent(subject: Subject) -> Ints:
-    V = subject.vocab_size
+    V = subject.model.vocab_size
     if V <= MAX_LABELS or subject.train is None:
         return np.arange(min(V, MAX_LABELS))
     counts = np.bincount(subject.train.tokens_N[:10_000_000], minlength=V)

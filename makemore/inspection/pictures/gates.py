@@ -51,8 +51,7 @@ def plot(subject: Subject) -> Picture | None:
         token_axis(axes.xaxis, names)
         figure.colorbar(image, ax=axes, pad=0.01, label="0 shut, 1 open" if is_gate else "value")
     axes.set_xlabel("token read")
-    title, findings = "Gates and hidden states", interpret(layers)
-    return Picture(name="gates", title=title, caption=CAPTION, figure=figure, findings=findings)
+    return Picture("gates", "Gates and hidden states", CAPTION, figure, interpret(layers))
 
 
 def interpret(layers: list[Layer]) -> list[Finding]:

@@ -37,8 +37,8 @@ def plot(subject: Subject) -> Picture | None:
         axes.plot(val_steps, vals, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="val")
         best = vals.index(min(vals))
         axes.plot(val_steps[best], vals[best], "*", color=GREEN, markersize=15, label="saved: best on val")
-    uniform = math.log(subject.vocab_size)
-    axes.axhline(uniform, label=f"ln {subject.vocab_size}: uniform", **DASHED)
+    uniform = math.log(subject.model.vocab_size)
+    axes.axhline(uniform, label=f"ln {subject.model.vocab_size}: uniform", **DASHED)
     all_losses = [*losses, *vals]
     top = min(max(all_losses), 2 * uniform)
     low, high = min(all_losses), max(top, uniform)
@@ -47,11 +47,11 @@ def plot(subject: Subject) -> Picture | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     findings = [
-        *interpret_start(subject.records, subject.vocab_size),
+        *interpret_start(subject.records, subject.model.vocab_size),
         *interpret_end(subject),
         *interpret_gap(subject, final_mean(losses)),
     ]
-    return Picture(name="losses", title="Loss", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("losses", "Loss", CAPTION, figure, findings)
 
 
 def smoothed(losses: list[float]) -> list[float]:

@@ -29,4 +29,4 @@ def plot(subject: Subject) -> Picture | None:
     idle = [name for name, weight in zip(names, weights, strict=True) if weight < MIN_WEIGHT]
     text = f"almost no weight, can be left out: {', '.join(idle)}" if idle else "every member contributes"
     findings = [Finding("note" if idle else "good", text)]
-    return Picture(name="members", title="Members", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("members", "Members", CAPTION, figure, findings)

@@ -39,8 +39,7 @@ def plot(subject: Subject) -> Picture | None:
     right.set_xticks(range(model.order + 1), ["any", *map(str, orders)])
     right.set(xlabel="order in tokens (any: uniform)", ylabel="share, averaged over val")
     right.legend(fontsize=8)
-    title, findings = "What each order contributes", interpret(losses, shares)
-    return Picture(name="orders", title=title, caption=CAPTION, figure=figure, findings=findings)
+    return Picture("orders", "What each order contributes", CAPTION, figure, interpret(losses, shares))
 
 
 def interpret(losses: Floats, shares: Floats) -> list[Finding]:

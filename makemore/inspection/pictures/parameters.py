@@ -50,8 +50,7 @@ def plot(subject: Subject) -> Picture | None:
     left.set(ylabel="parameter", xlabel="size of weights (log10)")
     right.tick_params(axis="y", length=0)
     right.set_xlabel("size of gradients (log10)")
-    title, findings = "Weights and gradients", interpret(grads, values)
-    return Picture(name="parameters", title=title, caption=CAPTION, figure=figure, findings=findings)
+    return Picture("parameters", "Weights and gradients", CAPTION, figure, interpret(grads, values))
 
 
 def gradients(model: LanguageModel, batch: Batch) -> dict[str, Tensor]:

@@ -58,9 +58,8 @@ def plot(subject: Subject) -> Picture | None:
     axes.set(xlabel="tokens back (0: current token)", ylabel="share of the influence")
     if isinstance(subject.model, WaveNet) and has_tree:
         _draw_tree(below[0], subject.model, shares)
-    title, caption = "Influence by distance", CAPTION + (TREE_CAPTION if has_tree else "")
-    findings = interpret(subject.model, shares)
-    return Picture(name="reach", title=title, caption=caption, figure=figure, findings=findings)
+    caption = CAPTION + (TREE_CAPTION if has_tree else "")
+    return Picture("reach", "Influence by distance", caption, figure, interpret(subject.model, shares))
 
 
 def interpret(model: LanguageModel, shares: Floats) -> list[Finding]:

@@ -38,8 +38,7 @@ def plot(subject: Subject) -> Picture | None:
     axes.set(xlabel="step", ylabel="update / values (log10)")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=7)
-    findings = interpret(updates)
-    return Picture(name="updates", title="Update sizes", caption=CAPTION, figure=figure, findings=findings)
+    return Picture("updates", "Update sizes", CAPTION, figure, interpret(updates))
 
 
 def kind_of(name: str) -> str:
