@@ -15,7 +15,7 @@ import numpy as np
 
 from makemore.corpus.arrays import ArrayWriter, read_arrays
 from makemore.corpus.cache import Cache, cache_key
-from makemore.corpus.documents import SPLITS, Digest, Documents, make_documents, single_split
+from makemore.corpus.documents import SPLITS, Digest, Documents, make_documents
 from makemore.corpus.mode import Mode
 from makemore.corpus.text import MAX_IN_MEMORY_BYTES, Text
 from makemore.settings import CorpusConfig
@@ -81,14 +81,6 @@ def make_corpus(
     return _build_corpus(metadata, fitted, writer.finish(), lambda: documents)
 
 
-def encode_text(
-    text: Text, name: str, mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None = None
-) -> Split:
-    """Encode a whole text as one split; ``seen``: lines that also occur in train."""
-    documents = single_split(text, name, mode)
-    return encode_documents(name, documents.read(name), mode=mode, tokenizer=tokenizer, seen=seen)
-
-
 def encode_documents(
     name: str,
     parts: Iterable[list[str]],
@@ -102,19 +94,12 @@ def encode_documents(
     in train.
     """
     writer = ArrayWriter(None)
-    _write(writer, name, parts, mode, tokenizer, seen)
+    _write(writer, name, _encode_in_threads(parts, mode, tokenizer, seen))
     return _make_split(name, mode, writer.finish())
 
 
-def _write(
-    writer: ArrayWriter,
-    name: str,
-    parts: Iterable[list[str]],
-    mode: Mode,
-    tokenizer: Tokenizer,
-    seen: Container[str] | None,
-) -> None:
-    for part in _map_in_threads(lambda documents: _encode(documents, mode, tokenizer, seen), parts):
+def _write(writer: ArrayWriter, name: str, encoded: Iterable[dict[str, np.ndarray]]) -> None:
+    for part in encoded:
         for key, values in part.items():
             writer.append(f"{name}-{key}", values)
 
@@ -201,14 +186,14 @@ def _concatenate(name: str, splits: list[Split], mode: Mode) -> Split:
     return joined if mode == "lines" else _as_one_document(joined)
 
 
-def _map_in_threads(
-    work: Callable[[list[str]], dict[str, np.ndarray]], parts: Iterable[list[str]]
+def _encode_in_threads(
+    parts: Iterable[list[str]], mode: Mode, tokenizer: Tokenizer, seen: Container[str] | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Map parts in threads, a few at a time, and yield results in order; encoders release the GIL."""
+    """Encode parts in threads, a few at a time, and yield results in order; encoders release the GIL."""
     pending: deque[Future[dict[str, np.ndarray]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for part in parts:
-            pending.append(pool.submit(work, part))
+            pending.append(pool.submit(_encode, part, mode, tokenizer, seen))
             if len(pending) > THREADS:
                 yield pending.popleft().result()
         while pending:
@@ -238,7 +223,8 @@ def _encode_splits(
 
     for name in SPLITS:
         digest = Digest(mode)
-        _write(writer, name, read(name, digest), mode, tokenizer, seen if name in held_out else None)
+        known = seen if name in held_out else None
+        _write(writer, name, _encode_in_threads(read(name, digest), mode, tokenizer, known))
         digests[name] = digest.hex()
     return {
         "mode": mode,

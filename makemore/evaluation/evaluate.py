@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from makemore.corpus.documents import SPLITS
-from makemore.corpus.splits import Corpus, encode_text
+from makemore.corpus.documents import SPLITS, single_split
+from makemore.corpus.splits import Corpus, encode_documents
 from makemore.errors import UserError, unknown_name
 from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, make_reader
 from makemore.evaluation.copies import with_copies
@@ -45,8 +45,8 @@ def _split_and_corpus(run: Run, file: Path | None, split: str | None) -> tuple[S
     """The split to score, and the corpus that it belongs to; None if it is a whole file."""
     if file is not None and split is None:
         name = "stdin" if str(file) == "-" else file.name
-        seen = training_lines(run)
-        text = encode_text(run.text(file), name, mode=run.mode, tokenizer=run.tokenizer, seen=seen)
+        documents = single_split(run.text(file), name, run.mode)
+        text = encode_documents(name, documents.read(name), run.mode, run.tokenizer, training_lines(run))
         require_known_text(run, text)
         return text, None
     name = "val" if split is None else split
