@@ -123,17 +123,12 @@ def _lines(text: Text, spans: Spans) -> list[str]:
     return b"\n".join(lines).decode().split("\n")
 
 
-def count_lines(text: Text) -> int:
-    """Number of lines, blank ones included."""
-    return sum(block.count(b"\n") for block in text.blocks()) + 1
-
-
 def line_spans(text: Text) -> tuple[Spans, int]:
     """The non-blank lines of a text, and the number of blank ones.
 
     Raises UserError if there are more lines than fit in memory.
     """
-    n_lines = count_lines(text)
+    n_lines = sum(block.count(b"\n") for block in text.blocks()) + 1
     require_memory(n_lines * BYTES_PER_LINE, f"{n_lines:,} lines", "use a part of the text, or --mode text")
     dtype = np.dtype(np.uint32 if text.size < 1 << 32 else np.int64)
     ends, found, offset = np.full(n_lines, text.size, dtype), 0, 0

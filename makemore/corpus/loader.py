@@ -265,11 +265,7 @@ class OrderedLoader(Loader):
         raise StopIteration
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            try:
-                yield self.next()
-            except StopIteration:
-                return
+        return iter(self.next, None)
 
     def _batch(self, nth: int) -> Batch:
         if self.cursor % RELEASE_INTERVAL == 0:
