@@ -7,7 +7,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +92,7 @@ def _is_special(name: str) -> bool:
     return name == "-" or "://" in name or glob.has_magic(name)
 
 
-def download(
-    name: str, folder: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> tuple[Path, bool]:
+def download(name: str, folder: Path | None = None) -> tuple[Path, bool]:
     """Download a data set unless it exists; returns its path and whether it was downloaded.
 
     Raises UserError for an unknown name, a network failure, a checksum mismatch (nothing is saved), or
@@ -113,23 +111,18 @@ def download(
         return path, False
     from makemore.runtime.files import write_bytes  # imports torch
 
-    data = _fetch(dataset, progress)
+    data = _fetch(dataset)
     if hashlib.sha256(data).hexdigest() != dataset.sha256:
         raise UserError(f"the download of {dataset.url} is not the pinned file; nothing was saved")
     write_bytes(path, data)
     return path, True
 
 
-def _fetch(dataset: Dataset, progress: Callable[[int, int], None] | None) -> bytes:
+def _fetch(dataset: Dataset) -> bytes:
     """Download a data set's bytes, stopping once there are more than the pinned size."""
-    data = b""
     try:
         with urllib.request.urlopen(dataset.url, timeout=30) as response:
-            while len(data) <= dataset.size and (piece := response.read(65536)):
-                data += piece
-                if progress:
-                    progress(len(data), dataset.size)
+            return response.read(dataset.size + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"can't download {dataset.url}: {reason}; check the network") from None
-    return data
