@@ -103,16 +103,6 @@ class States:
         run = self.path.parent
         raise UserError(f"{run} has no state to resume from{detail}; start over with --overwrite")
 
-    def read_all(self, run_id: str) -> tuple[list[SavedState], list[str]]:
-        """Read all good states, newest first, and the problems of the others."""
-        good, problems = [], []
-        for folder in self.folders():
-            try:
-                good.append(self.read(folder, run_id))
-            except UserError as error:
-                problems.append(str(error))
-        return good, problems
-
     def read(self, folder: Path, run_id: str, mapped: bool = False) -> SavedState:
         """Read a state. ``mapped``: don't copy its tensors to memory, nor join shards. Raises UserError."""
         record = read_record(folder / STATE, StateRecord)

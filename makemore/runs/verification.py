@@ -50,13 +50,15 @@ class RunChecker:
 
     def __init__(self, folder: RunDir, config: RunRecord, problems: list[str]) -> None:
         self.folder, self.config, self.run_id = folder, config, config.run_id
-        states, broken = folder.states.read_all(self.run_id)
-        problems += broken
-        self.newest: SavedState | None = states[0] if states else None
+        self.newest: SavedState | None = None
         self.best: dict[str, Any] = {}
         """Best weights in the newest state."""
         # Shared runs and mixtures are finished and have no states.
-        self.finished = not (states or broken)
+        self.finished = not (states := folder.states.folders())
+        for path in states:
+            with _collecting(problems):
+                saved = folder.states.read(path, self.run_id)
+                self.newest = self.newest or saved
         if self.newest:
             with _collecting(problems), user_format_errors(folder.path / STATES):
                 self.finished = bool(self.newest.state["trainer"].get("finished"))
