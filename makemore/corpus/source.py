@@ -206,7 +206,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"can't read {path}: {getattr(error, 'strerror', error)}") from None
+        raise UserError(f"can't read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _decompress(file: Any, suffix: str, name: str) -> Iterator[bytes]:
