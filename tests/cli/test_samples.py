@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -125,6 +126,11 @@ class TestPrompts:
     def test_final_newline_of_a_prompt_file_is_dropped(self, work):
         (work / "prompt.txt").write_bytes(b"ba\r\n")
         from_file = call("sample", "lines", "--prompt-file", "prompt.txt", "--seed", "1")
+        assert from_file == call("sample", "lines", "--prompt", "ba", "--seed", "1")
+
+    def test_prompt_file_may_be_compressed(self, work):
+        (work / "prompt.txt.gz").write_bytes(gzip.compress(b"ba\n"))
+        from_file = call("sample", "lines", "--prompt-file", "prompt.txt.gz", "--seed", "1")
         assert from_file == call("sample", "lines", "--prompt", "ba", "--seed", "1")
 
     def test_prompt_file_may_hold_one_character(self, work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import random
 
@@ -37,6 +38,14 @@ def folder(tmp_path_factory):
             )
     (folder / "other.txt").write_text("naïve tea\n\ncrème € ü für\n", encoding="utf-8")
     return folder
+
+
+def test_compressed_files_and_directories_are_scored(folder, tmp_path):
+    run, data = load(folder / "prose-char"), (folder / "other.txt").read_bytes()
+    (tmp_path / "other.txt.gz").write_bytes(gzip.compress(data))
+    expected = surprisal(run, folder / "other.txt").nats_P
+    assert (surprisal(run, tmp_path / "other.txt.gz").nats_P == expected).all()
+    assert (surprisal(run, tmp_path).nats_P == expected).all()
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", "spm"])
