@@ -35,6 +35,8 @@ def hf_files(model: LanguageModel, tokenizer: Tokenizer) -> dict[str, bytes]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOUNDARY,
         "eos_token": BOUNDARY,
+        "pad_token": BOUNDARY,
+        "padding_side": "left",
         "split_special_tokens": True,  # a boundary spelled out in a text is text
         **({} if limit is None else {"model_max_length": limit}),
         "clean_up_tokenization_spaces": False,

@@ -76,6 +76,22 @@ def test_greedy_samples_are_equal(settings: dict[str, Any], tmp_path: Path) -> N
     assert generated == expected
 
 
+@STYLES
+def test_a_padded_row_has_the_text_of_the_row_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("char")
+    model = nonzero_transformer(tokenizer.vocab_size, **settings)
+    hf_model = load("AutoModelForCausalLM", export(tmp_path, model, tokenizer)).eval()
+    texts = ["it", "bababa", "Wör"]
+    hf_tokenizer = load("AutoTokenizer", tmp_path)
+    batch = hf_tokenizer(texts, padding=True, return_tensors="pt")
+    assert batch["input_ids"][0, :5].tolist() == [0] * 5
+    options = {"max_new_tokens": 20, "do_sample": False, "min_new_tokens": 20}
+    together = hf_model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+    for text, row in zip(texts, together.tolist(), strict=True):
+        alone = hf_tokenizer(text, return_tensors="pt")
+        assert row == hf_model.generate(**alone, **options)[0, alone["input_ids"].shape[1] :].tolist()
+
+
 @SPECS
 def test_tokenizer_gives_the_same_ids(spec: str, tmp_path: Path) -> None:
     tokenizer = make_tokenizer(spec)
