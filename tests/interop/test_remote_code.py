@@ -33,6 +33,8 @@ TOKENIZER = fit_tokenizer("char", ["abcdefghij"])
 KINDS = {name: MODELS.get(name) for name in MODELS}
 NAMES = [name for name, kind in KINDS.items() if not issubclass(kind, CountModel | MixtureModel)]
 
+PACKED = [name for name in NAMES if KINDS[name].supports_packing]
+
 
 def loaded(model: LanguageModel, folder: Path) -> Any:
     transformers = pytest.importorskip("transformers")
@@ -40,6 +42,14 @@ def loaded(model: LanguageModel, folder: Path) -> Any:
     for name, content in hf_files(model, TOKENIZER).items():
         (folder / name).write_bytes(content)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+
+
+def padded_batch(folder: Path, **options: Any) -> Any:
+    """Two texts of different lengths, by the exported tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    return tokenizer(["eb", "cada"], padding=True, return_tensors="pt", **options)
 
 
 def greedy(model: LanguageModel, prompt: torch.Tensor, n: int) -> list[int]:
@@ -72,13 +82,38 @@ def test_logits_and_greedy_texts_are_equal(name: str, tmp_path: Path) -> None:
     assert again == text[:n]
 
 
-def test_shorter_rows_may_be_padded_on_the_left(tmp_path: Path) -> None:
-    model = nonzero_transformer(VOCAB)
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_padded_row_has_the_text_of_the_row_alone(name: str, use_cache: bool, tmp_path: Path) -> None:
+    model = nonzero_model(name)
     model.set_document_ends("never")
     exported = loaded(model, tmp_path)
-    padded = torch.tensor([[0, 0, 0, 5, 2], [0, 3, 1, 4, 1]])
-    texts = exported.generate(padded, max_new_tokens=20, do_sample=False)[:, 5:].tolist()
-    assert texts == [greedy(model, row, 20) for row in (padded[:1, 2:], padded[1:])]
+    batch = padded_batch(tmp_path)
+    assert batch["input_ids"].tolist() == [[0, 0, 0, 5, 2], [0, 3, 1, 4, 1]]
+    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    texts = exported.generate(**batch, max_new_tokens=40, do_sample=False, use_cache=use_cache)[:, 5:]
+    rows = batch["input_ids"]
+    assert texts.tolist() == [greedy(model, row, 40) for row in (rows[:1, 2:], rows[1:])]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(PACKED)))
+def test_models_that_see_the_padding_refuse_it(name: str, tmp_path: Path) -> None:
+    exported = loaded(nonzero_model(name), tmp_path)
+    for side in ("left", "right"):
+        batch = padded_batch(tmp_path, padding_side=side)
+        for use_cache in (True, False):
+            with pytest.raises(ValueError, match="give rows of the same length"):
+                exported.generate(**batch, max_new_tokens=2, use_cache=use_cache)
+        with pytest.raises(ValueError, match="give rows of the same length"):
+            exported(**batch)
+
+
+def test_padding_that_no_boundary_hides_is_refused(tmp_path: Path) -> None:
+    exported = loaded(nonzero_transformer(VOCAB), tmp_path)
+    with pytest.raises(ValueError, match="padded on the left"):
+        exported.generate(**padded_batch(tmp_path, padding_side="right"), max_new_tokens=2)
+    with pytest.raises(ValueError, match="begin with the boundary"):
+        exported.generate(**padded_batch(tmp_path, add_special_tokens=False), max_new_tokens=2)
 
 
 def test_beams_and_a_loss(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A language model of makemore, for Hugging Face's transformers.
 
 ``input_ids`` begin with the boundary, which the tokenizer puts there. Where a boundary hides what is before
-it, shorter rows of a batch may be padded with boundaries on the left; other models refuse padded rows.
+it, shorter rows of a batch may be padded on the left, as the tokenizer does; other models refuse padded rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+CANT_PAD = "this model can't read padded rows; give rows of the same length"
 
 
 class MakemoreConfig(PretrainedConfig):
@@ -120,7 +122,7 @@ class MakemoreForCausalLM(PreTrainedModel, GenerationMixin):
             ValueError: there is padding, and a boundary doesn't hide it from this model.
         """
         if attention_mask is not None and not attention_mask.all() and not self.model.supports_packing:
-            raise ValueError("this model can't read padded rows; give rows of the same length")
+            raise ValueError(CANT_PAD)
         if use_cache or past_key_values is not None:
             past_key_values = past_key_values or DecodingState(self.model, len(input_ids))
             logits_BTV = past_key_values.read(input_ids)
@@ -140,14 +142,34 @@ class MakemoreForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         past_key_values: DecodingState | None = None,
         use_cache: bool | None = None,
+        attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """All tokens at first, then only the newest; without a cache, the last ones of the context."""
+        """All tokens at first, then only the newest; without a cache, the last ones of the context.
+
+        Raises:
+            ValueError: rows are padded, and a boundary doesn't hide the padding.
+        """
+        if attention_mask is not None and past_key_values is None:
+            self._check_padding(input_ids, attention_mask)
         if past_key_values is not None:
             input_ids = input_ids[:, -1:]
         elif self.model.max_len is not None and not use_cache:
             input_ids = input_ids[:, -self.model.max_len :]
         return {"input_ids": input_ids, "past_key_values": past_key_values, "use_cache": use_cache}
+
+    def _check_padding(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        """Raise ValueError unless all padding is before a boundary, which hides it from the model."""
+        is_padding = attention_mask == 0
+        if not is_padding.any():
+            return
+        if not self.model.supports_packing:
+            raise ValueError(CANT_PAD)
+        if (is_padding[:, 1:] & ~is_padding[:, :-1]).any() or is_padding[:, -1].any():
+            raise ValueError("rows must be padded on the left; set tokenizer.padding_side = 'left'")
+        is_first = is_padding[:, :-1] & ~is_padding[:, 1:]
+        if (input_ids[:, 1:][is_first] != self.model.boundary_id).any():
+            raise ValueError("padded rows must begin with the boundary, which the tokenizer puts there")
 
 
 def make_model(config: MakemoreConfig) -> Any:
