@@ -20,10 +20,11 @@ from makemore.models.wavenet import WaveNet, WaveNetConfig
 from makemore.runs.run import load
 from makemore.sampling.generate import generate
 from makemore.sampling.logits import SampleParams
-from makemore.tokenizers import fit_tokenizer
+from makemore.sampling.text import SampleRequest, sample
+from makemore.tokenizers import Tokenizer, fit_tokenizer
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
-from tests.comparison.test_compare import write_words
+from tests.comparison.test_compare import write_prose, write_words
 from tests.conformance.fixtures import VOCAB, documents, nonzero_model
 from tests.interop.nonzero_models import nonzero_transformer
 
@@ -36,20 +37,23 @@ NAMES = [name for name, kind in KINDS.items() if not issubclass(kind, CountModel
 PACKED = [name for name in NAMES if KINDS[name].supports_packing]
 
 
-def loaded(model: LanguageModel, folder: Path) -> Any:
+def loaded(model: LanguageModel, folder: Path, tokenizer: Tokenizer = TOKENIZER) -> Any:
     transformers = pytest.importorskip("transformers")
     transformers.logging.disable_progress_bar()
-    for name, content in hf_files(model, TOKENIZER).items():
+    for name, content in hf_files(model, tokenizer).items():
         (folder / name).write_bytes(content)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 
 
-def padded_batch(folder: Path, **options: Any) -> Any:
-    """Two texts of different lengths, by the exported tokenizer."""
+def exported_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    return tokenizer(["eb", "cada"], padding=True, return_tensors="pt", **options)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+
+
+def padded_batch(folder: Path, **options: Any) -> Any:
+    """Two texts of different lengths, by the exported tokenizer."""
+    return exported_tokenizer(folder)(["eb", "cada"], padding=True, return_tensors="pt", **options)
 
 
 def greedy(model: LanguageModel, prompt: torch.Tensor, n: int) -> list[int]:
@@ -151,6 +155,37 @@ print(model.generate(ids, max_new_tokens=8, do_sample=False)[0].tolist())
     ends = np.array([0])
     expected = [int(ids[0]) for ids in generate(run.model, prompt[None], 8, SampleParams(greedy=True), ends)]
     assert done.stdout.strip() == str([*prompt.tolist(), *expected])
+
+
+@pytest.mark.parametrize("mode", ["lines", "text"])
+def test_greedy_texts_equal_those_of_sample(mode: str, tmp_path: Path) -> None:
+    """Running text is continued without the boundary that the exported tokenizer puts before it."""
+    path = (write_words if mode == "lines" else write_prose)(tmp_path / "text.txt")
+    settings = ("model.n_embd=32", "model.n_layer=1")
+    train(
+        TrainRequest(
+            input=str(path), model="transformer", out=tmp_path / "run", settings=settings, train={"steps": 1}
+        )
+    )
+    run = load(tmp_path / "run")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    exported = loaded(run.model, tmp_path, run.tokenizer)
+    prompt = "bado" if mode == "lines" else "bread and"
+    tokenizer = exported_tokenizer(tmp_path)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    greedy = SampleParams(greedy=True)
+    request = SampleRequest(n=1, prompt=prompt, max_new_tokens=50, params=greedy)
+    texts = [
+        tokenizer.decode(
+            exported.generate(rows, max_new_tokens=50, do_sample=False)[0], skip_special_tokens=True
+        )
+        for rows in (ids, ids[:, 1:])
+    ]
+    assert texts[0] != texts[1]
+    assert texts[0 if mode == "lines" else 1] == next(sample(run, request))
 
 
 @pytest.mark.parametrize("name", sorted(set(KINDS) - set(NAMES)))
