@@ -46,7 +46,7 @@ def _table(rows: Iterable[tuple[str, Any]]) -> str:
 
 
 def _text_rows(run: Run) -> list[tuple[str, Any]]:
-    text, corpus = run.config.text, run.config.corpus
+    text = run.config.text
     shares = " / ".join(f"{fraction:.0%}" for fraction in text.fractions)
     kind = "one document per line" if run.mode == "lines" else "running text"
     return [
@@ -55,8 +55,14 @@ def _text_rows(run: Run) -> list[tuple[str, Any]]:
         ("train / val / test", shares),
         *((f"tokens of {name}", f"{n:,}") for name, n in text.tokens.items()),
         *((f"sha256 of {name}", digest) for name, digest in text.digests.items()),
-        ("identical lines in the same split", "yes" if corpus.dedupe else "not ensured"),
+        *_line_rows(run),
     ]
+
+
+def _line_rows(run: Run) -> list[tuple[str, Any]]:
+    if run.mode != "lines":
+        return []
+    return [("identical lines in the same split", "yes" if run.config.corpus.dedupe else "not ensured")]
 
 
 def _scores(run: Run) -> str:

@@ -50,6 +50,7 @@ def test_a_card_says_where_the_model_comes_from(run, tmp_path):
     assert values["bits per byte"].startswith(f"{saved.val.bits_per_byte:.4f}")
     assert (values["model.n_embd"], values["train.seed"], values["train.steps"]) == ("32", "3", "5")
     assert values["torch"] == run.config.versions["torch"]
+    assert ("identical lines in the same split" in values) == (run.mode == "lines")
     copies = "are lines of the training text" if run.mode == "lines" else "longest passage"
     assert copies in card
     assert card.count("None") == 0
