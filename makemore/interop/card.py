@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 from makemore.errors import UserError
 from makemore.evaluation.memorization import Originality, sample_memorization
 from makemore.models import MODELS
+from makemore.models.base import CountModel, LanguageModel, MixtureModel
+from makemore.models.count import Count
 from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
 from makemore.runtime.files import read_json
@@ -16,6 +19,9 @@ from makemore.settings.base import flatten
 
 N_SAMPLES = {"lines": 200, "text": 5}
 """Samples that are compared with the training text, by mode."""
+MIN_COPIED = 0.01
+"""Minimum share of copied text that is mentioned, as by ``makemore eval``."""
+NO_VAL = "The text had no held-out part, so this is the loss on the training text."
 
 
 def model_card(run: Run, front_matter: str = "") -> bytes:
@@ -71,23 +77,57 @@ def _scores(run: Run) -> str:
     score = result.get(name)
     if not score:
         return "Not scored during training; run `makemore eval` to score the model.\n"
-    low, high = score.get("ci95") or (None, None)
-    interval = f" (95 %: {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
     rows: list[tuple[str, Any]] = [
         ("split", f"{name}, {score['tokens']:,} tokens"),
-        ("nats per token", f"{score['nll']:.4f}"),
-        ("bits per byte", f"{score['bits_per_byte']:.4f}{interval}"),
+        ("nats per token", _number(score["nll"])),
+        ("bits per byte", _number(score["bits_per_byte"]) + _interval(score)),
     ]
     baseline = result.get("baseline")
     if baseline:
         rows.append(("n-gram model for comparison, nats per token", f"{baseline['nll']:.4f}"))
-    note = "The score is frozen: the model doesn't learn from the scored text. "
-    chosen = (
-        "The best weights were chosen on val.\n"
-        if name == "val"
-        else "The text had no held-out part, so this is the loss on the training text.\n"
-    )
-    return _table(rows) + "\n" + note + chosen
+    sentences = [
+        "The score is frozen: the model doesn't learn from the scored text.",
+        *([*_chosen_on_val(run.model), *_remarks(score)] if name == "val" else [NO_VAL]),
+    ]
+    return _table(rows) + "\n" + " ".join(sentences) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4f}"
+
+
+def _interval(score: dict[str, Any]) -> str:
+    bounds = score.get("ci95")
+    if not bounds or score["bits_per_byte"] is None:
+        return ""
+    low, high = bounds
+    if low is None or high is None:
+        return " (too short for an interval)"
+    return f" (95 %: {low:.4f} to {high:.4f})"
+
+
+def _chosen_on_val(model: LanguageModel, of: str = "") -> list[str]:
+    """What of a model was chosen or fitted on val, in sentences. ``of``: names the model in its mixture."""
+    if isinstance(model, MixtureModel):
+        gate = "The gate was fitted on val; each half of val was scored by a gate fitted on the other half."
+        weights = "The weights of the members were fitted on val, so the score is slightly optimistic."
+        members = [_chosen_on_val(member, f" of {member.config.name}") for member in model.members]
+        return [gate if model.is_gated else weights, *dict.fromkeys(itertools.chain(*members))]
+    if isinstance(model, Count):
+        return [f"The n-gram order{of} was chosen on val, unless it was set."]
+    if isinstance(model, CountModel):
+        return []
+    return [f"The best weights{of} were chosen on val."]
+
+
+def _remarks(score: dict[str, Any]) -> list[str]:
+    """What ``makemore eval`` remarks if val occurs in train."""
+    remarks = []
+    if score.get("all_in_train"):
+        remarks.append("Every document of val is in train: the score measures memory.")
+    if score.get("copied", 0) >= MIN_COPIED:
+        remarks.append(f"{score['copied']:.0%} of val occurs verbatim in train, in long passages.")
+    return remarks
 
 
 def _copies(run: Run) -> str:

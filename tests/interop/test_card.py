@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import pytest
 
+from makemore.cli import progress
 from makemore.errors import UserError
+from makemore.interop.card import MIN_COPIED, model_card
 from makemore.interop.export import export
 from makemore.runs.run import Run, load
+from makemore.training.mixing.mix import mix
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
 from tests.comparison.test_compare import write_prose, write_words
@@ -51,9 +57,67 @@ def test_a_card_says_where_the_model_comes_from(run, tmp_path):
     assert (values["model.n_embd"], values["train.seed"], values["train.steps"]) == ("32", "3", "5")
     assert values["torch"] == run.config.versions["torch"]
     assert ("identical lines in the same split" in values) == (run.mode == "lines")
+    assert "The best weights were chosen on val." in card
     copies = "are lines of the training text" if run.mode == "lines" else "longest passage"
     assert copies in card
     assert card.count("None") == 0
+
+
+def trained(folder: Path, path: Path, model: str, settings: tuple[str, ...] = (), **train_settings) -> Run:
+    out = folder / f"{model}{len(settings)}"
+    train(TrainRequest(input=str(path), model=model, out=out, settings=settings, train=train_settings))
+    return load(out)
+
+
+def card_of(run: Run) -> str:
+    return model_card(run).decode()
+
+
+def test_the_card_of_a_mixture_says_what_was_fitted(tmp_path):
+    path = write_words(tmp_path / "words.txt")
+    trained(tmp_path, path, "bigram", steps=5)
+    trained(tmp_path, path, "count")
+    mix([tmp_path / "bigram0", tmp_path / "count0"], tmp_path / "mixed", gate=False)
+    card = card_of(load(tmp_path / "mixed"))
+    assert "The weights of the members were fitted on val, so the score is slightly optimistic." in card
+    assert "The best weights of bigram were chosen on val." in card
+    assert "The n-gram order of count was chosen on val, unless it was set." in card
+
+
+@pytest.mark.parametrize("model", ["count", "context-mixing"])
+def test_the_cards_of_counting_models(model, tmp_path):
+    run = trained(tmp_path, write_words(tmp_path / "words.txt"), model, max_time=60.0)
+    card = card_of(run)
+    assert ("The n-gram order was chosen on val, unless it was set." in card) == (model == "count")
+    assert "best weights" not in card
+
+
+def test_a_text_too_short_for_an_interval(tmp_path):
+    path = write_words(tmp_path / "words.txt", n=60)
+    card = card_of(trained(tmp_path, path, "bigram", steps=2))
+    assert rows(card)["bits per byte"].endswith(" (too short for an interval)")
+
+
+def test_an_infinite_loss_is_named(tmp_path):
+    settings = ("model.smoothing=additive", "model.alpha=0", "model.order=8")
+    values = rows(card_of(trained(tmp_path, write_words(tmp_path / "words.txt"), "count", settings)))
+    assert (values["nats per token"], values["bits per byte"]) == ("infinite", "infinite")
+    assert values["model.alpha"] == "0.0"
+
+
+def test_copies_of_train_in_val_are_mentioned(tmp_path):
+    passage = write_prose(tmp_path / "prose.txt").read_text(encoding="utf-8")[:2000]
+    prose = tmp_path / "repeated.txt"
+    prose.write_text(passage * 20, encoding="utf-8")
+    card = card_of(trained(tmp_path, prose, "count"))
+    assert "100% of val occurs verbatim in train, in long passages." in card
+    few = write_words(tmp_path / "words.txt", n=20).read_text(encoding="utf-8").split()
+    words = tmp_path / "few.txt"
+    words.write_text("\n".join(random.Random(0).choices(few, k=400)) + "\n", encoding="utf-8")
+    assert "Every document of val is in train: the score measures memory." in card_of(
+        trained(tmp_path, words, "bigram", steps=2)
+    )
+    assert MIN_COPIED == progress.MIN_COPIED
 
 
 def test_without_the_training_text_copies_are_not_measured(run, tmp_path, monkeypatch):
