@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -13,15 +14,30 @@ from makemore.models.base import CountModel, LanguageModel, MixtureModel
 from makemore.models.count import Count
 from makemore.runs.directory import RESULT
 from makemore.runs.run import Run
+from makemore.runs.schema import Environment, RunRecord
 from makemore.runtime.files import read_json
 from makemore.sampling.text import SampleRequest
+from makemore.settings import ModelConfig, Settings, TrainConfig, parse
 from makemore.settings.base import flatten
+from makemore.training.planning import DEFAULT_SECONDS, has_budget
 
 N_SAMPLES = {"lines": 200, "text": 5}
 """Samples that are compared with the training text, by mode."""
 MIN_COPIED = 0.01
 """Minimum share of copied text that is mentioned, as by ``makemore eval``."""
 NO_VAL = "The text had no held-out part, so this is the loss on the training text."
+UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "model.smoothing": {"kneser-ney": ("alpha",)},
+    "train.data.loader": dict.fromkeys(("windows", "documents", "packed"), ("truncation",)),
+    "train.optimizer.name": {"adamw": ("matrix_lr",), "sgd": ("matrix_lr", "beta2")},
+    "train.schedule.shape": {
+        "constant": ("warmdown_fraction", "milestones", "final_lr_fraction"),
+        "linear": ("milestones",),
+        "cosine": ("warmdown_fraction", "milestones"),
+        "step": ("final_lr_fraction",),
+    },
+}
+"""By setting and value: settings beside it that have no effect then."""
 
 
 def model_card(run: Run, front_matter: str = "") -> bytes:
@@ -153,17 +169,71 @@ def _copied(texts: Originality) -> str:
 
 
 def _setting_rows(run: Run) -> list[tuple[str, Any]]:
-    values = flatten(run.config.model_dump(mode="json", include={"model", "train"}))
-    members = [("members", ", ".join(member.run for member in run.config.mixed))] if run.config.mixed else []
-    return [
-        ("parameters or counts", f"{run.model.n_parameters():,}"),
-        *members,
-        *((name, value) for name, value in values.items() if value is not None and name != "model.members"),
-    ]
+    config, model = run.config, run.model
+    rows: list[tuple[str, Any]] = [("parameters or counts", f"{model.n_parameters():,}")]
+    if not isinstance(model, MixtureModel):
+        return rows + _used_settings(config.model, config.train)
+    rows += [("members", ", ".join(member.run for member in config.mixed)), *_budget_rows(run)]
+    rows += _flat(config.model, "model.").items()
+    for record, member in zip(config.mixed, model.members, strict=True):
+        rows += [
+            (f"{record.run}: {name}", value) for name, value in _used_settings(member.config, record.train)
+        ]
+    return rows
+
+
+def _budget_rows(run: Run) -> list[tuple[str, Any]]:
+    """The budget of all members together, if they were trained in this run."""
+    requested = run.folder.read_requested()
+    if not requested:
+        return []
+    train = parse(TrainConfig, requested.get("train", {}), "train")
+    seconds = train.max_time if has_budget(train) else DEFAULT_SECONDS
+    when = ", before it was resumed" if any(record.resumed for record in _member_records(run)) else ""
+    budgets = ((f"budget in steps{when}", train.steps), (f"budget in seconds{when}", seconds))
+    return [(name, value) for name, value in budgets if value is not None]
+
+
+def _member_records(run: Run) -> list[RunRecord]:
+    records = []
+    for folder in run.folder.members:
+        with contextlib.suppress(UserError):  # the mixture has a copy of what it needs
+            records.append(folder.read_config())
+    return records
+
+
+def _used_settings(model: ModelConfig, train: TrainConfig) -> list[tuple[str, Any]]:
+    """The settings of a model and of its training that have an effect, by dotted name."""
+    values = _flat(model, "model.")
+    trained = _flat(train, "train.")
+    if train.optimizer.name == "none":  # counts, in one pass
+        trained = {name: value for name, value in trained.items() if name == "train.max_time"}
+    values |= trained
+    unused = {
+        f"{setting.rpartition('.')[0]}.{name}"
+        for setting, names in UNUSED.items()
+        for name in names.get(values.get(setting, ""), ())
+    }
+    return [(name, value) for name, value in values.items() if name not in unused]
+
+
+def _flat(settings: Settings, prefix: str) -> dict[str, Any]:
+    values = flatten(settings.model_dump(mode="json", exclude={"members"}), prefix)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _machine_rows(run: Run) -> list[tuple[str, Any]]:
-    environment = run.config.environment
-    shown = ("device", "precision", "threads", "processes", "machine")
-    machine = [] if environment is None else [(name, getattr(environment, name)) for name in shown]
-    return [*machine, *run.config.versions.items()]
+    own = run.config.environment
+    environments = {run.name: own} if own else _member_environments(run)
+    rows = []
+    for name in ("device", "precision", "threads", "processes", "machine"):
+        values = {member: getattr(environment, name) for member, environment in environments.items()}
+        if len(set(values.values())) > 1:
+            rows.append((name, ", ".join(f"{value} ({member})" for member, value in values.items())))
+        elif values:
+            rows.append((name, next(iter(values.values()))))
+    return [*rows, *run.config.versions.items()]
+
+
+def _member_environments(run: Run) -> dict[str, Environment]:
+    return {r.model.name: r.environment for r in _member_records(run) if r.environment is not None}

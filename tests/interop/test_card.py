@@ -56,6 +56,8 @@ def test_a_card_says_where_the_model_comes_from(run, tmp_path):
     assert values["bits per byte"].startswith(f"{saved.val.bits_per_byte:.4f}")
     assert (values["model.n_embd"], values["train.seed"], values["train.steps"]) == ("32", "3", "5")
     assert values["torch"] == run.config.versions["torch"]
+    assert (values["train.optimizer.name"], "train.optimizer.matrix_lr" in values) == ("muon", True)
+    assert ("train.data.truncation" in values, "train.schedule.milestones" in values) == (False, False)
     assert ("identical lines in the same split" in values) == (run.mode == "lines")
     assert "The best weights were chosen on val." in card
     copies = "are lines of the training text" if run.mode == "lines" else "longest passage"
@@ -73,6 +75,37 @@ def card_of(run: Run) -> str:
     return model_card(run).decode()
 
 
+def test_the_card_of_auto_lists_the_settings_of_its_members(tmp_path):
+    path = write_words(tmp_path / "words.txt")
+    auto = trained(tmp_path, path, "auto", steps=5, seed=3, device="cpu")
+    card = card_of(auto)
+    values = rows(card)
+    transformer = auto.config.model.members[1]
+    assert values["budget in steps"] == "5"
+    assert values["transformer: model.n_layer"] == str(transformer.n_layer)
+    assert values["transformer: model.n_embd"] == str(transformer.n_embd)
+    assert values["transformer: model.block_size"] == str(transformer.block_size)
+    assert (values["transformer: train.steps"], values["transformer: train.seed"]) == ("5", "3")
+    counting = auto.config.mixed[0].run
+    assert values[f"{counting}: model.name"] == counting
+    assert not [name for name in values if name.startswith(f"{counting}: train.optimizer")]
+    assert not [name for name in values if name.startswith("train.")]
+    environment = auto.folder.member("transformer").read_config().environment
+    assert (values["device"], values["threads"]) == ("cpu", str(environment.threads))
+    assert "each half of val was scored by a gate fitted on the other half" in card
+    assert "The best weights of transformer were chosen on val." in card
+    assert "The best weights were" not in card
+
+
+def test_a_budget_in_time_is_in_the_card_of_auto(tmp_path):
+    auto = trained(tmp_path, write_words(tmp_path / "words.txt"), "auto", max_time=2.0)
+    assert rows(card_of(auto))["budget in seconds"] == "2.0"
+    auto.folder.write_requested({"train": {}})
+    assert rows(card_of(auto))["budget in seconds"] == "120.0"  # the default
+    auto.folder.write_requested({})  # a run of an earlier version
+    assert "budget in" not in card_of(auto)
+
+
 def test_the_card_of_a_mixture_says_what_was_fitted(tmp_path):
     path = write_words(tmp_path / "words.txt")
     trained(tmp_path, path, "bigram", steps=5)
@@ -82,12 +115,19 @@ def test_the_card_of_a_mixture_says_what_was_fitted(tmp_path):
     assert "The weights of the members were fitted on val, so the score is slightly optimistic." in card
     assert "The best weights of bigram were chosen on val." in card
     assert "The n-gram order of count was chosen on val, unless it was set." in card
+    values = rows(card)
+    assert values["bigram0: train.optimizer.name"] == "adamw"
+    assert values["count0: model.smoothing"] == "kneser-ney"
+    assert "device" not in values
 
 
 @pytest.mark.parametrize("model", ["count", "context-mixing"])
-def test_the_cards_of_counting_models(model, tmp_path):
+def test_the_cards_of_counting_models_list_no_optimizer(model, tmp_path):
     run = trained(tmp_path, write_words(tmp_path / "words.txt"), model, max_time=60.0)
     card = card_of(run)
+    values = rows(card)
+    assert [name for name in values if name.startswith("train.")] == ["train.max_time"]
+    assert "model.alpha" not in values
     assert ("The n-gram order was chosen on val, unless it was set." in card) == (model == "count")
     assert "best weights" not in card
 
