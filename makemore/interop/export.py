@@ -20,8 +20,12 @@ class ExportResult:
     """Result of an export."""
 
     path: Path
+    """The file or directory."""
+    card: Path
+    """The model card, in the directory or beside the file."""
     format: str
     bytes: int
+    """Size of the file, or of all files of the directory."""
     note: str = ""
     """One-line hint for the user, or empty."""
 
@@ -49,9 +53,8 @@ def export(run: Run, format: str, out: Path | None = None, overwrite: bool = Fal
     written[card] = model_card(run, target.front_matter)
     for file, data in written.items():
         write_bytes(file, data)
-    return ExportResult(
-        path=path, format=format, bytes=sum(map(len, written.values())), note=target.note(run.model)
-    )
+    size = sum(map(len, written.values())) if target.is_directory else len(written[path])
+    return ExportResult(path=path, card=card, format=format, bytes=size, note=target.note(run.model))
 
 
 def _check_output(path: Path, target: ExportFormat, overwrite: bool) -> None:

@@ -20,7 +20,11 @@ def gpt2(work: Path) -> Path:
 
 
 def test_export_is_written_next_to_the_run(work: Path, gpt2: Path) -> None:
-    assert call("export", "lines", "--format", "arpa").out.startswith("lines.arpa ")
+    out = call("export", "lines", "--format", "arpa").out
+    size = (work / "lines.arpa").stat().st_size
+    assert out == f"lines.arpa  ({size:,} bytes)\nlines.arpa.md  (model card)\n"
+    report = json.loads(call("export", "lines", "--format", "arpa", "--overwrite", "--json").out)
+    assert (report["path"], report["card"], report["bytes"]) == ("lines.arpa", "lines.arpa.md", size)
     assert (work / "lines.arpa").read_text(encoding="utf-8").startswith("\\data\\\n")
     report = json.loads(call("export", gpt2, "--format", "hf", "--json").out)
     assert Path(report["path"]) == work / "gpt2-hf"
@@ -32,6 +36,7 @@ def test_export_is_written_next_to_the_run(work: Path, gpt2: Path) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     }
+    assert report["card"] == f"{report['path']}/README.md"
     assert report["bytes"] == sum(path.stat().st_size for path in (work / "gpt2-hf").iterdir())
 
 

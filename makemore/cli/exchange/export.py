@@ -28,5 +28,6 @@ def command(
         print_json(exported)
         return
     echo(f"{exported.path}  ({exported.bytes:,} bytes)")
+    echo(f"{exported.card}  (model card)")
     if exported.note:
         echo(exported.note, err=True)
