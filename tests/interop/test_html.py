@@ -19,7 +19,7 @@ from makemore.interop.export import export
 from makemore.interop.html import context_mixing
 from makemore.interop.html.describe import describe_model
 from makemore.interop.html.package import Package
-from makemore.interop.html.page import FORMAT
+from makemore.interop.html.page import FORMAT, page_bytes
 from makemore.interop.html.program import OPERATIONS, bmm_transposed, trace
 from makemore.models import MODELS
 from makemore.training.mixing.mix import mix
@@ -262,6 +262,25 @@ def test_the_compiled_engine_is_that_of_the_sources() -> None:
     checksum = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     compiled = (package / "interop/html/context_mixing.wasm").read_bytes()
     assert f"sources {checksum}".encode() in compiled, "run make engine"
+
+
+def test_a_page_says_what_its_numbers_are(tmp_path: Path) -> None:
+    text = write_words(tmp_path / "words.txt", n=300)
+    bigram, mlp, count = (train_small(name, text, tmp_path) for name in ("bigram", "mlp", "count"))
+
+    def mixed(*members: Run) -> Run:
+        paths = [member.folder.path for member in members]
+        mix(paths, tmp_path / "mixed", device="cpu", overwrite=True)
+        return load(tmp_path / "mixed", "cpu")
+
+    for run, kinds in (
+        (bigram, "parameters"),
+        (count, "counts"),
+        (mixed(bigram, mlp), "parameters"),
+        (mixed(bigram, count), "parameters and counts"),
+    ):
+        page = page_bytes(run).decode()
+        assert f"A language model with {run.model.n_parameters():,} {kinds}, made with" in page
 
 
 def test_a_page_says_that_it_holds_the_text_and_a_long_text_is_refused(

@@ -39,9 +39,9 @@ def page_bytes(run: Run) -> bytes:
     described["model"] = describe_model(copy.deepcopy(model).cpu().eval(), package)
     data = base64.b64encode(gzip.compress(bytes(package.data), 6, mtime=0)).decode()
     title = f"Text model: {model.config.name}"
-    number = f"{model.n_parameters():,} {'counts' if isinstance(model, CountModel) else 'parameters'}"
     about = (
-        f"A language model with {number}, made with makemore. This page holds all of it and works offline."
+        f"A language model with {model.n_parameters():,} {_kinds(model)}, made with makemore. "
+        "This page holds all of it and works offline."
     )
     if _counts_text(model):
         about += " It also holds the training text, which it counts when opened."
@@ -59,9 +59,20 @@ def page_bytes(run: Run) -> bytes:
     )
 
 
+def _members(model: LanguageModel) -> list[LanguageModel]:
+    return model.members if isinstance(model, MixtureModel) else [model]
+
+
+def _kinds(model: LanguageModel) -> str:
+    """What ``n_parameters`` of a model are."""
+    are_counts = [isinstance(member, CountModel) for member in _members(model)]
+    if any(are_counts) and isinstance(model, MixtureModel):  # a gate has parameters, too
+        return "parameters and counts"
+    return "counts" if any(are_counts) else "parameters"
+
+
 def _counts_text(model: LanguageModel) -> bool:
-    members = model.members if isinstance(model, MixtureModel) else [model]
-    return any(isinstance(member, ContextMixing) for member in members)
+    return any(isinstance(member, ContextMixing) for member in _members(model))
 
 
 def _note(model: LanguageModel) -> str:
