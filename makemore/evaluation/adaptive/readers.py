@@ -6,7 +6,6 @@ A model that is registered later learns like its base class.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import singledispatch
 
 import numpy as np
 import torch
@@ -79,7 +78,6 @@ class MixtureReader(Reader):
         return nats_N
 
 
-@singledispatch
 def make_reader(
     model: LanguageModel,
     train: TrainSplit,
@@ -96,33 +94,18 @@ def make_reader(
     Raises:
         UserError: the model can't learn while it is scored, or not with these settings.
     """
+    if isinstance(model, MixtureModel):
+        _require_no(settings, "each member of a mixture learns at its default rate")
+        return MixtureReader(model, train, stride)
+    if isinstance(model, OnlineModel):
+        _require_no(settings, "this model learns by model.adaptive_lr, set in training")
+        return OnlineReader(model, stride)
+    if isinstance(model, CountModel):
+        _require_no(settings, "this model learns by counting")
+        return CountReader(model, stride)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("this model can't learn while it is scored; leave out --adaptive")
     return DynamicEvaluation(model, train(), settings or DynamicSettings(), stride)
-
-
-@make_reader.register
-def _(
-    model: CountModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
-) -> Reader:
-    _require_no(settings, "this model learns by counting")
-    return CountReader(model, stride)
-
-
-@make_reader.register
-def _(
-    model: OnlineModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
-) -> Reader:
-    _require_no(settings, "this model learns by model.adaptive_lr, set in training")
-    return OnlineReader(model, stride)
-
-
-@make_reader.register
-def _(
-    model: MixtureModel, train: TrainSplit, settings: DynamicSettings | None = None, stride: int | None = None
-) -> Reader:
-    _require_no(settings, "each member of a mixture learns at its default rate")
-    return MixtureReader(model, train, stride)
 
 
 def _require_no(settings: DynamicSettings | None, reason: str) -> None:
