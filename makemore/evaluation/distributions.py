@@ -28,6 +28,10 @@ MAX_FITTED_TOKENS, MAX_FITTED_LOGITS = 1 << 16, 1 << 23
 """Limits of the text that gates are fitted on."""
 
 
+Fold = tuple[int, int]
+"""The end of a part of a split, and the number of the gate that mixes the members there."""
+
+
 class Predictions(NamedTuple):
     """What each member predicts for tokens ``begin``, ``begin + 1``, … of a split."""
 
@@ -36,6 +40,8 @@ class Predictions(NamedTuple):
     """(n, K, V) float32 on the CPU."""
     targets: Tensor
     """(n,) int64."""
+    gate: int
+    """Number of the gate that mixes the members there."""
 
 
 @torch.no_grad()
@@ -74,31 +80,24 @@ def _window_log_probs(model: LanguageModel, split: Split, rows: Rows) -> Iterato
         yield torch.log_softmax(logits.float().cpu()[torch.from_numpy(is_scored)], dim=-1)
 
 
-def predictions(
-    members: Sequence[LanguageModel], split: Split, stride: int | None = None
+def align(
+    streams: Sequence[Iterator[Tensor]], split: Split, folds: Sequence[Fold] = ()
 ) -> Iterator[Predictions]:
-    """The predictions of all members for every token of a split, in order.
-
-    ``stride``: step between windows in tokens, for members with a limited context (default: half of it).
-    """
-    return align([log_probs(member, split, stride) for member in members], split)
-
-
-def align(streams: Sequence[Iterator[Tensor]], split: Split) -> Iterator[Predictions]:
-    """Cut members' log-probabilities into pieces of the same tokens. All members but the last compute their
-    next piece in a thread while the others are read."""
+    """Cut members' log-probabilities into pieces of the same tokens, each within a fold (default: all by the
+    first gate). All members but the last compute their next piece in a thread while the others are read."""
     streams = [*map(_ahead, streams[:-1]), *streams[-1:]]
     pending = [torch.zeros(0, 0) for _ in streams]
     begin, total = 0, len(split.tokens_N)
-    while begin < total:
-        for k, stream in enumerate(streams):
-            while not len(pending[k]):
-                pending[k] = next(stream)
-        n = min(map(len, pending))
-        targets = torch.from_numpy(split.tokens_N[begin : begin + n].astype(np.int64))
-        yield Predictions(begin, torch.stack([piece[:n] for piece in pending], dim=1), targets)
-        pending = [piece[n:] for piece in pending]
-        begin += n
+    for end, gate in folds or [(total, 0)]:
+        while begin < min(end, total):
+            for k, stream in enumerate(streams):
+                while not len(pending[k]):
+                    pending[k] = next(stream)
+            n = min(min(end, total) - begin, *map(len, pending))
+            targets = torch.from_numpy(split.tokens_N[begin : begin + n].astype(np.int64))
+            yield Predictions(begin, torch.stack([piece[:n] for piece in pending], dim=1), targets, gate)
+            pending = [piece[n:] for piece in pending]
+            begin += n
 
 
 def _ahead(stream: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -114,10 +113,6 @@ def nats_of(log_probs: Tensor, targets: Tensor) -> np.ndarray:
     """Nats (n, …) of targets (n,) by log-probabilities (n, …, V)."""
     index = targets.reshape(-1, *[1] * (log_probs.ndim - 1)).expand(*log_probs.shape[:-1], 1)
     return -log_probs.gather(-1, index)[..., 0].double().numpy()
-
-
-Fold = tuple[int, int]
-"""The end of a part of a split, and the number of the gate that mixes the members there."""
 
 
 def n_fitted_tokens(val: Split, vocab_size: int) -> int:
@@ -150,17 +145,11 @@ def gated_nats(
     Raises UserError if the model has diverged.
     """
     nats_N = np.empty(len(split.tokens_N))
-    edges = [0, *(end for end, _ in folds[:-1]), len(nats_N)]
-    gates = [gate for _, gate in folds] or [0]
-    for begin, log_probs, targets in predictions(model.members, split, stride):
-        for (start, end), gate in zip(itertools.pairwise(edges), gates, strict=True):
-            part = slice(max(0, start - begin), max(0, end - begin))
-            if len(targets[part]):
-                at = begin + part.start
-                nats = nats_of(model.mix(log_probs[part].to(model.device), gate).cpu(), targets[part])
-                nats_N[at : at + len(nats)] = nats
+    for piece in align([log_probs(member, split, stride) for member in model.members], split, folds):
+        nats = nats_of(model.mix(piece.log_probs.to(model.device), piece.gate).cpu(), piece.targets)
+        nats_N[piece.begin : piece.begin + len(nats)] = nats
         if progress:
-            progress(begin + len(targets), len(nats_N))
+            progress(piece.begin + len(nats), len(nats_N))
     require_numbers(nats_N, split)
     nats_N[split.lone_ends(model.boundary_id)] = math.log(model.vocab_size)  # as in ``target_metrics``
     return nats_N

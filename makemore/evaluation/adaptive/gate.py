@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.evaluation.distributions import Fold, nats_of
+from makemore.evaluation.distributions import nats_of
 from makemore.models.base import MixtureModel
 from makemore.models.mixture.gate import Gate
 from makemore.runtime.optimizers import Adam
@@ -50,36 +48,30 @@ class FixedShare:
 
 
 class GateLearner:
-    """A copy of a mixture's gate, trained by Adam; each of a text's ``folds`` begins with its own gate.
+    """A copy of a mixture's gate, trained by Adam; each gate of a text's folds begins as it was fitted.
 
     The prediction is a ``FixedShare`` of the gate's product and each member alone, because the gate's steps
     are too slow for a text that one member learns much faster than the others.
     """
 
-    def __init__(self, model: MixtureModel, folds: Sequence[Fold] = ()) -> None:
-        self.model, self.folds = model, list(folds) or [(sys.maxsize, 0)]
-        self.position = 0
-        self._begin_fold()
+    def __init__(self, model: MixtureModel) -> None:
+        self.model = model
+        self._begin(0)
 
-    def _begin_fold(self) -> None:
-        self.end, number = self.folds.pop(0)
+    def _begin(self, number: int) -> None:
+        self.number = number
         self.gate = cast(Gate, copy.deepcopy(self.model.gates[number])).cpu().requires_grad_(True)
         n = len(self.model.members)
         self.experts = FixedShare(np.array([0.5] + [0.5 / n] * n), SWITCHING)
         self.optimizer = Adam(self.gate.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
 
-    def read(self, log_probs: Tensor, targets: Tensor) -> Floats:
+    def read(self, log_probs: Tensor, targets: Tensor, gate: int = 0) -> Floats:
         """Nats (n,) of the next targets (n,), before learning from them, by the members' log-probabilities
-        (n, K, V)."""
-        begin, nats = 0, []
-        while begin < len(targets):
-            if self.position >= self.end:
-                self._begin_fold()
-            part = slice(begin, begin + min(SEGMENT_TOKENS, self.end - self.position))
-            nats.append(self._read(log_probs[part], targets[part]))
-            begin += len(nats[-1])
-            self.position += len(nats[-1])
-        return np.concatenate(nats)
+        (n, K, V); another number of ``gate`` than before begins with that gate."""
+        if gate != self.number:
+            self._begin(gate)
+        parts = zip(log_probs.split(SEGMENT_TOKENS), targets.split(SEGMENT_TOKENS), strict=True)
+        return np.concatenate([self._read(*part) for part in parts])
 
     def learned(self) -> Gate:
         """A copy of the gate as trained so far, with the current weights of the product and the members."""

@@ -56,7 +56,7 @@ class MixtureReader(Reader):
 
     def _read(self, split: Split, progress: Progress | None) -> Reading:
         if self.model.is_gated:
-            return Reading(self._gated_nats(split, progress, GateLearner(self.model, self.folds)), None)
+            return Reading(self._gated_nats(split, progress, GateLearner(self.model)), None)
         nats_KN = np.stack([reader.read(split, progress).nats_N for reader in self.readers])
         return Reading(mix_nats(nats_KN, self.model.weights.cpu().numpy()), None)
 
@@ -70,8 +70,9 @@ class MixtureReader(Reader):
 
     def _gated_nats(self, split: Split, progress: Progress | None, learner: GateLearner) -> Floats:
         nats_N = np.empty(len(split.tokens_N))
-        for begin, log_probs, targets in align([r.log_probs(split) for r in self.readers], split):
-            nats_N[begin : begin + len(targets)] = learner.read(log_probs, targets)
+        pieces = align([reader.log_probs(split) for reader in self.readers], split, self.folds)
+        for begin, log_probs, targets, gate in pieces:
+            nats_N[begin : begin + len(targets)] = learner.read(log_probs, targets, gate)
             if progress:
                 progress(begin + len(targets), len(nats_N))
         require_numbers(nats_N, split)

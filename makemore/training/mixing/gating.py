@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from makemore.evaluation.distributions import halves, n_fitted_tokens, nats_of, predictions
+from makemore.evaluation.distributions import align, halves, n_fitted_tokens, nats_of
+from makemore.evaluation.distributions import log_probs as member_log_probs
 from makemore.models.base import LanguageModel
 from makemore.models.mixture.gate import MIN_LOG_PROB, UNITS, Gate, mix
 from makemore.runtime.optimizers import Adam
@@ -52,7 +53,7 @@ def fit_gates(members: Sequence[LanguageModel], val: Split) -> FittedGates:
     """
     n_fitted = n_fitted_tokens(val, members[0].vocab_size)
     pieces = []
-    for begin, log_probs, targets in predictions(members, val):
+    for begin, log_probs, targets, _ in align([member_log_probs(m, val) for m in members], val):
         pieces.append((log_probs[: n_fitted - begin].clamp(min=MIN_LOG_PROB), targets[: n_fitted - begin]))
         if begin + len(targets) >= n_fitted:
             break
