@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Container
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from makemore.corpus.documents import SPLITS, single_split
 from makemore.corpus.splits import Corpus, encode_documents
 from makemore.errors import UserError, unknown_name
-from makemore.evaluation.adaptive import DynamicSettings, Reader, adapted, make_reader
+from makemore.evaluation.adaptive import DynamicSettings, Reader, learned, make_reader
 from makemore.evaluation.copies import with_copies
 from makemore.evaluation.distributions import Fold, halves
 from makemore.evaluation.intervals import paired_difference
@@ -107,14 +106,9 @@ def require_known_text(run: Run, text: Split) -> None:
         raise UserError(f"{text.name} has no characters that {run.name} can encode; use another text")
 
 
-def train_split(run: Run) -> Split:
-    """The training text. Raises UserError if it is missing or has changed."""
-    return run.corpus().split("train")
-
-
-def adaptive_reader(run: Run) -> Reader:
+def adaptive_reader(run: Run, settings: DynamicSettings | None = None, stride: int | None = None) -> Reader:
     """Reads texts with a run's model, which learns as it reads. Raises the errors of ``make_reader``."""
-    return make_reader(run.model, partial(train_split, run))
+    return make_reader(run.model, lambda: run.corpus().split("train"), settings, stride)
 
 
 def adapted_run(run: Run, request: SampleRequest) -> Run:
@@ -124,7 +118,7 @@ def adapted_run(run: Run, request: SampleRequest) -> Run:
     """
     if not normalize_prompt(run, request):
         raise UserError("--adaptive learns from the prompt; give --prompt or --prompt-file")
-    return replace(run, model=adapted(run.model, context_ids(run, request), partial(train_split, run)))
+    return replace(run, model=learned(adaptive_reader(run), context_ids(run, request)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +151,7 @@ def adaptive_score(
     """
     target, corpus = _split_and_corpus(run, file, split)
     check_totals(target, run.tokenizer)
-    reader = make_reader(run.model, partial(train_split, run), settings, stride)
+    reader = adaptive_reader(run, settings, stride)
     if corpus is not None and file is None:
         reader.folds = own_folds(run.model, corpus, target)
     return make_score(target, reader.read(target).nats_N, run.tokenizer.token_bytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from numpy.typing import NDArray
 from makemore.corpus.decoding import normalize_newlines
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.adaptive import adaptive_nats
 from makemore.evaluation.evaluate import (
+    adaptive_reader,
     require_known_text,
     split_documents,
-    train_split,
     training_lines,
 )
 from makemore.evaluation.scoring import UNKNOWN_CHAR_NATS, check_totals, make_score, token_nats
@@ -120,7 +118,7 @@ def surprisal(run: Run, text: str | Path, stride: int | None = None, *, adaptive
     scored_text = "".join(document + end for document in documents)
     check_totals(split, run.tokenizer)
     if adaptive:
-        nats_N = adaptive_nats(run.model, split, partial(train_split, run), stride=stride)
+        nats_N = adaptive_reader(run, stride=stride).read(split).nats_N
     else:
         nats_N = token_nats(run.model, split, stride)
     ends_P, nats_P = _pieces(run, split, scored_text, nats_N)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from makemore.corpus.rows import eval_windows, to_batch
 from makemore.corpus.splits import encode_documents
 from makemore.errors import UserError
-from makemore.evaluation.adaptive import DynamicSettings, adapted, adaptive_nats, ngram_cache, prompt_split
+from makemore.evaluation.adaptive import DynamicSettings, learned, make_reader, ngram_cache, prompt_split
 from makemore.evaluation.adaptive.dynamic import SEGMENT_TOKENS
 from makemore.evaluation.adaptive.gate import SWITCHING, FixedShare, GateLearner
 from makemore.evaluation.adaptive.ngram_cache import CONTEXTS, GRID, NgramCache
@@ -27,6 +27,14 @@ from tests.conformance.fixtures import nonzero_model
 
 ALPHABET = CharTokenizer("abcdefghij")
 GRADIENT_MODELS = [n for n in MODELS if not issubclass(MODELS.get(n), CountModel | MixtureModel)]
+
+
+def adaptive_nats(model, split, train, settings=None):
+    return make_reader(model, train, settings).read(split).nats_N
+
+
+def adapted(model, prompt_ids, train):
+    return learned(make_reader(model, train), prompt_ids)
 
 
 def splits(mode: str, seed: int = 0):
@@ -203,13 +211,13 @@ def test_a_mixture_combines_its_members_adaptive_probabilities():
     expected = -np.log(mixture.weights.numpy() @ np.exp(-np.stack(nats)))
     np.testing.assert_allclose(adaptive_nats(mixture, val, lambda: train), expected, rtol=1e-9)
     prompt = val.tokens_N[:30].astype(np.int64)
-    learned = adapted(mixture, prompt, lambda: train)
+    copy = adapted(mixture, prompt, lambda: train)
     tokens = torch.from_numpy(val.tokens_N[None, :20].astype(np.int64))
     expected = [
         adapted(member, prompt, lambda: train)(tokens)[0].softmax(-1).detach() for member in mixture.members
     ]
     mixed = sum(w * p for w, p in zip(mixture.weights.float(), expected, strict=True))
-    torch.testing.assert_close(learned(tokens)[0].exp().detach(), mixed, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(copy(tokens)[0].exp().detach(), mixed, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["lines", "text"])

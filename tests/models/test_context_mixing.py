@@ -12,7 +12,7 @@ import torch
 
 from makemore.corpus.loader import OrderedLoader
 from makemore.errors import UserError
-from makemore.evaluation.adaptive import DynamicSettings, adaptive_nats
+from makemore.evaluation.adaptive import DynamicSettings, make_reader
 from makemore.models.context_mixing import ContextMixing, ContextMixingConfig, memory
 from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
@@ -406,6 +406,4 @@ def test_a_gradient_learning_rate_does_not_apply() -> None:
     one = np.zeros(1, np.int64)
     split = Split("val", np.array([1]), one, one + 1, one + 1)
     with pytest.raises(UserError, match=r"model\.adaptive_lr"):
-        adaptive_nats(
-            ContextMixing(ContextMixingConfig(), 5, 0), split, lambda: split, DynamicSettings(lr=0.1)
-        )
+        make_reader(ContextMixing(ContextMixingConfig(), 5, 0), lambda: split, DynamicSettings(lr=0.1))

@@ -7,41 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from makemore.evaluation.adaptive.base import Reader, TrainSplit
+from makemore.evaluation.adaptive.base import Reader
 from makemore.evaluation.adaptive.dynamic import DynamicSettings
 from makemore.evaluation.adaptive.readers import make_reader
-from makemore.evaluation.scoring import Progress
 from makemore.models.base import LanguageModel
-from makemore.types import Floats, Ints, Split
+from makemore.types import Ints, Split
 
-__all__ = ["DynamicSettings", "Reader", "adapted", "adaptive_nats", "learned", "make_reader", "prompt_split"]
-
-
-def adaptive_nats(
-    model: LanguageModel,
-    split: Split,
-    train: TrainSplit,
-    settings: DynamicSettings | None = None,
-    stride: int | None = None,
-    progress: Progress | None = None,
-) -> Floats:
-    """Nats of every target of a split, (N,) float64, by a copy of the model that learns as it reads.
-
-    Raises UserError if the model can't, or if its weights diverge; arguments are those of ``make_reader``.
-    """
-    return make_reader(model, train, settings, stride).read(split, progress).nats_N
-
-
-def adapted(model: LanguageModel, prompt_ids: Ints, train: TrainSplit) -> LanguageModel:
-    """A copy of a model that has learned from the tokens (T,) of a prompt, as in an adaptive score.
-
-    Raises UserError if the model can't.
-    """
-    return learned(make_reader(model, train), prompt_ids)
+__all__ = ["DynamicSettings", "Reader", "learned", "make_reader", "prompt_split"]
 
 
 def learned(reader: Reader, prompt_ids: Ints) -> LanguageModel:
-    """Like ``adapted``, with a reader of the model."""
+    """A copy of a reader's model that has learned from the tokens (T,) of a prompt, as in an adaptive score.
+
+    Raises UserError if the model diverges.
+    """
     split = prompt_split(prompt_ids, reader.model.boundary_id)
     return reader.learn(split) if len(split.tokens_N) else reader.model
 
