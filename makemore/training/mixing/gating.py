@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from makemore.evaluation.distributions import align, halves, n_fitted_tokens, nats_of
 from makemore.evaluation.distributions import log_probs as member_log_probs
-from makemore.models.base import LanguageModel
+from makemore.models.mixture import Mixture
 from makemore.models.mixture.gate import MIN_LOG_PROB, UNITS, Gate, mix
 from makemore.runtime.optimizers import Adam
 from makemore.types import Split
@@ -21,17 +21,6 @@ STEPS, BATCH_TOKENS, LEARNING_RATE = 500, 512, 0.01
 PENALTY = 100.0
 """Regularisation, in nats over the whole text per squared distance from equal, constant weights: with little
 text, the weights stay nearly equal."""
-
-
-class FittedGates(NamedTuple):
-    """Gates fitted on val."""
-
-    gates: list[Gate]
-    """Fitted on all of it, on its second half, and on its first half; see ``halves``."""
-    mean_weights_K: np.ndarray
-    """Mean weight of each member, as a share of the sum of all weights."""
-    member_nats_K: np.ndarray
-    """Nats per token of each member on the text that the gates were fitted on."""
 
 
 class _Examples(NamedTuple):
@@ -43,15 +32,15 @@ class _Examples(NamedTuple):
         return _Examples(*(tensor[index] for tensor in self))
 
 
-def fit_gates(members: Sequence[LanguageModel], val: Split) -> FittedGates:
-    """Fit the gates of a mixture by Adam: minimise nats per token. The same members and text give the same
-    gates.
+def fit_gates(mixture: Mixture, val: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the gates of a mixture, in eval mode, by Adam: minimise nats per token of all of val, of its second
+    half, and of its first half; see ``halves``. The same members and text give the same gates.
 
-    Args:
-        members: the trained members, in eval mode.
-        val: held-out text, not empty.
+    Returns the mean weight of each member, as a share of the sum of all weights, and its nats per token on
+    the text that the gates were fitted on.
     """
-    n_fitted = n_fitted_tokens(val, members[0].vocab_size)
+    members, vocab_size = mixture.members, mixture.vocab_size
+    n_fitted = n_fitted_tokens(val, vocab_size)
     pieces = []
     for begin, log_probs, targets, _ in align([member_log_probs(m, val) for m in members], val):
         pieces.append((log_probs[: n_fitted - begin].clamp(min=MIN_LOG_PROB), targets[: n_fitted - begin]))
@@ -59,14 +48,15 @@ def fit_gates(members: Sequence[LanguageModel], val: Split) -> FittedGates:
             break
     log_probs, targets = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     examples = _Examples(Gate(len(members), UNITS).features(log_probs), log_probs, targets)
-    (middle, _), _ = halves(val, members[0].vocab_size)
+    (middle, _), _ = halves(val, vocab_size)
     parts = (slice(None), slice(middle, None), slice(0, middle))
     with _one_thread():
         gates = [_fit(examples.select(part)) for part in parts]
+    mixture.gates = nn.ModuleList(gates)
     with torch.no_grad():
         weights = gates[0].weights(examples.features)
     mean_weights_K = (weights / weights.sum(-1, keepdim=True)).mean(0).double().numpy()
-    return FittedGates(gates, mean_weights_K, nats_of(log_probs, targets).mean(0))
+    return mean_weights_K, nats_of(log_probs, targets).mean(0)
 
 
 @contextlib.contextmanager

@@ -111,12 +111,10 @@ class FittedMixture(NamedTuple):
 
 def gated_mixture(kind: type[Mixture], runs: Sequence[Run], val: Split) -> FittedMixture:
     """Mix runs by a gate."""
-    fitted = fit_gates([run.model for run in runs], val)
     model = _make_mixture(kind, runs, gate=UNITS)
-    for gate, trained in zip(model.gates, fitted.gates, strict=True):
-        gate.load_state_dict(trained.state_dict())
-    model.mixing.copy_(torch.from_numpy(fitted.mean_weights_K))
-    return FittedMixture(model, fitted.mean_weights_K, fitted.member_nats_K)
+    weights_K, nats_K = fit_gates(model, val)
+    model.mixing.copy_(torch.from_numpy(weights_K))
+    return FittedMixture(model, weights_K, nats_K)
 
 
 def equal_mixture(kind: type[Mixture], runs: Sequence[Run]) -> FittedMixture:
