@@ -111,7 +111,6 @@ def _make_resumed_plan(
         max_bytes = memory_limit_for(tree_leaves(saved.state["learner"]["model"]))
     if not (has_budget(train) or issubclass(kind, CountModel)):  # a single pass needs no budget
         raise UserError("the run has no training budget; add --steps or --max-time")
-    require_same_tokenizer(request.tokenizer, config.tokenizer)
     require_same_settings(config.model_copy(update={"model": model_config, "train": train}), requested)
     data = distributed.broadcast(folder.read_tokenizer(config.run_id) if distributed.is_main() else {})
     with user_format_errors(folder.path / TOKENIZER):
@@ -228,15 +227,6 @@ def require_same_settings(saved: RunConfig, requested: Mapping[str, Any]) -> Non
                 f"{name} was {'none' if values[name] is None else values[name]}, not {value}; a resumed run "
                 "keeps its settings, except budget, device and patience (use --overwrite to start a new run)"
             )
-
-
-def require_same_tokenizer(requested: str | None, saved: str) -> None:
-    """Raise UserError if a tokenizer other than the run's is requested."""
-    if requested not in (None, saved):
-        raise UserError(
-            f"the run's tokenizer is {saved}, not {requested}; a resumed run keeps its tokenizer "
-            "(use --overwrite to start a new run)"
-        )
 
 
 def describe_changes(before: RunRecord, now: RunRecord) -> list[str]:

@@ -234,7 +234,7 @@ class TestChanges:
 
     def test_another_tokenizer_is_refused(self, stopped):
         other = TrainRequest(input=stopped.input, model="mlp", tokenizer="byte", out=stopped.out, resume=True)
-        with pytest.raises(UserError, match="the run's tokenizer is char, not byte"):
+        with pytest.raises(UserError, match="tokenizer was char, not byte; a resumed run keeps"):
             train(other)
         assert train(dataclasses.replace(other, tokenizer="char")).steps == STEPS
 

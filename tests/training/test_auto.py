@@ -153,7 +153,7 @@ def test_resuming_needs_only_the_run(text, monkeypatch, tmp_path):
     first = request(text, out=out, tokenizer="byte")
     with pytest.raises(TrainingInterrupted):
         train(first, stop=lambda: next(calls) >= 12)
-    with pytest.raises(UserError, match="tokenizer is byte, not char"):
+    with pytest.raises(UserError, match="tokenizer was byte, not char"):
         train(TrainRequest(out=out, resume=True, tokenizer="char"))
     resumed = train(TrainRequest(out=out, resume=True))
     assert resumed.run.tokenizer.name == "byte"
