@@ -14,7 +14,6 @@ from makemore.corpus.loader import OrderedLoader
 from makemore.errors import UserError
 from makemore.evaluation.adaptive import DynamicSettings, make_reader
 from makemore.models.context_mixing import ContextMixing, ContextMixingConfig, memory
-from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
 from makemore.models.context_mixing.native import LIBRARY, NativeEngine
 from makemore.models.context_mixing.plain import PlainEngine
@@ -250,11 +249,10 @@ def test_an_adaptive_score_that_learns_nothing_is_the_cache():
     model, tokens = text_model(verse(40))
     position = np.zeros(memory.POSITION_SIZE, np.int64)
     inputs = np.append(0, tokens[:-1])
-    frozen_cells = memory.copied(model._arrays)
+    frozen_cells = model._copy()
     for name in ("cells", "node_cells"):
-        frozen_cells[name][:, 1] = 1e30  # so many updates that another changes nothing
-    engine = make_engine(frozen_cells, 0)
-    adaptive = engine.read(position, inputs, tokens, Rates(0.0, 0.0), counts=True)
+        frozen_cells._arrays[name][:, 1] = 1e30  # so many updates that another changes nothing
+    adaptive = frozen_cells.engine.read(position, inputs, tokens, Rates(0.0, 0.0), counts=True)
     np.testing.assert_allclose(adaptive, model.score(tokens, np.array([0]), "cache"), atol=2e-3)
 
 
@@ -391,7 +389,7 @@ def test_rows_can_only_be_continued_one_at_a_time():
 def test_without_a_compiler_python_reads(monkeypatch):
     expected, tokens = text_model(verse(3))
     monkeypatch.setattr(
-        "makemore.models.context_mixing.engine.LIBRARY",
+        "makemore.models.context_mixing.model.LIBRARY",
         dataclasses.replace(LIBRARY, source=LIBRARY.source.with_name("none.c")),
     )
     monkeypatch.setattr(native, "failures", {})

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from makemore.models.base import OnlineMode, OnlineModel
 from makemore.models.context_mixing import memory
-from makemore.models.context_mixing.engine import make_engine
 from makemore.models.context_mixing.engine_base import Engine, Rates
+from makemore.models.context_mixing.native import LIBRARY, NativeEngine
+from makemore.models.context_mixing.plain import PlainEngine
 from makemore.settings import CorpusStats, ModelConfig, NonNegative, Recipe
 from makemore.settings.base import NonNegativeInt
 from makemore.types import IGNORE_INDEX, Batch, State, TokenTraits
@@ -187,14 +188,17 @@ class ContextMixing(OnlineModel):
 
     @property
     def engine(self) -> Engine:
-        """Reads and predicts with this model's arrays."""
+        """Reads and predicts with this model's arrays: in C or, without a compiler, in Python."""
         if self._engine is None:
             if not len(self._arrays["rank_V"]):
                 self.prepare(np.zeros(0, np.int64), _no_traits(self.vocab_size, self.boundary_id))
             if not len(self._arrays["slots"]):
                 n = int(self._arrays["counters"][memory.N_EXPECTED])
                 self._arrays.update(memory.learned_arrays(self.vocab_size, n, self.config.memory * 10**6))
-            self._engine = make_engine(self._arrays, self.boundary_id)
+            if (code := LIBRARY.load()) is None:
+                self._engine = PlainEngine(self._arrays, self.boundary_id)
+            else:
+                self._engine = NativeEngine(self._arrays, self.boundary_id, code)
             self._register()
         return self._engine
 
