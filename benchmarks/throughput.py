@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from makemore.models import MODELS
 from makemore.models.base import CountModel
 from makemore.training.assembly import make_trainer
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.plan import Plan
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
@@ -109,7 +109,7 @@ def make_plan(data: str, model: str, compile: str, settings: list[str]) -> Plan:
     with tempfile.TemporaryDirectory() as folder:
         return prepare(
             TrainRequest(input=data, model=model, out=Path(folder), train=train, settings=tuple(settings)),
-            NullObserver(),
+            Observer(),
         )
 
 

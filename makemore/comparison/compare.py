@@ -27,7 +27,7 @@ from makemore.evaluation.ranking import PairedResult, compare_to_best
 from makemore.runs.directory import CONFIG, RunDir, find_run
 from makemore.runs.run import Run, load
 from makemore.runs.schema import ResultRecord, RunRecord
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.records import TrainingInterrupted
 from makemore.types import Score
 
@@ -50,9 +50,9 @@ class CompareRequest(CellsRequest):
     """Also compute the report's detailed metrics for the first run of each row."""
 
 
-def null_observer(name: str) -> NullObserver:
+def null_observer(name: str) -> Observer:
     """Make an observer that shows nothing."""
-    return NullObserver()
+    return Observer()
 
 
 def compare(

@@ -27,7 +27,7 @@ from makemore.models import MODELS
 from makemore.runtime.characters import clip, is_harmless
 from makemore.runtime.device import has_fast_bfloat16, pick_device, total_memory_gb
 from makemore.settings import CorpusConfig, TrainConfig, parse
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import BYTES_PER_PARAMETER, corpus_stats, count_parameters, fit_context
 from makemore.training.request import DEFAULT_MODEL, PARALLEL_MODEL
 
@@ -248,7 +248,7 @@ def _describe_default_run(text: Text, config: CorpusConfig) -> dict[str, Any]:
     vocab_size = corpus.tokenizer.vocab_size
     kind = MODELS.get(PARALLEL_MODEL)
     recipe = kind.recipe(corpus_stats(corpus, TrainConfig(), pick_device("auto")))
-    model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=NullObserver())
+    model, train = fit_context(kind, recipe.model, train=recipe.train, corpus=corpus, observer=Observer())
     parameters = count_parameters(kind, model, vocab_size)
     # Activations for the backward pass in float32, by the formula of Korthikanti et al. (2022).
     per_token = model.n_layer * (34 * model.n_embd + 5 * model.n_head * model.block_size) * 2

@@ -18,7 +18,7 @@ from makemore.runtime.device import get_rng_state, is_out_of_memory, set_rng_sta
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
-from makemore.training.observers import NullObserver, Observer
+from makemore.training.observers import Observer
 from makemore.training.plan import Plan, run_record
 from makemore.training.planning import check_run_dir, prepare
 from makemore.training.records import Diverged, NotMainRank, TrainingInterrupted, TrainRecord
@@ -48,7 +48,7 @@ def fitted(
     with contextlib.ExitStack() as locks:
         with distributed.process_group(stop):
             main = distributed.is_main()
-            observer = observer if main else NullObserver()
+            observer = observer if main else Observer()
             if distributed.broadcast(_resumes_after_restart(request)):
                 request = dataclasses.replace(request, resume=True)
             plan, trainer, run_id = (resume if request.resume else _start_run)(request, observer, stop, locks)

@@ -18,7 +18,7 @@ from makemore.runtime.files import require_replaceable
 from makemore.training.assembly import make_trainer
 from makemore.training.learners.gradient import GradientLearner
 from makemore.training.learners.guard import NonFiniteError
-from makemore.training.observers import NullObserver, Observer
+from makemore.training.observers import Observer
 from makemore.training.plan import Plan
 from makemore.training.planning import prepare
 from makemore.training.records import TrainRecord
@@ -125,7 +125,7 @@ def find_lr(request: SweepRequest, observer: Observer | None = None) -> Sweep:
     Uses the same model, recipe, loader and learner as training, but compiles only if explicitly requested.
     Raises UserError for a model without a learning rate, an invalid range or an unwritable figure.
     """
-    observer = observer or NullObserver()
+    observer = observer or Observer()
     name = f"{open_source(request.training).stem}-{request.training.model}-lr.png"
     picture = request.picture or Path("checkpoints") / name
     if picture.suffix.lower() not in FIGURE_SUFFIXES:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from makemore.errors import UserError
+from makemore.errors import require_packages
 from makemore.training.plan import Plan, run_record
 from makemore.training.records import TrainRecord
 
@@ -49,10 +49,6 @@ class Observer:
         """No more events follow."""
 
 
-class NullObserver(Observer):
-    """Ignores all events."""
-
-
 def _forward(event: str) -> Callable[..., None]:
     def forward(self: MultiObserver, *arguments: Any) -> None:
         for observer in self.observers:
@@ -78,13 +74,8 @@ class TensorBoard(Observer):
 
     def __init__(self) -> None:
         """Raises UserError if TensorBoard isn't installed."""
-        try:
-            module = importlib.import_module("torch.utils.tensorboard")
-        except ImportError:
-            raise UserError(
-                "--tensorboard needs an optional package; run pip install 'makemore[tensorboard]'"
-            ) from None
-        self._writer_class: Any = module.SummaryWriter
+        require_packages("--tensorboard", ["tensorboard"], "tensorboard")
+        self._writer_class: Any = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         self._writer: Any = None
         self._folder = ""
 
@@ -114,10 +105,8 @@ class WandB(Observer):
 
     def __init__(self) -> None:
         """Raises UserError if wandb isn't installed."""
-        try:
-            self._wandb: Any = importlib.import_module("wandb")
-        except ImportError:
-            raise UserError("--wandb needs an optional package; run pip install 'makemore[wandb]'") from None
+        require_packages("--wandb", ["wandb"], "wandb")
+        self._wandb: Any = importlib.import_module("wandb")
         self._run: Any = None
 
     def start(self, plan: Plan) -> None:

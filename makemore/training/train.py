@@ -17,7 +17,7 @@ from makemore.runtime import native
 from makemore.runtime.device import peak_memory
 from makemore.training.fitting import final_samples, fitted, scored_part, scoring_progress, trained_run
 from makemore.training.mixing.auto import train_auto
-from makemore.training.observers import NullObserver, Observer
+from makemore.training.observers import Observer
 from makemore.training.plan import Plan
 from makemore.training.records import TrainResult
 from makemore.training.request import TrainRequest
@@ -34,7 +34,7 @@ def train(
     Raises UserError for an invalid request, before anything is written. Ranks other than 0 raise NotMainRank
     at the end.
     """
-    observer = observer or NullObserver()
+    observer = observer or Observer()
     if MODELS.get(request.model).trains_members:
         return train_auto(request, observer, stop)
     with fitted(request, observer, stop) as (plan, trainer):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from tests.cli.conftest import call
@@ -78,7 +78,7 @@ def test_doctor_reports_the_model_that_train_builds(work, mode):
     for name in (text, "dotted.txt"):
         report = json.loads(call("doctor", name, "--mode", mode, "--json", "--no-compile").out)
         request = TrainRequest(input=name, model="transformer", corpus={"mode": mode}, out=work / "new")
-        plan = prepare(request, NullObserver())
+        plan = prepare(request, Observer())
         default_run = report["a default run"]
         assert default_run["parameters"] == plan.model.n_parameters()
         assert default_run["model"] == "auto, with a transformer"

@@ -17,7 +17,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.settings import TrainConfig
 from makemore.settings.base import setting_names
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from makemore.training.trainer import Trainer
@@ -184,9 +184,7 @@ def test_settings_with_odd_values(work, name, values):
     settings = tuple(f"{key}={value}" for key, value in values.items())
     before = file_stats(work)
     with contextlib.suppress(UserError):
-        prepare(
-            TrainRequest(input="words.txt", model=name, out=work / "none", settings=settings), NullObserver()
-        )
+        prepare(TrainRequest(input="words.txt", model=name, out=work / "none", settings=settings), Observer())
     assert file_stats(work) == before
 
 

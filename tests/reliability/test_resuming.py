@@ -18,7 +18,7 @@ from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.models.base import CountModel, ManualModel
 from makemore.runs.directory import RunDir
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.records import TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
@@ -48,7 +48,7 @@ TRAIN = {
 TIMING_KEYS = ("elapsed", "tokens_per_second")
 
 
-class RecordingObserver(NullObserver):
+class RecordingObserver(Observer):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

@@ -16,7 +16,7 @@ from makemore.models.ngrams.builder import empty_table, merge_tables
 from makemore.models.ngrams.counter import count_ngrams, estimate_sizes
 from makemore.models.smoothing import CountConfig
 from makemore.training import planning
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from makemore.types import Batch
@@ -30,7 +30,7 @@ TEXTS = {
 }
 
 
-class Notes(NullObserver):
+class Notes(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

@@ -21,7 +21,7 @@ from makemore.runs.run import load
 from makemore.sampling.logits import SampleParams
 from makemore.sampling.text import SampleRequest, sample
 from makemore.training.assembly import make_trainer
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 from makemore.training.train import train
@@ -66,7 +66,7 @@ def request(text: Path, name: str, device: str, out: Path, **settings: Any) -> T
 
 def losses(request_: TrainRequest) -> list[float]:
     """The loss of each training step."""
-    plan = prepare(request_, NullObserver())
+    plan = prepare(request_, Observer())
     trainer = make_trainer(plan, lambda: False)
     losses = []
     for step in range(STEPS):

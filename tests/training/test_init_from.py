@@ -12,7 +12,7 @@ from makemore.errors import UserError
 from makemore.interop.hf import hf_files, read_pretrained
 from makemore.runs.run import load
 from makemore.tokenizers import fit_tokenizer
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.pretrained import FINE_TUNE_LR_SCALE
 from makemore.training.request import TrainRequest
@@ -47,9 +47,9 @@ def test_training_starts_from_the_runs_weights_and_tokenizer(model: str, text: s
     request = TrainRequest(
         input="others.txt", model=model, train={"steps": 3}, pretrained=read_pretrained(base)
     )
-    plan, base_weights = prepare(request, NullObserver()), load(base).model.state_dict()
+    plan, base_weights = prepare(request, Observer()), load(base).model.state_dict()
     assert all(torch.equal(tensor, base_weights[name]) for name, tensor in plan.model.state_dict().items())
-    plain = prepare(TrainRequest(input="others.txt", model=model, train={"steps": 3}), NullObserver())
+    plain = prepare(TrainRequest(input="others.txt", model=model, train={"steps": 3}), Observer())
     assert plan.train.optimizer.lr == pytest.approx(FINE_TUNE_LR_SCALE * plain.train.optimizer.lr)
     assert plan.folder.path == Path("checkpoints") / f"others-{model}-tuned"
     result = train(request)
@@ -94,7 +94,7 @@ def test_init_from_a_hugging_face_directory(text: str) -> None:
         (Path("hf") / name).write_bytes(data)
     block_size = ("model.block_size=16",)
     plan = prepare(
-        TrainRequest(input=text, pretrained=read_pretrained(Path("hf")), settings=block_size), NullObserver()
+        TrainRequest(input=text, pretrained=read_pretrained(Path("hf")), settings=block_size), Observer()
     )
     tokens = torch.randint(1, tokenizer.vocab_size, (2, 16))
     torch.testing.assert_close(plan.model.eval()(tokens)[0], model(tokens)[0])
@@ -126,7 +126,7 @@ def test_incompatible_runs_are_rejected(text: str) -> None:
     }
     for message, request in requests.items():
         with pytest.raises(UserError, match=message):
-            prepare(request, NullObserver())
+            prepare(request, Observer())
     assert "no run at nowhere" in call("train", text, "--init-from", "nowhere").err
     assert "leave --tokenizer out" in call("train", text, "--init-from", base, "--tokenizer", "byte").err
 

@@ -14,14 +14,14 @@ from makemore.models.scaling import describe_recipe
 from makemore.settings import CorpusStats
 from makemore.training import planning
 from makemore.training.learners import speed
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.planning import prepare
 from makemore.training.request import TrainRequest
 
 STATS = CorpusStats("text", 30_000, 40, 1, 30_000, "cpu", max_time=60.0)
 
 
-class Notes(NullObserver):
+class Notes(Observer):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -46,7 +46,7 @@ def plan_at(measured: float, text: Path, monkeypatch: pytest.MonkeyPatch, observ
 
     monkeypatch.setattr(planning, "measure_speed", measure)
     request = TrainRequest(input=str(text), model="transformer", train=train, out=text.parent / "run")
-    return prepare(request, observer or NullObserver()), calls
+    return prepare(request, observer or Observer()), calls
 
 
 @pytest.mark.parametrize("measured", [0.25, 1.0, 3.0])

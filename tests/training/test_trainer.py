@@ -14,7 +14,7 @@ from makemore.models.bigram import Bigram, BigramConfig
 from makemore.settings import TrainConfig
 from makemore.training.fitting import fitted
 from makemore.training.learners.base import Learner, Metrics
-from makemore.training.observers import NullObserver
+from makemore.training.observers import Observer
 from makemore.training.optimizers.ema import EMA
 from makemore.training.records import TrainingInterrupted
 from makemore.training.request import TrainRequest
@@ -333,5 +333,5 @@ def test_states_that_take_long_are_saved_less_often(
         out=tmp_path / "run",
         train={"steps": 3, "save_interval": save_interval},
     )
-    with fitted(request, NullObserver(), lambda: False) as (_, trainer):
+    with fitted(request, Observer(), lambda: False) as (_, trainer):
         assert trainer.save_interval == expected

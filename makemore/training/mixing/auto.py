@@ -31,7 +31,7 @@ from makemore.training.mixing.mix import (
     rule_out_ends,
     save_mixture,
 )
-from makemore.training.observers import NullObserver, Observer
+from makemore.training.observers import Observer
 from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budget, prepare
 from makemore.training.records import MemberResult, TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest, open_source, run_folder
@@ -124,7 +124,7 @@ def _counting_member(request: TrainRequest, folder: RunDir) -> str:
         return next(name for name in COUNTING if folder.member(name).exists)
     # Also measures the neural member's training speed, which another member beside it would falsify.
     neural = _member_request(request, folder, NEURAL, _training_time(request.requested.train))
-    corpus = prepare(neural, NullObserver()).corpus
+    corpus = prepare(neural, Observer()).corpus
     is_small = corpus.tokenizer.vocab_size <= MAX_COUNTED_VOCABULARY
     return COUNTING[0 if is_small and LIBRARY.load() is not None else 1]
 
