@@ -216,18 +216,12 @@ class Count(CountModel):
             errors.append(f"{prefix}counts: {error}")
 
     def _loaded_table(self) -> NgramTable:
-        sizes, tokens_G, first_C, counts_G, large = (
+        sizes, tokens_G, first_C, bytes_G, large = (
             self.get_buffer(name).cpu().numpy()
             for name in ("sizes", "tokens", "first", "counts", "large_counts")
         )
-        return NgramTable(
-            self.vocab_size,
-            self.boundary_id,
-            tuple(sizes.tolist()),
-            tokens_G,
-            first_C,
-            PackedCounts(counts_G, large),
-        )
+        arrays = (tokens_G, first_C, PackedCounts(bytes_G, large))
+        return NgramTable(self.vocab_size, self.boundary_id, tuple(sizes.tolist()), *arrays)
 
     def _convert_levels(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Replace the arrays of a run of an earlier version, which had some for each length, by today's."""

@@ -65,14 +65,8 @@ class TableBuilder:
         self._first_C[n_contexts] = n_nodes
         bytes_G = self._bytes_G[:n_nodes]
         large = np.concatenate(self._large)[: np.count_nonzero(bytes_G == LARGE)]
-        return NgramTable(
-            self.vocab_size,
-            self.boundary_id,
-            tuple(self._sizes),
-            self._tokens_G[:n_nodes],
-            self._first_C[: n_contexts + 1],
-            PackedCounts(bytes_G, large),
-        )
+        arrays = (self._tokens_G[:n_nodes], self._first_C[: n_contexts + 1], PackedCounts(bytes_G, large))
+        return NgramTable(self.vocab_size, self.boundary_id, tuple(self._sizes), *arrays)
 
 
 def empty_table(order: int, vocab_size: int, boundary_id: int) -> NgramTable:

@@ -96,14 +96,9 @@ class NgramTable:
         if order == self.order:
             return self
         n_nodes, n_contexts = self.starts[order + 1], self.starts[order]
-        table = NgramTable(
-            self.vocab_size,
-            self.boundary_id,
-            self.sizes[:order],
-            self.tokens_G[:n_nodes].copy(),
-            self.first_C[: n_contexts + 1].copy(),
-            self.counts_G.cut(n_nodes),
-        )
+        tokens_G, first_C = self.tokens_G[:n_nodes].copy(), self.first_C[: n_contexts + 1].copy()
+        arrays = (tokens_G, first_C, self.counts_G.cut(n_nodes))
+        table = NgramTable(self.vocab_size, self.boundary_id, self.sizes[:order], *arrays)
         if "continuations_C" in vars(self):
             vars(table)["continuations_C"] = self.continuations_C.cut(n_contexts)
         return table
