@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from makemore.models.base import CountModel
-from makemore.models.ngrams.builder import empty_table, merge_tables, table_from_levels
+from makemore.models.ngrams.builder import TableBuilder, empty_table, merge_tables
 from makemore.models.ngrams.counter import NgramCounter, estimate_sizes
 from makemore.models.ngrams.packed import PackedCounts
 from makemore.models.ngrams.table import ABSENT, NgramTable
@@ -225,18 +225,22 @@ class Count(CountModel):
 
     def _convert_levels(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Replace the arrays of a run of an earlier version, which had some for each length, by today's."""
-        arrays: dict[str, list[Ints]] = {"keys": [], "counts": []}
-        for kind, levels in arrays.items():
-            for n in range(1, self.order + 1):
-                stored = state_dict.pop(f"{prefix}{kind}_{n}", torch.zeros(0, dtype=torch.int64))
-                if stored.dtype != torch.int64:
-                    raise ValueError(f"{kind}_{n}: expected int64, found {stored.dtype}")
-                levels.append(stored.cpu().numpy())
-        table = table_from_levels(self.vocab_size, self.boundary_id, **arrays)
+        size = sum(t.numel() for name, t in state_dict.items() if name.startswith(prefix))
+        n_contexts, builder = 1, TableBuilder(self.vocab_size, self.boundary_id, size)
+        for n in range(1, self.order + 1):
+            stored = (state_dict.pop(f"{prefix}{kind}_{n}", None) for kind in ("keys", "counts"))
+            keys, counts = (np.zeros(0, np.int64) if t is None else t.cpu().numpy() for t in stored)
+            edges = np.concatenate([[-1], keys, [n_contexts * self.vocab_size]])
+            is_valid = keys.dtype == counts.dtype == np.int64 and keys.shape == counts.shape
+            if not is_valid or (np.diff(edges) <= 0).any() or counts.min(initial=0) < 0:
+                raise ValueError(f"{n}-grams: the keys or counts are damaged")
+            builder.add_level(keys, counts)
+            n_contexts = len(keys)
+        table = builder.build()
+        table.validate()
         start = empty_table(self.order, self.vocab_size, self.boundary_id)
-        state_dict.update(
-            {prefix + name: array for name, array in table_tensors(merge_tables(table, start)).items()}
-        )
+        arrays = table_tensors(merge_tables(table, start))
+        state_dict.update({prefix + name: array for name, array in arrays.items()})
 
 
 def table_tensors(table: NgramTable) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from makemore.errors import UserError
@@ -114,28 +112,3 @@ def merge_tables(one: NgramTable, other: NgramTable, max_size: int | None = None
         builder.end_level()
         index_maps, n_contexts = new_maps, n_merged
     return builder.build()
-
-
-def table_from_levels(
-    vocab_size: int, boundary_id: int, keys: Sequence[Ints], counts: Sequence[Ints]
-) -> NgramTable:
-    """A table from the arrays of runs of earlier versions.
-
-    Raises ValueError if they are invalid.
-    """
-    builder = TableBuilder(vocab_size, boundary_id, sum(map(len, keys)))
-    n_contexts = 1
-    for n, (keys_G, counts_G) in enumerate(zip(keys, counts, strict=True), start=1):
-        if keys_G.shape != counts_G.shape or keys_G.ndim != 1:
-            raise ValueError(f"{n}-grams: keys have shape {keys_G.shape}, counts {counts_G.shape}")
-        if counts_G.size and counts_G.min() < 0:
-            raise ValueError(f"{n}-grams: negative counts")
-        if (np.diff(keys_G) <= 0).any():
-            raise ValueError(f"{n}-grams: keys aren't strictly increasing")
-        if keys_G.size and not 0 <= keys_G[0] <= keys_G[-1] < n_contexts * vocab_size:
-            raise ValueError(f"{n}-grams: keys refer to missing contexts")
-        builder.add_level(keys_G, counts_G)
-        n_contexts = len(keys_G)
-    table = builder.build()
-    table.validate()
-    return table
