@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,33 +57,13 @@ REST_LEVELS = (np.searchsorted(_RECENT_STARTS, np.arange(81), side="right") - 1)
 """Level of each recent count below 80, and of all others."""
 
 
-class Position(NamedTuple):
-    """Where the fields of ``struct position`` begin in a row of the state, (POSITION_SIZE,) int64."""
-
-    recent: int = 0
-    folded: int = 32
-    line: int = 40
-    above: int = 136
-    word: int = 232
-    words: int = 233
-    suffix: int = 236
-    gap: int = 237
-    word_length: int = 238
-    column: int = 239
-    indent: int = 240
-    n_words: int = 241
-    first: int = 242
-    firsts: int = 243
-    opening: int = 245
-    heading: int = 246
-    is_heading: int = 247
-    kinds: int = 248
-    is_capital: int = 249
-    match: int = 250
-    match_length: int = 252
-
-
-POSITION, POSITION_SIZE = Position(), 254
+_SIZES = {"recent": RECENT, "folded": FOLDED, "line": COLUMNS, "above": COLUMNS, "word": 1, "words": 3}
+_SIZES |= dict.fromkeys(("suffix", "gap", "word_length", "column", "indent", "n_words", "first"), 1)
+_SIZES |= {"firsts": 2, "opening": 1, "heading": 1, "is_heading": 1, "kinds": 1, "is_capital": 1}
+_SIZES |= {"match": N_MATCHES, "match_length": N_MATCHES}
+POSITION = SimpleNamespace(**dict(zip(_SIZES, accumulate(_SIZES.values(), initial=0), strict=False)))
+"""Where the fields of ``struct position`` begin in a row of the state, (POSITION_SIZE,) int64."""
+POSITION_SIZE = sum(_SIZES.values())
 
 
 class TreeFacts(NamedTuple):
@@ -164,14 +146,7 @@ def text_arrays(tokens_N: Array, traits: TokenTraits, boundary_id: int) -> dict[
     counters = np.zeros(N_COUNTERS, np.int64)
     counters[[LISTS_USED, N_EXPECTED]] = 1, len(tokens_N)
     counters[HAS_BOUNDARY] = bool((tokens_N[:MAX_TREE_TOKENS] == boundary_id).any())
-    return {
-        "kinds_V": traits.kinds_V,
-        "folded_V": traits.folded_V,
-        "rank_V": tree.rank_V,
-        "left_V": tree.left_V,
-        "right_V": tree.right_V,
-        "counters": counters,
-    }
+    return {**traits._asdict(), **tree._asdict(), "counters": counters}
 
 
 def learned_arrays(vocab_size: int, n_tokens: int, max_bytes: int) -> dict[str, Array]:

@@ -31,7 +31,6 @@ class CodeTree(NamedTuple):
     left_V: NDArray[np.int32]
     """Left child of each node; 0 for a leaf."""
     right_V: NDArray[np.int32]
-    root: int
 
 
 def code_tree(tokens_N: NDArray[np.integer], vocab_size: int) -> CodeTree:
@@ -102,5 +101,5 @@ def _flatten(tree: Nested, vocab_size: int) -> CodeTree:
         left_V[middle], right_V[middle] = left, right
         return middle, end
 
-    root, _ = place(tree, 0)
-    return CodeTree(rank_V, left_V, right_V, root)
+    place(tree, 0)
+    return CodeTree(rank_V, left_V, right_V)

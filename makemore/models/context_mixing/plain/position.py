@@ -85,7 +85,7 @@ def _end_line(p: Words) -> None:
 
 def context_hashes(p: Words) -> list[int]:
     """The hash of each context at a position."""
-    f = {name: int(p[i]) for name, i in POSITION._asdict().items()}
+    f = {name: int(p[i]) for name, i in vars(POSITION).items()}
     t, folded = p[: memory.RECENT].tolist(), p[POSITION.folded : POSITION.line].tolist()
     words, line, above_C = p[POSITION.words :].tolist(), p[POSITION.line :], p[POSITION.above :]
     hashes, hash_ = [], 0
