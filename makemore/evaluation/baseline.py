@@ -85,10 +85,10 @@ def remark(
     score: Score,
     *,
     uniform: float,
-    baseline: Baseline | None,
     train_tokens: int,
-    still_improving: bool,
-    hardly_begun: bool,
+    baseline: Baseline | None = None,
+    still_improving: bool = False,
+    hardly_begun: bool = False,
 ) -> str:
     """Describe what is wrong with a trained model's score, and what to do.
 
@@ -96,8 +96,8 @@ def remark(
         model: Name of the model.
         score: Its score on val.
         uniform: Nats per token of the uniform distribution.
-        baseline: Loss of a count model on the same text, if it is known.
         train_tokens: Number of training tokens.
+        baseline: Loss of a count model on the same text, if it is known.
         still_improving: Whether the last evaluation was the best one.
         hardly_begun: Whether the budget ended during warm-up, or before all of the text was counted.
 

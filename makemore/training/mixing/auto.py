@@ -36,7 +36,6 @@ from makemore.training.planning import DEFAULT_SECONDS, check_run_dir, has_budge
 from makemore.training.records import MemberResult, TrainingInterrupted, TrainResult
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.trainer import Trainer
-from makemore.types import Score
 
 COUNTING, NEURAL = ("context-mixing", "count"), "transformer"
 """The counting member, and the one used without a C compiler or if that is too slow; the neural
@@ -227,6 +226,7 @@ def _combine(
     progress = scoring_progress(observer, stop, folder.path)
     split = scored_part(run, split, _budget(request.requested.train), observer)
     score = score_own(run, corpus, split, progress=progress)
+    uniform = uniform_nll(score, run.model.vocab_size)
     samples = final_samples(run, request.requested.train.seed)
     result = TrainResult(
         run=run,
@@ -240,24 +240,12 @@ def _combine(
         used={"device": str(device), "threads": torch.get_num_threads()},
         peak_memory=memory,
         baseline=None,
-        remark=_remark(score, corpus),
+        remark=remark("auto", score, uniform=uniform, train_tokens=len(corpus.splits["train"].tokens_N)),
         members=_member_results(members, mixture),
     )
     folder.write_samples("\n".join(samples) + "\n")
     folder.write_result(result.as_dict())
     return result
-
-
-def _remark(score: Score, corpus: Corpus) -> str:
-    return remark(
-        "auto",
-        score,
-        uniform=uniform_nll(score, corpus.tokenizer.vocab_size),
-        baseline=None,
-        train_tokens=len(corpus.splits["train"].tokens_N),
-        still_improving=False,
-        hardly_begun=False,
-    )
 
 
 def _member_results(members: list[_Trained], mixture: FittedMixture) -> tuple[MemberResult, ...]:
