@@ -23,12 +23,12 @@ from makemore.models.layers.attention import (
     Positions,
     apply_rope,
     document_causal_bias,
+    rms_norm,
     rope_table,
 )
 from makemore.models.layers.convolution import ShortConv
 from makemore.models.layers.dropout import Dropout, compile_options
 from makemore.models.layers.feed_forward import FeedForward
-from makemore.models.layers.norms import RMSNorm, rms_norm
 from makemore.models.scaling import describe_recipe, dropout_for, weight_decay_for
 from makemore.settings import CorpusStats, ModelConfig, Probability, Recipe, Size, TrainConfig
 from makemore.types import DocumentEnds, State
@@ -86,7 +86,9 @@ class TransformerConfig(ModelConfig):
 
 
 def make_norm(config: TransformerConfig) -> nn.Module:
-    return nn.LayerNorm(config.n_embd) if config.style == "gpt2" else RMSNorm()
+    if config.style == "gpt2":
+        return nn.LayerNorm(config.n_embd)
+    return nn.RMSNorm(config.n_embd, eps=1e-6, elementwise_affine=False)
 
 
 class Block(nn.Module):

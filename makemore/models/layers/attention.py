@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from makemore.models.layers.dropout import dropout as drop
-from makemore.models.layers.norms import rms_norm
 
 
 def document_causal_bias(position_BT: Tensor, doc_start_BT: Tensor, keys: int) -> Tensor:
@@ -61,6 +60,11 @@ def rope_table(length: int, head_dim: int, base: float = 10000.0) -> tuple[Tenso
     frequency = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angle = torch.outer(torch.arange(length).float(), frequency)
     return angle.cos(), angle.sin()
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Divide by the root mean square over the last dimension (Zhang & Sennrich 2019)."""
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-6)
 
 
 def apply_rope(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from torch import nn
 
+from makemore.models.layers.attention import rms_norm
 from makemore.models.layers.convolution import ShortConv
-from makemore.models.layers.norms import rms_norm
 from makemore.models.transformer import Block, Transformer
 from makemore.runtime.native import CLibrary, address, structure
 from makemore.sampling.decoders.base import FastDecoder, fast_decoder, to_array, to_matrix
