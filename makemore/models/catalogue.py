@@ -17,16 +17,6 @@ READ_ONLY_MODELS = {
 """Names and summaries of models to read rather than train."""
 
 
-def list_models() -> list[dict[str, Any]]:
-    """Name and summary of every registered model."""
-    return [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
-
-
-def list_read_only_models() -> list[dict[str, str]]:
-    """Name and summary of every model to read."""
-    return [{"name": name, "summary": summary} for name, summary in READ_ONLY_MODELS.items()]
-
-
 def parse_model_config(values: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     """Validate a model's settings; ``name`` selects the model.
 

@@ -42,16 +42,18 @@ def command(
 
 
 def _list_models(json: bool) -> None:
-    from makemore.models.catalogue import list_models, list_read_only_models
+    from makemore.models import MODELS
+    from makemore.models.catalogue import READ_ONLY_MODELS
 
-    rows = list_models()
+    rows = [{"name": name, "summary": MODELS.get(name).summary} for name in MODELS]
+    to_read = [{"name": name, "summary": summary} for name, summary in READ_ONLY_MODELS.items()]
     if json:
-        print_json({"models": rows, "to_read": list_read_only_models()})
+        print_json({"models": rows, "to_read": to_read})
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         echo(f"{row['name']:<{width}}  {row['summary']}")
     echo("\nread first:")
-    for row in list_read_only_models():
+    for row in to_read:
         echo(f"{row['name']:<{width}}  {row['summary']}")
     echo("\nsettings of a model: makemore models NAME")
