@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from makemore.errors import require_packages
+from makemore.errors import UserError
 from makemore.training.plan import Plan, run_record
 from makemore.training.records import TrainRecord
 
@@ -69,13 +69,20 @@ class MultiObserver(Observer):
     scoring, close = _forward("scoring"), _forward("close")
 
 
+def _import_logger(module: str, extra: str) -> Any:
+    """Import an optional package, which may also be damaged. Raises UserError if that fails."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"--{extra} needs {extra}; run: pip install 'makemore[{extra}]'") from None
+
+
 class TensorBoard(Observer):
     """Writes event files to the run's ``tensorboard`` folder; see ``tensorboard --logdir checkpoints``."""
 
     def __init__(self) -> None:
         """Raises UserError if TensorBoard isn't installed."""
-        require_packages("--tensorboard", ["tensorboard"], "tensorboard")
-        self._writer_class: Any = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+        self._writer_class: Any = _import_logger("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._writer: Any = None
         self._folder = ""
 
@@ -105,8 +112,7 @@ class WandB(Observer):
 
     def __init__(self) -> None:
         """Raises UserError if wandb isn't installed."""
-        require_packages("--wandb", ["wandb"], "wandb")
-        self._wandb: Any = importlib.import_module("wandb")
+        self._wandb: Any = _import_logger("wandb", "wandb")
         self._run: Any = None
 
     def start(self, plan: Plan) -> None:
