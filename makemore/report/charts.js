@@ -8,6 +8,7 @@
     view: { stroke: null, continuousHeight: 240 },
     axis: { ...text, ...lines, titleFontWeight: "normal", tickCount: 5, labelSeparation: 10 },
     axisX: { grid: false },
+    legend: { labelColor: "var(--soft)", labelFontSize: 12, symbolType: "circle", symbolOpacity: 1 },
     axisY: { titleAngle: 0, titleAlign: "left", titleBaseline: "bottom", titleX: -40, titleY: -8 },
   };
   const patch = (vega) => {

@@ -67,7 +67,9 @@ def _base(laws: Sequence[ScalingLaw], x: Axis) -> alt.Chart:
 
     models = [law.model for law in laws]
     colours = alt.Scale(domain=models, range=[f"var(--m-{model},{MUTED})" for model in models])
-    return axes(x).encode(color=alt.Color("model:N", scale=colours, legend=None))
+    return axes(x).encode(
+        color=alt.Color("model:N", scale=colours, legend=alt.Legend(title=None, orient="top", offset=18))
+    )
 
 
 def _dots(base: alt.Chart) -> alt.Chart:
