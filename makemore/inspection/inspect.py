@@ -22,7 +22,7 @@ from makemore.models.base import CountModel
 from makemore.runs.run import Run
 from makemore.sampling.text import SampleRequest, stream_text
 from makemore.training.assembly import make_loader, make_trainer
-from makemore.training.plan import Plan, completed
+from makemore.training.plan import Plan, make_plan
 from makemore.training.planning import make_model
 from makemore.training.trainer import Trainer
 
@@ -124,7 +124,7 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
     model = make_model(
         MODELS.get(config.model.name), config.model, run.tokenizer, train.seed, config.document_ends
     )
-    plan = Plan(
+    return make_plan(
         folder=run.folder,
         source=run.source(),
         model=model,
@@ -134,7 +134,6 @@ def _plan(run: Run, corpus: Corpus) -> Plan:
         corpus_config=config.corpus,
         device=torch.device("cpu"),
     )
-    return completed(plan)
 
 
 def _tokens(run: Run, corpus: Corpus | None, text: str | None) -> Tensor:

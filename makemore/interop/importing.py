@@ -29,7 +29,7 @@ from makemore.runs.training_lines import train_line_hashes
 from makemore.runtime.files import user_format_errors
 from makemore.runtime.memory import memory_limit_for
 from makemore.settings import CorpusConfig, TrainConfig
-from makemore.training.plan import Plan, completed, run_record
+from makemore.training.plan import make_plan, run_record
 from makemore.training.planning import make_model
 from makemore.training.pretrained import load_weights
 
@@ -69,7 +69,7 @@ def import_checkpoint(
     model = make_model(kind, foreign.settings, foreign.tokenizer, 0, "anywhere", max_bytes)
     load_weights(model, foreign)
     _check_text(model, corpus)
-    plan = Plan(
+    plan = make_plan(
         tokenizer_spec=foreign.tokenizer_spec,
         init_from=str(checkpoint),
         folder=folder,
@@ -80,7 +80,6 @@ def import_checkpoint(
         corpus_config=config,
         device=torch.device("cpu"),
     )
-    plan = completed(plan)
     with folder.locked():
         folder.clear()
         tokenizer, seen_U = foreign.tokenizer.to_dict(), train_line_hashes(corpus)

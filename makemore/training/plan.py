@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -23,7 +23,7 @@ from makemore.training.learners import is_sharded, pick_native
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A resolved request: everything needed to train. ``completed`` chooses how to compute."""
+    """A resolved request: everything needed to train."""
 
     folder: RunDir
     source: Source
@@ -33,10 +33,10 @@ class Plan:
     train: TrainConfig
     corpus_config: CorpusConfig
     device: torch.device
-    precision: torch.dtype = torch.float32
-    compiled: bool = False
+    precision: torch.dtype
+    compiled: bool
     """Whether training uses ``torch.compile``."""
-    native: Kernel | None = None
+    native: Kernel | None
     """The C kernel that computes loss and gradients, if one is used."""
     init_from: str = ""
     """Source of the initial weights; empty if random."""
@@ -46,12 +46,19 @@ class Plan:
         return self.model.config.name
 
 
-def completed(plan: Plan) -> Plan:
-    """The plan with the precision and the implementation that suit the model and the training settings.
-
-    Raises UserError if the model can't be trained with these settings.
-    """
-    model, train, device = plan.model, plan.train, plan.device
+def make_plan(
+    *,
+    folder: RunDir,
+    source: Source,
+    model: LanguageModel,
+    tokenizer_spec: str,
+    corpus: Corpus,
+    train: TrainConfig,
+    corpus_config: CorpusConfig,
+    device: torch.device,
+    init_from: str = "",
+) -> Plan:
+    """Complete a plan from the model and the training settings."""
     if not model.supports_streaming and model.max_len and train.data.block_size > model.max_len:
         train = train.replace(block_size=model.max_len)
     if train.data.loader == "packed" and not model.supports_packing:
@@ -65,9 +72,21 @@ def completed(plan: Plan) -> Plan:
         )
     precision = pick_precision(train, device, model.supports_autocast)
     native = pick_native(model, train, device, precision)
-    compiled = should_compile(train, device, model.supports_compile and native is None)
-    compiled = compiled and not is_sharded(train)
-    return replace(plan, train=train, precision=precision, compiled=compiled, native=native)
+    return Plan(
+        folder=folder,
+        source=source,
+        model=model,
+        tokenizer_spec=tokenizer_spec,
+        corpus=corpus,
+        train=train,
+        corpus_config=corpus_config,
+        device=device,
+        precision=precision,
+        compiled=should_compile(train, device, model.supports_compile and native is None)
+        and not is_sharded(train),
+        native=native,
+        init_from=init_from,
+    )
 
 
 def run_record(plan: Plan) -> RunRecord:

@@ -25,7 +25,7 @@ from makemore.training.learners import is_sharded
 from makemore.training.learners.speed import measure_speed
 from makemore.training.observers import Observer
 from makemore.training.optimizers import OPTIMIZERS
-from makemore.training.plan import Plan, completed
+from makemore.training.plan import Plan, make_plan
 from makemore.training.pretrained import check_encodable, fine_tune_recipe, load_weights
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.types import DocumentEnds
@@ -58,8 +58,13 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     start = request.pretrained
     if start and start.model != request.model:
         raise UserError(f"{start.origin} holds a {start.model}, not a {request.model}; omit --model")
-    chosen = start.tokenizer if start else tokenizer
-    corpus = tokenize_source(source, corpus_config, chosen, observer, require_encodable=start is not None)
+    corpus = tokenize_source(
+        source,
+        corpus_config,
+        start.tokenizer if start else tokenizer,
+        observer,
+        require_encodable=start is not None,
+    )
     if min(len(s.tokens_N) for s in corpus.splits.values() if len(s.starts_D)) < 2:
         raise UserError(f"{source.name} is too short: each split needs at least two tokens; use more text")
     for note in _corpus_notes(source, corpus):
@@ -84,7 +89,7 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
     model = make_model(kind, model_config, corpus.tokenizer, train.seed, corpus.document_ends)
     if start:
         load_weights(model, start)
-    plan = Plan(
+    plan = make_plan(
         folder=folder,
         source=source,
         model=model,
@@ -95,7 +100,6 @@ def prepare(request: TrainRequest, observer: Observer) -> Plan:
         corpus_config=corpus_config,
         device=device,
     )
-    plan = completed(plan)
     for note in [*native.failure_notes(), *_recipe_notes(recipe, requested)]:
         observer.note(note)
     return plan

@@ -30,7 +30,7 @@ from makemore.tokenizers import tokenizer_from_dict
 from makemore.training.assembly import make_trainer
 from makemore.training.learners import is_sharded
 from makemore.training.observers import Observer
-from makemore.training.plan import Plan, completed, run_record
+from makemore.training.plan import Plan, make_plan, run_record
 from makemore.training.planning import has_budget, make_model, tokenize_source
 from makemore.training.request import TrainRequest, open_source, run_folder
 from makemore.training.saving import read_state, save_weights
@@ -125,7 +125,7 @@ def _make_resumed_plan(
     corpus = dataclasses.replace(corpus, reason="as recorded in the run")
     if corpus.digests != config.text.digests:
         raise other_text
-    plan = Plan(
+    return make_plan(
         folder=folder,
         source=source,
         model=make_model(
@@ -143,7 +143,6 @@ def _make_resumed_plan(
         corpus_config=config.corpus,
         device=pick_device(train.runtime.device),
     )
-    return completed(plan)
 
 
 def _how_to_continue(plan: Plan, trainer: Trainer) -> str:
