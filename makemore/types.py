@@ -20,6 +20,9 @@ Floats32 = NDArray[np.float32]
 IGNORE_INDEX = -100
 """Target of positions excluded from the loss (padding, context prefix)."""
 
+MIN_COPIED = 0.01
+"""Minimum share of a scored text copied from train, in long passages, that is remarked on."""
+
 DocumentEnds = Literal["anywhere", "nonempty", "never"]
 """Where the boundary can come next: ``nonempty``: only after a token, since no document is empty;
 ``never``: not at all, since the text is one document whose end isn't predicted; ``anywhere``: not known."""

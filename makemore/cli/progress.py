@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from makemore.types import Score
 
 
-MIN_COPIED = 0.01
-"""Minimum share of copied text that is mentioned."""
-
-
 def settings_line(config: Settings) -> str:
     """Format settings that aren't None as ``key=value``."""
     values = flatten(config.model_dump(exclude={"name"})).items()
@@ -73,6 +69,8 @@ def in_brackets(bounds: tuple[float, float], sign: str = "") -> str:
 
 def score_line(score: Score) -> str:
     """Format a score in one line."""
+    from makemore.types import MIN_COPIED
+
     interval = in_brackets(score.ci95_bits_per_char)
     text = (
         f"{score.split}: {score.nll:.4f} nats/token, perplexity {score.perplexity:.3f}, "

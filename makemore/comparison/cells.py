@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from makemore.corpus.datasets import resolve_input_file
+from makemore.corpus.decoding import blank_text_error
 from makemore.errors import UserError
 from makemore.models import MODELS
 from makemore.runs.directory import CONFIG
@@ -30,6 +30,7 @@ OPTIONS = {
     "train.steps": "--steps",
     "train.max_time": "--max-time",
     "train.runtime.device": "--device",
+    "tokenizer": "--tokenizers",
 }
 """Settings that have an option of their own."""
 
@@ -98,11 +99,11 @@ def _require_text(path: Path) -> None:
     if path.is_dir():
         runs = [run.parent for run in sorted(path.glob(f"*/{CONFIG}"))]
         advice = f"give its runs, such as {runs[0]}" if runs else "give a text file"
-        raise UserError(f"{path} is a folder; {advice}")
+        raise UserError(f"{path} is a directory; {advice}")
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty")
+        raise blank_text_error(str(path))
 
 
 def _models(names: str) -> list[str]:
@@ -137,11 +138,11 @@ def _parse_axis(model: str, text: str) -> tuple[str, list[str]]:
     name, equals, values = (part.strip() for part in text.partition("="))
     # Commas within brackets belong to a list.
     options = [value.strip() for value in re.split(r",(?![^\[]*\])", values)]
-    if name == "tokenizer":
-        raise UserError(f"--grid {name}: use --tokenizers instead")
-    if name.startswith("corpus."):
+    section, dot, _ = name.partition(".")
+    if section == "corpus":
         raise UserError(f"--grid {name}: scores on other splits can't be ranked together")
-    if not equals or "." not in name or name.partition(".")[0] not in VARIED_SECTIONS or not all(options):
+    is_setting = (dot and section in VARIED_SECTIONS) or name in OPTIONS
+    if not equals or not is_setting or not all(options):
         raise UserError(f"--grid {text!r}: write section.name=value,value, such as model.n_layer=2,4")
     (nested,) = parse_assignments((f"{name}={options[0]}",))
     full = next(iter(flatten(arrange(RunConfig.for_model(model), nested))))
@@ -156,14 +157,9 @@ def _require_used(grid: Sequence[str], points: dict[str, list[dict[str, str]]]) 
         name, _, values = (part.strip() for part in text.partition("="))
         if any(_parse_axis(model, text)[0] in points[model][0] for model in points):
             continue
-        if name.startswith("model."):
-            known = {n for model in points for n in setting_names(RunConfig.for_model(model))}
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"--grid {name}: none of {', '.join(points)} has this setting{hint}")
         first = next(iter(points))
         requested_config([{"model": {"name": first}}, *parse_assignments((f"{name}={values}",))])  # says why
-        raise UserError(f"--grid {name}: not a setting of training")
+        raise UserError(f"--grid {name}: none of {', '.join(points)} has this setting")
 
 
 def _cell(

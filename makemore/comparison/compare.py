@@ -79,7 +79,7 @@ def compare(
             raise UserError(f"{failures[0].name}: {failures[0].reason}")
     else:
         _require_only_scoring(request)
-    groups = _groups(folders, trained_here)
+    groups = _groups(folders, _without_seed if trained_here else _described_without_seed)
     if request.file is None:
         _require_same_splits(groups)
     elif not request.file.is_file():
@@ -153,15 +153,13 @@ class _SavedRun(NamedTuple):
     config: RunRecord
 
 
-def _groups(folders: Iterable[Path], trained_here: bool) -> list[list[_SavedRun]]:
-    """Group runs that differ only in their seed; those that were named, in no version or machine either."""
+def _groups(folders: Iterable[Path], describe: Callable[[RunRecord], str]) -> list[list[_SavedRun]]:
+    """Group runs with equal descriptions and different seeds."""
     groups: dict[tuple[str, int], list[_SavedRun]] = {}
     n_seen = Counter[tuple[str, int | None]]()
     for folder in folders:
         saved = _SavedRun(folder, RunDir(folder).read_config())
-        identity = _config_without_seed(saved.config)
-        if not trained_here:
-            identity += str([pair for pair in described_settings(saved.config) if pair[0] != SEED])
+        identity = describe(saved.config)
         # Another run with the same seed goes into a group of its own.
         key = (identity, n_seen[identity, saved.config.seed])
         n_seen[identity, saved.config.seed] += 1
@@ -169,7 +167,14 @@ def _groups(folders: Iterable[Path], trained_here: bool) -> list[list[_SavedRun]
     return list(groups.values())
 
 
-def _config_without_seed(config: RunRecord) -> str:
+def _described_without_seed(config: RunRecord) -> str:
+    """Everything that a table of differences can show, so that a row hides no difference but the seed."""
+    shown = [setting for setting in described_settings(config) if setting[0] != SEED]
+    return _without_seed(config) + str(shown)
+
+
+def _without_seed(config: RunRecord) -> str:
+    """The settings and the text, without the seed and the device."""
     values = config.model_dump(
         include={"model": True, "tokenizer": True, "mixed": True, "train": True, "text": {"digests"}},
         exclude={"train": {"seed": True, "runtime": {"device"}}},

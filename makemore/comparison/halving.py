@@ -24,7 +24,7 @@ from makemore.training.request import TrainRequest
 
 STATE = "halving.json"
 MIN_SECONDS = 5.0
-"""Training time below which hardly any model has learned enough to be compared."""
+"""Training time, in seconds, below which hardly any model has learned enough to be compared."""
 VAL_TOKENS = 1 << 15
 """Tokens of val on which runs are compared after a round."""
 

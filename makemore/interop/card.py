@@ -20,24 +20,11 @@ from makemore.sampling.text import SampleRequest
 from makemore.settings import ModelConfig, Settings, TrainConfig, parse
 from makemore.settings.base import flatten
 from makemore.training.planning import DEFAULT_SECONDS, has_budget
+from makemore.types import MIN_COPIED
 
 N_SAMPLES = {"lines": 200, "text": 5}
 """Samples that are compared with the training text, by mode."""
-MIN_COPIED = 0.01
-"""Minimum share of copied text that is mentioned, as by ``makemore eval``."""
 NO_VAL = "The text had no held-out part, so this is the loss on the training text."
-UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
-    "model.smoothing": {"kneser-ney": ("alpha",)},
-    "train.data.loader": dict.fromkeys(("windows", "documents", "packed"), ("truncation",)),
-    "train.optimizer.name": {"adamw": ("matrix_lr",), "sgd": ("matrix_lr", "beta2")},
-    "train.schedule.shape": {
-        "constant": ("warmdown_fraction", "milestones", "final_lr_fraction"),
-        "linear": ("milestones",),
-        "cosine": ("warmdown_fraction", "milestones"),
-        "step": ("final_lr_fraction",),
-    },
-}
-"""By setting and value: settings beside it that have no effect then."""
 
 
 def model_card(run: Run, front_matter: str = "") -> bytes:
@@ -172,13 +159,12 @@ def _setting_rows(run: Run) -> list[tuple[str, Any]]:
     config, model = run.config, run.model
     rows: list[tuple[str, Any]] = [("parameters or counts", f"{model.n_parameters():,}")]
     if not isinstance(model, MixtureModel):
-        return rows + _used_settings(config.model, config.train)
+        return [*rows, *_used_settings(config.model, config.train).items()]
     rows += [("members", ", ".join(member.run for member in config.mixed)), *_budget_rows(run)]
     rows += _flat(config.model, "model.").items()
     for record, member in zip(config.mixed, model.members, strict=True):
-        rows += [
-            (f"{record.run}: {name}", value) for name, value in _used_settings(member.config, record.train)
-        ]
+        used = _used_settings(member.config, record.train)
+        rows += [(f"{record.run}: {name}", value) for name, value in used.items()]
     return rows
 
 
@@ -202,19 +188,12 @@ def _member_records(run: Run) -> list[RunRecord]:
     return records
 
 
-def _used_settings(model: ModelConfig, train: TrainConfig) -> list[tuple[str, Any]]:
-    """The settings of a model and of its training that have an effect, by dotted name."""
-    values = _flat(model, "model.")
+def _used_settings(model: ModelConfig, train: TrainConfig) -> dict[str, Any]:
+    """Settings of a model and of its training, by dotted name; of counting, only the budget."""
     trained = _flat(train, "train.")
-    if train.optimizer.name == "none":  # counts, in one pass
+    if train.optimizer.name == "none":
         trained = {name: value for name, value in trained.items() if name == "train.max_time"}
-    values |= trained
-    unused = {
-        f"{setting.rpartition('.')[0]}.{name}"
-        for setting, names in UNUSED.items()
-        for name in names.get(values.get(setting, ""), ())
-    }
-    return [(name, value) for name, value in values.items() if name not in unused]
+    return _flat(model, "model.") | trained
 
 
 def _flat(settings: Settings, prefix: str) -> dict[str, Any]:

@@ -220,10 +220,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Remarks on the table: failed and stopped runs, single seeds, models that have learned hardly anything,
+    """Remarks on the table: failed runs, single seeds, models that have learned hardly anything,
     missing adaptive scores, and mixtures scored where they were fitted."""
     lines = [_one_line(f"{failure.name} failed: {failure.reason}") for failure in comparison.failures]
-    lines += map(_one_line, [*comparison.stopped, *comparison.not_fitted])
+    lines += map(_one_line, comparison.not_fitted)
     lines += [line for law in comparison.laws for line in law.lines()]
     rows = comparison.rows
     single = [row.name for row in rows if len(row.runs) == 1]

@@ -6,7 +6,6 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +89,7 @@ def _summary(comparison: Comparison) -> str:
     adaptive = [row for row in comparison.rows if row.adaptive and row.adaptive.verdict == "best"]
     parts += [f"<b>{escape(row.name)}</b> is best while it learns from the text." for row in adaptive]
     parts.append(f"Scored: {score.chars:,} characters in {score.bytes:,} bytes, each exactly once.")
-    remarks = "".join(
-        f'<p class="soft">{escape(note)}</p>' for note in notes(replace(comparison, stopped=[]))
-    )
+    remarks = "".join(f'<p class="soft">{escape(note)}</p>' for note in notes(comparison))
     return f"<p>{' '.join(parts)}</p>{remarks}{_stopped(comparison.stopped)}"
 
 

@@ -26,7 +26,7 @@ EXTRA_BYTES = 1 << 26
 SMALL_CALL_ELEMENTS = 1 << 16
 """Number of elements up to which a call's exact output size is not computed."""
 
-TOO_LARGE = "a model of this size doesn't fit in memory; lower its settings model.*"
+TOO_LARGE = "a model of this size doesn't fit in memory; choose smaller settings (model.*)"
 
 
 class MemoryLimit(TorchDispatchMode):

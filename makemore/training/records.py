@@ -126,6 +126,6 @@ def divergence_error(config: TrainConfig, reason: str) -> Diverged:
     if not config.optimizer.clip:
         overrides.append("train.clip=1")
     return Diverged(
-        f"{reason}: training diverged; try the settings {', '.join(overrides)}, "
+        f"{reason}: training diverged; with --set (in compare: --grid), try {', '.join(overrides)} "
         "or train.on_divergence=rollback; the best model and the last saved state remain"
     )

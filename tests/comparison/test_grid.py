@@ -83,7 +83,7 @@ class TestCells:
             (("model.n_hidden=8,",), "write section.name=value,value"),
             (("corpus.mode=lines,text",), "scores on other splits"),
             (("tokenizer=char,byte",), "use --tokenizers instead"),
-            (("model.n_hiden=8,16",), "none of mlp has this setting; did you mean model.n_hidden"),
+            (("model.n_hiden=8,16",), "unknown setting 'model.n_hiden'; did you mean 'model.n_hidden'"),
             (("train.lrr=1,2",), "unknown setting .*did you mean"),
             (("model.n_hidden=8,many",), "n_hidden"),
             (("train.lr=0.1", "train.optimizer.lr=0.2"), "given twice"),

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from makemore.cli import progress
 from makemore.errors import UserError
-from makemore.interop.card import MIN_COPIED, model_card
+from makemore.interop.card import model_card
 from makemore.interop.export import export
 from makemore.runs.run import Run, load
 from makemore.training.mixing.mix import mix
@@ -56,8 +55,8 @@ def test_a_card_says_where_the_model_comes_from(run, tmp_path):
     assert values["bits per byte"].startswith(f"{saved.val.bits_per_byte:.4f}")
     assert (values["model.n_embd"], values["train.seed"], values["train.steps"]) == ("32", "3", "5")
     assert values["torch"] == run.config.versions["torch"]
-    assert (values["train.optimizer.name"], "train.optimizer.matrix_lr" in values) == ("muon", True)
-    assert ("train.data.truncation" in values, "train.schedule.milestones" in values) == (False, False)
+    assert values["train.optimizer.name"] == "muon"
+    assert values["train.optimizer.matrix_lr"] == str(run.config.train.optimizer.matrix_lr)
     assert ("identical lines in the same split" in values) == (run.mode == "lines")
     assert "The best weights were chosen on val." in card
     copies = "are lines of the training text" if run.mode == "lines" else "longest passage"
@@ -127,7 +126,6 @@ def test_the_cards_of_counting_models_list_no_optimizer(model, tmp_path):
     card = card_of(run)
     values = rows(card)
     assert [name for name in values if name.startswith("train.")] == ["train.max_time"]
-    assert "model.alpha" not in values
     assert ("The n-gram order was chosen on val, unless it was set." in card) == (model == "count")
     assert "best weights" not in card
 
@@ -157,7 +155,6 @@ def test_copies_of_train_in_val_are_mentioned(tmp_path):
     assert "Every document of val is in train: the score measures memory." in card_of(
         trained(tmp_path, words, "bigram", steps=2)
     )
-    assert MIN_COPIED == progress.MIN_COPIED
 
 
 def test_without_the_training_text_copies_are_not_measured(run, tmp_path, monkeypatch):

@@ -116,5 +116,5 @@ def test_the_cost_of_many_characters_is_noted_or_refused(tmp_path, monkeypatch, 
 def test_many_characters_and_too_many_layers_are_a_user_error(tmp_path):
     path = tmp_path / "large.txt"
     path.write_text("".join(chr(0x4E00 + i) for i in range(1200)), encoding="utf-8")
-    with pytest.raises(UserError, match="lower its settings model"):
+    with pytest.raises(UserError, match="choose smaller settings"):
         notes_of(path, "transformer", **{"model.n_layer": 10**9})

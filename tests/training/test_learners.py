@@ -439,7 +439,7 @@ class NaNLearner(Learner):
 def test_a_nan_loss_error_names_the_step(eval_interval: int | None, step: int) -> None:
     config = TrainConfig(steps=5, eval_interval=eval_interval, patience=0)
     trainer = Trainer(NaNLearner(make_mlp()), FakeLoader(), config, (lambda: 1.0) if eval_interval else None)
-    with pytest.raises(UserError, match=rf"the loss is nan by step {step}: .*try the settings train.lr="):
+    with pytest.raises(UserError, match=rf"the loss is nan by step {step}: .*try train.lr="):
         list(trainer.fit())
 
 

@@ -123,7 +123,7 @@ def _show(comparison: Comparison, *, csv: bool, markdown: bool, json: bool) -> N
         tables.comparison_csv if csv else tables.comparison_markdown if markdown else tables.comparison_table
     )
     echo(show(comparison))
-    for note in notes(comparison):
+    for note in [*comparison.stopped, *notes(comparison)]:
         echo(note, err=csv or markdown)
 
 

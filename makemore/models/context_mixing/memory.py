@@ -57,10 +57,14 @@ REST_LEVELS = (np.searchsorted(_RECENT_STARTS, np.arange(81), side="right") - 1)
 """Level of each recent count below 80, and of all others."""
 
 
-_SIZES = {"recent": RECENT, "folded": FOLDED, "line": COLUMNS, "above": COLUMNS, "word": 1, "words": 3}
-_SIZES |= dict.fromkeys(("suffix", "gap", "word_length", "column", "indent", "n_words", "first"), 1)
-_SIZES |= {"firsts": 2, "opening": 1, "heading": 1, "is_heading": 1, "kinds": 1, "is_capital": 1}
-_SIZES |= {"match": N_MATCHES, "match_length": N_MATCHES}
+# fmt: off
+_SIZES = {
+    "recent": RECENT, "folded": FOLDED, "line": COLUMNS, "above": COLUMNS, "word": 1, "words": 3, "suffix": 1,
+    "gap": 1, "word_length": 1, "column": 1, "indent": 1, "n_words": 1, "first": 1, "firsts": 2, "opening": 1,
+    "heading": 1, "is_heading": 1, "kinds": 1, "is_capital": 1, "match": N_MATCHES, "match_length": N_MATCHES,
+}
+# fmt: on
+"""Elements of each field of ``struct position``, in its order."""
 POSITION = SimpleNamespace(**dict(zip(_SIZES, accumulate(_SIZES.values(), initial=0), strict=False)))
 """Where the fields of ``struct position`` begin in a row of the state, (POSITION_SIZE,) int64."""
 POSITION_SIZE = sum(_SIZES.values())

@@ -36,8 +36,9 @@ def fit_gates(mixture: Mixture, val: Split) -> tuple[np.ndarray, np.ndarray]:
     """Fit the gates of a mixture, in eval mode, by Adam: minimise nats per token of all of val, of its second
     half, and of its first half; see ``halves``. The same members and text give the same gates.
 
-    Returns the mean weight of each member, as a share of the sum of all weights, and its nats per token on
-    the text that the gates were fitted on.
+    Returns:
+        Mean weight of each member, (K,) float64, as a share of the sum of all weights, and nats per token of
+        each member, (K,) float64, both on the text that the gates were fitted on.
     """
     members, vocab_size = mixture.members, mixture.vocab_size
     n_fitted = n_fitted_tokens(val, vocab_size)
