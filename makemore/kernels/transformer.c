@@ -1,5 +1,5 @@
 /* Loss and gradients of the modern transformer. Each row of the batch goes forward and backward through all layers
-   before the next, so that its activations stay in the processor's caches. The rows are divided among threads, each
+   before the next, so that its activations stay in the processor's caches. The rows are divided into parts, each
    with its own gradients.
 
    Shapes: L is the row's length and V the vocabulary, both rounded up to PANEL; C is the width. Positions past the last
@@ -13,50 +13,65 @@
 
 #include "workspace.h"
 
+/* How many tokens of its document the convolutions see at position t. */
+INLINE int64_t visible_taps(const struct model *m, const struct work *w, int64_t t) {
+    int64_t visible = t - w->starts[t] + 1;
+    return visible < m->taps ? visible : m->taps;
+}
+
 /* The norm, then the short convolution: each channel plus a weighted sum of its last `taps` values. */
 static void norm_conv(const struct model *m, const struct work *w, int64_t length, const float *weight,
                       struct sublayer *half) {
     int64_t c = m->width;
     for (int64_t t = 0; t < length; t++) {
-        float *restrict y = half->normed + t * c, *restrict sums = w->branch;
-        half->scales[t] = rms_norm(w->x + t * c, c, y);
-        memcpy(sums, y, c * sizeof(float));
-        for (int64_t k = 0; k < m->taps && k <= t - w->starts[t]; k++)
-            for (int64_t i = 0; i < c; i++) sums[i] += (y - k * c)[i] * (weight + k * c)[i];
-        to_elems(sums, half->conv_out + t * c, c);
+        const float *y = half->normed + t * c;
+        int64_t taps = visible_taps(m, w, t);
+        half->scales[t] = rms_norm(w->x + t * c, c, half->normed + t * c);
+        for (int64_t i = 0; i < c; i += LANES) {
+            vec sum = *(const vec *)(y + i);
+            for (int64_t k = 0; k < taps; k++) sum += *(const vec *)(y - k * c + i) * *(const vec *)(weight + k * c + i);
+            store_elems(half->conv_out + t * c + i, sum);
+        }
+    }
+}
+
+/* w->branch, dweight += the gradients of the convolution's input and weight for LANES channels from i on. */
+INLINE void conv_backward(const struct model *m, const struct work *w, int64_t length, const float *weight,
+                          const float *normed, const float *dy, float *dweight, int64_t i) {
+    int64_t c = m->width;
+    for (int64_t t = 0; t < length; t++) {
+        vec grad = *(const vec *)(dy + t * c + i);
+        int64_t taps = visible_taps(m, w, t);
+        *(vec *)(w->branch + t * c + i) = grad;
+        for (int64_t k = 0; k < taps; k++) {
+            int64_t at = (t - k) * c + i;
+            *(vec *)(dweight + k * c + i) += grad * *(const vec *)(normed + at);
+            *(vec *)(w->branch + at) += grad * *(const vec *)(weight + k * c + i);
+        }
     }
 }
 
 /* w->dx += the input's gradient, from dy (L, C) */
 static void norm_conv_backward(const struct model *m, const struct work *w, int64_t length, const float *weight,
-                               const struct sublayer *half, float *dy, float *dweight) {
+                               const struct sublayer *half, const float *dy, float *dweight) {
     int64_t c = m->width;
-    for (int64_t t = 0; t < length; t++) {
-        const float *restrict dy_t = dy + t * c;
-        for (int64_t k = 0; k < m->taps && k <= t - w->starts[t]; k++) {
-            const float *restrict y = half->normed + (t - k) * c;
-            float *restrict to = dweight + k * c;
-            for (int64_t i = 0; i < c; i++) to[i] += dy_t[i] * y[i];
-        }
-        for (int64_t i = 0; m->taps && i < c; i++) w->branch[i] = dy_t[i] * (1 + weight[i]);
-        for (int64_t k = 1; k < m->taps && t + k < length && k <= t + k - w->starts[t + k]; k++) {
-            const float *restrict later = dy_t + k * c, *restrict by = weight + k * c;
-            for (int64_t i = 0; i < c; i++) w->branch[i] += later[i] * by[i];
-        }
-        rms_norm_backward(m->taps ? w->branch : dy_t, half->normed + t * c, half->scales[t], c, w->dx + t * c);
-    }
+    for (int64_t i = 0; m->taps && i < c; i += LANES)
+        conv_backward(m, w, length, weight, half->normed, dy, dweight, i);
+    for (int64_t t = 0; t < length; t++)
+        rms_norm_backward((m->taps ? w->branch : dy) + t * c, half->normed + t * c, half->scales[t], c, w->dx + t * c);
 }
 
-/* Normalise and rotate queries and keys; overwrites qkv. */
-static void qk_rope_forward(const struct model *m, int64_t length, float *qkv, struct layer *layer) {
+/* Normalise and rotate the queries and keys of PANEL positions from `first` on; overwrites their qkv. */
+static void qk_rope_forward(const struct model *m, int64_t first, float *qkv, struct layer *layer) {
     int64_t c = m->width, size = c / m->heads, half = size / 2;
-    for (int64_t t = 0; t < length; t++)
-        for (int64_t i = 0; i < 2 * m->heads; i++) {
-            float divisor = i < m->heads ? sqrtf(size) / m->score_scale : 1;
-            layer->scales[t * 2 * m->heads + i] =
-                qk_norm_rope(qkv + t * 3 * c + i * size, m->cos + t * half, m->sin + t * half, divisor, size);
+    for (int64_t i = 0; i < PANEL; i++)
+        for (int64_t h = 0; h < 2 * m->heads; h++) {
+            int64_t t = first + i;
+            float divisor = h < m->heads ? sqrtf(size) / m->score_scale : 1;
+            layer->scales[t * 2 * m->heads + h] =
+                qk_norm_rope(qkv + i * 3 * c + h * size, m->cos + t * half, m->sin + t * half, divisor, size);
         }
-    to_elems(qkv, layer->qkv, length * 3 * c);
+    to_elems(qkv, layer->qkv + first * 3 * c, PANEL * 3 * c);
 }
 
 /* In dqkv, replace the gradient of the normalised, rotated queries and keys by the gradient of the linear layer's
@@ -136,7 +151,15 @@ static struct attn_head get_head(const struct model *m, const struct work *w, co
 }
 
 static void square(const elem *restrict x, elem *restrict y, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = to_elem(to_f32(x[i]) * to_f32(x[i]));
+    for (int64_t i = 0; i < n; i += LANES) store_elems(y + i, load_elems(x + i) * load_elems(x + i));
+}
+
+/* relu = max(x, 0) */
+static void relu_squared_elems(const float *restrict x, elem *restrict relu, elem *restrict squared, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        store_elems(relu + i, positive(*(const vec *)(x + i)));
+        store_elems(squared + i, load_elems(relu + i) * load_elems(relu + i));
+    }
 }
 
 static void layer_forward(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed,
@@ -147,8 +170,10 @@ static void layer_forward(const struct model *m, struct work *w, int64_t nth, in
     for (int i = 0; i < LINEARS; i++) linears[i] = get_linear(m, nth * LINEARS + i);
     const struct linear *qkv = &linears[QKV], *up = &linears[UP];
     norm_conv(m, w, length, m->taps ? get_weight(m, nth, CONVS) : NULL, &layer->sublayers[0]);
-    matmul(layer->sublayers[0].conv_out, qkv->packed, length, c / STEP, 3 * c, w->wide, 0);
-    qk_rope_forward(m, length, w->wide, layer);
+    for (int64_t t = 0; t < length; t += PANEL) {
+        matmul(layer->sublayers[0].conv_out + t * c, qkv->packed, PANEL, c / STEP, 3 * c, w->wide, 0);
+        qk_rope_forward(m, t, w->wide, layer);
+    }
     if (m->gated)
         gates_forward(m, w, length, get_weight(m, nth, GATE), layer->sublayers[0].conv_out, layer->gates);
     for (int64_t i = 0; i < m->heads; i++) {
@@ -157,27 +182,49 @@ static void layer_forward(const struct model *m, struct work *w, int64_t nth, in
     }
     add_branch(m, w, length, layer->attn_out, &linears[OUT], dropout_seed(seed, row, nth, DROP_ATTENTION));
     norm_conv(m, w, length, m->taps ? get_weight(m, nth, CONVS + 1) : NULL, &layer->sublayers[1]);
-    matmul(layer->sublayers[1].conv_out, up->packed, length, c / STEP, 4 * c, w->wide, 0);
-    for (int64_t i = 0; i < length * 4 * c; i++) layer->relu_out[i] = to_elem(w->wide[i] > 0 ? w->wide[i] : 0);
-    square(layer->relu_out, w->relu_sq, length * 4 * c);
+    for (int64_t t = 0; t < length; t += PANEL) {
+        matmul(layer->sublayers[1].conv_out + t * c, up->packed, PANEL, c / STEP, 4 * c, w->wide, 0);
+        relu_squared_elems(w->wide, layer->relu_out + t * 4 * c, w->relu_sq + t * 4 * c, PANEL * 4 * c);
+    }
     add_branch(m, w, length, w->relu_sq, &linears[DOWN], dropout_seed(seed, row, nth, DROP_FEED_FORWARD));
+}
+
+/* dweight += dy.T @ x, from dy (L, out) and x (L, in) */
+static void weight_backward(const struct work *w, int64_t length, const struct linear *l, const elem *dy, const elem *x,
+                            float *dweight) {
+    transpose(dy, l->out, length, l->out, w->transposed, length);
+    pack_columns(x, l->in, length, l->in, w->packed);
+    matmul(w->transposed, w->packed, l->out, length / STEP, l->in, dweight, 1);
 }
 
 /* dx (L, in) = dy @ weight; dweight += dy.T @ x */
 static void linear_backward(const struct work *w, int64_t length, const struct linear *l, const elem *dy, const elem *x,
                         float *dx, float *dweight) {
+    weight_backward(w, length, l, dy, x, dweight);
     matmul(dy, l->packed_t, length, l->out / STEP, l->in, dx, 0);
-    pack_columns(dy, l->out, length, l->out, w->packed_a);
-    pack_columns(x, l->in, length, l->in, w->packed_b);
-    matmul_tn(w->packed_a, w->packed_b, l->out, length / STEP, l->in, dweight);
 }
 
-/* w->wide_elems = the gradient of a branch's output. */
+/* w->branch_elems = the gradient of a branch's output. */
 static void branch_grad(const struct model *m, struct work *w, int64_t length, uint32_t seed) {
     int64_t n = length * m->width;
+    if (m->dropout == 0) {
+        to_elems(w->dx, w->branch_elems, n);
+        return;
+    }
     memcpy(w->branch, w->dx, n * sizeof(float));
     dropout(w->branch, n, m->dropout, seed);
-    to_elems(w->branch, w->wide_elems, n);
+    to_elems(w->branch, w->branch_elems, n);
+}
+
+/* w->wide_elems = the gradient of the outputs of the feed-forward half's first layer, from w->branch_elems. */
+static void relu_squared_backward(const struct model *m, struct work *w, int64_t length, const struct linear *down,
+                                  const elem *relu) {
+    int64_t c = m->width;
+    for (int64_t t = 0; t < length; t += PANEL) {
+        matmul(w->branch_elems + t * c, down->packed_t, PANEL, c / STEP, 4 * c, w->wide, 0);
+        for (int64_t i = 0, at = t * 4 * c; i < PANEL * 4 * c; i += LANES, at += LANES)
+            store_elems(w->wide_elems + at, 2 * *(const vec *)(w->wide + i) * load_elems(relu + at));
+    }
 }
 
 static void layer_backward(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed,
@@ -188,21 +235,21 @@ static void layer_backward(const struct model *m, struct work *w, int64_t nth, i
     for (int i = 0; i < LINEARS; i++) linears[i] = get_linear(m, nth * LINEARS + i);
     branch_grad(m, w, length, dropout_seed(seed, row, nth, DROP_FEED_FORWARD));
     square(layer->relu_out, w->relu_sq, length * 4 * c);
-    linear_backward(w, length, &linears[DOWN], w->wide_elems, w->relu_sq, w->wide, grads + offset(m, nth, DOWN));
-    for (int64_t i = 0; i < length * 4 * c; i++) w->wide_elems[i] = to_elem(2 * w->wide[i] * to_f32(layer->relu_out[i]));
+    weight_backward(w, length, &linears[DOWN], w->branch_elems, w->relu_sq, grads + offset(m, nth, DOWN));
+    relu_squared_backward(m, w, length, &linears[DOWN], layer->relu_out);
     linear_backward(w, length, &linears[UP], w->wide_elems, layer->sublayers[1].conv_out, w->wide,
                     grads + offset(m, nth, UP));
     norm_conv_backward(m, w, length, m->taps ? get_weight(m, nth, CONVS + 1) : NULL, &layer->sublayers[1], w->wide,
                        grads + offset(m, nth, CONVS + 1));
 
     branch_grad(m, w, length, dropout_seed(seed, row, nth, DROP_ATTENTION));
-    linear_backward(w, length, &linears[OUT], w->wide_elems, layer->attn_out, w->branch, grads + offset(m, nth, OUT));
+    linear_backward(w, length, &linears[OUT], w->branch_elems, layer->attn_out, w->branch, grads + offset(m, nth, OUT));
     if (m->gated) gates_backward(m, w, length, layer);
-    to_elems(w->branch, w->wide_elems, length * c);
+    to_elems(w->branch, w->branch_elems, length * c);
     for (int64_t i = 0; i < m->heads; i++) {
         struct attn_head head = get_head(m, w, layer, length, i, dropout_seed(seed, row, nth, DROP_PROBS + i));
         float *dq = w->wide + i * head.size;
-        attention_backward(&head, &w->attn, w->wide_elems + i * head.size, dq, dq + c, dq + 2 * c);
+        attention_backward(&head, &w->attn, w->branch_elems + i * head.size, dq, dq + c, dq + 2 * c);
     }
     qk_rope_backward(m, w, length, layer, w->wide);
     to_elems(w->wide, w->wide_elems, length * 3 * c);
@@ -290,6 +337,7 @@ void compute_logits(const struct model *m, const struct batch *b, char *memory, 
         for (int64_t t = 0; t < b->length; t++)
             memcpy(out + (row * b->length + t) * m->vocab, w.wide + t * padded, m->vocab * sizeof(float));
     }
+    end_tiles();
 }
 
 /* Summed nats of the rows from first to last - 1. If `grads` isn't NULL, it receives the gradients of the nats times
@@ -307,5 +355,6 @@ double loss_and_grads(const struct model *m, const struct batch *b, float loss_s
         for (int64_t i = m->layers; i-- > 0;) layer_backward(m, &w, i, length, b->seed, row, grads);
         embed_backward(m, &w, length, b, row, grads);
     }
+    end_tiles();
     return nats;
 }

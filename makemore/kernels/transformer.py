@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_double, c_float, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -22,6 +22,8 @@ PANEL, HEAD = 32, 8
 """The width must be a multiple of PANEL, and the head size of HEAD, for vectorised C."""
 MAX_VOCABULARY = 4096
 """Limited because C holds the logits of a whole row in memory."""
+PARTS_PER_THREAD = 2
+"""Parts of a batch, each with its own gradients; with several, a faster core computes more of them."""
 MAX_PARAMETERS = 1 << 24
 """Limited because each thread holds its own gradients, and large matrix products gain nothing from C."""
 
@@ -55,7 +57,7 @@ LIBRARY = CLibrary(
         "n_gradients": (c_int64, POINTER(_Model)),
         "packed_size": (c_int64, POINTER(_Model)),
         "workspace": (c_int64, POINTER(_Model), c_int64),
-        "pack_weights": (None, POINTER(_Model), c_int64, c_int64, c_void_p),
+        "pack_weights": (None, POINTER(_Model), c_void_p),
         "compute_logits": (None, POINTER(_Model), POINTER(_Batch), c_void_p, c_void_p),
         "loss_and_grads": (c_double, POINTER(_Model), POINTER(_Batch), c_float, c_void_p, c_void_p),
     },
@@ -90,10 +92,12 @@ class TransformerKernel:
         self.rope = [F.pad(t, (0, 0, 0, -len(t) % PANEL)) for t in (model.cos, model.sin)]
         rope = (t.data_ptr() for t in self.rope)
         self.as_struct = _Model(*sizes, *ends, 0.0, IMPOSSIBLE_LOGIT, config.score_scale, *rope)
-        self.names = self._names()
+        self.parameters = {name: model.get_parameter(name) for name in self._names()}
+        """In C's order."""
         self.packed = torch.empty(code.packed_size(byref(self.as_struct)), dtype=torch.uint8)
         self.as_struct.packed = self.packed.data_ptr()
-        self.memory_PM = torch.empty(0, 0, dtype=torch.uint8)
+        self.memory = torch.empty(0, 0, dtype=torch.uint8)
+        self.grads_PN = torch.empty(0, 0)
 
     def logits(self, inputs_BT: Tensor) -> Tensor:
         """The logits of ``forward`` without a state, (B, T, V) float32."""
@@ -102,62 +106,59 @@ class TransformerKernel:
         def run(batch: ctypes.Structure, memory: int, _: int) -> None:
             self.code.compute_logits(byref(self.as_struct), byref(batch), memory, logits_BTV.data_ptr())
 
-        self._run(run, inputs_BT, inputs_BT, self._parts(inputs_BT))
+        self._run(run, inputs_BT, inputs_BT)
         return logits_BTV
 
     def loss_and_grads(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
         count = max(int((targets_BT >= 0).sum()), 1)
         parts = self._parts(inputs_BT)
-        grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.as_struct)))
-        nats = self._nats(inputs_BT, targets_BT, 1 / count, list(grads_PN))
-        return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_PN.sum(0))
+        if len(self.grads_PN) < parts:  # kept, because fresh memory is slow
+            self.grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.as_struct)))
+        nats = self._nats(inputs_BT, targets_BT, 1 / count, self.grads_PN)
+        grads_N = self.grads_PN[0].clone()
+        for part_N in self.grads_PN[1:parts]:
+            grads_N += part_N
+        return torch.tensor(nats / count, dtype=torch.float32), self._named(grads_N)
 
     def nats(self, inputs_BT: Tensor, targets_BT: Tensor) -> float:
         """Nats summed over valid targets."""
-        return self._nats(inputs_BT, targets_BT, 0.0, [None] * self._parts(inputs_BT))
+        return self._nats(inputs_BT, targets_BT, 0.0, None)
 
     def _parts(self, inputs_BT: Tensor) -> int:
-        return min(torch.get_num_threads(), len(inputs_BT))
+        return min(PARTS_PER_THREAD * torch.get_num_threads(), len(inputs_BT))
 
     def _nats(
-        self, inputs_BT: Tensor, targets_BT: Tensor, loss_scale: float, grads: Sequence[Tensor | None]
+        self, inputs_BT: Tensor, targets_BT: Tensor, loss_scale: float, grads_PN: Tensor | None
     ) -> float:
-        """Summed nats; each of ``grads`` receives gradients of part of the rows, times ``loss_scale``."""
+        """Summed nats; row p of ``grads_PN`` receives the gradients of part p, times ``loss_scale``."""
 
         def run(batch: ctypes.Structure, memory: int, part: int) -> float:
-            grad = grads[part]
-            pointer = None if grad is None else grad.data_ptr()
+            pointer = None if grads_PN is None else grads_PN[part].data_ptr()
             return self.code.loss_and_grads(byref(self.as_struct), byref(batch), loss_scale, memory, pointer)
 
-        return sum(self._run(run, inputs_BT, targets_BT, len(grads)))
+        return sum(self._run(run, inputs_BT, targets_BT))
 
     def _run(
-        self,
-        call: Callable[[ctypes.Structure, int, int], T],
-        inputs_BT: Tensor,
-        targets_BT: Tensor,
-        parts: int,
+        self, call: Callable[[ctypes.Structure, int, int], T], inputs_BT: Tensor, targets_BT: Tensor
     ) -> list[T]:
         """Results of ``call(batch, memory, part)`` for each part of the rows, in parallel."""
         rows, length = inputs_BT.shape
         arrays_BT = [t.contiguous() for t in (inputs_BT, targets_BT, self._starts(inputs_BT))]
-        weights = [self.model.get_parameter(name).data_ptr() for name in self.names]
+        weights = [parameter.data_ptr() for parameter in self.parameters.values()]
         self.as_struct.weights = (c_void_p * len(weights))(*weights)
         dropout = self.model.config.dropout if self.model.training else 0.0
         self.as_struct.dropout, seed = dropout, int(torch.randint(2**32, ())) if dropout else 0
-        self._allocate(parts, length)
+        threads, parts = torch.get_num_threads(), self._parts(inputs_BT)
+        self._allocate(threads, length)
 
-        def pack(part: int) -> None:
-            self.code.pack_weights(byref(self.as_struct), part, parts, self.memory_PM[part].data_ptr())
-
-        def run(part: int) -> T:
+        def run(part: int, thread: int) -> T:
             first, last = (rows * n // parts for n in (part, part + 1))
             batch = _Batch(length, first, last, *(t.data_ptr() for t in arrays_BT), seed)
-            return call(batch, self.memory_PM[part].data_ptr(), part)
+            return call(batch, self.memory[thread].data_ptr(), part)
 
-        parallel_map(pack, parts)
-        return parallel_map(run, parts)
+        self.code.pack_weights(byref(self.as_struct), self.memory.data_ptr())
+        return parallel_map(run, parts, threads)
 
     def _starts(self, inputs_BT: Tensor) -> Tensor:
         """Position in the row at which each token's document starts, (B, T) int64."""
@@ -166,17 +167,17 @@ class TransformerKernel:
         position_T = torch.arange(inputs_BT.shape[1])
         return torch.where(inputs_BT == self.model.boundary_id, position_T, 0).cummax(dim=1).values
 
-    def _allocate(self, parts: int, length: int) -> None:
+    def _allocate(self, threads: int, length: int) -> None:
         needed = max(self.code.workspace(byref(self.as_struct), length), self.packed.numel())
-        if self.memory_PM.shape[0] < parts or self.memory_PM.shape[1] < needed:
-            self.memory_PM = torch.empty(parts, needed, dtype=torch.uint8)
+        if self.memory.shape[0] < threads or self.memory.shape[1] < needed:
+            self.memory = torch.empty(threads, needed, dtype=torch.uint8)
 
     def _named(self, grads_N: Tensor) -> dict[str, Tensor]:
         """Split into gradients by name; C pads the head's rows to whole panels."""
         named, at = {}, 0
         panel = c_int64.in_dll(self.code, "panel").value
-        for name in self.names:
-            shape = self.model.get_parameter(name).shape
+        for name, parameter in self.parameters.items():
+            shape = parameter.shape
             size = shape.numel()
             named[name] = grads_N[at : at + size].view(shape)
             at += -(-shape[0] // panel) * panel * shape[1] if name == "head.weight" else size

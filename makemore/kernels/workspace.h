@@ -52,12 +52,14 @@ struct work {
     int64_t *starts;                    /* (L,) */
     float *x, *dx, *branch;             /* (L, C): the residual stream, its gradient, one branch */
     float *wide;                        /* (L, max(4 C, V)) */
+    elem *branch_elems;                 /* (L, C) */
     elem *wide_elems, *relu_sq;         /* (L, max(4 C, V)), (L, 4 C) */
     float *final_normed, *final_scales; /* (L, C), (L,) */
     float *embed_normed, *embed_scales; /* (L, C), (L,) */
     float *dgates;                      /* (L, H): gradient of the gates' logits */
     elem *final;                        /* (L, C): input of the head */
-    pair *packed_a, *packed_b;          /* (L, max(4 C, V)), (L, 4 C) */
+    elem *transposed;                   /* (max(4 C, V), L) */
+    pair *packed;                       /* (L, 4 C) */
 };
 
 /* The nth linear layer; the head is the last one. */
@@ -89,9 +91,9 @@ int64_t packed_size(const struct model *m) { /* bytes */
     return 2 * (12 * m->layers * c + round_up(m->vocab, PANEL)) * c * (int64_t)sizeof(elem);
 }
 
-/* Pack every `parts`-th linear layer from `part` on; `work` has room for the largest. */
-void pack_weights(const struct model *m, int64_t part, int64_t parts, elem *work) {
-    for (int64_t nth = part; nth <= m->layers * LINEARS; nth += parts) {
+/* Pack the linear layers; `work` has room for the largest. */
+void pack_weights(const struct model *m, elem *work) {
+    for (int64_t nth = 0; nth <= m->layers * LINEARS; nth++) {
         struct linear l = get_linear(m, nth);
         int64_t head = nth == m->layers * LINEARS, rows = head ? m->vocab : l.out;
         const float *weight = head ? m->weights[1] : get_weight(m, nth / LINEARS, nth % LINEARS);
@@ -117,11 +119,12 @@ static char *layout_work(const struct model *m, int64_t length, char *at, struct
     w->starts = alloc(&at, l * sizeof(int64_t));
     w->x = alloc(&at, l * c * f), w->dx = alloc(&at, l * c * f), w->branch = alloc(&at, l * c * f);
     w->wide = alloc(&at, l * widest * f);
-    w->wide_elems = alloc(&at, l * widest * n), w->relu_sq = alloc(&at, l * 4 * c * n);
+    w->branch_elems = alloc(&at, l * c * n), w->wide_elems = alloc(&at, l * widest * n);
+    w->relu_sq = alloc(&at, l * 4 * c * n);
     w->embed_normed = alloc(&at, l * c * f), w->embed_scales = alloc(&at, l * f);
     w->final_normed = alloc(&at, l * c * f), w->final_scales = alloc(&at, l * f), w->final = alloc(&at, l * c * n);
     w->dgates = alloc(&at, l * m->heads * f);
-    w->packed_a = alloc(&at, l * widest * n), w->packed_b = alloc(&at, l * 4 * c * n);
+    w->transposed = alloc(&at, l * widest * n), w->packed = alloc(&at, l * 4 * c * n);
     struct attn_work *s = &w->attn;
     s->probs = alloc(&at, l * l * f), s->dprobs = alloc(&at, l * l * f);
     s->dropped = alloc(&at, l * l * n), s->dscores = alloc(&at, l * l * n), s->transposed = alloc(&at, l * l * n);

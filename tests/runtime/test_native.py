@@ -99,6 +99,17 @@ class TestWithACompiler:
         assert failures[f"{tmp_path.name}/answer.c"] == "struct pair has 16 bytes in C, 24 in Python"
 
 
+@pytest.mark.parametrize(("n", "threads"), [(0, 2), (1, 4), (20, 1), (20, 3)])
+def test_parallel_calls_return_results_in_order(n, threads):
+    called = native.parallel_map(lambda i, thread: (i, thread < threads), n, threads)
+    assert called == [(i, True) for i in range(n)]
+
+
+def test_an_error_in_a_thread_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        native.parallel_map(lambda i, _: 1 // (i - 7), 20, 3)
+
+
 def test_missing_compiler_is_recorded(tmp_path, no_compiler, capfd):
     assert library(tmp_path).load() is None
     assert failures[f"{tmp_path.name}/answer.c"].startswith("no C compiler")

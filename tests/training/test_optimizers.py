@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -186,11 +187,17 @@ def plain_muon(weights: list[Tensor], gradients: list[list[Tensor]], lr: float, 
     return results
 
 
-def muon_problem() -> tuple[list[nn.Parameter], list[list[Tensor]]]:
+NATIVE_SHAPES = ((32, 32), (96, 64), (64, 160), (96, 64))
+"""Sides that C multiplies by whole vectors."""
+
+
+def muon_problem(
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> tuple[list[nn.Parameter], list[list[Tensor]]]:
     """Parameters, and gradients for three steps."""
-    weights = [nn.Parameter(normal(*shape, seed=i)) for i, shape in enumerate(SHAPES)]
+    weights = [nn.Parameter(normal(*shape, seed=i)) for i, shape in enumerate(shapes)]
     gradients = [
-        [with_singular_values(*shape, low=0.2, seed=100 * t + i) for i, shape in enumerate(SHAPES)]
+        [with_singular_values(*shape, low=0.2, seed=100 * t + i) for i, shape in enumerate(shapes)]
         for t in range(3)
     ]
     return weights, gradients
@@ -203,9 +210,10 @@ def step_through(optimizer: torch.optim.Optimizer, weights: Any, gradients: list
         optimizer.step()
 
 
+@pytest.mark.parametrize("shapes", [SHAPES, NATIVE_SHAPES])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_muon_matches_the_published_algorithm(decay: float) -> None:
-    weights, gradients = muon_problem()
+def test_muon_matches_the_published_algorithm(shapes: Any, decay: float) -> None:
+    weights, gradients = muon_problem(shapes)
     expected = plain_muon([w.detach() for w in weights], gradients, lr=0.1, decay=decay)
     step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
     for parameter, target in zip(weights, expected, strict=True):
@@ -213,9 +221,10 @@ def test_muon_matches_the_published_algorithm(decay: float) -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
+@pytest.mark.parametrize("shapes", [SHAPES, NATIVE_SHAPES])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_muon_matches_pytorch(decay: float) -> None:
-    weights, gradients = muon_problem()
+def test_muon_matches_pytorch(shapes: Any, decay: float) -> None:
+    weights, gradients = muon_problem(shapes)
     twins = [nn.Parameter(w.detach().clone()) for w in weights]
     step_through(Muon(weights, lr=0.1, weight_decay=decay), weights, gradients)
     theirs = torch.optim.Muon(twins, lr=0.1, weight_decay=decay, momentum=0.95, nesterov=True)
@@ -224,8 +233,22 @@ def test_muon_matches_pytorch(decay: float) -> None:
         torch.testing.assert_close(parameter.detach(), expected.detach(), atol=5e-3, rtol=0)
 
 
-def test_muon_skips_parameters_without_gradient() -> None:
-    weights, gradients = muon_problem()
+def test_muon_continues_with_or_without_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    velocities = []
+    for has_c in (True, False):
+        if not has_c:
+            monkeypatch.setattr("makemore.training.optimizers.muon.muon_step", lambda *_: False)
+        weights, gradients = muon_problem(NATIVE_SHAPES)
+        optimizer = Muon(weights, lr=0.1)
+        step_through(optimizer, weights, gradients)
+        velocities.append([optimizer.state[weight]["velocity"] for weight in weights])
+    for with_c, without in zip(*velocities, strict=True):
+        torch.testing.assert_close(with_c, without)
+
+
+@pytest.mark.parametrize("shapes", [SHAPES, NATIVE_SHAPES])
+def test_muon_skips_parameters_without_gradient(shapes: Any) -> None:
+    weights, gradients = muon_problem(shapes)
     before = weights[0].detach().clone()
     for weight, gradient in zip(weights[1:], gradients[0][1:], strict=True):
         weight.grad = gradient
@@ -246,11 +269,12 @@ def give_gradients(model: LanguageModel, seed: int) -> None:
         parameter.grad = normal(*parameter.shape, seed=1000 * seed + i)
 
 
-def test_muon_treats_stacked_matrices_separately() -> None:
-    gates = [nn.Parameter(normal(6, 4, seed=s)) for s in range(3)]
+@pytest.mark.parametrize("shape", [(6, 4), (96, 32)])
+def test_muon_treats_stacked_matrices_separately(shape: tuple[int, int]) -> None:
+    gates = [nn.Parameter(normal(*shape, seed=s)) for s in range(3)]
     stacked = nn.Parameter(torch.cat([g.detach().clone() for g in gates]))
     for parameter, seed in zip(gates, range(10, 13), strict=True):
-        parameter.grad = normal(6, 4, seed=seed)
+        parameter.grad = normal(*shape, seed=seed)
     stacked.grad = torch.cat([g.grad for g in gates if g.grad is not None])
     Muon(gates, 0.1).step()
     Muon([stacked], 0.1, parts=[3]).step()

@@ -114,7 +114,7 @@ class NativeEngine(Engine):
     def distributions(self, tokens_BT: Ints, positions_BP: Ints) -> Floats32:
         logits_BTV = np.empty((*tokens_BT.shape, self._model.vocab_size), np.float32)
         parts = list(self._divided(tokens_BT, positions_BP, logits_BTV))
-        parallel_map(lambda i: self._distribute(*parts[i]), len(parts))
+        parallel_map(lambda i, _: self._distribute(*parts[i]), len(parts), len(parts))
         return logits_BTV
 
     def _divided(

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class CLibrary:
     def load(self, *flags: str) -> ctypes.CDLL | None:
         """Compile and load the code. Returns None if that failed (see ``failures``)."""
         try:
-            code = _build(self.source, flags)
+            code = _build(self.source, (*flags, *tile_flags()))
             self._declare(code)
             return code
         except BuildError as error:
@@ -117,6 +118,15 @@ def _compile(compiler: str, source: Path, prefix: Path, flags: tuple[str, ...]) 
         return output.replace(_library_path(prefix, output))
 
 
+@cache
+def tile_flags() -> tuple[str, ...]:
+    """The compiler's flag for tile registers (Intel AMX) if Linux lets this process use them."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return ()
+    # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) fails without tile registers.
+    return () if ctypes.CDLL(None).syscall(158, 0x1023, 18) else ("-DAMX",)
+
+
 def _processor() -> bytes:
     """Cache key of the CPU: machines that share a cache may be unable to run each other's code."""
     facts = [sys.platform, platform.machine(), platform.processor(), os.environ.get("CC", "cc")]
@@ -126,10 +136,27 @@ def _processor() -> bytes:
     return "\n".join(facts).encode()
 
 
-def parallel_map(function: Callable[[int], T], n: int) -> list[T]:
-    """Run ``function(i)`` for each i below ``n`` in a thread; calls into C release the GIL."""
-    others = [_pool().submit(function, i) for i in range(1, n)]
-    return [function(0), *(other.result() for other in others)]
+def parallel_map(function: Callable[[int, int], T], n: int, threads: int) -> list[T]:
+    """Results of ``function(i, thread)`` for each i below ``n``; a thread that is free takes the next i.
+
+    Calls into C release the GIL. Cores differ in speed, so there should be more calls than threads.
+    """
+    waiting = deque(range(n))
+    results: dict[int, T] = {}
+
+    def work(thread: int) -> None:
+        while True:
+            try:
+                i = waiting.popleft()
+            except IndexError:
+                return
+            results[i] = function(i, thread)
+
+    others = [_pool().submit(work, thread) for thread in range(1, min(threads, n))]
+    work(0)
+    for other in others:
+        other.result()
+    return [results[i] for i in range(n)]
 
 
 @cache

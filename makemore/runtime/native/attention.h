@@ -9,7 +9,7 @@
 struct attn_work { /* scratch memory for one head */
     float *probs, *dprobs;     /* (L, L): softmax of the scores; its gradient */
     elem *dropped, *dscores;   /* (L, L): probabilities after dropout; the scores' gradient */
-    pair *transposed;          /* (L / PANEL, L / STEP, PANEL) */
+    elem *transposed;          /* (L, L) */
     pair *packed_a, *packed_b; /* (L, D) */
     float *out;                /* (L, D rounded up to PANEL) */
     int64_t *key_end;          /* (L / BLOCK,): one past the last query that sees each block of keys */
@@ -30,53 +30,64 @@ INLINE int64_t block_start(const int64_t *starts, int64_t row) { return starts[r
 /* y (L, L) = a (L, D) @ b.T at visible positions; a's rows are `row` pairs apart, b is packed by rows. */
 static void causal_qk(const struct attn_head *h, const elem *a, int64_t row, const pair *b, float *y) {
     int64_t length = h->length, depth = h->size / STEP;
+    begin_tiles(depth);
     for (int64_t r = 0; r < length; r += TILE)
         for (int64_t c = block_start(h->starts, r) / PANEL * PANEL; c < r / BLOCK * BLOCK + BLOCK; c += PANEL)
-            matmul_tile((const pair *)a + r * row, row, 1, b + c * depth, depth, y + r * length + c, length, 0);
+            matmul_tile((const pair *)a + r * row, row, b + c * depth, depth, y + r * length + c, length, 0);
 }
 
 /* out (L, D) = a (L, L) @ b over visible keys; b is packed by columns. */
 static void causal_pv(const struct attn_head *h, const elem *a, const pair *b, float *out) {
     int64_t length = h->length, depth = length / STEP, columns = round_up(h->size, PANEL);
+    begin_tiles(BLOCK / STEP);
     for (int64_t r = 0; r < length; r += TILE) {
         int64_t from = block_start(h->starts, r), to = r / BLOCK * BLOCK + BLOCK;
         for (int64_t c = 0; c < columns; c += PANEL)
-            matmul_tile((const pair *)(a + r * length + from), depth, 1, b + c * depth + from / STEP * PANEL,
+            matmul_tile((const pair *)(a + r * length + from), depth, b + c * depth + from / STEP * PANEL,
                         (to - from) / STEP, out + r * columns + c, columns, 0);
     }
 }
 
-/* out (L, D) = a.T @ b over the queries that see each key. */
+/* s->out (L, D) = a.T @ b over the queries that see each key; b is packed by columns. */
 static void causal_ptv(const struct attn_head *h, const struct attn_work *s, const elem *a, const pair *b) {
     int64_t length = h->length, depth = length / STEP, columns = round_up(h->size, PANEL);
     for (int64_t c = 0; c < length; c += PANEL) {
-        int64_t end = s->key_end[(c + PANEL - 1) / BLOCK];
-        pack_columns(a + c * length + c, length, end - c, PANEL, s->transposed + c * depth + c / STEP * PANEL);
+        int64_t end = round_up(s->key_end[(c + PANEL - 1) / BLOCK], PANEL);
+        transpose(a + c * length + c, length, end - c, PANEL, s->transposed + c * length + c, length);
     }
+    begin_tiles(BLOCK / STEP);
     for (int64_t r = 0; r < length; r += TILE) {
         int64_t from = r / BLOCK * BLOCK, end = s->key_end[r / BLOCK];
         for (int64_t c = 0; c < columns; c += PANEL)
-            matmul_tile(packed_row(s->transposed, depth, r) + from / STEP * PANEL, 1, PANEL,
-                        b + c * depth + from / STEP * PANEL, (end - from) / STEP, s->out + r * columns + c, columns, 0);
+            matmul_tile((const pair *)(s->transposed + r * length + from), depth, b + c * depth + from / STEP * PANEL,
+                        (end - from) / STEP, s->out + r * columns + c, columns, 0);
     }
+}
+
+/* x, with zeros where the position, that of the first lane plus the lane, isn't from `from` to `to` */
+INLINE vec only_between(vec x, int64_t first, int64_t from, int64_t to) {
+    lanes position = (lanes)(lane_numbers() + (uint32_t)first);
+    return (vec)((lanes)x & (position >= (int32_t)from) & (position <= (int32_t)to));
 }
 
 static void causal_softmax(const struct attn_head *h, const struct attn_work *s) {
     int64_t length = h->length;
     for (int64_t t = 0; t < length; t++) {
-        int64_t from = h->starts[t], low = block_start(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
-        float *probs = s->probs + t * length;
-        elem *dropped = s->dropped + t * length;
-        exp_inplace(probs + low, high - low, 0);
-        for (int64_t i = low; i < from; i++) probs[i] = 0;
-        for (int64_t i = t + 1; i < high; i++) probs[i] = 0;
-        float scale = 1 / sum(probs + low, high - low);
-        for (int64_t i = low; i < high; i++) probs[i] *= scale;
-        if (h->dropout > 0)
-            for (int64_t i = low; i < high; i++)
-                dropped[i] = to_elem(probs[i] * dropout_factor(h->dropout, h->seed, t * length + i));
-        else
-            to_elems(probs + low, dropped + low, high - low);
+        int64_t low = block_start(h->starts, t), high = t / BLOCK * BLOCK + BLOCK, at = t * length;
+        float *probs = s->probs + at;
+        vec sums = {0};
+        for (int64_t i = low; i < high; i += LANES) {
+            vec p = only_between(exp_small(*(vec *)(probs + i)), i, h->starts[t], t);
+            *(vec *)(probs + i) = p;
+            sums += p;
+        }
+        float scale = 1 / reduce_add(sums);
+        for (int64_t i = low; i < high; i += LANES) {
+            vec p = *(vec *)(probs + i) * scale;
+            *(vec *)(probs + i) = p;
+            if (h->dropout > 0) p *= dropout_factors(h->dropout, h->seed, at + i);
+            store_elems(s->dropped + at + i, p);
+        }
     }
 }
 
@@ -105,11 +116,15 @@ static void softmax_backward(const struct attn_head *h, const struct attn_work *
         int64_t low = block_start(h->starts, t), high = t / BLOCK * BLOCK + BLOCK;
         float *dprobs = s->dprobs + t * length;
         const float *probs = s->probs + t * length;
-        elem *dscores = s->dscores + t * length;
-        if (h->dropout > 0)
-            for (int64_t i = low; i < high; i++) dprobs[i] *= dropout_factor(h->dropout, h->seed, t * length + i);
-        float mean = dot(probs + low, dprobs + low, high - low);
-        for (int64_t i = low; i < high; i++) dscores[i] = to_elem(probs[i] * (dprobs[i] - mean));
+        vec sums = {0};
+        for (int64_t i = low; i < high; i += LANES) {
+            vec *grad = (vec *)(dprobs + i);
+            if (h->dropout > 0) *grad *= dropout_factors(h->dropout, h->seed, t * length + i);
+            sums += *(const vec *)(probs + i) * *grad;
+        }
+        float mean = reduce_add(sums);
+        for (int64_t i = low; i < high; i += LANES)
+            store_elems(s->dscores + t * length + i, *(const vec *)(probs + i) * (*(vec *)(dprobs + i) - mean));
     }
 }
 

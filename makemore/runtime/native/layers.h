@@ -60,13 +60,28 @@ INLINE uint32_t dropout_seed(uint32_t seed, int64_t row, int64_t layer, int64_t 
     return hash32(hash32(hash32(seed + row) + layer) + site);
 }
 
-/* Dropout factor of element i: 0 or 1 / (1 - p). */
-INLINE float dropout_factor(float p, uint32_t seed, int64_t i) {
-    return hash32(seed + (uint32_t)i * 0x9e3779b9U) >= (uint32_t)(p * 4294967296.0f) ? 1 / (1 - p) : 0;
+/* Dropout factors of elements i to i + LANES - 1: 0 or 1 / (1 - p). */
+INLINE vec dropout_factors(float p, uint32_t seed, int64_t i) {
+    words x = seed + ((uint32_t)i + lane_numbers()) * 0x9e3779b9U;
+    x ^= x >> 16, x *= 0x7feb352dU; /* hash32 */
+    x ^= x >> 15, x *= 0x846ca68bU;
+    x ^= x >> 16;
+    return (vec)((lanes)((vec){0} + 1 / (1 - p)) & (x >= (uint32_t)(p * 4294967296.0f)));
 }
 
+/* n: a multiple of LANES */
 static inline void dropout(float *x, int64_t n, float p, uint32_t seed) {
-    for (int64_t i = 0; p > 0 && i < n; i++) x[i] *= dropout_factor(p, seed, i);
+    for (int64_t i = 0; p > 0 && i < n; i += LANES) *(vec *)(x + i) *= dropout_factors(p, seed, i);
+}
+
+/* exp(x) for |x| < 80, as fast_exp */
+INLINE vec exp_small(vec x) {
+    vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
+             1.6666665459e-1f) * r + 5.0000001201e-1f;
+    lanes power = (__builtin_convertvector(n, lanes) + 127) << 23;
+    return (y * r * r + r + 1.0f) * (vec)power;
 }
 
 /* Loss of one target in nats; its logits become their gradient times `loss_scale`. A negative target doesn't count.

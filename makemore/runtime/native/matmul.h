@@ -1,5 +1,5 @@
-/* Matrix products: bfloat16 inputs with float32 sums where the processor multiplies those (AVX-512), else float32.
-   Compile with -DFLOAT32 for float32 everywhere.
+/* Matrix products: bfloat16 inputs with float32 sums where the processor multiplies those (AMX, AVX-512), else float32.
+   Compile with -DAMX where the process may use AMX, with -DFLOAT32 for float32 everywhere.
 
    `elem` is one number. `pair` is one multiply-add's input along the summed dimension: two bfloat16 numbers, or
    one float32. The right side of a product is packed in panels, (columns / PANEL, depth, PANEL) pairs, so that each
@@ -9,8 +9,11 @@
 
 #define PANEL (2 * LANES) /* columns of a packed matrix that are stored together */
 #if defined(__AVX512BF16__) && !defined(FLOAT32)
-#include <immintrin.h>
 #define STEP 2
+#if defined(AMX) && defined(__AMX_BF16__)
+#include "tiles.h"
+#define HAS_TILES
+#endif
 typedef uint16_t elem;
 typedef uint32_t __attribute__((may_alias)) pair;
 #else
@@ -18,10 +21,26 @@ typedef uint32_t __attribute__((may_alias)) pair;
 typedef float elem;
 typedef float pair;
 #endif
-#define TILE (LANES == 8 ? 4 : 8) /* rows of a tile */
-#define BLOCK 8                   /* rows; TILE divides it, and it divides PANEL */
+#ifdef HAS_TILES
+#define TILE 32 /* rows of a tile */
+#define BLOCK 32 /* rows; TILE and LANES divide it, and it divides PANEL */
+#else
+#define TILE (LANES == 8 ? 4 : 8)
+#define BLOCK (LANES == 16 ? 16 : 8)
+#endif
 
 typedef pair pairvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* 0, 1, 2, … */
+INLINE words lane_numbers(void) {
+    words numbers;
+    for (int i = 0; i < LANES; i++) numbers[i] = (uint32_t)i;
+    return numbers;
+}
+
+INLINE vec positive(vec x) { return (vec)((lanes)x & (x > 0)); }
 
 INLINE elem to_elem(float x) {
 #if STEP == 2
@@ -44,12 +63,33 @@ INLINE float to_f32(elem x) {
 #endif
 }
 
+/* LANES numbers */
+INLINE vec load_elems(const elem *x) {
+#if STEP == 2
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)x)), 16);
+#else
+    return *(const vec *)x;
+#endif
+}
+
+INLINE void store_elems(elem *x, vec y) {
+#if STEP == 2
+    _mm256_storeu_si256((__m256i_u *)x, (__m256i)_mm512_cvtneps_pbh((__m512)y));
+#else
+    *(vec *)x = y;
+#endif
+}
+
 static inline void to_elems(const float *restrict x, elem *restrict y, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = to_elem(x[i]);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store_elems(y + i, *(const vec *)(x + i));
+    for (; i < n; i++) y[i] = to_elem(x[i]);
 }
 
 static inline void to_f32s(const elem *restrict x, float *restrict y, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] = to_f32(x[i]);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) *(vec *)(y + i) = load_elems(x + i);
+    for (; i < n; i++) y[i] = to_f32(x[i]);
 }
 
 INLINE vec fma_pairs(vec sum, pair x, pairvec y) {
@@ -60,11 +100,10 @@ INLINE vec fma_pairs(vec sum, pair x, pairvec y) {
 #endif
 }
 
-/* y (rows, vecs * LANES) = or += a (rows, depth) @ b. Strides, in pairs: a_row and a_col of a, b_row of b; in floats:
-   y_row of y. `rows` and `vecs` are compile-time constants after inlining. */
-INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, int64_t a_col, const pair *b, int64_t b_row,
-                    int64_t depth, float *y, int64_t y_row, int accumulate) {
-    vec sums[TILE][2] = {0};
+/* y (rows, vecs * LANES) = or += a (rows, depth) @ b. Strides, in pairs: a_row of a, b_row of b; in floats: y_row of y. `rows` and `vecs` are compile-time constants after inlining. */
+INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, const pair *b, int64_t b_row, int64_t depth,
+                    float *y, int64_t y_row, int accumulate) {
+    vec sums[8][2] = {0};
     if (accumulate)
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vecs; v++) sums[r][v] = *(const vec *)(y + r * y_row + v * LANES);
@@ -72,7 +111,7 @@ INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, int64_t a_
         pairvec right[2];
         for (int v = 0; v < vecs; v++) right[v] = *(const pairvec *)(b + k * b_row + v * LANES);
         for (int r = 0; r < rows; r++) {
-            pair x = a[r * a_row + k * a_col];
+            pair x = a[r * a_row + k];
             for (int v = 0; v < vecs; v++) sums[r][v] = fma_pairs(sums[r][v], x, right[v]);
         }
     }
@@ -80,31 +119,29 @@ INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, int64_t a_
         for (int v = 0; v < vecs; v++) *(vec *)(y + r * y_row + v * LANES) = sums[r][v];
 }
 
-/* y (TILE, PANEL) = or += a (TILE, depth) @ one panel of b */
-static inline void matmul_tile(const pair *a, int64_t a_row, int64_t a_col, const pair *b, int64_t depth, float *y,
-                               int64_t y_row, int accumulate) {
-    tile_of(TILE, 2, a, a_row, a_col, b, PANEL, depth, y, y_row, accumulate);
+#ifndef HAS_TILES
+INLINE void begin_tiles(int64_t depth) { (void)depth; }
+INLINE void end_tiles(void) {}
+#endif
+
+/* y (TILE, PANEL) = or += a (TILE, depth) @ one panel of b, between begin_tiles(depth) and end_tiles() */
+static inline void matmul_tile(const pair *a, int64_t a_row, const pair *b, int64_t depth, float *y, int64_t y_row,
+                               int accumulate) {
+#ifdef HAS_TILES
+    tile_product(a, a_row, b, PANEL, depth, y, y_row, accumulate);
+#else
+    tile_of(TILE, 2, a, a_row, b, PANEL, depth, y, y_row, accumulate);
+#endif
 }
 
 /* y (rows, columns) = or += a (rows, depth) @ packed b */
 static inline void matmul(const elem *a, const pair *b, int64_t rows, int64_t depth, int64_t columns, float *y,
                           int accumulate) {
     const pair *x = (const pair *)a;
+    begin_tiles(depth);
     for (int64_t c = 0; c < columns; c += PANEL)
         for (int64_t r = 0; r < rows; r += TILE)
-            matmul_tile(x + r * depth, depth, 1, b + c * depth, depth, y + r * columns + c, columns, accumulate);
-}
-
-/* Start of row `row` of a packed matrix's transpose; its row stride is 1, its column stride PANEL. */
-INLINE const pair *packed_row(const pair *panels, int64_t depth, int64_t row) {
-    return panels + row / PANEL * PANEL * depth + row % PANEL;
-}
-
-/* y (rows, columns) += a.T @ b, both packed: a weight's gradient from its layer's output gradients and inputs. */
-static inline void matmul_tn(const pair *a, const pair *b, int64_t rows, int64_t depth, int64_t columns, float *y) {
-    for (int64_t c = 0; c < columns; c += PANEL)
-        for (int64_t r = 0; r < rows; r += TILE)
-            matmul_tile(packed_row(a, depth, r), 1, PANEL, b + c * depth, depth, y + r * columns + c, columns, 1);
+            matmul_tile(x + r * depth, depth, b + c * depth, depth, y + r * columns + c, columns, accumulate);
 }
 
 INLINE pair make_pair(elem first, elem second) {
@@ -135,6 +172,46 @@ static inline void pack_columns(const elem *restrict x, int64_t stride, int64_t 
     }
 }
 
+/* Swap the off-diagonal quarters of each square of 2 half rows and columns. */
+INLINE void swap_quarters(pairvec rows[LANES], int half) {
+    lanes low, high;
+    for (int i = 0; i < LANES; i++) {
+        low[i] = i & half ? LANES + (i ^ half) : i;
+        high[i] = i & half ? LANES + i : i ^ half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES / 2; i++) {
+        int r = i / half * 2 * half + i % half;
+        pairvec a = rows[r], b = rows[r + half];
+        rows[r] = __builtin_shuffle(a, b, low), rows[r + half] = __builtin_shuffle(a, b, high);
+    }
+}
+
+/* Transpose a square of LANES rows and columns. */
+INLINE void transpose_square(pairvec rows[LANES]) {
+    swap_quarters(rows, 1), swap_quarters(rows, 2);
+    if (LANES > 4) swap_quarters(rows, 4);
+    if (LANES > 8) swap_quarters(rows, 8);
+}
+
+/* y (columns, rows) = x.T, both of pairs; strides from row to row. Reads up to LANES - 1 pairs past a row. */
+static inline void transpose_pairs(const pair *restrict x, int64_t x_row, int64_t rows, int64_t columns,
+                                   pair *restrict y, int64_t y_row) {
+    int64_t r = 0;
+    for (; r + LANES <= rows; r += LANES)
+        for (int64_t c = 0; c < columns; c += LANES) {
+            int width = columns - c < LANES ? (int)(columns - c) : LANES;
+            pairvec square[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) square[i] = *(const pairvec *)(x + (r + i) * x_row + c);
+            transpose_square(square);
+#pragma GCC unroll 16
+            for (int i = 0; i < width; i++) *(pairvec *)(y + (c + i) * y_row + r) = square[i];
+        }
+    for (; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++) y[c * y_row + r] = x[r * x_row + c];
+}
+
 /* Pack x (rows, columns) in panels of rows, to be summed over its columns. Rows missing in the last panel become
    zero. */
 static inline void pack_rows(const elem *restrict x, int64_t stride, int64_t rows, int64_t columns, pair *restrict y) {
@@ -143,20 +220,28 @@ static inline void pack_rows(const elem *restrict x, int64_t stride, int64_t row
         int64_t height = rows - r < PANEL ? rows - r : PANEL;
         pair *to = y + r * depth;
         if (height < PANEL) memset(to, 0, PANEL * depth * sizeof(pair));
-        for (int64_t i = 0; i < height; i++)
-            for (int64_t k = 0; k < depth; k++) {
-                const elem *from = x + (r + i) * stride + k * STEP;
-                to[k * PANEL + i] = make_pair(from[0], from[STEP - 1]);
-            }
+        transpose_pairs((const pair *)(x + r * stride), stride / STEP, height, depth, to, PANEL);
     }
+}
+
+/* y (columns, rows) = x.T; x's rows are `x_row` elems apart, y's `y_row`. `rows` and `columns` are multiples of PANEL,
+   which pairs of rows are packed into on the way. */
+static inline void transpose(const elem *restrict x, int64_t x_row, int64_t rows, int64_t columns, elem *restrict y,
+                             int64_t y_row) {
+    pair packed[PANEL / STEP * PANEL];
+    for (int64_t c = 0; c < columns; c += PANEL)
+        for (int64_t r = 0; r < rows; r += PANEL) {
+            pack_columns(x + r * x_row + c, x_row, PANEL, PANEL, packed);
+            transpose_pairs(packed, PANEL, PANEL / STEP, PANEL, (pair *)(y + c * y_row + r), y_row / STEP);
+        }
 }
 
 #if STEP == 1
 /* y (columns,) += x (depth,) @ b (depth, columns), whose rows are `stride` apart */
 static inline void matvec(const float *x, int64_t depth, const float *b, int64_t stride, float *y, int64_t columns) {
     int64_t c = 0;
-    for (; c + PANEL <= columns; c += PANEL) tile_of(1, 2, x, 0, 1, b + c, stride, depth, y + c, 0, 1);
-    for (; c + LANES <= columns; c += LANES) tile_of(1, 1, x, 0, 1, b + c, stride, depth, y + c, 0, 1);
+    for (; c + PANEL <= columns; c += PANEL) tile_of(1, 2, x, 0, b + c, stride, depth, y + c, 0, 1);
+    for (; c + LANES <= columns; c += LANES) tile_of(1, 1, x, 0, b + c, stride, depth, y + c, 0, 1);
     for (; c < columns; c++)
         for (int64_t k = 0; k < depth; k++) y[c] += x[k] * b[k * stride + c];
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define LANES 16
 #elif defined(__AVX__)
 #define LANES 8
@@ -19,6 +20,9 @@ typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 INLINE float reduce_add(vec v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#endif
     float lanes[LANES];
     *(vec *)lanes = v;
     for (int half = LANES / 2; half > 0; half /= 2)

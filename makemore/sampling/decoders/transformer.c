@@ -53,8 +53,8 @@ static void linear_forward(const struct linear *l, const float *x, float *y, int
         const float *w = l->weight + c * in;
         int64_t r = 0;
         if (c + PANEL <= out) {
-            for (; r + TILE <= rows; r += TILE) matmul_tile(x + r * in, in, 1, w, in, y + r * out + c, out, 1);
-            for (; r + 2 <= rows; r += 2) tile_of(2, 2, x + r * in, in, 1, w, PANEL, in, y + r * out + c, out, 1);
+            for (; r + TILE <= rows; r += TILE) matmul_tile(x + r * in, in, w, in, y + r * out + c, out, 1);
+            for (; r + 2 <= rows; r += 2) tile_of(2, 2, x + r * in, in, w, PANEL, in, y + r * out + c, out, 1);
         }
         for (; r < rows; r++) matvec(x + r * in, in, w, PANEL, y + r * out + c, out - c < PANEL ? out - c : PANEL);
     }

@@ -24,6 +24,7 @@ class ManualLearner(GradientLearner):
     ) -> None:
         super().__init__(model, config, precision)
         self.gradient_source = gradient_source
+        self.named = dict(model.named_parameters())
         self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
 
     @torch.no_grad()
@@ -33,7 +34,9 @@ class ManualLearner(GradientLearner):
         loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
-        for name, parameter in self.model.named_parameters():
-            grad, accumulated = grads[name] * share, None if first else parameter.grad
+        if share != 1:
+            torch._foreach_mul_(list(grads.values()), share)
+        for name, parameter in self.named.items():
+            grad, accumulated = grads[name], None if first else parameter.grad
             parameter.grad = grad if accumulated is None else accumulated + grad
         return loss * share

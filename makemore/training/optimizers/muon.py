@@ -10,19 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from makemore.kernels.muon import Matrices, muon_step
 from makemore.models.base import LanguageModel
 from makemore.runtime.optimizers import Uncompiled
 from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.adamw import adamw
 from makemore.training.optimizers.base import decay_factor, is_capturable
 
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+
+def orthogonalise(matrices: Tensor, steps: int = ITERATIONS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Approximate the nearest semi-orthogonal matrices, (K, rows, columns), by Newton-Schulz iteration.
 
     Computes in ``dtype`` with the quintic coefficients of Muon (Jordan et al. 2024).
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a, b, c = COEFFICIENTS
     x = matrices.to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
@@ -71,28 +75,54 @@ class Muon(Uncompiled):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            grads = [p.grad for p in params]
-            velocity = [self._velocity(p) for p in params]
-            torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
-            nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
-            rows, columns = params[0].shape[0] // group["parts"], params[0].shape[1]
-            update = orthogonalise(torch.stack(nesterov).view(-1, rows, columns), dtype=self.dtype)
-            update = update.view(-1, *params[0].shape)
-            # Makes an update's RMS 1/sqrt(columns), as for a square matrix.
-            scale = math.sqrt(max(1.0, rows / columns))
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, decay_factor(group["lr"] * group["weight_decay"], self.found_inf))
-            if self.found_inf is not None:
-                update = torch.where(self.found_inf > 0, 0.0, update)
-            update = update.to(params[0].dtype)
-            if isinstance(group["lr"], Tensor):
-                torch._foreach_sub_(params, list(update * (group["lr"] * scale)))
-            else:
-                torch._foreach_add_(params, list(update), alpha=-group["lr"] * scale)
+        groups = [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
+        if groups and not self._native_step(groups):
+            for group in groups:
+                self._torch_step(group)
+
+    def _native_step(self, groups: list[dict[str, Any]]) -> bool:
+        """Update in C; False if that can't be done."""
+        if self.dtype != torch.bfloat16 or groups[0]["params"][0].device.type != "cpu":
+            return False
+        matrices = []
+        for group in groups:
+            params, grads = _with_gradients(group)
+            decay, rate = 1 - group["lr"] * group["weight_decay"], group["lr"] * _scale(group)
+            velocities = [self._velocity(p) for p in params]
+            matrices.append(
+                Matrices(params, grads, velocities, group["parts"], group["momentum"], decay, rate)
+            )
+        return muon_step(matrices, COEFFICIENTS, ITERATIONS)
+
+    def _torch_step(self, group: dict[str, Any]) -> None:
+        params, grads = _with_gradients(group)
+        velocity = [self._velocity(p) for p in params]
+        torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
+        nesterov = torch._foreach_lerp(grads, velocity, group["momentum"])
+        matrices = torch.stack(nesterov).view(-1, params[0].shape[0] // group["parts"], params[0].shape[1])
+        update = orthogonalise(matrices, dtype=self.dtype).view(-1, *params[0].shape)
+        scale = _scale(group)
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, decay_factor(group["lr"] * group["weight_decay"], self.found_inf))
+        if self.found_inf is not None:
+            update = torch.where(self.found_inf > 0, 0.0, update)
+        update = update.to(params[0].dtype)
+        if isinstance(group["lr"], Tensor):
+            torch._foreach_sub_(params, list(update * (group["lr"] * scale)))
+        else:
+            torch._foreach_add_(params, list(update), alpha=-group["lr"] * scale)
+
+
+def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters that have gradients, and these."""
+    pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+    return [p for p, _ in pairs], [grad for _, grad in pairs]
+
+
+def _scale(group: dict[str, Any]) -> float:
+    """Makes an update's RMS 1/sqrt(columns), as for a square matrix."""
+    rows, columns = group["params"][0].shape
+    return math.sqrt(max(1.0, rows / group["parts"] / columns))
 
 
 def build(model: LanguageModel, config: OptimizerConfig, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
