@@ -22,7 +22,7 @@ typedef float elem;
 typedef float pair;
 #endif
 #ifdef HAS_TILES
-#define TILE 32 /* rows of a tile */
+#define TILE 32  /* rows of a tile */
 #define BLOCK 32 /* rows; TILE and LANES divide it, and it divides PANEL */
 #else
 #define TILE (LANES == 8 ? 4 : 8)
@@ -100,7 +100,8 @@ INLINE vec fma_pairs(vec sum, pair x, pairvec y) {
 #endif
 }
 
-/* y (rows, vecs * LANES) = or += a (rows, depth) @ b. Strides, in pairs: a_row of a, b_row of b; in floats: y_row of y. `rows` and `vecs` are compile-time constants after inlining. */
+/* y (rows, vecs * LANES) = or += a (rows, depth) @ b. Strides from row to row: a_row and b_row in pairs, y_row in
+   floats. `rows` and `vecs` are compile-time constants after inlining. */
 INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, const pair *b, int64_t b_row, int64_t depth,
                     float *y, int64_t y_row, int accumulate) {
     vec sums[8][2] = {0};
@@ -172,6 +173,17 @@ static inline void pack_columns(const elem *restrict x, int64_t stride, int64_t 
     }
 }
 
+/* Elements of a and then b, by number */
+INLINE pairvec pick(pairvec a, pairvec b, lanes numbers) {
+#ifdef __clang__
+    pairvec y;
+    for (int i = 0; i < LANES; i++) y[i] = numbers[i] < LANES ? a[numbers[i]] : b[numbers[i] - LANES];
+    return y;
+#else
+    return __builtin_shuffle(a, b, numbers);
+#endif
+}
+
 /* Swap the off-diagonal quarters of each square of 2 half rows and columns. */
 INLINE void swap_quarters(pairvec rows[LANES], int half) {
     lanes low, high;
@@ -183,7 +195,7 @@ INLINE void swap_quarters(pairvec rows[LANES], int half) {
     for (int i = 0; i < LANES / 2; i++) {
         int r = i / half * 2 * half + i % half;
         pairvec a = rows[r], b = rows[r + half];
-        rows[r] = __builtin_shuffle(a, b, low), rows[r + half] = __builtin_shuffle(a, b, high);
+        rows[r] = pick(a, b, low), rows[r + half] = pick(a, b, high);
     }
 }
 
