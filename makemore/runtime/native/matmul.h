@@ -173,37 +173,39 @@ static inline void pack_columns(const elem *restrict x, int64_t stride, int64_t 
     }
 }
 
-/* Elements of a and then b, by number */
-INLINE pairvec pick(pairvec a, pairvec b, lanes numbers) {
-#ifdef __clang__
-    pairvec y;
-    for (int i = 0; i < LANES; i++) y[i] = numbers[i] < LANES ? a[numbers[i]] : b[numbers[i] - LANES];
-    return y;
+#if LANES == 16
+#define FIRST_HALVES 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define SECOND_HALVES 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LANES == 8
+#define FIRST_HALVES 0, 8, 1, 9, 2, 10, 3, 11
+#define SECOND_HALVES 4, 12, 5, 13, 6, 14, 7, 15
 #else
-    return __builtin_shuffle(a, b, numbers);
+#define FIRST_HALVES 0, 4, 1, 5
+#define SECOND_HALVES 2, 6, 3, 7
 #endif
-}
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (lanes){__VA_ARGS__})
+#endif
 
-/* Swap the off-diagonal quarters of each square of 2 half rows and columns. */
-INLINE void swap_quarters(pairvec rows[LANES], int half) {
-    lanes low, high;
-    for (int i = 0; i < LANES; i++) {
-        low[i] = i & half ? LANES + (i ^ half) : i;
-        high[i] = i & half ? LANES + i : i ^ half;
-    }
+/* Interleave row i with row i + LANES / 2, into rows 2 i and 2 i + 1, for all i. */
+INLINE void interleave(pairvec rows[LANES]) {
+    pairvec old[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) old[i] = rows[i];
 #pragma GCC unroll 16
     for (int i = 0; i < LANES / 2; i++) {
-        int r = i / half * 2 * half + i % half;
-        pairvec a = rows[r], b = rows[r + half];
-        rows[r] = pick(a, b, low), rows[r + half] = pick(a, b, high);
+        rows[2 * i] = SHUFFLE(old[i], old[i + LANES / 2], FIRST_HALVES);
+        rows[2 * i + 1] = SHUFFLE(old[i], old[i + LANES / 2], SECOND_HALVES);
     }
 }
 
-/* Transpose a square of LANES rows and columns. */
+/* Transpose a square of LANES rows and columns: interleaving log2(LANES) times does that. */
 INLINE void transpose_square(pairvec rows[LANES]) {
-    swap_quarters(rows, 1), swap_quarters(rows, 2);
-    if (LANES > 4) swap_quarters(rows, 4);
-    if (LANES > 8) swap_quarters(rows, 8);
+    interleave(rows), interleave(rows);
+    if (LANES > 4) interleave(rows);
+    if (LANES > 8) interleave(rows);
 }
 
 /* y (columns, rows) = x.T, both of pairs; strides from row to row. Reads up to LANES - 1 pairs past a row. */
