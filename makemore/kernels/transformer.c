@@ -150,18 +150,6 @@ static struct attn_head get_head(const struct model *m, const struct work *w, co
     return (struct attn_head){length, size, c, m->heads, w->starts, gates, q, q + c, q + 2 * c, seed, m->dropout};
 }
 
-static void square(const elem *restrict x, elem *restrict y, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) store_elems(y + i, load_elems(x + i) * load_elems(x + i));
-}
-
-/* relu = max(x, 0) */
-static void relu_squared_elems(const float *restrict x, elem *restrict relu, elem *restrict squared, int64_t n) {
-    for (int64_t i = 0; i < n; i += LANES) {
-        store_elems(relu + i, positive(*(const vec *)(x + i)));
-        store_elems(squared + i, load_elems(relu + i) * load_elems(relu + i));
-    }
-}
-
 static void layer_forward(const struct model *m, struct work *w, int64_t nth, int64_t length, uint32_t seed,
                           int64_t row) {
     struct layer *layer = &w->layers[nth];

@@ -43,6 +43,19 @@ static inline void relu_squared(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = x[i] > 0 ? x[i] * x[i] : 0;
 }
 
+/* y = x * x; n here and below: a multiple of LANES */
+static inline void square(const elem *restrict x, elem *restrict y, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) store_elems(y + i, load_elems(x + i) * load_elems(x + i));
+}
+
+/* relu = max(x, 0); squared = relu * relu */
+static inline void relu_squared_elems(const float *restrict x, elem *restrict relu, elem *restrict squared, int64_t n) {
+    for (int64_t i = 0; i < n; i += LANES) {
+        store_elems(relu + i, positive(*(const vec *)(x + i)));
+        store_elems(squared + i, load_elems(relu + i) * load_elems(relu + i));
+    }
+}
+
 /* GELU's tanh approximation (Hendrycks & Gimpel 2016), as in GPT-2. */
 static inline void gelu(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] /= 1 + fast_exp(-1.5957691216f * (x[i] + 0.044715f * x[i] * x[i] * x[i]));

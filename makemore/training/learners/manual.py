@@ -34,8 +34,8 @@ class ManualLearner(GradientLearner):
         loss, grads = self.gradient_source.loss_and_grads(inputs_BT, targets_BT)
         assert not loss.requires_grad
         share = count_targets([targets_BT]) / count.clamp(min=1)
-        if share != 1:
-            torch._foreach_mul_(list(grads.values()), share)
+        if share.device.type != "cpu" or share != 1:  # on a GPU, a comparison would wait
+            grads = dict(zip(grads, torch._foreach_mul(list(grads.values()), share), strict=True))
         for name, parameter in self.named.items():
             grad, accumulated = grads[name], None if first else parameter.grad
             parameter.grad = grad if accumulated is None else accumulated + grad
