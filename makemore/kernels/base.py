@@ -10,6 +10,9 @@ from torch import Tensor
 
 from makemore.models.base import LanguageModel
 
+PANEL = 32
+"""The sides of matrices must be multiples of this, for vectorised C."""
+
 
 class Kernel(Protocol):
     """A model computed in C on the CPU. Inputs and targets are (B, T) int64; each row begins a document."""

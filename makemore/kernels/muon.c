@@ -11,7 +11,7 @@ struct muon {
     float momentum, decay, rate; /* weights = decay * weights - rate * orthogonalised gradient */
 };
 
-const int64_t panel = PANEL, sizeof_muon = sizeof(struct muon);
+const int64_t sizeof_muon = sizeof(struct muon);
 
 static int64_t shorter_side(const struct muon *m) { return m->rows < m->columns ? m->rows : m->columns; }
 

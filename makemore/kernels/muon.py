@@ -11,10 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from makemore.kernels.base import PANEL
 from makemore.runtime.native import CLibrary, parallel_map, structure
-
-PANEL = 32
-"""Both sides of a matrix must be multiples of this, for vectorised C."""
 
 _Muon = structure(
     "Muon",
@@ -53,10 +51,8 @@ class Matrices:
 
     def is_supported(self) -> bool:
         tensors = [*self.weights, *self.gradients, *self.velocities]
-        plain = all(
-            t.is_contiguous() and t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors
-        )
-        return plain and not any(side % PANEL for side in self.shape)
+        is_plain = all(t.is_contiguous() and t.dtype == torch.float32 for t in tensors)
+        return is_plain and not any(side % PANEL for side in self.shape)
 
     def pointers(self) -> list[list[int]]:
         """The addresses of each matrix's weights, gradient and velocity."""
@@ -69,7 +65,7 @@ class Matrices:
 
 
 def muon_step(groups: Sequence[Matrices], coefficients: Sequence[float], iterations: int) -> bool:
-    """Update matrices in place, in bfloat16 where the processor has it.
+    """A step of Muon (Jordan et al. 2024), in place, with products in bfloat16 where the processor has it.
 
     Args:
         groups: The matrices, by shape.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from makemore.kernels.base import find_kernel
+from makemore.kernels.base import PANEL, find_kernel
 from makemore.models.transformer import Transformer
 from makemore.runtime.native import CLibrary, parallel_map, structure
 from makemore.types import IMPOSSIBLE_LOGIT, DocumentEnds
 
-PANEL, HEAD = 32, 8
-"""The width must be a multiple of PANEL, and the head size of HEAD, for vectorised C."""
+HEAD = 8
+"""The head size must be a multiple of this, and the width of PANEL, for vectorised C."""
 MAX_VOCABULARY = 4096
 """Limited because C holds the logits of a whole row in memory."""
 PARTS_PER_THREAD = 2
@@ -113,7 +113,7 @@ class TransformerKernel:
         """Mean nats over valid targets, () float32, and its gradient by parameter name."""
         count = max(int((targets_BT >= 0).sum()), 1)
         parts = self._parts(inputs_BT)
-        if len(self.grads_PN) < parts:  # kept, because fresh memory is slow
+        if len(self.grads_PN) < parts:  # reused: allocating it at each step is slow
             self.grads_PN = torch.empty(parts, self.code.n_gradients(byref(self.as_struct)))
         nats = self._nats(inputs_BT, targets_BT, 1 / count, self.grads_PN)
         grads_N = self.grads_PN[0].clone()

@@ -45,7 +45,7 @@ class CLibrary:
     def load(self, *flags: str) -> ctypes.CDLL | None:
         """Compile and load the code. Returns None if that failed (see ``failures``)."""
         try:
-            code = _build(self.source, (*flags, *tile_flags()))
+            code = _build(self.source, (*flags, *_tile_flags()))
             self._declare(code)
             return code
         except BuildError as error:
@@ -119,7 +119,7 @@ def _compile(compiler: str, source: Path, prefix: Path, flags: tuple[str, ...]) 
 
 
 @cache
-def tile_flags() -> tuple[str, ...]:
+def _tile_flags() -> tuple[str, ...]:
     """The compiler's flag for tile registers (Intel AMX) if Linux lets this process use them."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return ()

@@ -101,7 +101,7 @@ INLINE vec fma_pairs(vec sum, pair x, pairvec y) {
 }
 
 /* y (rows, vecs * LANES) = or += a (rows, depth) @ b. Strides from row to row: a_row and b_row in pairs, y_row in
-   floats. `rows` and `vecs` are compile-time constants after inlining. */
+   floats. `rows` (at most 8) and `vecs` are compile-time constants after inlining. */
 INLINE void tile_of(int rows, int vecs, const pair *a, int64_t a_row, const pair *b, int64_t b_row, int64_t depth,
                     float *y, int64_t y_row, int accumulate) {
     vec sums[8][2] = {0};

@@ -24,7 +24,7 @@ class ManualLearner(GradientLearner):
     ) -> None:
         super().__init__(model, config, precision)
         self.gradient_source = gradient_source
-        self.named = dict(model.named_parameters())
+        self.parameters_by_name = dict(model.named_parameters())
         self.nats = None if isinstance(gradient_source, ManualModel) else gradient_source.nats
 
     @torch.no_grad()
@@ -36,7 +36,7 @@ class ManualLearner(GradientLearner):
         share = count_targets([targets_BT]) / count.clamp(min=1)
         if share.device.type != "cpu" or share != 1:  # on a GPU, a comparison would wait
             grads = dict(zip(grads, torch._foreach_mul(list(grads.values()), share), strict=True))
-        for name, parameter in self.named.items():
+        for name, parameter in self.parameters_by_name.items():
             grad, accumulated = grads[name], None if first else parameter.grad
             parameter.grad = grad if accumulated is None else accumulated + grad
         return loss * share

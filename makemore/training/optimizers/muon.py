@@ -17,8 +17,8 @@ from makemore.settings.train import OptimizerConfig
 from makemore.training.optimizers.adamw import adamw
 from makemore.training.optimizers.base import decay_factor, is_capturable
 
-ITERATIONS = 5
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
+"""Of the Newton-Schulz iteration (Jordan et al. 2024)."""
 
 
 def orthogonalise(matrices: Tensor, steps: int = ITERATIONS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -114,7 +114,7 @@ class Muon(Uncompiled):
 
 
 def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Parameters that have gradients, and these."""
+    """Parameters with gradients, and their gradients."""
     pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
     return [p for p, _ in pairs], [grad for _, grad in pairs]
 
